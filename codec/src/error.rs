@@ -1,0 +1,194 @@
+//! Why an encoding or a decoding did not happen: what was wrong, where, and which limit was passed.
+
+use std::error::Error;
+use std::fmt;
+
+/// Names one field of [`Limits`](crate::Limits) in an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum LimitName {
+    /// [`Limits::destinations`](crate::Limits::destinations)
+    Destinations,
+    /// [`Limits::message_bytes`](crate::Limits::message_bytes)
+    MessageBytes,
+    /// [`Limits::output_bytes`](crate::Limits::output_bytes)
+    OutputBytes,
+    /// [`Limits::pieces`](crate::Limits::pieces)
+    Pieces,
+    /// [`Limits::records`](crate::Limits::records)
+    Records,
+    /// [`Limits::data_bytes`](crate::Limits::data_bytes)
+    DataBytes,
+    /// [`Limits::set_bytes`](crate::Limits::set_bytes)
+    SetBytes,
+}
+
+impl fmt::Display for LimitName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Destinations => "destinations",
+            Self::MessageBytes => "message_bytes",
+            Self::OutputBytes => "output_bytes",
+            Self::Pieces => "pieces",
+            Self::Records => "records",
+            Self::DataBytes => "data_bytes",
+            Self::SetBytes => "set_bytes",
+        })
+    }
+}
+
+/// Why messages could not become a frame. Nothing was produced and the encoder is as good as before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum EncodeError {
+    /// No message was given; a frame has at least one destination.
+    NoDestinations,
+    /// The receiver would refuse the frame. Send less at once, or raise the limit on both sides.
+    Limit {
+        /// The limit that was passed.
+        limit: LimitName,
+        /// Its value.
+        maximum: usize,
+        /// What the messages need.
+        needed: usize,
+    },
+    /// The second stage is not available in this build.
+    StageUnsupported,
+}
+
+impl fmt::Display for EncodeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoDestinations => f.write_str("a frame needs at least one destination"),
+            Self::Limit { limit, maximum, needed } => {
+                write!(f, "limit {limit} is {maximum}, the messages need {needed}")
+            }
+            Self::StageUnsupported => f.write_str("the second stage is not available in this build"),
+        }
+    }
+}
+
+impl Error for EncodeError {}
+
+/// Why bytes are not an acceptable frame. Nothing of the frame may be used. Offsets count from the frame's first byte.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DecodeError {
+    /// The bytes end before the frame does.
+    Truncated {
+        /// Where the next byte was expected.
+        offset: usize,
+    },
+    /// The first byte is not a frame's.
+    Magic {
+        /// The byte found.
+        found: u8,
+    },
+    /// A version this build does not know.
+    Version {
+        /// The version found.
+        found: u8,
+    },
+    /// A flag that is unknown, or a combination that has no meaning.
+    Flags {
+        /// The flags found.
+        found: u8,
+    },
+    /// The frame needs something this decoder does not have.
+    Unsupported {
+        /// Where the need shows.
+        offset: usize,
+        /// What is needed.
+        what: &'static str,
+    },
+    /// The checksum over everything before it differs.
+    Checksum {
+        /// Computed from the bytes.
+        computed: u32,
+        /// Carried by the frame.
+        carried: u32,
+    },
+    /// An integer is spelled longer than needed or does not fit.
+    Varint {
+        /// Its first byte.
+        offset: usize,
+    },
+    /// A set of destinations is empty, reaches beyond the last destination, or refers to a set that is not defined.
+    Set {
+        /// First byte of the record.
+        offset: usize,
+    },
+    /// The bytes have a meaning, but are not the one spelling of it.
+    NotCanonical {
+        /// Where the other spelling begins.
+        offset: usize,
+        /// Which rule is broken.
+        rule: &'static str,
+    },
+    /// A record code without a meaning.
+    Record {
+        /// Its offset.
+        offset: usize,
+        /// The code found.
+        code: u8,
+    },
+    /// Lengths inside the frame contradict each other.
+    Length {
+        /// Where the contradiction shows.
+        offset: usize,
+    },
+    /// Bytes follow after the frame's end.
+    Trailing {
+        /// The first byte too many.
+        offset: usize,
+    },
+    /// The second stage's bytes do not expand to the announced length.
+    Stage {
+        /// First byte of the staged block.
+        offset: usize,
+    },
+    /// A limit of the receiver would be passed.
+    Limit {
+        /// Where it would be passed.
+        offset: usize,
+        /// Which one.
+        limit: LimitName,
+        /// Its value.
+        maximum: usize,
+    },
+}
+
+impl fmt::Display for DecodeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Truncated { offset } => write!(f, "frame ends at byte {offset}, more was announced"),
+            Self::Magic { found } => write!(f, "byte 0 is {found:#04x}, not a frame"),
+            Self::Version { found } => write!(f, "frame version {found} at byte 1 is not known"),
+            Self::Flags { found } => write!(f, "flags {found:#04x} at byte 2 have no meaning"),
+            Self::Unsupported { offset, what } => {
+                write!(f, "byte {offset} needs {what}, which is not available")
+            }
+            Self::Checksum { computed, carried } => {
+                write!(f, "checksum is {computed:#010x}, the frame carries {carried:#010x}")
+            }
+            Self::Varint { offset } => write!(f, "integer at byte {offset} is overlong or too large"),
+            Self::Set { offset } => {
+                write!(f, "set of destinations at byte {offset} is empty, too wide or unknown")
+            }
+            Self::NotCanonical { offset, rule } => write!(f, "byte {offset} is not canonical: {rule}"),
+            Self::Record { offset, code } => {
+                write!(f, "record code {code:#04x} at byte {offset} has no meaning")
+            }
+            Self::Length { offset } => write!(f, "lengths contradict each other at byte {offset}"),
+            Self::Trailing { offset } => {
+                write!(f, "bytes follow after the end of the frame at byte {offset}")
+            }
+            Self::Stage { offset } => write!(f, "second stage at byte {offset} does not expand as announced"),
+            Self::Limit { offset, limit, maximum } => {
+                write!(f, "limit {limit} ({maximum}) would be passed at byte {offset}")
+            }
+        }
+    }
+}
+
+impl Error for DecodeError {}

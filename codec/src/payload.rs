@@ -1,0 +1,101 @@
+//! One message as its sender holds it: an ordered list of byte segments.
+//!
+//! Segments are never joined and never copied here. Two messages that hold the same [`Bytes`] share it, and the
+//! encoder sees that from the address alone.
+
+use bytes::Bytes;
+
+/// The bytes of one message, in order, as a list of segments.
+///
+/// Cloning copies handles, not bytes. Empty segments are dropped: they carry nothing, and how a message is cut into
+/// segments is not part of its value.
+#[derive(Clone, Debug, Default)]
+pub struct Payload {
+    segments: Vec<Bytes>,
+    bytes: usize,
+}
+
+impl Payload {
+    /// The segments in order; none is empty.
+    #[must_use]
+    pub fn segments(&self) -> &[Bytes] {
+        &self.segments
+    }
+
+    /// Total length in bytes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether the message has no bytes.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+
+    /// Appends one segment.
+    pub fn push(&mut self, segment: Bytes) {
+        if !segment.is_empty() {
+            self.bytes += segment.len();
+            self.segments.push(segment);
+        }
+    }
+
+    /// The message in one piece. Copies every byte.
+    #[must_use]
+    pub fn to_vec(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.bytes);
+        for segment in &self.segments {
+            out.extend_from_slice(segment);
+        }
+        out
+    }
+}
+
+impl From<Bytes> for Payload {
+    fn from(segment: Bytes) -> Self {
+        let mut payload = Self::default();
+        payload.push(segment);
+        payload
+    }
+}
+
+impl From<Vec<u8>> for Payload {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self::from(Bytes::from(bytes))
+    }
+}
+
+impl FromIterator<Bytes> for Payload {
+    fn from_iter<I: IntoIterator<Item = Bytes>>(segments: I) -> Self {
+        let mut payload = Self::default();
+        payload.extend(segments);
+        payload
+    }
+}
+
+impl Extend<Bytes> for Payload {
+    fn extend<I: IntoIterator<Item = Bytes>>(&mut self, segments: I) {
+        for segment in segments {
+            self.push(segment);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn empty_segments_leave_no_trace() {
+        let payload: Payload =
+            [Bytes::new(), Bytes::from_static(b"ab"), Bytes::new(), Bytes::from_static(b"c")]
+                .into_iter()
+                .collect();
+        assert_eq!(payload.segments().len(), 2);
+        assert_eq!(payload.len(), 3);
+        assert_eq!(payload.to_vec(), b"abc");
+        assert!(Payload::from(Vec::new()).is_empty());
+    }
+}

@@ -1,0 +1,121 @@
+//! Unsigned LEB128 with exactly one encoding per value.
+//!
+//! An encoding longer than needed is an error, because two spellings of one frame would be two frames to everything
+//! that hashes, compares or deduplicates them.
+
+use crate::error::DecodeError;
+
+/// Longest encoding of a `u64`.
+pub(crate) const BYTES_MAX: usize = 10;
+
+/// Encoded length of `value` in bytes.
+pub(crate) fn len(value: usize) -> usize {
+    let bits = (usize::BITS - (value | 1).leading_zeros()) as usize;
+    bits.div_ceil(7)
+}
+
+/// Appends `value`.
+pub(crate) fn put(out: &mut Vec<u8>, value: usize) {
+    let mut rest = value;
+    loop {
+        let low = rest.to_le_bytes()[0] & 0x7F;
+        rest >>= 7;
+        if rest == 0 {
+            out.push(low);
+            return;
+        }
+        out.push(low | 0x80);
+    }
+}
+
+/// Reads bytes of a frame from front to back and knows where it is.
+#[derive(Clone, Debug)]
+pub(crate) struct Reader<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    end: usize,
+}
+
+impl<'a> Reader<'a> {
+    /// A reader of `bytes[at..end]`; offsets in errors count from the start of `bytes`.
+    pub(crate) fn new(bytes: &'a [u8], at: usize, end: usize) -> Self {
+        assert!(at <= end && end <= bytes.len(), "reader outside its buffer");
+        Self { bytes, at, end }
+    }
+
+    /// Offset of the next byte.
+    pub(crate) fn at(&self) -> usize {
+        self.at
+    }
+
+    /// Bytes not yet read.
+    pub(crate) fn remaining(&self) -> usize {
+        self.end - self.at
+    }
+
+    /// The next byte.
+    pub(crate) fn byte(&mut self) -> Result<u8, DecodeError> {
+        if self.at == self.end {
+            return Err(DecodeError::Truncated { offset: self.at });
+        }
+        let byte = self.bytes[self.at];
+        self.at += 1;
+        Ok(byte)
+    }
+
+    /// The next variable-length integer.
+    pub(crate) fn varint(&mut self) -> Result<usize, DecodeError> {
+        let start = self.at;
+        let mut value: u64 = 0;
+        for index in 0..BYTES_MAX {
+            let byte = self.byte()?;
+            let low = u64::from(byte & 0x7F);
+            if index == BYTES_MAX - 1 && byte > 1 {
+                return Err(DecodeError::Varint { offset: start });
+            }
+            value |= low << (7 * index);
+            if byte & 0x80 == 0 {
+                if byte == 0 && index > 0 {
+                    return Err(DecodeError::Varint { offset: start });
+                }
+                return usize::try_from(value).map_err(|_| DecodeError::Varint { offset: start });
+            }
+        }
+        Err(DecodeError::Varint { offset: start })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_length_border_round_trips() {
+        for shift in 0..usize::BITS {
+            for value in [(1usize << shift) - 1, 1usize << shift, (1usize << shift) + 1, usize::MAX >> shift]
+            {
+                let mut out = Vec::new();
+                put(&mut out, value);
+                assert_eq!(out.len(), len(value));
+                let mut reader = Reader::new(&out, 0, out.len());
+                assert_eq!(reader.varint().unwrap(), value);
+                assert_eq!(reader.remaining(), 0);
+            }
+        }
+    }
+
+    #[test]
+    fn overlong_and_oversized_are_refused() {
+        let cases: [&[u8]; 5] = [
+            &[0x80, 0x00],
+            &[0xFF, 0x80, 0x00],
+            &[0xFF; 10],
+            &[0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x02],
+            &[0xFF; 11],
+        ];
+        for bytes in cases {
+            assert_eq!(Reader::new(bytes, 0, bytes.len()).varint(), Err(DecodeError::Varint { offset: 0 }));
+        }
+        assert_eq!(Reader::new(&[0x80], 0, 1).varint(), Err(DecodeError::Truncated { offset: 1 }));
+    }
+}
