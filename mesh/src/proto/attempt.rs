@@ -1,0 +1,81 @@
+//! One sealed frame of a sender: which messages fly in it, by which way, and until when it waits for their acks.
+
+use std::collections::BTreeMap;
+
+use super::flow::{FlowIx, Selected, Way};
+use super::links::LinkId;
+use super::time::Micros;
+
+/// A frame under way.
+#[derive(Debug)]
+pub struct Attempt {
+    /// Its link.
+    pub link: LinkId,
+    /// Index of the datacenter.
+    pub datacenter: usize,
+    /// Its way.
+    pub way: Way,
+    /// The runs inside.
+    pub entries: Vec<(FlowIx, Selected)>,
+    /// Highest number of attempts of a message inside.
+    pub number: u32,
+    /// When it was made.
+    pub sealed_at: Micros,
+    /// When it was written, once it was.
+    pub written_at: Option<Micros>,
+    /// Messages inside that still wait, plus runs without messages.
+    pub flying: usize,
+    /// Something inside was answered.
+    pub answered: bool,
+    /// The timeout rang late, because this process was late, and was given a second chance.
+    pub graced: bool,
+}
+
+/// All frames under way.
+#[derive(Debug, Default)]
+pub struct Attempts {
+    by_id: BTreeMap<u64, Attempt>,
+    next: u64,
+}
+
+impl Attempts {
+    /// The number of the next frame.
+    pub fn reserve(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    /// A frame was sealed.
+    pub fn insert(&mut self, id: u64, attempt: Attempt) {
+        self.by_id.insert(id, attempt);
+    }
+
+    /// A frame that something still waits for.
+    pub fn get_mut(&mut self, id: u64) -> Option<&mut Attempt> {
+        self.by_id.get_mut(&id)
+    }
+
+    /// See [`Attempts::get_mut`].
+    #[must_use]
+    pub fn get(&self, id: u64) -> Option<&Attempt> {
+        self.by_id.get(&id)
+    }
+
+    /// Nothing waits for it any more.
+    pub fn remove(&mut self, id: u64) -> Option<Attempt> {
+        self.by_id.remove(&id)
+    }
+
+    /// The frames on a link, in the order they were sealed.
+    #[must_use]
+    pub fn on_link(&self, link: LinkId) -> Vec<u64> {
+        self.by_id.iter().filter(|(_, attempt)| attempt.link == link).map(|(id, _)| *id).collect()
+    }
+
+    /// One message inside waits no more. True when it was the last: remove the frame and its timer.
+    pub fn landed(&mut self, id: u64) -> bool {
+        let Some(attempt) = self.by_id.get_mut(&id) else { return false };
+        attempt.flying = attempt.flying.saturating_sub(1);
+        attempt.flying == 0
+    }
+}

@@ -1,0 +1,166 @@
+//! How many bytes wait for an outcome: per destination, per datacenter, per process. What is charged is what is kept
+//! alive: a segment that several messages of one batch share counts once, until the last of them is decided.
+
+use std::collections::BTreeMap;
+
+use super::window::MESSAGE_OVERHEAD_BYTES;
+use crate::message::Message;
+use crate::settings::Settings;
+
+/// Bytes charged to one datacenter and to the process.
+#[derive(Debug)]
+pub struct Budget {
+    process: usize,
+    process_max: usize,
+    datacenters: Vec<usize>,
+    datacenter_max: usize,
+    /// Somebody was told that there is no room.
+    turned_away: bool,
+    /// Room came free since.
+    room: bool,
+}
+
+/// The segments of one batch and how many undecided messages hold each.
+#[derive(Debug)]
+pub struct BatchCharge {
+    segments: Vec<(usize, u32)>,
+    /// Per message of the batch, the segments it holds.
+    held: Vec<Box<[u32]>>,
+    bytes: usize,
+}
+
+impl BatchCharge {
+    /// What a batch keeps alive.
+    #[must_use]
+    pub fn of(messages: &[Message]) -> Self {
+        let mut index: BTreeMap<(usize, usize), u32> = BTreeMap::new();
+        let mut segments: Vec<(usize, u32)> = Vec::new();
+        let mut held = Vec::with_capacity(messages.len());
+        let mut bytes = messages.len() * MESSAGE_OVERHEAD_BYTES;
+        for message in messages {
+            let mut own = Vec::with_capacity(message.payload.segments().len());
+            for segment in message.payload.segments().iter().filter(|segment| !segment.is_empty()) {
+                // Equal address and length is the same buffer: reading it is not needed to know that it is shared.
+                let key = (segment.as_ptr().addr(), segment.len());
+                let at = *index.entry(key).or_insert_with(|| {
+                    segments.push((segment.len(), 0));
+                    bytes = bytes.saturating_add(segment.len());
+                    u32::try_from(segments.len() - 1).unwrap_or(u32::MAX)
+                });
+                if let Some((_, holders)) = usize::try_from(at).ok().and_then(|at| segments.get_mut(at)) {
+                    *holders += 1;
+                    own.push(at);
+                }
+            }
+            held.push(own.into_boxed_slice());
+        }
+        Self { segments, held, bytes }
+    }
+
+    /// All of it, bytes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Message `index` of the batch is decided: the bytes that nobody holds any more.
+    fn let_go(&mut self, index: usize) -> usize {
+        let mut freed = MESSAGE_OVERHEAD_BYTES;
+        for at in std::mem::take(&mut self.held[index]) {
+            let Some((bytes, holders)) = usize::try_from(at).ok().and_then(|at| self.segments.get_mut(at))
+            else {
+                continue;
+            };
+            *holders -= 1;
+            if *holders == 0 {
+                freed += *bytes;
+            }
+        }
+        freed
+    }
+}
+
+impl Budget {
+    /// Empty.
+    #[must_use]
+    pub fn new(settings: &Settings, datacenters: usize) -> Self {
+        Self {
+            process: 0,
+            process_max: settings.process_budget_bytes,
+            datacenters: vec![0; datacenters],
+            datacenter_max: settings.datacenter_budget_bytes,
+            turned_away: false,
+            room: false,
+        }
+    }
+
+    /// Charges a batch.
+    ///
+    /// # Errors
+    /// There is no room now; nothing was charged.
+    pub fn charge(&mut self, datacenter: usize, bytes: usize) -> Result<(), ()> {
+        let there = self.datacenters[datacenter].saturating_add(bytes);
+        let all = self.process.saturating_add(bytes);
+        if there > self.datacenter_max || all > self.process_max {
+            self.turned_away = true;
+            return Err(());
+        }
+        (self.datacenters[datacenter], self.process) = (there, all);
+        Ok(())
+    }
+
+    /// A message is decided.
+    pub fn release(&mut self, datacenter: usize, charge: &mut BatchCharge, index: usize) {
+        let freed = charge.let_go(index);
+        self.datacenters[datacenter] -= freed;
+        self.process -= freed;
+        self.room |= self.turned_away;
+    }
+
+    /// Bytes charged to a datacenter.
+    #[must_use]
+    pub fn queued(&self, datacenter: usize) -> usize {
+        self.datacenters[datacenter]
+    }
+
+    /// True once after room came free for somebody who was turned away.
+    pub fn take_room(&mut self) -> bool {
+        let room = std::mem::take(&mut self.room);
+        if room {
+            self.turned_away = false;
+        }
+        room
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::NodeId;
+    use bytes::Bytes;
+
+    fn message(segments: Vec<Bytes>) -> Message {
+        Message::new(NodeId::new("m").unwrap(), segments.into_iter().collect::<trunkline_codec::Payload>())
+    }
+
+    #[test]
+    fn a_shared_segment_is_charged_once_and_freed_by_its_last_holder() {
+        let shared = Bytes::from(vec![1; 1000]);
+        let batch: Vec<Message> =
+            (0..3).map(|i| message(vec![Bytes::from(vec![i; 10]), shared.clone(), Bytes::new()])).collect();
+        let mut charge = BatchCharge::of(&batch);
+        assert_eq!(charge.bytes(), 1000 + 3 * (10 + MESSAGE_OVERHEAD_BYTES));
+        let settings = Settings { datacenter_budget_bytes: 2000, ..Settings::default() };
+        let mut budget = Budget::new(&settings, 1);
+        budget.charge(0, charge.bytes()).unwrap();
+        assert!(budget.charge(0, charge.bytes()).is_err());
+        assert!(!budget.take_room());
+        budget.release(0, &mut charge, 1);
+        assert!(budget.take_room(), "somebody waits");
+        budget.release(0, &mut charge, 0);
+        assert_eq!(budget.queued(0), 1000 + 10 + MESSAGE_OVERHEAD_BYTES);
+        budget.release(0, &mut charge, 2);
+        assert_eq!(budget.queued(0), 0);
+        assert!(!budget.take_room(), "nobody waits");
+    }
+}

@@ -1,0 +1,582 @@
+//! What a sender keeps of one (destination, lane): messages that wait for their first attempt, and those that have a seq
+//! and wait for a decision. A seq is given at the first attempt, so what is superseded or expires before that leaves no gap.
+//!
+//! ```text
+//! queue ──seal──→ Flying ──decided──→ Delivered
+//!                  │  ↑ └──held────→ Held (no more retries) ──decided──→ Delivered
+//!      attempt ended  seal
+//!                  ↓  │
+//!                 Retry                 any state ──deadline──→ Failed, and the floor rises past it
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use trunkline_codec::Payload;
+
+use super::client::Ticket;
+use super::links::{LinkId, PeerIx};
+use super::rtt::Rtt;
+use super::time::Micros;
+use super::window::WINDOW_SEQS;
+use super::wire::Run;
+use crate::id::{Incarnation, Lane, NodeId, Seq};
+
+/// A place in the table of flows.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct FlowIx(pub usize);
+
+/// A message from the moment it was accepted. Numbers rise in the order of acceptance.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct MessageId(pub u64);
+
+/// A message that was accepted.
+#[derive(Debug)]
+pub struct Pending {
+    /// Its number.
+    pub id: MessageId,
+    /// The batch it came in, and its index there.
+    pub ticket: Ticket,
+    /// See `ticket`.
+    pub index: usize,
+    /// The sender's number.
+    pub kind: u8,
+    /// Its slot.
+    pub slot: Option<u32>,
+    /// When nobody wants it any more.
+    pub expires_at: Micros,
+    /// Its bytes.
+    pub payload: Payload,
+}
+
+/// The way an attempt takes, as an index.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Way {
+    /// Through this proxy of the destination's datacenter.
+    Proxy(usize),
+    /// Straight.
+    Direct,
+}
+
+/// Where a message with a seq is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Place {
+    /// In this attempt.
+    Flying(u64),
+    /// At the destination, behind a gap.
+    Held,
+    /// Waits for another attempt.
+    Retry,
+}
+
+/// A message that has a seq.
+#[derive(Debug)]
+pub struct Sent {
+    /// The message.
+    pub pending: Pending,
+    /// Where it is.
+    pub place: Place,
+    /// Attempts made.
+    pub attempts: u32,
+    /// The way of the last one.
+    pub way: Way,
+    /// When the first attempt was written; until that is known, when it was sealed.
+    pub first_written: Micros,
+    /// Link of the first attempt.
+    pub first_link: LinkId,
+    /// An attempt ended without a word, so it may have been delivered.
+    pub uncertain: bool,
+    /// The last attempt was refused because the receiver is full.
+    pub full: bool,
+}
+
+impl Sent {
+    /// It may have reached the application.
+    #[must_use]
+    pub fn maybe_delivered(&self) -> bool {
+        self.uncertain || !matches!(self.place, Place::Retry)
+    }
+}
+
+/// A way that is left alone for a while by one flow.
+#[derive(Clone, Copy, Debug)]
+struct Avoided {
+    until: Micros,
+    pause: Duration,
+}
+
+/// One (destination, lane).
+#[derive(Debug)]
+pub struct Flow {
+    /// The destination.
+    pub peer: PeerIx,
+    /// Its id.
+    pub destination: NodeId,
+    /// Index of its datacenter.
+    pub datacenter: usize,
+    /// The lane.
+    pub lane: Lane,
+    /// The destination's life, once an ack named it.
+    pub incarnation: Incarnation,
+    /// Write to ack on direct attempts.
+    pub direct_rtt: Rtt,
+    /// Messages that have no seq yet.
+    pub queue: BTreeMap<MessageId, Pending>,
+    /// Messages that have one.
+    pub sent: BTreeMap<u64, Sent>,
+    /// The attempt whose empty run asks for an ack.
+    pub asking: Option<u64>,
+    slots: BTreeMap<u32, MessageId>,
+    retry: BTreeSet<u64>,
+    next: u64,
+    decided: u64,
+    floor_told: u64,
+    flying: usize,
+    avoided: BTreeMap<Way, Avoided>,
+    full_until: Micros,
+    full_pause: Duration,
+    failures: u32,
+}
+
+/// First pause of one flow on a way that failed it, and longest.
+const AVOID_MIN: Duration = Duration::from_millis(200);
+const AVOID_MAX: Duration = Duration::from_secs(2);
+
+/// First pause after the receiver was full, and longest.
+const FULL_MIN: Duration = Duration::from_millis(10);
+const FULL_MAX: Duration = Duration::from_millis(500);
+
+/// Attempts in a row that came to nothing before a flow sends single messages until one is answered: a dead member must
+/// not cost the WAN its whole backlog again and again.
+const FAILURES_BEFORE_PROBING: u32 = 2;
+
+/// Most runs of one flow in a frame: a flow with more gaps than that goes on in the next frame.
+const RUNS_PER_FRAME: usize = 8;
+
+impl Flow {
+    /// Nothing was sent yet.
+    #[must_use]
+    pub fn new(peer: PeerIx, destination: NodeId, datacenter: usize, lane: Lane) -> Self {
+        Self {
+            peer,
+            destination,
+            datacenter,
+            lane,
+            incarnation: Incarnation::UNKNOWN,
+            direct_rtt: Rtt::default(),
+            queue: BTreeMap::new(),
+            sent: BTreeMap::new(),
+            asking: None,
+            slots: BTreeMap::new(),
+            retry: BTreeSet::new(),
+            next: Seq::FIRST.0,
+            decided: 0,
+            floor_told: 0,
+            flying: 0,
+            avoided: BTreeMap::new(),
+            full_until: Micros(0),
+            full_pause: FULL_MIN,
+            failures: 0,
+        }
+    }
+
+    /// Takes a message in. Gives back the one of the same slot that it replaces.
+    pub fn push(&mut self, pending: Pending) -> Option<Pending> {
+        let replaced = pending.slot.and_then(|slot| self.slots.insert(slot, pending.id));
+        self.queue.insert(pending.id, pending);
+        replaced.and_then(|old| self.queue.remove(&old))
+    }
+
+    /// Takes a message out of the queue.
+    pub fn unqueue(&mut self, id: MessageId) -> Option<Pending> {
+        let pending = self.queue.remove(&id)?;
+        if let Some(slot) = pending.slot.filter(|slot| self.slots.get(slot) == Some(&id)) {
+            self.slots.remove(&slot);
+        }
+        Some(pending)
+    }
+
+    /// Takes a message with a seq out: it is decided or given up.
+    pub fn forget(&mut self, seq: u64) -> Option<Sent> {
+        self.retry.remove(&seq);
+        let sent = self.sent.remove(&seq)?;
+        self.flying -= usize::from(matches!(sent.place, Place::Flying(_)));
+        Some(sent)
+    }
+
+    /// The destination holds it: no more retries.
+    pub fn hold(&mut self, seq: u64) {
+        self.retry.remove(&seq);
+        if let Some(sent) = self.sent.get_mut(&seq) {
+            self.flying -= usize::from(matches!(sent.place, Place::Flying(_)));
+            sent.place = Place::Held;
+        }
+    }
+
+    /// The lowest seq still alive; without any, the one that comes next.
+    #[must_use]
+    pub fn floor(&self) -> u64 {
+        self.sent.first_key_value().map_or(self.next, |(seq, _)| *seq)
+    }
+
+    /// Seqs below this one were given out.
+    #[must_use]
+    pub fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// The destination waits at a gap that will never be filled, and no attempt on its way says so.
+    #[must_use]
+    pub fn floor_due(&self) -> bool {
+        let Some((floor, lowest)) = self.sent.first_key_value() else { return false };
+        !matches!(lowest.place, Place::Retry) && *floor > self.floor_told.max(self.decided + 1)
+    }
+
+    /// The highest decided seq, as acked.
+    pub fn raise_decided(&mut self, decided: u64) -> bool {
+        let progress = decided > self.decided;
+        self.decided = self.decided.max(decided);
+        progress
+    }
+
+    /// There is something to seal.
+    #[must_use]
+    pub fn has_work(&self) -> bool {
+        !self.retry.is_empty() || self.floor_due() || (!self.queue.is_empty() && self.window_open())
+    }
+
+    fn window_open(&self) -> bool {
+        self.next - self.floor() < WINDOW_SEQS
+    }
+
+    /// An attempt answered: the way works and the receiver takes.
+    pub fn answered(&mut self, way: Way) {
+        self.failures = 0;
+        self.full_pause = FULL_MIN;
+        self.avoided.remove(&way);
+    }
+
+    /// The attempt of a message ended without a decision; it waits for another one.
+    pub fn retry(&mut self, seq: u64, uncertain: bool) {
+        if let Some(sent) = self.sent.get_mut(&seq) {
+            self.flying -= usize::from(matches!(sent.place, Place::Flying(_)));
+            sent.place = Place::Retry;
+            sent.uncertain |= uncertain;
+            self.retry.insert(seq);
+        }
+    }
+
+    /// A run that told the floor may not have arrived.
+    pub fn forget_floor_told(&mut self) {
+        self.floor_told = 0;
+    }
+
+    /// The receiver is full: leave it alone, longer each time, and then ask with one message.
+    pub fn pause_full(&mut self, now: Micros) {
+        self.failures = self.failures.max(FAILURES_BEFORE_PROBING);
+        if self.full_until <= now {
+            self.full_until = now + self.full_pause;
+            self.full_pause = (self.full_pause * 2).min(FULL_MAX);
+        }
+    }
+
+    /// This way failed this flow: leave it alone, longer each time.
+    pub fn avoid(&mut self, way: Way, now: Micros) {
+        let avoided = self.avoided.entry(way).or_insert(Avoided { until: Micros(0), pause: AVOID_MIN });
+        if avoided.until <= now {
+            avoided.until = now + avoided.pause;
+            avoided.pause = (avoided.pause * 2).min(AVOID_MAX);
+            self.failures = self.failures.saturating_add(1);
+        }
+    }
+
+    /// The way may be tried now.
+    #[must_use]
+    pub fn may_try(&self, way: Way, now: Micros) -> bool {
+        self.avoided.get(&way).is_none_or(|avoided| avoided.until <= now)
+    }
+
+    /// The way is left alone at present for having failed this flow.
+    #[must_use]
+    pub fn avoids(&self, way: Way, now: Micros) -> bool {
+        !self.may_try(way, now)
+    }
+
+    /// When the first pause of any kind ends.
+    #[must_use]
+    pub fn next_wake(&self, now: Micros) -> Micros {
+        let pauses = self.avoided.values().map(|avoided| avoided.until).chain([self.full_until]);
+        pauses.filter(|until| *until > now).min().unwrap_or(Micros::NEVER)
+    }
+
+    /// The receiver was full a moment ago.
+    #[must_use]
+    pub fn is_paused(&self, now: Micros) -> bool {
+        self.full_until > now
+    }
+
+    /// The destination lives another life: its books begin anew.
+    pub fn restart(&mut self, incarnation: Incarnation) {
+        self.incarnation = incarnation;
+        self.decided = 0;
+        self.floor_told = 0;
+        self.failures = 0;
+        self.full_until = Micros(0);
+        self.full_pause = FULL_MIN;
+    }
+
+    /// The seqs to put into the next frame, lowest first, cut into runs of consecutive ones. Unsent messages get their seq
+    /// here. `fits` is asked per message and ends the selection with `false`; the first one is taken whatever it says, if
+    /// `alone` holds. A single run without messages tells the floor when there is nothing else to carry it.
+    pub fn select(&mut self, alone: bool, mut fits: impl FnMut(&Payload) -> bool) -> Vec<Selected> {
+        let mut runs: Vec<Selected> = Vec::new();
+        let probing = self.failures >= FAILURES_BEFORE_PROBING;
+        if probing && (self.flying > 0 || self.asking.is_some()) {
+            return runs;
+        }
+        let mut taken = 0_usize;
+        let mut take = |seq: u64, payload: &Payload, taken: &mut usize| {
+            let first = *taken == 0;
+            // Asked in any case: the caller keeps count.
+            let fits = fits(payload);
+            if !(fits || (first && alone)) || (probing && !first) {
+                return false;
+            }
+            let room = runs.len() < RUNS_PER_FRAME;
+            match runs.last_mut().filter(|run| run.first + u64::from(run.count) == seq) {
+                Some(run) => run.count += 1,
+                None if room => runs.push(Selected { first: seq, count: 1 }),
+                None => return false,
+            }
+            *taken += 1;
+            true
+        };
+        let mut open = true;
+        for seq in &self.retry {
+            let Some(sent) = self.sent.get(seq) else { continue };
+            if !take(*seq, &sent.pending.payload, &mut taken) {
+                open = false;
+                break;
+            }
+        }
+        while open && self.next - self.sent.first_key_value().map_or(self.next, |(seq, _)| *seq) < WINDOW_SEQS
+        {
+            let Some(entry) = self.queue.first_entry() else { break };
+            if !take(self.next, &entry.get().payload, &mut taken) {
+                break;
+            }
+            let pending = entry.remove();
+            if let Some(slot) = pending.slot {
+                self.slots.remove(&slot);
+            }
+            let sent = Sent {
+                pending,
+                place: Place::Retry,
+                attempts: 0,
+                way: Way::Direct,
+                first_written: Micros(0),
+                first_link: LinkId(u64::MAX),
+                uncertain: false,
+                full: false,
+            };
+            self.sent.insert(self.next, sent);
+            self.next += 1;
+        }
+        if runs.is_empty() && open && self.floor_due() {
+            runs.push(Selected { first: self.next, count: 0 });
+        }
+        runs
+    }
+
+    /// The next message of this flow, if it is larger than `bytes_max`.
+    #[must_use]
+    pub fn oversize(&self, bytes_max: usize) -> Option<Next> {
+        let (next, payload) = match self.retry.first().and_then(|seq| Some((*seq, self.sent.get(seq)?))) {
+            Some((seq, sent)) => (Next::Retry(seq), &sent.pending.payload),
+            None => {
+                self.queue.first_key_value().map(|(id, pending)| (Next::Queued(*id), &pending.payload))?
+            }
+        };
+        (payload.len() > bytes_max).then_some(next)
+    }
+
+    /// A frame with this run was written.
+    pub fn written(&mut self, run: Selected, now: Micros) {
+        for (_, sent) in self.sent.range_mut(run.first..run.first + u64::from(run.count)) {
+            if sent.attempts == 1 {
+                sent.first_written = now;
+            }
+        }
+    }
+
+    /// A selected run goes into an attempt: its numbers for the wire.
+    pub fn fly(&mut self, run: Selected, leg: Leg, row: u32, deadline_ms: u32) -> Run {
+        let Leg { attempt, way, link, now } = leg;
+        if run.count == 0 {
+            self.asking = Some(attempt);
+        }
+        for seq in run.seqs() {
+            self.retry.remove(&seq);
+            if let Some(sent) = self.sent.get_mut(&seq) {
+                if sent.attempts == 0 {
+                    (sent.first_link, sent.first_written) = (link, now);
+                }
+                self.flying += usize::from(!matches!(sent.place, Place::Flying(_)));
+                sent.attempts = sent.attempts.saturating_add(1);
+                sent.place = Place::Flying(attempt);
+                sent.way = way;
+                sent.full = false;
+            }
+        }
+        // A floor above the run's first seq cannot be: the run itself is alive. Only an empty run may tell less than it
+        // could, and it stands at the next seq.
+        let floor = self.floor().min(run.first);
+        self.floor_told = self.floor_told.max(floor);
+        Run { flow: row, first: Seq(run.first), count: run.count, floor_back: run.first - floor, deadline_ms }
+    }
+}
+
+/// The message that a flow would send next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Next {
+    /// One that has a seq.
+    Retry(u64),
+    /// One that has none yet.
+    Queued(MessageId),
+}
+
+/// What the runs of one frame have in common.
+#[derive(Clone, Copy, Debug)]
+pub struct Leg {
+    /// The attempt.
+    pub attempt: u64,
+    /// Its way.
+    pub way: Way,
+    /// Its link.
+    pub link: LinkId,
+    /// When it is sealed.
+    pub now: Micros,
+}
+
+/// A run of seqs that was selected for a frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Selected {
+    /// First seq.
+    pub first: u64,
+    /// How many.
+    pub count: u32,
+}
+
+impl Selected {
+    /// The seqs.
+    pub fn seqs(self) -> impl Iterator<Item = u64> {
+        self.first..self.first + u64::from(self.count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flow() -> Flow {
+        Flow::new(PeerIx(0), NodeId::new("m").unwrap(), 0, Lane::Bulk)
+    }
+
+    fn push(flow: &mut Flow, id: u64, slot: Option<u32>) -> Option<u64> {
+        let pending = Pending {
+            id: MessageId(id),
+            ticket: Ticket(id),
+            index: 0,
+            kind: 0,
+            slot,
+            expires_at: Micros::NEVER,
+            payload: Payload::from(vec![0; 10]),
+        };
+        flow.push(pending).map(|old| old.id.0)
+    }
+
+    fn seal(flow: &mut Flow, attempt: u64) -> Vec<Run> {
+        let runs = flow.select(true, |_| true);
+        let leg = Leg { attempt, way: Way::Direct, link: LinkId(0), now: Micros(0) };
+        runs.into_iter().map(|run| flow.fly(run, leg, 0, 1)).collect()
+    }
+
+    #[test]
+    fn a_newer_message_of_a_slot_replaces_the_queued_one_and_leaves_no_gap() {
+        let mut flow = flow();
+        assert_eq!(push(&mut flow, 1, Some(7)), None);
+        assert_eq!(push(&mut flow, 2, None), None);
+        assert_eq!(push(&mut flow, 3, Some(7)), Some(1));
+        let runs = seal(&mut flow, 1);
+        assert_eq!((runs.len(), runs[0].first, runs[0].count), (1, Seq(1), 2));
+        assert_eq!(push(&mut flow, 4, Some(7)), None, "what was sent is not replaced");
+    }
+
+    #[test]
+    fn a_gap_that_was_given_up_is_told_once_by_an_empty_run() {
+        let mut flow = flow();
+        for id in 1..=3 {
+            push(&mut flow, id, None);
+        }
+        seal(&mut flow, 1);
+        flow.hold(2);
+        flow.hold(3);
+        assert!(!flow.has_work());
+        flow.forget(1);
+        assert!(flow.floor_due());
+        let runs = seal(&mut flow, 2);
+        assert_eq!(runs, [Run { flow: 0, first: Seq(4), count: 0, floor_back: 2, deadline_ms: 1 }]);
+        assert_eq!(runs[0].floor(), Some(Seq(2)));
+        assert!(!flow.floor_due(), "told");
+        (flow.asking, _) = (None, flow.forget_floor_told());
+        assert!(flow.floor_due(), "and again when that was lost");
+        flow.raise_decided(1);
+        assert!(!flow.floor_due(), "the member knows");
+    }
+
+    #[test]
+    fn retries_go_first_in_order_and_gaps_cut_runs() {
+        let mut flow = flow();
+        for id in 1..=5 {
+            push(&mut flow, id, None);
+        }
+        seal(&mut flow, 1);
+        push(&mut flow, 6, None);
+        for seq in [5, 2, 1] {
+            flow.retry(seq, true);
+        }
+        let runs: Vec<(u64, u32, u64)> =
+            seal(&mut flow, 2).iter().map(|run| (run.first.0, run.count, run.floor_back)).collect();
+        assert_eq!(runs, [(1, 2, 0), (5, 2, 4)]);
+        assert!(flow.sent[&1].maybe_delivered());
+    }
+
+    #[test]
+    fn a_failing_flow_sends_one_message_at_a_time() {
+        let mut flow = flow();
+        for id in 1..=5 {
+            push(&mut flow, id, None);
+        }
+        flow.avoid(Way::Proxy(0), Micros(0));
+        flow.avoid(Way::Direct, Micros(0));
+        assert!(flow.avoids(Way::Direct, Micros(1)));
+        assert!(flow.may_try(Way::Direct, Micros(200_000)));
+        assert_eq!(seal(&mut flow, 1)[0].count, 1);
+        assert_eq!(seal(&mut flow, 2), [], "one flies");
+        flow.answered(Way::Direct);
+        assert_eq!(seal(&mut flow, 2)[0].count, 4);
+    }
+
+    #[test]
+    fn the_window_is_never_passed() {
+        let mut flow = flow();
+        for id in 0..WINDOW_SEQS + 10 {
+            push(&mut flow, id, None);
+        }
+        let count = seal(&mut flow, 1)[0].count;
+        assert_eq!(u64::from(count), WINDOW_SEQS);
+        assert!(!flow.has_work());
+        flow.forget(1);
+        assert!(flow.has_work());
+    }
+}

@@ -1,0 +1,84 @@
+use super::*;
+use crate::id::Seq;
+use crate::proto::wire::Run;
+use trunkline_codec::Options;
+
+fn sealed(payloads: Vec<Payload>) -> SealedBatch {
+    let run = |flow| Run { flow, first: Seq(7), count: 1, floor_back: 2, deadline_ms: 900 };
+    let runs = (0..u32::try_from(payloads.len()).unwrap()).map(run).collect();
+    SealedBatch {
+        lane: Lane::Bulk,
+        envelope: Envelope { batch: 12, attempt: 1, runs },
+        payloads,
+        stage: Stage::None,
+        token: Token::Attempt(5),
+    }
+}
+
+fn bytes_of(batch: &SealedBatch) -> Vec<u8> {
+    let mut wire = Vec::new();
+    batch.encode(&mut Encoder::new(Options::default()), &mut wire);
+    wire.iter().flat_map(|slice| slice.iter().copied()).collect()
+}
+
+fn open_reader() -> FrameReader {
+    let mut reader = FrameReader::new();
+    let mut preamble = BytesMut::from(&PREAMBLE[..]);
+    assert!(reader.read(&mut preamble).unwrap().is_none());
+    reader.open(Lane::Bulk, 1 << 20);
+    reader
+}
+
+#[test]
+fn a_batch_arrives_whole_whatever_the_cuts() {
+    let bytes = bytes_of(&sealed(vec![Bytes::from_static(b"one").into(), Bytes::from_static(b"two").into()]));
+    for cut in 0..=bytes.len() {
+        let mut reader = open_reader();
+        let mut buffer = BytesMut::from(&bytes[..cut]);
+        let early = reader.read(&mut buffer).unwrap();
+        assert_eq!(early.is_some(), cut == bytes.len());
+        assert!(early.is_some() || reader.missing(&buffer) >= 1);
+        buffer.extend_from_slice(&bytes[cut..]);
+        let (received, length) = early.or_else(|| reader.read(&mut buffer).unwrap()).unwrap();
+        let Received::Batch(envelope, frame) = received else { panic!("a batch") };
+        assert_eq!(length, bytes.len());
+        assert_eq!(envelope.runs.len(), 2);
+        assert_eq!(frame.to_vec(1), b"two");
+    }
+}
+
+#[test]
+fn every_flipped_bit_is_an_error_or_waits_for_more() {
+    let bytes = bytes_of(&sealed(vec![Bytes::from_static(b"payload").into()]));
+    for bit in 0..bytes.len() * 8 {
+        let mut damaged = BytesMut::from(&bytes[..]);
+        damaged[bit / 8] ^= 1 << (bit % 8);
+        // A longer length waits for bytes that never come; the silence timeout ends that connection.
+        assert!(!matches!(open_reader().read(&mut damaged), Ok(Some(_))), "bit {bit}");
+    }
+}
+
+#[test]
+fn strangers_get_little() {
+    let mut http = BytesMut::from(&b"GET / HTTP/1.1\r\n"[..]);
+    assert!(matches!(FrameReader::new().read(&mut http), Err(FrameError::Preamble(_))));
+    let mut first_byte = BytesMut::from(&b"G"[..]);
+    assert!(FrameReader::new().read(&mut first_byte).is_err(), "known by its first byte");
+
+    let mut oversize = BytesMut::from(&PREAMBLE[..]);
+    oversize.extend_from_slice(&header(FrameType::Hello, Lane::Bulk, &[0; HANDSHAKE_BYTES_MAX + 1], 0));
+    assert!(matches!(FrameReader::new().read(&mut oversize), Err(FrameError::TooLong { .. })));
+
+    let mut early = BytesMut::from(&PREAMBLE[..]);
+    early.extend_from_slice(&bytes_of(&sealed(vec![Bytes::from_static(b"x").into()])));
+    assert!(matches!(FrameReader::new().read(&mut early), Err(FrameError::TooLong { what: "payload", .. })));
+}
+
+#[test]
+fn direct_cost_is_what_a_frame_of_one_run_has() {
+    for length in [1, 100, 5_000, 200_000] {
+        let payload = Payload::from(Bytes::from(vec![7; length]));
+        let actual = u64::try_from(bytes_of(&sealed(vec![payload])).len()).unwrap();
+        assert!(actual.abs_diff(direct_frame_bytes(length)) <= 6, "{length}: {actual}");
+    }
+}

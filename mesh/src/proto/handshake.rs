@@ -1,0 +1,291 @@
+//! The rules of the handshake as pure functions: who may link to whom, and in which version. Bytes and order in
+//! PROTOCOL.md, "Handshake".
+
+use super::wire::{Hello, Refuse, RefuseCode, VersionOffer, Welcome, offered_versions};
+use crate::id::{ClusterId, Datacenter, Incarnation, NodeId};
+use crate::topology::{NodeSpec, Roles, Topology};
+
+/// What a node says of itself.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Its cluster.
+    pub cluster: ClusterId,
+    /// Its id.
+    pub node: NodeId,
+    /// Where it stands.
+    pub datacenter: Datacenter,
+    /// What it may do.
+    pub roles: Roles,
+    /// Its present life.
+    pub incarnation: Incarnation,
+}
+
+/// A handshake that ends here.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Refusal {
+    /// Why, for counting.
+    pub code: RefuseCode,
+    /// Why, for people.
+    pub detail: String,
+    /// Highest incarnation of the peer seen, with [`RefuseCode::StaleIncarnation`].
+    pub highest: Incarnation,
+}
+
+impl Refusal {
+    /// A refusal with a text.
+    pub fn new(code: RefuseCode, detail: impl Into<String>) -> Self {
+        Self { code, detail: detail.into(), highest: Incarnation::UNKNOWN }
+    }
+
+    /// As the wire has it. The text is cut to 256 bytes.
+    #[must_use]
+    pub fn body(&self) -> Refuse {
+        let mut end = self.detail.len().min(256);
+        while !self.detail.is_char_boundary(end) {
+            end -= 1;
+        }
+        Refuse {
+            code: self.code as u16,
+            detail: self.detail[..end].to_owned(),
+            highest_incarnation: self.highest,
+        }
+    }
+}
+
+/// Roles as the bits of a Hello.
+#[must_use]
+pub fn role_bits(roles: Roles) -> u8 {
+    u8::from(roles.origin) | u8::from(roles.member) << 1 | u8::from(roles.proxy) << 2
+}
+
+/// The acceptor's checks, cheapest first. Gives the peer as the topology knows it and the version chosen.
+///
+/// # Errors
+/// The [`Refusal`] to send.
+pub fn check_hello<'a>(
+    hello: &Hello,
+    me: &Identity,
+    topology: &'a Topology,
+    highest_seen: Incarnation,
+) -> Result<(&'a NodeSpec, u16), Refusal> {
+    let peer = check_peer(&hello.cluster, &hello.node, &hello.datacenter, me, topology)?;
+    let may_dial = peer.roles.origin || (peer.roles.proxy && peer.datacenter == me.datacenter);
+    if !may_dial {
+        let detail = format!(
+            "`{}` is {}: only origins, and proxies of this datacenter, may open links here",
+            peer.id, peer.roles
+        );
+        return Err(Refusal::new(RefuseCode::WrongRole, detail));
+    }
+    let version = choose_version(&offered_versions(), &hello.versions)?;
+    check_incarnation(hello.incarnation, highest_seen)?;
+    Ok((peer, version))
+}
+
+/// The dialler's checks of the answer.
+///
+/// # Errors
+/// The [`Refusal`] to send.
+pub fn check_welcome(
+    welcome: &Welcome,
+    dialled: &NodeId,
+    me: &Identity,
+    topology: &Topology,
+    highest_seen: Incarnation,
+) -> Result<(), Refusal> {
+    if welcome.node != *dialled {
+        let detail = format!("dialled `{dialled}`, `{}` answered: check the addresses", welcome.node);
+        return Err(Refusal::new(RefuseCode::OtherNode, detail));
+    }
+    check_peer(&welcome.cluster, &welcome.node, &welcome.datacenter, me, topology)?;
+    let best = choose_version(&offered_versions(), &welcome.versions)?;
+    if welcome.version != best {
+        let detail = format!("version {} was chosen although both sides speak {best}", welcome.version);
+        return Err(Refusal::new(RefuseCode::VersionsStripped, detail));
+    }
+    check_incarnation(welcome.incarnation, highest_seen)
+}
+
+fn check_peer<'a>(
+    cluster: &ClusterId,
+    node: &NodeId,
+    datacenter: &Datacenter,
+    me: &Identity,
+    topology: &'a Topology,
+) -> Result<&'a NodeSpec, Refusal> {
+    if *cluster != me.cluster {
+        let detail = format!("this is cluster `{}`, not `{cluster}`", me.cluster);
+        return Err(Refusal::new(RefuseCode::OtherCluster, detail));
+    }
+    let Some(peer) = topology.node(node) else {
+        return Err(Refusal::new(RefuseCode::UnknownNode, format!("`{node}` is not in the topology")));
+    };
+    if peer.datacenter != *datacenter {
+        let detail = format!("`{node}` stands in `{}`, not in `{datacenter}`", peer.datacenter);
+        return Err(Refusal::new(RefuseCode::WrongDatacenter, detail));
+    }
+    Ok(peer)
+}
+
+/// The highest version that both speak with the same schema.
+fn choose_version(ours: &[VersionOffer], theirs: &[VersionOffer]) -> Result<u16, Refusal> {
+    let common = |offer: &&VersionOffer| theirs.iter().any(|their| their.0 == offer.0);
+    let Some(best) = ours.iter().filter(common).max_by_key(|offer| offer.0) else {
+        let list = |offers: &[VersionOffer]| {
+            offers.iter().take(8).map(|offer| offer.0.to_string()).collect::<Vec<_>>().join(", ")
+        };
+        let detail = format!("no common wire version: [{}] here, [{}] there", list(ours), list(theirs));
+        return Err(Refusal::new(RefuseCode::NoCommonVersion, detail));
+    };
+    if theirs.contains(best) {
+        Ok(best.0)
+    } else {
+        let detail = format!("wire version {} has another schema there: not the same build line", best.0);
+        Err(Refusal::new(RefuseCode::SchemaMismatch, detail))
+    }
+}
+
+fn check_incarnation(claimed: Incarnation, highest_seen: Incarnation) -> Result<(), Refusal> {
+    if claimed < highest_seen || !claimed.is_known() {
+        let detail = format!("incarnation {} is older than {}, seen before", claimed.0, highest_seen.0);
+        return Err(Refusal { code: RefuseCode::StaleIncarnation, detail, highest: highest_seen });
+    }
+    Ok(())
+}
+
+/// What both ends hold in common after Hello and Welcome.
+#[must_use]
+pub fn transcript(hello: &[u8], welcome: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(hello), welcome)
+}
+
+/// An incarnation further ahead than this is no restart but nonsense, and is not adopted: ten years in µs.
+const ADOPTION_SPAN_US: u64 = 10 * 365 * 24 * 3600 * 1_000_000;
+
+/// The incarnation to take after a peer said it has seen `highest`, or `None` to keep the present one.
+#[must_use]
+pub fn adopt(present: Incarnation, highest: Incarnation) -> Option<Incarnation> {
+    (highest >= present && highest.0 - present.0 < ADOPTION_SPAN_US).then(|| highest.next())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::wire::{SCHEMA_V1, WIRE_VERSION, schema_hash};
+
+    fn topology() -> Topology {
+        let node = |id: &str, dc: &str, roles, port: u16| NodeSpec {
+            id: NodeId::new(id).unwrap(),
+            datacenter: Datacenter::new(dc).unwrap(),
+            roles,
+            address: Some(([127, 0, 0, 1], port).into()),
+        };
+        let nodes = [
+            node("leader", "us", Roles::ORIGIN, 1),
+            node("eu-p", "eu", Roles::PROXY, 2),
+            node("eu-m", "eu", Roles::MEMBER, 3),
+            node("ap-p", "ap", Roles::PROXY, 4),
+        ];
+        Topology::new(ClusterId::new("c").unwrap(), nodes).unwrap()
+    }
+
+    fn identity(id: &str) -> Identity {
+        let topology = topology();
+        let spec = topology.node(&NodeId::new(id).unwrap()).unwrap();
+        Identity {
+            cluster: topology.cluster().clone(),
+            node: spec.id.clone(),
+            datacenter: spec.datacenter.clone(),
+            roles: spec.roles,
+            incarnation: Incarnation(100),
+        }
+    }
+
+    fn hello(id: &str) -> Hello {
+        let me = identity(id);
+        Hello {
+            cluster: me.cluster,
+            node: me.node,
+            datacenter: me.datacenter,
+            roles: role_bits(me.roles),
+            incarnation: me.incarnation,
+            versions: offered_versions(),
+            features: 0,
+            frame_bytes_max: 1 << 24,
+            link: 1,
+            lane: 0,
+            sent_us: 0,
+        }
+    }
+
+    fn refusal(hello: &Hello, to: &str, highest: u64) -> Option<RefuseCode> {
+        check_hello(hello, &identity(to), &topology(), Incarnation(highest)).err().map(|refusal| refusal.code)
+    }
+
+    #[test]
+    fn each_check_of_a_hello_has_its_code() {
+        assert_eq!(refusal(&hello("leader"), "eu-p", 0), None);
+        assert_eq!(refusal(&hello("leader"), "eu-m", 100), None);
+        assert_eq!(refusal(&hello("eu-p"), "eu-m", 0), None);
+        assert_eq!(refusal(&hello("ap-p"), "eu-m", 0), Some(RefuseCode::WrongRole));
+        assert_eq!(refusal(&hello("eu-m"), "eu-p", 0), Some(RefuseCode::WrongRole));
+        assert_eq!(refusal(&hello("leader"), "eu-p", 101), Some(RefuseCode::StaleIncarnation));
+        let other = Hello { cluster: ClusterId::new("d").unwrap(), ..hello("leader") };
+        assert_eq!(refusal(&other, "eu-p", 0), Some(RefuseCode::OtherCluster));
+        let unknown = Hello { node: NodeId::new("who").unwrap(), ..hello("leader") };
+        assert_eq!(refusal(&unknown, "eu-p", 0), Some(RefuseCode::UnknownNode));
+        let moved = Hello { datacenter: Datacenter::new("ap").unwrap(), ..hello("leader") };
+        assert_eq!(refusal(&moved, "eu-p", 0), Some(RefuseCode::WrongDatacenter));
+        let newer = Hello { versions: vec![(WIRE_VERSION + 1, 5)], ..hello("leader") };
+        assert_eq!(refusal(&newer, "eu-p", 0), Some(RefuseCode::NoCommonVersion));
+        let fork = Hello { versions: vec![(WIRE_VERSION, 5)], ..hello("leader") };
+        assert_eq!(refusal(&fork, "eu-p", 0), Some(RefuseCode::SchemaMismatch));
+        let both =
+            Hello { versions: vec![(WIRE_VERSION, schema_hash(SCHEMA_V1)), (9, 9)], ..hello("leader") };
+        assert_eq!(refusal(&both, "eu-p", 0), None, "the highest common one wins");
+    }
+
+    #[test]
+    fn the_dialler_checks_who_answered_and_what_was_chosen() {
+        let me = identity("leader");
+        let peer = identity("eu-p");
+        let welcome = Welcome {
+            cluster: peer.cluster,
+            node: peer.node.clone(),
+            datacenter: peer.datacenter,
+            roles: 4,
+            incarnation: peer.incarnation,
+            versions: offered_versions(),
+            features: 0,
+            frame_bytes_max: 1 << 24,
+            version: WIRE_VERSION,
+            hello_sent_us: 0,
+            hello_received_us: 0,
+            sent_us: 0,
+        };
+        let check = |welcome: &Welcome, dialled: &NodeId| {
+            check_welcome(welcome, dialled, &me, &topology(), Incarnation(100))
+                .err()
+                .map(|refusal| refusal.code)
+        };
+        assert_eq!(check(&welcome, &peer.node), None);
+        assert_eq!(check(&welcome, &me.node), Some(RefuseCode::OtherNode));
+        let stripped = Welcome { version: 0, ..welcome.clone() };
+        assert_eq!(check(&stripped, &peer.node), Some(RefuseCode::VersionsStripped));
+        let old = Welcome { incarnation: Incarnation(99), ..welcome };
+        assert_eq!(check(&old, &peer.node), Some(RefuseCode::StaleIncarnation));
+    }
+
+    #[test]
+    fn an_incarnation_is_adopted_upwards_within_reason() {
+        assert_eq!(adopt(Incarnation(5), Incarnation(9)), Some(Incarnation(10)));
+        assert_eq!(adopt(Incarnation(5), Incarnation(4)), None);
+        assert_eq!(adopt(Incarnation(5), Incarnation(u64::MAX)), None);
+    }
+
+    #[test]
+    fn refusal_text_is_cut_at_a_character() {
+        let refusal = Refusal::new(RefuseCode::Malformed, "é".repeat(200));
+        assert!(refusal.body().detail.len() <= 256);
+    }
+}

@@ -1,0 +1,240 @@
+//! The receiving end: drops duplicates, keeps order, hands over to the application's inbox, says so in acks.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use super::links::Links;
+use super::run::{RunMessage, compact, split_run};
+use super::time::Micros;
+use super::window::{Admitted, MESSAGE_OVERHEAD_BYTES, Upstream, Window};
+use super::wire::{AckFlow, Flow, Refused, RefusedReason, Run};
+use crate::id::{Incarnation, Lane, NodeId, Seq};
+use crate::message::Delivery;
+use crate::settings::Settings;
+use crate::stats::MemberStats;
+
+/// The member machine.
+#[derive(Debug)]
+pub struct Member {
+    /// Counters.
+    pub stats: MemberStats,
+    settings: Settings,
+    windows: BTreeMap<(NodeId, Lane), Window>,
+    /// Windows that hold the next message in turn and wait for room in the inbox.
+    waiting: BTreeSet<(NodeId, Lane)>,
+    highest: BTreeMap<NodeId, Incarnation>,
+    inbox: VecDeque<Delivery>,
+    inbox_bytes: usize,
+    draining: bool,
+}
+
+/// A run as it came in.
+#[derive(Debug)]
+pub struct ArrivedRun<'a> {
+    /// Where from.
+    pub upstream: Upstream,
+    /// Its lane.
+    pub lane: Lane,
+    /// Whose, for whom.
+    pub flow: &'a Flow,
+    /// The numbers.
+    pub run: Run,
+    /// Length of the frame that its bytes are slices of.
+    pub buffer_bytes: usize,
+}
+
+impl Member {
+    /// An empty member.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        let stats = MemberStats {
+            refused: RefusedReason::ALL.iter().map(|reason| (reason.label(), 0)).collect(),
+            ..MemberStats::default()
+        };
+        Self {
+            stats,
+            settings,
+            windows: BTreeMap::new(),
+            waiting: BTreeSet::new(),
+            highest: BTreeMap::new(),
+            inbox: VecDeque::new(),
+            inbox_bytes: 0,
+            draining: false,
+        }
+    }
+
+    /// New messages are refused from now on.
+    pub fn drain(&mut self) {
+        self.draining = true;
+    }
+
+    /// A run came in; its ack is queued on the link it came from.
+    pub fn handle_run(
+        &mut self,
+        arrived: &ArrivedRun<'_>,
+        pieces: impl Iterator<Item = bytes::Bytes>,
+        links: &mut Links,
+        now: Micros,
+    ) {
+        let me = links.me.incarnation;
+        let flow = arrived.flow;
+        let highest = self.highest.get(&flow.origin).copied().unwrap_or_default();
+        if flow.destination_incarnation.is_known() && flow.destination_incarnation != me {
+            return self.refuse(arrived, RefusedReason::StaleDestination, links, now);
+        }
+        if flow.origin_incarnation < highest {
+            return self.refuse(arrived, RefusedReason::StaleOrigin, links, now);
+        }
+        let Some(floor) = arrived.run.floor() else {
+            return self.refuse(arrived, RefusedReason::Malformed, links, now);
+        };
+        let Ok(messages) = split_run(pieces, arrived.run.count) else {
+            return self.refuse(arrived, RefusedReason::Malformed, links, now);
+        };
+        if flow.origin_incarnation > highest {
+            // What the old life left behind a gap can never be completed.
+            self.highest.insert(flow.origin.clone(), flow.origin_incarnation);
+            self.windows.retain(|(origin, _), _| *origin != flow.origin);
+            self.waiting.retain(|(origin, _)| *origin != flow.origin);
+        }
+        let key = (flow.origin.clone(), arrived.lane);
+        if self.draining && arrived.run.count > 0 {
+            return self.refuse(arrived, RefusedReason::Draining, links, now);
+        }
+        let window = self
+            .windows
+            .entry(key.clone())
+            .or_insert_with(|| Window::new(flow.origin_incarnation, floor, arrived.upstream));
+        window.upstream = arrived.upstream;
+        window.raise_floor(floor);
+
+        let mut refused: Vec<Refused> = Vec::new();
+        for (seq, message) in (arrived.run.first.0..=u64::MAX).zip(messages) {
+            // Whatever waits for its turn or for room must not keep a much larger frame alive.
+            let message = RunMessage { payload: compact(message.payload, arrived.buffer_bytes), ..message };
+            match window.admit(Seq(seq), message, self.settings.reorder_bytes_max) {
+                Admitted::Held => {}
+                Admitted::Duplicate => self.stats.duplicates += 1,
+                Admitted::Full => {
+                    count(&mut self.stats, RefusedReason::InboxFull);
+                    match refused.last_mut().filter(|last| last.first.0 + u64::from(last.count) == seq) {
+                        Some(last) => last.count += 1,
+                        None => refused.push(Refused {
+                            first: Seq(seq),
+                            count: 1,
+                            reason: RefusedReason::InboxFull as u8,
+                        }),
+                    }
+                }
+            }
+            hand_over(&key, window, &mut self.inbox, &mut self.inbox_bytes, &mut self.stats, &self.settings);
+        }
+        let stuck =
+            hand_over(&key, window, &mut self.inbox, &mut self.inbox_bytes, &mut self.stats, &self.settings);
+        let entry = AckFlow { refused, ..window.ack(arrived.lane, me) };
+        links.queue_ack(arrived.upstream.link, entry, now, now);
+        if stuck {
+            self.waiting.insert(key);
+        } else {
+            self.waiting.remove(&key);
+        }
+    }
+
+    fn refuse(&mut self, arrived: &ArrivedRun<'_>, reason: RefusedReason, links: &mut Links, now: Micros) {
+        count(&mut self.stats, reason);
+        let me = links.me.incarnation;
+        let state = self
+            .windows
+            .get(&(arrived.flow.origin.clone(), arrived.lane))
+            .filter(|window| window.origin_incarnation == arrived.flow.origin_incarnation)
+            .filter(|_| reason != RefusedReason::StaleDestination)
+            .map(|window| window.ack(arrived.lane, me));
+        let entry = AckFlow {
+            flow: arrived.upstream.row,
+            refused: vec![Refused {
+                first: arrived.run.first,
+                count: arrived.run.count,
+                reason: reason as u8,
+            }],
+            ..state.unwrap_or(AckFlow {
+                lane: u8::try_from(arrived.lane.index()).unwrap_or(0),
+                flow: 0,
+                incarnation: me,
+                decided: 0,
+                held: Vec::new(),
+                refused: Vec::new(),
+            })
+        };
+        links.queue_ack(arrived.upstream.link, entry, now, now);
+    }
+
+    /// [`Member::poll_delivery`] has something.
+    #[must_use]
+    pub fn has_delivery(&self) -> bool {
+        !self.inbox.is_empty()
+    }
+
+    /// The next message for the application. Taking it makes room for what is held.
+    pub fn poll_delivery(&mut self, links: &mut Links, now: Micros) -> Option<Delivery> {
+        let delivery = self.inbox.pop_front()?;
+        self.inbox_bytes -= delivery.payload.len() + MESSAGE_OVERHEAD_BYTES;
+        for key in self.waiting.iter().cloned().collect::<Vec<_>>() {
+            let Some(window) = self.windows.get_mut(&key) else { continue };
+            let before = self.stats.handed_over;
+            let stuck = hand_over(
+                &key,
+                window,
+                &mut self.inbox,
+                &mut self.inbox_bytes,
+                &mut self.stats,
+                &self.settings,
+            );
+            if self.stats.handed_over != before {
+                let entry = window.ack(key.1, links.me.incarnation);
+                links.queue_ack(window.upstream.link, entry, now + self.settings.ack_delay, now);
+            }
+            if !stuck {
+                self.waiting.remove(&key);
+            }
+        }
+        Some(delivery)
+    }
+
+    /// Bytes in the inbox, and bytes held behind gaps.
+    #[must_use]
+    pub fn bytes(&self) -> (usize, usize) {
+        (self.inbox_bytes, self.windows.values().map(Window::held_bytes).sum())
+    }
+}
+
+fn count(stats: &mut MemberStats, reason: RefusedReason) {
+    *stats.refused.entry(reason.label()).or_default() += 1;
+}
+
+/// Moves what is in turn into the inbox. True when the next one waits for room there.
+fn hand_over(
+    key: &(NodeId, Lane),
+    window: &mut Window,
+    inbox: &mut VecDeque<Delivery>,
+    inbox_bytes: &mut usize,
+    stats: &mut MemberStats,
+    settings: &Settings,
+) -> bool {
+    while let Some(bytes) = window.peek_bytes(&mut stats.skipped) {
+        if *inbox_bytes + bytes + MESSAGE_OVERHEAD_BYTES > settings.inbox_bytes_max && !inbox.is_empty() {
+            return true;
+        }
+        let Some((seq, message)) = window.pop(&mut stats.skipped) else { return false };
+        *inbox_bytes += bytes + MESSAGE_OVERHEAD_BYTES;
+        stats.handed_over += 1;
+        stats.handed_over_bytes += u64::try_from(bytes).unwrap_or(0);
+        inbox.push_back(Delivery {
+            origin: key.0.clone(),
+            origin_incarnation: window.origin_incarnation,
+            lane: key.1,
+            seq,
+            kind: message.kind,
+            payload: message.payload,
+        });
+    }
+    false
+}

@@ -1,0 +1,32 @@
+//! The mesh as pure machines: bytes and time go in, bytes and events come out. No sockets, no clock, no tokio.
+//!
+//! In travel order: [`node`] composes everything; a batch enters the [`client`], which cuts it into [`flow`]s and picks a
+//! [`route`]; [`links`] carries it over connections that went through the [`handshake`]; a [`proxy`] passes runs on; a
+//! [`member`] keeps a [`window`] per origin and fills the inbox. Public for tests, benches and simulation only.
+
+pub mod node;
+
+pub mod client;
+// The client's parts, in the order a batch meets them.
+pub mod attempt;
+pub mod budget;
+pub mod flow;
+pub mod route;
+
+pub mod links;
+// What a link is made of.
+pub mod frame;
+pub mod handshake;
+pub mod roster;
+pub mod rtt;
+pub mod wire;
+
+pub mod proxy;
+
+pub mod member;
+// What a member cuts, and keeps per origin and lane.
+pub mod run;
+pub mod window;
+
+pub mod time;
+pub mod timers;

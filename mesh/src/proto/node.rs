@@ -1,0 +1,483 @@
+//! One node: its links and whatever roles the topology gives it, as one machine. The shell's only counterpart.
+//!
+//! The shell reads bytes, cuts them with a [`FrameReader`](super::frame::FrameReader) of its own and calls
+//! [`Node::handle_frame`]; it drains [`Node::poll_action`], [`Node::poll_outcome`] and [`Node::poll_delivery`] after every
+//! call; it asks [`Node::poll_transmit`] for a connection that was named by [`Action::Ready`] and whose writer is idle, and
+//! reports [`Node::handle_written`]. Encoding stands between the two, so that no codec work runs inside the machine.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::client::{Client, Ticket};
+use super::frame::{FrameError, Received, SealedBatch, Token, Written};
+use super::handshake::Identity;
+pub use super::links::{Action, ConnId};
+use super::links::{Arrived, LinkEvent, LinkId, Links};
+use super::member::{ArrivedRun, Member};
+use super::proxy::{ForwardedRun, Proxy};
+use super::time::{Micros, micros};
+use super::window::Upstream;
+use super::wire::{Ack, Envelope};
+use crate::id::{Incarnation, Lane, NodeId};
+use crate::message::{Batch, Delivery, Outcome};
+use crate::settings::Settings;
+use crate::stats::{Stats, Status};
+use crate::topology::Topology;
+
+/// What a node is made from.
+#[derive(Clone, Debug)]
+pub struct NodeInit {
+    /// Who is in the cluster.
+    pub topology: Arc<Topology>,
+    /// Which of them this is.
+    pub node: NodeId,
+    /// Its life; from the wall clock in µs.
+    pub incarnation: Incarnation,
+    /// Limits and timers, checked.
+    pub settings: Settings,
+    /// For jitter.
+    pub seed: u64,
+    /// The wall clock at time zero, µs.
+    pub wall_base_us: u64,
+}
+
+/// A node that is not in its own topology.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("node `{0}` is not in the topology")]
+pub struct NotInTopology(pub NodeId);
+
+/// A batch that was not taken, and why.
+#[derive(Debug)]
+pub struct Rejected {
+    /// The batch, whole.
+    pub batch: Batch,
+    /// Why.
+    pub reason: RejectReason,
+}
+
+/// Why a batch was not taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RejectReason {
+    /// A budget is used up; [`Action::Room`] tells when to try again.
+    Busy {
+        /// Bytes charged to the datacenter now.
+        queued_bytes: u64,
+    },
+    /// The batch alone is over the datacenter's budget and will never fit.
+    OverBudget {
+        /// Bytes the batch would be charged.
+        batch_bytes: u64,
+        /// The budget, bytes.
+        budget_bytes: u64,
+    },
+    /// No such datacenter in the topology.
+    UnknownDatacenter,
+    /// This node is no origin.
+    NotOrigin,
+    /// This node is going away.
+    Closed,
+}
+
+/// What is to be written next to one connection: frames as they are, then batches to be encoded.
+#[derive(Debug, Default)]
+pub struct Transmit {
+    /// Whole frames.
+    pub frames: Vec<Bytes>,
+    /// Batches, in order, behind the frames.
+    pub batches: Vec<SealedBatch>,
+}
+
+impl Transmit {
+    /// Nothing to write.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.frames.is_empty() && self.batches.is_empty()
+    }
+}
+
+/// Tells a connection's reader that the handshake is complete: call [`FrameReader::open`](super::frame::FrameReader::open).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Opened {
+    /// Lane of the connection.
+    pub lane: Lane,
+    /// Longest frame the peer may send, bytes.
+    pub frame_bytes_max: usize,
+}
+
+/// The machine.
+pub struct Node {
+    links: Links,
+    client: Option<Client>,
+    proxy: Option<Proxy>,
+    member: Option<Member>,
+    acks_ignored: u64,
+    busy: u64,
+    started_at: Micros,
+    draining: bool,
+}
+
+impl Node {
+    /// A node with the roles its topology gives it. It dials whom it needs from now on.
+    ///
+    /// # Errors
+    /// [`NotInTopology`].
+    pub fn new(init: NodeInit, now: Micros) -> Result<Self, NotInTopology> {
+        let NodeInit { topology, node, incarnation, settings, seed, wall_base_us } = init;
+        let spec = topology.node(&node).ok_or_else(|| NotInTopology(node.clone()))?.clone();
+        let me = Identity {
+            cluster: topology.cluster().clone(),
+            node: spec.id.clone(),
+            datacenter: spec.datacenter.clone(),
+            roles: spec.roles,
+            incarnation,
+        };
+        let mut links = Links::new(me, Arc::clone(&topology), settings.clone(), seed, wall_base_us);
+        let member = spec.roles.member.then(|| Member::new(settings.clone()));
+        let proxy = spec.roles.proxy.then(|| {
+            let members = topology.members_of(&spec.datacenter).filter(|member| member.id != spec.id);
+            let peers: Vec<_> = members.filter_map(|member| links.peer(&member.id)).collect();
+            for peer in &peers {
+                links.want(*peer, now);
+            }
+            Proxy::new(settings.clone(), peers)
+        });
+        let client = spec.roles.origin.then(|| Client::new(&topology, settings, &mut links, now));
+        let (acks_ignored, busy, draining) = (0, 0, false);
+        Ok(Self { links, client, proxy, member, acks_ignored, busy, started_at: now, draining })
+    }
+
+    /// This node's life. Changes when a peer has seen a higher one.
+    #[must_use]
+    pub fn incarnation(&self) -> Incarnation {
+        self.links.me.incarnation
+    }
+
+    /// Takes a batch in. Its outcomes come from [`Node::poll_outcome`] under the ticket.
+    ///
+    /// # Errors
+    /// [`Rejected`] gives the batch back.
+    pub fn submit(&mut self, batch: Batch, now: Micros) -> Result<Ticket, Rejected> {
+        let Some(client) = self.client.as_mut() else {
+            return Err(Rejected { batch, reason: RejectReason::NotOrigin });
+        };
+        if self.draining {
+            return Err(Rejected { batch, reason: RejectReason::Closed });
+        }
+        let result = client.submit(batch, &mut self.links, now);
+        if matches!(&result, Err(Rejected { reason: RejectReason::Busy { .. }, .. })) {
+            self.busy += 1;
+        }
+        result
+    }
+
+    /// The outcomes of a batch, one per message in its order, once all are known.
+    pub fn poll_outcome(&mut self) -> Option<(Ticket, Vec<Outcome>)> {
+        self.client.as_mut()?.poll_outcome()
+    }
+
+    /// The next message for the application. Taking it makes room.
+    pub fn poll_delivery(&mut self, now: Micros) -> Option<Delivery> {
+        self.member.as_mut()?.poll_delivery(&mut self.links, now)
+    }
+
+    /// [`Node::poll_delivery`] has something.
+    #[must_use]
+    pub fn has_delivery(&self) -> bool {
+        self.member.as_ref().is_some_and(Member::has_delivery)
+    }
+
+    /// A connection came in.
+    ///
+    /// # Errors
+    /// The last words to write before it is closed: there are too many.
+    pub fn handle_accepted(&mut self, now: Micros) -> Result<ConnId, Bytes> {
+        self.links.handle_accepted(now)
+    }
+
+    /// A dial succeeded.
+    pub fn handle_dialed(&mut self, conn: ConnId, now: Micros) {
+        self.links.handle_dialed(conn, now);
+    }
+
+    /// A dial failed.
+    pub fn handle_dial_failed(&mut self, conn: ConnId, now: Micros) {
+        self.links.handle_dial_failed(conn, now);
+        self.settle(now);
+    }
+
+    /// A connection ended: end of stream, or an error of the socket.
+    pub fn handle_closed(&mut self, conn: ConnId, now: Micros) {
+        self.links.handle_closed(conn, now);
+        self.settle(now);
+    }
+
+    /// The peer's bytes are no frames; the connection is closed with a refusal.
+    pub fn handle_bad_frame(&mut self, conn: ConnId, error: &FrameError, now: Micros) {
+        self.links.handle_bad_frame(conn, error, now);
+        self.settle(now);
+    }
+
+    /// A frame came, `bytes` long on the wire.
+    pub fn handle_frame(
+        &mut self,
+        conn: ConnId,
+        received: Received,
+        bytes: usize,
+        now: Micros,
+    ) -> Option<Opened> {
+        let mut opened = None;
+        match self.links.handle_frame(conn, received, bytes, now) {
+            Arrived::Nothing => {}
+            Arrived::Opened { lane, frame_bytes_max } => opened = Some(Opened { lane, frame_bytes_max }),
+            Arrived::Batch { link, conn, lane, envelope, frame } => {
+                self.take_batch(link, conn, lane, envelope, &frame, bytes, now);
+            }
+            Arrived::Ack { link, ack } => self.take_ack(link, ack, now),
+        }
+        self.settle(now);
+        opened
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn take_batch(
+        &mut self,
+        link: LinkId,
+        conn: ConnId,
+        lane: Lane,
+        envelope: Envelope,
+        frame: &trunkline_codec::Frame,
+        buffer_bytes: usize,
+        now: Micros,
+    ) {
+        if let Some(proxy) = self.proxy.as_mut() {
+            proxy.stats.frames += 1;
+            if proxy.is_frozen() {
+                return;
+            }
+        }
+        for (index, run) in envelope.runs.into_iter().enumerate() {
+            let Some(flow) = self.links.flow_in(conn, run.flow).cloned() else {
+                return self.links.handle_unknown_row(conn, now);
+            };
+            let upstream = Upstream { link, conn, row: run.flow };
+            if flow.destination == self.links.me.node {
+                if let Some(member) = self.member.as_mut() {
+                    let arrived = ArrivedRun { upstream, lane, flow: &flow, run, buffer_bytes };
+                    member.handle_run(&arrived, frame.message(index), &mut self.links, now);
+                    continue;
+                }
+            }
+            if let Some(proxy) = self.proxy.as_mut() {
+                let payload = frame.message(index).collect();
+                let run = ForwardedRun { upstream, lane, flow, run, payload, buffer_bytes };
+                proxy.handle_run(run, &mut self.links, now);
+            } else {
+                super::proxy::refuse_not_served(upstream, lane, run, &mut self.links, now);
+            }
+        }
+    }
+
+    fn take_ack(&mut self, link: LinkId, ack: Ack, now: Micros) {
+        for entry in ack.flows {
+            let lane = Lane::from_index(entry.lane);
+            let flow = lane
+                .and_then(|lane| Some((lane, self.links.roster_out(link, lane)?.flow(entry.flow).cloned()?)));
+            let Some((lane, flow)) = flow else {
+                self.acks_ignored += 1;
+                continue;
+            };
+            if flow.origin == self.links.me.node {
+                if let Some(client) = self.client.as_mut() {
+                    let known = client.handle_ack(link, &flow, lane, &entry, &mut self.links, now);
+                    self.acks_ignored += u64::from(!known);
+                }
+            } else if let (Some(proxy), Some(peer)) =
+                (self.proxy.as_mut(), self.links.peer(&flow.destination))
+            {
+                proxy.handle_ack(peer, &flow, lane, entry, &mut self.links, now);
+            }
+        }
+    }
+
+    /// Passes what became of links on to the roles.
+    fn settle(&mut self, now: Micros) {
+        while let Some(event) = self.links.poll_event() {
+            match event {
+                LinkEvent::Up(link) => {
+                    if let Some(proxy) = self.proxy.as_mut() {
+                        proxy.handle_link_up(link, &self.links);
+                    }
+                    if let Some(client) = self.client.as_mut() {
+                        client.handle_link_up(link, &mut self.links, now);
+                    }
+                }
+                LinkEvent::Down { link, peer } => {
+                    if let Some(proxy) = self.proxy.as_mut() {
+                        proxy.handle_link_down(link, &mut self.links, now);
+                    }
+                    if let Some(client) = self.client.as_mut() {
+                        client.handle_link_down(link, peer, &mut self.links, now);
+                    }
+                }
+                LinkEvent::Draining(link) => {
+                    if let Some(client) = self.client.as_mut() {
+                        client.handle_draining(link, &mut self.links, now);
+                    }
+                }
+                LinkEvent::DialFailed(peer) => {
+                    if let Some(client) = self.client.as_mut() {
+                        client.handle_dial_failed(peer, &mut self.links, now);
+                    }
+                }
+                LinkEvent::Reincarnated(incarnation) => {
+                    tracing::warn!(
+                        incarnation = incarnation.0,
+                        "a peer knew a later life of this node: moved past it"
+                    );
+                    if let Some(client) = self.client.as_mut() {
+                        client.handle_reincarnated(&mut self.links, now);
+                    }
+                }
+            }
+        }
+        if self.client.as_mut().is_some_and(Client::take_room) {
+            self.links.push_action(Action::Room);
+        }
+    }
+
+    /// What is to be written next to this connection. Ask again after it was written, until it is empty.
+    pub fn poll_transmit(&mut self, conn: ConnId, now: Micros) -> Transmit {
+        let mut transmit = Transmit::default();
+        self.links.poll_frames(conn, &mut transmit.frames);
+        if let Some((link, lane)) = self.links.link_of(conn).filter(|(link, _)| self.links.is_up(*link)) {
+            if let Some(client) = self.client.as_mut() {
+                client.seal(link, lane, &mut self.links, now, &mut transmit.batches);
+            }
+            if let Some(proxy) = self.proxy.as_mut().filter(|_| transmit.batches.is_empty()) {
+                proxy.seal(link, lane, &mut self.links, now, &mut transmit.batches);
+            }
+            if !transmit.batches.is_empty() {
+                transmit.frames.extend(self.links.poll_roster(link, lane));
+            }
+        }
+        self.settle(now);
+        transmit
+    }
+
+    /// What [`Node::poll_transmit`] gave went out, `bytes` long.
+    pub fn handle_written(&mut self, conn: ConnId, written: &[Written], bytes: usize, now: Micros) {
+        self.links.handle_written(conn, bytes, !written.is_empty(), now);
+        for batch in written {
+            match batch.token {
+                Token::Attempt(attempt) => {
+                    if let Some(client) = self.client.as_mut() {
+                        client.handle_written(attempt, batch, &self.links, now);
+                    }
+                }
+                Token::Forward { received_at } => {
+                    if let Some(proxy) = self.proxy.as_mut() {
+                        proxy.handle_written(received_at, now);
+                    }
+                }
+            }
+        }
+    }
+
+    /// What the shell is to do.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.links.poll_action()
+    }
+
+    /// Rings what is due.
+    pub fn handle_timeout(&mut self, now: Micros) {
+        self.links.handle_timeout(now);
+        self.settle(now);
+        if let Some(client) = self.client.as_mut() {
+            client.handle_timeout(&mut self.links, now);
+        }
+        self.settle(now);
+    }
+
+    /// When [`Node::handle_timeout`] has something to do.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Micros {
+        self.links.poll_timeout().min(self.client.as_ref().map_or(Micros::NEVER, Client::poll_timeout))
+    }
+
+    /// Begins to go away: nothing new is taken in, peers are told, what is there is finished.
+    pub fn drain(&mut self, now: Micros) {
+        self.draining = true;
+        if let Some(proxy) = self.proxy.as_mut() {
+            proxy.drain();
+        }
+        if let Some(member) = self.member.as_mut() {
+            member.drain();
+        }
+        self.links.drain();
+        self.settle(now);
+    }
+
+    /// A draining node has nothing left to finish.
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        self.draining
+            && self.client.as_ref().is_none_or(Client::is_idle)
+            && self.proxy.as_ref().is_none_or(Proxy::is_idle)
+    }
+
+    /// Ends everything now: undecided messages fail with `Closed`, links are closed.
+    pub fn close(&mut self, now: Micros) {
+        self.draining = true;
+        if let Some(client) = self.client.as_mut() {
+            client.close();
+        }
+        self.links.close_all(now);
+        self.settle(now);
+    }
+
+    /// A fault for tests and demonstrations: see [`Proxy::set_frozen`]. Without effect on a node that is no proxy.
+    pub fn set_frozen(&mut self, frozen: bool) {
+        if let Some(proxy) = self.proxy.as_mut() {
+            proxy.set_frozen(frozen);
+        }
+    }
+
+    /// Everything counted since the start.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let mut stats = self.client.as_ref().map_or_else(Stats::default, Client::stats);
+        self.links.add_to(&mut stats);
+        stats.busy = self.busy;
+        stats.acks_ignored = self.acks_ignored;
+        if let Some(proxy) = &self.proxy {
+            stats.proxy = proxy.stats.clone();
+        }
+        if let Some(member) = &self.member {
+            stats.member = member.stats.clone();
+        }
+        stats
+    }
+
+    /// What the node is and does now.
+    #[must_use]
+    pub fn status(&self, now: Micros) -> Status {
+        let me = &self.links.me;
+        let bytes = |bytes: usize| u64::try_from(bytes).unwrap_or(u64::MAX);
+        let (inbox, held) = self.member.as_ref().map_or((0, 0), Member::bytes);
+        Status {
+            node: me.node.clone(),
+            datacenter: me.datacenter.clone(),
+            cluster: me.cluster.to_string(),
+            roles: me.roles.to_string(),
+            incarnation: me.incarnation,
+            uptime_s: micros(now.since(self.started_at)) / 1_000_000,
+            draining: self.draining,
+            links: self.links.status(),
+            datacenters: self.client.as_ref().map_or_else(Vec::new, |client| client.status(&self.links, now)),
+            proxy_queue_bytes: self.proxy.as_ref().map_or(0, |proxy| bytes(proxy.queue_bytes())),
+            inbox_bytes: bytes(inbox),
+            held_bytes: bytes(held),
+        }
+    }
+}

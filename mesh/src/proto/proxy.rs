@@ -1,0 +1,412 @@
+//! Fan-out: runs for members of this datacenter are queued per member and passed on unread; the members' acks are merged
+//! and passed back. A slow member fills its own queue and nobody else's. One hop only: a proxy serves origins, never
+//! another proxy.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use trunkline_codec::Payload;
+
+use super::frame::{SealedBatch, Token};
+use super::links::{LinkId, Links, PeerIx};
+use super::run::compact;
+use super::time::{Micros, micros};
+use super::window::{MESSAGE_OVERHEAD_BYTES, Upstream};
+use super::wire::{AckFlow, Envelope, Flow, Refused, RefusedReason, Run};
+use crate::id::{Incarnation, Lane, Seq};
+use crate::settings::{FRAME_OVERHEAD_BYTES, Settings};
+use crate::stats::ProxyStats;
+use trunkline_codec::Stage;
+
+struct Entry {
+    flow: Arc<Flow>,
+    run: Run,
+    payload: Payload,
+    expires_at: Micros,
+    received_at: Micros,
+    charge: usize,
+}
+
+/// What was passed on for one flow, and what is known of it.
+struct Forward {
+    upstream: Upstream,
+    /// Highest seq queued or sent.
+    last: u64,
+    /// Highest seq sealed for the member's connection.
+    sent: u64,
+    decided: u64,
+    incarnation: Incarnation,
+    /// Some of it is unanswered.
+    open: bool,
+}
+
+#[derive(Default)]
+struct MemberQueue {
+    link: Option<LinkId>,
+    lanes: [VecDeque<Entry>; 2],
+    bytes: [usize; 2],
+    forwards: BTreeMap<(Lane, Arc<Flow>), Forward>,
+}
+
+/// A run that came in for a member.
+pub struct ForwardedRun {
+    /// Where from.
+    pub upstream: Upstream,
+    /// Its lane.
+    pub lane: Lane,
+    /// Whose, for whom.
+    pub flow: Arc<Flow>,
+    /// The numbers.
+    pub run: Run,
+    /// Its bytes.
+    pub payload: Payload,
+    /// Length of the frame that the bytes are slices of.
+    pub buffer_bytes: usize,
+}
+
+/// Runs passed on in one write: enough to fill a socket buffer, few enough to stay fair between lanes.
+const RUNS_PER_WRITE: usize = 64;
+const BYTES_PER_WRITE: usize = 256 * 1024;
+
+/// The proxy machine.
+pub struct Proxy {
+    /// Counters.
+    pub stats: ProxyStats,
+    settings: Settings,
+    members: BTreeMap<PeerIx, MemberQueue>,
+    /// Unanswered forwards per upstream link: with none left, acks need not wait for company.
+    open: BTreeMap<LinkId, usize>,
+    frozen: bool,
+    draining: bool,
+    next_batch: u64,
+}
+
+impl Proxy {
+    /// A proxy for these members.
+    #[must_use]
+    pub fn new(settings: Settings, members: impl IntoIterator<Item = PeerIx>) -> Self {
+        let stats = ProxyStats {
+            refused: RefusedReason::ALL.iter().map(|reason| (reason.label(), 0)).collect(),
+            ..ProxyStats::default()
+        };
+        Self {
+            stats,
+            settings,
+            members: members.into_iter().map(|member| (member, MemberQueue::default())).collect(),
+            open: BTreeMap::new(),
+            frozen: false,
+            draining: false,
+            next_batch: 1,
+        }
+    }
+
+    /// A fault for tests and demonstrations: batches are read and forgotten, links and pings stay alive.
+    pub fn set_frozen(&mut self, frozen: bool) {
+        self.frozen = frozen;
+    }
+
+    /// True while [`Proxy::set_frozen`] holds.
+    #[must_use]
+    pub fn is_frozen(&self) -> bool {
+        self.frozen
+    }
+
+    /// New runs are refused from now on.
+    pub fn drain(&mut self) {
+        self.draining = true;
+    }
+
+    /// Nothing is queued and everything passed on is answered.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.members.values().all(|queue| queue.lanes.iter().all(VecDeque::is_empty))
+            && self.open.values().all(|count| *count == 0)
+    }
+
+    /// Bytes queued for members.
+    #[must_use]
+    pub fn queue_bytes(&self) -> usize {
+        self.members.values().flat_map(|queue| queue.bytes).sum()
+    }
+
+    /// A run came in: queue it, or refuse it at once.
+    pub fn handle_run(&mut self, arrived: ForwardedRun, links: &mut Links, now: Micros) {
+        let ForwardedRun { upstream, lane, flow, run, payload, buffer_bytes } = arrived;
+        let from = links.link(upstream.link).map(|link| links.spec(link.peer));
+        let from_origin = from.is_some_and(|spec| spec.roles.origin && spec.id == flow.origin);
+        let target =
+            links.peer(&flow.destination).and_then(|peer| self.members.get_mut(&peer).map(|to| (peer, to)));
+        let Some((peer, queue)) = target.filter(|_| from_origin) else {
+            return self.refuse(upstream, lane, &flow, run, RefusedReason::NotServed, links, now);
+        };
+        if run.floor().is_none() || run.first.0.checked_add(u64::from(run.count)).is_none() {
+            return self.refuse(upstream, lane, &flow, run, RefusedReason::Malformed, links, now);
+        }
+        if self.draining && run.count > 0 {
+            return self.refuse(upstream, lane, &flow, run, RefusedReason::Draining, links, now);
+        }
+        let usable =
+            queue.link.filter(|id| links.link(*id).is_some_and(|link| !link.draining || run.count == 0));
+        let Some(member_link) = usable else {
+            return self.refuse(upstream, lane, &flow, run, RefusedReason::Unreachable, links, now);
+        };
+        let frame_bytes_max = links.link(member_link).map_or(0, |link| link.frame_bytes_max);
+        if payload.len() > frame_bytes_max.saturating_sub(FRAME_OVERHEAD_BYTES) {
+            return self.refuse(upstream, lane, &flow, run, RefusedReason::TooLarge, links, now);
+        }
+        let index = lane.index();
+        let charge = payload.len() + MESSAGE_OVERHEAD_BYTES;
+        if queue.bytes[index] + charge > self.settings.member_queue_bytes_max
+            && !queue.lanes[index].is_empty()
+        {
+            return self.refuse(upstream, lane, &flow, run, RefusedReason::QueueFull, links, now);
+        }
+        let last = run.first.0 + u64::from(run.count) - 1;
+        let forward = queue.forwards.entry((lane, Arc::clone(&flow))).or_insert(Forward {
+            upstream,
+            last,
+            sent: 0,
+            decided: 0,
+            incarnation: Incarnation::UNKNOWN,
+            open: false,
+        });
+        if forward.open && forward.upstream.link != upstream.link {
+            close(&mut self.open, forward);
+        }
+        forward.upstream = upstream;
+        forward.last = forward.last.max(last);
+        if !forward.open {
+            forward.open = true;
+            *self.open.entry(upstream.link).or_default() += 1;
+        }
+        // What waits must not keep the whole frame of its batch alive. Only the first in a queue may: it is next.
+        let waits = !queue.lanes[index].is_empty();
+        let payload = if waits { compact(payload, buffer_bytes) } else { payload };
+        let expires_at = now + Duration::from_millis(u64::from(run.deadline_ms));
+        queue.bytes[index] += charge;
+        queue.lanes[index].push_back(Entry { flow, run, payload, expires_at, received_at: now, charge });
+        if let Some(conn) = links.conn_of(member_link, lane) {
+            links.wake(conn);
+        }
+        debug_assert!(self.members.contains_key(&peer));
+    }
+
+    fn refuse(
+        &mut self,
+        upstream: Upstream,
+        lane: Lane,
+        flow: &Arc<Flow>,
+        run: Run,
+        reason: RefusedReason,
+        links: &mut Links,
+        now: Micros,
+    ) {
+        *self.stats.refused.entry(reason.label()).or_default() += 1;
+        let known = links
+            .peer(&flow.destination)
+            .and_then(|peer| self.members.get(&peer))
+            .and_then(|queue| queue.forwards.get(&(lane, Arc::clone(flow))))
+            .map(|forward| (forward.incarnation, forward.decided));
+        let refused = vec![Refused { first: run.first, count: run.count, reason: reason as u8 }];
+        let entry = ack_entry(lane, upstream.row, known.unwrap_or_default(), refused);
+        self.pass_back(upstream.link, entry, links, now);
+    }
+
+    fn pass_back(&self, upstream: LinkId, entry: AckFlow, links: &mut Links, now: Micros) {
+        let waiting = self.open.get(&upstream).is_some_and(|count| *count > 0);
+        let at = if waiting { now + self.settings.ack_delay } else { now };
+        links.queue_ack(upstream, entry, at, now);
+    }
+
+    /// A member answered for a flow that is not of this node's own.
+    pub fn handle_ack(
+        &mut self,
+        member: PeerIx,
+        flow: &Arc<Flow>,
+        lane: Lane,
+        entry: AckFlow,
+        links: &mut Links,
+        now: Micros,
+    ) {
+        let Some(queue) = self.members.get_mut(&member) else { return };
+        let Some(forward) = queue.forwards.get_mut(&(lane, Arc::clone(flow))) else { return };
+        forward.incarnation = entry.incarnation;
+        forward.decided = entry.decided;
+        let held_last = entry.held.last().and_then(|word| word.checked_ilog2()).map_or(0, |bit| {
+            let words = u64::try_from(entry.held.len() - 1).unwrap_or(0);
+            entry.decided.saturating_add(1 + 64 * words + u64::from(bit))
+        });
+        let refused_last = entry
+            .refused
+            .iter()
+            .map(|range| range.first.0.saturating_add(u64::from(range.count)).saturating_sub(1))
+            .max();
+        let answered = entry.decided.max(held_last).max(refused_last.unwrap_or(0));
+        if answered >= forward.last {
+            close(&mut self.open, forward);
+        }
+        let upstream = forward.upstream;
+        self.pass_back(upstream.link, AckFlow { flow: upstream.row, ..entry }, links, now);
+    }
+
+    /// A link came up; if it leads to a member, it is the way there.
+    pub fn handle_link_up(&mut self, id: LinkId, links: &Links) {
+        let Some(link) = links.link(id).filter(|link| link.dialled) else { return };
+        if let Some(queue) = self.members.get_mut(&link.peer) {
+            queue.link = Some(id);
+        }
+    }
+
+    /// A link is gone. If it led to a member, everything unanswered is given back; if it came from an origin, its books
+    /// are closed.
+    pub fn handle_link_down(&mut self, id: LinkId, links: &mut Links, now: Micros) {
+        self.open.remove(&id);
+        let mut given_back: Vec<(Upstream, AckFlow)> = Vec::new();
+        for queue in self.members.values_mut() {
+            if queue.link == Some(id) {
+                queue.link = None;
+                let mut forwards = std::mem::take(&mut queue.forwards);
+                for ((lane, _), forward) in &mut forwards {
+                    let known = (forward.incarnation, forward.decided);
+                    let count =
+                        u32::try_from(forward.sent.saturating_sub(forward.decided)).unwrap_or(u32::MAX);
+                    if count > 0 {
+                        let first = Seq(forward.decided + 1);
+                        let refused = vec![Refused { first, count, reason: RefusedReason::LinkLost as u8 }];
+                        given_back
+                            .push((forward.upstream, ack_entry(*lane, forward.upstream.row, known, refused)));
+                    }
+                    close(&mut self.open, forward);
+                }
+                for lane in Lane::ALL {
+                    queue.bytes[lane.index()] = 0;
+                    for entry in queue.lanes[lane.index()].drain(..) {
+                        let Some(forward) = forwards.get(&(lane, Arc::clone(&entry.flow))) else { continue };
+                        let known = (forward.incarnation, forward.decided);
+                        let reason = RefusedReason::Unreachable;
+                        let refused = vec![Refused {
+                            first: entry.run.first,
+                            count: entry.run.count,
+                            reason: reason as u8,
+                        }];
+                        *self.stats.refused.entry(reason.label()).or_default() += 1;
+                        given_back
+                            .push((forward.upstream, ack_entry(lane, forward.upstream.row, known, refused)));
+                    }
+                }
+            } else {
+                queue.forwards.retain(|_, forward| forward.upstream.link != id);
+            }
+        }
+        for (upstream, entry) in given_back {
+            self.pass_back(upstream.link, entry, links, now);
+        }
+    }
+
+    /// The runs to pass on next over a link to a member.
+    pub fn seal(
+        &mut self,
+        id: LinkId,
+        lane: Lane,
+        links: &mut Links,
+        now: Micros,
+        out: &mut Vec<SealedBatch>,
+    ) {
+        let Some(peer) = links.link(id).map(|link| link.peer) else { return };
+        let (mut runs, mut bytes) = (0, 0);
+        while runs < RUNS_PER_WRITE && bytes < BYTES_PER_WRITE {
+            let Some(queue) = self.members.get_mut(&peer).filter(|queue| queue.link == Some(id)) else {
+                return;
+            };
+            let Some(entry) = queue.lanes[lane.index()].pop_front() else { return };
+            queue.bytes[lane.index()] -= entry.charge;
+            let upstream = queue.forwards.get_mut(&(lane, Arc::clone(&entry.flow))).map(|forward| {
+                let last = (entry.run.first.0 + u64::from(entry.run.count)).saturating_sub(1);
+                if entry.expires_at > now {
+                    forward.sent = forward.sent.max(last);
+                }
+                forward.upstream
+            });
+            if entry.expires_at <= now {
+                if let Some(upstream) = upstream {
+                    self.refuse(upstream, lane, &entry.flow, entry.run, RefusedReason::Expired, links, now);
+                }
+                continue;
+            }
+            let Some(row) = links.roster_out(id, lane).and_then(|roster| roster.row(&entry.flow).ok()) else {
+                if let Some(upstream) = upstream {
+                    self.refuse(
+                        upstream,
+                        lane,
+                        &entry.flow,
+                        entry.run,
+                        RefusedReason::Unreachable,
+                        links,
+                        now,
+                    );
+                }
+                continue;
+            };
+            let left_ms = micros(entry.expires_at.since(now)).div_ceil(1000);
+            let run = Run { flow: row, deadline_ms: u32::try_from(left_ms).unwrap_or(u32::MAX), ..entry.run };
+            runs += 1;
+            bytes += entry.payload.len();
+            self.stats.forwarded += 1;
+            self.stats.forwarded_bytes += u64::try_from(entry.payload.len()).unwrap_or(0);
+            out.push(SealedBatch {
+                lane,
+                envelope: Envelope { batch: self.next_batch, attempt: 1, runs: vec![run] },
+                payloads: vec![entry.payload],
+                stage: Stage::None,
+                token: Token::Forward { received_at: entry.received_at },
+            });
+            self.next_batch += 1;
+        }
+    }
+
+    /// True when the lane has more to pass on to this link's member.
+    #[must_use]
+    pub fn has_work(&self, id: LinkId, lane: Lane, links: &Links) -> bool {
+        links
+            .link(id)
+            .and_then(|link| self.members.get(&link.peer))
+            .is_some_and(|queue| queue.link == Some(id) && !queue.lanes[lane.index()].is_empty())
+    }
+
+    /// A forwarded run went out.
+    pub fn handle_written(&mut self, received_at: Micros, now: Micros) {
+        self.stats.hop_latency.observe(micros(now.since(received_at)));
+    }
+}
+
+/// Refuses a run at a node that is neither proxy nor the member meant.
+pub fn refuse_not_served(upstream: Upstream, lane: Lane, run: Run, links: &mut Links, now: Micros) {
+    let reason = RefusedReason::NotServed as u8;
+    let refused = vec![Refused { first: run.first, count: run.count, reason }];
+    links.queue_ack(
+        upstream.link,
+        ack_entry(lane, upstream.row, (Incarnation::UNKNOWN, 0), refused),
+        now,
+        now,
+    );
+}
+
+fn close(open: &mut BTreeMap<LinkId, usize>, forward: &mut Forward) {
+    if std::mem::take(&mut forward.open)
+        && let Some(count) = open.get_mut(&forward.upstream.link)
+    {
+        *count = count.saturating_sub(1);
+    }
+}
+
+fn ack_entry(lane: Lane, row: u32, known: (Incarnation, u64), refused: Vec<Refused>) -> AckFlow {
+    AckFlow {
+        lane: u8::try_from(lane.index()).unwrap_or(0),
+        flow: row,
+        incarnation: known.0,
+        decided: known.1,
+        held: Vec::new(),
+        refused,
+    }
+}

@@ -1,0 +1,184 @@
+//! Which way to a datacenter: its proxies as this sender sees them, one of them in use. Sticky: a proxy is left when it is
+//! down, draining or convicted, never because another looks a little better.
+//!
+//! ```text
+//!            link up              attempt timed out, nobody answered
+//!   down ────────────→ usable ──────────────────────────→ snoozed (1 s, doubling to 60 s)
+//!    ↑                   │ ↑                                 │
+//!    └── link down ──────┘ └──── time is up, or a late ack ──┘
+//! ```
+
+use std::time::Duration;
+
+use super::links::{LinkId, Links, PeerIx};
+use super::rtt::Rtt;
+use super::time::{Micros, micros};
+use crate::id::NodeId;
+use crate::settings::Settings;
+use crate::stats::RouteStatus;
+
+/// One proxy as a sender sees it.
+#[derive(Debug)]
+pub struct ProxyRoute {
+    /// Which node.
+    pub peer: PeerIx,
+    /// Its id.
+    pub id: NodeId,
+    /// The link to it, while it is up.
+    pub link: Option<LinkId>,
+    /// Write to ack.
+    pub rtt: Rtt,
+    /// When the latest frame was written of which something was answered.
+    pub answered_written_at: Option<Micros>,
+    snoozed_until: Micros,
+    /// The next snooze, once one was given.
+    snooze: Option<Duration>,
+}
+
+impl ProxyRoute {
+    fn usable(&self, links: &Links, now: Micros) -> bool {
+        self.snoozed_until <= now
+            && self.link.and_then(|link| links.link(link)).is_some_and(|link| link.up && !link.draining)
+    }
+
+    /// It delivered nothing in time.
+    pub fn convict(&mut self, settings: &Settings, now: Micros) {
+        let snooze = self.snooze.unwrap_or(settings.snooze_min);
+        self.snoozed_until = now + snooze;
+        self.snooze = Some((snooze * 2).min(settings.snooze_max));
+    }
+
+    /// It delivers. A late ack ends a snooze: the proxy was slow, not dead.
+    pub fn acquit(&mut self, written_at: Option<Micros>) {
+        self.answered_written_at = self.answered_written_at.max(written_at);
+        self.snoozed_until = Micros(0);
+        self.snooze = None;
+    }
+}
+
+/// The proxies of one datacenter.
+#[derive(Debug)]
+pub struct Routes {
+    /// All of them, in the topology's order.
+    pub proxies: Vec<ProxyRoute>,
+    in_use: usize,
+}
+
+impl Routes {
+    /// None is up yet.
+    #[must_use]
+    pub fn new(proxies: impl IntoIterator<Item = (PeerIx, NodeId)>) -> Self {
+        let proxies = proxies
+            .into_iter()
+            .map(|(peer, id)| ProxyRoute {
+                peer,
+                id,
+                link: None,
+                rtt: Rtt::default(),
+                answered_written_at: None,
+                snoozed_until: Micros(0),
+                snooze: None,
+            })
+            .collect();
+        Self { proxies, in_use: 0 }
+    }
+
+    /// Which proxy a link leads to.
+    #[must_use]
+    pub fn by_link(&self, link: LinkId) -> Option<usize> {
+        self.proxies.iter().position(|proxy| proxy.link == Some(link))
+    }
+
+    /// The usable proxies, the one in use first, then those with the shortest way.
+    pub fn usable(&mut self, links: &Links, now: Micros) -> impl Iterator<Item = usize> + use<'_> {
+        let usable: Vec<bool> = self.proxies.iter().map(|proxy| proxy.usable(links, now)).collect();
+        if !usable.get(self.in_use).copied().unwrap_or(false) {
+            let way = |index: &usize| {
+                let proxy = &self.proxies[*index];
+                let ping =
+                    proxy.link.and_then(|link| links.link(link)).map_or(0, |link| link.rtt.smoothed_us());
+                if proxy.rtt.is_empty() { ping } else { proxy.rtt.smoothed_us() }
+            };
+            if let Some(best) = (0..usable.len()).filter(|index| usable[*index]).min_by_key(way) {
+                self.in_use = best;
+            }
+        }
+        let (first, count) = (self.in_use, self.proxies.len());
+        (0..count).map(move |step| (first + step) % count).filter(move |index| usable[*index])
+    }
+
+    /// When the first snooze ends.
+    #[must_use]
+    pub fn next_wake(&self, now: Micros) -> Micros {
+        let snoozes =
+            self.proxies.iter().filter(|proxy| proxy.link.is_some()).map(|proxy| proxy.snoozed_until);
+        snoozes.filter(|until| *until > now).min().unwrap_or(Micros::NEVER)
+    }
+
+    /// All proxies, for people.
+    #[must_use]
+    pub fn status(&self, links: &Links, settings: &Settings, now: Micros) -> Vec<RouteStatus> {
+        let row = |(index, proxy): (usize, &ProxyRoute)| {
+            let link = proxy.link.and_then(|link| links.link(link));
+            let state = match link {
+                None => "down",
+                Some(link) if link.draining => "draining",
+                Some(_) if proxy.snoozed_until > now => "snoozed",
+                Some(_) => "up",
+            };
+            let timeout = link.map(|link| attempt_timeout(&proxy.rtt, &link.rtt, 1, settings));
+            RouteStatus {
+                proxy: proxy.id.clone(),
+                in_use: index == self.in_use && state == "up",
+                state,
+                snoozed_ms: micros(proxy.snoozed_until.since(now)) / 1000,
+                attempt_timeout_ms: micros(timeout.unwrap_or_default()) / 1000,
+            }
+        };
+        self.proxies.iter().enumerate().map(row).collect()
+    }
+}
+
+/// Longest exponent of the doubling per attempt.
+const DOUBLINGS_MAX: u32 = 4;
+
+/// How long an attempt waits for its ack: from measured acks; before the first one from the link's pings, generously.
+/// Every further attempt of a message waits twice as long, so that a sender that is wrong about time does not repeat it.
+#[must_use]
+pub fn attempt_timeout(acks: &Rtt, pings: &Rtt, attempt: u32, settings: &Settings) -> Duration {
+    let (min, max) = (settings.attempt_timeout_min, settings.attempt_timeout_max);
+    let base = if acks.is_empty() {
+        (Duration::from_micros(2 * pings.smoothed_us()) + Duration::from_millis(100)).clamp(min, max)
+    } else {
+        acks.timeout(min, max)
+    };
+    (base * (1 << attempt.saturating_sub(1).min(DOUBLINGS_MAX))).min(max)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timeout_doubles_per_attempt_and_snooze_per_conviction() {
+        let settings = Settings::default();
+        let (mut acks, pings) = (Rtt::default(), Rtt::default());
+        assert_eq!(attempt_timeout(&acks, &pings, 1, &settings), Duration::from_millis(100));
+        for _ in 0..50 {
+            acks.sample(Duration::from_millis(100));
+        }
+        let first = attempt_timeout(&acks, &pings, 1, &settings);
+        assert_eq!(attempt_timeout(&acks, &pings, 2, &settings), first * 2);
+        assert_eq!(attempt_timeout(&acks, &pings, 99, &settings), Duration::from_secs(2));
+
+        let mut routes = Routes::new([(PeerIx(0), NodeId::new("p").unwrap())]);
+        let proxy = &mut routes.proxies[0];
+        proxy.convict(&settings, Micros(0));
+        assert_eq!(proxy.snoozed_until, Micros(1_000_000));
+        proxy.convict(&settings, Micros(0));
+        assert_eq!(proxy.snoozed_until, Micros(2_000_000));
+        proxy.acquit(Some(Micros(1)));
+        proxy.convict(&settings, Micros(0));
+        assert_eq!(proxy.snoozed_until, Micros(1_000_000), "an ack clears the record");
+    }
+}

@@ -1,0 +1,170 @@
+//! What a machine learns from time: round trips, the timeout that follows from them, clock offsets, token buckets.
+
+use std::time::Duration;
+
+use super::time::{Micros, micros};
+
+/// Smoothed round trip and its deviation, as RFC 6298 keeps them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Rtt {
+    smoothed_us: u64,
+    deviation_us: u64,
+    min_us: u64,
+    samples: u64,
+}
+
+impl Rtt {
+    /// Takes in one sample.
+    pub fn sample(&mut self, rtt: Duration) {
+        let us = micros(rtt).max(1);
+        if self.samples == 0 {
+            (self.smoothed_us, self.deviation_us, self.min_us) = (us, us / 2, us);
+        } else {
+            self.deviation_us = (3 * self.deviation_us + self.smoothed_us.abs_diff(us)) / 4;
+            self.smoothed_us = (7 * self.smoothed_us + us) / 8;
+            self.min_us = self.min_us.min(us);
+        }
+        self.samples += 1;
+    }
+
+    /// Smoothed, µs; 0 before the first sample.
+    #[must_use]
+    pub fn smoothed_us(&self) -> u64 {
+        self.smoothed_us
+    }
+
+    /// Smallest, µs; 0 before the first sample.
+    #[must_use]
+    pub fn min_us(&self) -> u64 {
+        self.min_us
+    }
+
+    /// True before the first sample.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.samples == 0
+    }
+
+    /// How long to wait for an answer: smoothed plus four deviations, but at least 10 ms and a quarter of the round
+    /// trip above smoothed, because a steady link drives the deviation to nothing while the peer's scheduler does not.
+    #[must_use]
+    pub fn timeout(&self, min: Duration, max: Duration) -> Duration {
+        let margin = (4 * self.deviation_us).max(10_000).max(self.smoothed_us / 4);
+        Duration::from_micros(self.smoothed_us + margin).clamp(min, max)
+    }
+}
+
+/// The peer's clock minus ours, from the sample with the smallest round trip.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ClockOffset {
+    best: Option<(u64, i64)>,
+}
+
+impl ClockOffset {
+    /// Takes in the four stamps, µs: our sending, peer's receiving, peer's sending, our receiving. Returns the round
+    /// trip without the peer's own time, or `None` when the stamps cannot be.
+    pub fn sample(
+        &mut self,
+        sent: u64,
+        peer_received: u64,
+        peer_sent: u64,
+        received: u64,
+    ) -> Option<Duration> {
+        let away = received.checked_sub(sent)?;
+        let at_peer = peer_sent.checked_sub(peer_received)?;
+        let rtt = away.checked_sub(at_peer)?;
+        let signed = |value: u64| i128::from(value);
+        let offset = ((signed(peer_received) - signed(sent)) + (signed(peer_sent) - signed(received))) / 2;
+        let offset = i64::try_from(offset).ok()?;
+        if self.best.is_none_or(|(best, _)| rtt <= best) {
+            self.best = Some((rtt, offset));
+        }
+        Some(Duration::from_micros(rtt))
+    }
+
+    /// The offset, µs; 0 before the first sample.
+    #[must_use]
+    pub fn us(&self) -> i64 {
+        self.best.map_or(0, |(_, offset)| offset)
+    }
+}
+
+/// A bucket of tokens that fills with time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TokenBucket {
+    per_second: u64,
+    /// In millionths of a token, so that short spans count.
+    level: u64,
+    filled_at: Micros,
+}
+
+impl TokenBucket {
+    /// A full bucket that holds one second's worth.
+    #[must_use]
+    pub fn new(per_second: u32) -> Self {
+        let per_second = u64::from(per_second);
+        Self { per_second, level: per_second * 1_000_000, filled_at: Micros(0) }
+    }
+
+    /// Takes one token, or says when the next one is there.
+    ///
+    /// # Errors
+    /// The moment at which asking again is worth it.
+    pub fn take(&mut self, now: Micros) -> Result<(), Micros> {
+        let passed_us = micros(now.since(self.filled_at));
+        self.filled_at = now;
+        self.level = self
+            .level
+            .saturating_add(passed_us.saturating_mul(self.per_second))
+            .min(self.per_second * 1_000_000);
+        if let Some(left) = self.level.checked_sub(1_000_000) {
+            self.level = left;
+            return Ok(());
+        }
+        let missing = 1_000_000 - self.level;
+        Err(now + Duration::from_micros(missing.div_ceil(self.per_second)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: fn(u64) -> Duration = Duration::from_millis;
+
+    #[test]
+    fn timeout_follows_the_round_trip_within_its_bounds() {
+        let mut rtt = Rtt::default();
+        rtt.sample(MS(100));
+        assert_eq!(rtt.timeout(MS(20), MS(2000)), MS(300), "one sample: srtt + 4 × srtt/2");
+        for _ in 0..100 {
+            rtt.sample(MS(100));
+        }
+        let steady = rtt.timeout(MS(20), MS(2000));
+        assert!(steady >= MS(124) && steady <= MS(126), "steady: a quarter above, {steady:?}");
+        assert_eq!(rtt.timeout(MS(20), MS(50)), MS(50));
+        assert_eq!(rtt.min_us(), 100_000);
+    }
+
+    #[test]
+    fn offset_comes_from_the_best_round_trip_and_impossible_stamps_are_ignored() {
+        let mut offset = ClockOffset::default();
+        assert_eq!(offset.sample(1_000, 501_500, 501_600, 2_100), Some(Duration::from_micros(1_000)));
+        assert_eq!(offset.us(), 500_000);
+        assert!(offset.sample(1_000, 900_000, 900_000, 9_000).is_some(), "worse, kept out");
+        assert_eq!(offset.us(), 500_000);
+        assert_eq!(offset.sample(10, 5, 4, 20), None, "peer sent before it received");
+        assert_eq!(offset.sample(10, 0, 100, 20), None, "longer at the peer than away");
+    }
+
+    #[test]
+    fn bucket_gives_its_rate_and_says_when_to_come_back() {
+        let mut bucket = TokenBucket::new(2);
+        let now = Micros(10_000_000);
+        assert_eq!(bucket.take(now), Ok(()));
+        assert_eq!(bucket.take(now), Ok(()));
+        let again = bucket.take(now).unwrap_err();
+        assert_eq!(again, now + MS(500));
+        assert_eq!(bucket.take(again), Ok(()));
+    }
+}

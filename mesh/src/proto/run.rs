@@ -1,0 +1,144 @@
+//! The payload of a run: (kind, length, message)*, kind and length as canonical LEB128. What a proxy passes on unread.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use trunkline_codec::Payload;
+
+use super::frame::FrameError;
+
+/// The bytes in front of one message.
+#[must_use]
+pub fn message_head(kind: u8, length: usize) -> Bytes {
+    let mut head = BytesMut::with_capacity(12);
+    put_varint(&mut head, u64::from(kind));
+    put_varint(&mut head, u64::try_from(length).unwrap_or(u64::MAX));
+    head.freeze()
+}
+
+fn put_varint(out: &mut BytesMut, mut value: u64) {
+    while value >= 0x80 {
+        out.put_u8(u8::try_from(value & 0x7f).unwrap_or(0) | 0x80);
+        value >>= 7;
+    }
+    out.put_u8(u8::try_from(value).unwrap_or(0));
+}
+
+/// One message of a run.
+#[derive(Clone, Debug)]
+pub struct RunMessage {
+    /// The sender's number.
+    pub kind: u8,
+    /// Its bytes, slices of the received buffer.
+    pub payload: Payload,
+}
+
+/// Cuts a run into its messages. `pieces` are the slices the codec handed out.
+///
+/// # Errors
+/// What is wrong; nothing of the run may be used.
+pub fn split_run(pieces: impl Iterator<Item = Bytes>, count: u32) -> Result<Vec<RunMessage>, FrameError> {
+    let malformed = |what: &str| FrameError::Codec(format!("run: {what}"));
+    let mut cursor = Cursor { pieces, current: Bytes::new() };
+    let mut messages = Vec::with_capacity(usize::try_from(count).unwrap_or(0).min(1024));
+    for _ in 0..count {
+        let kind = cursor.varint().ok_or_else(|| malformed("ends within a kind, or overlong"))?;
+        let kind = u8::try_from(kind).map_err(|_| malformed("kind above 255"))?;
+        let length = cursor.varint().ok_or_else(|| malformed("ends within a length, or overlong"))?;
+        let length = usize::try_from(length).map_err(|_| malformed("length"))?;
+        let payload = cursor.take(length).ok_or_else(|| malformed("shorter than its messages"))?;
+        messages.push(RunMessage { kind, payload });
+    }
+    if cursor.byte().is_some() {
+        return Err(malformed("longer than its messages"));
+    }
+    Ok(messages)
+}
+
+/// A copy of a payload that is less than half of the frame it came in, so that what a queue charges is what it keeps alive.
+#[must_use]
+pub fn compact(payload: Payload, buffer_bytes: usize) -> Payload {
+    if payload.len() * 2 < buffer_bytes { Payload::from(payload.to_vec()) } else { payload }
+}
+
+struct Cursor<I> {
+    pieces: I,
+    current: Bytes,
+}
+
+impl<I: Iterator<Item = Bytes>> Cursor<I> {
+    fn fill(&mut self) -> Option<()> {
+        while self.current.is_empty() {
+            self.current = self.pieces.next()?;
+        }
+        Some(())
+    }
+
+    fn byte(&mut self) -> Option<u8> {
+        self.fill()?;
+        Some(self.current.split_to(1)[0])
+    }
+
+    fn varint(&mut self) -> Option<u64> {
+        let mut value = 0_u64;
+        for shift in (0..64).step_by(7) {
+            let byte = self.byte()?;
+            let bits = u64::from(byte & 0x7f);
+            if shift == 63 && bits > 1 {
+                return None;
+            }
+            value |= bits << shift;
+            if byte & 0x80 == 0 {
+                return (byte != 0 || shift == 0).then_some(value);
+            }
+        }
+        None
+    }
+
+    fn take(&mut self, length: usize) -> Option<Payload> {
+        let mut missing = length;
+        let mut slices = Vec::new();
+        while missing > 0 {
+            self.fill()?;
+            let slice = self.current.split_to(missing.min(self.current.len()));
+            missing -= slice.len();
+            slices.push(slice);
+        }
+        Some(slices.into_iter().collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_come_back_whatever_the_pieces() {
+        let long = Bytes::from(vec![9; 300]);
+        let mut bytes = Vec::new();
+        for (kind, message) in [(0, Bytes::from_static(b"ab")), (200, long.clone()), (1, Bytes::new())] {
+            bytes.extend_from_slice(&message_head(kind, message.len()));
+            bytes.extend_from_slice(&message);
+        }
+        for cut in 0..bytes.len() {
+            let pieces = [Bytes::copy_from_slice(&bytes[..cut]), Bytes::copy_from_slice(&bytes[cut..])];
+            let messages = split_run(pieces.into_iter(), 3).unwrap();
+            assert_eq!(messages[0].payload.to_vec(), b"ab");
+            assert_eq!((messages[1].kind, messages[1].payload.to_vec()), (200, long.to_vec()));
+            assert!(messages[2].payload.is_empty());
+        }
+        let whole = || std::iter::once(Bytes::copy_from_slice(&bytes));
+        assert!(split_run(whole(), 2).is_err(), "too long");
+        assert!(split_run(whole(), 4).is_err(), "too short");
+    }
+
+    #[test]
+    fn overlong_numbers_and_huge_lengths_are_errors() {
+        for bad in
+            [&[0x80, 0x00, 0][..], &[0, 0x80, 0x00], &[0x80, 0x02, 0], &[0, 0xff, 0xff, 0xff, 0xff, 0x0f]]
+        {
+            assert!(split_run(std::iter::once(Bytes::copy_from_slice(bad)), 1).is_err(), "{bad:x?}");
+        }
+        let eleven = [&[0][..], &[0xff; 10][..], &[1]].concat();
+        assert!(split_run(std::iter::once(Bytes::from(eleven)), 1).is_err());
+        assert!(split_run(std::iter::empty(), u32::MAX).is_err(), "a count allocates nothing");
+    }
+}

@@ -1,0 +1,271 @@
+//! What a node counted, as plain numbers: the machines stay free of metric libraries, an exporter reads a copy.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::id::{Datacenter, Incarnation, NodeId};
+use crate::message::FailReason;
+
+/// Upper bounds of the latency buckets, µs; the last bucket is open.
+pub const LATENCY_BUCKETS_US: [u64; 16] = [
+    50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000,
+    2_500_000, 10_000_000,
+];
+
+/// A latency histogram with the bounds of [`LATENCY_BUCKETS_US`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Histogram {
+    /// Observations per bucket, not cumulative; one more than there are bounds.
+    pub buckets: [u64; LATENCY_BUCKETS_US.len() + 1],
+    /// Sum of all observations, µs.
+    pub sum_us: u64,
+}
+
+impl Histogram {
+    /// Counts one observation.
+    pub fn observe(&mut self, us: u64) {
+        self.buckets[LATENCY_BUCKETS_US.partition_point(|bound| *bound < us)] += 1;
+        self.sum_us = self.sum_us.saturating_add(us);
+    }
+
+    /// Number of observations.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.buckets.iter().sum()
+    }
+}
+
+/// Bytes sent towards one datacenter, by stage. `1 - wire / logical` is the share of WAN bytes saved.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct StageBytes {
+    /// What the same messages would have cost sent directly: payload and framing, one frame per destination.
+    pub logical: u64,
+    /// After the diff.
+    pub diff: u64,
+    /// After the second stage (LZ4).
+    pub staged: u64,
+    /// On the wire: all frames with headers, acks, pings and resends.
+    pub wire: u64,
+}
+
+/// Counters for one datacenter, at a sender.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct DatacenterStats {
+    /// Bytes sent, by stage.
+    pub sent: StageBytes,
+    /// Bytes received from there, as on the wire.
+    pub received_wire: u64,
+    /// Messages accepted for sending.
+    pub messages: u64,
+    /// Batch frames sealed.
+    pub frames: u64,
+    /// Messages delivered, their last attempt by proxy.
+    pub delivered_by_proxy: u64,
+    /// Messages delivered, their last attempt direct.
+    pub delivered_direct: u64,
+    /// Messages given up, by [`FailReason::label`].
+    pub failed: BTreeMap<&'static str, u64>,
+    /// First write to ack.
+    pub ack_latency: Histogram,
+}
+
+/// How attempts ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct AttemptStats {
+    /// Decided or held by the member.
+    pub acked: u64,
+    /// Refused by proxy or member.
+    pub refused: u64,
+    /// No ack in time.
+    pub timed_out: u64,
+    /// Their connection closed first.
+    pub lost: u64,
+}
+
+/// Why messages left the route they were on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct FallbackStats {
+    /// The proxy delivered nothing in time.
+    pub proxy_timeout: u64,
+    /// The proxy's connection closed.
+    pub proxy_closed: u64,
+    /// The proxy is draining.
+    pub proxy_draining: u64,
+    /// The proxy could not reach the member.
+    pub member_unreachable: u64,
+    /// No proxy was usable.
+    pub direct: u64,
+}
+
+/// Counters of a proxy.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ProxyStats {
+    /// Batch frames received.
+    pub frames: u64,
+    /// Runs passed on to members.
+    pub forwarded: u64,
+    /// Payload bytes passed on to members.
+    pub forwarded_bytes: u64,
+    /// Runs refused, by reason.
+    pub refused: BTreeMap<&'static str, u64>,
+    /// Frame received to run written to the member's connection.
+    pub hop_latency: Histogram,
+}
+
+/// Counters of a member.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct MemberStats {
+    /// Messages handed over to the application's inbox.
+    pub handed_over: u64,
+    /// Payload bytes handed over.
+    pub handed_over_bytes: u64,
+    /// Messages that had been decided before and were discarded.
+    pub duplicates: u64,
+    /// Seqs skipped because their sender gave them up.
+    pub skipped: u64,
+    /// Messages refused, by reason.
+    pub refused: BTreeMap<&'static str, u64>,
+}
+
+/// Everything one node counted since its start, and a few gauges.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Stats {
+    /// Per datacenter, for senders.
+    pub datacenters: BTreeMap<Datacenter, DatacenterStats>,
+    /// How attempts ended.
+    pub attempts: AttemptStats,
+    /// Why routes were left.
+    pub fallbacks: FallbackStats,
+    /// `try_send` answered `Busy`, or `send` had to wait.
+    pub busy: u64,
+    /// At a proxy.
+    pub proxy: ProxyStats,
+    /// At a member.
+    pub member: MemberStats,
+    /// Handshakes this node refused, by code label.
+    pub handshakes_refused: BTreeMap<&'static str, u64>,
+    /// Handshakes of this node that the peer refused, by code label.
+    pub handshakes_refused_by_peer: BTreeMap<&'static str, u64>,
+    /// Handshakes completed.
+    pub handshakes: u64,
+    /// Connections closed because the peer broke the protocol, by error label.
+    pub protocol_errors: BTreeMap<&'static str, u64>,
+    /// Dials started.
+    pub dials: u64,
+    /// Dials that failed before a handshake began.
+    pub dials_failed: u64,
+    /// Acks that named something this node does not know, ignored.
+    pub acks_ignored: u64,
+}
+
+impl Stats {
+    /// Stats whose per-datacenter rows exist before they are first counted.
+    pub(crate) fn for_datacenters(names: impl IntoIterator<Item = Datacenter>) -> Self {
+        let zero = || DatacenterStats {
+            failed: FailReason::ALL.iter().map(|reason| (reason.label(), 0)).collect(),
+            ..DatacenterStats::default()
+        };
+        Self { datacenters: names.into_iter().map(|name| (name, zero())).collect(), ..Self::default() }
+    }
+}
+
+/// One link as seen now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LinkStatus {
+    /// The peer.
+    pub peer: NodeId,
+    /// Its datacenter.
+    pub datacenter: Datacenter,
+    /// True when this node dialled.
+    pub dialled: bool,
+    /// Both connections are through the handshake.
+    pub up: bool,
+    /// The peer said that it is going away.
+    pub draining: bool,
+    /// The peer's incarnation, 0 when not known.
+    pub incarnation: Incarnation,
+    /// Smoothed round trip, µs; 0 before the first sample.
+    pub rtt_us: u64,
+    /// Smallest round trip seen on this link, µs; 0 before the first sample.
+    pub rtt_min_us: u64,
+    /// Peer's clock minus ours, µs, within ± half the smallest round trip.
+    pub clock_offset_us: i64,
+}
+
+/// A sender's view of one proxy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RouteStatus {
+    /// The proxy.
+    pub proxy: NodeId,
+    /// In use for new batches.
+    pub in_use: bool,
+    /// `up`, `down`, `draining` or `snoozed`.
+    pub state: &'static str,
+    /// How long it will still be left alone, ms.
+    pub snoozed_ms: u64,
+    /// Time an attempt waits for its ack at present, ms.
+    pub attempt_timeout_ms: u64,
+}
+
+/// A sender's view of one datacenter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DatacenterStatus {
+    /// Its name.
+    pub name: Datacenter,
+    /// The sender stands in it: sends go direct.
+    pub local: bool,
+    /// Bytes charged to its budget.
+    pub queued_bytes: u64,
+    /// Messages queued or unacknowledged.
+    pub pending_messages: u64,
+    /// Its proxies.
+    pub routes: Vec<RouteStatus>,
+}
+
+/// What a node is and does now; served as JSON by the admin API.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Status {
+    /// This node.
+    pub node: NodeId,
+    /// Its datacenter.
+    pub datacenter: Datacenter,
+    /// Its cluster, as text.
+    pub cluster: String,
+    /// Its roles, as text.
+    pub roles: String,
+    /// Its incarnation.
+    pub incarnation: Incarnation,
+    /// Time since start, s.
+    pub uptime_s: u64,
+    /// It is going away.
+    pub draining: bool,
+    /// All links.
+    pub links: Vec<LinkStatus>,
+    /// Senders only: all datacenters.
+    pub datacenters: Vec<DatacenterStatus>,
+    /// Proxies only: bytes queued for members.
+    pub proxy_queue_bytes: u64,
+    /// Members only: bytes in the inbox.
+    pub inbox_bytes: u64,
+    /// Members only: bytes held behind gaps.
+    pub held_bytes: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn histogram_bounds_are_inclusive_and_the_last_is_open() {
+        let mut histogram = Histogram::default();
+        for us in [0, 50, 51, 10_000_000, 10_000_001] {
+            histogram.observe(us);
+        }
+        assert_eq!(histogram.buckets[0], 2);
+        assert_eq!(histogram.buckets[1], 1);
+        assert_eq!(histogram.buckets[15], 1);
+        assert_eq!(histogram.buckets[16], 1);
+        assert_eq!(histogram.count(), 5);
+    }
+}
