@@ -9,3 +9,6 @@ pub mod topology;
 pub mod proto;
 
 pub mod net;
+
+#[cfg(feature = "sim")]
+pub mod sim;

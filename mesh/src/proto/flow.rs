@@ -239,10 +239,17 @@ impl Flow {
         progress
     }
 
-    /// There is something to seal.
+    /// There is something to seal now.
     #[must_use]
     pub fn has_work(&self) -> bool {
-        !self.retry.is_empty() || self.floor_due() || (!self.queue.is_empty() && self.window_open())
+        let some =
+            !self.retry.is_empty() || self.floor_due() || (!self.queue.is_empty() && self.window_open());
+        some && !self.probe_flies()
+    }
+
+    /// Single messages until one is answered, and one is on its way.
+    fn probe_flies(&self) -> bool {
+        self.failures >= FAILURES_BEFORE_PROBING && (self.flying > 0 || self.asking.is_some())
     }
 
     fn window_open(&self) -> bool {
@@ -331,7 +338,7 @@ impl Flow {
     pub fn select(&mut self, alone: bool, mut fits: impl FnMut(&Payload) -> bool) -> Vec<Selected> {
         let mut runs: Vec<Selected> = Vec::new();
         let probing = self.failures >= FAILURES_BEFORE_PROBING;
-        if probing && (self.flying > 0 || self.asking.is_some()) {
+        if self.probe_flies() {
             return runs;
         }
         let mut taken = 0_usize;

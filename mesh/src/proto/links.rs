@@ -1068,6 +1068,13 @@ impl Links {
         self.actions.pop_front().or_else(|| self.ready.pop_first().map(Action::Ready))
     }
 
+    /// [`Links::poll_action`] has something.
+    #[cfg(feature = "sim")]
+    #[must_use]
+    pub fn has_action(&self) -> bool {
+        !self.actions.is_empty() || !self.ready.is_empty()
+    }
+
     /// When `handle_timeout` has something to do.
     #[must_use]
     pub fn poll_timeout(&self) -> Micros {

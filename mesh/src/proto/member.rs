@@ -25,6 +25,9 @@ pub struct Member {
     inbox: VecDeque<Delivery>,
     inbox_bytes: usize,
     draining: bool,
+    /// Messages handed over when a checker looked last.
+    #[cfg(feature = "sim")]
+    seen: u64,
 }
 
 /// A run as it came in.
@@ -59,6 +62,8 @@ impl Member {
             inbox: VecDeque::new(),
             inbox_bytes: 0,
             draining: false,
+            #[cfg(feature = "sim")]
+            seen: 0,
         }
     }
 
@@ -165,6 +170,16 @@ impl Member {
             })
         };
         links.queue_ack(arrived.upstream.link, entry, now, now);
+    }
+
+    /// What was handed over since this was asked last.
+    #[cfg(feature = "sim")]
+    pub fn peek_new(&mut self) -> Vec<Delivery> {
+        let new = usize::try_from(
+            self.stats.handed_over - std::mem::replace(&mut self.seen, self.stats.handed_over),
+        );
+        let skip = self.inbox.len().saturating_sub(new.unwrap_or(0));
+        self.inbox.iter().skip(skip).cloned().collect()
     }
 
     /// [`Member::poll_delivery`] has something.

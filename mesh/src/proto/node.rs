@@ -187,6 +187,19 @@ impl Node {
         self.member.as_ref().is_some_and(Member::has_delivery)
     }
 
+    /// What was handed over since this was asked last, still in the inbox: for a checker.
+    #[cfg(feature = "sim")]
+    pub fn peek_new_deliveries(&mut self) -> Vec<Delivery> {
+        self.member.as_mut().map(Member::peek_new).unwrap_or_default()
+    }
+
+    /// [`Node::poll_action`] has something.
+    #[cfg(feature = "sim")]
+    #[must_use]
+    pub fn has_action(&self) -> bool {
+        self.links.has_action()
+    }
+
     /// A connection came in.
     ///
     /// # Errors

@@ -1,0 +1,89 @@
+//! The application above the mesh: a leader that sends numbered messages, and members that read the numbers.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use trunkline_codec::Payload;
+
+use crate::id::{Datacenter, Lane, NodeId};
+use crate::message::{Batch, Message};
+use crate::topology::Topology;
+
+/// The leader's side: draws batches.
+pub(super) struct App {
+    rng: fastrand::Rng,
+    next_id: u64,
+}
+
+/// Bytes of a message with this number: the number, then bytes that follow from it. Entries that messages of one batch
+/// share are the same buffer.
+fn body(id: u64, shared: &Bytes) -> Payload {
+    let mut head = id.to_le_bytes().to_vec();
+    head.extend_from_slice(&shared_key(shared).to_le_bytes());
+    [Bytes::from(head), shared.clone()].into_iter().collect()
+}
+
+fn shared_key(shared: &Bytes) -> u64 {
+    u64::try_from(shared.len()).unwrap_or(0)
+}
+
+fn shared_bytes(length: usize) -> Bytes {
+    (0..length).map(|at| u8::try_from((at * 31 + length) % 251).unwrap_or(0)).collect::<Vec<u8>>().into()
+}
+
+/// The number inside a payload, and whether the rest is what was sent.
+pub(super) fn read_body(payload: &Payload) -> (u64, bool) {
+    let bytes = payload.to_vec();
+    let word =
+        |at: usize| bytes.get(at..at + 8).and_then(|word| word.try_into().ok()).map(u64::from_le_bytes);
+    let (Some(id), Some(length)) = (word(0), word(8)) else { return (0, false) };
+    let intact = usize::try_from(length).is_ok_and(|length| bytes[16..] == shared_bytes(length)[..]);
+    (id, intact)
+}
+
+/// A batch and what the checker must know of it.
+pub(super) struct Drawn {
+    pub(super) batch: Batch,
+    /// Number, destination, time to its deadline.
+    pub(super) messages: Vec<(u64, NodeId, Duration)>,
+}
+
+impl App {
+    pub(super) fn new(seed: u64) -> Self {
+        Self { rng: fastrand::Rng::with_seed(seed), next_id: 1 }
+    }
+
+    /// A batch for one datacenter: most members, mostly shared bytes.
+    pub(super) fn draw(
+        &mut self,
+        topology: &Topology,
+        datacenter: &Datacenter,
+        me: &NodeId,
+        easy: bool,
+    ) -> Drawn {
+        let longest = if self.rng.u8(..) < 20 { 40_000 } else { 1500 };
+        let shared = shared_bytes(self.rng.usize(0..longest));
+        let lane = if self.rng.u8(..) < 60 { Lane::Control } else { Lane::Bulk };
+        let mut drawn = Drawn { batch: Batch::to(datacenter.clone()), messages: Vec::new() };
+        for member in topology.members_of(datacenter).filter(|member| member.id != *me) {
+            if self.rng.u8(..) < 25 {
+                continue;
+            }
+            let id = self.next_id;
+            self.next_id += 1;
+            let deadline = Duration::from_millis(if easy { 20_000 } else { self.rng.u64(100..6000) });
+            let mut message =
+                Message::new(member.id.clone(), body(id, &shared)).lane(lane).deadline(deadline);
+            if !easy && self.rng.u8(..) < 30 {
+                message = message.slot(1);
+            }
+            drawn.batch.push(message.kind(self.rng.u8(..)));
+            drawn.messages.push((id, member.id.clone(), deadline));
+        }
+        drawn
+    }
+
+    pub(super) fn pause(&mut self) -> Duration {
+        Duration::from_micros(self.rng.u64(500..30_000))
+    }
+}
