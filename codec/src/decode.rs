@@ -1,34 +1,48 @@
 //! One frame in, messages out, as slices of the received buffer.
+//!
+//! Everything that can be wrong with a frame is found by [`Frame::parse`]; reading messages afterwards cannot fail.
 
 use bytes::Bytes;
 
-use crate::encode::{FLAG_CONCAT, MAGIC, VERSION};
-use crate::error::{DecodeError, LimitName};
-use crate::limits::{DESTINATIONS_MAX, Limits};
-use crate::varint::Reader;
+use crate::error::DecodeError;
+use crate::head::Layout;
+use crate::limits::Limits;
+use crate::stage;
+use crate::wire;
 
 /// A checked frame. Every message in it can be read without a further error.
+///
+/// Messages are slices of the buffer that was parsed (or, after a second stage, of the expanded data): as long as one
+/// of them lives, the whole buffer does.
 #[derive(Clone, Debug)]
 pub struct Frame {
     data: Bytes,
+    no_reference: bool,
+    lens: Vec<usize>,
     /// Pieces of message `i` are `pieces[starts[i]..starts[i + 1]]`.
     starts: Vec<usize>,
-    pieces: Vec<(usize, usize)>,
-    lens: Vec<usize>,
+    pieces: Vec<Piece>,
+}
+
+/// A part of the data column.
+#[derive(Clone, Copy, Debug)]
+struct Piece {
+    start: usize,
+    end: usize,
 }
 
 /// The pieces of one message in order; each is a slice of the received buffer.
 #[derive(Clone, Debug)]
 pub struct Pieces<'a> {
     data: &'a Bytes,
-    pieces: std::slice::Iter<'a, (usize, usize)>,
+    pieces: std::slice::Iter<'a, Piece>,
 }
 
 impl Iterator for Pieces<'_> {
     type Item = Bytes;
 
     fn next(&mut self) -> Option<Bytes> {
-        let &(start, end) = self.pieces.next()?;
+        let &Piece { start, end } = self.pieces.next()?;
         Some(self.data.slice(start..end))
     }
 
@@ -42,76 +56,36 @@ impl ExactSizeIterator for Pieces<'_> {}
 impl Frame {
     /// Checks `bytes` completely and finds every message in them.
     ///
+    /// Costs one checksum pass over the bytes, the second stage if there is one, and a few nanoseconds per piece.
+    ///
     /// # Errors
     ///
     /// [`DecodeError`] when the bytes are not exactly one canonical frame within `limits`.
     pub fn parse(bytes: Bytes, limits: &Limits) -> Result<Self, DecodeError> {
-        let mut reader = Reader::new(&bytes, 0, bytes.len());
-        let found = reader.byte()?;
-        if found != MAGIC {
-            return Err(DecodeError::Magic { found });
+        let layout = Layout::read(&bytes, limits)?;
+        let (data, base) = data_of(bytes, &layout)?;
+        // `starts[i + 1]` is where the next piece of message `i` goes; it ends up as where message `i + 1` starts.
+        let mut starts = vec![0; layout.count() + 1];
+        let mut free = 0;
+        for (start, &count) in starts[1..].iter_mut().zip(&layout.counts) {
+            *start = free;
+            free += count as usize;
         }
-        let found = reader.byte()?;
-        if found != VERSION {
-            return Err(DecodeError::Version { found });
-        }
-        let found = reader.byte()?;
-        if found != FLAG_CONCAT {
-            return Err(DecodeError::Flags { found });
-        }
-        if reader.remaining() < 4 {
-            return Err(DecodeError::Truncated { offset: bytes.len() });
-        }
-        let end = bytes.len() - 4;
-        let carried = u32::from_le_bytes([bytes[end], bytes[end + 1], bytes[end + 2], bytes[end + 3]]);
-        let computed = crc32c::crc32c(&bytes[..end]);
-        if carried != computed {
-            return Err(DecodeError::Checksum { computed, carried });
-        }
-        let mut reader = Reader::new(&bytes, 3, end);
-        let offset = reader.at();
-        let count = reader.varint()?;
-        if count == 0 {
-            return Err(DecodeError::Length { offset });
-        }
-        let maximum = limits.destinations.min(DESTINATIONS_MAX);
-        if count > maximum {
-            return Err(DecodeError::Limit { offset, limit: LimitName::Destinations, maximum });
-        }
-        let mut lens = Vec::with_capacity(count);
-        let mut total = 0usize;
-        for _ in 0..count {
-            let offset = reader.at();
-            let len = reader.varint()?;
-            if len > limits.message_bytes {
-                let maximum = limits.message_bytes;
-                return Err(DecodeError::Limit { offset, limit: LimitName::MessageBytes, maximum });
+        let mut pieces = vec![Piece { start: 0, end: 0 }; free];
+        let mut at = base;
+        let mut members = layout.members.iter();
+        for record in &layout.records {
+            let step = if record.each { record.len } else { 0 };
+            for (index, &member) in members.by_ref().take(record.members).enumerate() {
+                let start = at + index * step;
+                let next = &mut starts[usize::from(member) + 1];
+                pieces[*next] = Piece { start, end: start + record.len };
+                *next += 1;
             }
-            total = total.checked_add(len).ok_or(DecodeError::Length { offset })?;
-            let maximum = limits.output_bytes.min(limits.data_bytes);
-            if total > maximum {
-                return Err(DecodeError::Limit { offset, limit: LimitName::OutputBytes, maximum });
-            }
-            lens.push(len);
+            at += record.data_bytes();
         }
-        if total > reader.remaining() {
-            return Err(DecodeError::Truncated { offset: end });
-        }
-        if total < reader.remaining() {
-            return Err(DecodeError::Trailing { offset: reader.at() + total });
-        }
-        let mut at = reader.at();
-        let mut starts = Vec::with_capacity(count + 1);
-        let mut pieces = Vec::with_capacity(count);
-        for &len in &lens {
-            starts.push(pieces.len());
-            if len > 0 {
-                pieces.push((at, at + len));
-            }
-            at += len;
-        }
-        starts.push(pieces.len());
-        Ok(Self { data: bytes, starts, pieces, lens })
+        let no_reference = layout.flags & wire::FLAG_NOREF != 0;
+        Ok(Self { data, no_reference, lens: layout.lens, starts, pieces })
     }
 
     /// Number of messages; message `i` is for destination `i`.
@@ -137,8 +111,7 @@ impl Frame {
     /// When `index` is not below [`message_count`](Self::message_count).
     #[must_use]
     pub fn message(&self, index: usize) -> Pieces<'_> {
-        let pieces = self.pieces[self.starts[index]..self.starts[index + 1]].iter();
-        Pieces { data: &self.data, pieces }
+        Pieces { data: &self.data, pieces: self.pieces_of(index).iter() }
     }
 
     /// Message `index` in one piece. Copies every byte.
@@ -149,9 +122,43 @@ impl Frame {
     #[must_use]
     pub fn to_vec(&self, index: usize) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.lens[index]);
-        for &(start, end) in &self.pieces[self.starts[index]..self.starts[index + 1]] {
+        for &Piece { start, end } in self.pieces_of(index) {
             out.extend_from_slice(&self.data[start..end]);
         }
         out
     }
+
+    /// Whether the sender forbids to enter this frame into any history.
+    #[must_use]
+    pub fn no_reference(&self) -> bool {
+        self.no_reference
+    }
+
+    fn pieces_of(&self, index: usize) -> &[Piece] {
+        &self.pieces[self.starts[index]..self.starts[index + 1]]
+    }
+}
+
+/// The data column before the second stage, and where in the returned buffer it begins.
+fn data_of(bytes: Bytes, layout: &Layout) -> Result<(Bytes, usize), DecodeError> {
+    if layout.flags & wire::FLAG_LZ4 == 0 {
+        return Ok((bytes, layout.data.start));
+    }
+    let offset = layout.data.start;
+    let expanded = stage::expand(&bytes[layout.data.clone()], layout.data_bytes);
+    Ok((Bytes::from(expanded.ok_or(DecodeError::Stage { offset })?), 0))
+}
+
+/// Reads a frame into its records and writes those again, without a second stage.
+///
+/// For tests: a frame without a second stage comes back as it was, any other as its one canonical spelling.
+///
+/// # Errors
+///
+/// Those of [`Frame::parse`].
+#[doc(hidden)]
+pub fn reserialise(bytes: Bytes, limits: &Limits) -> Result<Vec<u8>, DecodeError> {
+    let layout = Layout::read(&bytes, limits)?;
+    let (data, base) = data_of(bytes, &layout)?;
+    Ok(layout.write(&data[base..base + layout.data_bytes]))
 }

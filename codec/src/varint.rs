@@ -16,15 +16,23 @@ pub(crate) fn len(value: usize) -> usize {
 
 /// Appends `value`.
 pub(crate) fn put(out: &mut Vec<u8>, value: usize) {
+    let mut bytes = [0; BYTES_MAX];
+    let len = write(&mut bytes, value);
+    out.extend_from_slice(&bytes[..len]);
+}
+
+/// Writes `value` to the front of `out`, which has room for it; returns its length.
+pub(crate) fn write(out: &mut [u8], value: usize) -> usize {
     let mut rest = value;
+    let mut len = 0;
     loop {
         let low = rest.to_le_bytes()[0] & 0x7F;
         rest >>= 7;
+        out[len] = if rest == 0 { low } else { low | 0x80 };
+        len += 1;
         if rest == 0 {
-            out.push(low);
-            return;
+            return len;
         }
-        out.push(low | 0x80);
     }
 }
 
@@ -51,6 +59,11 @@ impl<'a> Reader<'a> {
     /// Bytes not yet read.
     pub(crate) fn remaining(&self) -> usize {
         self.end - self.at
+    }
+
+    /// The next byte, left where it is.
+    pub(crate) fn peek(&self) -> Option<u8> {
+        self.bytes[self.at..self.end].first().copied()
     }
 
     /// The next byte.

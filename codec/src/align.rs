@@ -1,0 +1,232 @@
+//! What a message has in common with the reference: runs in rising order in both.
+//!
+//! First the common prefix and suffix. Between them the position never moves back: matched bytes earn credit, credit
+//! pays for probes close to the place where the two parted, and where no probe succeeds the blocks of the reference
+//! are looked up. Whoever finds nothing for 4 KiB looks at fewer and fewer positions.
+
+use crate::bytes_equal::{common_prefix, common_suffix, equal_mask, load_at};
+use crate::index::{BLOCK, BlockIndex};
+
+/// Shorter runs are left to the columns of the gaps.
+const RUN_BYTES_MIN: usize = 4;
+/// Credit that every message begins with, so that short headers can be probed at all.
+const CREDIT_START: usize = 512;
+/// What one probe costs; it compares at most this many words.
+const PROBE_COST: usize = 96;
+/// How far a probe tolerates that a field grew or shrank.
+const SHIFT_MAX: usize = 16;
+/// How far ahead a probe looks for the next NUL.
+const NUL_REACH: usize = 64;
+/// Where the words lie that a probe looks for in the other text.
+const ANCHORS: [usize; 3] = [4, 12, 28];
+/// The index is used when at least this much of a message is left.
+const SEARCH_BYTES_MIN: usize = 64;
+/// ... and at least this part of what is left of the reference.
+const SEARCH_PART: usize = 64;
+/// Bytes without a hit before the search steps faster, and between two further steps.
+const PATIENCE_BYTES: usize = 4 << 10;
+const IMPATIENCE_BYTES: usize = 1 << 10;
+/// Odd, so that every step meets every alignment of the reference's blocks.
+const STEPS: [usize; 6] = [1, 3, 7, 15, 33, 65];
+/// A block that is not unique is taken only if it lies this close ahead.
+const NEAR_BYTES: usize = 4 << 10;
+
+/// A common run: `reference[at..at + len] == message[from..from + len]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Run {
+    pub(crate) at: usize,
+    pub(crate) from: usize,
+    pub(crate) len: usize,
+}
+
+/// The index of one reference, built when the first message needs it.
+#[derive(Debug)]
+pub(crate) struct Reference<'a> {
+    bytes: &'a [u8],
+    index: &'a mut BlockIndex,
+    built: bool,
+}
+
+impl<'a> Reference<'a> {
+    pub(crate) fn new(bytes: &'a [u8], index: &'a mut BlockIndex) -> Self {
+        Self { bytes, index, built: false }
+    }
+
+    /// Appends the common runs of the reference and `message`, in order.
+    pub(crate) fn align(&mut self, message: &[u8], out: &mut Vec<Run>) {
+        let prefix = common_prefix(self.bytes, message);
+        push(out, Run { at: 0, from: 0, len: prefix });
+        let suffix = common_suffix(&self.bytes[prefix..], &message[prefix..]);
+        let (at_end, from_end) = (self.bytes.len() - suffix, message.len() - suffix);
+        let (mut at, mut from) = (prefix, prefix);
+        let mut credit = CREDIT_START + prefix + suffix;
+        while at < at_end && from < from_end {
+            let (rest, wanted) = (&self.bytes[at..at_end], &message[from..from_end]);
+            let mut hit = None;
+            if credit >= PROBE_COST {
+                credit -= PROBE_COST;
+                hit = probe(rest, wanted);
+            }
+            if hit.is_none() && wanted.len() >= SEARCH_BYTES_MIN.max(rest.len() / SEARCH_PART) {
+                if !self.built {
+                    self.index.build(self.bytes);
+                    self.built = true;
+                }
+                hit = search(self.index, &self.bytes[..at_end], at, wanted);
+            }
+            let Some((skip_at, skip_from)) = hit else { break };
+            let len = common_prefix(&rest[skip_at..], &wanted[skip_from..]);
+            push(out, Run { at: at + skip_at, from: from + skip_from, len });
+            credit += len;
+            at += skip_at + len;
+            from += skip_from + len;
+        }
+        push(out, Run { at: at_end, from: from_end, len: suffix });
+    }
+}
+
+fn push(out: &mut Vec<Run>, run: Run) {
+    if run.len >= RUN_BYTES_MIN {
+        out.push(run);
+    }
+}
+
+/// Looks close by for a place where the two texts agree again; returns how much of each to skip.
+fn probe(rest: &[u8], wanted: &[u8]) -> Option<(usize, usize)> {
+    same_diagonal(rest, wanted).or_else(|| shifted(rest, wanted)).or_else(|| after_nul(rest, wanted))
+}
+
+/// A field of fixed width changed: four equal bytes at the same distance within 64.
+fn same_diagonal(rest: &[u8], wanted: &[u8]) -> Option<(usize, usize)> {
+    let equal = equal_mask(rest, wanted);
+    let four = equal & (equal >> 1) & (equal >> 2) & (equal >> 3);
+    if four == 0 {
+        return None;
+    }
+    let skip = four.trailing_zeros() as usize;
+    Some((skip, skip))
+}
+
+/// A field grew or shrank: eight equal bytes at a distance that differs by up to 16.
+fn shifted(rest: &[u8], wanted: &[u8]) -> Option<(usize, usize)> {
+    for anchor in ANCHORS {
+        let Some(word) = load_at(wanted, anchor) else { break };
+        for shift in 1..=SHIFT_MAX {
+            let later = (load_at(rest, anchor + shift) == Some(word)).then_some(anchor + shift);
+            let earlier = anchor.checked_sub(shift).filter(|&at| load_at(rest, at) == Some(word));
+            if let Some(at) = later.or(earlier) {
+                let back = common_suffix(&rest[..at], &wanted[..anchor]);
+                return Some((at - back, anchor - back));
+            }
+        }
+    }
+    None
+}
+
+/// Strings that end with NUL have other lengths: four equal bytes after the next NUL of each.
+fn after_nul(rest: &[u8], wanted: &[u8]) -> Option<(usize, usize)> {
+    let nul = |text: &[u8]| text.iter().take(NUL_REACH).position(|&byte| byte == 0);
+    let (at, from) = (nul(rest)?, nul(wanted)?);
+    let equal =
+        rest[at..].iter().zip(&wanted[from..]).take(RUN_BYTES_MIN + 1).take_while(|(x, y)| x == y).count();
+    (equal > RUN_BYTES_MIN).then_some((at, from))
+}
+
+/// Looks up the windows of `wanted` among the blocks of `reference` at or after `at`.
+fn search(index: &BlockIndex, reference: &[u8], at: usize, wanted: &[u8]) -> Option<(usize, usize)> {
+    let mut from = 0;
+    let mut step = 0;
+    let mut border = PATIENCE_BYTES;
+    while let Some(window) = wanted[from..].first_chunk::<BLOCK>() {
+        if load_at(window, 0).is_some_and(|first| index.may_hold(first))
+            && let Some(found) = index.find(reference, window, at)
+            && (found.unique || found.at - at <= NEAR_BYTES)
+        {
+            let back = common_suffix(&reference[at..found.at], &wanted[..from]);
+            return Some((found.at - at - back, from - back));
+        }
+        from += STEPS[step];
+        if from >= border && step + 1 < STEPS.len() {
+            step += 1;
+            border += IMPATIENCE_BYTES;
+        }
+        if from > wanted.len() {
+            break;
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn random(seed: u64, len: usize) -> Vec<u8> {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        std::iter::repeat_with(|| rng.u8(..)).take(len).collect()
+    }
+
+    fn runs(reference: &[u8], message: &[u8]) -> Vec<Run> {
+        let mut index = BlockIndex::new(1);
+        let mut out = Vec::new();
+        Reference::new(reference, &mut index).align(message, &mut out);
+        let (mut at, mut from) = (0, 0);
+        for run in &out {
+            assert!(run.at >= at && run.from >= from, "runs overlap or go back: {out:?}");
+            (at, from) = (run.at + run.len, run.from + run.len);
+            assert_eq!(reference[run.at..at], message[run.from..from]);
+        }
+        out
+    }
+
+    fn covered(reference: &[u8], message: &[u8]) -> usize {
+        runs(reference, message).iter().map(|run| run.len).sum()
+    }
+
+    #[test]
+    fn a_changed_field_costs_only_itself() {
+        let reference = random(1, 200);
+        let mut message = reference.clone();
+        message[100] ^= 1;
+        assert_eq!(covered(&reference, &message), 199);
+        message[40] ^= 1;
+        message[160] ^= 1;
+        assert_eq!(covered(&reference, &message), 197);
+    }
+
+    #[test]
+    fn a_grown_field_costs_only_itself() {
+        let reference = random(2, 300);
+        let mut message = reference.clone();
+        message.splice(100..102, [1, 2, 3]);
+        message.splice(200..203, [9]);
+        assert_eq!(covered(&reference, &message), 295);
+    }
+
+    #[test]
+    fn strings_of_other_lengths_are_passed() {
+        let text = |name: &str| {
+            [&[1, 2, 3, 4, 5, 6][..], name.as_bytes(), &[0, 5, 5, 6, 6, 7, 8, 9], &[3; 3]].concat()
+        };
+        let (short, long) = (text("a"), text("a much longer name than that of the other side"));
+        assert!(covered(&long, &[&short[..], b"x"].concat()) >= 6 + 8);
+    }
+
+    #[test]
+    fn far_runs_of_63_bytes_are_found() {
+        for shift in 0..40 {
+            let run = random(3, 63);
+            let reference = [random(4, 1000 + shift), run.clone(), random(5, 500)].concat();
+            let message = [random(6, 777), run, random(7, 300)].concat();
+            assert_eq!(covered(&reference, &message), 63, "shift {shift}");
+        }
+    }
+
+    #[test]
+    fn long_runs_are_found_after_a_long_search() {
+        let run = random(8, 8 << 10);
+        let reference = [random(9, 70_001), run.clone(), random(10, 5000)].concat();
+        let message = [random(11, 100_000), run, random(12, 3000)].concat();
+        assert!(covered(&reference, &message) > 4 << 10);
+    }
+}

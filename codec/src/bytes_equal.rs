@@ -1,0 +1,111 @@
+//! How far two byte strings agree, and the few word operations beneath it.
+
+const WIDE: usize = 64;
+
+/// The first eight bytes as a word.
+#[inline]
+pub(crate) fn load<const N: usize>(bytes: &[u8; N]) -> u64 {
+    match bytes.first_chunk::<8>() {
+        Some(first) => u64::from_le_bytes(*first),
+        None => 0,
+    }
+}
+
+/// The eight bytes at `at`, if there are so many.
+#[inline]
+pub(crate) fn load_at(bytes: &[u8], at: usize) -> Option<u64> {
+    bytes.get(at..)?.first_chunk::<8>().map(|first| u64::from_le_bytes(*first))
+}
+
+/// Folds the product of two words.
+#[inline]
+pub(crate) fn mix(a: u64, b: u64) -> u64 {
+    let product = (u128::from(a) * u128::from(b)).to_le_bytes();
+    let (halves, _) = product.as_chunks::<8>();
+    u64::from_le_bytes(halves[0]) ^ u64::from_le_bytes(halves[1])
+}
+
+/// Length of the longest common prefix.
+pub(crate) fn common_prefix(a: &[u8], b: &[u8]) -> usize {
+    let len = a.len().min(b.len());
+    let (a, b) = (&a[..len], &b[..len]);
+    let (wide_a, _) = a.as_chunks::<WIDE>();
+    let (wide_b, _) = b.as_chunks::<WIDE>();
+    let wide = wide_a.iter().zip(wide_b).take_while(|(x, y)| x == y).count() * WIDE;
+    let (words_a, _) = a[wide..].as_chunks::<8>();
+    let (words_b, _) = b[wide..].as_chunks::<8>();
+    let mut at = wide;
+    for (x, y) in words_a.iter().zip(words_b) {
+        let differing = u64::from_le_bytes(*x) ^ u64::from_le_bytes(*y);
+        if differing != 0 {
+            return at + differing.trailing_zeros() as usize / 8;
+        }
+        at += 8;
+    }
+    at + a[at..].iter().zip(&b[at..]).take_while(|(x, y)| x == y).count()
+}
+
+/// Length of the longest common suffix.
+pub(crate) fn common_suffix(a: &[u8], b: &[u8]) -> usize {
+    let len = a.len().min(b.len());
+    let (a, b) = (&a[a.len() - len..], &b[b.len() - len..]);
+    let (_, wide_a) = a.as_rchunks::<WIDE>();
+    let (_, wide_b) = b.as_rchunks::<WIDE>();
+    let wide = wide_a.iter().rev().zip(wide_b.iter().rev()).take_while(|(x, y)| x == y).count() * WIDE;
+    let (_, words_a) = a[..len - wide].as_rchunks::<8>();
+    let (_, words_b) = b[..len - wide].as_rchunks::<8>();
+    let mut common = wide;
+    for (x, y) in words_a.iter().rev().zip(words_b.iter().rev()) {
+        let differing = u64::from_le_bytes(*x) ^ u64::from_le_bytes(*y);
+        if differing != 0 {
+            return common + differing.leading_zeros() as usize / 8;
+        }
+        common += 8;
+    }
+    let (a, b) = (&a[..len - common], &b[..len - common]);
+    common + a.iter().rev().zip(b.iter().rev()).take_while(|(x, y)| x == y).count()
+}
+
+/// Bit `j` says whether `a[j] == b[j]`, for the first 64 bytes that both have.
+pub(crate) fn equal_mask(a: &[u8], b: &[u8]) -> u64 {
+    const LOW: u64 = 0x7F7F_7F7F_7F7F_7F7F;
+    let len = a.len().min(b.len()).min(WIDE);
+    let mut mask = 0;
+    let (words_a, rest_a) = a[..len].as_chunks::<8>();
+    let (words_b, rest_b) = b[..len].as_chunks::<8>();
+    for (index, (x, y)) in words_a.iter().zip(words_b).enumerate() {
+        let differing = u64::from_le_bytes(*x) ^ u64::from_le_bytes(*y);
+        // 0x80 in every byte that is zero, then those eight bits side by side.
+        let zeros = !(((differing & LOW) + LOW) | differing | LOW);
+        let packed = (zeros >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56;
+        mask |= packed << (8 * index);
+    }
+    let done = words_a.len() * 8;
+    for (index, (x, y)) in rest_a.iter().zip(rest_b).enumerate() {
+        mask |= u64::from(x == y) << (done + index);
+    }
+    mask
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prefix_suffix_and_mask_agree_with_the_plain_loops() {
+        let base: Vec<u8> = (0..300u32).map(|k| (k * k % 251).to_le_bytes()[0]).collect();
+        for len in [0, 1, 7, 8, 9, 63, 64, 65, 128, 200, 300] {
+            for flip in 0..len {
+                let mut other = base[..len].to_vec();
+                other[flip] ^= 0x11;
+                assert_eq!(common_prefix(&base[..len], &other), flip);
+                assert_eq!(common_suffix(&base[..len], &other), len - flip - 1);
+                let all = if len >= 64 { u64::MAX } else { (1 << len) - 1 };
+                let expected = if flip < 64 { all & !(1 << flip) } else { all };
+                assert_eq!(equal_mask(&base[..len], &other), expected);
+            }
+            assert_eq!(common_prefix(&base, &base[..len]), len);
+            assert_eq!(common_suffix(&base, &base[300 - len..]), len);
+        }
+    }
+}

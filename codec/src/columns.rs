@@ -1,0 +1,100 @@
+//! Short texts of equal length, one below the other: what changes is sent for each, what does not is sent once.
+
+use crate::destination_set::DestinationSet;
+use crate::plan::{Item, Records};
+use crate::varint;
+
+/// Longer texts are not laid out in columns.
+pub(crate) const COLUMN_BYTES_MAX: usize = 512;
+/// What ending one record and beginning another costs, about.
+const SPLIT_BYTES: usize = 4;
+
+/// Puts equally long `items` out in columns. Unless it `must`, it declines when more than half of the columns change.
+pub(crate) fn try_put(items: &[Item<'_>], must: bool, out: &mut Records<'_>) -> bool {
+    let len = items[0].bytes.len();
+    let mut changes = [0u8; COLUMN_BYTES_MAX];
+    let changes = &mut changes[..len];
+    let first = items[0].bytes;
+    for item in &items[1..] {
+        for ((change, x), y) in changes.iter_mut().zip(first).zip(item.bytes) {
+            *change |= x ^ y;
+        }
+    }
+    if !must && changes.iter().filter(|change| **change != 0).count() * 2 > len {
+        return false;
+    }
+    let set = set_of(items);
+    let mut at = 0;
+    let mut varying = 0;
+    while at < len {
+        let equal = changes[at..].iter().take_while(|change| **change == 0).count();
+        let whole = equal == len;
+        if whole || (items.len() - 1) * equal > SPLIT_BYTES {
+            put_varying(items, &set, varying, at, out);
+            out.shared(&set, items[0].span.part(at, at + equal));
+            varying = at + equal;
+        }
+        at += equal;
+        at += changes[at..].iter().take_while(|change| **change != 0).count();
+    }
+    put_varying(items, &set, varying, len, out);
+    true
+}
+
+/// Puts out items of various short lengths, in columns per length.
+pub(crate) fn put_by_length(items: &[Item<'_>], out: &mut Records<'_>) {
+    let mut order: Vec<Item<'_>> = items.to_vec();
+    order.sort_by_key(|item| item.bytes.len());
+    for class in order.chunk_by(|a, b| a.bytes.len() == b.bytes.len()) {
+        match class {
+            [one] => out.private(one.span),
+            _ => {
+                try_put(class, true, out);
+            }
+        }
+    }
+}
+
+/// Puts out the columns `start..end`, in which items differ: one piece for each, or one record per distinct content.
+fn put_varying(items: &[Item<'_>], set: &DestinationSet, start: usize, end: usize, out: &mut Records<'_>) {
+    let len = end - start;
+    if len == 0 {
+        return;
+    }
+    let mut order: Vec<&Item<'_>> = items.iter().collect();
+    order.sort_by_key(|item| &item.bytes[start..end]);
+    let alike = |a: &&Item<'_>, b: &&Item<'_>| a.bytes[start..end] == b.bytes[start..end];
+    let table = out.head.table();
+    let len_bytes = varint::len(len);
+    let each_bytes = 1 + table.cost(set) + len_bytes + len * items.len();
+    let mut alike_bytes = 0;
+    for group in order.chunk_by(alike) {
+        alike_bytes += len + len_bytes + if group.len() == 1 { 1 } else { table.cost(&set_of_refs(group)) };
+        if alike_bytes >= each_bytes {
+            break;
+        }
+    }
+    if alike_bytes < each_bytes {
+        for group in order.chunk_by(alike) {
+            out.shared(&set_of_refs(group), group[0].span.part(start, end));
+        }
+    } else {
+        out.each(set, items.iter().map(|item| item.span.part(start, end)), len);
+    }
+}
+
+fn set_of(items: &[Item<'_>]) -> DestinationSet {
+    let mut set = DestinationSet::EMPTY;
+    for item in items {
+        set.insert(item.span.message);
+    }
+    set
+}
+
+fn set_of_refs(items: &[&Item<'_>]) -> DestinationSet {
+    let mut set = DestinationSet::EMPTY;
+    for item in items {
+        set.insert(item.span.message);
+    }
+    set
+}

@@ -1,0 +1,65 @@
+//! The data column: long parts by reference, short ones copied together.
+
+use bytes::Bytes;
+
+use crate::texts::{Span, Texts};
+
+/// Parts of a segment from this length on are sent from where they are. Below it, one more slice in the vectored write
+/// and one more reference count cost more than the copy.
+pub(crate) const SHARED_BYTES_MIN: usize = 256;
+
+/// A part of the data column.
+#[derive(Clone, Debug)]
+pub(crate) enum Chunk {
+    /// The next so many bytes of [`DataColumn::own`].
+    Own(usize),
+    /// A part of a segment.
+    Shared(Bytes),
+}
+
+/// The data column of one frame.
+#[derive(Debug, Default)]
+pub(crate) struct DataColumn {
+    pub(crate) chunks: Vec<Chunk>,
+    /// Short parts, one after another.
+    pub(crate) own: Vec<u8>,
+    pub(crate) bytes: usize,
+}
+
+impl DataColumn {
+    /// Starts over.
+    pub(crate) fn reset(&mut self) {
+        self.chunks.clear();
+        self.own.clear();
+        self.bytes = 0;
+    }
+
+    /// Appends the bytes of `span`.
+    pub(crate) fn push(&mut self, texts: Texts<'_>, span: Span) {
+        self.bytes += span.len();
+        for (segment, start, end) in texts.parts(span) {
+            if end - start >= SHARED_BYTES_MIN {
+                self.chunks.push(Chunk::Shared(segment.slice(start..end)));
+                continue;
+            }
+            self.own.extend_from_slice(&segment[start..end]);
+            match self.chunks.last_mut() {
+                Some(Chunk::Own(bytes)) => *bytes += end - start,
+                _ => self.chunks.push(Chunk::Own(end - start)),
+            }
+        }
+    }
+
+    /// The column in order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        let mut own = self.own.as_slice();
+        self.chunks.iter().map(move |chunk| match chunk {
+            Chunk::Own(bytes) => {
+                let (taken, rest) = own.split_at(*bytes);
+                own = rest;
+                taken
+            }
+            Chunk::Shared(segment) => segment,
+        })
+    }
+}

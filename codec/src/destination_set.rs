@@ -1,0 +1,148 @@
+//! A set of destinations: which messages a run of bytes belongs to.
+//!
+//! Inline, no allocation, room for every destination that a frame can have. Single bits go through `bitvec`; loops
+//! over whole sets work on the words below it.
+
+use bitvec::array::BitArray;
+use bitvec::order::Lsb0;
+
+use crate::limits::DESTINATIONS_MAX;
+
+const WORD_BITS: usize = 64;
+/// Words of one set.
+pub(crate) const WORDS: usize = DESTINATIONS_MAX / WORD_BITS;
+
+/// A set of up to 1,024 destinations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct DestinationSet {
+    bits: BitArray<[u64; WORDS], Lsb0>,
+}
+
+impl DestinationSet {
+    /// The set without members.
+    pub(crate) const EMPTY: Self = Self { bits: BitArray::ZERO };
+
+    /// The destinations `0..count`.
+    pub(crate) fn all(count: usize) -> Self {
+        let mut set = Self::EMPTY;
+        for (index, word) in set.bits.data.iter_mut().enumerate() {
+            let below = count.saturating_sub(index * WORD_BITS);
+            *word = if below >= WORD_BITS { u64::MAX } else { (1u64 << below) - 1 };
+        }
+        set
+    }
+
+    /// The set of one destination.
+    pub(crate) fn one(index: usize) -> Self {
+        let mut set = Self::EMPTY;
+        set.insert(index);
+        set
+    }
+
+    /// The set whose words are `words`; missing ones are zero.
+    pub(crate) fn from_words(words: &[u64]) -> Self {
+        let mut set = Self::EMPTY;
+        set.bits.data[..words.len()].copy_from_slice(words);
+        set
+    }
+
+    /// All words, lowest destinations first.
+    pub(crate) fn words(&self) -> &[u64; WORDS] {
+        &self.bits.data
+    }
+
+    /// Adds one destination.
+    pub(crate) fn insert(&mut self, index: usize) {
+        self.bits.set(index, true);
+    }
+
+    /// Whether `index` is a member.
+    pub(crate) fn contains(&self, index: usize) -> bool {
+        self.bits[index]
+    }
+
+    /// Number of members.
+    pub(crate) fn count(&self) -> usize {
+        self.bits.data.iter().map(|word| word.count_ones() as usize).sum()
+    }
+
+    /// The lowest member.
+    pub(crate) fn first(&self) -> Option<usize> {
+        self.iter().next()
+    }
+
+    /// Members in rising order.
+    pub(crate) fn iter(&self) -> Members<'_> {
+        Members { words: &self.bits.data, index: 0, rest: self.bits.data[0] }
+    }
+
+    /// What is in exactly one of the two.
+    pub(crate) fn xor(&self, other: &Self) -> Self {
+        let mut out = *self;
+        for (word, with) in out.bits.data.iter_mut().zip(&other.bits.data) {
+            *word ^= with;
+        }
+        out
+    }
+
+    /// Adds the members of `other`.
+    pub(crate) fn unite(&mut self, other: &Self) {
+        for (word, with) in self.bits.data.iter_mut().zip(&other.bits.data) {
+            *word |= with;
+        }
+    }
+
+    /// Removes the members of `other`.
+    pub(crate) fn remove_all(&mut self, other: &Self) {
+        for (word, with) in self.bits.data.iter_mut().zip(&other.bits.data) {
+            *word &= !with;
+        }
+    }
+}
+
+/// Members of a set in rising order.
+#[derive(Clone, Debug)]
+pub(crate) struct Members<'a> {
+    words: &'a [u64; WORDS],
+    index: usize,
+    rest: u64,
+}
+
+impl Iterator for Members<'_> {
+    type Item = usize;
+
+    fn next(&mut self) -> Option<usize> {
+        while self.rest == 0 {
+            self.index += 1;
+            self.rest = *self.words.get(self.index)?;
+        }
+        let bit = self.rest.trailing_zeros() as usize;
+        self.rest &= self.rest - 1;
+        Some(self.index * WORD_BITS + bit)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_and_bits_agree_at_every_border() {
+        for count in [1, 2, 63, 64, 65, 127, 128, 1023, 1024] {
+            let all = DestinationSet::all(count);
+            assert_eq!(all.count(), count);
+            assert_eq!(all.iter().collect::<Vec<_>>(), (0..count).collect::<Vec<_>>());
+            assert!(all.contains(count - 1));
+            let last = DestinationSet::one(count - 1);
+            let but = all.xor(&last);
+            assert_eq!(but.count(), count - 1);
+            let mut back = but;
+            back.unite(&last);
+            assert_eq!(back, all);
+            back.remove_all(&last);
+            assert_eq!(back, but);
+            assert_eq!(DestinationSet::from_words(&all.words()[..count.div_ceil(64)]), all);
+        }
+        assert_eq!(DestinationSet::EMPTY.first(), None);
+    }
+}

@@ -1,0 +1,356 @@
+//! The head of a frame: the ordered list of records that says which bytes of the data column go to whom.
+//!
+//! The writer chooses the one spelling of every record; the reader accepts no other and checks every limit while it
+//! reads, before anything that grows with the announced numbers is allocated.
+
+use std::ops::Range;
+
+use crate::destination_set::DestinationSet;
+use crate::error::{DecodeError, LimitName};
+use crate::limits::{DESTINATIONS_MAX, Limits};
+use crate::set_table::SetTable;
+use crate::varint::{self, Reader};
+use crate::wire;
+
+/// Writes records and counts what the reader will be charged for them.
+#[derive(Debug)]
+pub(crate) struct HeadWriter {
+    bytes: Vec<u8>,
+    table: SetTable,
+    /// The last record, while the next one may still prolong it.
+    open: Option<(DestinationSet, usize)>,
+    records: usize,
+    pieces: usize,
+}
+
+impl HeadWriter {
+    pub(crate) fn new() -> Self {
+        Self { bytes: Vec::new(), table: SetTable::new(1), open: None, records: 0, pieces: 0 }
+    }
+
+    /// Starts over, for a frame with `count` destinations.
+    pub(crate) fn reset(&mut self, count: usize) {
+        self.bytes.clear();
+        self.table.reset(count);
+        self.open = None;
+        self.records = 0;
+        self.pieces = 0;
+    }
+
+    /// Appends a record: the next `len` bytes of data go to every member of `set`. Neighbours of one set become one.
+    pub(crate) fn put(&mut self, set: &DestinationSet, len: usize) {
+        match &mut self.open {
+            Some((last, last_len)) if last == set => *last_len += len,
+            _ => {
+                self.flush();
+                self.open = Some((*set, len));
+            }
+        }
+    }
+
+    /// Appends a record: each member of `set` gets its own `len` bytes of data.
+    pub(crate) fn put_each(&mut self, set: &DestinationSet, len: usize) {
+        self.flush();
+        self.write(set, len, true);
+    }
+
+    /// Writes out the record that might still have grown.
+    pub(crate) fn flush(&mut self) {
+        if let Some((set, len)) = self.open.take() {
+            self.write(&set, len, false);
+        }
+    }
+
+    fn write(&mut self, set: &DestinationSet, len: usize, each: bool) {
+        if each {
+            self.bytes.push(wire::EACH);
+        }
+        self.table.put(&mut self.bytes, set);
+        varint::put(&mut self.bytes, len);
+        self.records += 1;
+        self.pieces += set.count();
+    }
+
+    /// The head so far; [`flush`](Self::flush) first.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// What is known of sets after the last record that was written.
+    pub(crate) fn table(&self) -> &SetTable {
+        &self.table
+    }
+
+    /// Whether a reader with these limits accepts the head so far.
+    pub(crate) fn within(&self, limits: &Limits) -> bool {
+        self.records <= limits.records
+            && self.pieces <= limits.pieces
+            && self.table.charged_bytes() <= limits.set_bytes
+    }
+}
+
+/// One record of a head, its members kept apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Record {
+    /// Bytes per member.
+    pub(crate) len: usize,
+    /// Number of members.
+    pub(crate) members: usize,
+    /// Each member has its own bytes.
+    pub(crate) each: bool,
+}
+
+impl Record {
+    /// Bytes of the data column that the record takes.
+    pub(crate) fn data_bytes(&self) -> usize {
+        if self.each { self.len * self.members } else { self.len }
+    }
+}
+
+/// A frame without its data: everything that the head and what precedes it say, checked.
+#[derive(Clone, Debug)]
+pub(crate) struct Layout {
+    /// The flags as carried.
+    pub(crate) flags: u8,
+    /// The records in order. A concatenation has one per message that is not empty.
+    pub(crate) records: Vec<Record>,
+    /// The members of all records, one record after the other.
+    pub(crate) members: Vec<u16>,
+    /// Length of every message.
+    pub(crate) lens: Vec<usize>,
+    /// Pieces of every message.
+    pub(crate) counts: Vec<u32>,
+    /// Length of the data column before the second stage.
+    pub(crate) data_bytes: usize,
+    /// Where the data column lies in the frame.
+    pub(crate) data: Range<usize>,
+}
+
+/// Sums of one head against the reader's limits.
+struct Tally<'a> {
+    limits: &'a Limits,
+    output_bytes: usize,
+    data_bytes: usize,
+    pieces: usize,
+    records: usize,
+}
+
+impl Tally<'_> {
+    /// Adds one record. Nothing is allocated here, and nothing may be before this has agreed.
+    fn add(&mut self, record: &Record, offset: usize) -> Result<(), DecodeError> {
+        let refuse = |limit, maximum| Err(DecodeError::Limit { offset, limit, maximum });
+        let limits = self.limits;
+        self.records += 1;
+        if self.records > limits.records {
+            return refuse(LimitName::Records, limits.records);
+        }
+        self.pieces += record.members;
+        if self.pieces > limits.pieces {
+            return refuse(LimitName::Pieces, limits.pieces);
+        }
+        if record.len > limits.message_bytes {
+            return refuse(LimitName::MessageBytes, limits.message_bytes);
+        }
+        self.output_bytes = self.output_bytes.saturating_add(record.len.saturating_mul(record.members));
+        if self.output_bytes > limits.output_bytes {
+            return refuse(LimitName::OutputBytes, limits.output_bytes);
+        }
+        let data_bytes = if record.each { record.len.saturating_mul(record.members) } else { record.len };
+        self.data_bytes = self.data_bytes.saturating_add(data_bytes);
+        if self.data_bytes > limits.data_bytes {
+            return refuse(LimitName::DataBytes, limits.data_bytes);
+        }
+        Ok(())
+    }
+}
+
+impl Layout {
+    /// Reads and checks everything of `frame` but the data.
+    pub(crate) fn read(frame: &[u8], limits: &Limits) -> Result<Self, DecodeError> {
+        let mut reader = Reader::new(frame, 0, frame.len());
+        let found = reader.byte()?;
+        if found != wire::MAGIC {
+            return Err(DecodeError::Magic { found });
+        }
+        let found = reader.byte()?;
+        if found != wire::VERSION {
+            return Err(DecodeError::Version { found });
+        }
+        let flags = reader.byte()?;
+        if flags & !wire::FLAGS_KNOWN != 0
+            || flags & (wire::FLAG_LZ4 | wire::FLAG_ZSTD) == wire::FLAG_LZ4 | wire::FLAG_ZSTD
+        {
+            return Err(DecodeError::Flags { found: flags });
+        }
+        if reader.remaining() < wire::CRC_BYTES {
+            return Err(DecodeError::Truncated { offset: frame.len() });
+        }
+        let end = frame.len() - wire::CRC_BYTES;
+        let carried = u32::from_le_bytes([frame[end], frame[end + 1], frame[end + 2], frame[end + 3]]);
+        let computed = crc32c::crc32c(&frame[..end]);
+        if carried != computed {
+            return Err(DecodeError::Checksum { computed, carried });
+        }
+        if flags & wire::FLAG_ZSTD != 0 {
+            return Err(DecodeError::Unsupported { offset: 2, what: "the zstd stage" });
+        }
+        if flags & wire::FLAG_HISTORY != 0 {
+            return Err(DecodeError::Unsupported { offset: 2, what: "the connection's history" });
+        }
+        let mut reader = Reader::new(frame, 3, end);
+        let count = Self::read_count(&mut reader, limits)?;
+        let mut layout = Self {
+            flags,
+            records: Vec::new(),
+            members: Vec::new(),
+            lens: vec![0; count],
+            counts: vec![0; count],
+            data_bytes: 0,
+            data: 0..0,
+        };
+        let mut tally = Tally { limits, output_bytes: 0, data_bytes: 0, pieces: 0, records: 0 };
+        let head_end = if flags & wire::FLAG_CONCAT != 0 {
+            for index in 0..count {
+                let offset = reader.at();
+                let len = reader.varint()?;
+                if len > 0 {
+                    let record = Record { len, members: 1, each: false };
+                    tally.add(&record, offset)?;
+                    layout.push(record, &DestinationSet::one(index), limits, offset)?;
+                }
+            }
+            reader.at()
+        } else {
+            let head_bytes = reader.varint()?;
+            if head_bytes > reader.remaining() {
+                return Err(DecodeError::Truncated { offset: end });
+            }
+            let head_end = reader.at() + head_bytes;
+            let mut head = Reader::new(frame, reader.at(), head_end);
+            layout.read_records(&mut head, &mut tally)?;
+            head_end
+        };
+        layout.data_bytes = tally.data_bytes;
+        layout.data = head_end..end;
+        layout.check_data()?;
+        Ok(layout)
+    }
+
+    fn read_count(reader: &mut Reader<'_>, limits: &Limits) -> Result<usize, DecodeError> {
+        let offset = reader.at();
+        let count = reader.varint()?;
+        if count == 0 {
+            return Err(DecodeError::Length { offset });
+        }
+        let maximum = limits.destinations.min(DESTINATIONS_MAX);
+        if count > maximum {
+            return Err(DecodeError::Limit { offset, limit: LimitName::Destinations, maximum });
+        }
+        Ok(count)
+    }
+
+    fn read_records(&mut self, head: &mut Reader<'_>, tally: &mut Tally<'_>) -> Result<(), DecodeError> {
+        let limits = tally.limits;
+        let mut table = SetTable::new(self.lens.len());
+        while head.remaining() > 0 {
+            let offset = head.at();
+            let each = match head.peek() {
+                Some(wire::EACH) => {
+                    head.byte()?;
+                    true
+                }
+                Some(wire::PAST | wire::ECHO | wire::XOR) => {
+                    return Err(DecodeError::Unsupported { offset, what: "the connection's history" });
+                }
+                _ => false,
+            };
+            let set = table.read(head, limits.set_bytes)?;
+            let at = head.at();
+            let len = head.varint()?;
+            if len == 0 {
+                return Err(DecodeError::Length { offset: at });
+            }
+            let record = Record { len, members: set.count(), each };
+            if each && record.members == 1 {
+                return Err(DecodeError::NotCanonical { offset, rule: "one destination needs no EACH" });
+            }
+            tally.add(&record, offset)?;
+            self.push(record, &set, limits, offset)?;
+        }
+        Ok(())
+    }
+
+    fn push(
+        &mut self,
+        record: Record,
+        set: &DestinationSet,
+        limits: &Limits,
+        offset: usize,
+    ) -> Result<(), DecodeError> {
+        for index in set.iter() {
+            // Neither sum overflows: both are below the limits that the tally has checked.
+            self.lens[index] += record.len;
+            self.counts[index] += 1;
+            if self.lens[index] > limits.message_bytes {
+                let maximum = limits.message_bytes;
+                return Err(DecodeError::Limit { offset, limit: LimitName::MessageBytes, maximum });
+            }
+            // A destination is below 1,024.
+            self.members.push(u16::try_from(index).unwrap_or(u16::MAX));
+        }
+        self.records.push(record);
+        Ok(())
+    }
+
+    fn check_data(&self) -> Result<(), DecodeError> {
+        let carried = self.data.len();
+        if self.flags & wire::FLAG_LZ4 == 0 {
+            return match self.data_bytes {
+                needed if needed > carried => Err(DecodeError::Truncated { offset: self.data.end }),
+                needed if needed < carried => Err(DecodeError::Trailing { offset: self.data.start + needed }),
+                _ => Ok(()),
+            };
+        }
+        if carried >= self.data_bytes {
+            let rule = "a second stage that saves nothing is left out";
+            return Err(DecodeError::NotCanonical { offset: self.data.start, rule });
+        }
+        if self.data_bytes / wire::LZ4_EXPANSION_MAX > carried {
+            return Err(DecodeError::Stage { offset: self.data.start });
+        }
+        Ok(())
+    }
+
+    /// Number of destinations.
+    pub(crate) fn count(&self) -> usize {
+        self.lens.len()
+    }
+
+    /// Writes the frame that these records and `data` have, without a second stage.
+    pub(crate) fn write(&self, data: &[u8]) -> Vec<u8> {
+        let mut out = vec![wire::MAGIC, wire::VERSION, self.flags & !wire::FLAG_LZ4];
+        varint::put(&mut out, self.count());
+        if self.flags & wire::FLAG_CONCAT != 0 {
+            for &len in &self.lens {
+                varint::put(&mut out, len);
+            }
+        } else {
+            let mut head = HeadWriter::new();
+            head.reset(self.count());
+            let mut members = self.members.iter();
+            for record in &self.records {
+                let mut set = DestinationSet::EMPTY;
+                for &index in members.by_ref().take(record.members) {
+                    set.insert(usize::from(index));
+                }
+                head.write(&set, record.len, record.each);
+            }
+            varint::put(&mut out, head.bytes().len());
+            out.extend_from_slice(head.bytes());
+        }
+        out.extend_from_slice(data);
+        let crc = crc32c::crc32c(&out);
+        out.extend_from_slice(&crc.to_le_bytes());
+        out
+    }
+}

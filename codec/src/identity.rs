@@ -1,0 +1,95 @@
+//! What messages share because it is the same memory: found by address, without reading a byte.
+//!
+//! A leader puts the same entry as the same `Bytes` into every follower's message. Two segments whose addresses
+//! overlap are equal where they overlap, because neither can change while both are alive.
+
+use crate::align::Run;
+use crate::texts::{Span, Texts};
+
+/// One segment of the reference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    address: usize,
+    /// Where in the reference the segment begins.
+    at: usize,
+    len: usize,
+    /// Its number among the reference's segments.
+    number: usize,
+}
+
+/// The segments of one reference by place and by address.
+#[derive(Debug, Default)]
+pub(crate) struct Addresses {
+    in_order: Vec<Place>,
+    by_address: Vec<Place>,
+}
+
+impl Addresses {
+    /// Takes in the segments of `reference`.
+    pub(crate) fn reset(&mut self, texts: Texts<'_>, reference: Span) {
+        self.in_order.clear();
+        self.by_address.clear();
+        let mut at = 0;
+        for (number, (segment, start, end)) in texts.parts(reference).enumerate() {
+            let address = segment.as_ptr().addr() + start;
+            self.in_order.push(Place { address, at, len: end - start, number });
+            at += end - start;
+        }
+    }
+
+    /// Appends the runs that `message` shares with the reference, in order in both.
+    pub(crate) fn align(&mut self, texts: Texts<'_>, message: Span, out: &mut Vec<Run>) {
+        let first = out.len();
+        // The reference's segment and position up to which it is used.
+        let (mut next, mut at_min, mut from) = (0, 0, 0);
+        for (segment, start, end) in texts.parts(message) {
+            let mut address = segment.as_ptr().addr() + start;
+            let mut rest = end - start;
+            while rest > 0 {
+                let Some((place, skip)) = self.find(next, address, rest, at_min) else { break };
+                address += skip;
+                rest -= skip;
+                from += skip;
+                let inside = address - place.address;
+                let len = rest.min(place.len - inside);
+                let run = Run { at: place.at + inside, from, len };
+                match out[first..].last_mut() {
+                    Some(last) if last.at + last.len == run.at && last.from + last.len == run.from => {
+                        last.len += len
+                    }
+                    _ => out.push(run),
+                }
+                address += len;
+                rest -= len;
+                from += len;
+                at_min = run.at + len;
+                next = place.number + usize::from(inside + len == place.len);
+            }
+            from += rest;
+        }
+    }
+
+    /// The segment that holds the byte at `address`, or else the first one that begins within `rest` bytes after it
+    /// (and how many bytes to skip), at or after `at_min` in the reference.
+    fn find(&mut self, next: usize, address: usize, rest: usize, at_min: usize) -> Option<(Place, usize)> {
+        let holds = |place: &Place| {
+            let inside = address.checked_sub(place.address)?;
+            (inside < place.len && place.at + inside >= at_min).then_some((*place, 0))
+        };
+        if let Some(found) = self.in_order.get(next).and_then(holds) {
+            return Some(found);
+        }
+        if self.by_address.is_empty() {
+            self.by_address.extend_from_slice(&self.in_order);
+            self.by_address.sort_unstable();
+        }
+        let after = self.by_address.partition_point(|place| (place.address, place.at) < (address, at_min));
+        let (before, after) = self.by_address.split_at(after);
+        if let Some(found) = after.first().and_then(holds).or_else(|| before.last().and_then(holds)) {
+            return Some(found);
+        }
+        let place = after.first()?;
+        let skip = place.address - address;
+        (skip < rest && place.at >= at_min).then_some((*place, skip))
+    }
+}

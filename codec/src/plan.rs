@@ -1,0 +1,261 @@
+//! From messages to records.
+//!
+//! The longest message is the reference. The others are laid against it, first by address, then by content; a sweep
+//! over the reference emits what is shared, and the gaps between are planned the same way, to a fixed depth. A lagging
+//! follower's message holds every other one, so lags nest in the reference. What is left over is short or shares
+//! nothing: columns, or private records.
+
+use crate::align::Reference;
+use crate::columns::{self, COLUMN_BYTES_MAX};
+use crate::data::DataColumn;
+use crate::destination_set::DestinationSet;
+use crate::head::HeadWriter;
+use crate::identity::Addresses;
+use crate::index::BlockIndex;
+use crate::sweep::{Runs, Sweep};
+use crate::texts::{Span, Texts};
+
+/// Rounds of comparing addresses.
+const ADDRESS_ROUNDS: usize = 4;
+/// References tried in each of them until one shares memory with another message.
+const REFERENCES_TRIED: usize = 3;
+/// Rounds of comparing bytes.
+const BYTE_ROUNDS: usize = 3;
+/// Gaps in which no part is longer go to the columns without another round.
+const SHORT_BYTES: usize = 64;
+
+/// A part of a message together with its bytes in one piece.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Item<'a> {
+    pub(crate) span: Span,
+    pub(crate) bytes: &'a [u8],
+}
+
+impl<'a> Item<'a> {
+    fn part(&self, span: Span) -> Self {
+        let start = span.start - self.span.start;
+        Self { span, bytes: &self.bytes[start..start + span.len()] }
+    }
+}
+
+/// Memory that a planner needs and that outlives it.
+#[derive(Debug)]
+pub(crate) struct Scratch {
+    pub(crate) index: BlockIndex,
+    pub(crate) addresses: Addresses,
+    /// Bytes of parts that span several segments.
+    pub(crate) joined: Vec<u8>,
+}
+
+/// Plans one frame.
+#[derive(Debug)]
+pub(crate) struct Planner<'a> {
+    pub(crate) texts: Texts<'a>,
+    pub(crate) scratch: &'a mut Scratch,
+    pub(crate) out: Records<'a>,
+}
+
+/// Where records go: the head and the data column.
+#[derive(Debug)]
+pub(crate) struct Records<'a> {
+    pub(crate) texts: Texts<'a>,
+    pub(crate) head: &'a mut HeadWriter,
+    pub(crate) data: &'a mut DataColumn,
+}
+
+impl Records<'_> {
+    /// The bytes of `span` go to every member of `set`.
+    pub(crate) fn shared(&mut self, set: &DestinationSet, span: Span) {
+        self.head.put(set, span.len());
+        self.data.push(self.texts, span);
+    }
+
+    /// The bytes of `span` go to its own message only.
+    pub(crate) fn private(&mut self, span: Span) {
+        self.shared(&DestinationSet::one(span.message), span);
+    }
+
+    /// Every one of `spans`, equally long and in rising order, goes to its own message.
+    pub(crate) fn each(&mut self, set: &DestinationSet, spans: impl Iterator<Item = Span>, len: usize) {
+        self.head.put_each(set, len);
+        for span in spans {
+            self.data.push(self.texts, span);
+        }
+    }
+}
+
+/// The longest span; of equals, the first.
+fn longest(lens: impl Iterator<Item = usize>) -> usize {
+    let mut best = (0, 0);
+    for (index, len) in lens.enumerate() {
+        if len > best.1 {
+            best = (index, len);
+        }
+    }
+    best.0
+}
+
+impl Planner<'_> {
+    /// Plans whole messages, given in rising order.
+    pub(crate) fn plan(&mut self, spans: &[Span]) {
+        self.by_address(spans, 0);
+    }
+
+    fn by_address(&mut self, spans: &[Span], round: usize) {
+        let [_, _, ..] = spans else {
+            for &span in spans {
+                self.out.private(span);
+            }
+            return;
+        };
+        if round == ADDRESS_ROUNDS {
+            self.by_bytes_joined(spans);
+            return;
+        }
+        let Some((reference, runs)) = self.runs_by_address(spans) else {
+            self.by_bytes_joined(spans);
+            return;
+        };
+        let sweep = runs.sweep(spans, reference, self.out.head.table());
+        let mut begin = 0;
+        for step in &sweep.steps {
+            let parts = &sweep.parts[begin..step.parts_end];
+            begin = step.parts_end;
+            if !parts.is_empty() {
+                self.by_address(parts, round + 1);
+            }
+            if let Some((set, span)) = &step.shared {
+                self.out.shared(set, *span);
+            }
+        }
+    }
+
+    /// The longest of `spans` that shares memory with others, and what it shares. Gives up after a few.
+    fn runs_by_address(&mut self, spans: &[Span]) -> Option<(usize, Runs)> {
+        let mut runs = Runs::default();
+        let mut tried = DestinationSet::EMPTY;
+        for _ in 0..REFERENCES_TRIED.min(spans.len() - 1) {
+            let untried = |(index, span): (usize, &Span)| if tried.contains(index) { 0 } else { span.len() };
+            let reference = longest(spans.iter().enumerate().map(untried));
+            tried.insert(reference);
+            self.scratch.addresses.reset(self.texts, spans[reference]);
+            runs.clear();
+            for (index, &span) in spans.iter().enumerate() {
+                if index != reference {
+                    self.scratch.addresses.align(self.texts, span, runs.list());
+                }
+                runs.close();
+            }
+            if !runs.is_empty() {
+                return Some((reference, runs));
+            }
+        }
+        None
+    }
+
+    /// Gives every span its bytes in one piece, copying only those that lie in several segments.
+    fn by_bytes_joined(&mut self, spans: &[Span]) {
+        let mut joined = std::mem::take(&mut self.scratch.joined);
+        joined.clear();
+        for &span in spans {
+            if self.texts.contiguous(span).is_none() {
+                self.texts.copy_to(span, &mut joined);
+            }
+        }
+        let mut rest = joined.as_slice();
+        let items: Vec<Item<'_>> = spans
+            .iter()
+            .map(|&span| {
+                let bytes = self.texts.contiguous(span).unwrap_or_else(|| {
+                    let (bytes, others) = rest.split_at(span.len());
+                    rest = others;
+                    bytes
+                });
+                Item { span, bytes }
+            })
+            .collect();
+        self.by_bytes(&items, 0);
+        self.scratch.joined = joined;
+    }
+
+    fn by_bytes(&mut self, items: &[Item<'_>], round: usize) {
+        let [first, _, ..] = items else {
+            for item in items {
+                self.out.private(item.span);
+            }
+            return;
+        };
+        let len = first.bytes.len();
+        if len <= COLUMN_BYTES_MAX && items.iter().all(|item| item.bytes.len() == len) {
+            let must = round == BYTE_ROUNDS || (round > 0 && len <= SHORT_BYTES);
+            if columns::try_put(items, must, &mut self.out) {
+                return;
+            }
+        }
+        if round > 0 && items.iter().all(|item| item.bytes.len() <= SHORT_BYTES) {
+            columns::put_by_length(items, &mut self.out);
+            return;
+        }
+        if round == BYTE_ROUNDS {
+            self.last_round(items);
+            return;
+        }
+        self.against_longest(items, round);
+    }
+
+    fn last_round(&mut self, items: &[Item<'_>]) {
+        let short: Vec<Item<'_>> =
+            items.iter().filter(|item| item.bytes.len() <= SHORT_BYTES).copied().collect();
+        columns::put_by_length(&short, &mut self.out);
+        for item in items.iter().filter(|item| item.bytes.len() > SHORT_BYTES) {
+            self.out.private(item.span);
+        }
+    }
+
+    fn against_longest(&mut self, items: &[Item<'_>], round: usize) {
+        let reference = longest(items.iter().map(|item| item.bytes.len()));
+        let mut runs = Runs::default();
+        let mut against = Reference::new(items[reference].bytes, &mut self.scratch.index);
+        for (index, item) in items.iter().enumerate() {
+            if index != reference {
+                against.align(item.bytes, runs.list());
+            }
+            runs.close();
+        }
+        let spans: Vec<Span> = items.iter().map(|item| item.span).collect();
+        let Sweep { steps, parts } = runs.sweep(&spans, reference, self.out.head.table());
+        let mut begin = 0;
+        let mut gap = Vec::new();
+        for step in &steps {
+            gap.clear();
+            let mut index = 0;
+            for &part in &parts[begin..step.parts_end] {
+                // Parts are in the order of the items.
+                while items[index].span.message != part.message {
+                    index += 1;
+                }
+                gap.push(items[index].part(part));
+            }
+            begin = step.parts_end;
+            self.gap(&gap, items[reference].span.message, round + 1);
+            if let Some((set, span)) = &step.shared {
+                self.out.shared(set, *span);
+            }
+        }
+    }
+
+    /// Plans a gap. A long part of the last reference has been compared with everything and found unlike it.
+    fn gap(&mut self, gap: &[Item<'_>], reference: usize, round: usize) {
+        let unlike =
+            gap.iter().position(|item| item.span.message == reference && item.bytes.len() > SHORT_BYTES);
+        let Some(index) = unlike.filter(|_| gap.len() > 1) else {
+            if !gap.is_empty() {
+                self.by_bytes(gap, round);
+            }
+            return;
+        };
+        self.out.private(gap[index].span);
+        let rest: Vec<Item<'_>> = [&gap[..index], &gap[index + 1..]].concat();
+        self.by_bytes(&rest, round);
+    }
+}

@@ -1,0 +1,245 @@
+//! From common runs to records: one walk over the reference, from cut to cut.
+//!
+//! Between two cuts the same messages share the reference's bytes: that is one record for all of them. What a message
+//! has of its own before it joins such a record is its part of a *gap*, to be planned before the record. A stretch that
+//! would cost more as a record than it saves is left to the gaps as well.
+
+use crate::align::Run;
+use crate::destination_set::DestinationSet;
+use crate::set_table::SetTable;
+use crate::texts::Span;
+
+/// Stretches from this length on are always worth a record.
+const ALWAYS_BYTES: usize = 256;
+/// What splitting a gap costs besides the record itself.
+const SPLIT_BYTES: usize = 3;
+
+/// One step of the plan: first the gap, then the shared bytes.
+#[derive(Clone, Debug)]
+pub(crate) struct Step {
+    /// Parts of the gap, at most one per message: `parts[..]` of the sweep from the previous step's end to here.
+    pub(crate) parts_end: usize,
+    /// The shared bytes and who gets them; `None` in the last step.
+    pub(crate) shared: Option<(DestinationSet, Span)>,
+}
+
+/// The runs of every message with the reference.
+#[derive(Debug, Default)]
+pub(crate) struct Runs {
+    runs: Vec<Run>,
+    /// Where in `runs` the runs of each message end.
+    ends: Vec<usize>,
+}
+
+/// The result of a sweep.
+#[derive(Debug, Default)]
+pub(crate) struct Sweep {
+    pub(crate) steps: Vec<Step>,
+    pub(crate) parts: Vec<Span>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Event {
+    at: usize,
+    run: usize,
+    item: usize,
+    begins: bool,
+}
+
+/// Where one message stands during the sweep.
+#[derive(Clone, Copy, Debug, Default)]
+struct Cursor {
+    /// Bytes already given to a record or a gap.
+    done: usize,
+    /// The run that covers the current place begins here, in the reference and in the message.
+    at: usize,
+    from: usize,
+}
+
+impl Runs {
+    /// The list to which the next message's runs are appended.
+    pub(crate) fn list(&mut self) -> &mut Vec<Run> {
+        &mut self.runs
+    }
+
+    /// Forgets all runs.
+    pub(crate) fn clear(&mut self) {
+        self.runs.clear();
+        self.ends.clear();
+    }
+
+    /// Ends the current message.
+    pub(crate) fn close(&mut self) {
+        self.ends.push(self.runs.len());
+    }
+
+    /// Whether no message has any run.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.runs.is_empty()
+    }
+
+    /// Cuts `items` along these runs. `items[reference]` is the reference and has no runs of its own; `items` are in
+    /// rising order of their messages.
+    pub(crate) fn sweep(&self, items: &[Span], reference: usize, table: &SetTable) -> Sweep {
+        let mut events = Vec::with_capacity(self.runs.len() * 2);
+        let mut begin = 0;
+        for (item, &end) in self.ends.iter().enumerate() {
+            for (run, found) in (begin..).zip(&self.runs[begin..end]) {
+                events.push(Event { at: found.at, run, item, begins: true });
+                events.push(Event { at: found.at + found.len, run, item, begins: false });
+            }
+            begin = end;
+        }
+        // Ends before beginnings: a run may begin where the last one of the same message ended.
+        sort_events(&mut events);
+        let mut walk = Walk {
+            items,
+            reference,
+            cursors: vec![Cursor::default(); items.len()],
+            active: DestinationSet::one(reference),
+            members: DestinationSet::one(items[reference].message),
+            sharers: 1,
+            out: Sweep::default(),
+        };
+        let mut at = 0;
+        for event in &events {
+            if event.at > at {
+                walk.stretch(at, event.at, table);
+                at = event.at;
+            }
+            walk.turn(event, &self.runs[event.run]);
+        }
+        walk.stretch(at, items[reference].len(), table);
+        walk.finish()
+    }
+}
+
+struct Walk<'a> {
+    items: &'a [Span],
+    reference: usize,
+    cursors: Vec<Cursor>,
+    /// Items that have the current stretch; indices into `items`.
+    active: DestinationSet,
+    /// The same as destinations.
+    members: DestinationSet,
+    sharers: usize,
+    out: Sweep,
+}
+
+impl Walk<'_> {
+    fn turn(&mut self, event: &Event, run: &Run) {
+        let item = DestinationSet::one(event.item);
+        let member = DestinationSet::one(self.items[event.item].message);
+        if event.begins {
+            self.active.unite(&item);
+            self.members.unite(&member);
+            self.sharers += 1;
+            let cursor = &mut self.cursors[event.item];
+            (cursor.at, cursor.from) = (run.at, run.from);
+        } else {
+            self.active.remove_all(&item);
+            self.members.remove_all(&member);
+            self.sharers -= 1;
+        }
+    }
+
+    /// The reference's bytes from `start` to `end` are common to all active items.
+    fn stretch(&mut self, start: usize, end: usize, table: &SetTable) {
+        let len = end - start;
+        if self.sharers < 2 || len == 0 {
+            return;
+        }
+        if len < ALWAYS_BYTES {
+            let saved = (self.sharers - 1) * len;
+            if saved <= table.cost(&self.members) + 1 + SPLIT_BYTES {
+                return;
+            }
+        }
+        for item in self.active.iter() {
+            let cursor = &mut self.cursors[item];
+            let from = if item == self.reference { start } else { cursor.from + (start - cursor.at) };
+            if cursor.done < from {
+                self.out.parts.push(self.items[item].part(cursor.done, from));
+            }
+            cursor.done = from + len;
+        }
+        let shared = self.items[self.reference].part(start, end);
+        self.out.steps.push(Step { parts_end: self.out.parts.len(), shared: Some((self.members, shared)) });
+    }
+
+    fn finish(mut self) -> Sweep {
+        for (item, cursor) in self.items.iter().zip(&self.cursors) {
+            if cursor.done < item.len() {
+                self.out.parts.push(item.part(cursor.done, item.len()));
+            }
+        }
+        self.out.steps.push(Step { parts_end: self.out.parts.len(), shared: None });
+        self.out
+    }
+}
+
+/// Sorts by place, ends before beginnings, in linear time for long lists.
+fn sort_events(events: &mut Vec<Event>) {
+    const COMPARED_MAX: usize = 512;
+    let key = |event: &Event| event.at * 2 + usize::from(event.begins);
+    if events.len() <= COMPARED_MAX {
+        events.sort_unstable_by_key(key);
+        return;
+    }
+    let largest = events.iter().map(key).max().unwrap_or(0);
+    let mut other = events.clone();
+    let mut shift = 0;
+    while shift < usize::BITS && largest >> shift > 0 {
+        let digit = |event: &Event| key(event) >> shift & 0xFF;
+        let mut places = [0usize; 257];
+        for event in events.iter() {
+            places[digit(event) + 1] += 1;
+        }
+        for index in 1..places.len() {
+            places[index] += places[index - 1];
+        }
+        for event in events.iter() {
+            let place = &mut places[digit(event)];
+            other[*place] = *event;
+            *place += 1;
+        }
+        std::mem::swap(events, &mut other);
+        shift += 8;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_sorts_agree() {
+        let mut rng = fastrand::Rng::with_seed(3);
+        let mut events: Vec<Event> = (0..5000)
+            .map(|run| Event { at: rng.usize(..100_000), run, item: 0, begins: rng.bool() })
+            .collect();
+        let mut expected: Vec<_> = events.iter().map(|event| (event.at, event.begins)).collect();
+        expected.sort_unstable();
+        sort_events(&mut events);
+        assert_eq!(events.iter().map(|event| (event.at, event.begins)).collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn a_gap_comes_before_the_record_that_ends_it() {
+        let span = |message, end| Span { message, start: 0, end };
+        let items = [span(0, 1000), span(1, 700), span(2, 900)];
+        let mut runs = Runs::default();
+        runs.close();
+        runs.list().push(Run { at: 400, from: 100, len: 600 });
+        runs.close();
+        runs.list().push(Run { at: 0, from: 0, len: 300 });
+        runs.list().push(Run { at: 400, from: 300, len: 600 });
+        runs.close();
+        let sweep = runs.sweep(&items, 0, &SetTable::new(3));
+        let part = |message, start, end| Span { message, start, end };
+        assert_eq!(sweep.parts, [part(0, 300, 400), part(1, 0, 100)]);
+        let shared: Vec<_> =
+            sweep.steps.iter().map(|step| (step.parts_end, step.shared.map(|s| s.1))).collect();
+        assert_eq!(shared, [(0, Some(part(0, 0, 300))), (2, Some(part(0, 400, 1000))), (2, None)]);
+    }
+}

@@ -1,0 +1,117 @@
+//! The messages of one frame as texts with positions, whatever segments they consist of.
+
+use bytes::Bytes;
+
+use crate::payload::Payload;
+
+/// A part of one message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Span {
+    /// Which message, and so which destination.
+    pub(crate) message: usize,
+    /// First byte.
+    pub(crate) start: usize,
+    /// One beyond the last byte.
+    pub(crate) end: usize,
+}
+
+impl Span {
+    pub(crate) fn len(&self) -> usize {
+        self.end - self.start
+    }
+
+    /// The part from `start` to `end`, counted from this span's start.
+    pub(crate) fn part(&self, start: usize, end: usize) -> Self {
+        Self { message: self.message, start: self.start + start, end: self.start + end }
+    }
+}
+
+/// Where the segments of every message begin.
+#[derive(Debug, Default)]
+pub(crate) struct Borders {
+    /// Starts of message `i` are `starts[first[i]..first[i + 1]]`.
+    starts: Vec<usize>,
+    first: Vec<usize>,
+}
+
+/// All messages of one frame.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Texts<'a> {
+    payloads: &'a [Payload],
+    borders: &'a Borders,
+}
+
+impl Borders {
+    /// Takes in the messages of a new frame.
+    pub(crate) fn reset(&mut self, payloads: &[Payload]) {
+        self.starts.clear();
+        self.first.clear();
+        for payload in payloads {
+            self.first.push(self.starts.len());
+            let mut start = 0;
+            for segment in payload.segments() {
+                self.starts.push(start);
+                start += segment.len();
+            }
+        }
+        self.first.push(self.starts.len());
+    }
+}
+
+impl<'a> Texts<'a> {
+    pub(crate) fn new(payloads: &'a [Payload], borders: &'a Borders) -> Self {
+        Self { payloads, borders }
+    }
+
+    /// The parts of `span` in order, each within one segment: the segment, and the part's range in it.
+    pub(crate) fn parts(&self, span: Span) -> Parts<'a> {
+        let segments = self.payloads[span.message].segments();
+        let starts =
+            &self.borders.starts[self.borders.first[span.message]..self.borders.first[span.message + 1]];
+        let index = match starts.len() {
+            0 => 0,
+            1 => 0,
+            _ => starts.partition_point(|&start| start <= span.start) - 1,
+        };
+        let skip = starts.get(index).map_or(0, |start| span.start - start);
+        Parts { segments: &segments[index..], skip, rest: span.len() }
+    }
+
+    /// The bytes of `span`, if they lie in one segment.
+    pub(crate) fn contiguous(&self, span: Span) -> Option<&'a [u8]> {
+        let (segment, start, end) = self.parts(span).next()?;
+        (end - start == span.len()).then(|| &segment[start..end])
+    }
+
+    /// Appends the bytes of `span`.
+    pub(crate) fn copy_to(&self, span: Span, out: &mut Vec<u8>) {
+        for (segment, start, end) in self.parts(span) {
+            out.extend_from_slice(&segment[start..end]);
+        }
+    }
+}
+
+/// See [`Texts::parts`].
+#[derive(Clone, Debug)]
+pub(crate) struct Parts<'a> {
+    segments: &'a [Bytes],
+    skip: usize,
+    rest: usize,
+}
+
+impl<'a> Iterator for Parts<'a> {
+    type Item = (&'a Bytes, usize, usize);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.rest == 0 {
+            return None;
+        }
+        let (segment, others) = self.segments.split_first()?;
+        let start = self.skip;
+        let end = segment.len().min(start + self.rest);
+        self.segments = others;
+        self.skip = 0;
+        self.rest -= end - start;
+        Some((segment, start, end))
+    }
+}

@@ -1,0 +1,57 @@
+//! The numbers of the format. FORMAT.md explains them, a test holds the two together.
+
+/// First byte of every frame.
+pub(crate) const MAGIC: u8 = 0xF5;
+/// The version this build writes and the only one it reads.
+pub(crate) const VERSION: u8 = 1;
+
+/// The head is one length per message, the data is the messages one after another.
+pub(crate) const FLAG_CONCAT: u8 = 0x01;
+/// The data column is one LZ4 block.
+pub(crate) const FLAG_LZ4: u8 = 0x02;
+/// The data column is one zstd frame. Reserved.
+pub(crate) const FLAG_ZSTD: u8 = 0x04;
+/// The head refers to earlier frames of the connection. Reserved.
+pub(crate) const FLAG_HISTORY: u8 = 0x08;
+/// The frame must not be entered into any history.
+pub(crate) const FLAG_NOREF: u8 = 0x10;
+/// Every flag with a meaning.
+pub(crate) const FLAGS_KNOWN: u8 = FLAG_CONCAT | FLAG_LZ4 | FLAG_ZSTD | FLAG_HISTORY | FLAG_NOREF;
+
+/// Values below this fit into a one-byte code.
+pub(crate) const SHORT: usize = 64;
+/// `00-3F`: the k-th set defined in this frame; 0 is the set of all destinations.
+pub(crate) const REF: u8 = 0x00;
+/// `40-7F`: one destination.
+pub(crate) const ONE: u8 = 0x40;
+/// `80-BF`: all but one destination.
+pub(crate) const BUT: u8 = 0x80;
+/// The destination after the last single one.
+pub(crate) const NEXT: u8 = 0xC0;
+/// One destination, number as an integer.
+pub(crate) const ONE_LONG: u8 = 0xC1;
+/// All but one destination, number as an integer.
+pub(crate) const BUT_LONG: u8 = 0xC2;
+/// A defined set, number as an integer.
+pub(crate) const REF_LONG: u8 = 0xC3;
+/// Defines a set as a bitmap.
+pub(crate) const BITS: u8 = 0xC4;
+/// Defines a set as its difference to the previous record's set.
+pub(crate) const FLIP: u8 = 0xC5;
+/// Defines a set as the list of its members.
+pub(crate) const LIST: u8 = 0xC6;
+/// Defines a set as the list of what it lacks.
+pub(crate) const COLIST: u8 = 0xC7;
+/// Prefix: the data holds one piece of this length per destination.
+pub(crate) const EACH: u8 = 0xD0;
+/// Reserved: copy from the destination's own previous message.
+pub(crate) const PAST: u8 = 0xD1;
+/// Reserved: copy from what the receiver itself sent.
+pub(crate) const ECHO: u8 = 0xD2;
+/// Reserved: difference against the previous message.
+pub(crate) const XOR: u8 = 0xD3;
+
+/// Bytes of the checksum at the end.
+pub(crate) const CRC_BYTES: usize = 4;
+/// No LZ4 block expands by more than this factor.
+pub(crate) const LZ4_EXPANSION_MAX: usize = 255;
