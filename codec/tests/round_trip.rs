@@ -1,20 +1,105 @@
-//! What goes in comes out: exactness over the public API.
+//! What goes in comes out, no frame is longer than promised, and the spelling is the only one.
 
-use bytes::Bytes;
-use trunkline_codec::{Encoder, Frame, Limits, Options, Payload};
+mod common;
+
+use common::{FAMILIES, assert_exact, bound, encoder, family, payloads};
+use fastrand::Rng;
+use proptest::prelude::*;
+use trunkline_codec::{Frame, Limits, Payload, Stage, reserialise};
+
+fn check(messages: &[Payload], stage: Stage) {
+    let encoded = encoder(stage).encode(messages).unwrap();
+    assert_exact(messages, &encoded);
+    assert!(encoded.len() <= bound(messages), "{} > {}", encoded.len(), bound(messages));
+    let bytes = encoded.to_bytes();
+    let again = reserialise(bytes.clone(), &Limits::default()).unwrap();
+    assert_eq!(again.len(), encoded.stats().diff_bytes);
+    if encoded.len() == encoded.stats().diff_bytes {
+        assert!(again == bytes, "records are spelled otherwise");
+    } else {
+        assert!(encoded.len() < again.len());
+    }
+    assert!(reserialise(again.clone().into(), &Limits::default()).unwrap() == again);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(600))]
+
+    #[test]
+    fn families_survive(kind in 0..FAMILIES, seed: u64, count in 1usize..12, len in 0usize..3000, lz4: bool) {
+        let mut rng = Rng::with_seed(seed);
+        let messages = family(kind, &mut rng, count, len);
+        let stage = if lz4 { Stage::Lz4 } else { Stage::None };
+        check(&payloads(&mut rng, &messages), stage);
+    }
+
+    #[test]
+    fn short_messages_survive(messages in prop::collection::vec(prop::collection::vec(0u8..3, 0..12), 1..20)) {
+        let messages: Vec<Payload> = messages.into_iter().map(Payload::from).collect();
+        check(&messages, Stage::Lz4);
+    }
+
+    #[test]
+    fn common_parts_survive(
+        parts in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..90), 1..6),
+        picks in prop::collection::vec(prop::collection::vec(0usize..6, 0..8), 1..9),
+    ) {
+        let message = |pick: &Vec<usize>| pick.iter().flat_map(|&k| parts[k % parts.len()].clone()).collect::<Vec<u8>>();
+        let messages: Vec<Payload> = picks.iter().map(|pick| Payload::from(message(pick))).collect();
+        check(&messages, Stage::None);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+
+    #[test]
+    fn long_and_many_survive(kind in 0..FAMILIES, seed: u64, many: bool, lz4: bool) {
+        let mut rng = Rng::with_seed(seed);
+        let (count, len) = if many { (rng.usize(12..300), 200) } else { (rng.usize(2..5), 60_000) };
+        let messages = family(kind, &mut rng, count, len);
+        let stage = if lz4 { Stage::Lz4 } else { Stage::None };
+        check(&payloads(&mut rng, &messages), stage);
+    }
+}
 
 #[test]
-fn messages_survive_the_round_trip() {
-    let payloads: Vec<Payload> = vec![
-        Payload::from(b"alpha".to_vec()),
-        Payload::default(),
-        [Bytes::from_static(b"be"), Bytes::from_static(b"ta")].into_iter().collect(),
-    ];
-    let encoded = Encoder::new(Options::default()).encode(&payloads).unwrap();
-    let frame = Frame::parse(encoded.to_bytes(), &Limits::default()).unwrap();
-    assert_eq!(frame.message_count(), 3);
-    for (index, payload) in payloads.iter().enumerate() {
-        assert_eq!(frame.to_vec(index), payload.to_vec());
-        assert_eq!(frame.message_len(index), payload.len());
+fn every_count_of_destinations_survives() {
+    for count in [1, 2, 3, 7, 8, 9, 63, 64, 65, 66, 127, 128, 129, 500, 1023, 1024] {
+        for kind in 0..FAMILIES {
+            let mut rng = Rng::with_seed(kind as u64);
+            let messages = family(kind, &mut rng, count, 120);
+            check(&payloads(&mut rng, &messages), Stage::None);
+        }
+        check(&vec![Payload::default(); count], Stage::Lz4);
     }
+}
+
+#[test]
+fn more_destinations_than_the_format_has_are_refused() {
+    assert!(encoder(Stage::None).encode(&vec![Payload::default(); 1025]).is_err());
+    assert!(encoder(Stage::None).encode(&[]).is_err());
+}
+
+#[test]
+fn a_used_encoder_writes_what_a_fresh_one_writes() {
+    let mut used = encoder(Stage::Lz4);
+    for seed in 0..400 {
+        let mut rng = Rng::with_seed(seed);
+        let (count, len) = (rng.usize(1..20), rng.usize(..5000));
+        let messages = family(rng.usize(..FAMILIES), &mut rng, count, len);
+        let messages = payloads(&mut rng, &messages);
+        let fresh = encoder(Stage::Lz4).encode(&messages).unwrap();
+        let again = used.encode(&messages).unwrap();
+        assert!(fresh.to_bytes() == again.to_bytes(), "seed {seed}");
+        assert_eq!(fresh.stats(), again.stats());
+    }
+}
+
+#[test]
+fn frames_can_be_shared_between_threads() {
+    fn shared<T: Send + Sync + Clone + std::fmt::Debug>() {}
+    shared::<Frame>();
+    shared::<trunkline_codec::EncodedFrame>();
+    shared::<Payload>();
 }
