@@ -2,7 +2,8 @@
 //!
 //! First the common prefix and suffix. Between them the position never moves back: matched bytes earn credit, credit
 //! pays for probes close to the place where the two parted, and where no probe succeeds the blocks of the reference
-//! are looked up. Whoever finds nothing for 4 KiB looks at fewer and fewer positions.
+//! are looked up. Whoever finds nothing for as long as the credit lasts looks at fewer and fewer positions, so that
+//! messages that share nothing are passed over quickly.
 
 use crate::bytes_equal::{common_prefix, common_suffix, equal_mask, load_at};
 use crate::index::{BLOCK, BlockIndex};
@@ -23,11 +24,14 @@ const ANCHORS: [usize; 3] = [4, 12, 28];
 const SEARCH_BYTES_MIN: usize = 64;
 /// ... and at least this part of what is left of the reference.
 const SEARCH_PART: usize = 64;
-/// Bytes without a hit before the search steps faster, and between two further steps.
-const PATIENCE_BYTES: usize = 4 << 10;
-const IMPATIENCE_BYTES: usize = 1 << 10;
+/// Bytes that a message without any credit is searched for at every position. Each message that turns out to share
+/// nothing halves it for the next; the credit that a message has earned comes on top.
+const PATIENCE_BYTES_MAX: usize = 1 << 10;
+const PATIENCE_BYTES_MIN: usize = 64;
+/// After that, bytes between two faster steps.
+const IMPATIENCE_BYTES: usize = 512;
 /// Odd, so that every step meets every alignment of the reference's blocks.
-const STEPS: [usize; 6] = [1, 3, 7, 15, 33, 65];
+const STEPS: [usize; 7] = [1, 3, 7, 15, 33, 65, 129];
 /// A block that is not unique is taken only if it lies this close ahead.
 const NEAR_BYTES: usize = 4 << 10;
 
@@ -45,11 +49,13 @@ pub(crate) struct Reference<'a> {
     bytes: &'a [u8],
     index: &'a mut BlockIndex,
     built: bool,
+    patience: usize,
 }
 
 impl<'a> Reference<'a> {
-    pub(crate) fn new(bytes: &'a [u8], index: &'a mut BlockIndex) -> Self {
-        Self { bytes, index, built: false }
+    /// `hopeful` says that blocks are looked up from the first message on, not only after one has shared something.
+    pub(crate) fn new(bytes: &'a [u8], index: &'a mut BlockIndex, hopeful: bool) -> Self {
+        Self { bytes, index, built: false, patience: if hopeful { PATIENCE_BYTES_MAX } else { 0 } }
     }
 
     /// Appends the common runs of the reference and `message`, in order.
@@ -67,12 +73,14 @@ impl<'a> Reference<'a> {
                 credit -= PROBE_COST;
                 hit = probe(rest, wanted);
             }
-            if hit.is_none() && wanted.len() >= SEARCH_BYTES_MIN.max(rest.len() / SEARCH_PART) {
+            let patience = self.patience + (credit - credit.min(CREDIT_START));
+            if hit.is_none() && patience > 0 && wanted.len() >= SEARCH_BYTES_MIN.max(rest.len() / SEARCH_PART)
+            {
                 if !self.built {
                     self.index.build(self.bytes);
                     self.built = true;
                 }
-                hit = search(self.index, &self.bytes[..at_end], at, wanted);
+                hit = search(self.index, &self.bytes[..at_end], at, wanted, patience);
             }
             let Some((skip_at, skip_from)) = hit else { break };
             let len = common_prefix(&rest[skip_at..], &wanted[skip_from..]);
@@ -82,6 +90,11 @@ impl<'a> Reference<'a> {
             from += skip_from + len;
         }
         push(out, Run { at: at_end, from: from_end, len: suffix });
+        if credit >= CREDIT_START + RUN_BYTES_MIN {
+            self.patience = PATIENCE_BYTES_MAX;
+        } else if self.patience > 0 {
+            self.patience = (self.patience / 2).max(PATIENCE_BYTES_MIN);
+        }
     }
 }
 
@@ -132,29 +145,42 @@ fn after_nul(rest: &[u8], wanted: &[u8]) -> Option<(usize, usize)> {
     (equal > RUN_BYTES_MIN).then_some((at, from))
 }
 
-/// Looks up the windows of `wanted` among the blocks of `reference` at or after `at`.
-fn search(index: &BlockIndex, reference: &[u8], at: usize, wanted: &[u8]) -> Option<(usize, usize)> {
+/// Looks up the windows of `wanted` among the blocks of `reference` at or after `at`: all of the first `patience`
+/// bytes, then fewer and fewer.
+fn search(
+    index: &BlockIndex,
+    reference: &[u8],
+    at: usize,
+    wanted: &[u8],
+    patience: usize,
+) -> Option<(usize, usize)> {
     let mut from = 0;
-    let mut step = 0;
-    let mut border = PATIENCE_BYTES;
-    while let Some(window) = wanted[from..].first_chunk::<BLOCK>() {
-        if load_at(window, 0).is_some_and(|first| index.may_hold(first))
-            && let Some(found) = index.find(reference, window, at)
-            && (found.unique || found.at - at <= NEAR_BYTES)
-        {
-            let back = common_suffix(&reference[at..found.at], &wanted[..from]);
-            return Some((found.at - at - back, from - back));
+    let mut end = patience;
+    let mut steps = STEPS.iter();
+    let mut step = *steps.next()?;
+    loop {
+        while let Some(place) = index.next_candidate(wanted, from, step, end) {
+            let window = wanted[place..].first_chunk::<BLOCK>()?;
+            if let Some(found) = index.find(reference, window, at)
+                && (found.unique || found.at - at <= NEAR_BYTES)
+            {
+                let back = common_suffix(&reference[at..found.at], &wanted[..place]);
+                return Some((found.at - at - back, place - back));
+            }
+            from = place + step;
         }
-        from += STEPS[step];
-        if from >= border && step + 1 < STEPS.len() {
-            step += 1;
-            border += IMPATIENCE_BYTES;
+        if end >= wanted.len() {
+            return None;
         }
-        if from > wanted.len() {
-            break;
+        from = from.max(end);
+        match steps.next() {
+            Some(&next) => {
+                step = next;
+                end += IMPATIENCE_BYTES;
+            }
+            None => end = wanted.len(),
         }
     }
-    None
 }
 
 #[cfg(test)]
@@ -169,7 +195,7 @@ mod tests {
     fn runs(reference: &[u8], message: &[u8]) -> Vec<Run> {
         let mut index = BlockIndex::new(1);
         let mut out = Vec::new();
-        Reference::new(reference, &mut index).align(message, &mut out);
+        Reference::new(reference, &mut index, true).align(message, &mut out);
         let (mut at, mut from) = (0, 0);
         for run in &out {
             assert!(run.at >= at && run.from >= from, "runs overlap or go back: {out:?}");

@@ -63,12 +63,22 @@ impl DestinationSet {
 
     /// Number of members.
     pub(crate) fn count(&self) -> usize {
-        self.bits.data.iter().map(|word| word.count_ones() as usize).sum()
+        // Most words of most sets are zero, and counting bits is slow where the processor may not have it.
+        self.bits.data.iter().filter(|word| **word != 0).map(|word| word.count_ones() as usize).sum()
     }
 
-    /// The lowest member.
-    pub(crate) fn first(&self) -> Option<usize> {
-        self.iter().next()
+    /// The member, if there is exactly one.
+    pub(crate) fn sole(&self) -> Option<usize> {
+        let mut found = None;
+        for (index, &word) in self.bits.data.iter().enumerate() {
+            if word != 0 {
+                if found.is_some() || !word.is_power_of_two() {
+                    return None;
+                }
+                found = Some(index * WORD_BITS + word.trailing_zeros() as usize);
+            }
+        }
+        found
     }
 
     /// Members in rising order.
@@ -143,6 +153,9 @@ mod tests {
             assert_eq!(back, but);
             assert_eq!(DestinationSet::from_words(&all.words()[..count.div_ceil(64)]), all);
         }
-        assert_eq!(DestinationSet::EMPTY.first(), None);
+        assert_eq!(DestinationSet::EMPTY.sole(), None);
+        assert_eq!(DestinationSet::one(700).sole(), Some(700));
+        assert_eq!(DestinationSet::all(2).sole(), None);
+        assert_eq!(DestinationSet::one(3).xor(&DestinationSet::one(900)).sole(), None);
     }
 }

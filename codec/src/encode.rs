@@ -179,7 +179,9 @@ impl Encoder {
                 self.out.put_slice(&len[..len_bytes]);
             }
         }
-        let mut assembly = Assembly { out: &mut self.out, slices: Vec::with_capacity(1), crc: 0, bytes: 0 };
+        let slices_max = if staged.is_some() { 1 } else { self.data.chunks.len() + 2 };
+        let mut assembly =
+            Assembly { out: &mut self.out, slices: Vec::with_capacity(slices_max), crc: 0, bytes: 0 };
         if let Some(staged) = staged {
             assembly.out.put_slice(staged);
         } else {

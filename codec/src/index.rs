@@ -4,12 +4,19 @@
 //! run of that length. A filter over the first eight bytes of the blocks answers most lookups with one multiplication
 //! and one bit. The hash is keyed: without the seed nobody can prepare blocks that collide.
 
-use crate::bytes_equal::{load, mix};
+use crate::bytes_equal::{load, load_at, mix};
 
 /// Bytes per block.
 pub(crate) const BLOCK: usize = 32;
 /// Blocks kept per bucket; further ones with the same bucket are dropped.
 const BUCKET: usize = 4;
+/// Words of the filter: small enough for the first-level cache, or large enough for a long reference.
+const FILTER_SMALL: usize = 1 << 8;
+const FILTER_LARGE: usize = 1 << 12;
+/// References with more blocks than this get the large filter.
+const SMALL_BLOCKS_MAX: usize = 1 << 10;
+/// Windows looked at in one go.
+const GO: usize = 8;
 const TAG_SHIFT: u32 = 48;
 const POSITION_MASK: u64 = (1 << TAG_SHIFT) - 1;
 
@@ -21,7 +28,6 @@ pub(crate) struct BlockIndex {
     slots: Vec<u64>,
     filter: Vec<u64>,
     bucket_mask: usize,
-    filter_shift: u32,
 }
 
 /// What a lookup found.
@@ -43,23 +49,23 @@ impl BlockIndex {
             // Odd keys never turn a factor into zero for every input.
             mixed | 1
         });
-        Self { keys, slots: Vec::new(), filter: Vec::new(), bucket_mask: 0, filter_shift: 0 }
+        Self { keys, slots: Vec::new(), filter: vec![0; FILTER_SMALL], bucket_mask: 0 }
     }
 
     /// Forgets the last reference and takes in `reference`. Costs one hash per 32 bytes.
     pub(crate) fn build(&mut self, reference: &[u8]) {
         let blocks = reference.len() / BLOCK;
         let buckets = (blocks / 2).max(1).next_power_of_two();
-        let filter_bits = (blocks * 16).max(64).next_power_of_two();
+        let filter_words = if blocks > SMALL_BLOCKS_MAX { FILTER_LARGE } else { FILTER_SMALL };
         self.bucket_mask = buckets - 1;
-        self.filter_shift = 64 - filter_bits.trailing_zeros();
         self.slots.clear();
         self.slots.resize(buckets * BUCKET, 0);
         self.filter.clear();
-        self.filter.resize(filter_bits / 64, 0);
+        self.filter.resize(filter_words, 0);
+        let key = self.keys[0];
         for (number, block) in (1u64..).zip(reference.as_chunks::<BLOCK>().0) {
-            let bit = self.filter_bit(load(block));
-            self.filter[bit / 64] |= 1 << (bit % 64);
+            let (word, bit) = filter_place(load(block).wrapping_mul(key), filter_words);
+            self.filter[word] |= bit;
             let hash = self.hash(block);
             let bucket = self.bucket(hash);
             if let Some(slot) = self.slots[bucket..bucket + BUCKET].iter_mut().find(|slot| **slot == 0) {
@@ -68,11 +74,18 @@ impl BlockIndex {
         }
     }
 
-    /// Whether a window that begins with the eight bytes `first` may be a block.
-    #[inline]
-    pub(crate) fn may_hold(&self, first: u64) -> bool {
-        let bit = self.filter_bit(first);
-        self.filter[bit / 64] >> (bit % 64) & 1 != 0
+    /// The first place `from`, `from + step`, ... in `text` whose window may be a block; places beyond `end` and those
+    /// without a whole window do not count.
+    pub(crate) fn next_candidate(&self, text: &[u8], from: usize, step: usize, end: usize) -> Option<usize> {
+        let end = end.min((text.len() + 1).saturating_sub(BLOCK));
+        // A fixed length lets the compiler see that no place in the filter is out of bounds.
+        if let Some(filter) = self.filter.first_chunk::<FILTER_LARGE>() {
+            next_candidate(filter, self.keys[0], text, from, step, end)
+        } else if let Some(filter) = self.filter.first_chunk::<FILTER_SMALL>() {
+            next_candidate(filter, self.keys[0], text, from, step, end)
+        } else {
+            None
+        }
     }
 
     /// The first block of `reference` at or after `from` that equals `window`. `reference` may be shorter than what was
@@ -100,12 +113,6 @@ impl BlockIndex {
         found.map(|at| Found { at, unique: alike == 1 })
     }
 
-    #[inline]
-    fn filter_bit(&self, first: u64) -> usize {
-        let hash = first.wrapping_mul(self.keys[0]) >> self.filter_shift;
-        usize::try_from(hash).unwrap_or(0)
-    }
-
     fn hash(&self, block: &[u8; BLOCK]) -> u64 {
         let (words, _) = block.as_chunks::<8>();
         let word = |index: usize| u64::from_le_bytes(words[index]) ^ self.keys[index];
@@ -118,6 +125,49 @@ impl BlockIndex {
         let low = usize::try_from(hash & POSITION_MASK).unwrap_or(0);
         (low & self.bucket_mask) * BUCKET
     }
+}
+
+/// Word and bit that a product stands for in a filter of `words` words, a power of two.
+#[inline]
+fn filter_place(product: u64, words: usize) -> (usize, u64) {
+    let word = usize::try_from(product >> 40).unwrap_or(0) & (words - 1);
+    (word, 1 << (product >> 58))
+}
+
+fn next_candidate<const WORDS: usize>(
+    filter: &[u64; WORDS],
+    key: u64,
+    text: &[u8],
+    from: usize,
+    step: usize,
+    end: usize,
+) -> Option<usize> {
+    let may_hold = |first: u64| {
+        let (word, bit) = filter_place(first.wrapping_mul(key), WORDS);
+        filter[word] & bit != 0
+    };
+    let mut at = from;
+    if step == 1 {
+        while at + GO <= end {
+            // `at + GO + 8 <= text.len()`, because every place before `end` has a whole window.
+            let Some(ahead) = text[at..].first_chunk::<{ GO + 8 }>() else { break };
+            let mut any = false;
+            for offset in 0..GO {
+                any |= ahead[offset..].first_chunk::<8>().is_some_and(|w| may_hold(u64::from_le_bytes(*w)));
+            }
+            if any {
+                break;
+            }
+            at += GO;
+        }
+    }
+    while at < end {
+        if may_hold(load_at(text, at)?) {
+            return Some(at);
+        }
+        at += step;
+    }
+    None
 }
 
 #[cfg(test)]
@@ -139,7 +189,7 @@ mod tests {
         index.build(&reference);
         let mut found = 0;
         for (number, block) in reference.as_chunks::<BLOCK>().0.iter().take(500).enumerate() {
-            assert!(index.may_hold(load(block)));
+            assert_eq!(index.next_candidate(block, 0, 1, usize::MAX), Some(0));
             if let Some(hit) = index.find(&reference, block, 0) {
                 assert_eq!(hit, Found { at: number * BLOCK, unique: true });
                 found += 1;

@@ -174,11 +174,11 @@ impl Planner<'_> {
                 Item { span, bytes }
             })
             .collect();
-        self.by_bytes(&items, 0);
+        self.by_bytes(&items, 0, true);
         self.scratch.joined = joined;
     }
 
-    fn by_bytes(&mut self, items: &[Item<'_>], round: usize) {
+    fn by_bytes(&mut self, items: &[Item<'_>], round: usize, hopeful: bool) {
         let [first, _, ..] = items else {
             for item in items {
                 self.out.private(item.span);
@@ -200,7 +200,7 @@ impl Planner<'_> {
             self.last_round(items);
             return;
         }
-        self.against_longest(items, round);
+        self.against_longest(items, round, hopeful);
     }
 
     fn last_round(&mut self, items: &[Item<'_>]) {
@@ -212,15 +212,22 @@ impl Planner<'_> {
         }
     }
 
-    fn against_longest(&mut self, items: &[Item<'_>], round: usize) {
+    /// Unless `hopeful`, the last reference shared nothing with any of `items`.
+    fn against_longest(&mut self, items: &[Item<'_>], round: usize, hopeful: bool) {
         let reference = longest(items.iter().map(|item| item.bytes.len()));
         let mut runs = Runs::default();
-        let mut against = Reference::new(items[reference].bytes, &mut self.scratch.index);
+        let mut against = Reference::new(items[reference].bytes, &mut self.scratch.index, hopeful);
         for (index, item) in items.iter().enumerate() {
             if index != reference {
                 against.align(item.bytes, runs.list());
             }
             runs.close();
+        }
+        if runs.is_empty() {
+            // Two references in a row that nobody resembles: the rest is taken to share nothing either.
+            let round = if hopeful { round + 1 } else { BYTE_ROUNDS };
+            self.gap(items, items[reference].span.message, round, false);
+            return;
         }
         let spans: Vec<Span> = items.iter().map(|item| item.span).collect();
         let Sweep { steps, parts } = runs.sweep(&spans, reference, self.out.head.table());
@@ -237,7 +244,7 @@ impl Planner<'_> {
                 gap.push(items[index].part(part));
             }
             begin = step.parts_end;
-            self.gap(&gap, items[reference].span.message, round + 1);
+            self.gap(&gap, items[reference].span.message, round + 1, true);
             if let Some((set, span)) = &step.shared {
                 self.out.shared(set, *span);
             }
@@ -245,17 +252,17 @@ impl Planner<'_> {
     }
 
     /// Plans a gap. A long part of the last reference has been compared with everything and found unlike it.
-    fn gap(&mut self, gap: &[Item<'_>], reference: usize, round: usize) {
+    fn gap(&mut self, gap: &[Item<'_>], reference: usize, round: usize, hopeful: bool) {
         let unlike =
             gap.iter().position(|item| item.span.message == reference && item.bytes.len() > SHORT_BYTES);
         let Some(index) = unlike.filter(|_| gap.len() > 1) else {
             if !gap.is_empty() {
-                self.by_bytes(gap, round);
+                self.by_bytes(gap, round, hopeful);
             }
             return;
         };
         self.out.private(gap[index].span);
         let rest: Vec<Item<'_>> = [&gap[..index], &gap[index + 1..]].concat();
-        self.by_bytes(&rest, round);
+        self.by_bytes(&rest, round, hopeful);
     }
 }

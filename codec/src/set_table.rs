@@ -160,17 +160,20 @@ impl SetTable {
             wire::COLIST => (self.read_list(reader)?.xor(&self.all), Spelling::Define(Form::Colist, 0)),
             _ => return Err(DecodeError::Record { offset, code }),
         };
+        let canonical = match spelling {
+            // Defined sets are neither all nor single nor all but one, and long numbers are checked where they are read.
+            Spelling::Ref(_) => true,
+            Spelling::Next => self.count > 1,
+            Spelling::One(one) => self.count > 1 && one != self.next,
+            Spelling::But(_) => self.count > 2,
+            Spelling::Define(form, _) => match self.choose(&set) {
+                Spelling::Define(chosen, _) => chosen == form,
+                _ => false,
+            },
+        };
         if set == DestinationSet::EMPTY {
             return Err(DecodeError::Set { offset });
         }
-        let canonical = match (self.choose(&set), spelling) {
-            (Spelling::Next, Spelling::Next) => true,
-            (Spelling::Ref(a), Spelling::Ref(b))
-            | (Spelling::One(a), Spelling::One(b))
-            | (Spelling::But(a), Spelling::But(b)) => a == b,
-            (Spelling::Define(a, _), Spelling::Define(b, _)) => a == b,
-            _ => false,
-        };
         if !canonical {
             return Err(DecodeError::NotCanonical { offset, rule: "a set has one spelling" });
         }
@@ -189,13 +192,11 @@ impl SetTable {
         if *set == self.all {
             return Spelling::Ref(0);
         }
-        let members = set.count();
-        if members == 1 {
-            let one = set.first().unwrap_or(0);
+        if let Some(one) = set.sole() {
             return if one == self.next { Spelling::Next } else { Spelling::One(one) };
         }
-        if members + 1 == self.count {
-            return Spelling::But(set.xor(&self.all).first().unwrap_or(0));
+        if let Some(one) = set.xor(&self.all).sole() {
+            return Spelling::But(one);
         }
         if let Some(number) = self.find(set) {
             return Spelling::Ref(number);
