@@ -7,7 +7,7 @@
 
 use crate::align::Reference;
 use crate::columns::{self, COLUMN_BYTES_MAX};
-use crate::data::DataColumn;
+use crate::data::{DataColumn, SHARED_BYTES_MIN};
 use crate::destination_set::DestinationSet;
 use crate::head::HeadWriter;
 use crate::identity::Addresses;
@@ -108,7 +108,7 @@ impl Planner<'_> {
             }
             return;
         };
-        if round == ADDRESS_ROUNDS {
+        if round == ADDRESS_ROUNDS || spans.iter().all(|span| span.len() < SHARED_BYTES_MIN) {
             self.by_bytes_joined(spans);
             return;
         }
