@@ -19,6 +19,10 @@ use crate::texts::{Span, Texts};
 const ADDRESS_ROUNDS: usize = 4;
 /// References tried in each of them until one shares memory with another message.
 const REFERENCES_TRIED: usize = 3;
+/// A part of a gap that is so many times as long as any other, and so much longer, is planned by its head only.
+const OUTSIZED: usize = 4;
+const OUTSIZED_BYTES_MIN: usize = 2 << 10;
+const HEAD_OF_OUTSIZED: usize = 2;
 /// Rounds of comparing bytes.
 const BYTE_ROUNDS: usize = 3;
 /// Gaps in which no part is longer go to the columns without another round.
@@ -95,6 +99,17 @@ fn longest(lens: impl Iterator<Item = usize>) -> usize {
     best.0
 }
 
+/// A span that is far longer than all others, and how much of its head to compare with them.
+///
+/// Between shared segments that is what only a lagging follower gets: its header resembles the others', the entries
+/// behind it do not, and neither joining nor searching them would find anything.
+fn outsized(spans: &[Span]) -> Option<(usize, usize)> {
+    let index = longest(spans.iter().map(Span::len));
+    let second = spans.iter().enumerate().filter(|(k, _)| *k != index).map(|(_, span)| span.len()).max()?;
+    (spans[index].len() > OUTSIZED * second + OUTSIZED_BYTES_MIN)
+        .then_some((index, HEAD_OF_OUTSIZED * second + OUTSIZED_BYTES_MIN / 2))
+}
+
 impl Planner<'_> {
     /// Plans whole messages, given in rising order.
     pub(crate) fn plan(&mut self, spans: &[Span]) {
@@ -108,6 +123,16 @@ impl Planner<'_> {
             }
             return;
         };
+        if round > 0
+            && let Some((index, head_bytes)) = outsized(spans)
+        {
+            let long = spans[index];
+            let mut heads = spans.to_vec();
+            heads[index] = long.part(0, head_bytes);
+            self.by_address(&heads, round);
+            self.out.private(long.part(head_bytes, long.len()));
+            return;
+        }
         if round == ADDRESS_ROUNDS || spans.iter().all(|span| span.len() < SHARED_BYTES_MIN) {
             self.by_bytes_joined(spans);
             return;

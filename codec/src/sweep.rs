@@ -82,12 +82,14 @@ impl Runs {
     /// rising order of their messages.
     pub(crate) fn sweep(&self, items: &[Span], reference: usize, table: &SetTable) -> Sweep {
         let mut events = Vec::with_capacity(self.runs.len() * 2);
+        let mut firsts = Vec::with_capacity(items.len());
         let mut begin = 0;
         for (item, &end) in self.ends.iter().enumerate() {
             for (run, found) in (begin..).zip(&self.runs[begin..end]) {
                 events.push(Event { at: found.at, run, item, begins: true });
                 events.push(Event { at: found.at + found.len, run, item, begins: false });
             }
+            firsts.push(self.runs[begin..end].first().map_or(items[item].len(), |run| run.from));
             begin = end;
         }
         // Ends before beginnings: a run may begin where the last one of the same message ended.
@@ -96,6 +98,7 @@ impl Runs {
             items,
             reference,
             cursors: vec![Cursor::default(); items.len()],
+            firsts,
             active: DestinationSet::one(reference),
             members: DestinationSet::one(items[reference].message),
             sharers: 1,
@@ -118,6 +121,8 @@ struct Walk<'a> {
     items: &'a [Span],
     reference: usize,
     cursors: Vec<Cursor>,
+    /// Where in each item the first run begins, or the item ends.
+    firsts: Vec<usize>,
     /// Items that have the current stretch; indices into `items`.
     active: DestinationSet,
     /// The same as destinations.
@@ -155,9 +160,12 @@ impl Walk<'_> {
                 return;
             }
         }
+        if self.out.steps.is_empty() {
+            self.lead(start);
+        }
         for item in self.active.iter() {
+            let from = self.place(item, start);
             let cursor = &mut self.cursors[item];
-            let from = if item == self.reference { start } else { cursor.from + (start - cursor.at) };
             if cursor.done < from {
                 self.out.parts.push(self.items[item].part(cursor.done, from));
             }
@@ -165,6 +173,24 @@ impl Walk<'_> {
         }
         let shared = self.items[self.reference].part(start, end);
         self.out.steps.push(Step { parts_end: self.out.parts.len(), shared: Some((self.members, shared)) });
+    }
+
+    /// What messages have before their first run resembles each other, whenever they join: one gap for all of them,
+    /// before the first record.
+    fn lead(&mut self, start: usize) {
+        for item in 0..self.items.len() {
+            let lead = if self.active.contains(item) { self.place(item, start) } else { self.firsts[item] };
+            if lead > 0 {
+                self.out.parts.push(self.items[item].part(0, lead));
+            }
+            self.cursors[item].done = lead;
+        }
+    }
+
+    /// Where in an active item the reference's place `start` is.
+    fn place(&self, item: usize, start: usize) -> usize {
+        let cursor = &self.cursors[item];
+        if item == self.reference { start } else { cursor.from + (start - cursor.at) }
     }
 
     fn finish(mut self) -> Sweep {
@@ -237,9 +263,10 @@ mod tests {
         runs.close();
         let sweep = runs.sweep(&items, 0, &SetTable::new(3));
         let part = |message, start, end| Span { message, start, end };
-        assert_eq!(sweep.parts, [part(0, 300, 400), part(1, 0, 100)]);
+        // Message 1 joins at 400 only, but what it has before goes first.
+        assert_eq!(sweep.parts, [part(1, 0, 100), part(0, 300, 400)]);
         let shared: Vec<_> =
             sweep.steps.iter().map(|step| (step.parts_end, step.shared.map(|s| s.1))).collect();
-        assert_eq!(shared, [(0, Some(part(0, 0, 300))), (2, Some(part(0, 400, 1000))), (2, None)]);
+        assert_eq!(shared, [(1, Some(part(0, 0, 300))), (2, Some(part(0, 400, 1000))), (2, None)]);
     }
 }
