@@ -288,13 +288,13 @@ impl Layout {
         offset: usize,
     ) -> Result<(), DecodeError> {
         for index in set.iter() {
-            // Neither sum overflows: both are below the limits that the tally has checked.
-            self.lens[index] += record.len;
-            self.counts[index] += 1;
-            if self.lens[index] > limits.message_bytes {
+            if record.len > limits.message_bytes - self.lens[index] {
                 let maximum = limits.message_bytes;
                 return Err(DecodeError::Limit { offset, limit: LimitName::MessageBytes, maximum });
             }
+            self.lens[index] += record.len;
+            // Pieces are counted and limited by the tally.
+            self.counts[index] = self.counts[index].saturating_add(1);
             // A destination is below 1,024.
             self.members.push(u16::try_from(index).unwrap_or(u16::MAX));
         }

@@ -99,17 +99,6 @@ fn longest(lens: impl Iterator<Item = usize>) -> usize {
     best.0
 }
 
-/// A span that is far longer than all others, and how much of its head to compare with them.
-///
-/// Between shared segments that is what only a lagging follower gets: its header resembles the others', the entries
-/// behind it do not, and neither joining nor searching them would find anything.
-fn outsized(spans: &[Span]) -> Option<(usize, usize)> {
-    let index = longest(spans.iter().map(Span::len));
-    let second = spans.iter().enumerate().filter(|(k, _)| *k != index).map(|(_, span)| span.len()).max()?;
-    (spans[index].len() > OUTSIZED * second + OUTSIZED_BYTES_MIN)
-        .then_some((index, HEAD_OF_OUTSIZED * second + OUTSIZED_BYTES_MIN / 2))
-}
-
 impl Planner<'_> {
     /// Plans whole messages, given in rising order.
     pub(crate) fn plan(&mut self, spans: &[Span]) {
@@ -124,7 +113,7 @@ impl Planner<'_> {
             return;
         };
         if round > 0
-            && let Some((index, head_bytes)) = outsized(spans)
+            && let Some((index, head_bytes)) = self.outsized(spans)
         {
             let long = spans[index];
             let mut heads = spans.to_vec();
@@ -153,6 +142,30 @@ impl Planner<'_> {
                 self.out.shared(set, *span);
             }
         }
+    }
+
+    /// A span that is far longer than all others, and how much of its head to compare with them.
+    ///
+    /// Between shared segments that is what only a lagging follower gets: its header resembles the others', the entries
+    /// behind it do not, and neither joining nor searching them would find anything. If a segment ends about where the
+    /// others do, the head is what precedes its end.
+    fn outsized(&self, spans: &[Span]) -> Option<(usize, usize)> {
+        let index = longest(spans.iter().map(Span::len));
+        let long = spans[index];
+        let second =
+            spans.iter().enumerate().filter(|(k, _)| *k != index).map(|(_, span)| span.len()).max()?;
+        if long.len() <= OUTSIZED * second + OUTSIZED_BYTES_MIN {
+            return None;
+        }
+        let mut border = 0;
+        for (_, start, end) in self.texts.parts(long) {
+            if border + (end - start) > HEAD_OF_OUTSIZED * second {
+                break;
+            }
+            border += end - start;
+        }
+        let head_bytes = if border > 0 { border } else { HEAD_OF_OUTSIZED * second + OUTSIZED_BYTES_MIN / 2 };
+        Some((index, head_bytes))
     }
 
     /// The longest of `spans` that shares memory with others, and what it shares. Gives up after a few.
