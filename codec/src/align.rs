@@ -12,8 +12,8 @@ use crate::index::{BLOCK, BlockIndex};
 const RUN_BYTES_MIN: usize = 4;
 /// Credit that every message begins with, so that short headers can be probed at all.
 const CREDIT_START: usize = 512;
-/// What one probe costs; it compares at most this many words.
-const PROBE_COST: usize = 96;
+/// What one probe costs. Dearer probes lose repeats with glue of varying length: 82 % instead of 30 % of the input.
+const PROBE_COST: usize = 32;
 /// How far a probe tolerates that a field grew or shrank.
 const SHIFT_MAX: usize = 16;
 /// How far ahead a probe looks for the next NUL.

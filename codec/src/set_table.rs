@@ -93,6 +93,11 @@ impl SetTable {
         }
     }
 
+    /// No set takes more bytes than this.
+    pub(crate) fn cost_max(&self) -> usize {
+        1 + self.count.div_ceil(8).max(varint::BYTES_MAX)
+    }
+
     /// Writes `set`, which has members and none beyond the frame's destinations.
     pub(crate) fn put(&mut self, out: &mut Vec<u8>, set: &DestinationSet) {
         let numbered = |out: &mut Vec<u8>, short: u8, long: u8, k: usize| match u8::try_from(k) {

@@ -9,8 +9,6 @@ use crate::destination_set::DestinationSet;
 use crate::set_table::SetTable;
 use crate::texts::Span;
 
-/// Stretches from this length on are always worth a record.
-const ALWAYS_BYTES: usize = 256;
 /// What splitting a gap costs besides the record itself.
 const SPLIT_BYTES: usize = 3;
 
@@ -154,11 +152,13 @@ impl Walk<'_> {
         if self.sharers < 2 || len == 0 {
             return;
         }
-        if len < ALWAYS_BYTES {
-            let saved = (self.sharers - 1) * len;
-            if saved <= table.cost(&self.members) + 1 + SPLIT_BYTES {
-                return;
-            }
+        // What a record saves, and what it costs at least, exactly, and at most: the exact cost takes a while to find.
+        let saved = (self.sharers - 1) * len;
+        if saved <= 2 + SPLIT_BYTES
+            || (saved <= table.cost_max() + 1 + SPLIT_BYTES
+                && saved <= table.cost(&self.members) + 1 + SPLIT_BYTES)
+        {
+            return;
         }
         if self.out.steps.is_empty() {
             self.lead(start);
