@@ -55,3 +55,47 @@ pub(crate) const XOR: u8 = 0xD3;
 pub(crate) const CRC_BYTES: usize = 4;
 /// No LZ4 block expands by more than this factor.
 pub(crate) const LZ4_EXPANSION_MAX: usize = 255;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn format_md_has_these_numbers() {
+        let format = include_str!("../FORMAT.md");
+        for (name, code) in [
+            ("NEXT", NEXT),
+            ("ONE", ONE_LONG),
+            ("BUT", BUT_LONG),
+            ("REF", REF_LONG),
+            ("BITS", BITS),
+            ("FLIP", FLIP),
+            ("LIST", LIST),
+            ("COLIST", COLIST),
+            ("REF", REF),
+            ("ONE", ONE),
+            ("BUT", BUT),
+        ] {
+            let row = format
+                .lines()
+                .find(|line| line.starts_with(&format!("| `{code:02X}`")) && line.split('|').count() == 4);
+            assert!(row.unwrap_or_default().contains(name), "code {code:02X} is not {name}");
+        }
+        for (name, flag) in [
+            ("CONCAT", FLAG_CONCAT),
+            ("LZ4", FLAG_LZ4),
+            ("ZSTD", FLAG_ZSTD),
+            ("HISTORY", FLAG_HISTORY),
+            ("NOREF", FLAG_NOREF),
+        ] {
+            assert!(format.contains(&format!("| `{flag:02x}` | {name} |")), "flag {flag:02x} is not {name}");
+        }
+        assert!(format.contains(&format!("| magic | 1 | `{MAGIC:02X}` |")));
+        assert!(format.contains(&format!("| version | 1 | `{VERSION:02x}` |")));
+        assert!(format.contains(&format!("| `{PAST:X}`, `{ECHO:X}`, `{XOR:X}` |")));
+        assert!(format.contains(&format!("{EACH:X}, set, uv length")));
+        assert!(format.contains(&format!("| checksum | {CRC_BYTES} |")));
+        assert!(format.contains(&format!("expand by more than {LZ4_EXPANSION_MAX}")));
+        assert!(format.contains(&format!("Numbers below {SHORT} use")));
+    }
+}

@@ -1,6 +1,8 @@
 //! Messages for tests: families that resemble traffic, and families made to hurt.
 #![allow(dead_code, reason = "every test file uses its own part")]
 
+mod naive;
+
 use bytes::Bytes;
 use fastrand::Rng;
 use trunkline_codec::{EncodedFrame, Encoder, Frame, Limits, Options, Payload, Stage};
@@ -117,7 +119,7 @@ pub(crate) fn family(kind: usize, rng: &mut Rng, count: usize, len: usize) -> Ve
         // Strings that end with NUL, some equal.
         8 => {
             let mut bytes = Vec::new();
-            for _ in 0..12 {
+            for _ in 0..len.div_ceil(24) {
                 let name = rng.usize(..20);
                 bytes.extend(std::iter::repeat_n(b'n', name));
                 bytes.push(0);
@@ -190,10 +192,25 @@ pub(crate) fn assert_exact(payloads: &[Payload], encoded: &EncodedFrame) {
     let bytes = encoded.to_bytes();
     assert_eq!(bytes.len(), encoded.len());
     assert_eq!(encoded.stats().frame_bytes, encoded.len());
+    let read_naively = naive::decode(&bytes);
     let frame = Frame::parse(bytes, &Limits::default()).unwrap();
     assert_eq!(frame.message_count(), payloads.len());
     for (index, payload) in payloads.iter().enumerate() {
         assert_eq!(frame.message_len(index), payload.len(), "message {index}");
         assert!(frame.to_vec(index) == payload.to_vec(), "message {index} differs");
+        assert!(read_naively[index] == payload.to_vec(), "message {index} differs for the naive reader");
     }
+}
+
+/// `frame` with the checksum that its other bytes call for.
+pub(crate) fn seal(mut frame: Vec<u8>) -> Bytes {
+    let body = frame.len() - 4;
+    let crc = crc32c::crc32c(&frame[..body]);
+    frame[body..].copy_from_slice(&crc.to_le_bytes());
+    frame.into()
+}
+
+/// A frame from its bytes between version and checksum.
+pub(crate) fn frame_of(flags_and_rest: &[u8]) -> Bytes {
+    seal([&[0xF5, 1], flags_and_rest, &[0; 4]].concat())
 }

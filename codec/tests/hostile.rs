@@ -1,0 +1,317 @@
+//! Bytes that no encoder wrote: every one is refused with a typed error or has exactly one meaning. Nothing panics, and
+//! nothing is allocated that the limits do not allow.
+
+mod common;
+
+use bytes::Bytes;
+use common::{FAMILIES, encoder, family, frame_of, payloads, random, seal};
+use fastrand::Rng;
+use proptest::prelude::*;
+use trunkline_codec::{
+    DecodeError, EncodeError, Encoder, Frame, LimitName, Limits, Options, Payload, Stage, reserialise,
+};
+
+fn parse(bytes: &Bytes) -> Result<Frame, DecodeError> {
+    Frame::parse(bytes.clone(), &Limits::default())
+}
+
+/// Frames of several shapes: concatenations, records of every kind, with and without a second stage.
+fn frames() -> Vec<(Vec<Payload>, Bytes)> {
+    let mut rng = Rng::with_seed(11);
+    let mut frames = Vec::new();
+    for kind in 0..FAMILIES {
+        for (count, len, stage) in
+            [(5, 150, Stage::None), (70, 16, Stage::None), (3, 400, Stage::Lz4), (1, 40, Stage::None)]
+        {
+            let messages = family(kind, &mut rng, count, len);
+            let messages = payloads(&mut rng, &messages);
+            let frame = encoder(stage).encode(&messages).unwrap().to_bytes();
+            frames.push((messages, frame));
+        }
+    }
+    frames
+}
+
+/// The frame is refused, or it is canonical and can be read.
+fn harmless(bytes: &Bytes) {
+    let Ok(frame) = parse(bytes) else { return };
+    for index in 0..frame.message_count() {
+        assert_eq!(frame.to_vec(index).len(), frame.message_len(index));
+        assert_eq!(frame.message(index).map(|piece| piece.len()).sum::<usize>(), frame.message_len(index));
+    }
+    let again = reserialise(bytes.clone(), &Limits::default()).unwrap();
+    if bytes[2] & 2 == 0 {
+        assert!(again == *bytes, "two spellings of one frame");
+    }
+}
+
+#[test]
+fn truncations_are_refused() {
+    for (_, frame) in frames() {
+        for len in 0..frame.len() {
+            assert!(parse(&frame.slice(..len)).is_err(), "{len} of {}", frame.len());
+            if len >= 7 {
+                // The same with a checksum that fits.
+                harmless(&seal(frame[..len].to_vec()));
+            }
+        }
+        let longer = [&frame[..], &[0]].concat();
+        assert!(parse(&longer.clone().into()).is_err());
+        let shifted = seal([&frame[..frame.len() - 4], &[0; 5]].concat());
+        assert!(parse(&shifted).is_err(), "a byte too many");
+    }
+}
+
+#[test]
+fn flipped_bytes_are_refused() {
+    for (_, frame) in frames() {
+        for at in 0..frame.len() {
+            for mask in [0x01, 0x80, 0xFF] {
+                let mut bytes = frame.to_vec();
+                bytes[at] ^= mask;
+                assert!(parse(&bytes.into()).is_err(), "byte {at}");
+            }
+        }
+    }
+}
+
+#[test]
+fn resealed_frames_never_panic() {
+    for (_, frame) in frames() {
+        for at in 0..frame.len() - 4 {
+            for mask in [0x01, 0x06, 0x40, 0x80] {
+                let mut bytes = frame.to_vec();
+                bytes[at] ^= mask;
+                harmless(&seal(bytes));
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(3000))]
+
+    #[test]
+    fn what_is_accepted_is_canonical(flags in 0u8..32, m in 1u8..80, head in prop::collection::vec(any::<u8>(), 0..40), data in 0usize..60) {
+        // Heads made of likely bytes, so that some are accepted; the data fits by chance only, so try around it.
+        let codes = [0x00, 0x01, 0x40, 0x41, 0x80, 0xC0, 0xC4, 0xC5, 0xC6, 0xC7, 0xD0, 1, 2, 3, 5, 7];
+        let head: Vec<u8> = head.iter().map(|&byte| if byte < 200 { codes[usize::from(byte) % 16] } else { byte }).collect();
+        let head_len = u8::try_from(head.len()).unwrap();
+        harmless(&frame_of(&[&[flags, m], &head[..], &vec![7; data]].concat()));
+        for data in 0..60 {
+            harmless(&frame_of(&[&[flags & 0x10, m, head_len], &head[..], &vec![7; data]].concat()));
+        }
+    }
+
+    #[test]
+    fn noise_is_harmless(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        harmless(&bytes.clone().into());
+        harmless(&frame_of(&bytes));
+    }
+}
+
+#[test]
+fn other_spellings_are_refused() {
+    let refused = |rest: &[u8]| match parse(&frame_of(rest)) {
+        Err(DecodeError::NotCanonical { offset, .. }) => offset,
+        other => panic!("{rest:02x?}: {other:?}"),
+    };
+    // ONE 0 is NEXT.
+    assert_eq!(refused(&[0, 3, 2, 0x40, 1, b'x']), 5);
+    // BUT 1 of two is NEXT.
+    refused(&[0, 2, 2, 0x81, 1, b'x']);
+    // EACH with one member.
+    refused(&[0, 3, 3, 0xD0, 0xC0, 1, b'x']);
+    // A set defined twice.
+    assert_eq!(refused(&[0, 9, 8, 0xC4, 5, 0, 1, 0xC4, 5, 0, 1, b'x', b'y']), 9);
+    let overlong = |rest: &[u8], at: usize| {
+        assert_eq!(parse(&frame_of(rest)).unwrap_err(), DecodeError::Varint { offset: at }, "{rest:02x?}");
+    };
+    overlong(&[1, 0x81, 0x00, 0], 3);
+    overlong(&[1, 1, 0x80, 0x00], 4);
+    overlong(&[0, 2, 0x83, 0x00, 0x00, 0x01, 0], 4);
+    overlong(&[0, 2, 3, 0x00, 0x81, 0x00, b'x'], 6);
+    overlong(&[1, 1, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0x02], 4);
+    overlong(&[1, 1, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0x01], 4);
+}
+
+#[test]
+fn unknown_versions_and_flags_are_refused() {
+    let (_, frame) = frames().swap_remove(0);
+    let with = |at: usize, byte: u8| {
+        let mut bytes = frame.to_vec();
+        bytes[at] = byte;
+        parse(&seal(bytes)).unwrap_err()
+    };
+    assert_eq!(with(0, 0xF4), DecodeError::Magic { found: 0xF4 });
+    assert_eq!(with(1, 2), DecodeError::Version { found: 2 });
+    assert_eq!(with(1, 0), DecodeError::Version { found: 0 });
+    assert_eq!(with(2, 0x20), DecodeError::Flags { found: 0x20 });
+    assert_eq!(with(2, 0x06), DecodeError::Flags { found: 0x06 });
+    assert!(matches!(with(2, 0x04), DecodeError::Unsupported { offset: 2, .. }));
+    assert!(matches!(with(2, 0x08), DecodeError::Unsupported { offset: 2, .. }));
+    for code in [0xD1, 0xD2, 0xD3] {
+        let error = parse(&frame_of(&[0, 2, 2, code, 0])).unwrap_err();
+        assert!(matches!(error, DecodeError::Unsupported { offset: 5, .. }), "{error:?}");
+    }
+    let error = parse(&frame_of(&[0, 2, 2, 0xC8, 1, b'x'])).unwrap_err();
+    assert_eq!(error, DecodeError::Record { offset: 5, code: 0xC8 });
+    let noref = parse(&frame_of(&[0x11, 1, 1, b'x'])).unwrap();
+    assert!(noref.no_reference() && noref.to_vec(0) == b"x");
+    assert!(matches!(
+        Encoder::new(Options { stage: Stage::Zstd, ..Options::default() }).encode(&[Payload::default()]),
+        Err(EncodeError::StageUnsupported)
+    ));
+}
+
+/// Limits of which one is `value`.
+fn limits(name: LimitName, value: usize) -> Limits {
+    let mut limits = Limits::default();
+    match name {
+        LimitName::Destinations => limits.destinations = value,
+        LimitName::MessageBytes => limits.message_bytes = value,
+        LimitName::OutputBytes => limits.output_bytes = value,
+        LimitName::Pieces => limits.pieces = value,
+        LimitName::Records => limits.records = value,
+        LimitName::DataBytes => limits.data_bytes = value,
+        LimitName::SetBytes => limits.set_bytes = value,
+        other => panic!("unknown limit {other}"),
+    }
+    limits
+}
+
+#[test]
+fn every_limit_is_checked() {
+    // Nine messages: `ab` for destinations 0 and 2, `z` for all, one byte each for 0 and 2 again.
+    let frame =
+        frame_of(&[0, 9, 9, 0xC4, 0x05, 0x00, 2, 0x00, 1, 0xD0, 0x01, 1, b'a', b'b', b'z', b'1', b'2']);
+    let needed = [
+        (LimitName::Destinations, 9),
+        (LimitName::MessageBytes, 4),
+        (LimitName::OutputBytes, 15),
+        (LimitName::Pieces, 13),
+        (LimitName::Records, 3),
+        (LimitName::DataBytes, 5),
+        (LimitName::SetBytes, 2),
+    ];
+    for (name, value) in needed {
+        assert!(Frame::parse(frame.clone(), &limits(name, value)).is_ok(), "{name}");
+        match Frame::parse(frame.clone(), &limits(name, value - 1)) {
+            Err(DecodeError::Limit { limit, maximum, .. }) => assert_eq!((limit, maximum), (name, value - 1)),
+            other => panic!("{name}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn the_encoder_keeps_to_the_receivers_limits() {
+    let mut rng = Rng::with_seed(5);
+    let messages = family(1, &mut rng, 20, 300);
+    let messages = payloads(&mut rng, &messages);
+    let names = [
+        LimitName::Destinations,
+        LimitName::MessageBytes,
+        LimitName::OutputBytes,
+        LimitName::Pieces,
+        LimitName::Records,
+        LimitName::DataBytes,
+        LimitName::SetBytes,
+    ];
+    for name in names {
+        for value in (0..40).chain([300, 305, 310, 320, 6000, 6500, 7000]) {
+            let limits = limits(name, value);
+            let options = Options { seed: Some(7), limits, ..Options::default() };
+            match Encoder::new(options).encode(&messages) {
+                Ok(encoded) => drop(Frame::parse(encoded.to_bytes(), &limits).unwrap()),
+                Err(EncodeError::Limit { limit, maximum, needed }) => {
+                    assert_eq!((limit, maximum), (name, value));
+                    assert!(needed > value);
+                }
+                Err(other) => panic!("{other}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn bombs_are_refused_from_the_head() {
+    let limit = |rest: &[u8]| match parse(&frame_of(rest)) {
+        Err(DecodeError::Limit { limit, .. }) => limit,
+        other => panic!("{:?}", other.map(|_| ())),
+    };
+    let varint = |mut value: u64| {
+        let mut out = Vec::new();
+        while value >= 0x80 {
+            out.push(value.to_le_bytes()[0] | 0x80);
+            value >>= 7;
+        }
+        out.push(value.to_le_bytes()[0]);
+        out
+    };
+    let split = |m: u64, head: &[u8], data: &[u8]| {
+        let head_len = u64::try_from(head.len()).unwrap();
+        [&[0][..], &varint(m), &varint(head_len), head, data].concat()
+    };
+    // A record of 1 MiB for 1,000 destinations.
+    let record = [&[0x00][..], &varint(1 << 20)].concat();
+    assert_eq!(limit(&split(1000, &record, &vec![0; 1 << 20])), LimitName::OutputBytes);
+    // Lengths of 2^64 - 1, once and often.
+    let huge = [&[0x00][..], &varint(u64::MAX)].concat();
+    assert_eq!(limit(&split(1000, &huge, &[])), LimitName::MessageBytes);
+    let generous = Limits {
+        message_bytes: usize::MAX,
+        output_bytes: usize::MAX,
+        data_bytes: usize::MAX,
+        ..Limits::default()
+    };
+    for (m, head) in
+        [(1, [&huge[..], &huge].concat()), (1000, huge.clone()), (1000, [&[0xD0][..], &huge].concat())]
+    {
+        assert!(Frame::parse(frame_of(&split(m, &head, &[])), &generous).is_err());
+    }
+    let lens = [&[1, 2][..], &varint(u64::MAX), &varint(u64::MAX)].concat();
+    assert!(Frame::parse(frame_of(&lens), &generous).is_err());
+    // Two head bytes make 1,024 pieces.
+    let pieces = [0x00, 0x01].repeat(1025);
+    assert_eq!(limit(&split(1024, &pieces, &[1; 1025])), LimitName::Pieces);
+    // Records and sets by the hundred thousand.
+    let records = [0x00, 0x01].repeat((1 << 18) + 1);
+    assert_eq!(limit(&split(1, &records, &[1; (1 << 18) + 1])), LimitName::Records);
+    let mut sets = Vec::new();
+    for k in 0..33_000u64 {
+        sets.extend_from_slice(&[0xC6, 3]);
+        sets.extend([k / 300, k % 300, 1].into_iter().flat_map(varint));
+        sets.push(1);
+    }
+    assert_eq!(limit(&split(1024, &sets, &[1; 33_000])), LimitName::SetBytes);
+    // Two sets in one head that are announced but not there, and a head that is not there.
+    assert!(parse(&frame_of(&[0, 9, 0xFF, 0xFF, 0x03])).is_err());
+    // More destinations than the format has.
+    assert_eq!(limit(&[&[1][..], &varint(1025)].concat()), LimitName::Destinations);
+    assert_eq!(limit(&[&[1][..], &varint(u64::MAX)].concat()), LimitName::Destinations);
+    assert!(parse(&frame_of(&[1, 0])).is_err());
+}
+
+#[test]
+fn second_stages_that_lie_are_refused() {
+    let text = vec![b'a'; 10_000];
+    let messages = vec![Payload::from(text.clone()), Payload::from(random(&mut Rng::with_seed(1), 50))];
+    let frame = encoder(Stage::Lz4).encode(&messages).unwrap().to_bytes();
+    assert_eq!(frame[2], 0x03, "a staged concatenation");
+    assert!(frame.len() < 200);
+    assert_eq!(parse(&frame).unwrap().to_vec(0), text);
+    // One message a byte longer or shorter than the block expands to.
+    for low in [0x8F, 0x91] {
+        let mut bytes = frame.to_vec();
+        assert_eq!(bytes[4..6], [0x90, 0x4E]);
+        bytes[4] = low;
+        assert!(matches!(parse(&seal(bytes)), Err(DecodeError::Stage { offset: 7 })));
+    }
+    // Far longer than any block of that size can be: refused without an allocation.
+    let mut bytes = frame.to_vec();
+    bytes.splice(4..6, [0x80, 0x80, 0x80, 0x10]);
+    assert!(matches!(parse(&seal(bytes)), Err(DecodeError::Stage { .. })));
+    // A block that saves nothing.
+    let stored = [&[0x03, 1, 4, 0x40][..], b"abcd"].concat();
+    assert!(matches!(parse(&frame_of(&stored)), Err(DecodeError::NotCanonical { .. })));
+}
