@@ -1,5 +1,6 @@
 //! Messages in, one frame out: head and slices, ready for a vectored write.
 
+use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -16,6 +17,9 @@ use crate::stage::{Compressor, Stage};
 use crate::texts::{Borders, Span, Texts};
 use crate::varint;
 use crate::wire;
+
+/// How many destinations are planned together, from the first attempt to the last.
+const GROUPS: [usize; 3] = [DESTINATIONS_MAX, 128, 16];
 
 /// How an [`Encoder`] works.
 #[derive(Clone, Copy, Debug, Default)]
@@ -58,7 +62,7 @@ pub struct Encoder {
 }
 
 /// One frame, ready for a vectored write.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct EncodedFrame {
     slices: Vec<Bytes>,
     stats: Stats,
@@ -105,8 +109,6 @@ impl Encoder {
         }
         let input_bytes = check(payloads, &self.options.limits)?;
         let count = payloads.len();
-        self.head.reset(count);
-        self.data.reset();
         self.borders.reset(payloads);
         let texts = Texts::new(payloads, &self.borders);
         let spans: Vec<Span> = payloads
@@ -117,13 +119,26 @@ impl Encoder {
             .collect();
         let concat_head_bytes: usize = payloads.iter().map(|payload| varint::len(payload.len())).sum();
         let mut split = false;
-        if count > 1 {
+        // Many destinations that differ in many places make more pieces than a receiver takes; smaller groups, each
+        // with its own copy of what it shares, make fewer.
+        for group in GROUPS.into_iter().filter(|&group| group == GROUPS[0] || group < count) {
+            if count == 1 {
+                break;
+            }
+            self.head.reset(count);
+            self.data.reset();
             let out = Records { texts, head: &mut self.head, data: &mut self.data };
-            Planner { texts, scratch: &mut self.scratch, out }.plan(&spans);
+            let mut planner = Planner { texts, scratch: &mut self.scratch, out };
+            for spans in spans.chunks(group) {
+                planner.plan(spans);
+            }
             self.head.flush();
-            let head_bytes = self.head.bytes().len();
-            let split_bytes = varint::len(head_bytes) + head_bytes + self.data.bytes;
-            split = split_bytes < concat_head_bytes + input_bytes && self.head.within(&self.options.limits);
+            if self.head.within(&self.options.limits) {
+                let head_bytes = self.head.bytes().len();
+                let split_bytes = varint::len(head_bytes) + head_bytes + self.data.bytes;
+                split = split_bytes < concat_head_bytes + input_bytes;
+                break;
+            }
         }
         if !split {
             self.data.reset();
@@ -296,5 +311,43 @@ impl EncodedFrame {
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.stats
+    }
+}
+
+/// Shows sizes only: messages may be secret.
+impl fmt::Debug for EncodedFrame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let slices = self.slices.len();
+        f.debug_struct("EncodedFrame").field("slices", &slices).field("stats", &self.stats).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Frame;
+
+    #[test]
+    fn too_many_pieces_are_avoided_by_smaller_groups() {
+        let mut rng = fastrand::Rng::with_seed(1);
+        let base: Vec<u8> = std::iter::repeat_with(|| rng.u8(..)).take(4000).collect();
+        let payloads: Vec<Payload> = (0..600)
+            .map(|_| {
+                let mut message = base.clone();
+                for _ in 0..4 {
+                    message[rng.usize(..4000)] ^= 0x55;
+                }
+                Payload::from(message)
+            })
+            .collect();
+        let limits = Limits { pieces: 400_000, ..Limits::default() };
+        let encoded =
+            Encoder::new(Options { seed: Some(1), limits, ..Options::default() }).encode(&payloads).unwrap();
+        let stats = encoded.stats();
+        assert!(!stats.concatenated && stats.frame_bytes * 10 < stats.input_bytes, "{stats:?}");
+        let frame = Frame::parse(encoded.to_bytes(), &limits).unwrap();
+        for (index, payload) in payloads.iter().enumerate() {
+            assert!(frame.to_vec(index) == payload.to_vec(), "message {index}");
+        }
     }
 }
