@@ -2,6 +2,8 @@
 //!
 //! Everything that can be wrong with a frame is found by [`Frame::parse`]; reading messages afterwards cannot fail.
 
+use std::fmt;
+
 use bytes::Bytes;
 
 use crate::error::DecodeError;
@@ -14,7 +16,7 @@ use crate::wire;
 ///
 /// Messages are slices of the buffer that was parsed (or, after a second stage, of the expanded data): as long as one
 /// of them lives, the whole buffer does.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Frame {
     data: Bytes,
     no_reference: bool,
@@ -32,7 +34,7 @@ struct Piece {
 }
 
 /// The pieces of one message in order; each is a slice of the received buffer.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Pieces<'a> {
     data: &'a Bytes,
     pieces: std::slice::Iter<'a, Piece>,
@@ -136,6 +138,23 @@ impl Frame {
 
     fn pieces_of(&self, index: usize) -> &[Piece] {
         &self.pieces[self.starts[index]..self.starts[index + 1]]
+    }
+}
+
+/// Shows sizes only: messages may be secret.
+impl fmt::Debug for Frame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Frame")
+            .field("messages", &self.lens.len())
+            .field("pieces", &self.pieces.len())
+            .field("data_bytes", &self.data.len())
+            .finish()
+    }
+}
+
+impl fmt::Debug for Pieces<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pieces").field("left", &self.pieces.len()).finish()
     }
 }
 

@@ -3,13 +3,15 @@
 //! Segments are never joined and never copied here. Two messages that hold the same [`Bytes`] share it, and the
 //! encoder sees that from the address alone.
 
+use std::fmt;
+
 use bytes::Bytes;
 
 /// The bytes of one message, in order, as a list of segments.
 ///
 /// Cloning copies handles, not bytes. Empty segments are dropped: they carry nothing, and how a message is cut into
 /// segments is not part of its value.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Payload {
     segments: Vec<Bytes>,
     bytes: usize,
@@ -80,6 +82,13 @@ impl Extend<Bytes> for Payload {
         for segment in segments {
             self.push(segment);
         }
+    }
+}
+
+/// Shows sizes only: messages may be secret.
+impl fmt::Debug for Payload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Payload").field("segments", &self.segments.len()).field("bytes", &self.bytes).finish()
     }
 }
 
