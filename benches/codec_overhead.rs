@@ -79,11 +79,13 @@ fn append_entries(
     entries: usize,
     entry_bytes: usize,
     shared: bool,
-    lag: impl Fn(u64) -> usize,
+    lag: impl Fn(u64) -> u64,
 ) -> Vec<Payload> {
     let mut rng = Rng::with_seed(seed);
+    let lag = |to: u64| usize::try_from(lag(to)).expect("a small number");
     let lag_max = (0..count).map(&lag).max().unwrap_or(0);
-    let log: Vec<Bytes> = (0..entries + lag_max).map(|_| Bytes::from(random(&mut rng, entry_bytes))).collect();
+    let log: Vec<Bytes> =
+        (0..entries + lag_max).map(|_| Bytes::from(random(&mut rng, entry_bytes))).collect();
     (0..count)
         .map(|to| {
             let behind = lag(to);
@@ -115,9 +117,12 @@ fn corpora() -> Vec<Corpus> {
         corpus("one laggard, copies, 5", append_entries(4, 5, 4, 1024, false, one_laggard)),
         corpus("entry 1,000 B, copies, 64", append_entries(5, 64, 1, 1000, false, none)),
         corpus("entry 1,000 B, shared, 64", append_entries(5, 64, 1, 1000, true, none)),
-        corpus("nested lags 64 KiB, copies, 16", append_entries(6, 16, 4, 65_536, false, |to| to as usize)),
-        corpus("nested lags 64 KiB, shared, 16", append_entries(6, 16, 4, 65_536, true, |to| to as usize)),
-        corpus("unrelated random 64 KiB, 5", (0..5).map(|_| Payload::from(random(&mut rng, 65_536))).collect()),
+        corpus("nested lags 64 KiB, copies, 16", append_entries(6, 16, 4, 65_536, false, |to| to)),
+        corpus("nested lags 64 KiB, shared, 16", append_entries(6, 16, 4, 65_536, true, |to| to)),
+        corpus(
+            "unrelated random 64 KiB, 5",
+            (0..5).map(|_| Payload::from(random(&mut rng, 65_536))).collect(),
+        ),
         corpus("unrelated random 1 KiB, 5", (0..5).map(|_| Payload::from(random(&mut rng, 1024))).collect()),
     ]
 }
@@ -200,7 +205,8 @@ fn measure(corpus: &Corpus) -> Row {
         benches.iter_mut().for_each(Bench::round);
     }
     let gbs: Vec<f64> = benches.into_iter().map(|bench| input_bytes as f64 / bench.median() / 1e9).collect();
-    let cell = |method, frame_bytes, encode_gbs, decode_gbs| Cell { method, frame_bytes, encode_gbs, decode_gbs };
+    let cell =
+        |method, frame_bytes, encode_gbs, decode_gbs| Cell { method, frame_bytes, encode_gbs, decode_gbs };
     Row {
         name: corpus.name,
         destinations: payloads.len(),
@@ -216,14 +222,21 @@ fn measure(corpus: &Corpus) -> Row {
 }
 
 fn main() {
-    println!("Speeds are GB (10^9 bytes) of input per second, one thread, medians of {ROUNDS} interleaved rounds.");
-    println!("'over' is what a frame has beyond the distinct bytes of the longest message, per destination; a");
-    println!("concatenation is given 4 bytes of length per message and nothing to decode; x is the ratio to memcpy.\n");
+    println!(
+        "Speeds are GB (10^9 bytes) of input per second, one thread, medians of {ROUNDS} interleaved rounds."
+    );
+    println!(
+        "'over' is what a frame has beyond the distinct bytes of the longest message, per destination; a"
+    );
+    println!(
+        "concatenation is given 4 bytes of length per message and nothing to decode; x is the ratio to memcpy.\n"
+    );
     println!(
         "{:<31} {:>3} {:>10}  {:<13} {:>10} {:>8} {:>8} {:>6} {:>8} {:>6} {:>9}",
         "corpus", "m", "input B", "method", "frame B", "over B", "enc GB/s", "x", "dec GB/s", "x", "enc us"
     );
-    let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let wanted: Vec<String> =
+        std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     for corpus in corpora() {
         if !wanted.is_empty() && !wanted.iter().any(|word| corpus.name.contains(word)) {
             continue;
