@@ -7,13 +7,18 @@ use common::encoder;
 use trunkline_codec::{Frame, Limits, Payload, Stage};
 
 const FORMAT: &str = include_str!("../FORMAT.md");
-const TESTS: [&str; 6] = [
+const TESTS: [&str; 7] = [
     include_str!("format.rs"),
     include_str!("hostile.rs"),
     include_str!("round_trip.rs"),
+    include_str!("sizes.rs"),
     include_str!("vectors.rs"),
     include_str!("zero_copy.rs"),
-    concat!(include_str!("../src/set_table.rs"), include_str!("../src/wire.rs")),
+    concat!(
+        include_str!("../src/encode.rs"),
+        include_str!("../src/set_table.rs"),
+        include_str!("../src/wire.rs")
+    ),
 ];
 
 /// The bytes of the worked example: hex pairs at the beginning of each line of its block.

@@ -311,6 +311,15 @@ fn second_stages_that_lie_are_refused() {
     let mut bytes = frame.to_vec();
     bytes.splice(4..6, [0x80, 0x80, 0x80, 0x10]);
     assert!(matches!(parse(&seal(bytes)), Err(DecodeError::Stage { .. })));
+    let generous = Limits {
+        message_bytes: usize::MAX,
+        output_bytes: usize::MAX,
+        data_bytes: usize::MAX,
+        ..Limits::default()
+    };
+    let mut bytes = frame.to_vec();
+    bytes.splice(4..6, [0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x40]);
+    assert!(matches!(Frame::parse(seal(bytes), &generous), Err(DecodeError::Stage { .. })), "2^62 bytes");
     // A block that saves nothing.
     let stored = [&[0x03, 1, 4, 0x40][..], b"abcd"].concat();
     assert!(matches!(parse(&frame_of(&stored)), Err(DecodeError::NotCanonical { .. })));
