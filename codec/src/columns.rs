@@ -98,3 +98,54 @@ fn set_of_refs(items: &[&Item<'_>]) -> DestinationSet {
     }
     set
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::DataColumn;
+    use crate::head::HeadWriter;
+    use crate::payload::Payload;
+    use crate::texts::{Borders, Span, Texts};
+
+    /// Head and data of `messages` in columns, and whether they were accepted.
+    fn columns(messages: &[&[u8]], must: bool) -> (Vec<u8>, Vec<u8>, bool) {
+        let payloads: Vec<Payload> = messages.iter().map(|message| Payload::from(message.to_vec())).collect();
+        let mut borders = Borders::default();
+        borders.reset(&payloads);
+        let texts = Texts::new(&payloads, &borders);
+        let (mut head, mut data) = (HeadWriter::new(), DataColumn::default());
+        head.reset(messages.len());
+        let span = |message: usize| Span { message, start: 0, end: messages[message].len() };
+        let items: Vec<Item<'_>> =
+            messages.iter().enumerate().map(|(k, bytes)| Item { span: span(k), bytes }).collect();
+        let mut out = Records { texts, head: &mut head, data: &mut data };
+        let accepted = try_put(&items, must, &mut out);
+        head.flush();
+        (head.bytes().to_vec(), data.iter().flatten().copied().collect(), accepted)
+    }
+
+    #[test]
+    fn what_changes_is_sent_for_each_and_the_rest_once() {
+        let messages: [&[u8]; 4] = [b"head1tail!", b"head2tail!", b"head3tail!", b"head4tail!"];
+        let (head, data, accepted) = columns(&messages, false);
+        assert!(accepted);
+        assert_eq!(head, [0x00, 4, 0xD0, 0x00, 1, 0x00, 5]);
+        assert_eq!(data, b"head1234tail!");
+    }
+
+    #[test]
+    fn few_values_are_sent_once_per_value() {
+        let long = |last: &[u8; 8]| [&b"head"[..], last].concat();
+        let (same, other) = (long(b"abcdefgh"), long(b"ijklmnop"));
+        let (head, data, _) = columns(&[&same, &same, &other, &same], true);
+        assert_eq!(head, [0x00, 4, 0x82, 8, 0x42, 8]);
+        assert_eq!(data, b"headabcdefghijklmnop");
+    }
+
+    #[test]
+    fn unlike_texts_are_declined_unless_they_must() {
+        let messages: [&[u8]; 2] = [b"abcdefgh", b"ijklmnop"];
+        assert_eq!(columns(&messages, false), (Vec::new(), Vec::new(), false));
+        assert_eq!(columns(&messages, true).0, [0xD0, 0x00, 8]);
+    }
+}

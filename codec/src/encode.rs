@@ -47,8 +47,8 @@ pub struct Stats {
     pub concatenated: bool,
 }
 
-/// Turns messages into frames. Keeps its working memory, but nothing of any message, between calls.
-#[derive(Debug)]
+/// Turns messages into frames. Keeps its working memory between calls, which grows with the largest frame, but no handle
+/// to any message's segments; what it writes does not depend on what it has written before.
 pub struct Encoder {
     options: Options,
     head: HeadWriter,
@@ -311,6 +311,14 @@ impl EncodedFrame {
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.stats
+    }
+}
+
+/// Shows no working memory: it may hold parts of messages.
+impl fmt::Debug for Encoder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Options { stage, seed: _, limits } = &self.options;
+        f.debug_struct("Encoder").field("stage", stage).field("limits", limits).finish_non_exhaustive()
     }
 }
 

@@ -354,3 +354,47 @@ impl Layout {
         out
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(members: &[usize]) -> DestinationSet {
+        let mut set = DestinationSet::EMPTY;
+        members.iter().for_each(|&index| set.insert(index));
+        set
+    }
+
+    #[test]
+    fn neighbours_of_one_set_become_one_record() {
+        let mut head = HeadWriter::new();
+        head.reset(3);
+        head.put(&set(&[0, 1, 2]), 5);
+        head.put(&set(&[0, 1, 2]), 7);
+        head.put(&set(&[2]), 1);
+        head.put_each(&set(&[0, 1]), 2);
+        head.put_each(&set(&[0, 1]), 2);
+        head.flush();
+        assert_eq!(head.bytes(), [0x00, 12, 0x42, 1, 0xD0, 0x82, 2, 0xD0, 0x82, 2]);
+        let limits = |records, pieces| Limits { records, pieces, ..Limits::default() };
+        assert!(head.within(&limits(4, 8)));
+        assert!(!head.within(&limits(3, 8)) && !head.within(&limits(4, 7)));
+    }
+
+    #[test]
+    fn a_layout_is_read_and_written() {
+        let head = [0x00, 12, 0x42, 1, 0xD0, 0x82, 2];
+        let mut frame = vec![wire::MAGIC, wire::VERSION, wire::FLAG_NOREF, 3, 7];
+        frame.extend_from_slice(&head);
+        frame.extend_from_slice(&[b'x'; 17]);
+        let crc = crc32c::crc32c(&frame);
+        frame.extend_from_slice(&crc.to_le_bytes());
+        let layout = Layout::read(&frame, &Limits::default()).unwrap();
+        let record = |len, members, each| Record { len, members, each };
+        assert_eq!(layout.records, [record(12, 3, false), record(1, 1, false), record(2, 2, true)]);
+        assert_eq!(layout.members, [0, 1, 2, 2, 0, 1]);
+        assert_eq!((&layout.lens[..], &layout.counts[..]), (&[14, 14, 13][..], &[2, 2, 2][..]));
+        assert_eq!((layout.data_bytes, layout.data.clone()), (17, 12..29));
+        assert_eq!(layout.write(&[b'x'; 17]), frame);
+    }
+}

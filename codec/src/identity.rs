@@ -93,3 +93,53 @@ impl Addresses {
         (skip < rest && place.at >= at_min).then_some((*place, skip))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::payload::Payload;
+    use crate::texts::Borders;
+    use bytes::Bytes;
+
+    /// The runs of the second of two messages with the first.
+    fn runs(reference: &[Bytes], message: &[Bytes]) -> Vec<Run> {
+        let payloads: Vec<Payload> =
+            [reference, message].map(|segments| segments.iter().cloned().collect()).into();
+        let mut borders = Borders::default();
+        borders.reset(&payloads);
+        let texts = Texts::new(&payloads, &borders);
+        let whole = |message: usize| Span { message, start: 0, end: payloads[message].len() };
+        let (mut addresses, mut out) = (Addresses::default(), Vec::new());
+        addresses.reset(texts, whole(0));
+        addresses.align(texts, whole(1), &mut out);
+        out
+    }
+
+    #[test]
+    fn memory_is_recognised_however_it_is_cut() {
+        let one = Bytes::from(vec![1; 100]);
+        let two = Bytes::from(vec![1; 50]);
+        let own = Bytes::from(vec![1; 10]);
+        let run = |at, from, len| Run { at, from, len };
+        let reference = [own.clone(), one.clone(), two.clone()];
+        assert_eq!(
+            runs(&reference, &[Bytes::from(vec![1; 10]), one.clone(), two.clone()]),
+            [run(10, 10, 150)]
+        );
+        assert_eq!(runs(&reference, &[two.clone()]), [run(110, 0, 50)]);
+        assert_eq!(runs(&reference, &[one.slice(20..60), one.slice(60..)]), [run(30, 0, 80)]);
+        assert_eq!(runs(&reference, &[one.slice(..30), one.slice(50..)]), [run(10, 0, 30), run(60, 30, 50)]);
+        // Never backwards in the reference.
+        assert_eq!(runs(&reference, &[two.clone(), one.clone()]), [run(110, 0, 50)]);
+        // The same content elsewhere is not the same memory.
+        assert_eq!(runs(&reference, &[Bytes::from(vec![1; 100])]), []);
+        // The message has the bigger piece: only what the reference holds of it.
+        assert_eq!(
+            runs(&[one.slice(40..60), one.slice(70..80)], &[one.clone()]),
+            [run(0, 40, 20), run(20, 70, 10)]
+        );
+        // One segment several times.
+        let twice = [own.clone(), one.clone(), own.clone(), one.clone()];
+        assert_eq!(runs(&twice, &[one.clone(), one.clone()]), [run(10, 0, 100), run(120, 100, 100)]);
+    }
+}

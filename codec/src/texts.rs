@@ -115,3 +115,31 @@ impl<'a> Iterator for Parts<'a> {
         Some((segment, start, end))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_are_cut_at_segment_borders() {
+        let segments = ["abc", "defgh", "ij"].map(|text| Bytes::from_static(text.as_bytes()));
+        let payloads = [Payload::default(), segments.into_iter().collect(), Payload::from(b"xyz".to_vec())];
+        let mut borders = Borders::default();
+        borders.reset(&payloads);
+        let texts = Texts::new(&payloads, &borders);
+        let span = |message, start, end| Span { message, start, end };
+        let parts =
+            |span| texts.parts(span).map(|(segment, start, end)| &segment[start..end]).collect::<Vec<_>>();
+        assert_eq!(parts(span(1, 0, 10)), [&b"abc"[..], b"defgh", b"ij"]);
+        assert_eq!(parts(span(1, 2, 9)), [&b"c"[..], b"defgh", b"i"]);
+        assert_eq!(parts(span(1, 3, 8)), [b"defgh"]);
+        assert_eq!(parts(span(1, 4, 6)), [b"ef"]);
+        assert_eq!(parts(span(2, 1, 3)), [b"yz"]);
+        assert!(parts(span(1, 5, 5)).is_empty());
+        assert_eq!(texts.contiguous(span(1, 3, 8)), Some(&b"defgh"[..]));
+        assert_eq!(texts.contiguous(span(1, 2, 4)), None);
+        let mut out = Vec::new();
+        texts.copy_to(span(1, 2, 9), &mut out);
+        assert_eq!(out, b"cdefghi");
+    }
+}
