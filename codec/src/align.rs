@@ -6,7 +6,8 @@
 //! messages that share nothing are passed over quickly.
 
 use crate::bytes_equal::{common_prefix, common_suffix, equal_mask, load_at};
-use crate::index::{BLOCK, BlockIndex};
+use crate::index::{BLOCK, BlockIndex, CANDIDATE_BYTES};
+use crate::work::Work;
 
 /// Shorter runs are left to the columns of the gaps.
 const RUN_BYTES_MIN: usize = 4;
@@ -48,14 +49,15 @@ pub(crate) struct Run {
 pub(crate) struct Reference<'a> {
     bytes: &'a [u8],
     index: &'a mut BlockIndex,
+    work: &'a mut Work,
     built: bool,
     patience: usize,
 }
 
 impl<'a> Reference<'a> {
     /// `hopeful` says that blocks are looked up from the first message on, not only after one has shared something.
-    pub(crate) fn new(bytes: &'a [u8], index: &'a mut BlockIndex, hopeful: bool) -> Self {
-        Self { bytes, index, built: false, patience: if hopeful { PATIENCE_BYTES_MAX } else { 0 } }
+    pub(crate) fn new(bytes: &'a [u8], index: &'a mut BlockIndex, work: &'a mut Work, hopeful: bool) -> Self {
+        Self { bytes, index, work, built: false, patience: if hopeful { PATIENCE_BYTES_MAX } else { 0 } }
     }
 
     /// Appends the common runs of the reference and `message`, in order.
@@ -63,6 +65,7 @@ impl<'a> Reference<'a> {
         let prefix = common_prefix(self.bytes, message);
         push(out, Run { at: 0, from: 0, len: prefix });
         let suffix = common_suffix(&self.bytes[prefix..], &message[prefix..]);
+        self.work.compared_bytes += prefix + suffix + 2;
         let (at_end, from_end) = (self.bytes.len() - suffix, message.len() - suffix);
         let (mut at, mut from) = (prefix, prefix);
         let mut credit = CREDIT_START + prefix + suffix;
@@ -71,6 +74,7 @@ impl<'a> Reference<'a> {
             let mut hit = None;
             if credit >= PROBE_COST {
                 credit -= PROBE_COST;
+                self.work.probes += 1;
                 hit = probe(rest, wanted);
             }
             let patience = self.patience + (credit - credit.min(CREDIT_START));
@@ -78,12 +82,14 @@ impl<'a> Reference<'a> {
             {
                 if !self.built {
                     self.index.build(self.bytes);
+                    self.work.hashed_positions += self.bytes.len() / BLOCK;
                     self.built = true;
                 }
-                hit = search(self.index, &self.bytes[..at_end], at, wanted, patience);
+                hit = search(self.index, &self.bytes[..at_end], at, wanted, patience, self.work);
             }
             let Some((skip_at, skip_from)) = hit else { break };
             let len = common_prefix(&rest[skip_at..], &wanted[skip_from..]);
+            self.work.compared_bytes += len + 1;
             push(out, Run { at: at + skip_at, from: from + skip_from, len });
             credit += len;
             at += skip_at + len;
@@ -153,18 +159,25 @@ fn search(
     at: usize,
     wanted: &[u8],
     patience: usize,
+    work: &mut Work,
 ) -> Option<(usize, usize)> {
     let mut from = 0;
     let mut end = patience;
     let mut steps = STEPS.iter();
     let mut step = *steps.next()?;
     loop {
-        while let Some(place) = index.next_candidate(wanted, from, step, end) {
+        loop {
+            let candidate = index.next_candidate(wanted, from, step, end);
+            let passed = candidate.unwrap_or(end.min(wanted.len()));
+            work.hashed_positions += passed.saturating_sub(from) / step + 1;
+            let Some(place) = candidate else { break };
+            work.compared_bytes += CANDIDATE_BYTES;
             let window = wanted[place..].first_chunk::<BLOCK>()?;
             if let Some(found) = index.find(reference, window, at)
                 && (found.unique || found.at - at <= NEAR_BYTES)
             {
                 let back = common_suffix(&reference[at..found.at], &wanted[..place]);
+                work.compared_bytes += back + 1;
                 return Some((found.at - at - back, place - back));
             }
             from = place + step;
@@ -194,8 +207,8 @@ mod tests {
 
     fn runs(reference: &[u8], message: &[u8]) -> Vec<Run> {
         let mut index = BlockIndex::new(1);
-        let mut out = Vec::new();
-        Reference::new(reference, &mut index, true).align(message, &mut out);
+        let (mut work, mut out) = (Work::default(), Vec::new());
+        Reference::new(reference, &mut index, &mut work, true).align(message, &mut out);
         let (mut at, mut from) = (0, 0);
         for run in &out {
             assert!(run.at >= at && run.from >= from, "runs overlap or go back: {out:?}");

@@ -20,6 +20,7 @@ pub(crate) fn try_put(items: &[Item<'_>], must: bool, out: &mut Records<'_>) -> 
             *change |= x ^ y;
         }
     }
+    out.work.compared_bytes += items.len() * len;
     if !must && changes.iter().filter(|change| **change != 0).count() * 2 > len {
         return false;
     }
@@ -64,6 +65,8 @@ fn put_varying(items: &[Item<'_>], set: &DestinationSet, start: usize, end: usiz
     let mut order: Vec<&Item<'_>> = items.iter().collect();
     order.sort_by_key(|item| &item.bytes[start..end]);
     let alike = |a: &&Item<'_>, b: &&Item<'_>| a.bytes[start..end] == b.bytes[start..end];
+    // Sorting compares every item with about log2(count) others.
+    out.work.compared_bytes += items.len() * len * (items.len().ilog2() as usize + 2);
     let table = out.head.table();
     let len_bytes = varint::len(len);
     let each_bytes = 1 + table.cost(set) + len_bytes + len * items.len();
@@ -106,6 +109,7 @@ mod tests {
     use crate::head::HeadWriter;
     use crate::payload::Payload;
     use crate::texts::{Borders, Span, Texts};
+    use crate::work::Work;
 
     /// Head and data of `messages` in columns, and whether they were accepted.
     fn columns(messages: &[&[u8]], must: bool) -> (Vec<u8>, Vec<u8>, bool) {
@@ -118,7 +122,7 @@ mod tests {
         let span = |message: usize| Span { message, start: 0, end: messages[message].len() };
         let items: Vec<Item<'_>> =
             messages.iter().enumerate().map(|(k, bytes)| Item { span: span(k), bytes }).collect();
-        let mut out = Records { texts, head: &mut head, data: &mut data };
+        let mut out = Records { texts, head: &mut head, data: &mut data, work: Work::default() };
         let accepted = try_put(&items, must, &mut out);
         head.flush();
         (head.bytes().to_vec(), data.iter().flatten().copied().collect(), accepted)

@@ -17,6 +17,7 @@ use crate::stage::{Compressor, Stage};
 use crate::texts::{Borders, Span, Texts};
 use crate::varint;
 use crate::wire;
+use crate::work::Work;
 
 /// How many destinations are planned together, from the first attempt to the last.
 const GROUPS: [usize; 3] = [DESTINATIONS_MAX, 128, 16];
@@ -45,6 +46,8 @@ pub struct Stats {
     pub frame_bytes: usize,
     /// The messages share too little: the frame is their concatenation.
     pub concatenated: bool,
+    /// Operations that planning took.
+    pub work: Work,
 }
 
 /// Turns messages into frames. Keeps its working memory between calls, which grows with the largest frame, but no handle
@@ -119,6 +122,7 @@ impl Encoder {
             .collect();
         let concat_head_bytes: usize = payloads.iter().map(|payload| varint::len(payload.len())).sum();
         let mut split = false;
+        let mut work = Work::default();
         // Many destinations that differ in many places make more pieces than a receiver takes; smaller groups, each
         // with its own copy of what it shares, make fewer.
         for group in GROUPS.into_iter().filter(|&group| group == GROUPS[0] || group < count) {
@@ -127,16 +131,19 @@ impl Encoder {
             }
             self.head.reset(count);
             self.data.reset();
-            let out = Records { texts, head: &mut self.head, data: &mut self.data };
+            let out = Records { texts, head: &mut self.head, data: &mut self.data, work };
             let mut planner = Planner { texts, scratch: &mut self.scratch, out };
             for spans in spans.chunks(group) {
                 planner.plan(spans);
             }
+            work = planner.out.work;
             self.head.flush();
-            if self.head.within(&self.options.limits) {
-                let head_bytes = self.head.bytes().len();
-                let split_bytes = varint::len(head_bytes) + head_bytes + self.data.bytes;
-                split = split_bytes < concat_head_bytes + input_bytes;
+            let head_bytes = self.head.bytes().len();
+            let split_bytes = varint::len(head_bytes) + head_bytes + self.data.bytes;
+            let saves = split_bytes < concat_head_bytes + input_bytes;
+            split = saves && self.head.within(&self.options.limits);
+            // What saves nothing together saves nothing in groups either.
+            if split || !saves {
                 break;
             }
         }
@@ -146,7 +153,8 @@ impl Encoder {
                 self.data.push(texts, span);
             }
         }
-        let frame = self.assemble(payloads, input_bytes, split);
+        let mut frame = self.assemble(payloads, input_bytes, split);
+        frame.stats.work = work;
         // No handle to any message outlives the call.
         self.data.reset();
         Ok(frame)
@@ -217,7 +225,9 @@ impl Encoder {
         }
         let (slices, frame_bytes) = assembly.seal();
         let diff_bytes = around + self.data.bytes;
-        EncodedFrame { slices, stats: Stats { input_bytes, diff_bytes, frame_bytes, concatenated: !split } }
+        let stats =
+            Stats { input_bytes, diff_bytes, frame_bytes, concatenated: !split, work: Work::default() };
+        EncodedFrame { slices, stats }
     }
 }
 

@@ -37,8 +37,9 @@ impl Addresses {
         }
     }
 
-    /// Appends the runs that `message` shares with the reference, in order in both.
-    pub(crate) fn align(&mut self, texts: Texts<'_>, message: Span, out: &mut Vec<Run>) {
+    /// Appends the runs that `message` shares with the reference, in order in both; returns the number of look-ups.
+    pub(crate) fn align(&mut self, texts: Texts<'_>, message: Span, out: &mut Vec<Run>) -> usize {
+        let mut lookups = 0;
         let first = out.len();
         // The reference's segment and position up to which it is used.
         let (mut next, mut at_min, mut from) = (0, 0, 0);
@@ -46,6 +47,7 @@ impl Addresses {
             let mut address = segment.as_ptr().addr() + start;
             let mut rest = end - start;
             while rest > 0 {
+                lookups += 1;
                 let Some((place, skip)) = self.find(next, address, rest, at_min) else { break };
                 address += skip;
                 rest -= skip;
@@ -67,6 +69,7 @@ impl Addresses {
             }
             from += rest;
         }
+        lookups
     }
 
     /// The segment that holds the byte at `address`, or else the first one that begins within `rest` bytes after it
@@ -126,7 +129,7 @@ mod tests {
             runs(&reference, &[Bytes::from(vec![1; 10]), one.clone(), two.clone()]),
             [run(10, 10, 150)]
         );
-        assert_eq!(runs(&reference, &[two.clone()]), [run(110, 0, 50)]);
+        assert_eq!(runs(&reference, std::slice::from_ref(&two)), [run(110, 0, 50)]);
         assert_eq!(runs(&reference, &[one.slice(20..60), one.slice(60..)]), [run(30, 0, 80)]);
         assert_eq!(runs(&reference, &[one.slice(..30), one.slice(50..)]), [run(10, 0, 30), run(60, 30, 50)]);
         // Never backwards in the reference.
@@ -135,7 +138,7 @@ mod tests {
         assert_eq!(runs(&reference, &[Bytes::from(vec![1; 100])]), []);
         // The message has the bigger piece: only what the reference holds of it.
         assert_eq!(
-            runs(&[one.slice(40..60), one.slice(70..80)], &[one.clone()]),
+            runs(&[one.slice(40..60), one.slice(70..80)], std::slice::from_ref(&one)),
             [run(0, 40, 20), run(20, 70, 10)]
         );
         // One segment several times.

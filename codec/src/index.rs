@@ -17,6 +17,8 @@ const FILTER_LARGE: usize = 1 << 12;
 const SMALL_BLOCKS_MAX: usize = 1 << 10;
 /// Windows looked at in one go.
 const GO: usize = 8;
+/// Bytes that looking up one window compares at most.
+pub(crate) const CANDIDATE_BYTES: usize = BUCKET * BLOCK;
 const TAG_SHIFT: u32 = 48;
 const POSITION_MASK: u64 = (1 << TAG_SHIFT) - 1;
 

@@ -52,6 +52,7 @@ pub use error::{DecodeError, EncodeError, LimitName};
 pub use limits::Limits;
 pub use payload::Payload;
 pub use stage::Stage;
+pub use work::Work;
 
 mod payload;
 
@@ -73,6 +74,8 @@ mod bytes_equal;
 mod sweep;
 
 mod columns;
+
+mod work;
 
 // Where encoder and decoder meet.
 mod head;

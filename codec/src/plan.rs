@@ -14,6 +14,7 @@ use crate::identity::Addresses;
 use crate::index::BlockIndex;
 use crate::sweep::{Runs, Sweep};
 use crate::texts::{Span, Texts};
+use crate::work::Work;
 
 /// Rounds of comparing addresses.
 const ADDRESS_ROUNDS: usize = 4;
@@ -65,6 +66,7 @@ pub(crate) struct Records<'a> {
     pub(crate) texts: Texts<'a>,
     pub(crate) head: &'a mut HeadWriter,
     pub(crate) data: &'a mut DataColumn,
+    pub(crate) work: Work,
 }
 
 impl Records<'_> {
@@ -131,6 +133,7 @@ impl Planner<'_> {
             return;
         };
         let sweep = runs.sweep(spans, reference, self.out.head.table());
+        self.out.work.visits += sweep.visits;
         let mut begin = 0;
         for step in &sweep.steps {
             let parts = &sweep.parts[begin..step.parts_end];
@@ -180,7 +183,8 @@ impl Planner<'_> {
             runs.clear();
             for (index, &span) in spans.iter().enumerate() {
                 if index != reference {
-                    self.scratch.addresses.align(self.texts, span, runs.list());
+                    self.out.work.address_lookups +=
+                        self.scratch.addresses.align(self.texts, span, runs.list());
                 }
                 runs.close();
             }
@@ -198,6 +202,7 @@ impl Planner<'_> {
         for &span in spans {
             if self.texts.contiguous(span).is_none() {
                 self.texts.copy_to(span, &mut joined);
+                self.out.work.copied_bytes += span.len();
             }
         }
         let mut rest = joined.as_slice();
@@ -254,7 +259,8 @@ impl Planner<'_> {
     fn against_longest(&mut self, items: &[Item<'_>], round: usize, hopeful: bool) {
         let reference = longest(items.iter().map(|item| item.bytes.len()));
         let mut runs = Runs::default();
-        let mut against = Reference::new(items[reference].bytes, &mut self.scratch.index, hopeful);
+        let mut against =
+            Reference::new(items[reference].bytes, &mut self.scratch.index, &mut self.out.work, hopeful);
         for (index, item) in items.iter().enumerate() {
             if index != reference {
                 against.align(item.bytes, runs.list());
@@ -268,18 +274,15 @@ impl Planner<'_> {
             return;
         }
         let spans: Vec<Span> = items.iter().map(|item| item.span).collect();
-        let Sweep { steps, parts } = runs.sweep(&spans, reference, self.out.head.table());
+        let Sweep { steps, parts, visits } = runs.sweep(&spans, reference, self.out.head.table());
+        self.out.work.visits += visits;
         let mut begin = 0;
         let mut gap = Vec::new();
         for step in &steps {
             gap.clear();
-            let mut index = 0;
             for &part in &parts[begin..step.parts_end] {
-                // Parts are in the order of the items.
-                while items[index].span.message != part.message {
-                    index += 1;
-                }
-                gap.push(items[index].part(part));
+                let of = items.binary_search_by_key(&part.message, |item| item.span.message);
+                gap.push(items[of.expect("every part is of an item")].part(part));
             }
             begin = step.parts_end;
             self.gap(&gap, items[reference].span.message, round + 1, true);

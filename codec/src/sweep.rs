@@ -34,6 +34,8 @@ pub(crate) struct Runs {
 pub(crate) struct Sweep {
     pub(crate) steps: Vec<Step>,
     pub(crate) parts: Vec<Span>,
+    /// Cuts and messages that were visited.
+    pub(crate) visits: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -111,6 +113,7 @@ impl Runs {
             walk.turn(event, &self.runs[event.run]);
         }
         walk.stretch(at, items[reference].len(), table);
+        walk.out.visits += events.len() + items.len();
         walk.finish()
     }
 }
@@ -170,6 +173,7 @@ impl Walk<'_> {
                 self.out.parts.push(self.items[item].part(cursor.done, from));
             }
             cursor.done = from + len;
+            self.out.visits += 1;
         }
         let shared = self.items[self.reference].part(start, end);
         self.out.steps.push(Step { parts_end: self.out.parts.len(), shared: Some((self.members, shared)) });

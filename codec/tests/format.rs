@@ -7,9 +7,10 @@ use common::encoder;
 use trunkline_codec::{Frame, Limits, Payload, Stage};
 
 const FORMAT: &str = include_str!("../FORMAT.md");
-const TESTS: [&str; 7] = [
+const TESTS: [&str; 8] = [
     include_str!("format.rs"),
     include_str!("hostile.rs"),
+    include_str!("linear.rs"),
     include_str!("round_trip.rs"),
     include_str!("sizes.rs"),
     include_str!("vectors.rs"),
