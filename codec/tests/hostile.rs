@@ -124,6 +124,8 @@ fn other_spellings_are_refused() {
     refused(&[0, 3, 3, 0xD0, 0xC0, 1, b'x']);
     // A set defined twice.
     assert_eq!(refused(&[0, 9, 8, 0xC4, 5, 0, 1, 0xC4, 5, 0, 1, b'x', b'y']), 9);
+    // A record without bytes.
+    assert_eq!(parse(&frame_of(&[0, 2, 2, 0x00, 0])).unwrap_err(), DecodeError::Length { offset: 6 });
     let overlong = |rest: &[u8], at: usize| {
         assert_eq!(parse(&frame_of(rest)).unwrap_err(), DecodeError::Varint { offset: at }, "{rest:02x?}");
     };
