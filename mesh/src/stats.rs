@@ -157,6 +157,8 @@ pub struct Stats {
     pub dials_failed: u64,
     /// Acks that named something this node does not know, ignored.
     pub acks_ignored: u64,
+    /// Connections that could not be accepted, as when the process is out of descriptors. Counted by the shell.
+    pub accept_errors: u64,
 }
 
 impl Stats {
