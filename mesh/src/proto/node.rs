@@ -171,6 +171,11 @@ impl Node {
         result
     }
 
+    /// A sender was turned away, or has to wait, because others wait before it.
+    pub fn count_busy(&mut self) {
+        self.busy += 1;
+    }
+
     /// The outcomes of a batch, one per message in its order, once all are known.
     pub fn poll_outcome(&mut self) -> Option<(Ticket, Vec<Outcome>)> {
         self.client.as_mut()?.poll_outcome()
