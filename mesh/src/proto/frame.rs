@@ -193,14 +193,7 @@ impl FrameReader {
         self.lane = Some(lane);
         self.control_bytes_max = CONTROL_BYTES_MAX;
         self.payload_bytes_max = frame_bytes_max;
-        // A frame may rebuild to more than its own length: that is what it is for. What it rebuilds to is slices of
-        // this one buffer; the pieces themselves are charged by the codec's own limit.
-        self.codec = Limits {
-            message_bytes: frame_bytes_max,
-            output_bytes: frame_bytes_max.saturating_mul(16),
-            data_bytes: frame_bytes_max,
-            ..Limits::default()
-        };
+        self.codec = codec_limits(frame_bytes_max);
     }
 
     /// Takes the next frame from the front of `buffer`, if it is there whole. Also says how long it was.
@@ -314,6 +307,20 @@ impl FrameReader {
                 Received::Batch(envelope, frame)
             }
         })
+    }
+}
+
+/// What the codec may build and rebuild on a connection; both ends compute it from the frame length they agreed on.
+///
+/// A frame may rebuild to more than its own length: that is what it is for. What it rebuilds to is slices of this one
+/// buffer; the pieces themselves are charged by the codec's own limit.
+#[must_use]
+pub fn codec_limits(frame_bytes_max: usize) -> Limits {
+    Limits {
+        message_bytes: frame_bytes_max,
+        output_bytes: frame_bytes_max.saturating_mul(16),
+        data_bytes: frame_bytes_max,
+        ..Limits::default()
     }
 }
 
