@@ -158,17 +158,25 @@ impl Node {
     /// # Errors
     /// [`Rejected`] gives the batch back.
     pub fn submit(&mut self, batch: Batch, now: Micros) -> Result<Ticket, Rejected> {
+        let result = self.submit_again(batch, now);
+        if matches!(&result, Err(Rejected { reason: RejectReason::Busy { .. }, .. })) {
+            self.busy += 1;
+        }
+        result
+    }
+
+    /// As [`Node::submit`], for a batch that was turned down before: a sender that waits counts as busy once.
+    ///
+    /// # Errors
+    /// [`Rejected`] gives the batch back.
+    pub fn submit_again(&mut self, batch: Batch, now: Micros) -> Result<Ticket, Rejected> {
         let Some(client) = self.client.as_mut() else {
             return Err(Rejected { batch, reason: RejectReason::NotOrigin });
         };
         if self.draining {
             return Err(Rejected { batch, reason: RejectReason::Closed });
         }
-        let result = client.submit(batch, &mut self.links, now);
-        if matches!(&result, Err(Rejected { reason: RejectReason::Busy { .. }, .. })) {
-            self.busy += 1;
-        }
-        result
+        client.submit(batch, &mut self.links, now)
     }
 
     /// A sender was turned away, or has to wait, because others wait before it.
