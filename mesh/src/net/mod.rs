@@ -1,1 +1,134 @@
-//! The tokio shells.
+//! The tokio shell around [`proto::node`](crate::proto::node): sockets, clock and wake-ups. It decides nothing.
+//!
+//! In travel order: [`join`] binds, starts and hands out the handles; a [`Client`] puts a batch into the machine and gets
+//! a [`Receipt`]; the writer of a connection takes what is next, encodes and writes it; the reader at the other end cuts
+//! the bytes into frames and hands them to its machine; an [`Inbox`] takes what arrived.
+//!
+//! ```text
+//! tasks    one reader and one writer per connection, one accept task, one timer task: no other
+//! lock     one mutex around the machine, held for one call and never across an await; all that the call
+//!          caused is collected under the lock and done after it (shared.rs)
+//! end      the timer task is the keeper: when it ends, however it ends, the mesh is closed
+//! ```
+
+mod mesh;
+
+mod client;
+mod receipt;
+mod waiting;
+
+mod inbox;
+
+// Behind the handles: the machine under its lock, and the tasks that feed it.
+mod shared;
+mod timer;
+// A connection's life.
+mod accept;
+mod dial;
+mod port;
+mod reader;
+mod writer;
+// What they are made of.
+mod cutter;
+mod socket;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+pub use client::{Client, SendError, TrySendError};
+pub use inbox::Inbox;
+pub use mesh::Mesh;
+pub use receipt::Receipt;
+
+use crate::id::{Incarnation, NodeId};
+use crate::proto::node::NodeInit;
+use crate::settings::{Settings, SettingsError};
+use crate::topology::Topology;
+use shared::Shared;
+
+/// What a node is started from.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Who is in the cluster; the same on every node.
+    pub topology: Arc<Topology>,
+    /// Which of them this process is.
+    pub node: NodeId,
+    /// Limits and timers.
+    pub settings: Settings,
+    /// For jitter and link numbers. `None`, the default, draws one; tests give one to repeat a run.
+    pub seed: Option<u64>,
+    /// Where to listen instead of at the topology's address, for a node behind a forwarded port. Default `None`.
+    pub listen: Option<SocketAddr>,
+}
+
+impl Config {
+    /// One node of a topology, with default settings.
+    #[must_use]
+    pub fn new(topology: impl Into<Arc<Topology>>, node: NodeId) -> Self {
+        Self { topology: topology.into(), node, settings: Settings::default(), seed: None, listen: None }
+    }
+}
+
+/// A node that was not started. Nothing runs and nothing is bound.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum JoinError {
+    /// The settings contradict each other. Change the named field.
+    #[error("the settings contradict each other: {0}")]
+    Settings(#[from] SettingsError),
+    /// The topology does not list this node. Correct [`Config::node`], or add the node on every machine.
+    #[error(
+        "node `{0}` is not in the topology: correct the id, or add the node to the topology of every node"
+    )]
+    NotInTopology(NodeId),
+    /// The listener could not be bound. Free the address, or give another one in the topology or in
+    /// [`Config::listen`].
+    #[error("cannot listen on {address}: {source}: free the address, or give this node another one")]
+    Bind {
+        /// Where it was to listen.
+        address: SocketAddr,
+        /// What the operating system says.
+        source: std::io::Error,
+    },
+}
+
+/// Starts a node with all the roles its topology gives it, on the current tokio runtime.
+///
+/// Its listener, if it has one, is bound when this returns; its links come up in the background. The node closes when
+/// the last [`Client`], [`Inbox`] and [`Mesh`] is dropped.
+///
+/// # Errors
+/// [`JoinError`] says what to change. Nothing was started.
+///
+/// # Panics
+/// Outside a tokio runtime, or in one without its IO and time drivers.
+#[allow(clippy::unused_async)] // Async by contract: it must run inside the runtime that will carry the node.
+pub async fn join(config: Config) -> Result<(Client, Inbox), JoinError> {
+    let Config { topology, node, settings, seed, listen } = config;
+    settings.check()?;
+    let spec = topology.node(&node).ok_or_else(|| JoinError::NotInTopology(node.clone()))?;
+    let address = listen.or(spec.address).filter(|_| spec.roles.accepts());
+    let listener = address
+        .map(|address| socket::listen(address).map_err(|source| JoinError::Bind { address, source }))
+        .transpose()?;
+    let local_addr = listener.as_ref().and_then(|listener| listener.local_addr().ok());
+
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let wall_base_us = u64::try_from(since_epoch.as_micros()).unwrap_or(u64::MAX);
+    let init = NodeInit {
+        topology: Arc::clone(&topology),
+        node,
+        incarnation: Incarnation(wall_base_us.max(1)),
+        settings,
+        seed: seed.unwrap_or_else(|| fastrand::u64(..)),
+        wall_base_us,
+    };
+    let shared = Shared::new(init, seed, local_addr).map_err(|error| JoinError::NotInTopology(error.0))?;
+    timer::start(&shared);
+    if let Some(listener) = listener {
+        accept::start(&shared, listener);
+    }
+    let mesh = Mesh::new(shared);
+    Ok((Client::new(mesh.clone()), Inbox::new(mesh)))
+}

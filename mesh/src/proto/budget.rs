@@ -94,19 +94,17 @@ impl Budget {
         }
     }
 
-    /// Charges a batch.
-    ///
-    /// # Errors
-    /// There is no room now; nothing was charged.
-    pub fn charge(&mut self, datacenter: usize, bytes: usize) -> Result<(), ()> {
+    /// Charges a batch. False when there is no room now; then nothing was charged.
+    #[must_use]
+    pub fn charge(&mut self, datacenter: usize, bytes: usize) -> bool {
         let there = self.datacenters[datacenter].saturating_add(bytes);
         let all = self.process.saturating_add(bytes);
         if there > self.datacenter_max || all > self.process_max {
             self.turned_away = true;
-            return Err(());
+            return false;
         }
         (self.datacenters[datacenter], self.process) = (there, all);
-        Ok(())
+        true
     }
 
     /// A message is decided.
@@ -152,8 +150,8 @@ mod tests {
         assert_eq!(charge.bytes(), 1000 + 3 * (10 + MESSAGE_OVERHEAD_BYTES));
         let settings = Settings { datacenter_budget_bytes: 2000, ..Settings::default() };
         let mut budget = Budget::new(&settings, 1);
-        budget.charge(0, charge.bytes()).unwrap();
-        assert!(budget.charge(0, charge.bytes()).is_err());
+        assert!(budget.charge(0, charge.bytes()));
+        assert!(!budget.charge(0, charge.bytes()));
         assert!(!budget.take_room());
         budget.release(0, &mut charge, 1);
         assert!(budget.take_room(), "somebody waits");

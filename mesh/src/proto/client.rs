@@ -164,7 +164,7 @@ impl Client {
                 (bytes(charge.bytes()), bytes(self.settings.datacenter_budget_bytes));
             return Err(Rejected { batch, reason: RejectReason::OverBudget { batch_bytes, budget_bytes } });
         }
-        if self.budget.charge(site, charge.bytes()).is_err() {
+        if !self.budget.charge(site, charge.bytes()) {
             let queued_bytes = bytes(self.budget.queued(site));
             return Err(Rejected { batch, reason: RejectReason::Busy { queued_bytes } });
         }
@@ -476,9 +476,12 @@ impl Client {
         let first_new = flow.next();
         let (mut run_bytes, run_bytes_max) = (0_usize, self.settings.run_bytes_max);
         let alone = frame.payloads.is_empty();
+        let mut first = true;
         let selected = flow.select(alone, |payload| {
             run_bytes = run_bytes.saturating_add(payload.len() + 16);
-            frame.admit(payload, run_bytes <= run_bytes_max)
+            // A message larger than a run is a run of its own, next to the same message for others.
+            let run_fits = std::mem::take(&mut first) || run_bytes <= run_bytes_max;
+            frame.admit(payload, run_fits)
         });
         // What got its seq here is looked for by its seq from now on.
         for seq in first_new..flow.next() {

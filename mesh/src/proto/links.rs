@@ -909,6 +909,12 @@ impl Links {
         self.ready.extend(link.conns[Lane::Control.index()]);
     }
 
+    /// Acks wait to be written.
+    #[must_use]
+    pub fn has_acks(&self) -> bool {
+        self.links.values().any(|link| link.up && !link.acks.is_empty())
+    }
+
     /// The frames of this connection's own that are to be written now.
     pub fn poll_frames(&mut self, id: ConnId, out: &mut Vec<Bytes>) {
         let Some(conn) = self.conns.get_mut(&id) else { return };

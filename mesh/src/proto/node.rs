@@ -287,14 +287,11 @@ impl Node {
                 return self.links.handle_unknown_row(conn, now);
             };
             let upstream = Upstream { link, conn, row: run.flow };
-            if flow.destination == self.links.me.node {
-                if let Some(member) = self.member.as_mut() {
-                    let arrived = ArrivedRun { upstream, lane, flow: &flow, run, buffer_bytes };
-                    member.handle_run(&arrived, frame.message(index), &mut self.links, now);
-                    continue;
-                }
-            }
-            if let Some(proxy) = self.proxy.as_mut() {
+            let mine = flow.destination == self.links.me.node;
+            if let Some(member) = self.member.as_mut().filter(|_| mine) {
+                let arrived = ArrivedRun { upstream, lane, flow: &flow, run, buffer_bytes };
+                member.handle_run(&arrived, frame.message(index), &mut self.links, now);
+            } else if let Some(proxy) = self.proxy.as_mut() {
                 let payload = frame.message(index).collect();
                 let run = ForwardedRun { upstream, lane, flow, run, payload, buffer_bytes };
                 proxy.handle_run(run, &mut self.links, now);
@@ -450,6 +447,7 @@ impl Node {
         self.draining
             && self.client.as_ref().is_none_or(Client::is_idle)
             && self.proxy.as_ref().is_none_or(Proxy::is_idle)
+            && !self.links.has_acks()
     }
 
     /// Ends everything now: undecided messages fail with `Closed`, links are closed.

@@ -65,6 +65,14 @@ pub struct ForwardedRun {
     pub buffer_bytes: usize,
 }
 
+/// A run that is not passed on.
+struct Refusing<'a> {
+    upstream: Upstream,
+    lane: Lane,
+    flow: &'a Arc<Flow>,
+    run: Run,
+}
+
 /// Runs passed on in one write: enough to fill a socket buffer, few enough to stay fair between lanes.
 const RUNS_PER_WRITE: usize = 64;
 const BYTES_PER_WRITE: usize = 256 * 1024;
@@ -133,34 +141,35 @@ impl Proxy {
     /// A run came in: queue it, or refuse it at once.
     pub fn handle_run(&mut self, arrived: ForwardedRun, links: &mut Links, now: Micros) {
         let ForwardedRun { upstream, lane, flow, run, payload, buffer_bytes } = arrived;
+        let at = |flow| Refusing { upstream, lane, flow, run };
         let from = links.link(upstream.link).map(|link| links.spec(link.peer));
         let from_origin = from.is_some_and(|spec| spec.roles.origin && spec.id == flow.origin);
         let target =
             links.peer(&flow.destination).and_then(|peer| self.members.get_mut(&peer).map(|to| (peer, to)));
         let Some((peer, queue)) = target.filter(|_| from_origin) else {
-            return self.refuse(upstream, lane, &flow, run, RefusedReason::NotServed, links, now);
+            return self.refuse(at(&flow), RefusedReason::NotServed, links, now);
         };
         if run.floor().is_none() || run.first.0.checked_add(u64::from(run.count)).is_none() {
-            return self.refuse(upstream, lane, &flow, run, RefusedReason::Malformed, links, now);
+            return self.refuse(at(&flow), RefusedReason::Malformed, links, now);
         }
         if self.draining && run.count > 0 {
-            return self.refuse(upstream, lane, &flow, run, RefusedReason::Draining, links, now);
+            return self.refuse(at(&flow), RefusedReason::Draining, links, now);
         }
         let usable =
             queue.link.filter(|id| links.link(*id).is_some_and(|link| !link.draining || run.count == 0));
         let Some(member_link) = usable else {
-            return self.refuse(upstream, lane, &flow, run, RefusedReason::Unreachable, links, now);
+            return self.refuse(at(&flow), RefusedReason::Unreachable, links, now);
         };
         let frame_bytes_max = links.link(member_link).map_or(0, |link| link.frame_bytes_max);
         if payload.len() > frame_bytes_max.saturating_sub(FRAME_OVERHEAD_BYTES) {
-            return self.refuse(upstream, lane, &flow, run, RefusedReason::TooLarge, links, now);
+            return self.refuse(at(&flow), RefusedReason::TooLarge, links, now);
         }
         let index = lane.index();
         let charge = payload.len() + MESSAGE_OVERHEAD_BYTES;
         if queue.bytes[index] + charge > self.settings.member_queue_bytes_max
             && !queue.lanes[index].is_empty()
         {
-            return self.refuse(upstream, lane, &flow, run, RefusedReason::QueueFull, links, now);
+            return self.refuse(at(&flow), RefusedReason::QueueFull, links, now);
         }
         let last = run.first.0 + u64::from(run.count) - 1;
         let forward = queue.forwards.entry((lane, Arc::clone(&flow))).or_insert(Forward {
@@ -192,16 +201,8 @@ impl Proxy {
         debug_assert!(self.members.contains_key(&peer));
     }
 
-    fn refuse(
-        &mut self,
-        upstream: Upstream,
-        lane: Lane,
-        flow: &Arc<Flow>,
-        run: Run,
-        reason: RefusedReason,
-        links: &mut Links,
-        now: Micros,
-    ) {
+    fn refuse(&mut self, refusing: Refusing<'_>, reason: RefusedReason, links: &mut Links, now: Micros) {
+        let Refusing { upstream, lane, flow, run } = refusing;
         *self.stats.refused.entry(reason.label()).or_default() += 1;
         let known = links
             .peer(&flow.destination)
@@ -330,21 +331,15 @@ impl Proxy {
             });
             if entry.expires_at <= now {
                 if let Some(upstream) = upstream {
-                    self.refuse(upstream, lane, &entry.flow, entry.run, RefusedReason::Expired, links, now);
+                    let refusing = Refusing { upstream, lane, flow: &entry.flow, run: entry.run };
+                    self.refuse(refusing, RefusedReason::Expired, links, now);
                 }
                 continue;
             }
             let Some(row) = links.roster_out(id, lane).and_then(|roster| roster.row(&entry.flow).ok()) else {
                 if let Some(upstream) = upstream {
-                    self.refuse(
-                        upstream,
-                        lane,
-                        &entry.flow,
-                        entry.run,
-                        RefusedReason::Unreachable,
-                        links,
-                        now,
-                    );
+                    let refusing = Refusing { upstream, lane, flow: &entry.flow, run: entry.run };
+                    self.refuse(refusing, RefusedReason::Unreachable, links, now);
                 }
                 continue;
             };

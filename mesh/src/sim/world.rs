@@ -209,13 +209,12 @@ impl World {
                 tickets: BTreeMap::new(),
             })
             .collect();
-        let mut delays =
-            vec![vec![Duration::from_micros(rng.u64(50..500)); datacenters.len()]; datacenters.len()];
-        for a in 0..datacenters.len() {
-            for b in 0..a {
-                let delay = Duration::from_micros(rng.u64(1_000..120_000));
-                (delays[a][b], delays[b][a]) = (delay, delay);
-            }
+        let sites = datacenters.len();
+        let lan = Duration::from_micros(rng.u64(50..500));
+        let mut delays = vec![vec![lan; sites]; sites];
+        for (a, b) in (0..sites).flat_map(|a| (0..a).map(move |b| (a, b))) {
+            let delay = Duration::from_micros(rng.u64(1_000..120_000));
+            (delays[a][b], delays[b][a]) = (delay, delay);
         }
         let mut settings = Settings {
             snooze_max: Duration::from_secs(2),

@@ -1,0 +1,95 @@
+//! What the rest of the shell knows of a connection: a bell for its writer, and the word that it is over.
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::sync::Notify;
+
+use crate::proto::node::ConnId;
+
+/// Longest time a farewell may take: writing the last words, and waiting for the peer to have read them.
+pub(super) const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Unread input that is thrown away during a farewell. Closing over unread input resets the connection, and a reset
+/// destroys the last words on their way; but a peer that never stops sending is not listened to for ever.
+const FAREWELL_INPUT_BYTES_MAX: usize = 1024 * 1024;
+
+/// How a connection ends.
+#[derive(Debug)]
+pub(super) enum End {
+    /// At once.
+    Now,
+    /// After these bytes, whole frames, were given a short time.
+    Words(Bytes),
+}
+
+/// One connection, from outside.
+#[derive(Debug)]
+pub(super) struct Port {
+    pub(super) id: ConnId,
+    /// Rings when the machine may have something to write.
+    pub(super) bell: Notify,
+    frame_bytes_max: OnceLock<usize>,
+    end: OnceLock<End>,
+    ended: Notify,
+}
+
+impl Port {
+    pub(super) fn new(id: ConnId) -> Self {
+        Self {
+            id,
+            bell: Notify::new(),
+            frame_bytes_max: OnceLock::new(),
+            end: OnceLock::new(),
+            ended: Notify::new(),
+        }
+    }
+
+    /// The handshake is complete: both ends have agreed on the longest frame.
+    pub(super) fn open(&self, frame_bytes_max: usize) {
+        // A connection is opened once.
+        let _ = self.frame_bytes_max.set(frame_bytes_max);
+    }
+
+    /// The longest frame, once the handshake is complete.
+    pub(super) fn frame_bytes_max(&self) -> Option<usize> {
+        self.frame_bytes_max.get().copied()
+    }
+
+    /// Tells the connection's tasks to end. The first word counts.
+    pub(super) fn close(&self, end: End) {
+        if self.end.set(end).is_ok() {
+            self.ended.notify_waiters();
+        }
+    }
+
+    /// Waits for [`Port::close`].
+    pub(super) async fn closing(&self) -> &End {
+        loop {
+            let mut ended = std::pin::pin!(self.ended.notified());
+            // Before the look: a close in between is then not missed.
+            ended.as_mut().enable();
+            if let Some(end) = self.end.get() {
+                return end;
+            }
+            ended.await;
+        }
+    }
+}
+
+/// Throws input away until the peer ends it, for a short time and a limited number of bytes.
+pub(super) async fn linger(input: &mut (impl AsyncRead + Unpin)) {
+    let mut scratch = [0; 4096];
+    let mut left = FAREWELL_INPUT_BYTES_MAX;
+    let discard = async {
+        while let Ok(count) = input.read(&mut scratch).await {
+            if count == 0 || count >= left {
+                break;
+            }
+            left -= count;
+        }
+    };
+    let _ = tokio::time::timeout(FAREWELL_TIMEOUT, discard).await;
+}

@@ -1,0 +1,422 @@
+//! The machine under its lock, and what a call to it causes: collected under the lock, done after it.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, oneshot, watch};
+use tokio::time::Instant;
+
+use super::dial;
+use super::port::{End, Port};
+use super::waiting::{Answer, Receipts, Waiting};
+use crate::message::Outcome;
+use crate::proto::node::{Action, ConnId, Node, NodeInit, NotInTopology};
+use crate::proto::time::Micros;
+use crate::settings::Settings;
+
+/// The machine panicked, which is a defect of this crate: the mesh is closed and its state is not used any more.
+#[derive(Debug)]
+pub(super) struct Gone;
+
+/// Everything behind the lock.
+pub(super) struct Core {
+    pub(super) node: Node,
+    pub(super) waiting: Waiting,
+    pub(super) receipts: Receipts,
+    /// Told to waiting senders when the lock is released.
+    answers: Vec<Answer>,
+    /// Nothing is taken in any more, and no connection begins.
+    pub(super) closed: bool,
+    pub(super) draining: bool,
+    /// An [`Inbox`](super::Inbox) found nothing and waits.
+    pub(super) inbox_waits: bool,
+    ports: HashMap<ConnId, Connection>,
+    /// When the timer task will wake by itself.
+    armed: Micros,
+}
+
+struct Connection {
+    port: Arc<Port>,
+    /// Its writer has, or will look for, something to write.
+    busy: bool,
+}
+
+/// One node, as its tasks and handles share it.
+pub(super) struct Shared {
+    pub(super) settings: Settings,
+    /// As configured: `None` lets every encoder draw its own.
+    pub(super) seed: Option<u64>,
+    pub(super) local_addr: Option<SocketAddr>,
+    pub(super) runtime: tokio::runtime::Handle,
+    core: Mutex<Core>,
+    base: Instant,
+    /// Rings when a deadline came up that is earlier than the timer task knows.
+    pub(super) alarm: Notify,
+    pub(super) inbox: Notify,
+    /// Rings while draining when nothing is left to finish or to write.
+    pub(super) quiet: Notify,
+    closing: watch::Sender<bool>,
+    /// Every task holds a receiver: the channel closes when the last one is gone.
+    tasks: watch::Sender<()>,
+    pub(super) accept_errors: AtomicU64,
+    lingering: AtomicUsize,
+}
+
+impl Shared {
+    pub(super) fn new(
+        init: NodeInit,
+        seed: Option<u64>,
+        local_addr: Option<SocketAddr>,
+    ) -> Result<Arc<Self>, NotInTopology> {
+        let settings = init.settings.clone();
+        let core = Core {
+            node: Node::new(init, Micros(0))?,
+            waiting: Waiting::default(),
+            receipts: Receipts::new(),
+            answers: Vec::new(),
+            closed: false,
+            draining: false,
+            inbox_waits: false,
+            ports: HashMap::new(),
+            armed: Micros(0),
+        };
+        Ok(Arc::new(Self {
+            settings,
+            seed,
+            local_addr,
+            runtime: tokio::runtime::Handle::current(),
+            core: Mutex::new(core),
+            base: Instant::now(),
+            alarm: Notify::new(),
+            inbox: Notify::new(),
+            quiet: Notify::new(),
+            closing: watch::Sender::new(false),
+            tasks: watch::Sender::new(()),
+            accept_errors: AtomicU64::new(0),
+            lingering: AtomicUsize::new(0),
+        }))
+    }
+
+    fn now(&self) -> Micros {
+        Micros::default() + self.base.elapsed()
+    }
+
+    /// The moment a time of the machine stands for; `None` for never.
+    pub(super) fn instant(&self, at: Micros) -> Option<Instant> {
+        (at != Micros::NEVER).then(|| self.base.checked_add(Duration::from_micros(at.0))).flatten()
+    }
+
+    /// Calls the machine, then does what that caused.
+    pub(super) fn with<R>(self: &Arc<Self>, call: impl FnOnce(&mut Core, Micros) -> R) -> Result<R, Gone> {
+        // Declared before the guard, so that it acts after the lock is released.
+        let _tripwire = Tripwire { shared: self, panicking: std::thread::panicking() };
+        let Ok(mut core) = self.core.lock() else {
+            self.fail();
+            return Err(Gone);
+        };
+        // Read under the lock: the machine never sees time go backwards.
+        let now = self.now();
+        let result = call(&mut core, now);
+        let effects = core.collect(now);
+        drop(core);
+        effects.perform(self);
+        Ok(result)
+    }
+
+    /// Only looks. Works on a machine that panicked, too: a post-mortem wants its numbers.
+    pub(super) fn look<R>(&self, call: impl FnOnce(&Core, Micros) -> R) -> R {
+        let core = self.core_even_if_poisoned();
+        call(&core, self.now())
+    }
+
+    fn core_even_if_poisoned(&self) -> MutexGuard<'_, Core> {
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends everything without asking the machine.
+    fn fail(&self) {
+        let mut core = self.core_even_if_poisoned();
+        if !core.closed {
+            tracing::error!(
+                "the mesh machine panicked: this node is closed, undecided messages fail with `closed`"
+            );
+        }
+        core.closed = true;
+        core.waiting.clear();
+        core.receipts.clear();
+        for (_, connection) in core.ports.drain() {
+            connection.port.close(End::Now);
+        }
+        drop(core);
+        self.announce_closed();
+    }
+
+    /// Ends the node. `at_once`: without last words to anybody.
+    pub(super) fn close(self: &Arc<Self>, at_once: bool) {
+        let _ = self.with(|core, now| {
+            if at_once {
+                for (_, connection) in core.ports.drain() {
+                    connection.port.close(End::Now);
+                }
+            }
+            if !core.closed {
+                core.closed = true;
+                core.node.close(now);
+            }
+            core.waiting.clear();
+        });
+        // What the machine decided was told above. Whatever is still here would stay undecided for ever.
+        self.core_even_if_poisoned().receipts.clear();
+        self.announce_closed();
+    }
+
+    fn announce_closed(&self) {
+        self.closing.send_replace(true);
+        self.inbox.notify_one();
+        self.quiet.notify_waiters();
+    }
+
+    /// Waits for [`Shared::close`].
+    pub(super) async fn closing(&self) {
+        let _ = self.closing.subscribe().wait_for(|closing| *closing).await;
+    }
+
+    /// Waits until the last task has ended after [`Shared::close`].
+    pub(super) async fn closed(&self) {
+        self.closing().await;
+        self.tasks.closed().await;
+    }
+
+    /// Starts a task that counts as the node's.
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let alive = self.tasks.subscribe();
+        self.runtime.spawn(async move {
+            let _alive = alive;
+            task.await;
+        });
+    }
+
+    /// Leave to hear a peer out that is being turned away. Limited, so that a flood of strangers is not kept.
+    pub(super) fn may_linger(self: &Arc<Self>) -> Option<Lingering> {
+        let limit = self.settings.handshakes_max;
+        let lingering = Lingering(Arc::clone(self));
+        (self.lingering.fetch_add(1, Ordering::Relaxed) < limit).then_some(lingering)
+    }
+}
+
+/// One of the connections that are heard out.
+pub(super) struct Lingering(Arc<Shared>);
+
+impl Drop for Lingering {
+    fn drop(&mut self) {
+        self.0.lingering.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A panic under the lock closes the mesh at once, rather than when the next task finds the lock poisoned.
+struct Tripwire<'a> {
+    shared: &'a Shared,
+    panicking: bool,
+}
+
+impl Drop for Tripwire<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() && !self.panicking {
+            self.shared.fail();
+        }
+    }
+}
+
+impl Core {
+    /// Makes a new connection known.
+    pub(super) fn insert(&mut self, id: ConnId) -> Arc<Port> {
+        let port = Arc::new(Port::new(id));
+        self.ports.insert(id, Connection { port: Arc::clone(&port), busy: false });
+        port
+    }
+
+    /// The writer of a connection has something to write, or not.
+    pub(super) fn set_busy(&mut self, id: ConnId, busy: bool) {
+        if let Some(connection) = self.ports.get_mut(&id) {
+            connection.busy = busy;
+        }
+    }
+
+    /// Nothing is left to finish, and nothing to write.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.closed || (self.node.is_drained() && self.ports.values().all(|connection| !connection.busy))
+    }
+
+    fn collect(&mut self, now: Micros) -> Effects {
+        let mut effects = Effects::default();
+        while let Some(action) = self.node.poll_action() {
+            match action {
+                Action::Ready(id) => {
+                    if let Some(connection) = self.ports.get_mut(&id) {
+                        connection.busy = true;
+                        effects.ring.push(Arc::clone(&connection.port));
+                    }
+                }
+                Action::Dial { conn, address, .. } if !self.closed => {
+                    effects.dial.push((self.insert(conn), address));
+                }
+                Action::Dial { .. } => {}
+                Action::Close { conn, last_words } => {
+                    if let Some(connection) = self.ports.remove(&conn) {
+                        effects.close.push((connection.port, last_words.map_or(End::Now, End::Words)));
+                    }
+                }
+                Action::Room => self.retry_waiting(now),
+            }
+        }
+        while let Some((ticket, outcomes)) = self.node.poll_outcome() {
+            if let Some(receipt) = self.receipts.remove(&ticket) {
+                effects.outcomes.push((receipt, outcomes));
+            }
+        }
+        let next = self.node.poll_timeout();
+        if next < self.armed {
+            self.armed = next;
+            effects.alarm = true;
+        }
+        effects.inbox = self.inbox_waits && self.node.has_delivery();
+        if effects.inbox {
+            self.inbox_waits = false;
+        }
+        effects.answers = std::mem::take(&mut self.answers);
+        effects.quiet = self.draining && self.is_quiet();
+        effects
+    }
+
+    /// Somebody left the line: those behind may fit.
+    pub(super) fn retry_waiting(&mut self, now: Micros) {
+        self.waiting.retry(&mut self.node, &mut self.receipts, now, &mut self.answers);
+    }
+
+    /// Rings what is due and says when to wake next.
+    pub(super) fn ring(&mut self, now: Micros) -> Micros {
+        self.node.handle_timeout(now);
+        self.armed = self.node.poll_timeout();
+        self.armed
+    }
+}
+
+/// What a call to the machine caused.
+#[derive(Default)]
+struct Effects {
+    ring: Vec<Arc<Port>>,
+    dial: Vec<(Arc<Port>, SocketAddr)>,
+    close: Vec<(Arc<Port>, End)>,
+    outcomes: Vec<(oneshot::Sender<Vec<Outcome>>, Vec<Outcome>)>,
+    answers: Vec<Answer>,
+    alarm: bool,
+    inbox: bool,
+    quiet: bool,
+}
+
+impl Effects {
+    fn perform(self, shared: &Arc<Shared>) {
+        // Writers first: theirs is the data path.
+        for port in self.ring {
+            port.bell.notify_one();
+        }
+        if self.inbox {
+            shared.inbox.notify_one();
+        }
+        for (receipt, outcomes) in self.outcomes {
+            // A receipt that was dropped wants to know nothing.
+            let _ = receipt.send(outcomes);
+        }
+        for answer in self.answers {
+            answer.give();
+        }
+        for (port, end) in self.close {
+            port.close(end);
+        }
+        for (port, address) in self.dial {
+            dial::start(shared, port, address);
+        }
+        if self.alarm {
+            shared.alarm.notify_one();
+        }
+        if self.quiet {
+            shared.quiet.notify_waiters();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Config, join};
+    use super::*;
+    use crate::id::{ClusterId, Datacenter, NodeId};
+    use crate::message::FailReason;
+    use crate::proto::client::Ticket;
+    use crate::topology::{NodeSpec, Roles, Topology};
+
+    fn lone_origin() -> Config {
+        let id = NodeId::new("lone").unwrap();
+        let spec = NodeSpec {
+            id: id.clone(),
+            datacenter: Datacenter::new("us").unwrap(),
+            roles: Roles::ORIGIN,
+            address: None,
+        };
+        Config::new(Topology::new(ClusterId::new("test").unwrap(), [spec]).unwrap(), id)
+    }
+
+    /// Puts a receipt into the books as if its batch were under way.
+    fn undecided(shared: &Arc<Shared>) -> super::super::Receipt {
+        let (sender, receipt) = super::super::Receipt::new(2);
+        shared.with(|core, _| core.receipts.insert(Ticket(u64::MAX), sender)).unwrap();
+        receipt
+    }
+
+    fn closed() -> Vec<Outcome> {
+        vec![Outcome::Failed { reason: FailReason::Closed, maybe_delivered: true }; 2]
+    }
+
+    #[tokio::test]
+    async fn a_panic_of_the_machine_closes_the_mesh_and_decides_every_receipt() {
+        let (client, mut inbox) = join(lone_origin()).await.unwrap();
+        let shared = Arc::clone(client.mesh().shared());
+        let receipt = undecided(&shared);
+        let call = std::panic::AssertUnwindSafe(|| shared.with(|_, _| panic!("a defect")));
+        let _ = std::panic::catch_unwind(call);
+        assert_eq!(receipt.await, closed());
+        assert!(inbox.recv().await.is_none());
+        client.mesh().closed().await;
+        assert_eq!(client.mesh().status().node.as_str(), "lone", "its numbers can still be read");
+    }
+
+    #[test]
+    fn a_runtime_that_goes_away_decides_every_receipt() {
+        let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let carrier = runtime();
+        let (client, _inbox) = carrier.block_on(join(lone_origin())).unwrap();
+        let receipt = undecided(client.mesh().shared());
+        drop(carrier);
+        let end = async {
+            assert_eq!(receipt.await, closed());
+            client.mesh().closed().await;
+        };
+        let end = async { tokio::time::timeout(Duration::from_secs(10), end).await };
+        assert!(runtime().block_on(end).is_ok(), "not pending for ever");
+    }
+
+    #[tokio::test]
+    async fn the_last_handle_closes_the_node() {
+        let (client, inbox) = join(lone_origin()).await.unwrap();
+        let shared = Arc::clone(client.mesh().shared());
+        let receipt = undecided(&shared);
+        let mesh = inbox.mesh().clone();
+        drop((client, inbox));
+        assert!(!shared.look(|core, _| core.closed));
+        drop(mesh);
+        assert_eq!(receipt.await, closed());
+        shared.closed().await;
+    }
+}

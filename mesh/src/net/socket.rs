@@ -1,0 +1,92 @@
+//! Socket options, in one place. An option that cannot be set costs speed or patience, never the connection.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+
+/// Connections the kernel completes ahead of the accept task.
+const BACKLOG: u32 = 1024;
+
+/// Unsent bytes the kernel takes before it calls a connection full: what waits there can't be overtaken or re-routed.
+#[cfg(target_os = "linux")]
+const NOTSENT_LOWAT_BYTES: u32 = 128 * 1024;
+
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(3);
+#[cfg(not(any(target_os = "openbsd", target_os = "redox", target_os = "solaris")))]
+const KEEPALIVE_PROBES: u32 = 3;
+
+/// A bound, listening socket.
+pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = new_socket(address)?;
+    noted("SO_REUSEADDR", socket.set_reuseaddr(true));
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// A connection to a peer. The kernel chooses the source address. No deadline: the machine has one.
+pub(super) async fn connect(address: SocketAddr, silence_timeout: Duration) -> io::Result<TcpStream> {
+    let socket = new_socket(address)?;
+    // Before connecting, so that they hold for the first packets too.
+    tune(&SockRef::from(&socket), silence_timeout);
+    socket.connect(address).await
+}
+
+/// Options of a connection that came in.
+pub(super) fn tune_accepted(stream: &TcpStream, silence_timeout: Duration) {
+    tune(&SockRef::from(stream), silence_timeout);
+}
+
+fn new_socket(address: SocketAddr) -> io::Result<TcpSocket> {
+    if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }
+}
+
+fn tune(socket: &SockRef<'_>, silence_timeout: Duration) {
+    noted("TCP_NODELAY", socket.set_tcp_nodelay(true));
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL);
+    #[cfg(not(any(target_os = "openbsd", target_os = "redox", target_os = "solaris")))]
+    let keepalive = keepalive.with_retries(KEEPALIVE_PROBES);
+    noted("SO_KEEPALIVE", socket.set_tcp_keepalive(&keepalive));
+    #[cfg(target_os = "linux")]
+    {
+        // The machine closes a silent link itself; this catches what it does not watch, such as a bulk connection.
+        noted("TCP_USER_TIMEOUT", socket.set_tcp_user_timeout(Some(silence_timeout.saturating_mul(2))));
+        noted("TCP_NOTSENT_LOWAT", socket.set_tcp_notsent_lowat(NOTSENT_LOWAT_BYTES));
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = silence_timeout;
+}
+
+fn noted(option: &'static str, result: io::Result<()>) {
+    if let Err(error) = result {
+        tracing::debug!(option, %error, "socket option not set");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn both_ends_of_a_connection_are_tuned() {
+        let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let silence = Duration::from_secs(3);
+        let (dialled, accepted) = tokio::join!(connect(address, silence), listener.accept());
+        let (dialled, (accepted, _)) = (dialled.unwrap(), accepted.unwrap());
+        tune_accepted(&accepted, silence);
+        for stream in [&dialled, &accepted] {
+            let socket = SockRef::from(stream);
+            assert!(socket.tcp_nodelay().unwrap());
+            assert!(socket.keepalive().unwrap());
+            #[cfg(target_os = "linux")]
+            {
+                assert_eq!(socket.tcp_user_timeout().unwrap(), Some(silence * 2));
+                assert_eq!(socket.tcp_notsent_lowat().unwrap(), NOTSENT_LOWAT_BYTES);
+            }
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! Writes a connection: asks the machine what is next, encodes outside the lock, writes, reports, asks again.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+
+use bytes::{Buf, Bytes};
+use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::net::tcp::OwnedWriteHalf;
+use trunkline_codec::{Encoder, Options, Stage};
+
+use super::port::{End, FAREWELL_TIMEOUT, Port};
+use super::reader::Ended;
+use super::shared::Shared;
+use crate::proto::frame::{Written, codec_limits};
+use crate::proto::node::Transmit;
+
+/// Slices handed to the kernel in one call.
+const SLICES_MAX: usize = 64;
+
+/// After a write of so many bytes, other tasks of the thread get their turn.
+const TURN_BYTES: usize = 64 * 1024;
+
+pub(super) fn start(shared: &Arc<Shared>, port: Arc<Port>, output: OwnedWriteHalf) {
+    let ended = Ended::new(shared, port);
+    shared.spawn(async move { run(ended.shared(), ended.port(), output).await });
+}
+
+async fn run(shared: &Arc<Shared>, port: &Arc<Port>, mut output: OwnedWriteHalf) {
+    let mut outgoing = Outgoing { shared, port, encoder: None, queue: Queue::default() };
+    let mut written: Option<(Vec<Written>, usize)> = None;
+    loop {
+        let next = shared.with(|core, now| {
+            if let Some((written, bytes)) = written.take() {
+                core.node.handle_written(port.id, &written, bytes, now);
+            }
+            let transmit = core.node.poll_transmit(port.id, now);
+            core.set_busy(port.id, !transmit.is_empty());
+            transmit
+        });
+        let Ok(transmit) = next else { return };
+        if transmit.is_empty() {
+            tokio::select! {
+                biased;
+                end = port.closing() => return say_farewell(&mut outgoing.queue, end, &mut output).await,
+                () = port.bell.notified() => continue,
+            }
+        }
+        let report = outgoing.encode(transmit);
+        let large = report.1 >= TURN_BYTES;
+        written = Some(report);
+        let result = tokio::select! {
+            biased;
+            end = port.closing() => return say_farewell(&mut outgoing.queue, end, &mut output).await,
+            result = outgoing.queue.write(&mut output) => result,
+        };
+        if let Err(error) = result {
+            tracing::debug!(conn = port.id.0, %error, "write failed");
+            // The peer may have said why before it closed: the reader gets to it, and then to the end.
+            let _ = tokio::time::timeout(FAREWELL_TIMEOUT, port.closing()).await;
+            return;
+        }
+        if large {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// Finishes the frame that is half written, so that the last words are not taken for its rest, and says them.
+async fn say_farewell(queue: &mut Queue, end: &End, output: &mut (impl AsyncWrite + Unpin)) {
+    let End::Words(words) = end else { return };
+    queue.slices.push_back(words.clone());
+    let say = async {
+        queue.write(output).await?;
+        output.shutdown().await
+    };
+    // Whoever does not read them in time does without.
+    let _ = tokio::time::timeout(FAREWELL_TIMEOUT, say).await;
+}
+
+/// Turns what the machine sealed into bytes.
+struct Outgoing<'a> {
+    shared: &'a Shared,
+    port: &'a Port,
+    encoder: Option<(Encoder, Stage)>,
+    queue: Queue,
+}
+
+impl Outgoing<'_> {
+    /// Queues everything of a transmit. Says what became of its batches, and how many bytes are queued.
+    fn encode(&mut self, transmit: Transmit) -> (Vec<Written>, usize) {
+        let mut wire = transmit.frames;
+        let mut written = Vec::with_capacity(transmit.batches.len());
+        for batch in transmit.batches {
+            let encoder = self.encoder_for(batch.stage);
+            written.push(batch.encode(encoder, &mut wire));
+        }
+        let bytes = wire.iter().map(Bytes::len).sum();
+        self.queue.slices.extend(wire.into_iter().filter(|slice| !slice.is_empty()));
+        (written, bytes)
+    }
+
+    /// The connection's encoder, made at its first batch: most connections carry none.
+    fn encoder_for(&mut self, stage: Stage) -> &mut Encoder {
+        let (encoder, current) = self.encoder.get_or_insert_with(|| {
+            let limits =
+                codec_limits(self.port.frame_bytes_max().unwrap_or(self.shared.settings.frame_bytes_max));
+            (Encoder::new(Options { stage, seed: self.shared.seed, limits }), stage)
+        });
+        if *current != stage {
+            encoder.set_stage(stage);
+            *current = stage;
+        }
+        encoder
+    }
+}
+
+/// What is on its way to the kernel.
+#[derive(Default)]
+struct Queue {
+    slices: VecDeque<Bytes>,
+}
+
+impl Queue {
+    /// Writes what is queued. When it is dropped half-way, what is left stays queued.
+    async fn write(&mut self, output: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
+        while !self.slices.is_empty() {
+            let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+            let mut used = 0;
+            for (slot, slice) in slices.iter_mut().zip(&self.slices) {
+                *slot = IoSlice::new(slice);
+                used += 1;
+            }
+            let count = output.write_vectored(&slices[..used]).await?;
+            if count == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            self.advance(count);
+        }
+        Ok(())
+    }
+
+    fn advance(&mut self, mut count: usize) {
+        while let Some(front) = self.slices.front_mut() {
+            if count < front.len() {
+                front.advance(count);
+                return;
+            }
+            count -= front.len();
+            self.slices.pop_front();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn last_words_come_behind_the_frame_that_is_half_written() {
+        let (mut ours, mut theirs) = tokio::io::duplex(16);
+        let frame: Vec<Bytes> = (0..10).map(|number| Bytes::from(vec![number; 10])).collect();
+        let mut queue = Queue { slices: frame.iter().cloned().collect() };
+        tokio::select! {
+            biased;
+            _ = queue.write(&mut ours) => panic!("nobody reads"),
+            () = std::future::ready(()) => {}
+        }
+        let end = End::Words(Bytes::from_static(b"bye"));
+        let mut read = Vec::new();
+        let ((), count) =
+            tokio::join!(say_farewell(&mut queue, &end, &mut ours), theirs.read_to_end(&mut read));
+        assert_eq!(count.unwrap(), 103);
+        assert_eq!(read, [&frame.concat()[..], b"bye"].concat());
+    }
+}

@@ -1,0 +1,360 @@
+//! Nodes on real sockets: links come up, come back and end, and strangers are turned away in time and with a word.
+
+mod support;
+
+use std::time::Duration;
+
+use support::{Cluster, Raw, dc, eventually, id, soon};
+use tokio::net::{TcpListener, TcpStream};
+use trunkline_mesh::proto::frame::{FrameType, HEADER_BYTES, Received};
+use trunkline_mesh::proto::wire::{CloseCode, Hello, PREAMBLE, RefuseCode, WIRE_VERSION};
+use trunkline_mesh::{
+    Batch, ClusterId, Config, Incarnation, JoinError, Lane, Message, Roles, SendError, Settings,
+    TrySendError, join,
+};
+
+/// An origin and a member in one datacenter, a proxy and a member in another, and a proxy nobody starts.
+fn small() -> Cluster {
+    Cluster::new(&[
+        ("leader", "us", Roles::ORIGIN),
+        ("us-m", "us", Roles::MEMBER),
+        ("eu-p", "eu", Roles::PROXY),
+        ("eu-m", "eu", Roles::MEMBER),
+        ("ap-p", "ap", Roles::PROXY),
+    ])
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn links_come_up_between_origin_proxy_and_member() {
+    let cluster = small();
+    let member = cluster.start("eu-m").await;
+    let proxy = cluster.start("eu-p").await;
+    let _neighbour = cluster.start("us-m").await;
+    let leader = cluster.start("leader").await;
+    eventually("all links", || leader.reaches("eu-p") && leader.reaches("us-m") && proxy.reaches("eu-m"))
+        .await;
+    assert_eq!(leader.mesh().local_addr(), None);
+    assert_eq!(proxy.mesh().local_addr(), Some(cluster.address("eu-p")));
+    eventually("both ends count two connections", || member.mesh().stats().handshakes >= 2).await;
+    eventually("a round trip was measured", || {
+        leader.mesh().status().links.iter().any(|link| link.rtt_us > 0)
+    })
+    .await;
+    let sent = &leader.mesh().stats().datacenters[&dc("eu")];
+    assert!(sent.sent.wire > 0 && sent.received_wire > 0, "{sent:?}");
+}
+
+#[tokio::test]
+async fn links_come_up_whoever_starts_first() {
+    let cluster = small();
+    let leader = cluster.start("leader").await;
+    eventually("a dial in vain", || leader.mesh().stats().dials_failed > 0).await;
+    let _proxy = cluster.start("eu-p").await;
+    eventually("the link", || leader.reaches("eu-p")).await;
+}
+
+#[tokio::test]
+async fn what_keeps_a_node_from_starting_is_said() {
+    let mut cluster = small();
+    let taken = TcpListener::bind(cluster.address("eu-p")).await.unwrap();
+    let bind = cluster.try_start("eu-p").await.err().unwrap();
+    assert!(
+        matches!(&bind, JoinError::Bind { address, .. } if *address == cluster.address("eu-p")),
+        "{bind}"
+    );
+    drop(taken);
+    let unknown = join(Config::new((*cluster.topology).clone(), id("nobody"))).await.err().unwrap();
+    assert!(matches!(unknown, JoinError::NotInTopology(_)), "{unknown}");
+    cluster.settings.frame_bytes_max = 1;
+    let settings = cluster.try_start("eu-p").await.err().unwrap();
+    assert!(settings.to_string().contains("frame_bytes_max"), "{settings}");
+}
+
+#[tokio::test]
+async fn a_node_may_listen_elsewhere_than_its_topology_says() {
+    let cluster = small();
+    let listen = Some("127.0.0.1:0".parse().unwrap());
+    let config = Config { listen, ..Config::new(cluster.topology.clone(), id("eu-p")) };
+    let (client, _inbox) = join(config).await.unwrap();
+    let address = client.mesh().local_addr().unwrap();
+    assert_ne!(address.port(), 0);
+    Raw::connect(address).await;
+}
+
+#[tokio::test]
+async fn garbage_is_refused_and_counted_even_over_unread_input() {
+    let cluster = small();
+    let proxy = cluster.start("eu-p").await;
+    let mut raw = Raw::connect(cluster.address("eu-p")).await;
+    // Far more than is read before the verdict: closing over it must not destroy the answer.
+    raw.write(&b"GET / HTTP/1.1\r\n".repeat(20_000)).await;
+    eventually("the verdict", || proxy.mesh().stats().handshakes_refused["malformed"] == 1).await;
+    // Nor must it answer what was under way with a reset, which fails the peer's writes before it reads.
+    for _ in 0..100 {
+        raw.write(b"Host: example\r\n").await;
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(raw.refusal().await, RefuseCode::Malformed);
+    let stats = proxy.mesh().stats();
+    assert_eq!(stats.handshakes_refused["malformed"], 1);
+    assert_eq!(stats.protocol_errors["preamble"], 1);
+}
+
+#[tokio::test]
+async fn a_stranger_who_says_nothing_or_dribbles_is_dropped_after_the_handshake_timeout() {
+    let mut cluster = small();
+    cluster.settings.handshake_timeout = Duration::from_millis(150);
+    let proxy = cluster.start("eu-p").await;
+    let mut silent = Raw::connect(cluster.address("eu-p")).await;
+    let mut dribbling = Raw::connect(cluster.address("eu-p")).await;
+    dribbling.write(&PREAMBLE[..5]).await;
+    assert_eq!(silent.refusal().await, RefuseCode::Timeout);
+    assert_eq!(dribbling.refusal().await, RefuseCode::Timeout);
+    assert_eq!(proxy.mesh().stats().handshakes_refused["timeout"], 2);
+}
+
+#[tokio::test]
+async fn too_many_handshakes_are_refused_and_room_comes_back() {
+    let mut cluster = small();
+    cluster.settings.handshakes_max = 4;
+    let proxy = cluster.start("eu-p").await;
+    let mut strangers = Vec::new();
+    for _ in 0..4 {
+        strangers.push(Raw::connect(cluster.address("eu-p")).await);
+    }
+    let mut fifth = Raw::connect(cluster.address("eu-p")).await;
+    eventually("the verdict", || proxy.mesh().stats().handshakes_refused["too_many_connections"] == 1).await;
+    // Turned away, but heard out: what it says meanwhile is not answered with a reset.
+    for _ in 0..100 {
+        fifth.write(&PREAMBLE).await;
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(fifth.refusal().await, RefuseCode::TooManyConnections);
+    drop(strangers);
+    let leader = cluster.start("leader").await;
+    eventually("the leader gets in", || leader.reaches("eu-p")).await;
+}
+
+#[tokio::test]
+async fn every_wrong_hello_gets_its_code() {
+    let cluster = small();
+    let proxy = cluster.start("eu-p").await;
+    let right = cluster.hello("leader", Lane::Control);
+    let schema = right.versions[0].1;
+    let cases = [
+        (Hello { cluster: ClusterId::new("other").unwrap(), ..right.clone() }, RefuseCode::OtherCluster),
+        (Hello { node: id("nobody"), ..right.clone() }, RefuseCode::UnknownNode),
+        (Hello { datacenter: dc("ap"), ..right.clone() }, RefuseCode::WrongDatacenter),
+        (cluster.hello("eu-m", Lane::Control), RefuseCode::WrongRole),
+        (cluster.hello("ap-p", Lane::Control), RefuseCode::WrongRole),
+        (Hello { versions: vec![(WIRE_VERSION + 1, schema)], ..right.clone() }, RefuseCode::NoCommonVersion),
+        (Hello { versions: vec![(WIRE_VERSION, schema ^ 1)], ..right.clone() }, RefuseCode::SchemaMismatch),
+        (Hello { incarnation: Incarnation::UNKNOWN, ..right.clone() }, RefuseCode::StaleIncarnation),
+        (Hello { lane: 2, ..right.clone() }, RefuseCode::Malformed),
+    ];
+    for (hello, expected) in cases {
+        let before = proxy.mesh().stats().handshakes_refused[expected.label()];
+        let mut raw = Raw::connect(cluster.address("eu-p")).await;
+        raw.say_hello(&hello).await;
+        assert_eq!(raw.refusal().await, expected, "{hello:?}");
+        assert_eq!(proxy.mesh().stats().handshakes_refused[expected.label()], before + 1);
+    }
+    let mut raw = Raw::connect(cluster.address("eu-p")).await;
+    raw.shake_hands(&right, Lane::Control).await;
+    eventually("the right one is in", || proxy.mesh().stats().handshakes == 1).await;
+}
+
+#[tokio::test]
+async fn a_stranger_who_claims_a_large_frame_is_refused_at_its_header() {
+    let cluster = small();
+    let proxy = cluster.start("eu-p").await;
+    let mut header = [0; HEADER_BYTES];
+    header[0] = FrameType::Batch as u8;
+    header[8..12].copy_from_slice(&(16_u32 << 20).to_le_bytes());
+    let mut raw = Raw::connect(cluster.address("eu-p")).await;
+    raw.write(&[&PREAMBLE[..], &header].concat()).await;
+    assert_eq!(raw.refusal().await, RefuseCode::Malformed);
+    assert_eq!(proxy.mesh().stats().protocol_errors["too_long"], 1);
+}
+
+#[tokio::test]
+async fn a_peer_that_breaks_the_protocol_loses_its_link_and_nobody_elses() {
+    let cluster = small();
+    let member = cluster.start("eu-m").await;
+    let proxy = cluster.start("eu-p").await;
+    eventually("the proxy's link", || proxy.reaches("eu-m")).await;
+    let mut control = Raw::connect(cluster.address("eu-m")).await;
+    let mut bulk = Raw::connect(cluster.address("eu-m")).await;
+    control.shake_hands(&cluster.hello("leader", Lane::Control), Lane::Control).await;
+    bulk.shake_hands(&cluster.hello("leader", Lane::Bulk), Lane::Bulk).await;
+    let leader = id("leader");
+    eventually("the link by hand", || {
+        member.mesh().status().links.iter().any(|link| link.peer == leader && link.up)
+    })
+    .await;
+    control.write(&[0xff; 64]).await;
+    assert!(matches!(control.read().await, Some(Received::Close(_))));
+    assert!(control.read().await.is_none());
+    assert!(bulk.read().await.is_none(), "losing either connection ends both");
+    assert_eq!(member.mesh().stats().protocol_errors["unknown_type"], 1);
+    assert!(proxy.reaches("eu-m"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_node_is_missed_and_dialled_again() {
+    let cluster = small();
+    let leader = cluster.start("leader").await;
+    let proxy = cluster.start("eu-p").await;
+    eventually("the link", || leader.reaches("eu-p")).await;
+    let before = proxy.mesh().status().incarnation;
+    proxy.mesh().kill();
+    eventually("its loss", || !leader.reaches("eu-p")).await;
+    soon("the end of its sockets", proxy.mesh().closed()).await;
+    // The address is free at once.
+    let proxy = cluster.start("eu-p").await;
+    eventually("the next link", || leader.reaches("eu-p")).await;
+    assert!(proxy.mesh().status().incarnation > before);
+}
+
+#[tokio::test]
+async fn a_killed_node_says_nothing() {
+    let cluster = small();
+    let member = cluster.start("eu-m").await;
+    let mut control = Raw::connect(cluster.address("eu-m")).await;
+    let mut bulk = Raw::connect(cluster.address("eu-m")).await;
+    control.shake_hands(&cluster.hello("leader", Lane::Control), Lane::Control).await;
+    bulk.shake_hands(&cluster.hello("leader", Lane::Bulk), Lane::Bulk).await;
+    eventually("the link by hand", || member.mesh().status().links.iter().any(|link| link.up)).await;
+    member.mesh().kill();
+    assert!(control.read().await.is_none(), "no last words");
+    assert!(bulk.read().await.is_none());
+}
+
+#[tokio::test]
+async fn a_silent_death_is_noticed_by_its_silence() {
+    let mut cluster = small();
+    cluster.settings.ping_interval = Duration::from_millis(50);
+    cluster.settings.silence_timeout = Duration::from_millis(300);
+    let member = cluster.start("eu-m").await;
+    let mut control = Raw::connect(cluster.address("eu-m")).await;
+    let mut bulk = Raw::connect(cluster.address("eu-m")).await;
+    control.shake_hands(&cluster.hello("leader", Lane::Control), Lane::Control).await;
+    bulk.shake_hands(&cluster.hello("leader", Lane::Bulk), Lane::Bulk).await;
+    // Says nothing from now on, and reads nothing either.
+    eventually("its link", || member.mesh().status().links.iter().any(|link| link.up)).await;
+    eventually("its end", || member.mesh().status().links.is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn drain_tells_the_peers_and_ends_everything() {
+    let cluster = small();
+    let leader = cluster.start("leader").await;
+    let proxy = cluster.start("eu-p").await;
+    let _member = cluster.start("eu-m").await;
+    let _neighbour = cluster.start("us-m").await;
+    eventually("all links", || leader.reaches("eu-p") && leader.reaches("us-m") && proxy.reaches("eu-m"))
+        .await;
+    soon("drain", proxy.mesh().drain()).await;
+    assert!(TcpStream::connect(cluster.address("eu-p")).await.is_err(), "the listener is gone");
+    assert!(proxy.mesh().status().links.is_empty());
+    eventually("its loss", || !leader.reaches("eu-p")).await;
+    assert!(leader.reaches("us-m"), "other links live on");
+    // Draining twice, and after the close, is harmless.
+    soon("drain again", proxy.mesh().drain()).await;
+}
+
+#[tokio::test]
+async fn a_draining_node_says_so_before_it_closes() {
+    let cluster = small();
+    let mut member = cluster.start("eu-m").await;
+    let mut control = Raw::connect(cluster.address("eu-m")).await;
+    let mut bulk = Raw::connect(cluster.address("eu-m")).await;
+    control.shake_hands(&cluster.hello("leader", Lane::Control), Lane::Control).await;
+    bulk.shake_hands(&cluster.hello("leader", Lane::Bulk), Lane::Bulk).await;
+    eventually("the link by hand", || member.mesh().status().links.iter().any(|link| link.up)).await;
+    let by_hand = async {
+        let mut codes = Vec::new();
+        while let Some(received) = control.read().await {
+            if let Received::Close(close) = received {
+                codes.push(close.code);
+            }
+        }
+        // A peer that closes at once, as a node does.
+        drop((control, bulk));
+        codes
+    };
+    let (codes, ()) = soon("drain", async { tokio::join!(by_hand, member.mesh().drain()) }).await;
+    assert_eq!(codes, [CloseCode::Draining as u16, CloseCode::Closing as u16]);
+    assert!(soon("recv", member.inbox.recv()).await.is_none());
+    assert!(TcpStream::connect(cluster.address("eu-m")).await.is_err(), "the listener is gone");
+}
+
+#[tokio::test]
+async fn a_peer_that_ignores_the_end_holds_the_close_up_for_a_moment_only() {
+    let cluster = small();
+    let member = cluster.start("eu-m").await;
+    let mut control = Raw::connect(cluster.address("eu-m")).await;
+    control.shake_hands(&cluster.hello("leader", Lane::Control), Lane::Control).await;
+    let mut strangers = Vec::new();
+    for _ in 0..8 {
+        strangers.push(Raw::connect(cluster.address("eu-m")).await);
+    }
+    eventually("the handshake", || member.mesh().stats().handshakes == 1).await;
+    member.mesh().close();
+    soon("closed", member.mesh().closed()).await;
+}
+
+#[tokio::test]
+async fn a_closed_node_takes_nothing_in_and_a_plain_member_never_does() {
+    let cluster = small();
+    let batch = || {
+        let mut batch = Batch::to(dc("eu"));
+        batch.push(Message::new(id("eu-m"), vec![1]));
+        batch
+    };
+    let member = cluster.start("eu-m").await;
+    assert_eq!(member.client.send(batch()).await.err(), Some(SendError::NotOrigin));
+    assert!(matches!(member.client.try_send(batch()), Err(TrySendError::NotOrigin)));
+    let leader = cluster.start("leader").await;
+    leader.mesh().close();
+    assert_eq!(soon("send", leader.client.send(batch())).await.err(), Some(SendError::Closed));
+    assert!(matches!(leader.client.try_send(batch()), Err(TrySendError::Closed)));
+}
+
+#[tokio::test]
+async fn the_end_of_the_last_handle_is_the_end_of_the_node() {
+    let cluster = small();
+    let leader = cluster.start("leader").await;
+    let proxy = cluster.start("eu-p").await;
+    eventually("the link", || leader.reaches("eu-p")).await;
+    drop(proxy);
+    eventually("its loss", || !leader.reaches("eu-p")).await;
+    let address = cluster.address("eu-p");
+    soon("the listener's end", async {
+        while TcpStream::connect(address).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_strangers_leaves_live_links_alone() {
+    let mut cluster = small();
+    cluster.settings = Settings { handshakes_max: 16, ..cluster.settings };
+    cluster.settings.silence_timeout = Duration::from_secs(2);
+    let leader = cluster.start("leader").await;
+    let proxy = cluster.start("eu-p").await;
+    eventually("the link", || leader.reaches("eu-p")).await;
+    let handshakes = leader.mesh().stats().handshakes;
+    let mut strangers = Vec::new();
+    for _ in 0..300 {
+        strangers.push(Raw::connect(cluster.address("eu-p")).await);
+    }
+    eventually("most are turned away", || {
+        proxy.mesh().stats().handshakes_refused["too_many_connections"] >= 250
+    })
+    .await;
+    assert!(leader.reaches("eu-p"));
+    assert_eq!(leader.mesh().stats().handshakes, handshakes, "the link never broke");
+}
