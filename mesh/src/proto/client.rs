@@ -693,11 +693,12 @@ impl Client {
                 self.landed(id);
                 let uncertain = matches!(reason, Some(RefusedReason::LinkLost) | None);
                 let flow = &mut self.flows[ix.0];
-                flow.retry(seq, uncertain);
+                let again = flow.retry(seq, uncertain);
                 if let Some(sent) = flow.sent.get_mut(&seq) {
                     sent.full = matches!(reason, Some(RefusedReason::InboxFull | RefusedReason::QueueFull));
                 }
                 match reason {
+                    _ if !again => self.give_up(ix, seq, FailReason::PeerRestarted),
                     Some(RefusedReason::StaleOrigin) => self.give_up(ix, seq, FailReason::PeerRestarted),
                     Some(RefusedReason::TooLarge) => self.give_up(ix, seq, FailReason::TooLarge),
                     _ => {}
@@ -738,14 +739,10 @@ impl Client {
 
     /// One end of a flow lives another life. What may have been delivered to the old one fails; the rest goes to the new.
     fn restart_flow(&mut self, ix: FlowIx, destination: Option<Incarnation>, links: &mut Links, now: Micros) {
-        for seq in self.flows[ix.0].sent.keys().copied().collect::<Vec<_>>() {
-            if self.flows[ix.0].sent.get(&seq).is_some_and(Sent::maybe_delivered) {
-                self.give_up(ix, seq, FailReason::PeerRestarted);
-            }
+        let incarnation = destination.unwrap_or(self.flows[ix.0].incarnation);
+        for seq in self.flows[ix.0].restart(incarnation) {
+            self.give_up(ix, seq, FailReason::PeerRestarted);
         }
-        let flow = &mut self.flows[ix.0];
-        let incarnation = destination.unwrap_or(flow.incarnation);
-        flow.restart(incarnation);
         self.wake(ix, links, now);
     }
 
@@ -854,7 +851,7 @@ impl Client {
     fn end_attempt(&mut self, id: u64, uncertain: bool) -> u64 {
         self.timers.clear(Timer::Attempt(id));
         let Some(attempt) = self.attempts.remove(id) else { return 0 };
-        let mut waiting = 0;
+        let (mut waiting, mut lost) = (0, Vec::new());
         for (ix, run) in attempt.entries {
             let flow = &mut self.flows[ix.0];
             flow.forget_floor_told();
@@ -863,10 +860,15 @@ impl Client {
             }
             for seq in run.seqs() {
                 if flow.sent.get(&seq).is_some_and(|sent| sent.place == Place::Flying(id)) {
-                    flow.retry(seq, uncertain);
+                    if !flow.retry(seq, uncertain) {
+                        lost.push((ix, seq));
+                    }
                     waiting += 1;
                 }
             }
+        }
+        for (ix, seq) in lost {
+            self.give_up(ix, seq, FailReason::PeerRestarted);
         }
         waiting
     }

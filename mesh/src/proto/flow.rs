@@ -88,6 +88,8 @@ pub struct Sent {
     pub uncertain: bool,
     /// The last attempt was refused because the receiver is full.
     pub full: bool,
+    /// The attempt under way is meant for a life of the destination that is over.
+    pub stale: bool,
 }
 
 impl Sent {
@@ -263,14 +265,18 @@ impl Flow {
         self.avoided.remove(&way);
     }
 
-    /// The attempt of a message ended without a decision; it waits for another one.
-    pub fn retry(&mut self, seq: u64, uncertain: bool) {
+    /// The attempt of a message ended without a decision; it waits for another one. False when there must be none: the
+    /// attempt was meant for a life of the destination that is over, and may have reached it.
+    #[must_use]
+    pub fn retry(&mut self, seq: u64, uncertain: bool) -> bool {
         if let Some(sent) = self.sent.get_mut(&seq) {
             self.flying -= usize::from(matches!(sent.place, Place::Flying(_)));
             sent.place = Place::Retry;
             sent.uncertain |= uncertain;
             self.retry.insert(seq);
+            return !(uncertain && sent.stale);
         }
+        true
     }
 
     /// A run that told the floor may not have arrived.
@@ -322,14 +328,24 @@ impl Flow {
         self.full_until > now
     }
 
-    /// The destination lives another life: its books begin anew.
-    pub fn restart(&mut self, incarnation: Incarnation) {
+    /// The destination lives another life: its books begin anew. Gives the messages that the old life may have had. Those
+    /// of an attempt under way are not among them: if that is refused, the old life never saw it.
+    #[must_use]
+    pub fn restart(&mut self, incarnation: Incarnation) -> Vec<u64> {
+        let mut lost = Vec::new();
+        for (seq, sent) in &mut self.sent {
+            if sent.uncertain || sent.place == Place::Held {
+                lost.push(*seq);
+            }
+            sent.stale = matches!(sent.place, Place::Flying(_));
+        }
         self.incarnation = incarnation;
         self.decided = 0;
         self.floor_told = 0;
         self.failures = 0;
         self.full_until = Micros(0);
         self.full_pause = FULL_MIN;
+        lost
     }
 
     /// The seqs to put into the next frame, lowest first, cut into runs of consecutive ones. Unsent messages get their seq
@@ -385,6 +401,7 @@ impl Flow {
                 first_link: LinkId(u64::MAX),
                 uncertain: false,
                 full: false,
+                stale: false,
             };
             self.sent.insert(self.next, sent);
             self.next += 1;
@@ -432,7 +449,7 @@ impl Flow {
                 sent.attempts = sent.attempts.saturating_add(1);
                 sent.place = Place::Flying(attempt);
                 sent.way = way;
-                sent.full = false;
+                (sent.full, sent.stale) = (false, false);
             }
         }
         // A floor above the run's first seq cannot be: the run itself is alive. Only an empty run may tell less than it
@@ -550,12 +567,26 @@ mod tests {
         seal(&mut flow, 1);
         push(&mut flow, 6, None);
         for seq in [5, 2, 1] {
-            flow.retry(seq, true);
+            assert!(flow.retry(seq, true));
         }
         let runs: Vec<(u64, u32, u64)> =
             seal(&mut flow, 2).iter().map(|run| (run.first.0, run.count, run.floor_back)).collect();
         assert_eq!(runs, [(1, 2, 0), (5, 2, 4)]);
         assert!(flow.sent[&1].maybe_delivered());
+    }
+
+    #[test]
+    fn what_an_old_life_may_have_had_is_not_tried_again() {
+        let mut flow = flow();
+        for id in 1..=5 {
+            push(&mut flow, id, None);
+        }
+        seal(&mut flow, 1);
+        assert!(flow.retry(1, true) && flow.retry(2, false));
+        flow.hold(3);
+        assert_eq!(flow.restart(Incarnation(2)), [1, 3], "uncertain, and held by the old life");
+        assert!(flow.retry(4, false), "refused for its old life: it never had it");
+        assert!(!flow.retry(5, true), "nobody knows");
     }
 
     #[test]
