@@ -1,0 +1,216 @@
+//! What acks say of messages, of attempts and of the way they took.
+
+use super::*;
+
+impl Client {
+    /// An ack for a flow of this node's own. False when it makes no sense and was ignored.
+    pub fn handle_ack(
+        &mut self,
+        link: LinkId,
+        wire_flow: &WireFlow,
+        lane: Lane,
+        entry: &AckFlow,
+        links: &mut Links,
+        now: Micros,
+    ) -> bool {
+        let Some(ix) =
+            self.destinations.get(&wire_flow.destination).map(|first| FlowIx(first.0 + lane.index()))
+        else {
+            return false;
+        };
+        if wire_flow.origin_incarnation != links.me.incarnation {
+            return false;
+        }
+        let flow = &mut self.flows[ix.0];
+        if entry.incarnation.is_known() {
+            if entry.incarnation < flow.incarnation {
+                return true;
+            }
+            if entry.decided >= flow.next() {
+                return false;
+            }
+            if entry.incarnation > flow.incarnation {
+                // Refusals first: what was certainly not delivered need not fail with the old life.
+                self.take_refusals(ix, link, entry, links, now);
+                if self.flows[ix.0].incarnation.is_known() {
+                    self.restart_flow(ix, Some(entry.incarnation), links, now);
+                } else {
+                    self.flows[ix.0].incarnation = entry.incarnation;
+                }
+            }
+            self.take_state(ix, link, entry, now);
+        }
+        self.take_refusals(ix, link, entry, links, now);
+        let flow = &self.flows[ix.0];
+        if flow.lane == lane {
+            self.wake(ix, links, now);
+        }
+        true
+    }
+
+    /// What the destination has: decided and held seqs.
+    pub(super) fn take_state(&mut self, ix: FlowIx, link: LinkId, entry: &AckFlow, now: Micros) {
+        let mut progress = self.flows[ix.0].raise_decided(entry.decided);
+        while let Some(seq) =
+            self.flows[ix.0].sent.first_key_value().map(|(seq, _)| *seq).filter(|seq| *seq <= entry.decided)
+        {
+            progress = true;
+            self.land(ix, seq, link, now);
+            let Some(sent) = self.flows[ix.0].forget(seq) else { break };
+            self.delivered(ix, seq, &sent, now);
+        }
+        for (word, bits) in (0_u64..).zip(&entry.held) {
+            let mut bits = *bits;
+            while bits != 0 {
+                let bit = u64::from(bits.trailing_zeros());
+                bits &= bits - 1;
+                let seq = entry.decided + 1 + 64 * word + bit;
+                if self.flows[ix.0].sent.get(&seq).is_some_and(|sent| sent.place != Place::Held) {
+                    progress = true;
+                    self.land(ix, seq, link, now);
+                    self.flows[ix.0].hold(seq);
+                }
+            }
+        }
+        // A run without messages asked only for this.
+        if let Some(id) = self.flows[ix.0].asking
+            && self
+                .attempts
+                .get(id)
+                .is_some_and(|attempt| attempt.link == link && attempt.written_at.is_some())
+        {
+            self.flows[ix.0].asking = None;
+            self.landed(id);
+        }
+        if progress && let Some(way) = self.way_of(link, ix) {
+            self.flows[ix.0].answered(way);
+        }
+    }
+
+    pub(super) fn way_of(&self, link: LinkId, ix: FlowIx) -> Option<Way> {
+        let flow = &self.flows[ix.0];
+        Some(self.sites[flow.datacenter].routes.by_link(link).map_or(Way::Direct, Way::Proxy))
+    }
+
+    /// An ack names a message: what that says of its attempt and of the way.
+    pub(super) fn land(&mut self, ix: FlowIx, seq: u64, link: LinkId, now: Micros) {
+        let flow = &self.flows[ix.0];
+        let site = flow.datacenter;
+        let Some(sent) = flow.sent.get(&seq) else { return };
+        self.stats.attempts.acked += 1;
+        let (mut sample, place) = (None, sent.place);
+        let late = (sent.attempts > 1 && sent.first_link == link).then_some(sent.first_written);
+        if let Place::Flying(id) = place {
+            if let Some(attempt) = self.attempts.get_mut(id).filter(|attempt| attempt.link == link) {
+                attempt.answered = true;
+                sample = Some(attempt.written_at.unwrap_or(attempt.sealed_at));
+            }
+            self.landed(id);
+        }
+        if let Some(rtt) = sample.or(late).map(|written| now.since(written)) {
+            match self.sites[site].routes.by_link(link) {
+                Some(proxy) => self.sites[site].routes.proxies[proxy].rtt.sample(rtt),
+                None => self.flows[ix.0].direct_rtt.sample(rtt),
+            }
+        }
+        if let Some(proxy) = self.sites[site].routes.by_link(link) {
+            self.sites[site].routes.proxies[proxy].acquit(sample);
+        }
+    }
+
+    pub(super) fn landed(&mut self, id: u64) {
+        if self.attempts.landed(id)
+            && self.attempts.get(id).is_some_and(|attempt| attempt.written_at.is_some())
+        {
+            self.attempts.remove(id);
+            self.timers.clear(Timer::Attempt(id));
+        }
+    }
+
+    /// Attempts that ended without a decision. Only those over this very link: another one may still be under way.
+    pub(super) fn take_refusals(
+        &mut self,
+        ix: FlowIx,
+        link: LinkId,
+        entry: &AckFlow,
+        links: &mut Links,
+        now: Micros,
+    ) {
+        let Some(way) = self.way_of(link, ix) else { return };
+        for refused in &entry.refused {
+            let reason = RefusedReason::from_wire(refused.reason);
+            let end = refused.first.0.saturating_add(u64::from(refused.count));
+            let seqs: Vec<u64> =
+                self.flows[ix.0].sent.range(refused.first.0..end).map(|(seq, _)| *seq).collect();
+            let (mut any, mut ended) = (refused.count == 0, 0);
+            for seq in seqs {
+                let Some(Place::Flying(id)) = self.flows[ix.0].sent.get(&seq).map(|sent| sent.place) else {
+                    continue;
+                };
+                if self.attempts.get(id).is_none_or(|attempt| attempt.link != link) {
+                    continue;
+                }
+                any = true;
+                ended += 1;
+                self.landed(id);
+                let uncertain = matches!(reason, Some(RefusedReason::LinkLost) | None);
+                let flow = &mut self.flows[ix.0];
+                let again = flow.retry(seq, uncertain);
+                if let Some(sent) = flow.sent.get_mut(&seq) {
+                    sent.full = matches!(reason, Some(RefusedReason::InboxFull | RefusedReason::QueueFull));
+                }
+                match reason {
+                    _ if !again => self.give_up(ix, seq, FailReason::PeerRestarted),
+                    Some(RefusedReason::StaleOrigin) => self.give_up(ix, seq, FailReason::PeerRestarted),
+                    Some(RefusedReason::TooLarge) => self.give_up(ix, seq, FailReason::TooLarge),
+                    _ => {}
+                }
+            }
+            if !any {
+                continue;
+            }
+            self.stats.attempts.refused += ended;
+            let flow = &mut self.flows[ix.0];
+            flow.forget_floor_told();
+            match reason {
+                Some(RefusedReason::InboxFull | RefusedReason::QueueFull) => flow.pause_full(now),
+                Some(
+                    RefusedReason::StaleDestination
+                    | RefusedReason::StaleOrigin
+                    | RefusedReason::Expired
+                    | RefusedReason::TooLarge,
+                ) => {}
+                Some(RefusedReason::Draining) => {
+                    self.stats.fallbacks.proxy_draining += ended;
+                    flow.avoid(way, now);
+                }
+                Some(
+                    RefusedReason::Unreachable
+                    | RefusedReason::LinkLost
+                    | RefusedReason::NotServed
+                    | RefusedReason::Malformed,
+                )
+                | None => {
+                    self.stats.fallbacks.member_unreachable += ended;
+                    flow.avoid(way, now);
+                }
+            }
+        }
+        self.wake(ix, links, now);
+    }
+
+    /// One end of a flow lives another life. What may have been delivered to the old one fails; the rest goes to the new.
+    pub(super) fn restart_flow(
+        &mut self,
+        ix: FlowIx,
+        destination: Option<Incarnation>,
+        links: &mut Links,
+        now: Micros,
+    ) {
+        let incarnation = destination.unwrap_or(self.flows[ix.0].incarnation);
+        for seq in self.flows[ix.0].restart(incarnation) {
+            self.give_up(ix, seq, FailReason::PeerRestarted);
+        }
+        self.wake(ix, links, now);
+    }
+}

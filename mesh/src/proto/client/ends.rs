@@ -1,0 +1,95 @@
+//! How a message ends: exactly one outcome, its bytes given back.
+
+use super::*;
+
+impl Client {
+    pub(super) fn delivered(&mut self, ix: FlowIx, seq: u64, sent: &Sent, now: Micros) {
+        let flow = &self.flows[ix.0];
+        let site = &self.sites[flow.datacenter];
+        let row = self.stats.datacenters.entry(site.name.clone()).or_default();
+        let route = match sent.way {
+            Way::Proxy(index) => {
+                row.delivered_by_proxy += 1;
+                Route::Proxy(site.routes.proxies[index].id.clone())
+            }
+            Way::Direct => {
+                row.delivered_direct += 1;
+                Route::Direct
+            }
+        };
+        let rtt = now.since(sent.first_written);
+        row.ack_latency.observe(micros(rtt));
+        let outcome = Outcome::Delivered { route, attempts: sent.attempts, rtt };
+        self.settle(ix, Due::Sent(seq), &sent.pending, outcome);
+    }
+
+    /// A message with a seq ends without delivery; the floor rises past it.
+    pub(super) fn give_up(&mut self, ix: FlowIx, seq: u64, reason: FailReason) {
+        let Some(sent) = self.flows[ix.0].forget(seq) else { return };
+        if let Place::Flying(id) = sent.place {
+            self.landed(id);
+        }
+        let maybe_delivered = sent.maybe_delivered();
+        self.count_failed(self.flows[ix.0].datacenter, reason);
+        self.settle(ix, Due::Sent(seq), &sent.pending, failed(reason, maybe_delivered));
+    }
+
+    /// A message that has no seq yet ends: it certainly was not delivered.
+    pub(super) fn give_up_queued(&mut self, ix: FlowIx, pending: &Pending, reason: FailReason) {
+        self.count_failed(self.flows[ix.0].datacenter, reason);
+        self.settle(ix, Due::Queued(pending.id), pending, failed(reason, false));
+    }
+
+    pub(super) fn count_failed(&mut self, site: usize, reason: FailReason) {
+        let name = self.sites[site].name.clone();
+        *self.stats.datacenters.entry(name).or_default().failed.entry(reason.label()).or_default() += 1;
+    }
+
+    pub(super) fn settle(&mut self, ix: FlowIx, place: Due, pending: &Pending, outcome: Outcome) {
+        self.deadlines.remove(&(pending.expires_at, ix, place));
+        self.destination_bytes[ix.0] -= pending.payload.len() + MESSAGE_OVERHEAD_BYTES;
+        self.decide(pending.ticket, pending.index, outcome);
+    }
+
+    pub(super) fn decide(&mut self, ticket: Ticket, index: usize, outcome: Outcome) {
+        let Some(open) = self.batches.get_mut(&ticket) else { return };
+        debug_assert!(open.outcomes[index].is_none(), "one outcome per message");
+        open.outcomes[index] = Some(outcome);
+        open.undecided -= 1;
+        self.budget.release(open.datacenter, &mut open.charge, index);
+        self.sites[open.datacenter].pending_messages -= 1;
+        if open.undecided == 0 {
+            self.finish(ticket);
+        }
+    }
+
+    pub(super) fn finish(&mut self, ticket: Ticket) {
+        if let Some(open) = self.batches.remove(&ticket) {
+            self.outcomes.push_back((ticket, open.outcomes.into_iter().flatten().collect()));
+        }
+    }
+
+    /// Everything undecided fails.
+    pub fn close(&mut self) {
+        for ix in (0..self.flows.len()).map(FlowIx) {
+            for id in self.flows[ix.0].queue.keys().copied().collect::<Vec<_>>() {
+                if let Some(pending) = self.flows[ix.0].unqueue(id) {
+                    self.give_up_queued(ix, &pending, FailReason::Closed);
+                }
+            }
+            for seq in self.flows[ix.0].sent.keys().copied().collect::<Vec<_>>() {
+                self.give_up(ix, seq, FailReason::Closed);
+            }
+        }
+    }
+
+    /// Nothing is undecided.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.batches.is_empty()
+    }
+}
+
+pub(super) fn failed(reason: FailReason, maybe_delivered: bool) -> Outcome {
+    Outcome::Failed { reason, maybe_delivered }
+}

@@ -1,0 +1,261 @@
+//! The sending machine: takes batches in, seals frames for connections that can write, reads acks, and tries again over the
+//! next way what nobody answered. Every message ends with exactly one outcome.
+//!
+//! What is sealed is decided as late as possible: a frame is made when its connection is ready, from all that is queued
+//! then. There is no timer in front of it; under load frames grow by themselves.
+
+// In the order a message meets them.
+mod way;
+
+mod seal;
+
+mod acks;
+
+mod clock;
+
+mod ends;
+use ends::failed;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use bytes::Bytes;
+use trunkline_codec::{Payload, Stage};
+
+use super::attempt::{Attempt, Attempts};
+use super::budget::{BatchCharge, Budget};
+use super::flow::{Flow, FlowIx, Leg, MessageId, Next, Pending, Place, Selected, Sent, Way};
+use super::frame::{SealedBatch, Token, Written, direct_frame_bytes};
+use super::links::{LinkId, Links, PeerIx};
+use super::node::{RejectReason, Rejected};
+use super::route::{Routes, attempt_timeout};
+use super::run::message_head;
+use super::time::{Micros, micros};
+use super::timers::Timers;
+use super::window::MESSAGE_OVERHEAD_BYTES;
+use super::wire::{AckFlow, Envelope, Flow as WireFlow, RefusedReason};
+use crate::id::{Datacenter, Incarnation, Lane, NodeId};
+use crate::message::{Batch, FailReason, Message, Outcome, Route};
+use crate::settings::{FRAME_OVERHEAD_BYTES, Settings};
+use crate::stats::{DatacenterStatus, Stats};
+use crate::topology::Topology;
+
+/// A batch that was taken in.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Ticket(pub u64);
+
+struct OpenBatch {
+    outcomes: Vec<Option<Outcome>>,
+    undecided: usize,
+    charge: BatchCharge,
+    datacenter: usize,
+}
+
+struct Site {
+    name: Datacenter,
+    local: bool,
+    routes: Routes,
+    /// Flows with something to seal, per lane.
+    ready: [BTreeSet<FlowIx>; 2],
+    /// Where the next frame of a lane begins to look, so that nobody is always last.
+    turn: [FlowIx; 2],
+    pending_messages: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Timer {
+    Attempt(u64),
+    Wake(usize),
+}
+
+/// What a deadline looks for.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Due {
+    Queued(MessageId),
+    Sent(u64),
+}
+
+/// What a flow is to do next.
+enum Pick {
+    Link(LinkId, Way),
+    Wait(Micros),
+}
+
+/// The sending machine.
+pub struct Client {
+    settings: Settings,
+    sites: Vec<Site>,
+    flows: Vec<Flow>,
+    destinations: BTreeMap<NodeId, FlowIx>,
+    destination_bytes: Vec<usize>,
+    budget: Budget,
+    batches: BTreeMap<Ticket, OpenBatch>,
+    outcomes: VecDeque<(Ticket, Vec<Outcome>)>,
+    attempts: Attempts,
+    deadlines: BTreeSet<(Micros, FlowIx, Due)>,
+    timers: Timers<Timer>,
+    next_ticket: u64,
+    next_message: u64,
+    stats: Stats,
+}
+
+impl Client {
+    /// A sender that wants links to all remote proxies and all members of its own datacenter.
+    #[must_use]
+    pub fn new(topology: &Topology, settings: Settings, links: &mut Links, now: Micros) -> Self {
+        let me = links.me.clone();
+        let names = topology.datacenters();
+        let mut sites = Vec::with_capacity(names.len());
+        let (mut flows, mut destinations) = (Vec::new(), BTreeMap::new());
+        for (datacenter, name) in names.iter().enumerate() {
+            let local = *name == me.datacenter;
+            let proxies: Vec<(PeerIx, NodeId)> = topology
+                .proxies_of(name)
+                .filter(|_| !local)
+                .filter_map(|spec| Some((links.peer(&spec.id)?, spec.id.clone())))
+                .collect();
+            for (peer, _) in &proxies {
+                links.want(*peer, now);
+            }
+            for spec in topology.members_of(name).filter(|spec| spec.id != me.node) {
+                let Some(peer) = links.peer(&spec.id) else { continue };
+                if local {
+                    links.want(peer, now);
+                }
+                destinations.insert(spec.id.clone(), FlowIx(flows.len()));
+                flows.extend(Lane::ALL.map(|lane| Flow::new(peer, spec.id.clone(), datacenter, lane)));
+            }
+            sites.push(Site {
+                name: name.clone(),
+                local,
+                routes: Routes::new(proxies),
+                ready: [BTreeSet::new(), BTreeSet::new()],
+                turn: [FlowIx(0); 2],
+                pending_messages: 0,
+            });
+        }
+        Self {
+            budget: Budget::new(&settings, sites.len()),
+            settings,
+            destination_bytes: vec![0; flows.len()],
+            sites,
+            flows,
+            destinations,
+            batches: BTreeMap::new(),
+            outcomes: VecDeque::new(),
+            attempts: Attempts::default(),
+            deadlines: BTreeSet::new(),
+            timers: Timers::default(),
+            next_ticket: 0,
+            next_message: 0,
+            stats: Stats::for_datacenters(names),
+        }
+    }
+
+    /// Takes a batch in.
+    ///
+    /// # Errors
+    /// [`Rejected`] gives it back.
+    pub fn submit(&mut self, batch: Batch, links: &mut Links, now: Micros) -> Result<Ticket, Rejected> {
+        let Some(site) = self.sites.iter().position(|site| site.name == batch.datacenter) else {
+            return Err(Rejected { batch, reason: RejectReason::UnknownDatacenter });
+        };
+        let charge = BatchCharge::of(&batch.messages);
+        let bytes = |bytes: usize| u64::try_from(bytes).unwrap_or(u64::MAX);
+        if charge.bytes() > self.settings.datacenter_budget_bytes {
+            let (batch_bytes, budget_bytes) =
+                (bytes(charge.bytes()), bytes(self.settings.datacenter_budget_bytes));
+            return Err(Rejected { batch, reason: RejectReason::OverBudget { batch_bytes, budget_bytes } });
+        }
+        if !self.budget.charge(site, charge.bytes()) {
+            let queued_bytes = bytes(self.budget.queued(site));
+            return Err(Rejected { batch, reason: RejectReason::Busy { queued_bytes } });
+        }
+        self.next_ticket += 1;
+        let ticket = Ticket(self.next_ticket);
+        let count = batch.messages.len();
+        let open = OpenBatch { outcomes: vec![None; count], undecided: count, charge, datacenter: site };
+        self.batches.insert(ticket, open);
+        self.sites[site].pending_messages += u64::try_from(count).unwrap_or(0);
+        self.stats.datacenters.entry(batch.datacenter).or_default().messages +=
+            u64::try_from(count).unwrap_or(0);
+        if count == 0 {
+            self.finish(ticket);
+        }
+        for (index, message) in batch.messages.into_iter().enumerate() {
+            self.enqueue(ticket, index, message, site, links, now);
+        }
+        Ok(ticket)
+    }
+
+    fn enqueue(
+        &mut self,
+        ticket: Ticket,
+        index: usize,
+        message: Message,
+        site: usize,
+        links: &mut Links,
+        now: Micros,
+    ) {
+        let known =
+            self.destinations.get(&message.destination).map(|first| FlowIx(first.0 + message.lane.index()));
+        let Some(flow_ix) = known.filter(|ix| self.flows[ix.0].datacenter == site) else {
+            return self.turn_down(ticket, index, site, FailReason::UnknownNode);
+        };
+        if message.len() > self.settings.message_bytes_max {
+            return self.turn_down(ticket, index, site, FailReason::TooLarge);
+        }
+        let charge = message.len() + MESSAGE_OVERHEAD_BYTES;
+        let held = &mut self.destination_bytes[flow_ix.0];
+        // One message always fits, so that a budget of exactly one message is no trap.
+        if *held > 0 && *held + charge > self.settings.destination_budget_bytes {
+            return self.turn_down(ticket, index, site, FailReason::Refused);
+        }
+        *held += charge;
+        let expires_at = now + message.deadline.unwrap_or(self.settings.message_deadline);
+        let id = MessageId(self.next_message);
+        self.next_message += 1;
+        self.deadlines.insert((expires_at, flow_ix, Due::Queued(id)));
+        let Message { kind, slot, payload, .. } = message;
+        let pending = Pending { id, ticket, index, kind, slot, expires_at, payload };
+        if let Some(old) = self.flows[flow_ix.0].push(pending) {
+            self.give_up_queued(flow_ix, &old, FailReason::Superseded);
+        }
+        self.wake(flow_ix, links, now);
+    }
+
+    /// A message fails before it is queued.
+    fn turn_down(&mut self, ticket: Ticket, index: usize, site: usize, reason: FailReason) {
+        self.count_failed(site, reason);
+        self.decide(ticket, index, failed(reason, false));
+    }
+
+    /// The outcomes of a batch.
+    pub fn poll_outcome(&mut self) -> Option<(Ticket, Vec<Outcome>)> {
+        self.outcomes.pop_front()
+    }
+
+    /// True once after room came free for somebody who was turned away.
+    pub fn take_room(&mut self) -> bool {
+        self.budget.take_room()
+    }
+
+    /// What was counted.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.stats.clone()
+    }
+
+    /// How every datacenter is reached now.
+    #[must_use]
+    pub fn status(&self, links: &Links, now: Micros) -> Vec<DatacenterStatus> {
+        let row = |(index, site): (usize, &Site)| DatacenterStatus {
+            name: site.name.clone(),
+            local: site.local,
+            queued_bytes: u64::try_from(self.budget.queued(index)).unwrap_or(u64::MAX),
+            pending_messages: site.pending_messages,
+            routes: site.routes.status(links, &self.settings, now),
+        };
+        self.sites.iter().enumerate().map(row).collect()
+    }
+}

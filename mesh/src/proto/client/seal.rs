@@ -1,0 +1,229 @@
+//! Frames: what goes into the next one of a connection that can write.
+
+use super::*;
+
+/// Distinct bytes in one frame before it is full: large enough to compress, small enough that nothing waits long behind it.
+const FRAME_UNIQUE_BYTES: usize = 512 * 1024;
+
+/// Most runs in one frame: the messages of one codec frame.
+const FRAME_RUNS_MAX: usize = 1024;
+
+impl Client {
+    /// The next frame for a connection that can write, from all flows whose way leads over it.
+    pub fn seal(
+        &mut self,
+        link: LinkId,
+        lane: Lane,
+        links: &mut Links,
+        now: Micros,
+        out: &mut Vec<SealedBatch>,
+    ) {
+        let Some(peer) = links.link(link).map(|link| link.peer) else { return };
+        let Some(site) = self.site_of(peer) else { return };
+        let frame_bytes_max =
+            links.link(link).map_or(0, |link| link.frame_bytes_max).saturating_sub(FRAME_OVERHEAD_BYTES);
+        let turn = self.sites[site].turn[lane.index()];
+        let ready = &self.sites[site].ready[lane.index()];
+        let order: Vec<FlowIx> = ready.range(turn..).chain(ready.range(..turn)).copied().collect();
+        let id = self.attempts.reserve();
+        let mut frame = Filling { frame_bytes_max, ..Filling::default() };
+        let mut attempt = None;
+        for ix in order {
+            if frame.runs.len() >= FRAME_RUNS_MAX || frame.unique_bytes >= FRAME_UNIQUE_BYTES {
+                self.sites[site].turn[lane.index()] = ix;
+                break;
+            }
+            let way = match self.pick(ix, links, now) {
+                Pick::Link(picked, way) if picked == link => way,
+                Pick::Link(..) => {
+                    self.wake(ix, links, now);
+                    continue;
+                }
+                Pick::Wait(_) => {
+                    self.wake(ix, links, now);
+                    continue;
+                }
+            };
+            self.fail_oversize(ix, frame_bytes_max);
+            let entries = self.fill(ix, Leg { attempt: id, way, link, now }, links, &mut frame);
+            if !entries.is_empty() {
+                let attempt = attempt.get_or_insert_with(|| Attempt {
+                    link,
+                    datacenter: site,
+                    way,
+                    entries: Vec::new(),
+                    number: 0,
+                    sealed_at: now,
+                    written_at: None,
+                    flying: 0,
+                    answered: false,
+                    graced: false,
+                });
+                for run in entries {
+                    let messages = usize::try_from(run.count).unwrap_or(usize::MAX);
+                    attempt.flying += messages.max(1);
+                    attempt.entries.push((ix, run));
+                }
+            }
+            if !self.flows[ix.0].has_work() {
+                self.sites[site].ready[lane.index()].remove(&ix);
+            }
+        }
+        let Some(mut attempt) = attempt else { return };
+        attempt.number = frame.attempt;
+        let row = self.stats.datacenters.entry(self.sites[site].name.clone()).or_default();
+        row.frames += 1;
+        row.sent.logical += frame.logical_bytes;
+        self.attempts.insert(id, attempt);
+        out.push(SealedBatch {
+            lane,
+            envelope: Envelope { batch: id, attempt: frame.attempt, runs: frame.runs },
+            payloads: frame.payloads,
+            // The second stage pays where bytes are dear: between datacenters, and never in front of something urgent.
+            stage: if lane == Lane::Bulk && !self.sites[site].local { Stage::Lz4 } else { Stage::None },
+            token: Token::Attempt(id),
+        });
+    }
+
+    /// What is next in a flow and too large for the peer's limit can never be sent over this link.
+    fn fail_oversize(&mut self, ix: FlowIx, bytes_max: usize) {
+        while let Some(next) = self.flows[ix.0].oversize(bytes_max) {
+            match next {
+                Next::Retry(seq) => self.give_up(ix, seq, FailReason::TooLarge),
+                Next::Queued(id) => {
+                    let Some(pending) = self.flows[ix.0].unqueue(id) else { return };
+                    self.give_up_queued(ix, &pending, FailReason::TooLarge);
+                }
+            }
+        }
+    }
+
+    /// Puts the runs of one flow into a frame.
+    fn fill(&mut self, ix: FlowIx, leg: Leg, links: &mut Links, frame: &mut Filling) -> Vec<Selected> {
+        let Leg { way, link, now, .. } = leg;
+        let flow = &mut self.flows[ix.0];
+        let wire_flow = WireFlow {
+            origin: links.me.node.clone(),
+            origin_incarnation: links.me.incarnation,
+            destination: flow.destination.clone(),
+            destination_incarnation: flow.incarnation,
+        };
+        let row = links.roster_out(link, flow.lane).map(|roster| roster.row(&wire_flow));
+        let Some(Ok(row)) = row else {
+            // All rows of this connection are used: it is replaced, and everything on it takes another way.
+            links.replace(link, now);
+            return Vec::new();
+        };
+        let first_new = flow.next();
+        let (mut run_bytes, run_bytes_max) = (0_usize, self.settings.run_bytes_max);
+        let alone = frame.payloads.is_empty();
+        let mut first = true;
+        let selected = flow.select(alone, |payload| {
+            run_bytes = run_bytes.saturating_add(payload.len() + 16);
+            // A message larger than a run is a run of its own, next to the same message for others.
+            let run_fits = std::mem::take(&mut first) || run_bytes <= run_bytes_max;
+            frame.admit(payload, run_fits)
+        });
+        // What got its seq here is looked for by its seq from now on.
+        for seq in first_new..flow.next() {
+            if let Some(Sent { pending, .. }) = flow.sent.get(&seq) {
+                self.deadlines.remove(&(pending.expires_at, ix, Due::Queued(pending.id)));
+                self.deadlines.insert((pending.expires_at, ix, Due::Sent(seq)));
+            }
+        }
+        for run in &selected {
+            let (mut expires_at, mut segments, mut first_time) = (now, Vec::new(), 0_usize);
+            for seq in run.seqs() {
+                let Some(sent) = flow.sent.get(&seq) else { continue };
+                let head = frame.head(sent.pending.kind, sent.pending.payload.len());
+                if sent.attempts == 0 {
+                    first_time += head.len() + sent.pending.payload.len();
+                }
+                segments.push(head);
+                segments.extend(sent.pending.payload.segments().iter().cloned());
+                expires_at = expires_at.max(sent.pending.expires_at);
+                frame.attempt = frame.attempt.max(sent.attempts.saturating_add(1));
+            }
+            if first_time > 0 {
+                frame.logical_bytes += direct_frame_bytes(first_time);
+            }
+            if way == Way::Direct && !self.sites[flow.datacenter].local {
+                self.stats.fallbacks.direct += u64::from(run.count);
+            }
+            let left_ms = micros(expires_at.since(now)).div_ceil(1000).max(1);
+            let deadline_ms = u32::try_from(left_ms).unwrap_or(u32::MAX);
+            frame.runs.push(flow.fly(*run, leg, row, deadline_ms));
+            frame.payloads.push(segments.into_iter().collect());
+        }
+        frame.attempt = frame.attempt.max(1);
+        selected
+    }
+
+    /// A frame went out: its clock starts.
+    pub fn handle_written(&mut self, id: u64, written: &Written, links: &Links, now: Micros) {
+        let Some(attempt) = self.attempts.get_mut(id) else { return };
+        attempt.written_at = Some(now);
+        let waiting = attempt.flying > 0;
+        let (way, number, link, entries) =
+            (attempt.way, attempt.number, attempt.link, attempt.entries.clone());
+        let row = self.stats.datacenters.entry(self.sites[attempt.datacenter].name.clone()).or_default();
+        row.sent.diff += written.diff_bytes;
+        row.sent.staged += written.staged_bytes;
+        if !waiting {
+            // All of it was answered before the writer came back to say so.
+            self.attempts.remove(id);
+            return;
+        }
+        let acks = match (way, entries.first()) {
+            (Way::Proxy(index), _) => self.sites[attempt.datacenter].routes.proxies[index].rtt,
+            (Way::Direct, Some((ix, _))) => self.flows[ix.0].direct_rtt,
+            (Way::Direct, None) => return,
+        };
+        let pings = links.link(link).map(|link| link.rtt).unwrap_or_default();
+        let timeout = attempt_timeout(&acks, &pings, number, &self.settings);
+        self.timers.set(Timer::Attempt(id), now + timeout);
+        for (ix, run) in entries {
+            self.flows[ix.0].written(run, now);
+        }
+    }
+}
+
+/// A frame while it is being filled.
+#[derive(Default)]
+struct Filling {
+    frame_bytes_max: usize,
+    runs: Vec<crate::proto::wire::Run>,
+    payloads: Vec<Payload>,
+    attempt: u32,
+    logical_bytes: u64,
+    /// Payload bytes, each message in full: what the frame has if nothing is shared.
+    total_bytes: usize,
+    /// Payload bytes, shared segments once: about what the frame has.
+    unique_bytes: usize,
+    seen: BTreeSet<(usize, usize)>,
+    heads: BTreeMap<(u8, usize), Bytes>,
+}
+
+impl Filling {
+    /// Whether a message fits into what is left. The caller may take it all the same if it is the first.
+    pub(super) fn admit(&mut self, payload: &Payload, run_fits: bool) -> bool {
+        let total = self.total_bytes.saturating_add(payload.len() + 32);
+        let fresh = |segment: &&Bytes| !self.seen.contains(&(segment.as_ptr().addr(), segment.len()));
+        let unique: usize = payload.segments().iter().filter(fresh).map(Bytes::len).sum();
+        let fits = run_fits
+            && total <= self.frame_bytes_max
+            && (unique == 0 || self.unique_bytes + unique <= FRAME_UNIQUE_BYTES);
+        if fits || self.total_bytes == 0 {
+            self.total_bytes = total;
+            self.unique_bytes += unique;
+            self.seen
+                .extend(payload.segments().iter().map(|segment| (segment.as_ptr().addr(), segment.len())));
+        }
+        fits
+    }
+
+    /// The bytes in front of a message. Equal ones are the same buffer, which the codec sees at once.
+    pub(super) fn head(&mut self, kind: u8, length: usize) -> Bytes {
+        self.heads.entry((kind, length)).or_insert_with(|| message_head(kind, length)).clone()
+    }
+}

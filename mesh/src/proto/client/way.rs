@@ -1,0 +1,132 @@
+//! Which way a flow takes now, and what the news of links change in that.
+
+use super::*;
+
+impl Client {
+    /// The way a flow takes now: the proxy in use, the next proxy, straight; whichever neither failed it a moment ago nor
+    /// is down.
+    pub(super) fn pick(&mut self, ix: FlowIx, links: &mut Links, now: Micros) -> Pick {
+        let flow = &self.flows[ix.0];
+        if flow.is_paused(now) {
+            return Pick::Wait(flow.next_wake(now));
+        }
+        let routes = &mut self.sites[flow.datacenter].routes;
+        let by_proxy = routes.usable(links, now).find(|index| flow.may_try(Way::Proxy(*index), now));
+        if let Some(index) = by_proxy
+            && let Some(link) = routes.proxies[index].link
+        {
+            return Pick::Link(link, Way::Proxy(index));
+        }
+        if flow.may_try(Way::Direct, now) {
+            if let Some((link, _)) = links.dialled(flow.peer).filter(|(_, link)| !link.draining) {
+                return Pick::Link(link, Way::Direct);
+            }
+            links.want_once(flow.peer, now);
+        }
+        Pick::Wait(flow.next_wake(now).min(routes.next_wake(now)))
+    }
+
+    /// Has the flow's connection ask for work, if there is any.
+    pub(super) fn wake(&mut self, ix: FlowIx, links: &mut Links, now: Micros) {
+        let flow = &self.flows[ix.0];
+        let (site, lane) = (flow.datacenter, flow.lane);
+        if !flow.has_work() {
+            self.sites[site].ready[lane.index()].remove(&ix);
+            return;
+        }
+        self.sites[site].ready[lane.index()].insert(ix);
+        match self.pick(ix, links, now) {
+            Pick::Link(link, _) => {
+                if let Some(conn) = links.conn_of(link, lane) {
+                    links.wake(conn);
+                }
+            }
+            Pick::Wait(until) if until < Micros::NEVER => self.timers.set_earlier(Timer::Wake(site), until),
+            Pick::Wait(_) => {}
+        }
+    }
+
+    pub(super) fn wake_site(&mut self, site: usize, links: &mut Links, now: Micros) {
+        for lane in Lane::ALL {
+            for ix in self.sites[site].ready[lane.index()].iter().copied().collect::<Vec<_>>() {
+                self.wake(ix, links, now);
+            }
+        }
+    }
+
+    /// A link came up.
+    pub fn handle_link_up(&mut self, link: LinkId, links: &mut Links, now: Micros) {
+        let Some(peer) = links.link(link).filter(|link| link.dialled).map(|link| link.peer) else { return };
+        for site in 0..self.sites.len() {
+            let mut concerned = false;
+            for proxy in self.sites[site].routes.proxies.iter_mut().filter(|proxy| proxy.peer == peer) {
+                proxy.link = Some(link);
+                concerned = true;
+            }
+            concerned |= self.flows.iter().any(|flow| flow.peer == peer && flow.datacenter == site);
+            if concerned {
+                self.wake_site(site, links, now);
+            }
+        }
+    }
+
+    /// A link is gone: everything undecided on it takes another way at once.
+    pub fn handle_link_down(&mut self, link: LinkId, peer: PeerIx, links: &mut Links, now: Micros) {
+        for proxy in self.sites.iter_mut().flat_map(|site| &mut site.routes.proxies) {
+            if proxy.link == Some(link) {
+                proxy.link = None;
+            }
+        }
+        for id in self.attempts.on_link(link) {
+            let waiting = self.end_attempt(id, true);
+            self.stats.attempts.lost += waiting;
+            self.stats.fallbacks.proxy_closed += waiting;
+        }
+        if let Some(site) = self.site_of(peer) {
+            self.wake_all_of(site, links, now);
+        }
+    }
+
+    /// A peer is going away.
+    pub fn handle_draining(&mut self, link: LinkId, links: &mut Links, now: Micros) {
+        let Some(peer) = links.link(link).map(|link| link.peer) else { return };
+        if let Some(site) = self.site_of(peer) {
+            self.wake_site(site, links, now);
+        }
+    }
+
+    /// A peer could not be dialled: its flows leave the direct way alone for a while.
+    pub fn handle_dial_failed(&mut self, peer: PeerIx, links: &mut Links, now: Micros) {
+        for ix in (0..self.flows.len()).map(FlowIx) {
+            let flow = &mut self.flows[ix.0];
+            if flow.peer == peer && !self.sites[flow.datacenter].local {
+                flow.avoid(Way::Direct, now);
+                self.wake(ix, links, now);
+            }
+        }
+    }
+
+    /// This node took another incarnation: what was under way belongs to a life that peers no longer hear.
+    pub fn handle_reincarnated(&mut self, links: &mut Links, now: Micros) {
+        for ix in (0..self.flows.len()).map(FlowIx) {
+            self.restart_flow(ix, None, links, now);
+        }
+    }
+
+    pub(super) fn site_of(&self, peer: PeerIx) -> Option<usize> {
+        let by_proxy =
+            self.sites.iter().position(|site| site.routes.proxies.iter().any(|proxy| proxy.peer == peer));
+        by_proxy.or_else(|| self.flows.iter().find(|flow| flow.peer == peer).map(|flow| flow.datacenter))
+    }
+
+    /// As [`Client::wake_site`], for flows whose work may have just come to be.
+    pub(super) fn wake_all_of(&mut self, site: usize, links: &mut Links, now: Micros) {
+        for ix in (0..self.flows.len())
+            .map(FlowIx)
+            .filter(|ix| self.flows[ix.0].datacenter == site)
+            .collect::<Vec<_>>()
+        {
+            self.wake(ix, links, now);
+        }
+    }
+}

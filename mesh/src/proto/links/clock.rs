@@ -1,0 +1,75 @@
+//! What time does to links: handshakes that take too long, pings, silence, idleness, redials.
+
+use super::*;
+
+impl Links {
+    /// Rings what is due.
+    pub fn handle_timeout(&mut self, now: Micros) {
+        while let Some(timer) = self.timers.pop_due(now) {
+            match timer {
+                Timer::Handshake(conn) => {
+                    let dialled =
+                        self.conns.get(&conn).is_some_and(|conn| matches!(conn.stage, Stage::Dialing));
+                    if dialled {
+                        self.counters.dials_failed += 1;
+                        self.drop_conn(conn, None, now);
+                    } else {
+                        self.refuse(
+                            conn,
+                            &Refusal::new(RefuseCode::Timeout, "the handshake took too long"),
+                            now,
+                        );
+                    }
+                }
+                Timer::Pair(link) => self.drop_link(link, None, now),
+                Timer::Ping(link_id) => {
+                    if let Some(conn) =
+                        self.conn_of(link_id, Lane::Control).and_then(|id| self.conns.get_mut(&id))
+                    {
+                        // Unwritten pings pile up no further: the silence timeout will end this link.
+                        if conn.out.is_empty() {
+                            let ping = Ping { sent_us: self.wall_base_us.saturating_add(now.0) };
+                            conn.out.push_back(control_frame(FrameType::Ping, Lane::Control, &ping));
+                        }
+                        self.ready.extend(self.conn_of(link_id, Lane::Control));
+                        self.timers.set(Timer::Ping(link_id), now + self.settings.ping_interval);
+                    }
+                }
+                Timer::Silence(link_id) => self.check_silence(link_id, now),
+                Timer::Acks(link) => self.release_acks(link),
+                Timer::Idle(link_id) => {
+                    let Some(link) = self.links.get(&link_id) else { continue };
+                    let idle_at = link.used_at + IDLE_TIMEOUT;
+                    if idle_at <= now {
+                        self.drop_link(link_id, None, now);
+                    } else {
+                        self.timers.set(Timer::Idle(link_id), idle_at);
+                    }
+                }
+                Timer::Redial(peer) => {
+                    if !self.draining {
+                        self.dial(peer, now);
+                    }
+                }
+            }
+        }
+    }
+
+    pub(super) fn check_silence(&mut self, link_id: LinkId, now: Micros) {
+        let Some(link) = self.links.get(&link_id) else { return };
+        let until = link.heard_at + self.settings.silence_timeout;
+        if until <= now {
+            let peer = &self.peers[link.peer.0].spec.id;
+            tracing::warn!(%peer, "peer has been silent for too long, link closed");
+            self.drop_link(link_id, None, now);
+        } else {
+            self.timers.set(Timer::Silence(link_id), until);
+        }
+    }
+
+    /// When `handle_timeout` has something to do.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Micros {
+        self.timers.next()
+    }
+}

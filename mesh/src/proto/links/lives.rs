@@ -1,0 +1,201 @@
+//! How connections and links begin and end: dials with their pauses, pairs, losses, drains.
+
+use super::*;
+
+/// A link that lived so long starts its redial pauses from the shortest again.
+const STABLE_AFTER: Duration = Duration::from_secs(1);
+
+impl Links {
+    /// Asks for a link to a peer, now and after every loss.
+    pub fn want(&mut self, peer: PeerIx, now: Micros) {
+        let dialling = &mut self.peers[peer.0].dialling;
+        if !dialling.wanted {
+            dialling.wanted = true;
+            if dialling.link.is_none() {
+                self.timers.set(Timer::Redial(peer), now);
+            }
+        }
+    }
+
+    /// Asks for a link to a peer once; it closes again when it was idle for a while.
+    pub fn want_once(&mut self, peer: PeerIx, now: Micros) {
+        let dialling = &self.peers[peer.0].dialling;
+        if !dialling.wanted && dialling.link.is_none() && !self.draining {
+            self.timers.set_earlier(Timer::Redial(peer), now);
+        }
+    }
+
+    pub(super) fn add_conn(&mut self, stage: Stage, lane: Lane, link: Option<LinkId>, now: Micros) -> ConnId {
+        let id = ConnId(self.next_conn);
+        self.next_conn += 1;
+        let conn = Conn {
+            stage,
+            lane,
+            link,
+            opened_at: now,
+            out: VecDeque::new(),
+            roster_out: RosterOut::default(),
+            roster_in: RosterIn::default(),
+        };
+        self.conns.insert(id, conn);
+        self.timers.set(Timer::Handshake(id), now + self.settings.handshake_timeout);
+        id
+    }
+
+    pub(super) fn add_link(&mut self, peer: PeerIx, dialled: bool, nonce: u64, now: Micros) -> LinkId {
+        let id = LinkId(self.next_link);
+        self.next_link += 1;
+        let link = Link {
+            peer,
+            dialled,
+            up: false,
+            draining: false,
+            incarnation: Incarnation::UNKNOWN,
+            frame_bytes_max: self.settings.frame_bytes_max,
+            rtt: Rtt::default(),
+            nonce,
+            conns: [None; 2],
+            up_at: now,
+            heard_at: now,
+            used_at: now,
+            offset: ClockOffset::default(),
+            acks: BTreeMap::new(),
+            acks_due: false,
+        };
+        self.links.insert(id, link);
+        id
+    }
+
+    /// Forgets a connection, and with it its link.
+    pub(super) fn drop_conn(&mut self, id: ConnId, last_words: Option<Bytes>, now: Micros) {
+        match self.conns.get(&id).map(|conn| conn.link) {
+            None => {}
+            Some(None) => self.remove_conn(id, last_words),
+            Some(Some(link)) => {
+                if self.links.contains_key(&link) {
+                    self.drop_link(link, last_words.map(|words| (id, words)), now);
+                } else {
+                    self.remove_conn(id, last_words);
+                }
+            }
+        }
+    }
+
+    pub(super) fn remove_conn(&mut self, id: ConnId, last_words: Option<Bytes>) {
+        let Some(conn) = self.conns.remove(&id) else { return };
+        let dialled = match conn.stage {
+            Stage::AwaitHello | Stage::AwaitConfirm { .. } => {
+                self.handshaking -= 1;
+                false
+            }
+            Stage::Dialing | Stage::AwaitWelcome { .. } => true,
+            Stage::Open => conn.link.and_then(|link| self.links.get(&link)).is_some_and(|link| link.dialled),
+        };
+        if !dialled {
+            self.accepted -= 1;
+        }
+        self.timers.clear(Timer::Handshake(id));
+        self.ready.remove(&id);
+        self.actions.push_back(Action::Close { conn: id, last_words });
+    }
+
+    pub(super) fn drop_link(
+        &mut self,
+        link_id: LinkId,
+        mut last_words: Option<(ConnId, Bytes)>,
+        now: Micros,
+    ) {
+        let Some(link) = self.links.get(&link_id) else { return };
+        let (peer, up, dialled, conns, up_at) = (link.peer, link.up, link.dialled, link.conns, link.up_at);
+        for conn in conns.into_iter().flatten() {
+            let words = last_words.take_if(|(id, _)| *id == conn).map(|(_, words)| words);
+            self.remove_conn(conn, words);
+        }
+        self.links.remove(&link_id);
+        for timer in [Timer::Pair, Timer::Ping, Timer::Silence, Timer::Acks, Timer::Idle] {
+            self.timers.clear(timer(link_id));
+        }
+        let entry = &mut self.peers[peer.0];
+        if dialled {
+            entry.dialling.link = None;
+            let stable = up && now.since(up_at) >= STABLE_AFTER;
+            entry.dialling.failures = if stable { 0 } else { entry.dialling.failures.saturating_add(1) };
+            if entry.dialling.wanted && !self.draining {
+                let pause = self.redial_pause(self.peers[peer.0].dialling.failures);
+                self.timers.set(Timer::Redial(peer), now + pause);
+            }
+            if !up {
+                self.events.push_back(LinkEvent::DialFailed(peer));
+            }
+        } else if entry.accepted == Some(link_id) {
+            entry.accepted = None;
+        }
+        if up {
+            self.events.push_back(LinkEvent::Down { link: link_id, peer });
+        }
+    }
+
+    /// Full jitter: anywhere between nothing and the doubled pause, so that peers do not come back in step.
+    pub(super) fn redial_pause(&mut self, failures: u32) -> Duration {
+        let (min, max) = (micros(self.settings.redial_min), micros(self.settings.redial_max));
+        let ceiling = min.saturating_mul(1 << failures.min(20)).min(max);
+        Duration::from_micros(self.rng.u64(0..=ceiling))
+    }
+
+    pub(super) fn dial(&mut self, peer: PeerIx, now: Micros) {
+        let entry = &self.peers[peer.0];
+        let (Some(address), None) = (entry.spec.address, entry.dialling.link) else { return };
+        if let Err(later) = self.dial_tokens.take(now) {
+            self.timers.set(Timer::Redial(peer), later);
+            return;
+        }
+        let node = entry.spec.id.clone();
+        let nonce = self.rng.u64(..);
+        let link_id = self.add_link(peer, true, nonce, now);
+        self.peers[peer.0].dialling.link = Some(link_id);
+        for lane in Lane::ALL {
+            let conn = self.add_conn(Stage::Dialing, lane, Some(link_id), now);
+            self.links.get_mut(&link_id).expect("just made").conns[lane.index()] = Some(conn);
+            self.counters.dials += 1;
+            self.actions.push_back(Action::Dial { conn, peer: node.clone(), address, lane });
+        }
+    }
+
+    /// Tells all peers that this node is going away; opens no more links.
+    pub fn drain(&mut self) {
+        self.draining = true;
+        for link in self.links.iter().filter(|(_, link)| link.up).map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.say_draining(link);
+        }
+    }
+
+    pub(super) fn say_draining(&mut self, link: LinkId) {
+        let Some(id) = self.conn_of(link, Lane::Control) else { return };
+        if let Some(conn) = self.conns.get_mut(&id) {
+            let close = Close { code: CloseCode::Draining as u16 };
+            conn.out.push_back(control_frame(FrameType::Close, Lane::Control, &close));
+            self.ready.insert(id);
+        }
+    }
+
+    /// Closes everything, saying so.
+    pub fn close_all(&mut self, now: Micros) {
+        self.draining = true;
+        for id in self.links.keys().copied().collect::<Vec<_>>() {
+            let words = self.conn_of(id, Lane::Control).map(|conn| {
+                let close = Close { code: CloseCode::Closing as u16 };
+                (conn, control_frame(FrameType::Close, Lane::Control, &close))
+            });
+            let up = self.links.get(&id).is_some_and(|link| link.up);
+            self.drop_link(id, words.filter(|_| up), now);
+        }
+        for id in self.conns.keys().copied().collect::<Vec<_>>() {
+            self.remove_conn(id, None);
+        }
+    }
+
+    /// Ends a link whose books are full; it is dialled again.
+    pub fn replace(&mut self, link: LinkId, now: Micros) {
+        self.drop_link(link, None, now);
+    }
+}

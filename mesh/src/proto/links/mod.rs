@@ -1,0 +1,539 @@
+//! All links of a node: who is dialled, accepted, paired, pinged and given up. A link is two connections to one peer,
+//! control and bulk; it is up when both are through the handshake, and losing either ends both.
+//!
+//! ```text
+//! dialler   Dialing → AwaitWelcome ─Welcome→ Open
+//! acceptor  AwaitHello ─Hello→ AwaitConfirm ─Confirm→ Open        any refusal, error or timeout → gone
+//! ```
+
+// In the order of a connection's life.
+mod opening;
+
+mod lives;
+
+mod clock;
+
+mod output;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::frame::{FrameError, FrameType, Received, control_frame};
+use super::handshake::{Identity, Refusal, adopt, check_hello, check_welcome, role_bits, transcript};
+use super::roster::{RosterIn, RosterOut};
+use super::rtt::{ClockOffset, Rtt, TokenBucket};
+use super::time::{Micros, micros};
+use super::timers::Timers;
+use super::wire::{
+    Ack, AckFlow, Close, CloseCode, Confirm, Envelope, Hello, PREAMBLE, Ping, Pong, RefuseCode, Welcome,
+    offered_versions,
+};
+use crate::id::{Incarnation, Lane, NodeId};
+use crate::settings::Settings;
+use crate::stats::{LinkStatus, Stats};
+use crate::topology::{NodeSpec, Topology};
+
+/// One TCP connection. Numbers are never used twice.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ConnId(pub u64);
+
+/// One pair of connections. Numbers are never used twice.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct LinkId(pub u64);
+
+/// A node of the topology, as an index.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct PeerIx(pub usize);
+
+/// What the shell is to do.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Action {
+    /// Connect, then report `handle_dialed` or `handle_dial_failed`.
+    Dial {
+        /// The connection's number.
+        conn: ConnId,
+        /// Whom.
+        peer: NodeId,
+        /// Where.
+        address: SocketAddr,
+        /// Which of the two.
+        lane: Lane,
+    },
+    /// Ask `poll_transmit` when the connection's writer is idle.
+    Ready(ConnId),
+    /// Write the last words, if any, and close. The machine has forgotten the connection.
+    Close {
+        /// The connection.
+        conn: ConnId,
+        /// A whole frame.
+        last_words: Option<Bytes>,
+    },
+    /// Budget came free: senders that wait may try again.
+    Room,
+}
+
+/// What became of links.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum LinkEvent {
+    /// Both connections are through the handshake.
+    Up(LinkId),
+    /// It is gone.
+    Down {
+        /// Which.
+        link: LinkId,
+        /// To whom.
+        peer: PeerIx,
+    },
+    /// The peer is going away, and still answers what it has.
+    Draining(LinkId),
+    /// The peer could not be dialled.
+    DialFailed(PeerIx),
+    /// A peer knew a higher incarnation of this node; this is the one taken now. All links are gone.
+    Reincarnated(Incarnation),
+}
+
+/// What a frame brought for the layers above.
+#[derive(Debug)]
+pub enum Arrived {
+    /// Nothing.
+    Nothing,
+    /// The connection is through the handshake; tell its reader.
+    Opened {
+        /// Its lane.
+        lane: Lane,
+        /// Longest frame the peer may send, bytes.
+        frame_bytes_max: usize,
+    },
+    /// A batch.
+    Batch {
+        /// Over which link.
+        link: LinkId,
+        /// Over which connection, hence by which roster.
+        conn: ConnId,
+        /// Its lane.
+        lane: Lane,
+        /// What is inside.
+        envelope: Envelope,
+        /// The messages.
+        frame: trunkline_codec::Frame,
+    },
+    /// Acks.
+    Ack {
+        /// Over which link.
+        link: LinkId,
+        /// The entries.
+        ack: Ack,
+    },
+}
+
+/// Counters of all links.
+#[derive(Clone, Debug, Default)]
+pub struct LinkCounters {
+    /// Refused here, by code.
+    pub refused: BTreeMap<&'static str, u64>,
+    /// Refused by peers, by code.
+    pub refused_by_peer: BTreeMap<&'static str, u64>,
+    /// Completed.
+    pub handshakes: u64,
+    /// Connections closed for what the peer sent, by error.
+    pub protocol_errors: BTreeMap<&'static str, u64>,
+    /// Dials started.
+    pub dials: u64,
+    /// Dials that failed.
+    pub dials_failed: u64,
+    /// (sent, received) bytes per datacenter, in the order of `Topology::datacenters`.
+    pub wire: Vec<(u64, u64)>,
+}
+
+enum Stage {
+    Dialing,
+    AwaitHello,
+    AwaitWelcome { hello: Bytes },
+    AwaitConfirm { hello: Box<Hello>, transcript: u32, version: u16 },
+    Open,
+}
+
+struct Conn {
+    stage: Stage,
+    lane: Lane,
+    link: Option<LinkId>,
+    opened_at: Micros,
+    out: VecDeque<Bytes>,
+    roster_out: RosterOut,
+    roster_in: RosterIn,
+}
+
+/// A pair of connections.
+pub struct Link {
+    /// To whom.
+    pub peer: PeerIx,
+    /// This node dialled.
+    pub dialled: bool,
+    /// Both connections are open.
+    pub up: bool,
+    /// The peer is going away.
+    pub draining: bool,
+    /// The peer's life at the other end.
+    pub incarnation: Incarnation,
+    /// Longest frame that may be sent or received, bytes.
+    pub frame_bytes_max: usize,
+    /// Round trips of pings.
+    pub rtt: Rtt,
+    nonce: u64,
+    conns: [Option<ConnId>; 2],
+    up_at: Micros,
+    heard_at: Micros,
+    used_at: Micros,
+    offset: ClockOffset,
+    acks: BTreeMap<(u8, u32), AckFlow>,
+    acks_due: bool,
+}
+
+#[derive(Default)]
+struct Dialling {
+    wanted: bool,
+    link: Option<LinkId>,
+    failures: u32,
+}
+
+struct Peer {
+    spec: NodeSpec,
+    datacenter: usize,
+    dialling: Dialling,
+    accepted: Option<LinkId>,
+    highest: Incarnation,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Timer {
+    Handshake(ConnId),
+    Pair(LinkId),
+    Ping(LinkId),
+    Silence(LinkId),
+    Acks(LinkId),
+    Idle(LinkId),
+    Redial(PeerIx),
+}
+
+/// Pause after the last use of a link that was dialled on demand, before it is closed.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The links machine.
+pub struct Links {
+    /// This node, in its present life.
+    pub me: Identity,
+    /// Counters.
+    pub counters: LinkCounters,
+    topology: Arc<Topology>,
+    settings: Settings,
+    rng: fastrand::Rng,
+    conns: BTreeMap<ConnId, Conn>,
+    links: BTreeMap<LinkId, Link>,
+    peers: Vec<Peer>,
+    peer_index: BTreeMap<NodeId, PeerIx>,
+    next_conn: u64,
+    next_link: u64,
+    timers: Timers<Timer>,
+    dial_tokens: TokenBucket,
+    actions: VecDeque<Action>,
+    ready: BTreeSet<ConnId>,
+    events: VecDeque<LinkEvent>,
+    accepted: usize,
+    handshaking: usize,
+    draining: bool,
+    wall_base_us: u64,
+}
+
+impl Links {
+    /// No links yet; [`Links::want`] starts them. `wall_base_us` is the wall clock at time zero.
+    #[must_use]
+    pub fn new(
+        me: Identity,
+        topology: Arc<Topology>,
+        settings: Settings,
+        seed: u64,
+        wall_base_us: u64,
+    ) -> Self {
+        let datacenters = topology.datacenters();
+        let peers: Vec<Peer> = topology
+            .nodes()
+            .map(|spec| Peer {
+                spec: spec.clone(),
+                datacenter: datacenters.binary_search(&spec.datacenter).expect("listed"),
+                dialling: Dialling::default(),
+                accepted: None,
+                highest: Incarnation::UNKNOWN,
+            })
+            .collect();
+        let peer_index =
+            peers.iter().enumerate().map(|(index, peer)| (peer.spec.id.clone(), PeerIx(index))).collect();
+        let codes = || RefuseCode::ALL.iter().map(|code| (code.label(), 0)).collect();
+        let counters = LinkCounters {
+            refused: codes(),
+            refused_by_peer: codes(),
+            wire: vec![(0, 0); datacenters.len()],
+            ..LinkCounters::default()
+        };
+        Self {
+            me,
+            counters,
+            topology,
+            dial_tokens: TokenBucket::new(settings.dials_per_second),
+            settings,
+            rng: fastrand::Rng::with_seed(seed),
+            conns: BTreeMap::new(),
+            links: BTreeMap::new(),
+            peers,
+            peer_index,
+            next_conn: 0,
+            next_link: 0,
+            timers: Timers::default(),
+            actions: VecDeque::new(),
+            ready: BTreeSet::new(),
+            events: VecDeque::new(),
+            accepted: 0,
+            handshaking: 0,
+            draining: false,
+            wall_base_us,
+        }
+    }
+
+    /// The wall clock as first seen, carried on by the monotonic one.
+    fn wall_us(&self, now: Micros) -> u64 {
+        self.wall_base_us.saturating_add(now.0)
+    }
+
+    /// The index of a node.
+    #[must_use]
+    pub fn peer(&self, node: &NodeId) -> Option<PeerIx> {
+        self.peer_index.get(node).copied()
+    }
+
+    /// The node of an index.
+    #[must_use]
+    pub fn spec(&self, peer: PeerIx) -> &NodeSpec {
+        &self.peers[peer.0].spec
+    }
+
+    /// A link that still exists.
+    #[must_use]
+    pub fn link(&self, link: LinkId) -> Option<&Link> {
+        self.links.get(&link)
+    }
+
+    /// The link this node dialled to a peer, if it is up.
+    #[must_use]
+    pub fn dialled(&self, peer: PeerIx) -> Option<(LinkId, &Link)> {
+        let id = self.peers[peer.0].dialling.link?;
+        self.links.get(&id).filter(|link| link.up).map(|link| (id, link))
+    }
+
+    /// Both connections of a link are open.
+    #[must_use]
+    pub fn is_up(&self, link: LinkId) -> bool {
+        self.links.get(&link).is_some_and(|link| link.up)
+    }
+
+    /// The link of a connection that is open.
+    #[must_use]
+    pub fn link_of(&self, conn: ConnId) -> Option<(LinkId, Lane)> {
+        let conn = self.conns.get(&conn).filter(|conn| matches!(conn.stage, Stage::Open))?;
+        conn.link.map(|link| (link, conn.lane))
+    }
+
+    /// The connection of a link's lane.
+    #[must_use]
+    pub fn conn_of(&self, link: LinkId, lane: Lane) -> Option<ConnId> {
+        self.links.get(&link)?.conns[lane.index()]
+    }
+
+    /// The flow behind a row that the peer announced.
+    #[must_use]
+    pub fn flow_in(&self, conn: ConnId, row: u32) -> Option<&Arc<super::wire::Flow>> {
+        self.conns.get(&conn)?.roster_in.flow(row)
+    }
+
+    /// The roster of what this node sends over a link's lane.
+    pub fn roster_out(&mut self, link: LinkId, lane: Lane) -> Option<&mut RosterOut> {
+        let conn = self.links.get(&link)?.conns[lane.index()]?;
+        self.conns.get_mut(&conn).map(|conn| &mut conn.roster_out)
+    }
+
+    /// A dial failed.
+    pub fn handle_dial_failed(&mut self, id: ConnId, now: Micros) {
+        if self.conns.contains_key(&id) {
+            self.counters.dials_failed += 1;
+            self.drop_conn(id, None, now);
+        }
+    }
+
+    /// A connection ended, from outside.
+    pub fn handle_closed(&mut self, id: ConnId, now: Micros) {
+        self.drop_conn(id, None, now);
+    }
+
+    /// A run names a roster row that was never announced: the peer lost its books.
+    pub fn handle_unknown_row(&mut self, id: ConnId, now: Micros) {
+        self.protocol_error(id, "unknown_row", "a run of a roster row that was never announced", now);
+    }
+
+    /// The peer's bytes are no frames.
+    pub fn handle_bad_frame(&mut self, id: ConnId, error: &FrameError, now: Micros) {
+        self.protocol_error(id, error.label(), &error.to_string(), now);
+    }
+
+    /// A frame came.
+    pub fn handle_frame(&mut self, id: ConnId, received: Received, bytes: usize, now: Micros) -> Arrived {
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return Arrived::Nothing;
+        };
+        if let Some(link) = conn.link.and_then(|link| self.links.get_mut(&link)) {
+            let datacenter = self.peers[link.peer.0].datacenter;
+            self.counters.wire[datacenter].1 += u64::try_from(bytes).unwrap_or(0);
+            // Liveness is judged on control: a dead peer's bulk bytes may still be on their way.
+            if conn.lane == Lane::Control {
+                link.heard_at = now;
+            }
+        }
+        match (&conn.stage, received) {
+            (Stage::AwaitHello, Received::Hello(hello, body)) => self.take_hello(id, hello, &body, now),
+            (Stage::AwaitWelcome { .. }, Received::Welcome(welcome, body)) => {
+                self.take_welcome(id, welcome, &body, now)
+            }
+            (Stage::AwaitConfirm { .. }, Received::Confirm(confirm)) => self.take_confirm(id, confirm, now),
+            (
+                Stage::AwaitWelcome { .. } | Stage::AwaitConfirm { .. } | Stage::Open,
+                Received::Refuse(refuse),
+            ) => {
+                self.take_refuse(id, &refuse, now);
+                Arrived::Nothing
+            }
+            (Stage::Open, received) => self.take_open(id, received, now),
+            _ => {
+                self.protocol_error(id, "unexpected_frame", "a frame that is not legal at this point", now);
+                Arrived::Nothing
+            }
+        }
+    }
+
+    fn take_open(&mut self, id: ConnId, received: Received, now: Micros) -> Arrived {
+        let wall_us = self.wall_us(now);
+        let Some(conn) = self.conns.get_mut(&id) else { return Arrived::Nothing };
+        let (Some(link_id), lane) = (conn.link, conn.lane) else { return Arrived::Nothing };
+        let Some(link) = self.links.get_mut(&link_id) else { return Arrived::Nothing };
+        match (received, lane) {
+            (Received::Roster(roster), _) => {
+                if let Err(what) = conn.roster_in.extend(roster) {
+                    self.protocol_error(id, "roster", what, now);
+                }
+                Arrived::Nothing
+            }
+            (Received::Batch(envelope, frame), _) => {
+                link.used_at = now;
+                Arrived::Batch { link: link_id, conn: id, lane, envelope, frame }
+            }
+            (Received::Ack(ack), Lane::Control) => Arrived::Ack { link: link_id, ack },
+            (Received::Ping(ping), Lane::Control) => {
+                let pong = Pong { ping_sent_us: ping.sent_us, ping_received_us: wall_us, sent_us: wall_us };
+                // A peer that pings without reading gets one pong, not a queue of them.
+                if conn.out.len() < 64 {
+                    conn.out.push_back(control_frame(FrameType::Pong, lane, &pong));
+                    self.ready.insert(id);
+                }
+                Arrived::Nothing
+            }
+            (Received::Pong(pong), Lane::Control) => {
+                let sample =
+                    link.offset.sample(pong.ping_sent_us, pong.ping_received_us, pong.sent_us, wall_us);
+                if let Some(rtt) = sample {
+                    link.rtt.sample(rtt);
+                }
+                Arrived::Nothing
+            }
+            (Received::Close(close), _) => {
+                if close.code == CloseCode::Draining as u16 {
+                    if !link.draining {
+                        link.draining = true;
+                        self.events.push_back(LinkEvent::Draining(link_id));
+                    }
+                } else {
+                    self.drop_conn(id, None, now);
+                }
+                Arrived::Nothing
+            }
+            _ => {
+                self.protocol_error(
+                    id,
+                    "unexpected_frame",
+                    "a frame that is not legal on this connection",
+                    now,
+                );
+                Arrived::Nothing
+            }
+        }
+    }
+
+    /// Something else for the shell to do.
+    pub fn push_action(&mut self, action: Action) {
+        self.actions.push_back(action);
+    }
+
+    /// What became of links.
+    pub fn poll_event(&mut self) -> Option<LinkEvent> {
+        self.events.pop_front()
+    }
+
+    /// What the shell is to do.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front().or_else(|| self.ready.pop_first().map(Action::Ready))
+    }
+
+    /// [`Links::poll_action`] has something.
+    #[cfg(feature = "sim")]
+    #[must_use]
+    pub fn has_action(&self) -> bool {
+        !self.actions.is_empty() || !self.ready.is_empty()
+    }
+
+    /// Adds what links counted to the node's stats.
+    pub fn add_to(&self, stats: &mut Stats) {
+        let counters = &self.counters;
+        stats.handshakes = counters.handshakes;
+        stats.handshakes_refused = counters.refused.clone();
+        stats.handshakes_refused_by_peer = counters.refused_by_peer.clone();
+        stats.protocol_errors = counters.protocol_errors.clone();
+        stats.dials = counters.dials;
+        stats.dials_failed = counters.dials_failed;
+        for (name, (sent, received)) in self.topology.datacenters().into_iter().zip(&counters.wire) {
+            let row = stats.datacenters.entry(name).or_default();
+            row.sent.wire = *sent;
+            row.received_wire = *received;
+        }
+    }
+
+    /// All links, for people.
+    #[must_use]
+    pub fn status(&self) -> Vec<LinkStatus> {
+        self.links
+            .values()
+            .map(|link| {
+                let spec = self.spec(link.peer);
+                LinkStatus {
+                    peer: spec.id.clone(),
+                    datacenter: spec.datacenter.clone(),
+                    dialled: link.dialled,
+                    up: link.up,
+                    draining: link.draining,
+                    incarnation: link.incarnation,
+                    rtt_us: link.rtt.smoothed_us(),
+                    rtt_min_us: link.rtt.min_us(),
+                    clock_offset_us: link.offset.us(),
+                }
+            })
+            .collect()
+    }
+}

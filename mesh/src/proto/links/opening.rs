@@ -1,0 +1,272 @@
+//! The handshake as steps of a connection: hello, welcome, confirm, refuse. The rules are in [`handshake`](super::super::handshake).
+
+use super::*;
+
+impl Links {
+    /// A connection came in.
+    ///
+    /// # Errors
+    /// The last words for it when there are too many.
+    pub fn handle_accepted(&mut self, now: Micros) -> Result<ConnId, Bytes> {
+        if self.accepted >= self.settings.connections_max || self.handshaking >= self.settings.handshakes_max
+        {
+            self.count_refusal(RefuseCode::TooManyConnections);
+            let refusal =
+                Refusal::new(RefuseCode::TooManyConnections, "too many connections: try again later");
+            return Err(refuse_bytes(Lane::Control, &refusal, true));
+        }
+        self.accepted += 1;
+        self.handshaking += 1;
+        Ok(self.add_conn(Stage::AwaitHello, Lane::Control, None, now))
+    }
+
+    /// A dial succeeded.
+    pub fn handle_dialed(&mut self, id: ConnId, now: Micros) {
+        let Some(conn) = self.conns.get_mut(&id).filter(|conn| matches!(conn.stage, Stage::Dialing)) else {
+            self.actions.push_back(Action::Close { conn: id, last_words: None });
+            return;
+        };
+        let nonce = conn.link.and_then(|link| self.links.get(&link)).map_or(0, |link| link.nonce);
+        let hello = Hello {
+            cluster: self.me.cluster.clone(),
+            node: self.me.node.clone(),
+            datacenter: self.me.datacenter.clone(),
+            roles: role_bits(self.me.roles),
+            incarnation: self.me.incarnation,
+            versions: offered_versions(),
+            features: 0,
+            frame_bytes_max: u64::try_from(self.settings.frame_bytes_max).unwrap_or(u64::MAX),
+            link: nonce,
+            lane: u8::try_from(conn.lane.index()).unwrap_or(0),
+            sent_us: self.wall_base_us.saturating_add(now.0),
+        };
+        let body = Bytes::from(crate::proto::wire::encode(&hello));
+        conn.out.push_back(Bytes::from_static(&PREAMBLE));
+        conn.out.push_back(crate::proto::frame::frame_around(FrameType::Hello, conn.lane, &body));
+        conn.stage = Stage::AwaitWelcome { hello: body };
+        conn.opened_at = now;
+        self.timers.set(Timer::Handshake(id), now + self.settings.handshake_timeout);
+        self.ready.insert(id);
+    }
+
+    pub(super) fn take_hello(&mut self, id: ConnId, hello: Hello, body: &Bytes, now: Micros) -> Arrived {
+        let lane = Lane::from_index(hello.lane);
+        let seen = self.peer(&hello.node).map_or(Incarnation::UNKNOWN, |peer| self.peers[peer.0].highest);
+        let checked =
+            check_hello(&hello, &self.me, &self.topology, seen).and_then(|(_, version)| match lane {
+                _ if self.draining => Err(Refusal::new(RefuseCode::Draining, "this node is going away")),
+                Some(lane) => Ok((lane, version)),
+                None => Err(Refusal::new(RefuseCode::Malformed, "a lane is 0 or 1")),
+            });
+        let (lane, version) = match checked {
+            Ok(checked) => checked,
+            Err(refusal) => {
+                self.refuse(id, &refusal, now);
+                return Arrived::Nothing;
+            }
+        };
+        let peer = self.peer(&hello.node).expect("the topology knows it");
+        let paired = self.links.iter().find(|(_, link)| {
+            !link.dialled
+                && link.peer == peer
+                && link.nonce == hello.link
+                && link.incarnation == hello.incarnation
+        });
+        let link_id = match paired.map(|(id, link)| (*id, link.conns[lane.index()])) {
+            Some((_, Some(_))) => {
+                self.refuse(id, &Refusal::new(RefuseCode::Malformed, "this lane of the link is taken"), now);
+                return Arrived::Nothing;
+            }
+            Some((link_id, None)) => link_id,
+            None => {
+                let link_id = self.add_link(peer, false, hello.link, now);
+                self.timers.set(Timer::Pair(link_id), now + self.settings.handshake_timeout);
+                link_id
+            }
+        };
+        let link = self.links.get_mut(&link_id).expect("just found or made");
+        link.conns[lane.index()] = Some(id);
+        link.incarnation = hello.incarnation;
+        link.frame_bytes_max =
+            self.settings.frame_bytes_max.min(usize::try_from(hello.frame_bytes_max).unwrap_or(usize::MAX));
+        let welcome = Welcome {
+            cluster: self.me.cluster.clone(),
+            node: self.me.node.clone(),
+            datacenter: self.me.datacenter.clone(),
+            roles: role_bits(self.me.roles),
+            incarnation: self.me.incarnation,
+            versions: offered_versions(),
+            features: 0,
+            frame_bytes_max: u64::try_from(self.settings.frame_bytes_max).unwrap_or(u64::MAX),
+            version,
+            hello_sent_us: hello.sent_us,
+            hello_received_us: self.wall_us(now),
+            sent_us: self.wall_us(now),
+        };
+        let answer = crate::proto::wire::encode(&welcome);
+        let conn = self.conns.get_mut(&id).expect("it brought this frame");
+        conn.lane = lane;
+        conn.link = Some(link_id);
+        conn.out.push_back(Bytes::from_static(&PREAMBLE));
+        conn.out.push_back(crate::proto::frame::frame_around(FrameType::Welcome, lane, &answer));
+        conn.stage =
+            Stage::AwaitConfirm { transcript: transcript(body, &answer), hello: Box::new(hello), version };
+        self.ready.insert(id);
+        Arrived::Nothing
+    }
+
+    pub(super) fn take_welcome(
+        &mut self,
+        id: ConnId,
+        welcome: Welcome,
+        body: &Bytes,
+        now: Micros,
+    ) -> Arrived {
+        let wall_us = self.wall_us(now);
+        let Some(conn) = self.conns.get_mut(&id) else { return Arrived::Nothing };
+        let (Stage::AwaitWelcome { hello }, Some(link_id)) = (&conn.stage, conn.link) else {
+            return Arrived::Nothing;
+        };
+        let Some(link) = self.links.get_mut(&link_id) else { return Arrived::Nothing };
+        let peer = &mut self.peers[link.peer.0];
+        if let Err(refusal) = check_welcome(&welcome, &peer.spec.id, &self.me, &self.topology, peer.highest) {
+            self.refuse(id, &refusal, now);
+            return Arrived::Nothing;
+        }
+        let lane = conn.lane;
+        let confirm = Confirm { version: welcome.version, transcript: transcript(hello, body) };
+        conn.out.push_back(control_frame(FrameType::Confirm, lane, &confirm));
+        conn.stage = Stage::Open;
+        peer.highest = welcome.incarnation;
+        link.incarnation = welcome.incarnation;
+        link.frame_bytes_max =
+            self.settings.frame_bytes_max.min(usize::try_from(welcome.frame_bytes_max).unwrap_or(usize::MAX));
+        let frame_bytes_max = link.frame_bytes_max;
+        let sample =
+            link.offset.sample(welcome.hello_sent_us, welcome.hello_received_us, welcome.sent_us, wall_us);
+        if let Some(rtt) = sample {
+            link.rtt.sample(rtt);
+        }
+        self.ready.insert(id);
+        self.conn_opened(id, link_id, now);
+        Arrived::Opened { lane, frame_bytes_max }
+    }
+
+    pub(super) fn take_confirm(&mut self, id: ConnId, confirm: Confirm, now: Micros) -> Arrived {
+        let Some(conn) = self.conns.get_mut(&id) else { return Arrived::Nothing };
+        let (Stage::AwaitConfirm { hello, transcript, version }, Some(link_id)) = (&conn.stage, conn.link)
+        else {
+            return Arrived::Nothing;
+        };
+        if confirm != (Confirm { version: *version, transcript: *transcript }) {
+            let refusal = Refusal::new(RefuseCode::VersionsStripped, "the handshake was altered on its way");
+            self.refuse(id, &refusal, now);
+            return Arrived::Nothing;
+        }
+        let (incarnation, lane) = (hello.incarnation, conn.lane);
+        conn.stage = Stage::Open;
+        self.handshaking -= 1;
+        let Some(link) = self.links.get(&link_id) else { return Arrived::Nothing };
+        let (peer, frame_bytes_max) = (link.peer, link.frame_bytes_max);
+        if incarnation < self.peers[peer.0].highest {
+            let refusal = Refusal {
+                highest: self.peers[peer.0].highest,
+                ..Refusal::new(RefuseCode::StaleIncarnation, "a newer life of this node is linked")
+            };
+            self.refuse(id, &refusal, now);
+            return Arrived::Nothing;
+        }
+        self.peers[peer.0].highest = incarnation;
+        self.conn_opened(id, link_id, now);
+        Arrived::Opened { lane, frame_bytes_max }
+    }
+
+    pub(super) fn conn_opened(&mut self, id: ConnId, link_id: LinkId, now: Micros) {
+        self.counters.handshakes += 1;
+        self.timers.clear(Timer::Handshake(id));
+        let open = |conn: &Option<ConnId>| {
+            conn.and_then(|conn| self.conns.get(&conn)).is_some_and(|conn| matches!(conn.stage, Stage::Open))
+        };
+        let Some(link) = self.links.get(&link_id) else { return };
+        if !link.conns.iter().all(open) {
+            return;
+        }
+        let (peer, dialled) = (link.peer, link.dialled);
+        if !dialled
+            && let Some(old) = self.peers[peer.0].accepted.replace(link_id).filter(|old| *old != link_id)
+        {
+            self.drop_link(old, None, now);
+        }
+        self.timers.clear(Timer::Pair(link_id));
+        self.timers.set(Timer::Silence(link_id), now + self.settings.silence_timeout);
+        if dialled {
+            self.timers.set(Timer::Ping(link_id), now + self.settings.ping_interval);
+            if !self.peers[peer.0].dialling.wanted {
+                self.timers.set(Timer::Idle(link_id), now + IDLE_TIMEOUT);
+            }
+        }
+        if let Some(link) = self.links.get_mut(&link_id) {
+            (link.up, link.up_at, link.heard_at, link.used_at) = (true, now, now, now);
+            self.ready.extend(link.conns.iter().flatten());
+        }
+        if self.draining {
+            self.say_draining(link_id);
+        }
+        self.events.push_back(LinkEvent::Up(link_id));
+    }
+
+    pub(super) fn take_refuse(&mut self, id: ConnId, refuse: &crate::proto::wire::Refuse, now: Micros) {
+        let code = RefuseCode::from_wire(refuse.code);
+        *self.counters.refused_by_peer.entry(code.map_or("unknown", RefuseCode::label)).or_default() += 1;
+        if let Some(link) =
+            self.conns.get(&id).and_then(|conn| conn.link).and_then(|link| self.links.get(&link))
+        {
+            let peer = &self.peers[link.peer.0].spec.id;
+            tracing::warn!(%peer, code = refuse.code, detail = %refuse.detail.escape_debug(), "peer refuses the link");
+        }
+        self.drop_conn(id, None, now);
+        if code == Some(RefuseCode::StaleIncarnation)
+            && let Some(incarnation) = adopt(self.me.incarnation, refuse.highest_incarnation)
+        {
+            self.me.incarnation = incarnation;
+            for link in self.links.keys().copied().collect::<Vec<_>>() {
+                self.drop_link(link, None, now);
+            }
+            self.events.push_back(LinkEvent::Reincarnated(incarnation));
+        }
+    }
+
+    pub(super) fn count_refusal(&mut self, code: RefuseCode) {
+        *self.counters.refused.entry(code.label()).or_default() += 1;
+    }
+
+    pub(super) fn refuse(&mut self, id: ConnId, refusal: &Refusal, now: Micros) {
+        self.count_refusal(refusal.code);
+        tracing::warn!(code = refusal.code.label(), detail = %refusal.detail, "link refused");
+        let Some(conn) = self.conns.get(&id) else { return };
+        // The acceptor has said nothing yet and owes its preamble.
+        let silent = matches!(conn.stage, Stage::AwaitHello);
+        let words = refuse_bytes(conn.lane, refusal, silent);
+        self.drop_conn(id, Some(words), now);
+    }
+
+    pub(super) fn protocol_error(&mut self, id: ConnId, label: &'static str, detail: &str, now: Micros) {
+        let Some(conn) = self.conns.get(&id) else { return };
+        *self.counters.protocol_errors.entry(label).or_default() += 1;
+        if matches!(conn.stage, Stage::Open) {
+            let peer =
+                conn.link.and_then(|link| self.links.get(&link)).map(|link| &self.peers[link.peer.0].spec.id);
+            tracing::warn!(?peer, lane = %conn.lane, error = detail, "peer breaks the protocol, connection closed");
+            let close = Close { code: CloseCode::Closing as u16 };
+            let words = control_frame(FrameType::Close, conn.lane, &close);
+            self.drop_conn(id, Some(words), now);
+        } else {
+            self.refuse(id, &Refusal::new(RefuseCode::Malformed, detail), now);
+        }
+    }
+}
+
+fn refuse_bytes(lane: Lane, refusal: &Refusal, with_preamble: bool) -> Bytes {
+    let frame = control_frame(FrameType::Refuse, lane, &refusal.body());
+    if with_preamble { [&PREAMBLE[..], &frame[..]].concat().into() } else { frame }
+}

@@ -1,0 +1,85 @@
+//! What a connection writes of its own: handshake, pings, acks that were merged, rows of the roster.
+
+use super::*;
+
+/// Refused ranges kept in one ack entry. More come again with the next attempt.
+const REFUSED_RANGES_MAX: usize = 1024;
+
+impl Links {
+    /// An ack entry for a peer. A later one for the same row replaces it, refusals are kept.
+    pub fn queue_ack(&mut self, link_id: LinkId, entry: AckFlow, at: Micros, now: Micros) {
+        let Some(link) = self.links.get_mut(&link_id) else { return };
+        let key = (entry.lane, entry.flow);
+        match link.acks.get_mut(&key) {
+            None => {
+                link.acks.insert(key, entry);
+            }
+            Some(old) => {
+                let mut refused = std::mem::take(&mut old.refused);
+                refused.extend(&entry.refused);
+                refused.truncate(REFUSED_RANGES_MAX);
+                *old = AckFlow { refused, ..entry };
+            }
+        }
+        if at > now {
+            self.timers.set_earlier(Timer::Acks(link_id), at);
+        } else {
+            self.release_acks(link_id);
+        }
+    }
+
+    pub(super) fn release_acks(&mut self, link_id: LinkId) {
+        let Some(link) = self.links.get_mut(&link_id) else { return };
+        link.acks_due = true;
+        self.timers.clear(Timer::Acks(link_id));
+        self.ready.extend(link.conns[Lane::Control.index()]);
+    }
+
+    /// Acks wait to be written.
+    #[must_use]
+    pub fn has_acks(&self) -> bool {
+        self.links.values().any(|link| link.up && !link.acks.is_empty())
+    }
+
+    /// The frames of this connection's own that are to be written now.
+    pub fn poll_frames(&mut self, id: ConnId, out: &mut Vec<Bytes>) {
+        let Some(conn) = self.conns.get_mut(&id) else { return };
+        out.extend(conn.out.drain(..));
+        let open = matches!(conn.stage, Stage::Open);
+        let Some(link) = conn.link.and_then(|link| self.links.get_mut(&link)) else { return };
+        if open && conn.lane == Lane::Control && link.acks_due {
+            link.acks_due = false;
+            let flows: Vec<AckFlow> = std::mem::take(&mut link.acks).into_values().collect();
+            // An entry is below 12 KiB: a hundred stay far below the limit of a control body.
+            for part in flows.chunks(64).filter(|part| !part.is_empty()) {
+                out.push(control_frame(FrameType::Ack, Lane::Control, &Ack { flows: part.to_vec() }));
+            }
+        }
+    }
+
+    /// The rows that must be announced in front of what is sent next on this lane.
+    pub fn poll_roster(&mut self, link: LinkId, lane: Lane) -> Option<Bytes> {
+        let mut frames = Vec::new();
+        while let Some(roster) = self.roster_out(link, lane)?.poll_announcement() {
+            frames.extend_from_slice(&control_frame(FrameType::Roster, lane, &roster));
+        }
+        (!frames.is_empty()).then(|| Bytes::from(frames))
+    }
+
+    /// Bytes went out.
+    pub fn handle_written(&mut self, id: ConnId, bytes: usize, data: bool, now: Micros) {
+        let Some(conn) = self.conns.get(&id) else { return };
+        let Some(link) = conn.link.and_then(|link| self.links.get_mut(&link)) else { return };
+        self.counters.wire[self.peers[link.peer.0].datacenter].0 += u64::try_from(bytes).unwrap_or(0);
+        if data {
+            link.used_at = now;
+        }
+    }
+
+    /// Marks a connection as having something to send.
+    pub fn wake(&mut self, conn: ConnId) {
+        if self.conns.contains_key(&conn) {
+            self.ready.insert(conn);
+        }
+    }
+}
