@@ -68,11 +68,8 @@ impl<'a> Texts<'a> {
         let segments = self.payloads[span.message].segments();
         let starts =
             &self.borders.starts[self.borders.first[span.message]..self.borders.first[span.message + 1]];
-        let index = match starts.len() {
-            0 => 0,
-            1 => 0,
-            _ => starts.partition_point(|&start| start <= span.start) - 1,
-        };
+        // The segment that holds the span's first byte; most messages have one or few.
+        let index = starts.partition_point(|&start| start <= span.start).saturating_sub(1);
         let skip = starts.get(index).map_or(0, |start| span.start - start);
         Parts { segments: &segments[index..], skip, rest: span.len() }
     }
