@@ -226,11 +226,9 @@ fn main() {
         "Speeds are GB (10^9 bytes) of input per second, one thread, medians of {ROUNDS} interleaved rounds."
     );
     println!(
-        "'over' is what a frame has beyond the distinct bytes of the longest message, per destination; a"
+        "'over' is the frame's length less that of the longest message, per destination. A concatenation is"
     );
-    println!(
-        "concatenation is given 4 bytes of length per message and nothing to decode; x is the ratio to memcpy.\n"
-    );
+    println!("given 4 bytes of length per message, and costs nothing to decode. x is the ratio to memcpy.\n");
     println!(
         "{:<31} {:>3} {:>10}  {:<13} {:>10} {:>8} {:>8} {:>6} {:>8} {:>6} {:>9}",
         "corpus", "m", "input B", "method", "frame B", "over B", "enc GB/s", "x", "dec GB/s", "x", "enc us"
