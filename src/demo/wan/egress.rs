@@ -1,0 +1,176 @@
+//! The egress of a datacenter: one serialising link, shared fairly by its flows. A pure machine, time is an argument.
+//!
+//! A flow is one direction of one connection. Flows take turns, one item each, and an item is on the link alone for
+//! `bytes / rate`. The instants are computed, not observed: a driver that looks late finds the link as busy as one that
+//! looks in time (it may find the turns in another order), so timer granularity costs no bandwidth.
+
+use std::collections::{HashMap, VecDeque};
+use std::num::NonZeroU64;
+use std::time::Duration;
+
+/// One direction of one connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct FlowId(pub(super) u64);
+
+/// An item that has left the datacenter.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Departure<T> {
+    pub(super) item: T,
+    pub(super) bytes: usize,
+    /// When its last byte is on the link.
+    pub(super) left_at: Duration,
+}
+
+#[derive(Debug)]
+struct Waiting<T> {
+    item: T,
+    bytes: usize,
+    since: Duration,
+}
+
+/// The link and the flows that wait for it.
+#[derive(Debug)]
+pub(super) struct Egress<T> {
+    bytes_per_s: NonZeroU64,
+    free_at: Duration,
+    flows: HashMap<FlowId, VecDeque<Waiting<T>>>,
+    /// Flows that have something waiting, next turn first.
+    turns: VecDeque<FlowId>,
+}
+
+impl<T> Egress<T> {
+    pub(super) fn new(bytes_per_s: NonZeroU64) -> Self {
+        Self { bytes_per_s, free_at: Duration::ZERO, flows: HashMap::new(), turns: VecDeque::new() }
+    }
+
+    /// Queues an item behind the others of its flow. Items without bytes (the end of a stream) cost no time.
+    pub(super) fn handle_item(&mut self, flow: FlowId, item: T, bytes: usize, now: Duration) {
+        let queue = self.flows.entry(flow).or_default();
+        if queue.is_empty() {
+            self.turns.push_back(flow);
+        }
+        queue.push_back(Waiting { item, bytes, since: now });
+    }
+
+    /// The next item that the link has begun to send by `now`; its departure may lie ahead.
+    pub(super) fn poll_departure(&mut self, now: Duration) -> Option<Departure<T>> {
+        let (turn, begins) = self.next_turn()?;
+        if begins > now {
+            return None;
+        }
+        let flow = self.turns.remove(turn).expect("a turn of the queue");
+        let queue = self.flows.get_mut(&flow).expect("a flow with a turn has a queue");
+        let Waiting { item, bytes, .. } = queue.pop_front().expect("a flow with a turn waits");
+        if queue.is_empty() {
+            self.flows.remove(&flow);
+        } else {
+            self.turns.push_back(flow);
+        }
+        self.free_at = begins + self.on_link(bytes);
+        Some(Departure { item, bytes, left_at: self.free_at })
+    }
+
+    /// When [`Egress::poll_departure`] has something next; `None` while nothing waits.
+    pub(super) fn poll_timeout(&self) -> Option<Duration> {
+        self.next_turn().map(|(_, begins)| begins)
+    }
+
+    /// Whose turn it is, and when it begins: the first that waits when the link is free, else the first that came after.
+    fn next_turn(&self) -> Option<(usize, Duration)> {
+        let begins =
+            |flow: &FlowId| self.flows[flow].front().map_or(self.free_at, |w| w.since.max(self.free_at));
+        self.turns.iter().map(begins).enumerate().min_by_key(|(_, begins)| *begins)
+    }
+
+    /// Rounded up: the link is never faster than its rate.
+    fn on_link(&self, bytes: usize) -> Duration {
+        let nanos = (bytes as u128 * 1_000_000_000).div_ceil(u128::from(self.bytes_per_s.get()));
+        Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: FlowId = FlowId(1);
+    const B: FlowId = FlowId(2);
+
+    fn ms(n: u64) -> Duration {
+        Duration::from_millis(n)
+    }
+
+    /// 1,000 bytes take a millisecond.
+    fn link() -> Egress<&'static str> {
+        Egress::new(NonZeroU64::new(1_000_000).unwrap())
+    }
+
+    fn drain(link: &mut Egress<&'static str>, now: Duration) -> Vec<(&'static str, Duration)> {
+        std::iter::from_fn(|| link.poll_departure(now)).map(|d| (d.item, d.left_at)).collect()
+    }
+
+    #[test]
+    fn an_item_leaves_after_its_bytes_and_not_before() {
+        let mut link = link();
+        assert_eq!(link.poll_timeout(), None);
+        link.handle_item(A, "a1", 2_000, ms(5));
+        assert_eq!(link.poll_timeout(), Some(ms(5)));
+        assert_eq!(drain(&mut link, ms(4)), []);
+        assert_eq!(drain(&mut link, ms(5)), [("a1", ms(7))]);
+        assert_eq!(link.poll_timeout(), None);
+        assert!(link.flows.is_empty(), "an idle flow must leave nothing behind");
+    }
+
+    #[test]
+    fn flows_share_one_link_and_take_turns() {
+        let mut link = link();
+        for item in ["a1", "a2", "a3"] {
+            link.handle_item(A, item, 1_000, ms(0));
+        }
+        link.handle_item(B, "b1", 1_000, ms(0));
+        assert_eq!(drain(&mut link, ms(9)), [("a1", ms(1)), ("b1", ms(2)), ("a2", ms(3)), ("a3", ms(4))]);
+    }
+
+    #[test]
+    fn a_busy_link_makes_the_next_item_wait() {
+        let mut link = link();
+        link.handle_item(A, "a1", 10_000, ms(0));
+        assert_eq!(drain(&mut link, ms(0)), [("a1", ms(10))]);
+        link.handle_item(B, "b1", 1_000, ms(3));
+        assert_eq!(link.poll_timeout(), Some(ms(10)));
+        assert_eq!(drain(&mut link, ms(9)), []);
+        assert_eq!(drain(&mut link, ms(10)), [("b1", ms(11))]);
+    }
+
+    #[test]
+    fn a_late_driver_finds_the_link_as_busy() {
+        let mut early = link();
+        let mut late = link();
+        let mut seen = Vec::new();
+        let items = [(0, A, "a1"), (0, A, "a2"), (1, B, "b1"), (2, B, "b2"), (19, A, "a3"), (21, A, "a4")];
+        for (at, flow, item) in items {
+            early.handle_item(flow, item, 2_000, ms(at));
+            late.handle_item(flow, item, 2_000, ms(at));
+            seen.extend(drain(&mut early, ms(at)));
+        }
+        seen.extend(drain(&mut early, ms(50)));
+        let instants = |seen: &[(_, Duration)]| seen.iter().map(|(_, at)| at.as_millis()).collect::<Vec<_>>();
+        assert_eq!(instants(&seen), [2, 4, 6, 8, 21, 23], "idle time of the link must not be saved up");
+        assert_eq!(instants(&drain(&mut late, ms(1_000))), instants(&seen));
+    }
+
+    #[test]
+    fn the_end_of_a_stream_stays_behind_its_bytes() {
+        let mut link = link();
+        link.handle_item(A, "bytes", 5_000, ms(0));
+        link.handle_item(A, "end", 0, ms(0));
+        assert_eq!(drain(&mut link, ms(5)), [("bytes", ms(5)), ("end", ms(5))]);
+    }
+
+    #[test]
+    fn serialising_time_is_rounded_up() {
+        let mut link = Egress::new(NonZeroU64::new(3).unwrap());
+        link.handle_item(A, (), 1, Duration::ZERO);
+        assert_eq!(link.poll_departure(ms(0)).unwrap().left_at, Duration::from_nanos(333_333_334));
+    }
+}
