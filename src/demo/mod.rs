@@ -2,6 +2,8 @@
 
 pub mod wan;
 
+pub mod workload;
+
 /// A datacenter of the demo, counted from 0; the leader is in datacenter 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Dc(pub usize);
