@@ -4,6 +4,8 @@ pub mod wan;
 
 pub mod workload;
 
+pub mod ledger;
+
 /// A datacenter of the demo, counted from 0; the leader is in datacenter 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Dc(pub usize);
