@@ -6,6 +6,10 @@ pub mod workload;
 
 pub mod ledger;
 
+pub mod screen;
+
+pub mod report;
+
 /// A datacenter of the demo, counted from 0; the leader is in datacenter 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Dc(pub usize);
