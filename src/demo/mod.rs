@@ -1,4 +1,8 @@
-//! The parts of `trunkline demo`.
+//! The parts of `trunkline demo`: a shaped WAN, what a leader sends over it, a check of its own, and a screen.
+//!
+//! In the order of a run: [`wan`] shapes the links between the datacenters, [`workload`] makes the messages a Raft
+//! leader sends, [`ledger`] checks what arrived without asking the mesh, [`screen`] shows it, [`report`] sums it up.
+//! None of them knows the mesh: what they say about it would be worth less if they did.
 
 pub mod wan;
 
@@ -9,6 +13,9 @@ pub mod ledger;
 pub mod screen;
 
 pub mod report;
+
+#[cfg(test)]
+mod tests;
 
 /// A datacenter of the demo, counted from 0; the leader is in datacenter 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
