@@ -1,8 +1,10 @@
-//! The egress of a datacenter: one serialising link, shared fairly by its flows. A pure machine, time is an argument.
+//! The egress of a datacenter: one serialising link, shared fairly by its flows, and the way behind it. A pure machine,
+//! time is an argument.
 //!
 //! A flow is one direction of one connection. Flows take turns, one item each, and an item is on the link alone for
-//! `bytes / rate`. The instants are computed, not observed: a driver that looks late finds the link as busy as one that
-//! looks in time (it may find the turns in another order), so timer granularity costs no bandwidth.
+//! `bytes / rate`, then on its way for the delay. The instants are computed, not observed: a driver that looks late
+//! finds the link as busy as one that looks in time (it may find the turns in another order), so timer granularity
+//! costs no bandwidth.
 
 use std::collections::{HashMap, VecDeque};
 use std::num::NonZeroU64;
@@ -17,14 +19,15 @@ pub(super) struct FlowId(pub(super) u64);
 pub(super) struct Departure<T> {
     pub(super) item: T,
     pub(super) bytes: usize,
-    /// When its last byte is on the link.
-    pub(super) left_at: Duration,
+    /// When its last byte is at the other datacenter.
+    pub(super) arrives_at: Duration,
 }
 
 #[derive(Debug)]
 struct Waiting<T> {
     item: T,
     bytes: usize,
+    delay: Duration,
     since: Duration,
 }
 
@@ -43,13 +46,21 @@ impl<T> Egress<T> {
         Self { bytes_per_s, free_at: Duration::ZERO, flows: HashMap::new(), turns: VecDeque::new() }
     }
 
-    /// Queues an item behind the others of its flow. Items without bytes (the end of a stream) cost no time.
-    pub(super) fn handle_item(&mut self, flow: FlowId, item: T, bytes: usize, now: Duration) {
+    /// Queues an item behind the others of its flow. Items without bytes (the end of a stream) cost no time on the link.
+    /// `delay` is one-way, from the end of the link; the same for all items of a flow.
+    pub(super) fn handle_item(
+        &mut self,
+        flow: FlowId,
+        item: T,
+        bytes: usize,
+        delay: Duration,
+        now: Duration,
+    ) {
         let queue = self.flows.entry(flow).or_default();
         if queue.is_empty() {
             self.turns.push_back(flow);
         }
-        queue.push_back(Waiting { item, bytes, since: now });
+        queue.push_back(Waiting { item, bytes, delay, since: now });
     }
 
     /// The next item that the link has begun to send by `now`; its departure may lie ahead.
@@ -60,14 +71,14 @@ impl<T> Egress<T> {
         }
         let flow = self.turns.remove(turn).expect("a turn of the queue");
         let queue = self.flows.get_mut(&flow).expect("a flow with a turn has a queue");
-        let Waiting { item, bytes, .. } = queue.pop_front().expect("a flow with a turn waits");
+        let Waiting { item, bytes, delay, .. } = queue.pop_front().expect("a flow with a turn waits");
         if queue.is_empty() {
             self.flows.remove(&flow);
         } else {
             self.turns.push_back(flow);
         }
         self.free_at = begins + self.on_link(bytes);
-        Some(Departure { item, bytes, left_at: self.free_at })
+        Some(Departure { item, bytes, arrives_at: self.free_at + delay })
     }
 
     /// When [`Egress::poll_departure`] has something next; `None` while nothing waits.
@@ -95,6 +106,7 @@ mod tests {
 
     const A: FlowId = FlowId(1);
     const B: FlowId = FlowId(2);
+    const NO_DELAY: Duration = Duration::ZERO;
 
     fn ms(n: u64) -> Duration {
         Duration::from_millis(n)
@@ -106,14 +118,14 @@ mod tests {
     }
 
     fn drain(link: &mut Egress<&'static str>, now: Duration) -> Vec<(&'static str, Duration)> {
-        std::iter::from_fn(|| link.poll_departure(now)).map(|d| (d.item, d.left_at)).collect()
+        std::iter::from_fn(|| link.poll_departure(now)).map(|d| (d.item, d.arrives_at)).collect()
     }
 
     #[test]
     fn an_item_leaves_after_its_bytes_and_not_before() {
         let mut link = link();
         assert_eq!(link.poll_timeout(), None);
-        link.handle_item(A, "a1", 2_000, ms(5));
+        link.handle_item(A, "a1", 2_000, NO_DELAY, ms(5));
         assert_eq!(link.poll_timeout(), Some(ms(5)));
         assert_eq!(drain(&mut link, ms(4)), []);
         assert_eq!(drain(&mut link, ms(5)), [("a1", ms(7))]);
@@ -125,18 +137,18 @@ mod tests {
     fn flows_share_one_link_and_take_turns() {
         let mut link = link();
         for item in ["a1", "a2", "a3"] {
-            link.handle_item(A, item, 1_000, ms(0));
+            link.handle_item(A, item, 1_000, NO_DELAY, ms(0));
         }
-        link.handle_item(B, "b1", 1_000, ms(0));
+        link.handle_item(B, "b1", 1_000, NO_DELAY, ms(0));
         assert_eq!(drain(&mut link, ms(9)), [("a1", ms(1)), ("b1", ms(2)), ("a2", ms(3)), ("a3", ms(4))]);
     }
 
     #[test]
     fn a_busy_link_makes_the_next_item_wait() {
         let mut link = link();
-        link.handle_item(A, "a1", 10_000, ms(0));
+        link.handle_item(A, "a1", 10_000, NO_DELAY, ms(0));
         assert_eq!(drain(&mut link, ms(0)), [("a1", ms(10))]);
-        link.handle_item(B, "b1", 1_000, ms(3));
+        link.handle_item(B, "b1", 1_000, NO_DELAY, ms(3));
         assert_eq!(link.poll_timeout(), Some(ms(10)));
         assert_eq!(drain(&mut link, ms(9)), []);
         assert_eq!(drain(&mut link, ms(10)), [("b1", ms(11))]);
@@ -149,8 +161,8 @@ mod tests {
         let mut seen = Vec::new();
         let items = [(0, A, "a1"), (0, A, "a2"), (1, B, "b1"), (2, B, "b2"), (19, A, "a3"), (21, A, "a4")];
         for (at, flow, item) in items {
-            early.handle_item(flow, item, 2_000, ms(at));
-            late.handle_item(flow, item, 2_000, ms(at));
+            early.handle_item(flow, item, 2_000, NO_DELAY, ms(at));
+            late.handle_item(flow, item, 2_000, NO_DELAY, ms(at));
             seen.extend(drain(&mut early, ms(at)));
         }
         seen.extend(drain(&mut early, ms(50)));
@@ -162,15 +174,23 @@ mod tests {
     #[test]
     fn the_end_of_a_stream_stays_behind_its_bytes() {
         let mut link = link();
-        link.handle_item(A, "bytes", 5_000, ms(0));
-        link.handle_item(A, "end", 0, ms(0));
+        link.handle_item(A, "bytes", 5_000, NO_DELAY, ms(0));
+        link.handle_item(A, "end", 0, NO_DELAY, ms(0));
         assert_eq!(drain(&mut link, ms(5)), [("bytes", ms(5)), ("end", ms(5))]);
     }
 
     #[test]
     fn serialising_time_is_rounded_up() {
         let mut link = Egress::new(NonZeroU64::new(3).unwrap());
-        link.handle_item(A, (), 1, Duration::ZERO);
-        assert_eq!(link.poll_departure(ms(0)).unwrap().left_at, Duration::from_nanos(333_333_334));
+        link.handle_item(A, (), 1, NO_DELAY, Duration::ZERO);
+        assert_eq!(link.poll_departure(ms(0)).unwrap().arrives_at, Duration::from_nanos(333_333_334));
+    }
+
+    #[test]
+    fn the_delay_begins_when_the_link_is_done_and_does_not_occupy_it() {
+        let mut link = link();
+        link.handle_item(A, "far", 2_000, ms(75), ms(5));
+        link.handle_item(B, "near", 3_000, ms(40), ms(5));
+        assert_eq!(drain(&mut link, ms(7)), [("far", ms(82)), ("near", ms(50))]);
     }
 }

@@ -71,11 +71,11 @@ struct Pipe {
 }
 
 impl Pipe {
-    fn departed(&self, event: Event, bytes: usize, left_at: Duration) {
+    fn departed(&self, event: Event, bytes: usize, at: Duration) {
         lock(&self.window).handle_departure(bytes);
         self.room.notify_one();
         // Nobody receives: the far end of the connection is gone, and so is what was on its way there.
-        let _ = self.arrivals.send(Arrival { event, at: left_at + self.delay });
+        let _ = self.arrivals.send(Arrival { event, at });
     }
 }
 
@@ -166,8 +166,8 @@ impl Uplink {
     }
 
     fn handle_event(&self, pipe: Arc<Pipe>, event: Event) {
-        let (flow, bytes) = (pipe.flow, event.bytes());
-        lock(&self.egress).handle_item(flow, (pipe, event), bytes, self.clock.now());
+        let (flow, delay, bytes) = (pipe.flow, pipe.delay, event.bytes());
+        lock(&self.egress).handle_item(flow, (pipe, event), bytes, delay, self.clock.now());
         self.wake.notify_one();
     }
 
@@ -190,7 +190,7 @@ impl Uplink {
         while let Some(departure) = egress.poll_departure(self.clock.now()) {
             let (pipe, event) = departure.item;
             self.left[pipe.to.0].fetch_add(departure.bytes as u64, Ordering::Relaxed);
-            pipe.departed(event, departure.bytes, departure.left_at);
+            pipe.departed(event, departure.bytes, departure.arrives_at);
         }
         egress.poll_timeout()
     }
