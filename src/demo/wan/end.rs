@@ -72,6 +72,9 @@ impl End {
     async fn step(&mut self) -> Result<(), Aborted> {
         self.collect_due()?;
         self.write_due()?;
+        if !self.reading && !self.writing {
+            return Ok(());
+        }
         let room = if self.reading { self.outlet.room() } else { 0 };
         let due_at = self.next.as_ref().map(|a| self.clock.at(a.at));
         tokio::select! {

@@ -255,6 +255,35 @@ async fn a_refused_target_closes_the_client_after_a_round_trip() {
     assert_eq!(wan.counters().bytes(THERE, HERE), 0);
 }
 
+/// Waits until only so many tasks are alive.
+async fn tasks_alive(count: usize) {
+    let metrics = tokio::runtime::Handle::current().metrics();
+    let begun = Instant::now();
+    while metrics.num_alive_tasks() > count {
+        assert!(begun.elapsed() < SOON, "{} tasks are alive, not {count}", metrics.num_alive_tasks());
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_connection_leaves_nothing_behind_however_it_ends() {
+    let path = Path::new(100_000_000).await;
+    let idle = tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let (client, server) = path.pair().await;
+    drop((client, server));
+    tasks_alive(idle).await;
+    let (mut client, mut server) = path.pair().await;
+    client.shutdown().await.unwrap();
+    end(&mut server).await.unwrap();
+    drop(server);
+    end(&mut client).await.unwrap();
+    tasks_alive(idle).await;
+    let (client, mut server) = path.pair().await;
+    reset(client);
+    end(&mut server).await.unwrap_err();
+    tasks_alive(idle).await;
+}
+
 #[tokio::test]
 async fn no_path_is_refused() {
     let wan = wan(1_000);
@@ -269,23 +298,17 @@ async fn nothing_is_left_after_shutdown_or_after_a_dropped_relay() {
     let path = Path::new(100_000_000).await;
     let (mut client, mut server) = path.pair().await;
     let Path { wan, relay, target } = path;
-    let metrics = tokio::runtime::Handle::current().metrics();
     let address = relay.local_addr();
     drop(relay);
     let _ = end(&mut client).await;
     let _ = end(&mut server).await;
     TcpStream::connect(address).await.expect_err("the listener is closed");
 
-    let _relay = wan.relay(HERE, THERE, free("127.77.1.1"), target.local_addr().unwrap()).unwrap();
-    let mut client = TcpStream::connect(_relay.local_addr()).await.unwrap();
+    let relay = wan.relay(HERE, THERE, free("127.77.1.1"), target.local_addr().unwrap()).unwrap();
+    let mut client = TcpStream::connect(relay.local_addr()).await.unwrap();
     let (mut server, _) = target.accept().await.unwrap();
-    assert!(metrics.num_alive_tasks() > 0);
     wan.shutdown().await;
     let _ = end(&mut client).await;
     let _ = end(&mut server).await;
-    let begun = Instant::now();
-    while metrics.num_alive_tasks() > 0 {
-        assert!(begun.elapsed() < SOON, "{} tasks leaked", metrics.num_alive_tasks());
-        tokio::task::yield_now().await;
-    }
+    tasks_alive(0).await;
 }
