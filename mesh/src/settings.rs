@@ -10,7 +10,7 @@ pub struct Settings {
     /// Largest link frame a peer may send us, bytes. Default 16 MiB; at least `message_bytes_max` + 64 KiB.
     pub frame_bytes_max: usize,
     /// Payload bytes one destination gets in one frame (one larger message goes alone). Smaller delivers earlier on slow
-    /// links, larger compresses better. Default 128 KiB.
+    /// links, larger compresses better. Default 64 KiB.
     pub run_bytes_max: usize,
     /// Bytes the sender keeps for one destination, queued or unacknowledged. Default 4 MiB.
     pub destination_budget_bytes: usize,
@@ -63,7 +63,7 @@ impl Default for Settings {
         Self {
             message_bytes_max: 4 * MIB,
             frame_bytes_max: 16 * MIB,
-            run_bytes_max: 128 * KIB,
+            run_bytes_max: 64 * KIB,
             destination_budget_bytes: 4 * MIB,
             datacenter_budget_bytes: 16 * MIB,
             process_budget_bytes: 64 * MIB,

@@ -8,9 +8,9 @@ use crate::id::{Datacenter, Incarnation, NodeId};
 use crate::message::FailReason;
 
 /// Upper bounds of the latency buckets, µs; the last bucket is open.
-pub const LATENCY_BUCKETS_US: [u64; 16] = [
-    50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000,
-    2_500_000, 10_000_000,
+pub const LATENCY_BUCKETS_US: [u64; 18] = [
+    10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000,
+    1_000_000, 2_500_000, 10_000_000,
 ];
 
 /// A latency histogram with the bounds of [`LATENCY_BUCKETS_US`].
@@ -33,6 +33,31 @@ impl Histogram {
     #[must_use]
     pub fn count(&self) -> u64 {
         self.buckets.iter().sum()
+    }
+
+    /// Adds what another one observed.
+    pub fn merge(&mut self, other: &Self) {
+        for (bucket, more) in self.buckets.iter_mut().zip(&other.buckets) {
+            *bucket += more;
+        }
+        self.sum_us = self.sum_us.saturating_add(other.sum_us);
+    }
+
+    /// The value that `percent` of the observations do not pass, µs, interpolated within its bucket; the largest bound
+    /// if it lies in the open one. `None` without observations.
+    #[must_use]
+    pub fn percentile_us(&self, percent: u8) -> Option<u64> {
+        let rank = (self.count() * u64::from(percent)).div_ceil(100).max(1);
+        let mut below = 0;
+        for (index, count) in self.buckets.iter().enumerate() {
+            if below + count >= rank {
+                let low = index.checked_sub(1).map_or(0, |before| LATENCY_BUCKETS_US[before]);
+                let Some(high) = LATENCY_BUCKETS_US.get(index) else { return Some(low) };
+                return Some(low + (high - low) * (rank - below) / count);
+            }
+            below += count;
+        }
+        None
     }
 }
 
@@ -264,10 +289,23 @@ mod tests {
         for us in [0, 50, 51, 10_000_000, 10_000_001] {
             histogram.observe(us);
         }
-        assert_eq!(histogram.buckets[0], 2);
-        assert_eq!(histogram.buckets[1], 1);
-        assert_eq!(histogram.buckets[15], 1);
-        assert_eq!(histogram.buckets[16], 1);
+        assert_eq!(histogram.buckets[..4], [1, 0, 1, 1]);
+        assert_eq!(histogram.buckets[17..], [1, 1]);
         assert_eq!(histogram.count(), 5);
+    }
+
+    #[test]
+    fn percentiles_lie_in_their_bucket() {
+        assert_eq!(Histogram::default().percentile_us(50), None);
+        let mut histogram = Histogram::default();
+        for us in [20, 60, 70, 80, 90_000_000] {
+            histogram.observe(us);
+        }
+        assert_eq!(histogram.percentile_us(20), Some(25));
+        assert_eq!(histogram.percentile_us(50), Some(83), "second of three between 50 and 100");
+        assert_eq!(histogram.percentile_us(99), Some(10_000_000));
+        let mut twice = histogram.clone();
+        twice.merge(&histogram);
+        assert_eq!((twice.count(), twice.percentile_us(50)), (10, Some(83)));
     }
 }

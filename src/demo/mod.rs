@@ -2,7 +2,8 @@
 //!
 //! In the order of a run: [`wan`] shapes the links between the datacenters, [`workload`] makes the messages a Raft
 //! leader sends, [`ledger`] checks what arrived without asking the mesh, [`screen`] shows it, [`report`] sums it up.
-//! None of them knows the mesh: what they say about it would be worth less if they did.
+//! None of them knows the mesh: what they say about it would be worth less if they did. Only [`cluster`], which starts
+//! the nodes, and [`run`], which brings all together, do.
 
 pub mod wan;
 
@@ -13,6 +14,10 @@ pub mod ledger;
 pub mod screen;
 
 pub mod report;
+
+// What knows the mesh.
+pub mod cluster;
+pub mod run;
 
 #[cfg(test)]
 mod tests;

@@ -75,6 +75,15 @@ pub struct Failover {
     pub silent_max: Option<Duration>,
 }
 
+/// Time inside a proxy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hop {
+    /// See [`Report::hop_us_p50`].
+    pub p50: Duration,
+    /// See [`Report::hop_us_p99`].
+    pub p99: Duration,
+}
+
 impl Report {
     /// Puts together what was measured; `tally` must be of the whole run, after its end.
     #[must_use]
@@ -82,7 +91,7 @@ impl Report {
         tally: Tally,
         bytes: WanBytes,
         failover: Failover,
-        hop: Option<Latency>,
+        hop: Option<Hop>,
         delivery: Option<Latency>,
         duration: Duration,
     ) -> Self {
@@ -222,7 +231,8 @@ mod tests {
         let bytes = WanBytes { direct: 40_000_000, diff: 9_000_000, wan: 9_600_000 };
         let failover = Failover { rtt: ms(150), clean_max: Some(ms(158)), silent_max: None };
         let latency = |unit: Duration| Some(Latency { messages: 5, p50: unit, p99: unit * 3, max: unit * 4 });
-        let (hop, delivery) = (latency(Duration::from_micros(85)), latency(ms(75)));
+        let us = Duration::from_micros;
+        let (hop, delivery) = (Some(Hop { p50: us(85), p99: us(255) }), latency(ms(75)));
         Report::new(tally, bytes, failover, hop, delivery, Duration::from_secs(30))
     }
 

@@ -41,11 +41,15 @@ impl ProxyRoute {
             && self.link.and_then(|link| links.link(link)).is_some_and(|link| link.up && !link.draining)
     }
 
-    /// It delivered nothing in time.
-    pub fn convict(&mut self, settings: &Settings, now: Micros) {
+    /// It delivered nothing in time. False when that is known already: what else was under way then says nothing new.
+    pub fn convict(&mut self, settings: &Settings, now: Micros) -> bool {
+        if self.snoozed_until > now {
+            return false;
+        }
         let snooze = self.snooze.unwrap_or(settings.snooze_min);
         self.snoozed_until = now + snooze;
         self.snooze = Some((snooze * 2).min(settings.snooze_max));
+        true
     }
 
     /// It delivers. A late ack ends a snooze: the proxy was slow, not dead.
@@ -173,12 +177,13 @@ mod tests {
 
         let mut routes = Routes::new([(PeerIx(0), NodeId::new("p").unwrap())]);
         let proxy = &mut routes.proxies[0];
-        proxy.convict(&settings, Micros(0));
+        assert!(proxy.convict(&settings, Micros(0)));
         assert_eq!(proxy.snoozed_until, Micros(1_000_000));
-        proxy.convict(&settings, Micros(0));
-        assert_eq!(proxy.snoozed_until, Micros(2_000_000));
+        assert!(!proxy.convict(&settings, Micros(999_999)), "known already");
+        assert!(proxy.convict(&settings, Micros(1_000_000)));
+        assert_eq!(proxy.snoozed_until, Micros(3_000_000));
         proxy.acquit(Some(Micros(1)));
-        proxy.convict(&settings, Micros(0));
+        assert!(proxy.convict(&settings, Micros(0)));
         assert_eq!(proxy.snoozed_until, Micros(1_000_000), "an ack clears the record");
     }
 }

@@ -82,8 +82,9 @@ impl Client {
                     .count();
             if !answered && !heard_since && suspects >= 2 && proxy.link == Some(link) {
                 let proxy = &mut self.sites[site].routes.proxies[index];
-                tracing::warn!(proxy = %proxy.id, messages = waiting, "proxy delivered nothing in time, left alone for a while");
-                proxy.convict(&self.settings, now);
+                if proxy.convict(&self.settings, now) {
+                    tracing::warn!(proxy = %proxy.id, messages = waiting, "proxy delivered nothing in time, left alone");
+                }
                 // Frames that never left cannot time out: they take the next way with the rest.
                 for other in self.attempts.on_link(link) {
                     if self.attempts.get(other).is_some_and(|attempt| attempt.written_at.is_none()) {
