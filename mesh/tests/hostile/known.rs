@@ -1,0 +1,201 @@
+//! One test per defect that hostile peers found, each with the least that shows it. They stay when the defect is mended.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use trunkline_codec::Payload;
+use trunkline_mesh::id::{Datacenter, Lane, NodeId, Seq};
+use trunkline_mesh::message::{Batch, Message, Outcome};
+use trunkline_mesh::proto::frame::Received;
+use trunkline_mesh::proto::node::ConnId;
+use trunkline_mesh::proto::wire::{AckFlow, Refused, RefusedReason};
+use trunkline_mesh::settings::Settings;
+
+use super::shell::{Peer, Shell, ack_frame, batch_around, batch_frame, entry, flow, id, roster_frame, run};
+use super::{alone, peak_kib, refused};
+
+fn submit(shell: &mut Shell, datacenter: &str, messages: impl IntoIterator<Item = (NodeId, usize)>) {
+    let mut batch = Batch::to(Datacenter::new(datacenter).unwrap());
+    batch.extend(messages.into_iter().map(|(to, bytes)| Message::new(to, Bytes::from(vec![1; bytes]))));
+    shell.node.submit(batch, shell.now).unwrap();
+    shell.drain();
+}
+
+/// The destinations of the rows that the node announced on a connection, and the runs it sent there.
+fn rows_and_runs(shell: &mut Shell, conn: ConnId) -> (Vec<NodeId>, Vec<usize>) {
+    let (mut rows, mut runs) = (Vec::new(), Vec::new());
+    for received in shell.sent(conn) {
+        match received {
+            Received::Roster(roster) => rows.extend(roster.flows.into_iter().map(|flow| flow.destination)),
+            Received::Batch(envelope, _) => runs.push(envelope.runs.len()),
+            _ => {}
+        }
+    }
+    (rows, runs)
+}
+
+/// 129 destinations, one of them with one gap to fill and 128 with eight: 1,025 runs, and a codec frame takes 1,024.
+#[test]
+fn a_frame_never_holds_more_runs_than_the_codec_takes() {
+    let mut shell = Shell::with("o", 128, Settings::default());
+    let proxy = shell.link_out(&Peer::new("p"));
+    let others: Vec<NodeId> = (0..128).map(|index| id(&format!("x{index:04}"))).collect();
+    let sixteen_each = others.iter().flat_map(|to| std::iter::repeat_n((to.clone(), 3), 16));
+    submit(&mut shell, "eu", std::iter::repeat_n((id("m"), 3), 2).chain(sixteen_each));
+    let (rows, _) = rows_and_runs(&mut shell, proxy[1]);
+    assert_eq!(rows.len(), 129);
+
+    let full = |row: usize| AckFlow {
+        held: vec![if rows[row] == id("m") { 0b10 } else { 0xaaaa }],
+        refused: vec![refused(1, 16, RefusedReason::Unreachable as u8)],
+        ..entry(u32::try_from(row).unwrap(), 100, 0)
+    };
+    shell.feed(proxy[0], &ack_frame((0..rows.len()).map(full).collect()));
+    let (_, runs) = rows_and_runs(&mut shell, proxy[1]);
+    assert_eq!(runs.iter().sum::<usize>(), 1025, "every gap is sent again: {runs:?}");
+}
+
+/// An origin says that it passes on what another origin sent: only a proxy of the member's datacenter may.
+#[test]
+fn a_member_hears_an_origin_only_from_itself_or_from_a_proxy_of_its_datacenter() {
+    let mut shell = Shell::new("m");
+    let [control, bulk] = shell.link_in(&Peer::new("o2"));
+    shell.feed(bulk, &roster_frame(Lane::Bulk, 0, vec![flow("o", u64::MAX, "m")]));
+    shell.feed(bulk, &batch_frame(Lane::Bulk, vec![run(0, 1, 1, 0)], b"forged"));
+    assert!(shell.node.poll_delivery(shell.now).is_none(), "forged");
+    let reasons: Vec<u8> =
+        shell.acks(control).iter().flat_map(|entry| &entry.refused).map(|range| range.reason).collect();
+    assert_eq!(reasons, [RefusedReason::NotServed as u8]);
+    // The life that the forger claimed does not lock the true one out.
+    let [_, bulk] = shell.link_in(&Peer::new("o"));
+    shell.feed(bulk, &roster_frame(Lane::Bulk, 0, vec![flow("o", 100, "m")]));
+    shell.feed(bulk, &batch_frame(Lane::Bulk, vec![run(0, 1, 1, 0)], b"true"));
+    assert!(shell.node.poll_delivery(shell.now).is_some());
+}
+
+/// A window per origin is only bounded if origins are: by the topology.
+#[test]
+fn origins_that_are_in_no_topology_cost_a_member_nothing() {
+    let mut shell = Shell::new("m");
+    let [_, bulk] = shell.link_in(&Peer::new("o"));
+    let rows = (0..5000).map(|index| flow(&format!("invented-{index}"), 1, "m")).collect();
+    shell.feed(bulk, &roster_frame(Lane::Bulk, 0, rows));
+    for row in 0..5000 {
+        shell.feed(bulk, &batch_frame(Lane::Bulk, vec![run(row, 2, 1, 1)], b"held"));
+    }
+    assert_eq!(shell.node.status(shell.now).held_bytes, 0);
+}
+
+/// A member's acks are as long as they like, and the proxy puts them together into a frame that its origin refuses.
+#[test]
+fn a_member_cannot_break_its_proxys_link_to_an_origin() {
+    let mut shell = Shell::new("p");
+    let [member, _] = shell.link_out(&Peer::new("m"));
+    let [control, bulk] = shell.link_in(&Peer::new("o"));
+    let rows = vec![flow("o", 100, "m"), flow("o", 101, "m")];
+    shell.feed(bulk, &roster_frame(Lane::Bulk, 0, rows));
+    shell.feed(bulk, &batch_frame(Lane::Bulk, vec![run(0, 1, 1, 0), run(1, 1, 1, 0)], b"x"));
+    for row in 0..2 {
+        let wide = AckFlow { held: vec![u64::MAX; 80_000], ..entry(row, 100, 0) };
+        shell.feed(member, &ack_frame(vec![wide]));
+    }
+    shell.advance(Duration::from_millis(2));
+    assert!(shell.acks(control).iter().all(|entry| entry.held.len() <= 256), "the window has 16,384 seqs");
+}
+
+/// One origin uses up the rows of the proxy's connection to a member, with lives that it makes up.
+#[test]
+fn rows_used_up_by_one_origin_do_not_silence_the_others() {
+    let mut shell = Shell::new("p");
+    shell.link_out(&Peer::new("m"));
+    let [_, bulk] = shell.link_in(&Peer::new("o"));
+    let life = |index: u64| flow("o", 1_000 + index, "m");
+    for first in (0..65_536_u32).step_by(1024) {
+        let rows = (0..1024).map(|index| life(u64::from(first) + index)).collect();
+        shell.feed(bulk, &roster_frame(Lane::Bulk, first, rows));
+        let runs: Vec<_> = (first..first + 1024).map(|row| run(row, 1, 0, 0)).collect();
+        shell.feed(bulk, &batch_around(Lane::Bulk, runs, vec![Payload::default(); 1024]));
+    }
+    // Whether the connection was replaced or the rows were refused: another origin is served.
+    if !shell.node.status(shell.now).links.iter().any(|link| link.peer == id("m") && link.up) {
+        shell.link_out(&Peer::new("m"));
+    }
+    let [control, bulk] = shell.link_in(&Peer::new("o2"));
+    shell.feed(bulk, &roster_frame(Lane::Bulk, 0, vec![flow("o2", 100, "m")]));
+    shell.feed(bulk, &batch_frame(Lane::Bulk, vec![run(0, 1, 1, 0)], b"x"));
+    shell.advance(Duration::from_millis(2));
+    let refused: Vec<Refused> = shell.acks(control).into_iter().flat_map(|entry| entry.refused).collect();
+    assert_eq!(refused, [], "another origin");
+}
+
+/// Every range of an ack looks at every seq it names, and nothing says that ranges are apart.
+#[test]
+fn ranges_that_overlap_cost_no_more_than_ranges_that_do_not() {
+    let mut shell = Shell::new("o");
+    let [control, _] = shell.link_out(&Peer::new("p"));
+    submit(&mut shell, "eu", std::iter::repeat_n((id("m"), 1), 10_000));
+    let all = vec![refused(0, u32::MAX, RefusedReason::InboxFull as u8); 2_000];
+    let started = Instant::now();
+    shell.feed(control, &ack_frame(vec![AckFlow { refused: all, ..entry(0, 100, 0) }]));
+    let took = started.elapsed();
+    assert!(took < Duration::from_secs(1), "14 KiB kept the origin busy for {took:?}");
+}
+
+/// A proxy that accepts only tiny frames is no reason to fail what another one takes.
+#[test]
+fn a_tiny_frame_limit_of_one_proxy_fails_no_message() {
+    let mut shell = Shell::new("o");
+    shell.link_out(&Peer { frame_bytes_max: 0, ..Peer::new("p") });
+    submit(&mut shell, "eu", [(id("m"), 100)]);
+    assert!(shell.node.poll_outcome().is_none(), "failed for ever by one proxy");
+    let next = shell.link_out(&Peer::new("p2"));
+    let (_, runs) = rows_and_runs(&mut shell, next[1]);
+    assert_eq!(runs, [1]);
+}
+
+/// The second message of this run has no seq.
+#[test]
+fn a_run_past_the_end_of_numbers_is_refused_by_a_member() {
+    let mut shell = Shell::new("m");
+    let [control, bulk] = shell.link_in(&Peer::new("o"));
+    shell.feed(bulk, &roster_frame(Lane::Bulk, 0, vec![flow("o", 100, "m")]));
+    shell.feed(bulk, &batch_frame(Lane::Bulk, vec![run(0, u64::MAX, 2, 0)], b"x"));
+    let refused: Vec<Refused> = shell.acks(control).into_iter().flat_map(|entry| entry.refused).collect();
+    let malformed = RefusedReason::Malformed as u8;
+    assert_eq!(refused, [Refused { first: Seq(u64::MAX), count: 2, reason: malformed }]);
+}
+
+/// On a direct link the peer's life is known from the handshake; an ack that names another one is nonsense.
+#[test]
+fn a_life_of_all_ones_in_an_ack_does_not_silence_its_destination() {
+    let mut shell = Shell::new("o");
+    let [control, _] = shell.link_out(&Peer::new("um"));
+    submit(&mut shell, "us", [(id("um"), 10)]);
+    shell.feed(control, &ack_frame(vec![entry(0, u64::MAX, 0)]));
+    shell.feed(control, &ack_frame(vec![entry(0, 100, 1)]));
+    let (_, outcomes) = shell.node.poll_outcome().expect("decided");
+    assert!(matches!(outcomes[..], [Outcome::Delivered { .. }]), "{outcomes:?}");
+}
+
+/// Sixteen MiB of empty messages: a window has room for 16,384 of them, so more than that need not be taken apart.
+#[test]
+fn a_run_of_millions_of_empty_messages_costs_little_memory() {
+    if !alone("known::a_run_of_millions_of_empty_messages_costs_little_memory") {
+        return;
+    }
+    let mut shell = Shell::new("m");
+    let [_, bulk] = shell.link_in(&Peer::new("o"));
+    shell.feed(bulk, &roster_frame(Lane::Bulk, 0, vec![flow("o", 100, "m")]));
+    let count = 4 << 20;
+    let payload = Payload::from(vec![0; 2 * usize::try_from(count).unwrap()]);
+    let frame = batch_around(Lane::Bulk, vec![run(0, 1, count, 0)], vec![payload]);
+    let before = peak_kib();
+    shell.feed(bulk, &frame);
+    match (before, peak_kib()) {
+        (Some(before), Some(after)) => {
+            let grown = (after - before) / 1024;
+            assert!(grown < 64, "an 8 MiB frame made the member grow by {grown} MiB");
+        }
+        _ => println!("skipped: this system does not tell a process's peak memory"),
+    }
+}

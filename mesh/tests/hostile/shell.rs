@@ -1,0 +1,383 @@
+//! A node without sockets, and the peers it believes to talk to: bytes in, bytes out, by hand.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use trunkline_codec::{Encoder, Options, Payload, Stage};
+use trunkline_mesh::id::{ClusterId, Datacenter, Incarnation, Lane, NodeId, Seq};
+use trunkline_mesh::proto::frame::{
+    FrameReader, FrameType, Received, SealedBatch, Token, control_frame, frame_around,
+};
+use trunkline_mesh::proto::handshake::transcript;
+use trunkline_mesh::proto::node::{Action, ConnId, Node, NodeInit};
+use trunkline_mesh::proto::run::message_head;
+use trunkline_mesh::proto::time::Micros;
+use trunkline_mesh::proto::wire::{
+    Ack, AckFlow, Confirm, Envelope, Flow, Hello, PREAMBLE, Roster, Run, WIRE_VERSION, Welcome, encode,
+    offered_versions,
+};
+use trunkline_mesh::settings::Settings;
+use trunkline_mesh::stats::Stats;
+use trunkline_mesh::topology::{NodeSpec, Roles, Topology};
+
+pub(crate) const FRAME_BYTES_MAX: u64 = 16 << 20;
+
+pub(crate) fn id(name: &str) -> NodeId {
+    NodeId::new(name).unwrap()
+}
+
+/// Origins `o` and `o2` in `us`; proxies `p` and `p2` and members `m`, `m2` and `extra` more in `eu`; member `um` in `us`.
+pub(crate) fn topology(extra: usize) -> Topology {
+    let mut port = 0;
+    let mut spec = |name: &str, datacenter: &str, roles| {
+        port += 1;
+        let address = Some(([127, 0, 0, 1], port).into());
+        NodeSpec { id: id(name), datacenter: Datacenter::new(datacenter).unwrap(), roles, address }
+    };
+    let mut nodes = vec![
+        spec("o", "us", Roles::ORIGIN),
+        spec("o2", "us", Roles::ORIGIN),
+        spec("um", "us", Roles::MEMBER),
+        spec("p", "eu", Roles::PROXY),
+        spec("p2", "eu", Roles::PROXY),
+        spec("m", "eu", Roles::MEMBER),
+        spec("m2", "eu", Roles::MEMBER),
+    ];
+    nodes.extend((0..extra).map(|index| spec(&format!("x{index:04}"), "eu", Roles::MEMBER)));
+    Topology::new(ClusterId::new("c").unwrap(), nodes).unwrap()
+}
+
+/// What the test says as a peer, and how.
+#[derive(Clone)]
+pub(crate) struct Peer {
+    pub(crate) name: &'static str,
+    pub(crate) datacenter: &'static str,
+    pub(crate) life: u64,
+    pub(crate) frame_bytes_max: u64,
+}
+
+impl Peer {
+    pub(crate) fn new(name: &'static str) -> Self {
+        let datacenter = if name.starts_with(['o', 'u']) { "us" } else { "eu" };
+        Self { name, datacenter, life: 100, frame_bytes_max: FRAME_BYTES_MAX }
+    }
+
+    pub(crate) fn hello(&self, lane: Lane, link: u64) -> Hello {
+        Hello {
+            cluster: ClusterId::new("c").unwrap(),
+            node: id(self.name),
+            datacenter: Datacenter::new(self.datacenter).unwrap(),
+            roles: 1,
+            incarnation: Incarnation(self.life),
+            versions: offered_versions(),
+            features: 0,
+            frame_bytes_max: self.frame_bytes_max,
+            link,
+            lane: u8::try_from(lane.index()).unwrap(),
+            sent_us: 5,
+        }
+    }
+
+    pub(crate) fn welcome(&self) -> Welcome {
+        let hello = self.hello(Lane::Control, 0);
+        Welcome {
+            cluster: hello.cluster,
+            node: hello.node,
+            datacenter: hello.datacenter,
+            roles: 6,
+            incarnation: hello.incarnation,
+            versions: hello.versions,
+            features: 0,
+            frame_bytes_max: self.frame_bytes_max,
+            version: WIRE_VERSION,
+            hello_sent_us: 5,
+            hello_received_us: 6,
+            sent_us: 7,
+        }
+    }
+}
+
+/// A flow as a peer announces it.
+pub(crate) fn flow(origin: &str, life: u64, destination: &str) -> Flow {
+    Flow {
+        origin: id(origin),
+        origin_incarnation: Incarnation(life),
+        destination: id(destination),
+        destination_incarnation: Incarnation::UNKNOWN,
+    }
+}
+
+pub(crate) fn run(flow: u32, first: u64, count: u32, floor_back: u64) -> Run {
+    Run { flow, first: Seq(first), count, floor_back, deadline_ms: 60_000 }
+}
+
+pub(crate) fn roster_frame(lane: Lane, first: u32, flows: Vec<Flow>) -> Bytes {
+    control_frame(FrameType::Roster, lane, &Roster { first, flows })
+}
+
+/// A batch whose run i carries `count` messages of these bytes, or 300 if that is fewer.
+pub(crate) fn batch_frame(lane: Lane, runs: Vec<Run>, message: &'static [u8]) -> Vec<u8> {
+    let payload = |run: &Run| -> Payload {
+        (0..run.count.min(300))
+            .flat_map(|_| [message_head(7, message.len()), Bytes::from_static(message)])
+            .collect()
+    };
+    let payloads = runs.iter().map(payload).collect();
+    batch_around(lane, runs, payloads)
+}
+
+pub(crate) fn batch_around(lane: Lane, runs: Vec<Run>, payloads: Vec<Payload>) -> Vec<u8> {
+    let envelope = Envelope { batch: 1, attempt: 1, runs };
+    let sealed = SealedBatch { lane, envelope, payloads, stage: Stage::None, token: Token::Attempt(0) };
+    let mut wire = Vec::new();
+    sealed.encode(&mut Encoder::new(Options::default()), &mut wire);
+    wire.concat()
+}
+
+pub(crate) fn ack_frame(flows: Vec<AckFlow>) -> Bytes {
+    control_frame(FrameType::Ack, Lane::Control, &Ack { flows })
+}
+
+pub(crate) fn entry(flow: u32, life: u64, decided: u64) -> AckFlow {
+    let incarnation = Incarnation(life);
+    AckFlow { lane: 1, flow, incarnation, decided, held: Vec::new(), refused: Vec::new() }
+}
+
+struct Wire {
+    /// The shell's reader of what the peer sends.
+    reader: FrameReader,
+    inward: BytesMut,
+    /// The peer's reader of what the node sends.
+    peer: FrameReader,
+    outward: BytesMut,
+}
+
+/// The node with everything a shell does for it, except waiting.
+pub(crate) struct Shell {
+    pub(crate) node: Node,
+    pub(crate) now: Micros,
+    pub(crate) dials: Vec<(ConnId, NodeId, Lane)>,
+    /// Closed by the node, with its last words.
+    pub(crate) closed: BTreeMap<ConnId, Option<Bytes>>,
+    wires: BTreeMap<ConnId, Wire>,
+    encoder: Encoder,
+    nonce: u64,
+}
+
+impl Shell {
+    pub(crate) fn new(name: &str) -> Self {
+        Self::with(name, 0, Settings::default())
+    }
+
+    pub(crate) fn with(name: &str, extra: usize, settings: Settings) -> Self {
+        let now = Micros(1_000_000);
+        let init = NodeInit {
+            topology: Arc::new(topology(extra)),
+            node: id(name),
+            incarnation: Incarnation(50),
+            settings,
+            seed: 1,
+            wall_base_us: 0,
+        };
+        let mut shell = Self {
+            node: Node::new(init, now).unwrap(),
+            now,
+            dials: Vec::new(),
+            closed: BTreeMap::new(),
+            wires: BTreeMap::new(),
+            encoder: Encoder::new(Options::default()),
+            nonce: 0,
+        };
+        shell.advance(Duration::from_millis(1));
+        shell
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        self.node.stats()
+    }
+
+    pub(crate) fn errors(&self, label: &str) -> u64 {
+        self.stats().protocol_errors.get(label).copied().unwrap_or(0)
+    }
+
+    /// Lets time pass in one step and rings what is due. A node that never stops ringing is caught here.
+    pub(crate) fn advance(&mut self, span: Duration) {
+        self.now = self.now + span;
+        for _ in 0..10_000 {
+            if self.node.poll_timeout() > self.now {
+                break;
+            }
+            self.node.handle_timeout(self.now);
+        }
+        assert!(self.node.poll_timeout() > self.now, "timers that ring for ever");
+        self.drain();
+    }
+
+    /// Does what the node asks for until it asks for nothing.
+    pub(crate) fn drain(&mut self) {
+        for _ in 0..100_000 {
+            match self.node.poll_action() {
+                None => return,
+                Some(Action::Dial { conn, peer, lane, .. }) => self.dials.push((conn, peer, lane)),
+                Some(Action::Close { conn, last_words }) => {
+                    if let Some(wire) = self.wires.get_mut(&conn) {
+                        wire.outward.extend_from_slice(last_words.as_deref().unwrap_or_default());
+                    }
+                    self.closed.insert(conn, last_words);
+                }
+                Some(Action::Ready(conn)) => self.transmit(conn),
+                Some(Action::Room) => {}
+            }
+        }
+        panic!("actions that never end");
+    }
+
+    fn transmit(&mut self, conn: ConnId) {
+        for _ in 0..100_000 {
+            let transmit = self.node.poll_transmit(conn, self.now);
+            if transmit.is_empty() {
+                return;
+            }
+            let mut wire = transmit.frames;
+            let written: Vec<_> =
+                transmit.batches.iter().map(|batch| batch.encode(&mut self.encoder, &mut wire)).collect();
+            let bytes = wire.concat();
+            self.node.handle_written(conn, &written, bytes.len(), self.now);
+            if let Some(to) = self.wires.get_mut(&conn) {
+                to.outward.extend_from_slice(&bytes);
+            }
+        }
+        panic!("transmissions that never end");
+    }
+
+    fn add_wire(&mut self, conn: ConnId) {
+        let (reader, peer) = (FrameReader::new(), FrameReader::new());
+        let (inward, outward) = (BytesMut::new(), BytesMut::new());
+        self.wires.insert(conn, Wire { reader, inward, peer, outward });
+    }
+
+    /// The peer sends bytes. Gives the number of frames that the node took.
+    pub(crate) fn feed(&mut self, conn: ConnId, bytes: &[u8]) -> usize {
+        let mut frames = 0;
+        let wire = self.wires.get_mut(&conn).expect("a connection");
+        wire.inward.extend_from_slice(bytes);
+        loop {
+            if self.closed.contains_key(&conn) {
+                break;
+            }
+            match wire.reader.read(&mut wire.inward) {
+                Ok(None) => break,
+                Ok(Some((received, length))) => {
+                    frames += 1;
+                    if let Some(opened) = self.node.handle_frame(conn, received, length, self.now) {
+                        wire.reader.open(opened.lane, opened.frame_bytes_max);
+                    }
+                }
+                Err(error) => {
+                    self.node.handle_bad_frame(conn, &error, self.now);
+                    wire.inward.clear();
+                    break;
+                }
+            }
+        }
+        self.drain();
+        frames
+    }
+
+    /// What the node sent to this peer since the last call.
+    ///
+    /// # Panics
+    /// When that is not readable by the rules that the node itself keeps to.
+    pub(crate) fn sent(&mut self, conn: ConnId) -> Vec<Received> {
+        let wire = self.wires.get_mut(&conn).expect("a connection");
+        let mut all = Vec::new();
+        while let Some((received, _)) =
+            wire.peer.read(&mut wire.outward).expect("the node writes what it reads")
+        {
+            all.push(received);
+        }
+        all
+    }
+
+    pub(crate) fn acks(&mut self, conn: ConnId) -> Vec<AckFlow> {
+        let acks = self.sent(conn).into_iter().filter_map(|received| match received {
+            Received::Ack(ack) => Some(ack.flows),
+            _ => None,
+        });
+        acks.flatten().collect()
+    }
+
+    pub(crate) fn accept(&mut self) -> ConnId {
+        let conn = self.node.handle_accepted(self.now).expect("room");
+        self.add_wire(conn);
+        conn
+    }
+
+    /// A peer opens a link to the node: control and bulk.
+    pub(crate) fn link_in(&mut self, peer: &Peer) -> [ConnId; 2] {
+        self.nonce += 1;
+        let nonce = self.nonce;
+        Lane::ALL.map(|lane| {
+            let conn = self.accept();
+            let hello = encode(&peer.hello(lane, nonce));
+            self.feed(conn, &[&PREAMBLE[..], &frame_around(FrameType::Hello, lane, &hello)].concat());
+            let welcome = self.sent_welcome(conn, lane);
+            let confirm = Confirm { version: WIRE_VERSION, transcript: transcript(&hello, &welcome) };
+            self.feed(conn, &control_frame(FrameType::Confirm, lane, &confirm));
+            conn
+        })
+    }
+
+    fn sent_welcome(&mut self, conn: ConnId, lane: Lane) -> Bytes {
+        let sent = self.sent(conn);
+        let Some(Received::Welcome(_, body)) = sent.into_iter().next() else { panic!("no welcome") };
+        self.open_peer(conn, lane);
+        body
+    }
+
+    fn open_peer(&mut self, conn: ConnId, lane: Lane) {
+        let wire = self.wires.get_mut(&conn).expect("a connection");
+        wire.peer.open(lane, usize::try_from(FRAME_BYTES_MAX).unwrap());
+    }
+
+    /// The node's dial to a peer succeeds, and the peer welcomes it on both lanes.
+    pub(crate) fn link_out(&mut self, peer: &Peer) -> [ConnId; 2] {
+        Lane::ALL.map(|lane| {
+            let conn = self.dialed(peer.name, lane);
+            let welcome = frame_around(FrameType::Welcome, lane, &encode(&peer.welcome()));
+            self.open_peer(conn, lane);
+            self.feed(conn, &[&PREAMBLE[..], &welcome].concat());
+            conn
+        })
+    }
+
+    /// The node's dial to a peer succeeds; its Hello is out.
+    pub(crate) fn dialed(&mut self, name: &str, lane: Lane) -> ConnId {
+        for _ in 0..1000 {
+            let at = self.dials.iter().position(|(_, peer, dialled)| *peer == id(name) && *dialled == lane);
+            if let Some(at) = at {
+                let (conn, _, _) = self.dials.remove(at);
+                self.add_wire(conn);
+                self.node.handle_dialed(conn, self.now);
+                self.drain();
+                return conn;
+            }
+            self.advance(Duration::from_millis(10));
+        }
+        panic!("the node does not dial `{name}`");
+    }
+
+    /// The node takes a new link and hands a message over: it lives.
+    pub(crate) fn assert_member_usable(&mut self) {
+        while self.node.poll_delivery(self.now).is_some() {}
+        let peer = Peer { life: (1 << 40) + self.nonce, ..Peer::new("o2") };
+        let [control, bulk] = self.link_in(&peer);
+        self.feed(bulk, &roster_frame(Lane::Bulk, 0, vec![flow("o2", peer.life, "m")]));
+        self.feed(bulk, &batch_frame(Lane::Bulk, vec![run(0, 1, 1, 0)], b"alive"));
+        let delivery = self.node.poll_delivery(self.now).expect("handed over");
+        assert_eq!(delivery.payload.to_vec(), b"alive");
+        assert_eq!(self.acks(control).last().map(|entry| entry.decided), Some(1));
+    }
+}
