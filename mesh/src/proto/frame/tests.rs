@@ -1,3 +1,5 @@
+//! Frames whole, cut anywhere, damaged, and from strangers.
+
 use super::*;
 use crate::id::Seq;
 use crate::proto::wire::Run;
