@@ -143,20 +143,26 @@ fn quantity(text: &str) -> u64 {
         }
 }
 
-/// The value of `const NAME: T = …;` wherever the sources have it: products of numbers, and durations.
-fn source_constant(name: &str) -> u64 {
-    fn sources(directory: &Path, found: &mut String) {
+/// All sources under a directory of the crate, one after the other.
+fn all_sources(directory: &str) -> String {
+    fn walk(directory: &Path, found: &mut String) {
         for entry in std::fs::read_dir(directory).unwrap() {
             let path = entry.unwrap().path();
             if path.is_dir() {
-                sources(&path, found);
+                walk(&path, found);
             } else {
                 found.push_str(&std::fs::read_to_string(&path).unwrap());
             }
         }
     }
-    let mut source = String::new();
-    sources(&manifest("src"), &mut source);
+    let mut found = String::new();
+    walk(&manifest(directory), &mut found);
+    found
+}
+
+/// The value of `const NAME: T = …;` wherever the sources have it: products of numbers, and durations.
+fn source_constant(name: &str) -> u64 {
+    let source = all_sources("src");
     let declared = format!("const {name}: ");
     let lines: Vec<&str> = source.lines().filter(|line| line.contains(&declared)).collect();
     let [line] = lines[..] else { panic!("{name} is declared {} times", lines.len()) };
@@ -239,6 +245,40 @@ fn the_examples_of_protocol_md_are_the_golden_bytes() {
     assert_eq!(to_hex(&example("batch")), to_hex(&vector("batch", &batch_frame())));
     let frame = control_frame(FrameType::Ack, Lane::Control, &ack());
     assert_eq!(to_hex(&example("ack")), to_hex(&vector("ack", &frame)));
+}
+
+/// The names in backticks of a text.
+fn quoted(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
+/// Functions and files that a row of the contract names and that do not exist.
+fn unknown_names(row: &[String], source: &str, tests: &str) -> Vec<String> {
+    let declared = |text: &str, name: &str| text.contains(&format!("fn {name}("));
+    let enforced = quoted(&row[1]).filter(|name| match name.strip_suffix(".rs") {
+        Some(_) => !manifest(&format!("src/{name}")).exists(),
+        None => !declared(source, name),
+    });
+    let tested = quoted(&row[2]).filter(|name| !declared(tests, name) && !declared(source, name));
+    enforced.chain(tested).map(str::to_owned).collect()
+}
+
+#[test]
+fn the_contract_names_code_and_tests_that_exist() {
+    let (source, tests) = (all_sources("src"), all_sources("tests"));
+    let text = protocol();
+    let rows =
+        text[text.find("| clause | ").unwrap()..].lines().skip(2).take_while(|line| line.starts_with('|'));
+    let rows: Vec<Vec<String>> =
+        rows.map(|row| row.trim_matches('|').split('|').map(str::to_owned).collect()).collect();
+    for clause in 1..=7 {
+        assert!(rows.iter().any(|row| row[0].trim().starts_with(&format!("{clause}."))), "clause {clause}");
+    }
+    for row in &rows {
+        assert_eq!(unknown_names(row, &source, &tests), Vec::<String>::new(), "{}", row[0]);
+    }
+    let wrong = ["", "`proto/gone.rs`: `gone`", "`gone_too`"].map(str::to_owned);
+    assert_eq!(unknown_names(&wrong, &source, &tests), ["proto/gone.rs", "gone", "gone_too"]);
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! One test per defect that hostile peers found, each with the least that shows it. They stay when the defect is mended.
+//! Defects that hostile peers and crowded frames showed, one test each with the least that shows it, and a near miss. They
+//! stay when the defect is mended.
 
 use std::time::{Duration, Instant};
 
@@ -198,4 +199,28 @@ fn a_run_of_millions_of_empty_messages_costs_little_memory() {
         }
         _ => println!("skipped: this system does not tell a process's peak memory"),
     }
+}
+
+/// Hundreds of thousands of tiny messages fit a frame's bytes, and must fit the codec's other limits too.
+#[test]
+fn a_frame_of_very_many_tiny_messages_keeps_all_limits_of_the_codec() {
+    let settings = Settings {
+        datacenter_budget_bytes: 1 << 30,
+        process_budget_bytes: 1 << 30,
+        destination_budget_bytes: 16 << 20,
+        ..Settings::default()
+    };
+    let mut shell = Shell::with("o", 60, settings);
+    let proxy = shell.link_out(&Peer::new("p"));
+    let mut batch = Batch::to(Datacenter::new("eu").unwrap());
+    for index in 0..60 {
+        let to = id(&format!("x{index:04}"));
+        batch.extend((0..7_000_u32).map(|n| {
+            Message::new(to.clone(), Bytes::from(((n * 61 + index) % 65_521).to_le_bytes()[..2].to_vec()))
+        }));
+    }
+    shell.node.submit(batch, shell.now).unwrap();
+    shell.drain();
+    let (_, runs) = rows_and_runs(&mut shell, proxy[1]);
+    assert!(!runs.is_empty());
 }
