@@ -66,10 +66,11 @@ pub(crate) fn broken_links(documents: &Tree, exists: impl Fn(&str) -> bool) -> V
             let known = documents.get(&to);
             if known.is_none() && !exists(&to) {
                 problems.push(format!("{path}:{line}: `{target}` is no file of the repository"));
-            } else if let Some(text) = known.filter(|_| !anchor.is_empty()) {
-                if !anchors(text).iter().any(|known| known == anchor) {
-                    problems.push(format!("{path}:{line}: `{target}` is no heading"));
-                }
+            } else if let Some(text) = known
+                && !anchor.is_empty()
+                && !anchors(text).iter().any(|known| known == anchor)
+            {
+                problems.push(format!("{path}:{line}: `{target}` is no heading"));
             }
         }
     }
