@@ -510,13 +510,29 @@ fn assert_delivered_by(shell: &mut Shell, control: ConnId) {
 #[test]
 fn bitmaps_and_ranges_beyond_what_was_sent_mean_nothing() {
     let (mut shell, [control, _]) = origin_with_a_message();
-    let wide = vec![1 << 63; 16_384];
+    let wide = vec![1 << 63; 256];
     shell.feed(control, &ack_frame(vec![AckFlow { held: wide, ..entry(0, 100, 0) }]));
     let far = vec![refused(2, u32::MAX, 1), refused(u64::MAX, u32::MAX, 4), refused(u64::MAX, 0, 1)];
     shell.feed(control, &ack_frame(vec![AckFlow { refused: far, ..entry(0, 100, 0) }]));
     assert_eq!(shell.stats().attempts.refused, 0);
     assert!(shell.node.poll_outcome().is_none());
     assert_delivered_by(&mut shell, control);
+}
+
+#[test]
+fn acks_beyond_their_limits_close_the_connection() {
+    let rules = [
+        ("bitmap", vec![AckFlow { held: vec![1; 257], ..entry(0, 100, 0) }]),
+        ("ranges", vec![AckFlow { refused: vec![refused(1, 1, 1); 1025], ..entry(0, 100, 0) }]),
+        ("the same row twice", vec![entry(0, 100, 0), entry(0, 100, 0)]),
+        ("falling rows", vec![entry(1, 100, 0), entry(0, 100, 0)]),
+    ];
+    for (name, entries) in rules {
+        let (mut shell, [control, _]) = origin_with_a_message();
+        shell.feed(control, &ack_frame(entries));
+        assert!(shell.closed.contains_key(&control), "{name}");
+        assert_eq!(shell.stats().protocol_errors["body"], 1, "{name}");
+    }
 }
 
 #[test]
@@ -532,7 +548,6 @@ fn a_refusal_of_all_numbers_ends_the_attempt_and_nothing_else() {
 }
 
 /// A proxy that refuses everything at once, always: the sender leaves it alone, and does not wait past the deadline.
-/// *Expired* and *stale destination* are no reason to leave a way: they cost one frame per answer.
 #[test]
 fn a_proxy_that_refuses_everything_costs_little_and_the_deadline_holds() {
     for reason in (0..=12).chain([255]) {

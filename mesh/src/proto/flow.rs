@@ -349,10 +349,16 @@ impl Flow {
     }
 
     /// The seqs to put into the next frame, lowest first, cut into runs of consecutive ones. Unsent messages get their seq
-    /// here. `fits` is asked per message and ends the selection with `false`; the first one is taken whatever it says, if
-    /// `alone` holds. A single run without messages tells the floor when there is nothing else to carry it.
-    pub fn select(&mut self, alone: bool, mut fits: impl FnMut(&Payload) -> bool) -> Vec<Selected> {
+    /// here. At most `runs_max` runs. `fits` is asked per message and ends the selection with `false`; the first one is
+    /// taken whatever it says, if `alone` holds. A single run without messages tells the floor when there is nothing else to carry it.
+    pub fn select(
+        &mut self,
+        runs_max: usize,
+        alone: bool,
+        mut fits: impl FnMut(&Payload) -> bool,
+    ) -> Vec<Selected> {
         let mut runs: Vec<Selected> = Vec::new();
+        let runs_max = runs_max.min(RUNS_PER_FRAME);
         let probing = self.failures >= FAILURES_BEFORE_PROBING;
         if self.probe_flies() {
             return runs;
@@ -365,7 +371,7 @@ impl Flow {
             if !(fits || (first && alone)) || (probing && !first) {
                 return false;
             }
-            let room = runs.len() < RUNS_PER_FRAME;
+            let room = runs.len() < runs_max;
             match runs.last_mut().filter(|run| run.first + u64::from(run.count) == seq) {
                 Some(run) => run.count += 1,
                 None if room => runs.push(Selected { first: seq, count: 1 }),
@@ -406,22 +412,18 @@ impl Flow {
             self.sent.insert(self.next, sent);
             self.next += 1;
         }
-        if runs.is_empty() && open && self.floor_due() {
+        if runs.is_empty() && open && runs_max > 0 && self.floor_due() {
             runs.push(Selected { first: self.next, count: 0 });
         }
         runs
     }
 
-    /// The next message of this flow, if it is larger than `bytes_max`.
+    /// Payload bytes of the message that goes next; 0 without one.
     #[must_use]
-    pub fn oversize(&self, bytes_max: usize) -> Option<Next> {
-        let (next, payload) = match self.retry.first().and_then(|seq| Some((*seq, self.sent.get(seq)?))) {
-            Some((seq, sent)) => (Next::Retry(seq), &sent.pending.payload),
-            None => {
-                self.queue.first_key_value().map(|(id, pending)| (Next::Queued(*id), &pending.payload))?
-            }
-        };
-        (payload.len() > bytes_max).then_some(next)
+    pub fn next_bytes(&self) -> usize {
+        let again =
+            self.retry.first().and_then(|seq| self.sent.get(seq)).map(|sent| sent.pending.payload.len());
+        again.or_else(|| self.queue.first_key_value().map(|(_, pending)| pending.payload.len())).unwrap_or(0)
     }
 
     /// A frame with this run was written.
@@ -458,15 +460,6 @@ impl Flow {
         self.floor_told = self.floor_told.max(floor);
         Run { flow: row, first: Seq(run.first), count: run.count, floor_back: run.first - floor, deadline_ms }
     }
-}
-
-/// The message that a flow would send next.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Next {
-    /// One that has a seq.
-    Retry(u64),
-    /// One that has none yet.
-    Queued(MessageId),
 }
 
 /// What the runs of one frame have in common.
@@ -520,7 +513,7 @@ mod tests {
     }
 
     fn seal(flow: &mut Flow, attempt: u64) -> Vec<Run> {
-        let runs = flow.select(true, |_| true);
+        let runs = flow.select(8, true, |_| true);
         let leg = Leg { attempt, way: Way::Direct, link: LinkId(0), now: Micros(0) };
         runs.into_iter().map(|run| flow.fly(run, leg, 0, 1)).collect()
     }

@@ -111,6 +111,19 @@ pub enum FrameError {
 }
 
 impl FrameError {
+    /// All label values, for metrics that exist before they are first counted.
+    pub const LABELS: [&str; 9] = [
+        "preamble",
+        "unknown_type",
+        "lane",
+        "reserved",
+        "too_long",
+        "checksum",
+        "body",
+        "codec",
+        "run_count",
+    ];
+
     /// A label value in snake case.
     #[must_use]
     pub fn label(&self) -> &'static str {
@@ -293,7 +306,11 @@ impl FrameReader {
             FrameType::Ping => Received::Ping(body(kind, &control)?),
             FrameType::Pong => Received::Pong(body(kind, &control)?),
             FrameType::Roster => Received::Roster(body(kind, &control)?),
-            FrameType::Ack => Received::Ack(body(kind, &control)?),
+            FrameType::Ack => {
+                let ack: Ack = body(kind, &control)?;
+                ack.check().map_err(|error| FrameError::Body(kind, error))?;
+                Received::Ack(ack)
+            }
             FrameType::Batch => {
                 let envelope: Envelope = body(kind, &control)?;
                 let frame = Frame::parse(payload, &self.codec)

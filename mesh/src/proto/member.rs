@@ -82,6 +82,9 @@ impl Member {
     ) {
         let me = links.me.incarnation;
         let flow = arrived.flow;
+        if !may_bring(arrived, links) {
+            return self.refuse(arrived, RefusedReason::NotServed, links, now);
+        }
         let highest = self.highest.get(&flow.origin).copied().unwrap_or_default();
         if flow.destination_incarnation.is_known() && flow.destination_incarnation != me {
             return self.refuse(arrived, RefusedReason::StaleDestination, links, now);
@@ -89,7 +92,7 @@ impl Member {
         if flow.origin_incarnation < highest {
             return self.refuse(arrived, RefusedReason::StaleOrigin, links, now);
         }
-        let Some(floor) = arrived.run.floor() else {
+        let Some(floor) = arrived.run.floor().filter(|_| arrived.run.is_sound()) else {
             return self.refuse(arrived, RefusedReason::Malformed, links, now);
         };
         let Ok(messages) = split_run(pieces, arrived.run.count) else {
@@ -218,6 +221,19 @@ impl Member {
     #[must_use]
     pub fn bytes(&self) -> (usize, usize) {
         (self.inbox_bytes, self.windows.values().map(Window::held_bytes).sum())
+    }
+}
+
+/// Only the origin itself, in the life it has on this link, and proxies of this datacenter bring what an origin sent.
+fn may_bring(arrived: &ArrivedRun<'_>, links: &Links) -> bool {
+    let flow = arrived.flow;
+    let origin = links.peer(&flow.origin).is_some_and(|peer| links.spec(peer).roles.origin);
+    let Some(link) = links.link(arrived.upstream.link).filter(|_| origin) else { return false };
+    let from = links.spec(link.peer);
+    if from.id == flow.origin {
+        link.incarnation == flow.origin_incarnation
+    } else {
+        from.roles.proxy && from.datacenter == links.me.datacenter
     }
 }
 

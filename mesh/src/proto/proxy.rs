@@ -142,14 +142,16 @@ impl Proxy {
     pub fn handle_run(&mut self, arrived: ForwardedRun, links: &mut Links, now: Micros) {
         let ForwardedRun { upstream, lane, flow, run, payload, buffer_bytes } = arrived;
         let at = |flow| Refusing { upstream, lane, flow, run };
-        let from = links.link(upstream.link).map(|link| links.spec(link.peer));
-        let from_origin = from.is_some_and(|spec| spec.roles.origin && spec.id == flow.origin);
+        let from_origin = links.link(upstream.link).is_some_and(|link| {
+            let spec = links.spec(link.peer);
+            spec.roles.origin && spec.id == flow.origin && link.incarnation == flow.origin_incarnation
+        });
         let target =
             links.peer(&flow.destination).and_then(|peer| self.members.get_mut(&peer).map(|to| (peer, to)));
         let Some((peer, queue)) = target.filter(|_| from_origin) else {
             return self.refuse(at(&flow), RefusedReason::NotServed, links, now);
         };
-        if run.floor().is_none() || run.first.0.checked_add(u64::from(run.count)).is_none() {
+        if run.floor().is_none() || !run.is_sound() {
             return self.refuse(at(&flow), RefusedReason::Malformed, links, now);
         }
         if self.draining && run.count > 0 {
@@ -160,7 +162,23 @@ impl Proxy {
         let Some(member_link) = usable else {
             return self.refuse(at(&flow), RefusedReason::Unreachable, links, now);
         };
-        let frame_bytes_max = links.link(member_link).map_or(0, |link| link.frame_bytes_max);
+        let (life, frame_bytes_max) =
+            links.link(member_link).map(|link| (link.incarnation, link.frame_bytes_max)).unwrap_or_default();
+        if flow.destination_incarnation.is_known() && flow.destination_incarnation != life {
+            if life < flow.destination_incarnation {
+                // The link is to an old life and about to end.
+                return self.refuse(at(&flow), RefusedReason::Unreachable, links, now);
+            }
+            *self.stats.refused.entry(RefusedReason::StaleDestination.label()).or_default() += 1;
+            let reason = RefusedReason::StaleDestination as u8;
+            let refused = vec![Refused { first: run.first, count: run.count, reason }];
+            return self.pass_back(
+                upstream.link,
+                ack_entry(lane, upstream.row, (life, 0), refused),
+                links,
+                now,
+            );
+        }
         if payload.len() > frame_bytes_max.saturating_sub(FRAME_OVERHEAD_BYTES) {
             return self.refuse(at(&flow), RefusedReason::TooLarge, links, now);
         }
@@ -341,7 +359,8 @@ impl Proxy {
                     let refusing = Refusing { upstream, lane, flow: &entry.flow, run: entry.run };
                     self.refuse(refusing, RefusedReason::Unreachable, links, now);
                 }
-                continue;
+                // All rows of this connection are used: it is replaced.
+                return links.replace(id, now);
             };
             let left_ms = micros(entry.expires_at.since(now)).div_ceil(1000);
             let run = Run { flow: row, deadline_ms: u32::try_from(left_ms).unwrap_or(u32::MAX), ..entry.run };

@@ -70,7 +70,7 @@ impl Window {
     /// Takes a message in, if it is new and there is room. The next one in turn is always held: whoever calls hands it
     /// over at once, or the reorder buffer stays within one message of its limit.
     pub fn admit(&mut self, seq: Seq, message: RunMessage, bytes_max: usize) -> Admitted {
-        if seq.0 < self.next || self.held.contains_key(&seq.0) {
+        if seq.0 < self.next.max(self.floor) || self.held.contains_key(&seq.0) {
             return Admitted::Duplicate;
         }
         let charge = charge(&message);

@@ -6,6 +6,7 @@
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::window::WINDOW_SEQS;
 use crate::id::{ClusterId, Datacenter, Incarnation, NodeId, Seq};
 
 /// Sent once, before the first frame, by both ends of a connection: magic and the version of the handshake itself.
@@ -201,6 +202,12 @@ pub struct Run {
 }
 
 impl Run {
+    /// Its seqs exist, and are no more than a window has room for.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        u64::from(self.count) <= WINDOW_SEQS && self.first.0.checked_add(u64::from(self.count)).is_some()
+    }
+
     /// The sender's lowest seq still alive, or `None` when the numbers cannot be.
     #[must_use]
     pub fn floor(&self) -> Option<Seq> {
@@ -214,6 +221,36 @@ pub struct Ack {
     /// The entries.
     pub flows: Vec<AckFlow>,
 }
+
+/// Refused ranges in one ack entry. More come again with the next attempt.
+pub const REFUSED_RANGES_MAX: usize = 1024;
+
+impl Ack {
+    /// Checks what the types do not say: entries in rising order of (lane, row), bitmaps within the window, and no more
+    /// refused ranges than [`REFUSED_RANGES_MAX`]. So an ack costs its receiver no more than its rows have in flight.
+    ///
+    /// # Errors
+    /// Which rule is broken.
+    pub fn check(&self) -> Result<(), WireError> {
+        let rising =
+            self.flows.windows(2).all(|pair| (pair[0].lane, pair[0].flow) < (pair[1].lane, pair[1].flow));
+        let rules = [
+            (rising, "rows that do not rise"),
+            (self.flows.iter().all(|flow| flow.held.len() <= HELD_WORDS_MAX), "a bitmap beyond the window"),
+            (
+                self.flows.iter().all(|flow| flow.refused.len() <= REFUSED_RANGES_MAX),
+                "too many refused ranges",
+            ),
+        ];
+        match rules.iter().find(|(holds, _)| !holds) {
+            None => Ok(()),
+            Some((_, what)) => Err(WireError(format!("an ack with {what}"))),
+        }
+    }
+}
+
+/// Words of a bitmap over the whole window.
+const HELD_WORDS_MAX: usize = (WINDOW_SEQS / 64) as usize;
 
 /// What a member has of one flow.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

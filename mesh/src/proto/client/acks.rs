@@ -22,17 +22,21 @@ impl Client {
             return false;
         }
         let flow = &mut self.flows[ix.0];
-        if entry.incarnation.is_known() {
-            if entry.incarnation < flow.incarnation {
-                return true;
-            }
+        // On a direct link the destination's life is known from the handshake.
+        let direct = links.link(link).filter(|link| link.peer == flow.peer).map(|link| link.incarnation);
+        if entry.incarnation.is_known() && direct.is_some_and(|life| life != entry.incarnation) {
+            return false;
+        }
+        // What an old life has says nothing any more; that it refused an attempt does.
+        if entry.incarnation.is_known() && entry.incarnation >= flow.incarnation {
             if entry.decided >= flow.next() {
                 return false;
             }
             if entry.incarnation > flow.incarnation {
                 // Refusals first: what was certainly not delivered need not fail with the old life.
                 self.take_refusals(ix, link, entry, links, now);
-                if self.flows[ix.0].incarnation.is_known() {
+                let restarted = self.flows[ix.0].incarnation.is_known();
+                if restarted {
                     self.restart_flow(ix, Some(entry.incarnation), links, now);
                 } else {
                     self.flows[ix.0].incarnation = entry.incarnation;
@@ -41,10 +45,6 @@ impl Client {
             self.take_state(ix, link, entry, now);
         }
         self.take_refusals(ix, link, entry, links, now);
-        let flow = &self.flows[ix.0];
-        if flow.lane == lane {
-            self.wake(ix, links, now);
-        }
         true
     }
 
@@ -137,11 +137,16 @@ impl Client {
         now: Micros,
     ) {
         let Some(way) = self.way_of(link, ix) else { return };
-        for refused in &entry.refused {
+        // Ranges may overlap when refusals were merged on their way; every seq is looked at once.
+        let mut ranges = entry.refused.clone();
+        ranges.sort_by_key(|refused| refused.first);
+        let mut from = 0;
+        for refused in ranges {
             let reason = RefusedReason::from_wire(refused.reason);
-            let end = refused.first.0.saturating_add(u64::from(refused.count));
-            let seqs: Vec<u64> =
-                self.flows[ix.0].sent.range(refused.first.0..end).map(|(seq, _)| *seq).collect();
+            let end = refused.first.0.saturating_add(u64::from(refused.count)).max(from);
+            let first = refused.first.0.max(from);
+            from = end;
+            let seqs: Vec<u64> = self.flows[ix.0].sent.range(first..end).map(|(seq, _)| *seq).collect();
             let (mut any, mut ended) = (refused.count == 0, 0);
             for seq in seqs {
                 let Some(Place::Flying(id)) = self.flows[ix.0].sent.get(&seq).map(|sent| sent.place) else {
@@ -162,7 +167,6 @@ impl Client {
                 match reason {
                     _ if !again => self.give_up(ix, seq, FailReason::PeerRestarted),
                     Some(RefusedReason::StaleOrigin) => self.give_up(ix, seq, FailReason::PeerRestarted),
-                    Some(RefusedReason::TooLarge) => self.give_up(ix, seq, FailReason::TooLarge),
                     _ => {}
                 }
             }
@@ -174,12 +178,9 @@ impl Client {
             flow.forget_floor_told();
             match reason {
                 Some(RefusedReason::InboxFull | RefusedReason::QueueFull) => flow.pause_full(now),
-                Some(
-                    RefusedReason::StaleDestination
-                    | RefusedReason::StaleOrigin
-                    | RefusedReason::Expired
-                    | RefusedReason::TooLarge,
-                ) => {}
+                Some(RefusedReason::StaleOrigin) => {}
+                // The life that it names is news, or it makes no sense.
+                Some(RefusedReason::StaleDestination) if entry.incarnation > flow.incarnation => {}
                 Some(RefusedReason::Draining) => {
                     self.stats.fallbacks.proxy_draining += ended;
                     flow.avoid(way, now);
@@ -188,6 +189,9 @@ impl Client {
                     RefusedReason::Unreachable
                     | RefusedReason::LinkLost
                     | RefusedReason::NotServed
+                    | RefusedReason::StaleDestination
+                    | RefusedReason::Expired
+                    | RefusedReason::TooLarge
                     | RefusedReason::Malformed,
                 )
                 | None => {

@@ -24,7 +24,7 @@ use trunkline_codec::{Payload, Stage};
 
 use super::attempt::{Attempt, Attempts};
 use super::budget::{BatchCharge, Budget};
-use super::flow::{Flow, FlowIx, Leg, MessageId, Next, Pending, Place, Selected, Sent, Way};
+use super::flow::{Flow, FlowIx, Leg, MessageId, Pending, Place, Selected, Sent, Way};
 use super::frame::{SealedBatch, Token, Written, direct_frame_bytes};
 use super::links::{LinkId, Links, PeerIx};
 use super::node::{RejectReason, Rejected};

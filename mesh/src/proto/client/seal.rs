@@ -44,7 +44,12 @@ impl Client {
                     continue;
                 }
             };
-            self.fail_oversize(ix, frame_bytes_max);
+            if self.flows[ix.0].next_bytes() > frame_bytes_max {
+                // The peer's limit is below ours: another way may take it.
+                self.flows[ix.0].avoid(way, now);
+                self.wake(ix, links, now);
+                continue;
+            }
             let entries = self.fill(ix, Leg { attempt: id, way, link, now }, links, &mut frame);
             if !entries.is_empty() {
                 let attempt = attempt.get_or_insert_with(|| Attempt {
@@ -85,19 +90,6 @@ impl Client {
         });
     }
 
-    /// What is next in a flow and too large for the peer's limit can never be sent over this link.
-    fn fail_oversize(&mut self, ix: FlowIx, bytes_max: usize) {
-        while let Some(next) = self.flows[ix.0].oversize(bytes_max) {
-            match next {
-                Next::Retry(seq) => self.give_up(ix, seq, FailReason::TooLarge),
-                Next::Queued(id) => {
-                    let Some(pending) = self.flows[ix.0].unqueue(id) else { return };
-                    self.give_up_queued(ix, &pending, FailReason::TooLarge);
-                }
-            }
-        }
-    }
-
     /// Puts the runs of one flow into a frame.
     fn fill(&mut self, ix: FlowIx, leg: Leg, links: &mut Links, frame: &mut Filling) -> Vec<Selected> {
         let Leg { way, link, now, .. } = leg;
@@ -118,7 +110,8 @@ impl Client {
         let (mut run_bytes, run_bytes_max) = (0_usize, self.settings.run_bytes_max);
         let alone = frame.payloads.is_empty();
         let mut first = true;
-        let selected = flow.select(alone, |payload| {
+        let runs_max = FRAME_RUNS_MAX - frame.runs.len();
+        let selected = flow.select(runs_max, alone, |payload| {
             run_bytes = run_bytes.saturating_add(payload.len() + 16);
             // A message larger than a run is a run of its own, next to the same message for others.
             let run_fits = std::mem::take(&mut first) || run_bytes <= run_bytes_max;

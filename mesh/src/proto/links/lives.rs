@@ -96,6 +96,11 @@ impl Links {
         }
         self.timers.clear(Timer::Handshake(id));
         self.ready.remove(&id);
+        // What was not written yet goes in front, or the peer could not read the last words.
+        let last_words = last_words.map(|words| {
+            let unsent = conn.out.iter().flat_map(|frame| frame.iter().copied());
+            unsent.chain(words.iter().copied()).collect::<Bytes>()
+        });
         self.actions.push_back(Action::Close { conn: id, last_words });
     }
 

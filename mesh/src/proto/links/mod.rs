@@ -222,6 +222,9 @@ enum Timer {
 /// Pause after the last use of a link that was dialled on demand, before it is closed.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Labels of protocol errors that no single frame shows.
+const SEQUENCE_ERRORS: [&str; 3] = ["unexpected_frame", "roster", "unknown_row"];
+
 /// The links machine.
 pub struct Links {
     /// This node, in its present life.
@@ -275,6 +278,11 @@ impl Links {
         let counters = LinkCounters {
             refused: codes(),
             refused_by_peer: codes(),
+            protocol_errors: FrameError::LABELS
+                .iter()
+                .chain(&SEQUENCE_ERRORS)
+                .map(|label| (*label, 0))
+                .collect(),
             wire: vec![(0, 0); datacenters.len()],
             ..LinkCounters::default()
         };

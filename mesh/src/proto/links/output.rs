@@ -1,12 +1,15 @@
 //! What a connection writes of its own: handshake, pings, acks that were merged, rows of the roster.
 
 use super::*;
+use crate::proto::wire::REFUSED_RANGES_MAX;
 
-/// Refused ranges kept in one ack entry. More come again with the next attempt.
-const REFUSED_RANGES_MAX: usize = 1024;
+/// Entries in one ack frame: with full bitmaps and refusals each is below 19 KiB, so the frame is below 600 KiB of the
+/// 1 MiB that a control body may have.
+const ENTRIES_PER_FRAME: usize = 32;
 
 impl Links {
-    /// An ack entry for a peer. A later one for the same row replaces it, refusals are kept.
+    /// An ack entry for a peer. What it says of the row replaces an earlier one that waits, unless that knew more (a
+    /// refusal of the proxy's own tells little of the member); refusals of both are kept.
     pub fn queue_ack(&mut self, link_id: LinkId, entry: AckFlow, at: Micros, now: Micros) {
         let Some(link) = self.links.get_mut(&link_id) else { return };
         let key = (entry.lane, entry.flow);
@@ -18,7 +21,11 @@ impl Links {
                 let mut refused = std::mem::take(&mut old.refused);
                 refused.extend(&entry.refused);
                 refused.truncate(REFUSED_RANGES_MAX);
-                *old = AckFlow { refused, ..entry };
+                let knows = |entry: &AckFlow| (entry.incarnation, entry.decided, entry.held.len());
+                if knows(&entry) >= knows(old) {
+                    *old = entry;
+                }
+                old.refused = refused;
             }
         }
         if at > now {
@@ -50,8 +57,7 @@ impl Links {
         if open && conn.lane == Lane::Control && link.acks_due {
             link.acks_due = false;
             let flows: Vec<AckFlow> = std::mem::take(&mut link.acks).into_values().collect();
-            // An entry is below 12 KiB: a hundred stay far below the limit of a control body.
-            for part in flows.chunks(64).filter(|part| !part.is_empty()) {
+            for part in flows.chunks(ENTRIES_PER_FRAME).filter(|part| !part.is_empty()) {
                 out.push(control_frame(FrameType::Ack, Lane::Control, &Ack { flows: part.to_vec() }));
             }
         }
