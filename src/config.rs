@@ -1,0 +1,193 @@
+//! One TOML file for all nodes of a cluster: raw text → checked [`Config`], once.
+//!
+//! The file says who is in the cluster, where everybody listens, and what the limits and timers are. It is the same on
+//! every node; which of its nodes a process is comes from `--node`. Whatever is wrong with it is told at once, with line,
+//! column, key and remedy. What it does not do: reload, or resolve names.
+
+mod choose;
+mod node;
+mod problem;
+mod reader;
+mod security;
+mod settings;
+pub mod units;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use trunkline_mesh::{ClusterId, NodeId, NodeSpec, Settings, Topology};
+
+pub use choose::{ChooseError, Role};
+pub use problem::{Problem, Problems};
+
+use node::Node;
+use reader::{Entry, Reader, Section};
+
+/// Larger files are refused unread, bytes: a thousand nodes take some 200 KiB.
+const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+/// A configuration file, checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    path: PathBuf,
+    topology: Arc<Topology>,
+    settings: Settings,
+    nodes: BTreeMap<NodeId, Local>,
+    insecure: bool,
+}
+
+/// What the file says of one node beyond the topology.
+#[derive(Clone, Debug)]
+struct Local {
+    admin: Option<SocketAddr>,
+    listen: Option<SocketAddr>,
+    line: usize,
+}
+
+/// A file that is no configuration. Nothing was started.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The file could not be read. Give another path, or mend its permissions.
+    #[error("cannot read the configuration file {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system says.
+        source: std::io::Error,
+    },
+    /// The file is larger than any configuration. Give another path.
+    #[error("the configuration file {} has {bytes} bytes: at most {FILE_BYTES_MAX} are read", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Its length.
+        bytes: u64,
+    },
+    /// The file was read and says something wrong; all of it is listed.
+    #[error("{0}")]
+    Invalid(Problems),
+}
+
+impl Config {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// [`ConfigError`], with everything that is wrong.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        use std::io::Read;
+        let unreadable = |source| ConfigError::Read { path: path.to_owned(), source };
+        let mut file = std::fs::File::open(path).map_err(unreadable)?;
+        let mut bytes = Vec::new();
+        file.by_ref().take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+        if bytes.len() as u64 > FILE_BYTES_MAX {
+            let bytes = file.metadata().map_or(bytes.len() as u64, |metadata| metadata.len());
+            return Err(ConfigError::TooLarge { path: path.to_owned(), bytes });
+        }
+        Self::parse(path, &bytes).map_err(ConfigError::Invalid)
+    }
+
+    /// Checks the content of a file; `path` is for messages.
+    ///
+    /// # Errors
+    /// [`Problems`]: everything that is wrong.
+    pub fn parse(path: &Path, bytes: &[u8]) -> Result<Self, Problems> {
+        let text = std::str::from_utf8(bytes)
+            .map_err(|error| problem::not_utf8(path, bytes, error.valid_up_to()))?;
+        let mut reader = Reader::new(path, text);
+        let config = match reader.document() {
+            Some(document) => check(&mut reader, path, document.get_ref()),
+            None => None,
+        };
+        match (config, reader.into_problems()) {
+            (Some(config), problems) if problems.is_empty() => Ok(config),
+            (_, problems) => Err(problems),
+        }
+    }
+
+    /// The file it came from.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Who is in the cluster.
+    #[must_use]
+    pub fn topology(&self) -> &Arc<Topology> {
+        &self.topology
+    }
+
+    /// Limits and timers.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Where a node serves its admin API, if it does.
+    #[must_use]
+    pub fn admin(&self, node: &NodeId) -> Option<SocketAddr> {
+        self.nodes.get(node)?.admin
+    }
+
+    /// Where a node listens, if not at its address.
+    #[must_use]
+    pub fn listen(&self, node: &NodeId) -> Option<SocketAddr> {
+        self.nodes.get(node)?.listen
+    }
+
+    /// The line on which a node begins.
+    #[must_use]
+    pub fn line(&self, node: &NodeId) -> Option<usize> {
+        Some(self.nodes.get(node)?.line)
+    }
+
+    /// Plaintext beyond loopback is allowed.
+    #[must_use]
+    pub fn insecure(&self) -> bool {
+        self.insecure
+    }
+
+    /// What the mesh needs to start one node.
+    #[must_use]
+    pub fn mesh(&self, node: &NodeSpec) -> trunkline_mesh::Config {
+        let mut config = trunkline_mesh::Config::new(Arc::clone(&self.topology), node.id.clone());
+        config.settings = self.settings.clone();
+        config.listen = self.listen(&node.id);
+        config
+    }
+}
+
+/// Walks the whole document, reporting as it goes. `None` only if something was reported.
+fn check(reader: &mut Reader<'_>, path: &Path, document: &toml::de::DeTable<'_>) -> Option<Config> {
+    let root = Section::root(document);
+    reader.known_keys(&root, &["cluster", "security", "limits", "timers", "node"]);
+    let cluster = cluster(reader, &root);
+    let insecure = security::read(reader, &root);
+    let settings = settings::read(reader, &root);
+    let nodes = node::read_all(reader, &root);
+    security::check(reader, insecure, &nodes);
+    let topology = node::topology(reader, cluster?, &nodes)?;
+    let nodes = nodes.into_iter().map(|node: Node| (node.spec.id, node.local)).collect();
+    Some(Config { path: path.to_owned(), topology: Arc::new(topology), settings: settings?, nodes, insecure })
+}
+
+fn cluster(reader: &mut Reader<'_>, root: &Section<'_>) -> Option<ClusterId> {
+    const REMEDY: &str = "name the cluster: `[cluster]` with `id = \"example\"`, the same on every node";
+    let Some(section) = reader.section(root, "cluster") else {
+        if root.get("cluster").is_none() {
+            reader.report(&Entry::at_start("cluster"), "missing", REMEDY);
+        }
+        return None;
+    };
+    reader.known_keys(&section, &["id"]);
+    let (entry, text) = reader.required_text(&section, "id", "\"example\"")?;
+    match ClusterId::new(text) {
+        Ok(id) => Some(id),
+        Err(error) => {
+            reader.report_error(&entry, &error.to_string());
+            None
+        }
+    }
+}

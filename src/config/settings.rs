@@ -1,0 +1,198 @@
+//! `[limits]` and `[timers]`: one row per field of the mesh's settings, by the same name.
+
+use std::time::Duration;
+
+use trunkline_mesh::Settings;
+
+use super::reader::{Entry, Reader, Section};
+use super::units::{parse_bytes, parse_duration, show_bytes, show_duration};
+
+/// Where a value goes, and with it how it is written.
+#[derive(Clone, Copy)]
+enum Field {
+    /// An integer of bytes, or a text such as `16 MiB`; from 1 to [`BYTES_MAX`].
+    Bytes(fn(&mut Settings) -> &mut usize),
+    /// A whole number from 1 to the given one.
+    Count(fn(&mut Settings) -> &mut usize, usize),
+    /// A whole number from 1 to the given one.
+    Rate(fn(&mut Settings) -> &mut u32, u32),
+    /// A text such as `500 ms`; from the first to the second.
+    Time(fn(&mut Settings) -> &mut Duration, Duration, Duration),
+}
+
+const BYTES_MAX: u64 = 1 << 40;
+const MS: Duration = Duration::from_millis(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+
+const LIMITS: [(&str, Field); 12] = [
+    ("message_bytes_max", Field::Bytes(|s| &mut s.message_bytes_max)),
+    ("frame_bytes_max", Field::Bytes(|s| &mut s.frame_bytes_max)),
+    ("run_bytes_max", Field::Bytes(|s| &mut s.run_bytes_max)),
+    ("destination_budget_bytes", Field::Bytes(|s| &mut s.destination_budget_bytes)),
+    ("datacenter_budget_bytes", Field::Bytes(|s| &mut s.datacenter_budget_bytes)),
+    ("process_budget_bytes", Field::Bytes(|s| &mut s.process_budget_bytes)),
+    ("member_queue_bytes_max", Field::Bytes(|s| &mut s.member_queue_bytes_max)),
+    ("inbox_bytes_max", Field::Bytes(|s| &mut s.inbox_bytes_max)),
+    ("reorder_bytes_max", Field::Bytes(|s| &mut s.reorder_bytes_max)),
+    ("dials_per_second", Field::Rate(|s| &mut s.dials_per_second, 1_000_000)),
+    ("connections_max", Field::Count(|s| &mut s.connections_max, 1_000_000)),
+    ("handshakes_max", Field::Count(|s| &mut s.handshakes_max, 1_000_000)),
+];
+
+const TIMERS: [(&str, Field); 12] = [
+    ("message_deadline", Field::Time(|s| &mut s.message_deadline, MS, HOUR)),
+    ("handshake_timeout", Field::Time(|s| &mut s.handshake_timeout, MS, MINUTE)),
+    ("ping_interval", Field::Time(|s| &mut s.ping_interval, MS, MINUTE)),
+    ("silence_timeout", Field::Time(|s| &mut s.silence_timeout, MS, HOUR)),
+    ("redial_min", Field::Time(|s| &mut s.redial_min, MS, MINUTE)),
+    ("redial_max", Field::Time(|s| &mut s.redial_max, MS, HOUR)),
+    ("attempt_timeout_min", Field::Time(|s| &mut s.attempt_timeout_min, MS, MINUTE)),
+    ("attempt_timeout_max", Field::Time(|s| &mut s.attempt_timeout_max, MS, MINUTE)),
+    ("snooze_min", Field::Time(|s| &mut s.snooze_min, MS, HOUR)),
+    ("snooze_max", Field::Time(|s| &mut s.snooze_max, MS, HOUR)),
+    ("ack_delay", Field::Time(|s| &mut s.ack_delay, Duration::ZERO, Duration::from_secs(1))),
+    ("drain_timeout", Field::Time(|s| &mut s.drain_timeout, Duration::ZERO, MINUTE)),
+];
+
+/// Both tables over the defaults, checked against each other. `None` only if something was reported.
+pub(super) fn read(reader: &mut Reader<'_>, root: &Section<'_>) -> Option<Settings> {
+    let mut settings = Settings::default();
+    let mut given: Vec<(&str, Entry<'_>)> = Vec::new();
+    let mut sound = true;
+    for (table, fields) in [("limits", &LIMITS), ("timers", &TIMERS)] {
+        let Some(section) = reader.section(root, table) else {
+            sound &= root.get(table).is_none();
+            continue;
+        };
+        reader.known_keys(&section, &fields.map(|(key, _)| key));
+        for (key, field) in fields {
+            let Some(entry) = section.get(key) else { continue };
+            sound &= field.read(reader, &entry, &mut settings).is_some();
+            given.push((key, entry));
+        }
+    }
+    if !sound {
+        return None;
+    }
+    let Err(error) = settings.check() else { return Some(settings) };
+    // The named field may stand at its default; then the one it is compared with was changed.
+    let named = |text: &str| {
+        let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let mut words = text.split(move |c: char| !is_word(c));
+        words.find_map(|word| given.iter().find(|(key, _)| *key == word))
+    };
+    let remedy = format!("{} {}: change one of the two", error.field, error.rule);
+    match named(error.field).or_else(|| named(error.rule)) {
+        Some((_, entry)) => reader.report(entry, "contradicts another limit", &remedy),
+        None => reader.report(&Entry::at_start("limits"), "the limits contradict each other", &remedy),
+    }
+    None
+}
+
+impl Field {
+    /// Checks a value and puts it in its place; `None` after reporting.
+    fn read(self, reader: &mut Reader<'_>, entry: &Entry<'_>, settings: &mut Settings) -> Option<()> {
+        match self {
+            Self::Bytes(place) => {
+                let bytes = bytes(reader, entry)?;
+                let bytes = usize::try_from(bytes).ok().filter(|_| (1..=BYTES_MAX).contains(&bytes));
+                let remedy = || format!("use at least 1 B and at most {}", show_bytes(BYTES_MAX));
+                *place(settings) = or_report(reader, entry, bytes, remedy)?;
+            }
+            Self::Count(place, max) => {
+                let count = integer(reader, entry, "an integer such as 1024")?;
+                let count = usize::try_from(count).ok().filter(|count| (1..=max).contains(count));
+                *place(settings) =
+                    or_report(reader, entry, count, || format!("use at least 1 and at most {max}"))?;
+            }
+            Self::Rate(place, max) => {
+                let rate = integer(reader, entry, "an integer such as 200")?;
+                let rate = u32::try_from(rate).ok().filter(|rate| (1..=max).contains(rate));
+                *place(settings) =
+                    or_report(reader, entry, rate, || format!("use at least 1 and at most {max}"))?;
+            }
+            Self::Time(place, min, max) => {
+                let Some(text) = entry.value.and_then(|value| value.as_str()) else {
+                    reader.wrong_type(entry, "a text with a unit such as \"500 ms\"");
+                    return None;
+                };
+                let time = match parse_duration(text) {
+                    Ok(time) => Some(time).filter(|time| (min..=max).contains(time)),
+                    Err(error) => {
+                        reader.report_error(entry, &error.to_string());
+                        return None;
+                    }
+                };
+                let remedy =
+                    || format!("use at least {} and at most {}", show_duration(min), show_duration(max));
+                *place(settings) = or_report(reader, entry, time, remedy)?;
+            }
+        }
+        Some(())
+    }
+}
+
+fn or_report<T>(
+    reader: &mut Reader<'_>,
+    entry: &Entry<'_>,
+    value: Option<T>,
+    remedy: impl Fn() -> String,
+) -> Option<T> {
+    if value.is_none() {
+        reader.report(entry, "out of range", &remedy());
+    }
+    value
+}
+
+fn bytes(reader: &mut Reader<'_>, entry: &Entry<'_>) -> Option<u64> {
+    let Some(text) = entry.value.and_then(|value| value.as_str()) else {
+        return integer(reader, entry, "bytes as an integer, or a text with a unit such as \"16 MiB\"");
+    };
+    match parse_bytes(text) {
+        Ok(bytes) => Some(bytes),
+        Err(error) => {
+            reader.report_error(entry, &error.to_string());
+            None
+        }
+    }
+}
+
+/// Negative and overlong integers become one that is in no range.
+fn integer(reader: &mut Reader<'_>, entry: &Entry<'_>, expected: &str) -> Option<u64> {
+    let Some(integer) = entry.value.and_then(|value| value.as_integer()) else {
+        reader.wrong_type(entry, expected);
+        return None;
+    };
+    Some(u64::from_str_radix(integer.as_str(), integer.radix()).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_default_is_in_its_range() {
+        let mut settings = Settings::default();
+        for (key, field) in LIMITS.into_iter().chain(TIMERS) {
+            let in_range = match field {
+                Field::Bytes(place) => (1..=BYTES_MAX).contains(&(*place(&mut settings) as u64)),
+                Field::Count(place, max) => (1..=max).contains(place(&mut settings)),
+                Field::Rate(place, max) => (1..=max).contains(place(&mut settings)),
+                Field::Time(place, min, max) => (min..=max).contains(place(&mut settings)),
+            };
+            assert!(in_range, "{key}");
+        }
+    }
+
+    #[test]
+    fn every_field_has_its_key() {
+        // The debug form names all fields of the struct, so a new one cannot be forgotten here.
+        let debug = format!("{:?}", Settings::default());
+        let fields = debug.matches(": ").count();
+        assert_eq!(fields, LIMITS.len() + TIMERS.len());
+        for (key, _) in LIMITS.into_iter().chain(TIMERS) {
+            assert!(debug.contains(&format!("{key}: ")), "{key}");
+        }
+    }
+}
