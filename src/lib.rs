@@ -6,5 +6,7 @@
 
 pub mod config;
 
+pub mod metrics;
+
 #[doc(hidden)]
 pub mod demo;

@@ -1,0 +1,68 @@
+//! The mesh's counters as Prometheus text, copied at each scrape.
+//!
+//! The mesh counts in plain numbers and knows no metric library; here a [`Collector`](prometheus::core::Collector) of an
+//! own registry turns a copy of them into families: counters stay counters, units are seconds and bytes, and every row
+//! exists from the start at zero. Label values come from the topology or from fixed lists, so their number is bounded.
+
+mod catalog;
+mod collector;
+mod family;
+#[cfg(test)]
+mod tests;
+
+use prometheus::{Encoder, Registry, TextEncoder};
+use trunkline_mesh::{Mesh, Stats, Status};
+
+use collector::Node;
+
+/// The registry of one process.
+pub struct Metrics {
+    registry: Registry,
+}
+
+/// One metric family, for references and for tests that hold a document against the code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Described {
+    /// Full name.
+    pub name: &'static str,
+    /// `counter`, `gauge` or `histogram`.
+    pub kind: &'static str,
+    /// Label names.
+    pub labels: &'static [&'static str],
+    /// In plain words.
+    pub help: &'static str,
+}
+
+impl Metrics {
+    /// Metrics of a running node.
+    #[must_use]
+    pub fn of(mesh: Mesh) -> Self {
+        Self::from_source(move || (mesh.stats(), mesh.status()))
+    }
+
+    fn from_source(source: impl Fn() -> (Stats, Status) + Send + Sync + 'static) -> Self {
+        let registry = Registry::new();
+        registry
+            .register(Box::new(Node::new(Box::new(source))))
+            .expect("an empty registry takes a catalog without duplicates, which a test asserts");
+        Self { registry }
+    }
+
+    /// The text format 0.0.4.
+    ///
+    /// # Errors
+    /// Text of an encoder that was given a family it cannot write; the scrape is then a failure of this program.
+    pub fn scrape(&self) -> Result<Vec<u8>, String> {
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text).map_err(|error| error.to_string())?;
+        Ok(text)
+    }
+
+    /// All families there are, sorted by name.
+    #[must_use]
+    pub fn described() -> Vec<Described> {
+        let mut all: Vec<Described> = catalog::ALL.iter().map(|spec| spec.described()).collect();
+        all.sort_by_key(|described| described.name);
+        all
+    }
+}

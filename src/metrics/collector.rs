@@ -1,0 +1,255 @@
+//! Stats and status of one node → metric families.
+
+use std::collections::BTreeMap;
+
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::MetricFamily;
+use trunkline_mesh::stats::{DatacenterStats, LinkStatus};
+use trunkline_mesh::{Datacenter, FailReason, NodeId, Stats, Status};
+
+use super::catalog;
+use super::family::{float, seconds};
+
+/// Where the numbers come from.
+pub(super) type Source = Box<dyn Fn() -> (Stats, Status) + Send + Sync>;
+
+/// All families of one node.
+pub(super) struct Node {
+    descs: Vec<Desc>,
+    source: Source,
+}
+
+impl Node {
+    pub(super) fn new(source: Source) -> Self {
+        Self { descs: catalog::ALL.iter().map(|spec| spec.desc()).collect(), source }
+    }
+}
+
+impl Collector for Node {
+    fn desc(&self) -> Vec<&Desc> {
+        self.descs.iter().collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let (stats, status) = (self.source)();
+        let mut families = process(&status);
+        families.extend(sender(&stats, &status));
+        families.extend(proxy(&stats, &status));
+        families.extend(member(&stats, &status));
+        families.extend(links(&status));
+        families.extend(handshakes(&stats));
+        families
+    }
+}
+
+fn process(status: &Status) -> Vec<MetricFamily> {
+    vec![
+        catalog::BUILD_INFO.family().value(&[env!("CARGO_PKG_VERSION")], 1.0).done(),
+        catalog::UPTIME.family().value(&[], float(status.uptime_s)).done(),
+        catalog::DRAINING.family().value(&[], flag(status.draining)).done(),
+    ]
+}
+
+fn sender(stats: &Stats, status: &Status) -> Vec<MetricFamily> {
+    let datacenters = || stats.datacenters.iter().map(|(name, row)| (name.as_str(), row));
+    let attempts = &stats.attempts;
+    let attempts = [
+        ("acked", attempts.acked),
+        ("refused", attempts.refused),
+        ("timed_out", attempts.timed_out),
+        ("lost", attempts.lost),
+    ];
+    let fallbacks = &stats.fallbacks;
+    let fallbacks = [
+        ("proxy_timeout", fallbacks.proxy_timeout),
+        ("proxy_closed", fallbacks.proxy_closed),
+        ("proxy_draining", fallbacks.proxy_draining),
+        ("member_unreachable", fallbacks.member_unreachable),
+        ("direct", fallbacks.direct),
+    ];
+    let mut families = vec![
+        catalog::MESSAGES.family().each(datacenters(), |f, (dc, row)| f.count(&[dc], row.messages)).done(),
+        catalog::FRAMES.family().each(datacenters(), |f, (dc, row)| f.count(&[dc], row.frames)).done(),
+        catalog::DELIVERED
+            .family()
+            .each(datacenters(), |f, (dc, row)| {
+                f.count(&[dc, "proxy"], row.delivered_by_proxy).count(&[dc, "direct"], row.delivered_direct)
+            })
+            .done(),
+        catalog::FAILED
+            .family()
+            .each(datacenters(), |f, (dc, row)| {
+                f.each(failures(row), |f, (reason, count)| f.count(&[dc, reason], count))
+            })
+            .done(),
+        catalog::ATTEMPTS.family().each(attempts, |f, (outcome, count)| f.count(&[outcome], count)).done(),
+        catalog::FALLBACKS.family().each(fallbacks, |f, (reason, count)| f.count(&[reason], count)).done(),
+        catalog::BUSY.family().count(&[], stats.busy).done(),
+        catalog::SENT_BYTES
+            .family()
+            .each(datacenters(), |f, (dc, row)| {
+                f.count(&[dc, "logical"], row.sent.logical)
+                    .count(&[dc, "diff"], row.sent.diff)
+                    .count(&[dc, "second_stage"], row.sent.staged)
+                    .count(&[dc, "wire"], row.sent.wire)
+            })
+            .done(),
+        catalog::RECEIVED_BYTES
+            .family()
+            .each(datacenters(), |f, (dc, row)| f.count(&[dc], row.received_wire))
+            .done(),
+        catalog::ACK_LATENCY
+            .family()
+            .each(datacenters(), |f, (dc, row)| f.latencies(&[dc], &row.ack_latency))
+            .done(),
+    ];
+    families.extend(routes(status));
+    families
+}
+
+/// A count for every reason there is, touched or not.
+fn failures(row: &DatacenterStats) -> BTreeMap<&'static str, u64> {
+    let mut counts: BTreeMap<&'static str, u64> =
+        FailReason::ALL.iter().map(|reason| (reason.label(), 0)).collect();
+    counts.extend(row.failed.iter().map(|(reason, count)| (*reason, *count)));
+    counts
+}
+
+const ROUTE_STATES: [&str; 4] = ["up", "down", "draining", "snoozed"];
+
+fn routes(status: &Status) -> Vec<MetricFamily> {
+    let datacenters = || status.datacenters.iter().map(|datacenter| (datacenter.name.as_str(), datacenter));
+    let routes = || {
+        datacenters().flat_map(|(dc, datacenter)| {
+            datacenter.routes.iter().map(move |route| ([dc, route.proxy.as_str()], route))
+        })
+    };
+    vec![
+        catalog::QUEUE_BYTES
+            .family()
+            .each(datacenters(), |f, (dc, row)| f.value(&[dc], float(row.queued_bytes)))
+            .done(),
+        catalog::PENDING
+            .family()
+            .each(datacenters(), |f, (dc, row)| f.value(&[dc], float(row.pending_messages)))
+            .done(),
+        catalog::ROUTE_IN_USE
+            .family()
+            .each(routes(), |f, (labels, route)| f.value(&labels, flag(route.in_use)))
+            .done(),
+        catalog::ROUTE_STATE
+            .family()
+            .each(routes(), |f, ([dc, proxy], route)| {
+                f.each(ROUTE_STATES, |f, state| f.value(&[dc, proxy, state], flag(route.state == state)))
+            })
+            .done(),
+        catalog::ROUTE_SNOOZED
+            .family()
+            .each(routes(), |f, (labels, route)| f.value(&labels, float(route.snoozed_ms) / 1e3))
+            .done(),
+        catalog::ROUTE_TIMEOUT
+            .family()
+            .each(routes(), |f, (labels, route)| f.value(&labels, float(route.attempt_timeout_ms) / 1e3))
+            .done(),
+    ]
+}
+
+fn proxy(stats: &Stats, status: &Status) -> Vec<MetricFamily> {
+    let proxy = &stats.proxy;
+    vec![
+        catalog::PROXY_FRAMES.family().count(&[], proxy.frames).done(),
+        catalog::PROXY_FORWARDED.family().count(&[], proxy.forwarded).done(),
+        catalog::PROXY_FORWARDED_BYTES.family().count(&[], proxy.forwarded_bytes).done(),
+        catalog::PROXY_REFUSED
+            .family()
+            .each(&proxy.refused, |f, (reason, count)| f.count(&[reason], *count))
+            .done(),
+        catalog::PROXY_QUEUE_BYTES.family().value(&[], float(status.proxy_queue_bytes)).done(),
+        catalog::HOP_LATENCY.family().latencies(&[], &proxy.hop_latency).done(),
+    ]
+}
+
+fn member(stats: &Stats, status: &Status) -> Vec<MetricFamily> {
+    let member = &stats.member;
+    vec![
+        catalog::MEMBER_HANDED_OVER.family().count(&[], member.handed_over).done(),
+        catalog::MEMBER_HANDED_OVER_BYTES.family().count(&[], member.handed_over_bytes).done(),
+        catalog::MEMBER_DUPLICATES.family().count(&[], member.duplicates).done(),
+        catalog::MEMBER_SKIPPED.family().count(&[], member.skipped).done(),
+        catalog::MEMBER_REFUSED
+            .family()
+            .each(&member.refused, |f, (reason, count)| f.count(&[reason], *count))
+            .done(),
+        catalog::INBOX_BYTES.family().value(&[], float(status.inbox_bytes)).done(),
+        catalog::HELD_BYTES.family().value(&[], float(status.held_bytes)).done(),
+    ]
+}
+
+fn links(status: &Status) -> Vec<MetricFamily> {
+    // Two peers that dialled each other have two links for a moment: one row per peer all the same, of the better one.
+    let mut peers: BTreeMap<(&NodeId, &Datacenter), &LinkStatus> = BTreeMap::new();
+    for link in &status.links {
+        let row = peers.entry((&link.peer, &link.datacenter)).or_insert(link);
+        if link.up && !row.up {
+            *row = link;
+        }
+    }
+    let peers = || peers.iter().map(|((peer, dc), link)| ([peer.as_str(), dc.as_str()], *link));
+    // A row per peer appears with the first sample: 0 would read as no distance at all.
+    let sampled = || peers().filter(|(_, link)| link.rtt_min_us > 0);
+    #[allow(clippy::cast_precision_loss)] // Exact up to 285 years.
+    let offset_s = |link: &LinkStatus| link.clock_offset_us as f64 / 1e6;
+    vec![
+        catalog::LINK_UP.family().each(peers(), |f, (labels, link)| f.value(&labels, flag(link.up))).done(),
+        catalog::LINK_RTT
+            .family()
+            .each(sampled(), |f, (labels, link)| f.value(&labels, seconds(link.rtt_us)))
+            .done(),
+        catalog::LINK_RTT_MIN
+            .family()
+            .each(sampled(), |f, (labels, link)| f.value(&labels, seconds(link.rtt_min_us)))
+            .done(),
+        catalog::LINK_CLOCK_OFFSET
+            .family()
+            .each(sampled(), |f, (labels, link)| f.value(&labels, offset_s(link)))
+            .done(),
+    ]
+}
+
+/// What a peer can break, so that every row exists before it is first counted. The mesh adds what it counts itself.
+const PROTOCOL_ERRORS: [&str; 12] = [
+    "preamble",
+    "unknown_type",
+    "lane",
+    "reserved",
+    "too_long",
+    "checksum",
+    "body",
+    "codec",
+    "run_count",
+    "unknown_row",
+    "unexpected_frame",
+    "roster",
+];
+
+fn handshakes(stats: &Stats) -> Vec<MetricFamily> {
+    let mut errors: BTreeMap<&'static str, u64> = PROTOCOL_ERRORS.iter().map(|error| (*error, 0)).collect();
+    errors.extend(stats.protocol_errors.iter().map(|(error, count)| (*error, *count)));
+    vec![
+        catalog::HANDSHAKES.family().count(&[], stats.handshakes).done(),
+        catalog::HANDSHAKES_REFUSED
+            .family()
+            .each(&stats.handshakes_refused, |f, (code, count)| f.count(&[code, "us"], *count))
+            .each(&stats.handshakes_refused_by_peer, |f, (code, count)| f.count(&[code, "peer"], *count))
+            .done(),
+        catalog::PROTOCOL_ERRORS.family().each(errors, |f, (error, count)| f.count(&[error], count)).done(),
+        catalog::DIALS.family().count(&[], stats.dials).done(),
+        catalog::DIALS_FAILED.family().count(&[], stats.dials_failed).done(),
+        catalog::ACCEPT_ERRORS.family().count(&[], stats.accept_errors).done(),
+        catalog::ACKS_IGNORED.family().count(&[], stats.acks_ignored).done(),
+    ]
+}
+
+fn flag(holds: bool) -> f64 {
+    if holds { 1.0 } else { 0.0 }
+}

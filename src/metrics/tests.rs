@@ -1,0 +1,181 @@
+//! Scrapes are read back by a strict parser.
+
+use std::collections::BTreeMap;
+
+use trunkline_mesh::stats::{DatacenterStats, DatacenterStatus, LinkStatus, RouteStatus};
+use trunkline_mesh::{Datacenter, Incarnation, NodeId, Stats, Status};
+
+use super::Metrics;
+use exposition::{Family, Labels, parse};
+
+#[path = "../../tests/support/exposition.rs"]
+mod exposition;
+
+fn node(id: &str) -> NodeId {
+    NodeId::new(id).unwrap()
+}
+
+fn dc(name: &str) -> Datacenter {
+    Datacenter::new(name).unwrap()
+}
+
+fn link(peer: &str, up: bool, rtt_us: u64) -> LinkStatus {
+    LinkStatus {
+        peer: node(peer),
+        datacenter: dc("eu"),
+        dialled: true,
+        up,
+        draining: false,
+        incarnation: Incarnation(1),
+        rtt_us,
+        rtt_min_us: rtt_us,
+        clock_offset_us: -1_500,
+    }
+}
+
+fn status() -> Status {
+    Status {
+        node: node("us-leader"),
+        datacenter: dc("us"),
+        cluster: "test".to_owned(),
+        roles: "origin".to_owned(),
+        incarnation: Incarnation(1),
+        uptime_s: 7,
+        draining: false,
+        links: vec![link("eu-p1", false, 0), link("eu-p1", true, 25_000), link("eu-p2", false, 0)],
+        datacenters: vec![DatacenterStatus {
+            name: dc("eu"),
+            local: false,
+            queued_bytes: 4096,
+            pending_messages: 2,
+            routes: vec![RouteStatus {
+                proxy: node("eu-p1"),
+                in_use: true,
+                state: "snoozed",
+                snoozed_ms: 1500,
+                attempt_timeout_ms: 40,
+            }],
+        }],
+        proxy_queue_bytes: 0,
+        inbox_bytes: 0,
+        held_bytes: 0,
+    }
+}
+
+/// What a node that has done nothing has counted.
+fn idle() -> Stats {
+    let zero = || BTreeMap::from([("malformed", 0)]);
+    let mut stats =
+        Stats { handshakes_refused: zero(), handshakes_refused_by_peer: zero(), ..Stats::default() };
+    stats.datacenters = BTreeMap::from([(dc("eu"), DatacenterStats::default())]);
+    stats.proxy.refused = zero();
+    stats.member.refused = zero();
+    stats
+}
+
+fn scrape(stats: &Stats) -> BTreeMap<String, Family> {
+    let stats = stats.clone();
+    let metrics = Metrics::from_source(move || (stats.clone(), status()));
+    let text = String::from_utf8(metrics.scrape().unwrap()).unwrap();
+    parse(&text).unwrap_or_else(|error| panic!("{error}\n{text}"))
+}
+
+fn sample(
+    families: &BTreeMap<String, Family>,
+    family: &str,
+    name: &str,
+    labels: &[(&str, &str)],
+) -> Option<f64> {
+    let labels: Labels =
+        labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    families.get(family)?.samples.get(&(name.to_owned(), labels)).copied()
+}
+
+#[test]
+fn every_family_exists_before_anything_is_counted() {
+    let families = scrape(&idle());
+    let described = Metrics::described();
+    let expected: Vec<&str> = described.iter().map(|described| described.name).collect();
+    assert_eq!(families.keys().map(String::as_str).collect::<Vec<_>>(), expected);
+    for described in described {
+        let family = &families[described.name];
+        assert_eq!((family.kind.as_str(), family.help.as_str()), (described.kind, described.help));
+        for (_, labels) in family.samples.keys() {
+            let mut names: Vec<&str> =
+                labels.keys().map(String::as_str).filter(|name| *name != "le").collect();
+            names.sort_unstable();
+            let mut expected = described.labels.to_vec();
+            expected.sort_unstable();
+            assert_eq!(names, expected, "{}", described.name);
+        }
+    }
+    for reason in trunkline_mesh::FailReason::ALL {
+        let labels = [("datacenter", "eu"), ("reason", reason.label())];
+        let name = "trunkline_messages_failed_total";
+        assert_eq!(sample(&families, name, name, &labels), Some(0.0), "{reason:?}");
+    }
+}
+
+#[test]
+fn numbers_arrive_in_base_units() {
+    let mut stats = idle();
+    let row = stats.datacenters.get_mut(&dc("eu")).unwrap();
+    row.sent.logical = 5_000;
+    row.sent.wire = 1_000;
+    row.failed.insert("expired", 3);
+    for us in [40, 60, 20_000_000] {
+        row.ack_latency.observe(us);
+    }
+    let families = scrape(&stats);
+    let sent = "trunkline_sent_bytes_total";
+    assert_eq!(sample(&families, sent, sent, &[("datacenter", "eu"), ("stage", "wire")]), Some(1_000.0));
+    let failed = "trunkline_messages_failed_total";
+    assert_eq!(sample(&families, failed, failed, &[("datacenter", "eu"), ("reason", "expired")]), Some(3.0));
+    let ack = "trunkline_ack_latency_seconds";
+    let bucket = |le| {
+        sample(&families, ack, "trunkline_ack_latency_seconds_bucket", &[("datacenter", "eu"), ("le", le)])
+    };
+    assert_eq!(
+        (bucket("0.00005"), bucket("0.0001"), bucket("10"), bucket("+Inf")),
+        (Some(1.0), Some(2.0), Some(2.0), Some(3.0))
+    );
+    assert_eq!(
+        sample(&families, ack, "trunkline_ack_latency_seconds_sum", &[("datacenter", "eu")]),
+        Some(20.0001)
+    );
+    let snoozed = "trunkline_route_snoozed_seconds";
+    assert_eq!(sample(&families, snoozed, snoozed, &[("datacenter", "eu"), ("proxy", "eu-p1")]), Some(1.5));
+}
+
+#[test]
+fn a_peer_has_one_row_and_no_round_trip_before_the_first_sample() {
+    let families = scrape(&idle());
+    let at = |name, peer| sample(&families, name, name, &[("peer", peer), ("datacenter", "eu")]);
+    assert_eq!((at("trunkline_link_up", "eu-p1"), at("trunkline_link_up", "eu-p2")), (Some(1.0), Some(0.0)));
+    assert_eq!(at("trunkline_link_rtt_seconds", "eu-p1"), Some(0.025));
+    assert_eq!(at("trunkline_link_rtt_seconds", "eu-p2"), None);
+    assert_eq!(at("trunkline_link_clock_offset_seconds", "eu-p1"), Some(-0.0015));
+}
+
+#[test]
+fn the_parser_is_strict() {
+    let good = "# HELP a_total x\n# TYPE a_total counter\na_total{l=\"\\\"\\\\\\n\"} 1\n";
+    assert_eq!(parse(good).unwrap()["a_total"].samples.keys().next().unwrap().1["l"], "\"\\\n");
+    let histogram = |buckets: &str| format!("# HELP h x\n# TYPE h histogram\n{buckets}h_sum 1\nh_count 2\n");
+    let bucket = |le: &str, count: u32| format!("h_bucket{{le=\"{le}\"}} {count}\n");
+    assert!(parse(&histogram(&(bucket("1", 1) + &bucket("+Inf", 2)))).is_ok());
+    for bad in [
+        "a_total 1\n".to_owned(),
+        good.replace("counter", "gauge"),
+        good.replace("# HELP a_total x\n", ""),
+        good.replace(" 1\n", " one\n"),
+        good.replace("\\n", "\\t"),
+        good.trim_end().to_owned(),
+        format!("{good}{good}"),
+        histogram(&(bucket("1", 3) + &bucket("+Inf", 2))),
+        histogram(&bucket("1", 2)),
+        histogram(&(bucket("1", 1) + &bucket("+Inf", 3))),
+    ] {
+        assert!(parse(&bad).is_err(), "{bad}");
+    }
+}
