@@ -6,6 +6,8 @@
 
 pub mod config;
 
+pub mod api;
+
 pub mod metrics;
 
 #[doc(hidden)]

@@ -1,0 +1,47 @@
+//! The admin API: health, metrics and status over HTTP/1.1, for the machine itself and its scrapers.
+//!
+//! ```text
+//! GET /metrics    Prometheus text
+//! GET /livez      200 while the process answers; never depends on peers
+//! GET /readyz     200, or 503 with the reasons
+//! GET /v1/status  what the node is and does now, as JSON
+//! ```
+//!
+//! It changes nothing and accepts no bodies. Everything a caller can do to it has a limit: connections, bytes of a head,
+//! time for a head, time for a connection ([`server`]).
+
+mod answer;
+mod ready;
+mod server;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use trunkline_mesh::{Mesh, NodeSpec, Topology};
+
+use crate::metrics::Metrics;
+pub use ready::{NotReady, Ready};
+pub use server::{Api, ServeError};
+
+/// What the answers are made from.
+struct Facts {
+    mesh: Mesh,
+    metrics: Metrics,
+    ready: Ready,
+}
+
+/// Serves a node's admin API on the current tokio runtime until [`Api::close`].
+///
+/// # Errors
+/// [`ServeError`]: nothing is served.
+pub fn serve(
+    address: SocketAddr,
+    mesh: Mesh,
+    topology: &Topology,
+    node: &NodeSpec,
+) -> Result<Api, ServeError> {
+    let metrics = Metrics::of(mesh.clone());
+    let ready = Ready::new(topology, node);
+    let facts = Arc::new(Facts { mesh, metrics, ready });
+    Api::bind(address, facts)
+}

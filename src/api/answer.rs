@@ -1,0 +1,104 @@
+//! One request → one answer.
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Body;
+use hyper::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
+use serde::Serialize;
+use serde_json::json;
+use trunkline_mesh::Status;
+
+use super::Facts;
+
+type Answer = Response<Full<Bytes>>;
+
+const PATHS: [&str; 4] = ["/metrics", "/livez", "/readyz", "/v1/status"];
+/// Characters of a path that an answer repeats.
+const ECHO_CHARS_MAX: usize = 128;
+
+/// The body of `/v1/status`.
+#[derive(Serialize)]
+struct FullStatus {
+    version: &'static str,
+    ready: bool,
+    #[serde(flatten)]
+    status: Status,
+}
+
+pub(super) fn answer<B: Body>(request: &Request<B>, facts: &Facts) -> Answer {
+    let path = request.uri().path();
+    if !PATHS.contains(&path) {
+        let path: String = path.chars().take(ECHO_CHARS_MAX).collect();
+        return json(
+            StatusCode::NOT_FOUND,
+            &json!({ "error": "no such path", "path": path, "paths": PATHS }),
+        );
+    }
+    if request.method() != Method::GET && request.method() != Method::HEAD {
+        let error = json!({ "error": "this path only answers GET and HEAD", "path": path });
+        let mut answer = json(StatusCode::METHOD_NOT_ALLOWED, &error);
+        answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return closing(answer);
+    }
+    if !request.body().is_end_stream() {
+        let error = json!({ "error": "requests with a body are not accepted", "path": path });
+        return closing(json(StatusCode::PAYLOAD_TOO_LARGE, &error));
+    }
+    match path {
+        "/metrics" => metrics(facts),
+        "/livez" => json(StatusCode::OK, &json!({ "alive": true })),
+        "/readyz" => ready(facts),
+        _ => status(facts),
+    }
+}
+
+fn metrics(facts: &Facts) -> Answer {
+    match facts.metrics.scrape() {
+        Ok(text) => respond(StatusCode::OK, prometheus::TEXT_FORMAT, text),
+        Err(error) => {
+            tracing::error!(%error, "metrics cannot be encoded");
+            json(StatusCode::INTERNAL_SERVER_ERROR, &json!({ "error": error }))
+        }
+    }
+}
+
+fn ready(facts: &Facts) -> Answer {
+    let reasons = facts.ready.reasons(&facts.mesh);
+    let code = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let reasons: Vec<String> = reasons.iter().map(ToString::to_string).collect();
+    json(code, &json!({ "ready": reasons.is_empty(), "reasons": reasons }))
+}
+
+fn status(facts: &Facts) -> Answer {
+    let ready = facts.ready.reasons(&facts.mesh).is_empty();
+    let full = FullStatus { version: env!("CARGO_PKG_VERSION"), ready, status: facts.mesh.status() };
+    json(StatusCode::OK, &full)
+}
+
+fn json(code: StatusCode, body: &impl Serialize) -> Answer {
+    match serde_json::to_vec(body) {
+        Ok(mut text) => {
+            text.push(b'\n');
+            respond(code, "application/json", text)
+        }
+        Err(error) => {
+            tracing::error!(%error, "an answer cannot be written as JSON");
+            respond(StatusCode::INTERNAL_SERVER_ERROR, "application/json", Vec::new())
+        }
+    }
+}
+
+fn respond(code: StatusCode, content_type: &'static str, body: Vec<u8>) -> Answer {
+    let mut answer = Response::new(Full::new(Bytes::from(body)));
+    *answer.status_mut() = code;
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer
+}
+
+/// The caller may still be sending something nobody reads.
+fn closing(mut answer: Answer) -> Answer {
+    answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    answer
+}

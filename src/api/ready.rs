@@ -1,0 +1,117 @@
+//! Whether a node can do its work now. Never a judgement on a peer's health, with one exception: a proxy that reaches no
+//! member has nothing to offer.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use trunkline_mesh::{Mesh, NodeId, NodeSpec, Roles, Status, Topology};
+
+/// Judges one node.
+#[derive(Debug)]
+pub struct Ready {
+    roles: Roles,
+    /// The members of its datacenter.
+    members: BTreeSet<NodeId>,
+    stopping: AtomicBool,
+}
+
+/// Why a node is not ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NotReady {
+    /// It was told to stop.
+    #[error("the node is draining")]
+    Draining,
+    /// A member or proxy that nobody can dial.
+    #[error("the mesh listener is not up")]
+    NotListening,
+    /// A proxy without any link to a member.
+    #[error("no member of this datacenter is linked")]
+    NoMember,
+}
+
+impl Ready {
+    pub(super) fn new(topology: &Topology, node: &NodeSpec) -> Self {
+        let members = topology.members_of(&node.datacenter).map(|member| member.id.clone()).collect();
+        Self { roles: node.roles, members, stopping: AtomicBool::new(false) }
+    }
+
+    /// From now on the node is draining, whatever the mesh says.
+    pub(super) fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+    }
+
+    /// Everything that stands against it; ready if there is nothing.
+    pub(super) fn reasons(&self, mesh: &Mesh) -> Vec<NotReady> {
+        self.judge(&mesh.status(), mesh.local_addr().is_some())
+    }
+
+    fn judge(&self, status: &Status, listens: bool) -> Vec<NotReady> {
+        let draining = self.stopping.load(Ordering::Acquire) || status.draining;
+        let linked = status.links.iter().any(|link| link.up && self.members.contains(&link.peer));
+        // A proxy that is a member itself always reaches one.
+        let alone = self.roles.proxy && !self.roles.member && !linked;
+        [
+            (draining, NotReady::Draining),
+            (self.roles.accepts() && !listens, NotReady::NotListening),
+            (alone, NotReady::NoMember),
+        ]
+        .into_iter()
+        .filter_map(|(holds, reason)| holds.then_some(reason))
+        .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use trunkline_mesh::stats::LinkStatus;
+    use trunkline_mesh::{ClusterId, Datacenter, Incarnation};
+
+    fn spec(id: &str, port: u16, roles: Roles) -> NodeSpec {
+        let address = Some(std::net::SocketAddr::from(([127, 0, 0, 1], port)));
+        NodeSpec { id: NodeId::new(id).unwrap(), datacenter: Datacenter::new("eu").unwrap(), roles, address }
+    }
+
+    fn status(peer: &str, up: bool) -> Status {
+        let link = LinkStatus {
+            peer: NodeId::new(peer).unwrap(),
+            datacenter: Datacenter::new("eu").unwrap(),
+            dialled: true,
+            up,
+            draining: false,
+            incarnation: Incarnation(1),
+            rtt_us: 0,
+            rtt_min_us: 0,
+            clock_offset_us: 0,
+        };
+        Status {
+            node: NodeId::new("p").unwrap(),
+            datacenter: Datacenter::new("eu").unwrap(),
+            cluster: "c".to_owned(),
+            roles: "proxy".to_owned(),
+            incarnation: Incarnation(1),
+            uptime_s: 0,
+            draining: false,
+            links: vec![link],
+            datacenters: Vec::new(),
+            proxy_queue_bytes: 0,
+            inbox_bytes: 0,
+            held_bytes: 0,
+        }
+    }
+
+    #[test]
+    fn only_a_proxy_needs_a_peer_and_only_a_member_will_do() {
+        let nodes = [spec("p", 1, Roles::PROXY), spec("q", 2, Roles::PROXY), spec("m", 3, Roles::MEMBER)];
+        let topology = Topology::new(ClusterId::new("c").unwrap(), nodes.clone()).unwrap();
+        let proxy = Ready::new(&topology, &nodes[0]);
+        assert_eq!(proxy.judge(&status("m", true), true), []);
+        assert_eq!(proxy.judge(&status("m", false), true), [NotReady::NoMember]);
+        assert_eq!(proxy.judge(&status("q", true), true), [NotReady::NoMember]);
+        let member = Ready::new(&topology, &nodes[2]);
+        assert_eq!(member.judge(&status("p", false), true), []);
+        assert_eq!(member.judge(&status("p", false), false), [NotReady::NotListening]);
+        member.stop();
+        assert_eq!(member.judge(&status("p", true), true), [NotReady::Draining]);
+    }
+}
