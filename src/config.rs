@@ -21,6 +21,7 @@ use trunkline_mesh::{ClusterId, NodeId, NodeSpec, Settings, Topology};
 
 pub use choose::{ChooseError, Role};
 pub use problem::{Problem, Problems};
+pub(crate) use reader::nearest;
 
 use node::Node;
 use reader::{Entry, Reader, Section};

@@ -10,5 +10,7 @@ pub mod api;
 
 pub mod metrics;
 
+pub mod cli;
+
 #[doc(hidden)]
 pub mod demo;

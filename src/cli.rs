@@ -1,0 +1,120 @@
+//! The command line: what there is to say, and which exit code says how it went.
+
+mod check;
+mod failure;
+mod log;
+mod output;
+mod run;
+mod send;
+mod signal;
+mod table;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+
+pub use failure::Failure;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+   0  done; stopped by a signal and drained
+   1  something failed: a message was not delivered, or a second signal cut the draining short
+   2  the command line is wrong
+  69  an address is in use, or cannot be used
+  74  reading or writing failed
+  78  the configuration is wrong, or does not suit the command
+
+SIGTERM and SIGINT drain: /readyz answers 503, peers are told, what is under way is finished within drain_timeout.
+A second one exits at once.";
+
+/// A broadcast mesh between datacenters: one batch per datacenter, fanned out by proxies.
+#[derive(Debug, Parser)]
+#[command(name = "trunkline", version, after_help = EXIT_CODES)]
+struct Cli {
+    #[command(flatten)]
+    log: log::LogArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a proxy: take batches from senders and fan them out in its datacenter
+    Proxy(run::RunArgs),
+    /// Run a member: receive messages and write them out
+    Member(run::RunArgs),
+    /// Send lines or frames, and tell what became of them
+    Send(send::SendArgs),
+    /// Check a configuration file and show what it says
+    CheckConfig(check::CheckArgs),
+}
+
+/// The file, and which of its nodes this is.
+#[derive(Debug, clap::Args)]
+struct NodeArgs {
+    /// The configuration file, the same on every node
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Which node of the file this process is [default: the only one that has the role]
+    #[arg(long, value_name = "ID", env = "TRUNKLINE_NODE")]
+    node: Option<String>,
+}
+
+/// How long tasks may take to end after the command has.
+const RUNTIME_SHUTDOWN: Duration = Duration::from_millis(100);
+
+/// Runs the command line of this process.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = log::start(&cli.log).and_then(|()| run(cli.command));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            log::failure(&cli.log, &failure);
+            ExitCode::from(failure.code())
+        }
+    }
+}
+
+fn run(command: Command) -> Result<(), Failure> {
+    if let Command::CheckConfig(args) = command {
+        return check::check(&args);
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::Failed(format!("cannot start the runtime: {error}")))?;
+    let outcome = runtime.block_on(async {
+        match command {
+            Command::Proxy(args) => run::run(args, crate::config::Role::Proxy).await,
+            Command::Member(args) => run::run(args, crate::config::Role::Member).await,
+            Command::Send(args) => send::send(args).await,
+            Command::CheckConfig(args) => check::check(&args),
+        }
+    });
+    // A write that never ends, as into a stopped pipe, must not keep the process.
+    runtime.shutdown_timeout(RUNTIME_SHUTDOWN);
+    outcome
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_exit_code_is_in_the_help() {
+        for failure in Failure::examples() {
+            let listed = format!("{:>4}  ", failure.code());
+            assert!(EXIT_CODES.lines().any(|line| line.starts_with(&listed)), "{failure:?}");
+        }
+    }
+}

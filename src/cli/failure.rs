@@ -1,0 +1,87 @@
+//! How a command fails, and the exit code that says so (those of `sysexits.h` where one fits).
+
+use std::io;
+
+use trunkline_mesh::JoinError;
+
+use crate::api::ServeError;
+use crate::config::{ChooseError, ConfigError};
+
+/// Why a command failed; the text is for people.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// It ran, and something did not work out.
+    #[error("{0}")]
+    Failed(String),
+    /// The command line asks for something that is not there.
+    #[error("{0}")]
+    Usage(String),
+    /// An address cannot be had.
+    #[error("{0}")]
+    Unavailable(String),
+    /// Reading or writing failed.
+    #[error("{0}")]
+    Io(String),
+    /// The configuration is wrong or does not suit the command.
+    #[error("{0}")]
+    Config(String),
+}
+
+impl Failure {
+    /// The exit code.
+    #[must_use]
+    pub fn code(&self) -> u8 {
+        match self {
+            Self::Failed(_) => 1,
+            Self::Usage(_) => 2,
+            Self::Unavailable(_) => 69,
+            Self::Io(_) => 74,
+            Self::Config(_) => 78,
+        }
+    }
+
+    /// Writing to standard output failed.
+    pub(super) fn stdout(error: io::Error) -> Self {
+        Self::Io(format!("cannot write to standard output: {error}"))
+    }
+
+    #[cfg(test)]
+    pub(super) fn examples() -> [Self; 5] {
+        let text = String::new;
+        [
+            Self::Failed(text()),
+            Self::Usage(text()),
+            Self::Unavailable(text()),
+            Self::Io(text()),
+            Self::Config(text()),
+        ]
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self::Config(error.to_string())
+    }
+}
+
+impl From<ChooseError> for Failure {
+    fn from(error: ChooseError) -> Self {
+        Self::Config(error.to_string())
+    }
+}
+
+impl From<ServeError> for Failure {
+    fn from(error: ServeError) -> Self {
+        Self::Unavailable(error.to_string())
+    }
+}
+
+impl From<JoinError> for Failure {
+    fn from(error: JoinError) -> Self {
+        match error {
+            JoinError::Bind { .. } => Self::Unavailable(error.to_string()),
+            JoinError::Settings(_) | JoinError::NotInTopology(_) => Self::Config(error.to_string()),
+            error => Self::Failed(error.to_string()),
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! `trunkline proxy` and `trunkline member`: a node from its start to its drained end.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use trunkline_mesh::{Inbox, Mesh, NodeSpec, join};
+
+use super::NodeArgs;
+use super::failure::Failure;
+use super::output::{Format, Output};
+use super::signal::Stop;
+use crate::api::{self, Api};
+use crate::config::{Config, Role};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct RunArgs {
+    #[command(flatten)]
+    node: NodeArgs,
+    /// Where a member writes what it receives: a file to append to, or - for standard output [default: -]
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// How it is written
+    #[arg(long, value_enum, default_value_t = Format::Plain)]
+    format: Format,
+}
+
+/// Time to write what is left in the inbox after the node has closed.
+const LAST_WRITES: Duration = Duration::from_millis(500);
+
+pub(super) async fn run(args: RunArgs, role: Role) -> Result<(), Failure> {
+    let config = Config::load(&args.node.config)?;
+    let node = config.choose(args.node.node.as_deref(), role)?;
+    let output = output(&args, node)?;
+    let mut stop = Stop::listen()?;
+    let (client, inbox) = join(config.mesh(node)).await?;
+    let mesh = client.mesh().clone();
+    let api = match config.admin(&node.id) {
+        None => None,
+        Some(address) => Some(api::serve(address, mesh.clone(), config.topology(), node)?),
+    };
+    announce(&config, node, &mesh, api.as_ref());
+    let mut writer = Writer::start(output, inbox);
+
+    let outcome = tokio::select! {
+        name = stop.signal() => {
+            tracing::info!("{name}: draining");
+            Ok(())
+        }
+        failure = writer.fails() => Err(failure),
+        () = mesh.closed() => Err(Failure::Failed("the mesh ended by itself; the log says why".to_owned())),
+    };
+    stop.exit_on_next();
+    // First nobody is to send new work here, then what is here is finished.
+    if let Some(api) = &api {
+        api.set_draining();
+    }
+    mesh.drain().await;
+    let written = writer.finish().await;
+    if let Some(api) = api {
+        api.close().await;
+    }
+    outcome.and(written)?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn output(args: &RunArgs, node: &NodeSpec) -> Result<Option<Output>, Failure> {
+    match (&args.output, node.roles.member) {
+        (None, false) => Ok(None),
+        (Some(_), false) => {
+            let why = format!("node `{}` is no member and receives nothing: remove --output", node.id);
+            Err(Failure::Usage(why))
+        }
+        (path, true) => {
+            let path = path.clone().unwrap_or_else(|| PathBuf::from("-"));
+            Output::open(&path, args.format).map(Some)
+        }
+    }
+}
+
+/// One line: what, where it listens, where it is watched.
+fn announce(config: &Config, node: &NodeSpec, mesh: &Mesh, api: Option<&Api>) {
+    let listens = mesh.local_addr().map_or("nowhere".to_owned(), |address| address.to_string());
+    let admin = api.map_or("no admin API".to_owned(), |api| format!("admin API on http://{}", api.address()));
+    tracing::info!(
+        "{} {} of datacenter {}, cluster {}, listens on {listens}, {admin}",
+        node.roles,
+        node.id,
+        node.datacenter,
+        config.topology().cluster(),
+    );
+    if config.insecure() {
+        tracing::warn!("insecure = true: links and admin API are plaintext and unauthenticated");
+    }
+}
+
+/// The task that empties the inbox, if there is one to empty.
+struct Writer(Option<JoinHandle<Result<(), Failure>>>);
+
+impl Writer {
+    fn start(output: Option<Output>, inbox: Inbox) -> Self {
+        Self(output.map(|output| tokio::spawn(output.write_all(inbox))))
+    }
+
+    /// Returns only if writing fails.
+    async fn fails(&mut self) -> Failure {
+        if let Some(task) = &mut self.0 {
+            let ended = task.await;
+            self.0 = None;
+            if let Err(failure) = flat(ended) {
+                return failure;
+            }
+        }
+        std::future::pending().await
+    }
+
+    /// Waits until everything is written.
+    async fn finish(self) -> Result<(), Failure> {
+        let Some(task) = self.0 else { return Ok(()) };
+        match timeout(LAST_WRITES, task).await {
+            Ok(ended) => flat(ended),
+            Err(_) => Err(Failure::Io(
+                "the output takes nothing: messages were taken and are not written".to_owned(),
+            )),
+        }
+    }
+}
+
+fn flat(ended: Result<Result<(), Failure>, tokio::task::JoinError>) -> Result<(), Failure> {
+    ended.unwrap_or_else(|error| Err(Failure::Failed(format!("the writer ended badly: {error}"))))
+}

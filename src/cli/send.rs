@@ -1,0 +1,183 @@
+//! `trunkline send`: every message of the input to every destination, and what became of it.
+//!
+//! ```text
+//! input thread ─ groups ─┬─ datacenter A: window → batch → receipt ─ tally ─┐
+//!                        └─ datacenter B: window → batch → receipt ─ tally ─┴─ table
+//! ```
+//!
+//! Memory is bounded: a group waits for room in the window of its datacenter, and the input waits for the group. So the
+//! slowest datacenter sets the pace once its window is full.
+
+mod deliver;
+mod destinations;
+mod input;
+mod report;
+mod tally;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use trunkline_mesh::{Client, Lane, join};
+
+use super::NodeArgs;
+use super::failure::Failure;
+use super::signal::Stop;
+use crate::config::units::parse_duration;
+use crate::config::{Config, Role};
+use deliver::{Manner, Plan, deliver};
+use destinations::Destinations;
+use input::{Framing, Input, InputError};
+use tally::Tally;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct SendArgs {
+    #[command(flatten)]
+    node: NodeArgs,
+    /// Where to: all, dc:NAME or node ids, separated by commas
+    #[arg(long, value_name = "DESTINATIONS", value_delimiter = ',', required = true)]
+    to: Vec<String>,
+    /// Where the messages come from, one per line: a file, or - for standard input
+    #[arg(long, value_name = "FILE", default_value = "-")]
+    input: PathBuf,
+    /// Messages are not lines, but 4 bytes of length, the highest first, and so many bytes
+    #[arg(long)]
+    length_delimited: bool,
+    /// Which connection of a link they travel on
+    #[arg(long, value_enum, default_value_t = LaneArg::Bulk)]
+    lane: LaneArg,
+    /// How long each may take, such as "5 s" [default: message_deadline of the configuration]
+    #[arg(long, value_name = "DURATION", value_parser = deadline)]
+    deadline: Option<Duration>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum LaneArg {
+    /// Small urgent messages
+    Control,
+    /// Everything else
+    Bulk,
+}
+
+fn deadline(text: &str) -> Result<Duration, String> {
+    let deadline = parse_duration(text).map_err(|error| error.to_string())?;
+    if (Duration::from_millis(1)..=Duration::from_secs(3600)).contains(&deadline) {
+        Ok(deadline)
+    } else {
+        Err("use at least 1 ms and at most 1 h".to_owned())
+    }
+}
+
+/// Messages that were read together, shared by all datacenters.
+type Group = Arc<[Bytes]>;
+
+/// Groups that wait for one datacenter.
+const GROUPS_WAITING: usize = 2;
+
+pub(super) async fn send(args: SendArgs) -> Result<(), Failure> {
+    let config = Config::load(&args.node.config)?;
+    let node = config.choose(args.node.node.as_deref(), Role::Origin)?;
+    let destinations = destinations::resolve(config.topology(), node, &args.to)?;
+    let plan = Plan::new(config.settings(), destinations.largest());
+    let framing = if args.length_delimited { Framing::LengthDelimited } else { Framing::Lines };
+    let input = Input::open(&args.input, framing, plan.group)?;
+    let mut stop = Stop::listen()?;
+    let (client, _inbox) = join(config.mesh(node)).await?;
+
+    let lane = if args.lane == LaneArg::Control { Lane::Control } else { Lane::Bulk };
+    let manner = Manner { lane, deadline: args.deadline };
+    let started = Instant::now();
+    let mut sending = Sending::start(&client, &destinations, manner, &plan);
+    let read = tokio::select! {
+        read = sending.feed(input) => read,
+        name = stop.signal() => Err(Failure::Failed(format!("{name}: stopped before the end of the input"))),
+    };
+    // What was handed over is still waited for, until the deadlines or the next signal.
+    let ended = tokio::select! {
+        ended = sending.finish() => Some(ended),
+        name = stop.signal(), if read.is_ok() => {
+            tracing::info!("{name}: draining");
+            None
+        }
+    };
+    stop.exit_on_next();
+    let (tally, sent) = match ended {
+        Some(ended) => ended,
+        None => {
+            client.mesh().drain().await;
+            sending.finish().await
+        }
+    };
+    client.mesh().drain().await;
+    let report = report::report(&tally, started.elapsed());
+    std::io::stdout().write_all(report.as_bytes()).map_err(Failure::stdout)?;
+    read.and(sent)?;
+    match tally.failed() {
+        0 => Ok(()),
+        failed => Err(Failure::Failed(format!("{failed} messages were not delivered"))),
+    }
+}
+
+/// One task per datacenter, and the way to them.
+struct Sending {
+    queues: Vec<mpsc::Sender<Group>>,
+    tasks: JoinSet<(Tally, Result<(), Failure>)>,
+    tally: Tally,
+    outcome: Result<(), Failure>,
+}
+
+impl Sending {
+    fn start(client: &Client, destinations: &Destinations, manner: Manner, plan: &Plan) -> Self {
+        let mut queues = Vec::new();
+        let mut tasks = JoinSet::new();
+        for (datacenter, nodes) in destinations.by_datacenter() {
+            let (queue, groups) = mpsc::channel(GROUPS_WAITING);
+            queues.push(queue);
+            let (client, datacenter, nodes) = (client.clone(), datacenter.clone(), nodes.to_vec());
+            tasks.spawn(deliver(client, datacenter, nodes, manner, plan.window_bytes, groups));
+        }
+        Self { queues, tasks, tally: Tally::default(), outcome: Ok(()) }
+    }
+
+    /// Hands the whole input to every datacenter, waiting for the slowest.
+    async fn feed(&mut self, input: Input) -> Result<(), Failure> {
+        let (groups, mut read) = mpsc::channel::<Result<Group, InputError>>(1);
+        // Reading blocks, perhaps for ever: a thread of its own, which nobody waits for.
+        std::thread::Builder::new()
+            .name("input".to_owned())
+            .spawn(move || input.read_all(&groups))
+            .map_err(|error| Failure::Failed(format!("cannot start a thread: {error}")))?;
+        while let Some(group) = read.recv().await {
+            let group = group.map_err(InputError::into_failure)?;
+            for queue in &self.queues {
+                if queue.send(Arc::clone(&group)).await.is_err() {
+                    // That datacenter's task has failed; `finish` tells why.
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for all receipts. Cancel-safe.
+    async fn finish(&mut self) -> (Tally, Result<(), Failure>) {
+        self.queues.clear();
+        while let Some(ended) = self.tasks.join_next().await {
+            let outcome = match ended {
+                Ok((tally, outcome)) => {
+                    self.tally.merge(tally);
+                    outcome
+                }
+                Err(error) => Err(Failure::Failed(format!("a datacenter's task ended badly: {error}"))),
+            };
+            if self.outcome.is_ok() {
+                self.outcome = outcome;
+            }
+        }
+        (std::mem::take(&mut self.tally), std::mem::replace(&mut self.outcome, Ok(())))
+    }
+}
