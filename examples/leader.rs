@@ -1,0 +1,58 @@
+//! A leader in one file: a batch per datacenter, receipts, and what to do when a budget is used up.
+//!
+//! Start some members and proxies of the file, then `cargo run --example leader -- deploy/config/example.toml`.
+
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use tokio::task::JoinSet;
+use trunkline::config::{Config, Role};
+use trunkline_mesh::{Batch, Message, Outcome, Receipt, TrySendError, join};
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let path = std::env::args_os().nth(1).map_or("deploy/config/example.toml".into(), PathBuf::from);
+    let config = Config::load(&path)?;
+    let node = config.choose(None, Role::Origin)?;
+    let (client, _inbox) = join(config.mesh(node)).await?;
+
+    let mut receipts: JoinSet<Vec<Outcome>> = JoinSet::new();
+    for index in 1..=100 {
+        // Clones of one `Bytes` are recognised by address: they cross the WAN once per datacenter.
+        let entry = Bytes::from(format!("entry {index}"));
+        for datacenter in config.topology().datacenters() {
+            let members = config.topology().members_of(&datacenter);
+            let mut batch = Batch::to(datacenter.clone());
+            batch.extend(members.map(|member| Message::new(member.id.clone(), entry.clone())));
+            let receipt: Receipt = match client.try_send(batch) {
+                Ok(receipt) => receipt,
+                Err(TrySendError::Busy { datacenter, queued_bytes, batch }) => {
+                    // A real leader may rather shed load here, or go on with the other datacenters.
+                    eprintln!("datacenter {datacenter} is behind by {queued_bytes} B: waiting");
+                    client.send(batch).await?
+                }
+                Err(error) => return Err(error.into()),
+            };
+            receipts.spawn(receipt);
+        }
+    }
+
+    let (mut delivered, mut failed) = (0, 0);
+    while let Some(outcomes) = receipts.join_next().await {
+        for outcome in outcomes? {
+            match outcome {
+                Outcome::Delivered { .. } => delivered += 1,
+                Outcome::Failed { reason, maybe_delivered } => {
+                    failed += 1;
+                    eprintln!(
+                        "not delivered: {reason}{}",
+                        if maybe_delivered { ", or perhaps it was" } else { "" }
+                    );
+                }
+            }
+        }
+    }
+    println!("{delivered} delivered, {failed} failed");
+    client.mesh().drain().await;
+    Ok(())
+}
