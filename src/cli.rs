@@ -42,10 +42,19 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run a proxy: take batches from senders and fan them out in its datacenter
+    ///
+    /// The node takes all roles the file gives it: one that is a member too also writes what it receives.
     Proxy(run::RunArgs),
     /// Run a member: receive messages and write them out
+    ///
+    /// The node takes all roles the file gives it. A message counts as delivered when the member took it in, a moment
+    /// before it is written: if writing fails the process ends with exit code 74 and says how many may be missing.
     Member(run::RunArgs),
     /// Send lines or frames, and tell what became of them
+    ///
+    /// The process is an origin of the file for as long as it takes: do not run it while that node runs elsewhere, for
+    /// the one that starts later takes the place of the other. The input is read no faster than the slowest datacenter
+    /// takes it. Nothing is sent if a destination is unknown.
     Send(send::SendArgs),
     /// Check a configuration file and show what it says
     CheckConfig(check::CheckArgs),

@@ -92,34 +92,30 @@ pub(super) async fn send(args: SendArgs) -> Result<(), Failure> {
     let manner = Manner { lane, deadline: args.deadline };
     let started = Instant::now();
     let mut sending = Sending::start(&client, &destinations, manner, &plan);
-    let read = tokio::select! {
-        read = sending.feed(input) => read,
-        name = stop.signal() => Err(Failure::Failed(format!("{name}: stopped before the end of the input"))),
+    let whole = async {
+        let read = sending.feed(input).await;
+        (read, sending.finish().await)
     };
-    // What was handed over is still waited for, until the deadlines or the next signal.
-    let ended = tokio::select! {
-        ended = sending.finish() => Some(ended),
-        name = stop.signal(), if read.is_ok() => {
+    let whole = tokio::select! {
+        whole = whole => Some(whole),
+        name = stop.signal() => {
             tracing::info!("{name}: draining");
             None
         }
     };
     stop.exit_on_next();
-    let (tally, sent) = match ended {
-        Some(ended) => ended,
-        None => {
-            client.mesh().drain().await;
-            sending.finish().await
-        }
-    };
     client.mesh().drain().await;
+    let (read, (tally, sent)) = match whole {
+        Some(whole) => whole,
+        None => (Err(Failure::Failed("stopped by a signal".to_owned())), sending.finish().await),
+    };
     let report = report::report(&tally, started.elapsed());
     std::io::stdout().write_all(report.as_bytes()).map_err(Failure::stdout)?;
     read.and(sent)?;
-    match tally.failed() {
-        0 => Ok(()),
-        failed => Err(Failure::Failed(format!("{failed} messages were not delivered"))),
+    if tally.failed() > 0 {
+        return Err(Failure::Failed(format!("{} messages were not delivered", tally.failed())));
     }
+    Ok(())
 }
 
 /// One task per datacenter, and the way to them.
