@@ -1,0 +1,193 @@
+//! Exit codes, and what the command line says when it is used wrongly. No test here needs a second process.
+
+mod support;
+
+use std::io::Write;
+use std::net::TcpListener;
+use std::process::Stdio;
+
+use support::cluster::{Cluster, write};
+use support::{finished, run, trunkline};
+
+const EXAMPLE: &str = "deploy/config/example.toml";
+
+/// Exit code and standard error of a command that should fail.
+fn fails(args: &[&str]) -> (i32, String) {
+    let (code, _, stderr) = run(args);
+    (code, stderr)
+}
+
+#[test]
+fn help_and_version_are_no_failures() {
+    let (code, stdout, _) = run(&["--help"]);
+    assert_eq!(code, 0);
+    for exit in ["   0  ", "   1  ", "   2  ", "  69  ", "  74  ", "  78  "] {
+        assert!(stdout.contains(exit), "{stdout}");
+    }
+    let (code, stdout, _) = run(&["--version"]);
+    assert_eq!((code, stdout.as_str()), (0, concat!("trunkline ", env!("CARGO_PKG_VERSION"), "\n")));
+}
+
+#[test]
+fn wrong_usage_is_2() {
+    for args in [
+        &[][..],
+        &["relay"],
+        &["proxy"],
+        &["member", "--config", EXAMPLE, "--frmat", "json"],
+        &["send", "--config", EXAMPLE, "--to", "all", "--deadline", "5"],
+        &["send", "--config", EXAMPLE, "--to", "all", "--deadline", "2 h"],
+        &["--log-level", "verbose", "check-config", EXAMPLE],
+        &["--log-level", "a=b=c", "check-config", EXAMPLE],
+        &["proxy", "--config", EXAMPLE, "--node", "eu-p1", "--output", "x"],
+    ] {
+        let (code, stderr) = fails(args);
+        assert_eq!(code, 2, "{args:?}: {stderr}");
+        assert!(!stderr.is_empty(), "{args:?}");
+    }
+    let (_, stderr) = fails(&["--log-level", "inof", "check-config", EXAMPLE]);
+    assert!(stderr.contains("did you mean info?"), "{stderr}");
+}
+
+#[test]
+fn unknown_destinations_are_2_and_all_are_told() {
+    let (code, stderr) = fails(&["send", "--config", EXAMPLE, "--to", "eu-m9,dc:eur,eu-p1"]);
+    assert_eq!(code, 2, "{stderr}");
+    for part in ["no node `eu-m9`, did you mean eu-m1?", "did you mean dc:eu?", "`eu-p1` is no member"] {
+        assert!(stderr.contains(part), "{part}: {stderr}");
+    }
+}
+
+#[test]
+fn wrong_configurations_are_78() {
+    let (code, stderr) = fails(&["check-config", "tests/config/everything.toml"]);
+    assert_eq!(code, 78);
+    let expected = std::fs::read_to_string("tests/config/everything.txt").unwrap();
+    assert_eq!(stderr, format!("trunkline: {expected}"));
+    for args in [
+        &["check-config", "tests/config/no-such.toml"][..],
+        &["check-config", "tests"],
+        &["member", "--config", "tests/config/empty.toml"],
+    ] {
+        assert_eq!(fails(args).0, 78, "{args:?}");
+    }
+}
+
+#[test]
+fn a_node_that_does_not_suit_is_78() {
+    for (args, part) in [
+        (
+            &["proxy", "--config", EXAMPLE][..],
+            "6 nodes have the role proxy: say which one this process is with --node",
+        ),
+        (
+            &["proxy", "--config", EXAMPLE, "--node", "eu-pp1"],
+            "no node `eu-pp1` is listed: did you mean `eu-p1`?",
+        ),
+        (&["proxy", "--config", EXAMPLE, "--node", "eu-m1"], "node `eu-m1` has the roles member, not proxy"),
+        (&["member", "--config", EXAMPLE, "--node", "eu-p1"], "node `eu-p1` has the roles proxy, not member"),
+        (&["send", "--config", EXAMPLE, "--node", "eu-p1", "--to", "all"], "has the roles proxy, not origin"),
+    ] {
+        let (code, stderr) = fails(args);
+        assert_eq!(code, 78, "{args:?}: {stderr}");
+        assert!(stderr.contains(part), "{part}: {stderr}");
+    }
+    let by_environment =
+        trunkline().args(["proxy", "--config", EXAMPLE]).env("TRUNKLINE_NODE", "eu-m2").output();
+    let (code, _, stderr) = finished(by_environment.unwrap());
+    assert_eq!(code, 78);
+    assert!(stderr.contains("node `eu-m2` has the roles member"), "{stderr}");
+}
+
+#[test]
+fn a_good_configuration_is_shown() {
+    let (code, stdout, stderr) = run(&["check-config", EXAMPLE]);
+    assert_eq!((code, stderr.as_str()), (0, ""));
+    assert!(stdout.starts_with("ok: deploy/config/example.toml\n"), "{stdout}");
+    assert!(stdout.contains("eu          eu-m1      member"), "{stdout}");
+    assert!(stdout.lines().all(|line| line.trim_end() == line), "trailing blanks");
+}
+
+#[test]
+fn taken_addresses_are_69() {
+    let cluster = Cluster::new(&[]);
+    for address in [cluster.mesh("eu-p1"), cluster.admin("eu-p1")] {
+        let _taken = TcpListener::bind(address).unwrap();
+        let (code, stderr) = fails(&["proxy", "--config", cluster.file(), "--node", "eu-p1"]);
+        assert_eq!(code, 69, "{stderr}");
+        assert!(stderr.contains(&address.to_string()), "{stderr}");
+    }
+}
+
+#[test]
+fn input_and_output_that_fail_are_74() {
+    let cluster = Cluster::new(&[]);
+    let (code, stderr) =
+        fails(&["send", "--config", cluster.file(), "--to", "eu-m1", "--input", "tests/no-such"]);
+    assert_eq!(code, 74, "{stderr}");
+    let (code, stderr) = fails(&["send", "--config", cluster.file(), "--to", "eu-m1", "--input", "tests"]);
+    assert_eq!(code, 74, "{stderr}");
+    let to = ["--node", "eu-m1", "--output", "/no/such/directory"];
+    let (code, stderr) = fails(&[&["member", "--config", cluster.file()][..], &to].concat());
+    assert_eq!(code, 74, "{stderr}");
+    if let Ok(full) = std::fs::OpenOptions::new().write(true).open("/dev/full") {
+        let check = trunkline().args(["check-config", EXAMPLE]).stdout(full).output().unwrap();
+        let (code, _, stderr) = finished(check);
+        assert_eq!(code, 74, "{stderr}");
+    }
+}
+
+#[test]
+fn messages_that_nobody_takes_are_1() {
+    let cluster = Cluster::new(&[]);
+    let input = write(&cluster.path("input"), "a\nb\n");
+    let args = [
+        "send",
+        "--config",
+        cluster.file(),
+        "--to",
+        "eu-m1,eu-m2",
+        "--input",
+        &input,
+        "--deadline",
+        "200 ms",
+    ];
+    let (code, stdout, stderr) = run(&args);
+    assert_eq!(code, 1, "{stdout}{stderr}");
+    assert!(stderr.contains("4 messages were not delivered"), "{stderr}");
+    assert!(stdout.contains("0 delivered, 4 failed, in "), "{stdout}");
+    assert!(stdout.contains("eu-m2             2                 0  its deadline passed"), "{stdout}");
+}
+
+#[test]
+fn a_line_over_the_limit_is_named() {
+    let cluster = Cluster::new(&[]);
+    let input = write(&cluster.path("input"), format!("short\n{}\n", "x".repeat((4 << 20) + 1)));
+    let args =
+        ["send", "--config", cluster.file(), "--to", "eu-m1", "--input", &input, "--deadline", "200 ms"];
+    let (code, stdout, stderr) = run(&args);
+    assert_eq!(code, 1, "{stderr}");
+    assert!(stderr.contains("line 2 is over the limit of 4 MiB (message_bytes_max)"), "{stderr}");
+    assert!(stdout.contains("0 delivered, 1 failed"), "the line before was tried: {stdout}");
+}
+
+#[test]
+fn json_logs_are_json_to_the_last_word() {
+    let (code, stderr) = fails(&["--log", "json", "proxy", "--config", EXAMPLE]);
+    assert_eq!(code, 78);
+    for line in stderr.lines() {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert_eq!(line["exit_code"], 78);
+    }
+    assert!(!stderr.is_empty());
+}
+
+#[test]
+fn a_closed_pipe_is_no_panic() {
+    let mut child = trunkline().args(["check-config", EXAMPLE]).stdout(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(!stderr.contains("panic"), "{stderr}");
+    std::io::stderr().flush().unwrap();
+}

@@ -1,0 +1,134 @@
+//! The example cluster on addresses of its own, and processes that end with the test.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use trunkline::config::Config;
+use trunkline_mesh::NodeId;
+
+use super::{http, poll, trunkline};
+
+/// Time for anything that should happen at once, on a busy machine.
+pub(crate) const SOON: Duration = Duration::from_secs(30);
+
+/// A configuration file in a directory of its own.
+pub(crate) struct Cluster {
+    dir: tempfile::TempDir,
+    pub(crate) config: Config,
+}
+
+/// A running node; killed when dropped.
+pub(crate) struct Node {
+    pub(crate) id: String,
+    pub(crate) child: Child,
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Cluster {
+    /// The example on free ports, with `changes` made to its text.
+    pub(crate) fn new(changes: &[(&str, &str)]) -> Self {
+        let mut text = std::fs::read_to_string("deploy/config/example.toml").unwrap();
+        for (from, to) in changes {
+            assert!(text.contains(from), "{from}");
+            text = text.replace(from, to);
+        }
+        let text: String = text.lines().map(|line| own_address(line) + "\n").collect();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("cluster.toml");
+        std::fs::write(&path, &text).unwrap();
+        let config = Config::load(&path).unwrap_or_else(|error| panic!("{error}"));
+        Self { dir, config }
+    }
+
+    /// The path of the configuration file.
+    pub(crate) fn file(&self) -> &str {
+        self.config.path().to_str().unwrap()
+    }
+
+    /// A path in the cluster's directory.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub(crate) fn admin(&self, node: &str) -> SocketAddr {
+        self.config.admin(&NodeId::new(node).unwrap()).unwrap()
+    }
+
+    pub(crate) fn mesh(&self, node: &str) -> SocketAddr {
+        self.config.topology().node(&NodeId::new(node).unwrap()).unwrap().address.unwrap()
+    }
+
+    /// Starts a node; members write to a file of their name.
+    pub(crate) fn start(&self, node: &str) -> Node {
+        let proxy = self.config.topology().node(&NodeId::new(node).unwrap()).unwrap().roles.proxy;
+        let mut command = trunkline();
+        command.args([if proxy { "proxy" } else { "member" }, "--config", self.file(), "--node", node]);
+        if !proxy {
+            command.arg("--output").arg(self.path(node));
+        }
+        let log =
+            std::fs::OpenOptions::new().create(true).append(true).open(self.path(&format!("{node}.log")));
+        command.stdout(Stdio::null()).stderr(log.unwrap());
+        Node { id: node.to_owned(), child: command.spawn().unwrap() }
+    }
+
+    /// Starts nodes and waits until all of them are ready.
+    pub(crate) fn start_all(&self, nodes: &[&str]) -> Vec<Node> {
+        let nodes: Vec<Node> = nodes.iter().map(|node| self.start(node)).collect();
+        for node in &nodes {
+            self.await_ready(&node.id);
+        }
+        nodes
+    }
+
+    pub(crate) fn await_ready(&self, node: &str) {
+        let ready = || http::get(self.admin(node), "/readyz").filter(|answer| answer.code == 200);
+        poll(&format!("{node} ready\n{}", self.log(node)), SOON, ready);
+    }
+
+    pub(crate) fn log(&self, node: &str) -> String {
+        std::fs::read_to_string(self.path(&format!("{node}.log"))).unwrap_or_default()
+    }
+
+    /// What a member has written so far.
+    pub(crate) fn received(&self, member: &str) -> String {
+        std::fs::read_to_string(self.path(member)).unwrap_or_default()
+    }
+}
+
+/// Puts a free port on loopback, in a network of this process's own, in place of an address of the example.
+fn own_address(line: &str) -> String {
+    let Some((key, value)) = line.split_once(" = \"").filter(|(key, _)| ["address", "admin"].contains(key))
+    else {
+        return line.to_owned();
+    };
+    let address: SocketAddr = value.trim_end_matches('"').parse().unwrap();
+    let IpAddr::V4(ip) = address.ip() else { panic!("{address}") };
+    let [_, datacenter, _, node] = ip.octets();
+    // Tests of one process run at once; so may other processes.
+    static CLUSTERS: AtomicU32 = AtomicU32::new(0);
+    let salt = std::process::id().wrapping_mul(31).wrapping_add(CLUSTERS.fetch_add(1, Ordering::Relaxed));
+    let [network, ..] = salt.to_le_bytes();
+    let listener = TcpListener::bind((Ipv4Addr::new(127, 16 + datacenter, network, node), 0)).unwrap();
+    format!("{key} = \"{}\"", listener.local_addr().unwrap())
+}
+
+/// Numbered lines, from 1.
+pub(crate) fn lines(count: usize) -> String {
+    (1..=count).map(|index| format!("line {index} of a message that several members share\n")).collect()
+}
+
+/// Writes a file and gives its path as text.
+pub(crate) fn write(path: &Path, content: impl AsRef<[u8]>) -> String {
+    std::fs::write(path, content).unwrap();
+    path.to_str().unwrap().to_owned()
+}

@@ -1,0 +1,55 @@
+//! What the process tests share: a cluster from the example on free ports, its processes, and waiting with a deadline.
+#![allow(dead_code)] // Every test binary uses its own part.
+
+pub(crate) mod cluster;
+pub(crate) mod exposition;
+pub(crate) mod http;
+
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+/// The binary under test.
+pub(crate) fn trunkline() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_trunkline"));
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    // The caller's environment must not decide.
+    command.env_remove("TRUNKLINE_NODE").env_remove("TRUNKLINE_LOG");
+    command
+}
+
+/// Runs it to its end: exit code, standard output, standard error.
+pub(crate) fn run(args: &[&str]) -> (i32, String, String) {
+    finished(trunkline().args(args).output().unwrap())
+}
+
+/// An ended process: exit code, standard output, standard error.
+pub(crate) fn finished(output: Output) -> (i32, String, String) {
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
+}
+
+/// Looks every few milliseconds until there is something; panics when the time is over.
+pub(crate) fn poll<T>(what: &str, within: Duration, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + within;
+    let (_keep, never) = mpsc::channel::<()>();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "{what}: not within {within:?}");
+        let _ = never.recv_timeout(Duration::from_millis(10));
+    }
+}
+
+/// Sends a signal by name, as `TERM`.
+pub(crate) fn signal(child: &Child, name: &str) {
+    // The shell's own `kill` is everywhere.
+    let status = Command::new("sh").args(["-c", &format!("kill -{name} {}", child.id())]).status().unwrap();
+    assert!(status.success(), "kill -{name} {}", child.id());
+}
+
+/// Waits for the end of a process and gives its exit code; -1 if a signal ended it.
+pub(crate) fn exit_code(child: &mut Child, within: Duration) -> i32 {
+    poll("exit", within, || child.try_wait().unwrap()).code().unwrap_or(-1)
+}
