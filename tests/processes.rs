@@ -1,0 +1,384 @@
+//! Whole processes over loopback: what was sent against what members wrote, while proxies die, stop and come back; hostile
+//! bytes at every listener; signals.
+
+mod support;
+
+use std::io::{Read, Write};
+use std::process::{Child, ChildStdin, Stdio};
+use std::time::{Duration, Instant};
+
+use support::cluster::{Cluster, Node, SOON, lines, write};
+use support::{exit_code, exposition, finished, http, poll, run, signal, trunkline};
+
+/// A node that is told to stop is gone by then.
+const STOPPED_WITHIN: Duration = Duration::from_secs(3);
+
+/// `send` reads its lines from the test.
+fn start_send(cluster: &Cluster, to: &str) -> (Child, ChildStdin) {
+    let mut command = trunkline();
+    command.args(["send", "--config", cluster.file(), "--to", to]).stdin(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let stdin = child.stdin.take().unwrap();
+    (child, stdin)
+}
+
+/// Sends a file of lines; the table it printed.
+fn send(cluster: &Cluster, to: &str, lines: &str) -> String {
+    let input = write(&cluster.path("input"), lines);
+    let (code, stdout, stderr) = run(&["send", "--config", cluster.file(), "--to", to, "--input", &input]);
+    assert_eq!(code, 0, "{stdout}{stderr}");
+    stdout
+}
+
+/// Waits until the members have written exactly this, and no byte more.
+fn expect_received(cluster: &Cluster, members: &[&str], expected: &str) {
+    for member in members {
+        let whole = || Some(cluster.received(member)).filter(|received| received.len() >= expected.len());
+        let received = poll(&format!("{member} has everything"), SOON, whole);
+        assert!(received == expected, "{member}: {}", first_difference(&received, expected));
+    }
+}
+
+fn first_difference(received: &str, expected: &str) -> String {
+    let differing = received.lines().zip(expected.lines()).enumerate().find(|(_, (a, b))| a != b);
+    match differing {
+        Some((at, (a, b))) => format!("line {}: `{a}` where `{b}` was sent", at + 1),
+        None => format!("{} lines where {} were sent", received.lines().count(), expected.lines().count()),
+    }
+}
+
+/// The columns delivered, failed and by proxy of a destination.
+fn counts(table: &str, destination: &str) -> (u64, u64, u64) {
+    let row = table.lines().find(|line| line.starts_with(&format!("{destination} "))).expect(table);
+    let cells: Vec<&str> = row.split_whitespace().collect();
+    let cell = |at: usize| cells[at].parse().unwrap();
+    (cell(2), cell(3), cell(4))
+}
+
+#[test]
+fn every_line_reaches_every_member_once_and_in_order() {
+    let cluster = Cluster::new(&[]);
+    let members = ["eu-m1", "eu-m2", "eu-m3", "us-m1"];
+    let _nodes = cluster.start_all(&["eu-m1", "eu-m2", "eu-m3", "us-m1", "eu-p1", "eu-p2"]);
+    let sent = lines(2_000) + "\nlast line without an end";
+    let table = send(&cluster, "dc:eu,us-m1", &sent);
+    for (member, by_proxy) in [("eu-m1", 2_002), ("eu-m2", 2_002), ("eu-m3", 2_002), ("us-m1", 0)] {
+        assert_eq!(counts(&table, member), (2_002, 0, by_proxy), "{table}");
+    }
+    expect_received(&cluster, &members, &(sent + "\n"));
+}
+
+#[test]
+fn frames_arrive_as_they_are_and_json_says_where_from() {
+    let cluster = Cluster::new(&[]);
+    let proxy = cluster.start("eu-p1");
+    let mut command = trunkline();
+    command.args([
+        "member",
+        "--config",
+        cluster.file(),
+        "--node",
+        "eu-m1",
+        "--output",
+        "-",
+        "--format",
+        "json",
+    ]);
+    let mut member = Node { id: "eu-m1".to_owned(), child: command.spawn().unwrap() };
+    cluster.await_ready("eu-m1");
+    let frames: [&[u8]; 4] = [b"text\nin two lines", b"", &[0xff, 0x00], &[b'x'; 100_000]];
+    let mut input = Vec::new();
+    for frame in frames {
+        input.extend(u32::try_from(frame.len()).unwrap().to_be_bytes());
+        input.extend(frame);
+    }
+    let input = write(&cluster.path("input"), input);
+    let args = ["send", "--config", cluster.file(), "--to", "eu-m1", "--length-delimited", "--input", &input];
+    let (code, stdout, stderr) = run(&[&args[..], &["--lane", "control", "--deadline", "20 s"]].concat());
+    assert_eq!(code, 0, "{stdout}{stderr}");
+    signal(&member.child, "TERM");
+    let mut stdout = String::new();
+    member.child.stdout.take().unwrap().read_to_string(&mut stdout).unwrap();
+    let lines: Vec<serde_json::Value> =
+        stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), frames.len());
+    for (seq, (line, frame)) in (1..).zip(lines.iter().zip(frames)) {
+        assert_eq!(line["origin"], "us-leader");
+        assert_eq!((&line["lane"], &line["kind"], &line["seq"]), (&"control".into(), &0.into(), &seq.into()));
+        assert_eq!(line["bytes"], frame.len());
+        assert!(line["incarnation"].as_u64().unwrap() > 0);
+        match std::str::from_utf8(frame) {
+            Ok(text) => assert_eq!(line["payload"], text),
+            Err(_) => assert_eq!(line["payload_base64"], "/wA="),
+        }
+    }
+    drop(proxy);
+}
+
+#[test]
+fn health_metrics_and_status_are_served() {
+    let cluster = Cluster::new(&[]);
+    let proxy = cluster.start("eu-p1");
+    let admin = cluster.admin("eu-p1");
+    let alive = || http::get(admin, "/livez").filter(|answer| answer.code == 200);
+    poll("alive", SOON, alive);
+    let alone = http::get(admin, "/readyz").unwrap();
+    assert_eq!(alone.code, 503);
+    assert!(alone.body.contains("no member of this datacenter is linked"), "{alone:?}");
+    let _member = cluster.start("eu-m1");
+    cluster.await_ready("eu-p1");
+    cluster.await_ready("eu-m1");
+    send(&cluster, "eu-m1", &lines(500));
+
+    for (node, handed_over) in [("eu-p1", 0.0), ("eu-m1", 500.0)] {
+        let scraped = http::get(cluster.admin(node), "/metrics").unwrap();
+        assert!(scraped.head.contains("content-type: text/plain; version=0.0.4"), "{}", scraped.head);
+        let families = exposition::parse(&scraped.body).unwrap();
+        let value = |name: &str| families[name].samples.values().sum::<f64>();
+        assert!((value("trunkline_member_messages_handed_over_total") - handed_over).abs() < 0.5, "{node}");
+        assert!(value("trunkline_link_up") >= 1.0, "{node}");
+        assert!(value("trunkline_handshakes_total") >= 1.0, "{node}");
+    }
+    let status: serde_json::Value =
+        serde_json::from_str(&http::get(admin, "/v1/status").unwrap().body).unwrap();
+    assert_eq!((&status["node"], &status["version"]), (&"eu-p1".into(), &env!("CARGO_PKG_VERSION").into()));
+    assert_eq!(http::get(admin, "/nope").unwrap().code, 404);
+    let posted =
+        http::exchange(admin, b"POST /livez HTTP/1.1\r\nhost: t\r\ncontent-length: 3\r\n\r\nabc").unwrap();
+    assert_eq!(posted.code, 405);
+    assert!(posted.head.contains("allow: GET, HEAD"), "{posted:?}");
+    let bodied =
+        http::exchange(admin, b"GET /livez HTTP/1.1\r\nhost: t\r\ncontent-length: 3\r\n\r\nabc").unwrap();
+    assert_eq!(bodied.code, 413);
+    drop(proxy);
+}
+
+#[test]
+fn sigterm_and_sigint_end_a_node_in_good_order() {
+    let cluster = Cluster::new(&[]);
+    let mut nodes = cluster.start_all(&["eu-m1", "eu-m2", "eu-p1", "eu-p2"]);
+    send(&cluster, "eu-m1,eu-m2", &lines(100));
+    for (node, name) in nodes.iter_mut().zip(["TERM", "INT", "TERM", "INT"]) {
+        signal(&node.child, name);
+        assert_eq!(exit_code(&mut node.child, STOPPED_WITHIN), 0, "{}\n{}", node.id, cluster.log(&node.id));
+    }
+    expect_received(&cluster, &["eu-m1", "eu-m2"], &lines(100));
+}
+
+#[test]
+fn a_second_signal_ends_a_node_at_once() {
+    let cluster = Cluster::new(&[("# drain_timeout = \"2 s\"", "drain_timeout = \"1 min\"")]);
+    // Nobody takes the message, so draining would last until its deadline.
+    let (mut sender, mut stdin) = start_send(&cluster, "eu-m1");
+    stdin.write_all(b"a\n").unwrap();
+    let log = sender.stderr.take().unwrap();
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        use std::io::BufRead;
+        for line in std::io::BufReader::new(log).lines().map_while(Result::ok) {
+            let _ = tell.send(line);
+        }
+    });
+    // Before it catches signals the first one would simply end it.
+    let status = || std::fs::read_to_string(format!("/proc/{}/status", sender.id())).ok();
+    poll("signals are caught", SOON, || status().filter(|status| catches_sigterm(status)));
+    signal(&sender, "TERM");
+    poll("draining", SOON, || told.try_recv().ok().filter(|line| line.contains("draining")));
+    assert_eq!(sender.try_wait().unwrap(), None, "still draining");
+    signal(&sender, "TERM");
+    assert_eq!(exit_code(&mut sender, STOPPED_WITHIN), 1);
+    drop(stdin);
+}
+
+/// The bit of signal 15 in the mask of caught signals.
+fn catches_sigterm(status: &str) -> bool {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap_or("0");
+    u64::from_str_radix(mask.trim(), 16).is_ok_and(|mask| mask & (1 << 14) != 0)
+}
+
+/// Lines flow while `disturb` is done to the proxies; then every receipt is held against what the members wrote.
+fn flow(disturb: impl FnOnce(&Cluster, &mut Vec<Node>, &mut dyn FnMut(usize))) {
+    const MEMBERS: [&str; 3] = ["eu-m1", "eu-m2", "eu-m3"];
+    let cluster = Cluster::new(&[]);
+    let _members = cluster.start_all(&MEMBERS);
+    let mut proxies = cluster.start_all(&["eu-p1", "eu-p2"]);
+    let (sender, mut stdin) = start_send(&cluster, "dc:eu");
+    let mut sent = String::new();
+    let mut next = 0;
+    // Hands over some lines, one write each, and waits until a member has begun to write them.
+    let mut more = |count: usize| {
+        let before = sent.len();
+        for _ in 0..count {
+            next += 1;
+            let line = format!("line {next} of a message that several members share\n");
+            stdin.write_all(line.as_bytes()).unwrap();
+            sent.push_str(&line);
+        }
+        poll("lines flow", SOON, || (cluster.received("eu-m1").len() > before).then_some(()));
+    };
+    more(200);
+    disturb(&cluster, &mut proxies, &mut more);
+    more(200);
+    drop(stdin);
+    let (code, table, stderr) = finished(sender.wait_with_output().unwrap());
+    assert_eq!(code, 0, "{table}{stderr}");
+    let count = u64::try_from(sent.lines().count()).unwrap();
+    for member in MEMBERS {
+        let (delivered, failed, by_proxy) = counts(&table, member);
+        assert_eq!((delivered, failed), (count, 0), "{table}");
+        assert!(by_proxy > 0 || proxies.is_empty(), "a proxy that lives is used: {table}");
+    }
+    expect_received(&cluster, &MEMBERS, &sent);
+}
+
+#[test]
+fn a_killed_proxy_costs_nothing() {
+    flow(|_, proxies, more| {
+        more(50);
+        // Dropping kills.
+        drop(proxies.remove(0));
+        more(200);
+    });
+}
+
+#[test]
+fn all_proxies_killed_cost_nothing() {
+    flow(|_, proxies, more| {
+        proxies.clear();
+        more(200);
+    });
+}
+
+#[test]
+fn a_stopped_proxy_costs_nothing() {
+    flow(|_, proxies, more| {
+        for stopped in 0..2 {
+            signal(&proxies[stopped].child, "STOP");
+            more(200);
+            signal(&proxies[stopped].child, "CONT");
+            more(50);
+        }
+    });
+}
+
+#[test]
+fn a_restarted_proxy_costs_nothing() {
+    flow(|cluster, proxies, more| {
+        for _ in 0..2 {
+            // Once in good order, once not, and the other one next time.
+            let mut proxy = proxies.remove(0);
+            signal(&proxy.child, "TERM");
+            more(50);
+            assert_eq!(exit_code(&mut proxy.child, STOPPED_WITHIN), 0);
+            let killed = cluster.start_all(&[proxy.id.as_str()]);
+            more(50);
+            drop(killed);
+            more(50);
+            proxies.extend(cluster.start_all(&[proxy.id.as_str()]));
+            more(50);
+        }
+    });
+}
+
+#[test]
+fn a_failing_output_ends_a_member_with_74() {
+    if !std::path::Path::new("/dev/full").exists() {
+        println!("skipped: there is no /dev/full here");
+        return;
+    }
+    let cluster = Cluster::new(&[]);
+    let _proxy = cluster.start("eu-p1");
+    let mut command = trunkline();
+    command.args(["member", "--config", cluster.file(), "--node", "eu-m1", "--output", "/dev/full"]);
+    let mut member = Node { id: "eu-m1".to_owned(), child: command.spawn().unwrap() };
+    cluster.await_ready("eu-m1");
+    send(&cluster, "eu-m1", "a\n");
+    assert_eq!(exit_code(&mut member.child, SOON), 74);
+    let mut stderr = String::new();
+    member.child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+    assert!(stderr.contains("cannot write to /dev/full: No space left on device"), "{stderr}");
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_a_member_with_74() {
+    let cluster = Cluster::new(&[]);
+    let _proxy = cluster.start("eu-p1");
+    let mut command = trunkline();
+    command.args(["member", "--config", cluster.file(), "--node", "eu-m1"]);
+    let mut member = Node { id: "eu-m1".to_owned(), child: command.spawn().unwrap() };
+    drop(member.child.stdout.take());
+    cluster.await_ready("eu-m1");
+    send(&cluster, "eu-m1", "a\n");
+    assert_eq!(exit_code(&mut member.child, SOON), 74);
+}
+
+#[test]
+fn hostile_bytes_are_refused_and_change_nothing() {
+    // Whoever says nothing that ends is cut off after this time.
+    let cluster = Cluster::new(&[("# handshake_timeout = \"5 s\"", "handshake_timeout = \"500 ms\"")]);
+    let mut nodes = cluster.start_all(&["eu-m1", "eu-p1"]);
+    std::thread::scope(|scope| {
+        for node in ["eu-m1", "eu-p1"] {
+            let cluster = &cluster;
+            scope.spawn(move || refuses(cluster, node));
+        }
+    });
+    // Silent and slow callers up to the limit, and one more: the rest is turned away, and those are cut off.
+    let admin = cluster.admin("eu-p1");
+    let slow: Vec<_> = (0..80).filter_map(|_| http::connect(admin)).collect();
+    let started = Instant::now();
+    let alive = || http::get(admin, "/livez").filter(|answer| answer.code == 200);
+    poll("alive again", SOON, alive);
+    assert!(started.elapsed() < Duration::from_secs(15), "{:?}", started.elapsed());
+    drop(slow);
+    for node in &mut nodes {
+        assert_eq!(node.child.try_wait().unwrap(), None, "{}\n{}", node.id, cluster.log(&node.id));
+    }
+    send(&cluster, "eu-m1", &lines(100));
+    expect_received(&cluster, &["eu-m1"], &lines(100));
+}
+
+/// Every listener of a node is told what it must refuse.
+fn refuses(cluster: &Cluster, node: &str) {
+    let noise: Vec<u8> = (0..1_u32 << 20).map(|at| at.wrapping_mul(2_654_435_761).to_le_bytes()[3]).collect();
+    let hostile: [&[u8]; 8] = [
+        b"",
+        b"\0",
+        &[0xff; 64],
+        &[0; 4096],
+        b"GET / HTTP/1.1\r\nhost: x\r\n\r\n",
+        b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\x7f",
+        &noise[..100],
+        &noise,
+    ];
+    for bytes in hostile {
+        assert!(closes(cluster.mesh(node), bytes), "{node}: {} bytes at the mesh", bytes.len());
+    }
+    let admin = cluster.admin(node);
+    for bytes in &hostile[1..] {
+        // A wrong request is answered or cut off; either way it ends.
+        let answer = http::exchange(admin, bytes);
+        assert!(answer.is_none_or(|answer| answer.code >= 400), "{} bytes at the admin API", bytes.len());
+    }
+    let header = [b"GET /livez HTTP/1.1\r\nx: ", &[b'a'; 100_000][..], b"\r\n\r\n"].concat();
+    assert!(http::exchange(admin, &header).is_none_or(|answer| answer.code == 431));
+    let headers = [b"GET /livez HTTP/1.1\r\n", "x: y\r\n".repeat(1_000).as_bytes(), b"\r\n"].concat();
+    assert!(http::exchange(admin, &headers).is_none_or(|answer| answer.code == 431));
+    let path = format!("GET /{} HTTP/1.1\r\nhost: t\r\n\r\n", "a".repeat(60_000));
+    assert!(http::exchange(admin, path.as_bytes()).is_none_or(|answer| answer.code >= 400));
+}
+
+/// Whether the other side ends a connection that says this.
+fn closes(address: std::net::SocketAddr, bytes: &[u8]) -> bool {
+    let mut stream = http::connect(address).unwrap();
+    let _ = stream.write_all(bytes);
+    let mut answer = [0; 4096];
+    loop {
+        match stream.read(&mut answer) {
+            Ok(0) => return true,
+            Ok(_) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return false,
+            Err(_) => return true,
+        }
+    }
+}
