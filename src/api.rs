@@ -8,7 +8,7 @@
 //! ```
 //!
 //! It changes nothing and accepts no bodies. Everything a caller can do to it has a limit: connections, bytes of a head,
-//! time for a head, time for a connection ([`server`]).
+//! time for a head, time for a connection (`server.rs`).
 
 mod answer;
 mod ready;

@@ -252,10 +252,10 @@ fn all_proxies_killed_cost_nothing() {
 #[test]
 fn a_stopped_proxy_costs_nothing() {
     flow(|_, proxies, more| {
-        for stopped in 0..2 {
-            signal(&proxies[stopped].child, "STOP");
+        for stopped in proxies.iter() {
+            signal(&stopped.child, "STOP");
             more(200);
-            signal(&proxies[stopped].child, "CONT");
+            signal(&stopped.child, "CONT");
             more(50);
         }
     });
@@ -310,6 +310,44 @@ fn a_reader_that_goes_away_ends_a_member_with_74() {
     cluster.await_ready("eu-m1");
     send(&cluster, "eu-m1", "a\n");
     assert_eq!(exit_code(&mut member.child, SOON), 74);
+}
+
+#[test]
+fn an_output_that_takes_nothing_does_not_keep_a_member() {
+    let cluster = Cluster::new(&[]);
+    let _proxy = cluster.start("eu-p1");
+    let mut command = trunkline();
+    command.args(["member", "--config", cluster.file(), "--node", "eu-m1"]);
+    // Its standard output is a pipe that nobody reads.
+    let mut member = Node { id: "eu-m1".to_owned(), child: command.spawn().unwrap() };
+    cluster.await_ready("eu-m1");
+    send(&cluster, "eu-m1", &lines(20_000));
+    signal(&member.child, "TERM");
+    assert_eq!(exit_code(&mut member.child, STOPPED_WITHIN), 74);
+}
+
+#[test]
+fn a_node_with_both_roles_takes_both() {
+    let both = (
+        "id = \"eu-p1\"\ndc = \"eu\"\nroles = [\"proxy\"]",
+        "id = \"eu-p1\"\ndc = \"eu\"\nroles = [\"proxy\", \"member\"]",
+    );
+    for command in ["proxy", "member"] {
+        let cluster = Cluster::new(&[both]);
+        let _member = cluster.start("eu-m1");
+        let mut start = trunkline();
+        start
+            .args([command, "--config", cluster.file(), "--node", "eu-p1", "--output"])
+            .arg(cluster.path("eu-p1"));
+        let mut node = Node { id: "eu-p1".to_owned(), child: start.spawn().unwrap() };
+        cluster.await_ready("eu-p1");
+        cluster.await_ready("eu-m1");
+        let table = send(&cluster, "eu-m1,eu-p1", &lines(300));
+        assert_eq!(counts(&table, "eu-m1"), (300, 0, 300), "{table}");
+        expect_received(&cluster, &["eu-m1", "eu-p1"], &lines(300));
+        signal(&node.child, "TERM");
+        assert_eq!(exit_code(&mut node.child, STOPPED_WITHIN), 0);
+    }
 }
 
 #[test]

@@ -48,13 +48,15 @@ impl Problem {
             end -= 1;
         }
         let marked = text[start..end].chars().count().max(1);
+        // A quoted key may hold anything; a terminal must not be steered by it.
         let shown = |c: char| if c.is_control() { ' ' } else { c };
+        let plain = |text: &str| text.chars().map(shown).collect::<String>();
         Self {
             line: text[..line_start].matches('\n').count() + 1,
             column: before + 1,
-            key: key.to_owned(),
-            what: what.to_owned(),
-            remedy: remedy.to_owned(),
+            key: plain(key),
+            what: plain(what),
+            remedy: plain(remedy),
             excerpt: line_text.chars().take(EXCERPT_CHARS_MAX).map(shown).collect(),
             marked: before.min(EXCERPT_CHARS_MAX)..(before + marked).min(EXCERPT_CHARS_MAX + 1),
         }
@@ -122,6 +124,7 @@ mod tests {
         assert_eq!((problem.line, problem.column), (2, 5));
         assert_eq!(problem.marked, 4..7);
         assert_eq!(problem.excerpt, "é = \"ü\" # x");
+        assert_eq!(Problem::new("\"\u{1b}[31m\" = 1", &(0..1), "\u{1b}[31m", "w", "r").key, " [31m");
     }
 
     #[test]

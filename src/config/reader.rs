@@ -98,9 +98,9 @@ impl<'a> Reader<'a> {
         self.problems.push(Problem::new(self.text, &at.span, &at.key, what, remedy));
     }
 
-    /// Notes an error whose text is `what is wrong: what to do`.
+    /// Notes an error whose text is `what is wrong: what to do`; what is wrong may quote anything.
     pub(super) fn report_error(&mut self, at: &Entry<'_>, error: &str) {
-        let (what, remedy) = error.split_once(": ").unwrap_or((error, "change the value"));
+        let (what, remedy) = error.rsplit_once(": ").unwrap_or((error, "change the value"));
         self.report(at, what, remedy);
     }
 

@@ -11,52 +11,97 @@ macro_rules! catalog {
 }
 
 catalog! {
-    BUILD_INFO = gauge("build_info", ["version"], "Always 1; its label is the version of this program.");
-    UPTIME = gauge("uptime_seconds", [], "Time since this node started.");
-    DRAINING = gauge("draining", [], "1 while this node is going away and takes nothing new, else 0.");
+    BUILD_INFO = gauge("build_info", ["version"],
+        "Always 1; its label is the version of this program.");
+    UPTIME = gauge("uptime_seconds", [],
+        "Time since this node started.");
+    DRAINING = gauge("draining", [],
+        "1 while this node is going away and takes nothing new, else 0.");
 
-    MESSAGES = counter("messages_accepted_total", ["datacenter"], "Messages this node accepted for sending.");
-    FRAMES = counter("frames_sealed_total", ["datacenter"], "Batch frames this node made; one crosses the WAN for many messages.");
-    DELIVERED = counter("messages_delivered_total", ["datacenter", "route"], "Messages their destination took, by the route of the last attempt: through a proxy or direct.");
-    FAILED = counter("messages_failed_total", ["datacenter", "reason"], "Messages this node gave up, by reason.");
-    ATTEMPTS = counter("attempts_total", ["outcome"], "Tries of one message over one route, by how they ended.");
-    FALLBACKS = counter("fallbacks_total", ["reason"], "Messages that left the route they were on, by reason; reason direct means that no proxy was usable.");
-    BUSY = counter("busy_total", [], "Batches that were turned away or had to wait because a budget was used up.");
-    SENT_BYTES = counter("sent_bytes_total", ["datacenter", "stage"], "Bytes sent towards a datacenter: logical is what direct sends would have cost, then after the diff, after the second stage, and on the wire.");
-    RECEIVED_BYTES = counter("received_bytes_total", ["datacenter"], "Bytes received from a datacenter, as on the wire.");
-    ACK_LATENCY = histogram("ack_latency_seconds", ["datacenter"], "Time from the first write of a message to its acknowledgement.");
-    QUEUE_BYTES = gauge("queue_bytes", ["datacenter"], "Bytes this sender holds for a datacenter, queued or unacknowledged.");
-    PENDING = gauge("pending_messages", ["datacenter"], "Messages this sender holds for a datacenter, queued or unacknowledged.");
-    ROUTE_IN_USE = gauge("route_in_use", ["datacenter", "proxy"], "1 for the proxies new batches travel through, else 0.");
-    ROUTE_STATE = gauge("route_state", ["datacenter", "proxy", "state"], "1 for the state a proxy is in as seen by this sender, 0 for the others.");
-    ROUTE_SNOOZED = gauge("route_snoozed_seconds", ["datacenter", "proxy"], "How long a proxy that failed will still be left alone.");
-    ROUTE_TIMEOUT = gauge("route_attempt_timeout_seconds", ["datacenter", "proxy"], "How long an attempt through this proxy waits for its acknowledgement at present.");
+    MESSAGES = counter("messages_accepted_total", ["datacenter"],
+        "Messages this node accepted for sending.");
+    FRAMES = counter("frames_sealed_total", ["datacenter"],
+        "Batch frames this node made; one crosses the WAN for many messages.");
+    DELIVERED = counter("messages_delivered_total", ["datacenter", "route"],
+        "Messages their destination took, by the route of the last attempt: through a proxy or direct.");
+    FAILED = counter("messages_failed_total", ["datacenter", "reason"],
+        "Messages this node gave up, by reason.");
+    ATTEMPTS = counter("attempts_total", ["outcome"],
+        "Tries of one message over one route, by how they ended.");
+    FALLBACKS = counter("fallbacks_total", ["reason"],
+        "Messages that left the route they were on, by reason; reason direct means that no proxy was \
+         usable.");
+    BUSY = counter("busy_total", [],
+        "Batches that were turned away or had to wait because a budget was used up.");
+    SENT_BYTES = counter("sent_bytes_total", ["datacenter", "stage"],
+        "Bytes sent towards a datacenter: logical is what direct sends would have cost, then after the \
+         diff, after the second stage, and on the wire.");
+    RECEIVED_BYTES = counter("received_bytes_total", ["datacenter"],
+        "Bytes received from a datacenter, as on the wire.");
+    ACK_LATENCY = histogram("ack_latency_seconds", ["datacenter"],
+        "Time from the first write of a message to its acknowledgement.");
+    QUEUE_BYTES = gauge("queue_bytes", ["datacenter"],
+        "Bytes this sender holds for a datacenter, queued or unacknowledged.");
+    PENDING = gauge("pending_messages", ["datacenter"],
+        "Messages this sender holds for a datacenter, queued or unacknowledged.");
+    ROUTE_IN_USE = gauge("route_in_use", ["datacenter", "proxy"],
+        "1 for the proxies new batches travel through, else 0.");
+    ROUTE_STATE = gauge("route_state", ["datacenter", "proxy", "state"],
+        "1 for the state a proxy is in as seen by this sender, 0 for the others.");
+    ROUTE_SNOOZED = gauge("route_snoozed_seconds", ["datacenter", "proxy"],
+        "How long a proxy that failed will still be left alone.");
+    ROUTE_TIMEOUT = gauge("route_attempt_timeout_seconds", ["datacenter", "proxy"],
+        "How long an attempt through this proxy waits for its acknowledgement at present.");
 
-    PROXY_FRAMES = counter("proxy_frames_received_total", [], "Batch frames this proxy received.");
-    PROXY_FORWARDED = counter("proxy_runs_forwarded_total", [], "Runs of messages for one member that this proxy passed on.");
-    PROXY_FORWARDED_BYTES = counter("proxy_forwarded_bytes_total", [], "Payload bytes this proxy passed on to members.");
-    PROXY_REFUSED = counter("proxy_runs_refused_total", ["reason"], "Runs of messages this proxy refused, by reason.");
-    PROXY_QUEUE_BYTES = gauge("proxy_queue_bytes", [], "Bytes this proxy holds for its members.");
-    HOP_LATENCY = histogram("hop_latency_seconds", [], "Time from the arrival of a frame at this proxy to the write of a run to its member.");
+    PROXY_FRAMES = counter("proxy_frames_received_total", [],
+        "Batch frames this proxy received.");
+    PROXY_FORWARDED = counter("proxy_runs_forwarded_total", [],
+        "Runs of messages for one member that this proxy passed on.");
+    PROXY_FORWARDED_BYTES = counter("proxy_forwarded_bytes_total", [],
+        "Payload bytes this proxy passed on to members.");
+    PROXY_REFUSED = counter("proxy_runs_refused_total", ["reason"],
+        "Runs of messages this proxy refused, by reason.");
+    PROXY_QUEUE_BYTES = gauge("proxy_queue_bytes", [],
+        "Bytes this proxy holds for its members.");
+    HOP_LATENCY = histogram("hop_latency_seconds", [],
+        "Time from the arrival of a frame at this proxy to the write of a run to its member.");
 
-    MEMBER_HANDED_OVER = counter("member_messages_handed_over_total", [], "Messages this member handed to its application.");
-    MEMBER_HANDED_OVER_BYTES = counter("member_handed_over_bytes_total", [], "Payload bytes this member handed to its application.");
-    MEMBER_DUPLICATES = counter("member_duplicates_total", [], "Messages that arrived a second time and were discarded.");
-    MEMBER_SKIPPED = counter("member_skipped_total", [], "Messages this member passed over because their sender gave them up.");
-    MEMBER_REFUSED = counter("member_messages_refused_total", ["reason"], "Messages this member refused, by reason.");
-    INBOX_BYTES = gauge("inbox_bytes", [], "Bytes the application of this member has not taken yet.");
-    HELD_BYTES = gauge("held_bytes", [], "Bytes this member holds behind a gap.");
+    MEMBER_HANDED_OVER = counter("member_messages_handed_over_total", [],
+        "Messages this member handed to its application.");
+    MEMBER_HANDED_OVER_BYTES = counter("member_handed_over_bytes_total", [],
+        "Payload bytes this member handed to its application.");
+    MEMBER_DUPLICATES = counter("member_duplicates_total", [],
+        "Messages that arrived a second time and were discarded.");
+    MEMBER_SKIPPED = counter("member_skipped_total", [],
+        "Messages this member passed over because their sender gave them up.");
+    MEMBER_REFUSED = counter("member_messages_refused_total", ["reason"],
+        "Messages this member refused, by reason.");
+    INBOX_BYTES = gauge("inbox_bytes", [],
+        "Bytes the application of this member has not taken yet.");
+    HELD_BYTES = gauge("held_bytes", [],
+        "Bytes this member holds behind a gap.");
 
-    LINK_UP = gauge("link_up", ["peer", "datacenter"], "1 while both connections of the link to a peer are established, else 0.");
-    LINK_RTT = gauge("link_rtt_seconds", ["peer", "datacenter"], "Smoothed round trip to a peer.");
-    LINK_RTT_MIN = gauge("link_rtt_min_seconds", ["peer", "datacenter"], "Smallest round trip to a peer on its present link.");
-    LINK_CLOCK_OFFSET = gauge("link_clock_offset_seconds", ["peer", "datacenter"], "The clock of a peer minus the clock of this node, within half the smallest round trip.");
+    LINK_UP = gauge("link_up", ["peer", "datacenter"],
+        "1 while both connections of the link to a peer are established, else 0.");
+    LINK_RTT = gauge("link_rtt_seconds", ["peer", "datacenter"],
+        "Smoothed round trip to a peer.");
+    LINK_RTT_MIN = gauge("link_rtt_min_seconds", ["peer", "datacenter"],
+        "Smallest round trip to a peer on its present link.");
+    LINK_CLOCK_OFFSET = gauge("link_clock_offset_seconds", ["peer", "datacenter"],
+        "The clock of a peer minus the clock of this node, within half the smallest round trip.");
 
-    HANDSHAKES = counter("handshakes_total", [], "Handshakes completed.");
-    HANDSHAKES_REFUSED = counter("handshakes_refused_total", ["code", "by"], "Handshakes refused, by code, and by whom: this node (us) or the peer.");
-    PROTOCOL_ERRORS = counter("protocol_errors_total", ["error"], "Connections closed because the peer broke the protocol, by error.");
-    DIALS = counter("dials_total", [], "Connections this node began.");
-    DIALS_FAILED = counter("dials_failed_total", [], "Connections this node began that failed before a handshake.");
-    ACCEPT_ERRORS = counter("accept_errors_total", [], "Connections that could not be accepted, as when the process is out of descriptors.");
-    ACKS_IGNORED = counter("acks_ignored_total", [], "Acknowledgements that named something this node does not know.");
+    HANDSHAKES = counter("handshakes_total", [],
+        "Handshakes completed.");
+    HANDSHAKES_REFUSED = counter("handshakes_refused_total", ["code", "by"],
+        "Handshakes refused, by code, and by whom: this node (us) or the peer.");
+    PROTOCOL_ERRORS = counter("protocol_errors_total", ["error"],
+        "Connections closed because the peer broke the protocol, by error.");
+    DIALS = counter("dials_total", [],
+        "Connections this node began.");
+    DIALS_FAILED = counter("dials_failed_total", [],
+        "Connections this node began that failed before a handshake.");
+    ACCEPT_ERRORS = counter("accept_errors_total", [],
+        "Connections that could not be accepted, as when the process is out of descriptors.");
+    ACKS_IGNORED = counter("acks_ignored_total", [],
+        "Acknowledgements that named something this node does not know.");
 }

@@ -42,9 +42,16 @@ pub(super) struct Input {
 pub(super) enum InputError {
     #[error("cannot read {name}: {source}")]
     Read { name: String, source: io::Error },
-    #[error("{name}: line {number} is over the limit of {} (message_bytes_max): nothing from there on was sent", show_bytes(*max))]
+    #[error(
+        "{name}: line {number} is over the limit of {} (message_bytes_max): nothing from there on was sent",
+        show_bytes(*max)
+    )]
     LongLine { name: String, number: u64, max: u64 },
-    #[error("{name}: frame {number} has {bytes} bytes, over the limit of {} (message_bytes_max): nothing from there on was sent", show_bytes(*max))]
+    #[error(
+        "{name}: frame {number} has {bytes} bytes, over the limit of {} (message_bytes_max): nothing from there on \
+         was sent",
+        show_bytes(*max)
+    )]
     LongFrame { name: String, number: u64, bytes: u64, max: u64 },
     #[error("{name}: the input ends within frame {number}: nothing of that frame was sent")]
     Cut { name: String, number: u64 },
