@@ -1,6 +1,7 @@
 //! The command line: what there is to say, and which exit code says how it went.
 
 mod check;
+mod demo;
 mod failure;
 mod log;
 mod output;
@@ -58,6 +59,8 @@ enum Command {
     Send(send::SendArgs),
     /// Check a configuration file and show what it says
     CheckConfig(check::CheckArgs),
+    /// Three datacenters on this machine, two failing proxies, every arrival checked
+    Demo(demo::DemoArgs),
 }
 
 /// The file, and which of its nodes this is.
@@ -78,7 +81,9 @@ const RUNTIME_SHUTDOWN: Duration = Duration::from_millis(100);
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let outcome = log::start(&cli.log).and_then(|()| run(cli.command));
+    // A run that shows a table of its own keeps the log quiet: its proxies fail on purpose.
+    let level = if matches!(cli.command, Command::Demo(_)) { "error" } else { "info" };
+    let outcome = log::start(&cli.log, level).and_then(|()| run(cli.command));
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
@@ -102,6 +107,7 @@ fn run(command: Command) -> Result<(), Failure> {
             Command::Member(args) => run::run(args, crate::config::Role::Member).await,
             Command::Send(args) => send::send(args).await,
             Command::CheckConfig(args) => check::check(&args),
+            Command::Demo(args) => demo::demo(args).await,
         }
     });
     // A write that never ends, as into a stopped pipe, must not keep the process.

@@ -15,8 +15,9 @@ pub(super) struct LogArgs {
     #[arg(long, value_enum, default_value_t = Form::Text, global = true)]
     log: Form,
     /// What is logged: error, warn, info, debug, trace or off; or rules such as warn,trunkline_mesh=debug
-    #[arg(long, env = "TRUNKLINE_LOG", default_value = "info", global = true)]
-    log_level: String,
+    /// [default: info; for the demo error]
+    #[arg(long, env = "TRUNKLINE_LOG", global = true)]
+    log_level: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -27,8 +28,8 @@ enum Form {
 
 const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
 
-pub(super) fn start(args: &LogArgs) -> Result<(), Failure> {
-    let level = args.log_level.trim();
+pub(super) fn start(args: &LogArgs, default: &str) -> Result<(), Failure> {
+    let level = args.log_level.as_deref().unwrap_or(default).trim();
     // A single word that is no level would be taken for the name of a module, and nothing would be logged.
     if !level.contains(['=', ',']) && !LEVELS.contains(&level.to_ascii_lowercase().as_str()) {
         let meant =

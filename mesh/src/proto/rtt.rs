@@ -45,11 +45,12 @@ impl Rtt {
         self.samples == 0
     }
 
-    /// How long to wait for an answer: smoothed plus four deviations, but at least 10 ms and a quarter of the round
-    /// trip above smoothed, because a steady link drives the deviation to nothing while the peer's scheduler does not.
+    /// How long to wait for an answer: smoothed plus four deviations, but at least 30 ms and half of the round trip above
+    /// smoothed, because a steady link drives the deviation to nothing while the peer's scheduler does not: with 10 ms
+    /// and a quarter, a busy two-core machine convicted healthy proxies.
     #[must_use]
     pub fn timeout(&self, min: Duration, max: Duration) -> Duration {
-        let margin = (4 * self.deviation_us).max(10_000).max(self.smoothed_us / 4);
+        let margin = (4 * self.deviation_us).max(30_000).max(self.smoothed_us / 2);
         Duration::from_micros(self.smoothed_us + margin).clamp(min, max)
     }
 }
@@ -141,7 +142,7 @@ mod tests {
             rtt.sample(MS(100));
         }
         let steady = rtt.timeout(MS(20), MS(2000));
-        assert!(steady >= MS(124) && steady <= MS(126), "steady: a quarter above, {steady:?}");
+        assert!(steady >= MS(149) && steady <= MS(151), "steady: half above, {steady:?}");
         assert_eq!(rtt.timeout(MS(20), MS(50)), MS(50));
         assert_eq!(rtt.min_us(), 100_000);
     }

@@ -1,0 +1,85 @@
+//! `trunkline demo`: three datacenters on this machine, failing proxies, and a check of every arrival.
+
+use std::io::{IsTerminal, Write};
+use std::num::NonZeroU64;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::failure::Failure;
+use crate::demo::cluster::Shape;
+use crate::demo::run::{Options, Progress, RunError, run};
+
+/// Three datacenters on loopback with real TCP and WAN delays; the proxy in use is killed at one third of the run,
+/// the one then in use freezes at two thirds, and every message is checked at its member.
+#[derive(Debug, clap::Args)]
+pub(super) struct DemoArgs {
+    /// Datacenters; the leader is in the first
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(2..=8))]
+    dcs: u8,
+    /// Members per datacenter
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..=100))]
+    members: u8,
+    /// Proxies per datacenter
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=10))]
+    proxies: u8,
+    /// Factor on all delays; at 1 the one-way delays from the first datacenter are 40, 75, 110, … ms
+    #[arg(long, value_name = "FACTOR", default_value_t = 1.0, allow_negative_numbers = true, value_parser = delay_scale)]
+    delay_scale: f64,
+    /// What each datacenter may send to all others together, Mbit/s
+    #[arg(long, value_name = "MBIT", default_value_t = 40, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    egress_mbit: u64,
+    /// How long the leader sends, s
+    #[arg(long, value_name = "SECONDS", default_value_t = 18, value_parser = clap::value_parser!(u64).range(3..=3600))]
+    duration: u64,
+    /// Entries per second [default: twice what direct sends could hold]
+    #[arg(long, value_name = "ENTRIES", value_parser = clap::value_parser!(u64).range(1..))]
+    rate: Option<u64>,
+    /// Take the entries line by line from this file, over and over, instead of generating 1 KiB each
+    #[arg(long, value_name = "FILE")]
+    input: Option<PathBuf>,
+    /// Seed of everything that is drawn at random
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Print one JSON object and nothing else
+    #[arg(long)]
+    json: bool,
+}
+
+fn delay_scale(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(scale) if (0.0..=10.0).contains(&scale) => Ok(scale),
+        _ => Err("a factor is a number from 0 to 10".to_owned()),
+    }
+}
+
+pub(super) async fn demo(args: DemoArgs) -> Result<(), Failure> {
+    let progress = match (args.json, std::io::stdout().is_terminal()) {
+        (true, _) => Progress::None,
+        (false, true) => Progress::Terminal,
+        (false, false) => Progress::Lines,
+    };
+    let egress = args.egress_mbit.saturating_mul(1_000_000 / 8);
+    let options = Options {
+        shape: Shape { dcs: args.dcs.into(), members: args.members.into(), proxies: args.proxies.into() },
+        delay_scale: args.delay_scale,
+        egress_bytes_per_s: NonZeroU64::new(egress).unwrap_or(NonZeroU64::MIN),
+        duration: Duration::from_secs(args.duration),
+        rate: args.rate.and_then(NonZeroU64::new),
+        input: args.input,
+        seed: args.seed,
+        progress,
+    };
+    let report = run(options).await.map_err(|error| match error {
+        RunError::Input(_) | RunError::Output(_) => Failure::Io(error.to_string()),
+        RunError::Cluster(_) | RunError::Restart(_) => Failure::Unavailable(error.to_string()),
+    })?;
+    let text = if args.json { report.json() + "\n" } else { format!("\n{}", report.summary()) };
+    std::io::stdout().write_all(text.as_bytes()).map_err(Failure::stdout)?;
+    if report.is_clean() {
+        Ok(())
+    } else {
+        Err(Failure::Failed(
+            "messages were lost, duplicated, out of order, corrupted or misreported".to_owned(),
+        ))
+    }
+}
