@@ -4,6 +4,7 @@
 mod support;
 
 use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::process::{Child, ChildStdin, Stdio};
 use std::time::{Duration, Instant};
 
@@ -62,8 +63,11 @@ fn every_line_reaches_every_member_once_and_in_order() {
     let _nodes = cluster.start_all(&["eu-m1", "eu-m2", "eu-m3", "us-m1", "eu-p1", "eu-p2"]);
     let sent = lines(2_000) + "\nlast line without an end";
     let table = send(&cluster, "dc:eu,us-m1", &sent);
-    for (member, by_proxy) in [("eu-m1", 2_002), ("eu-m2", 2_002), ("eu-m3", 2_002), ("us-m1", 0)] {
-        assert_eq!(counts(&table, member), (2_002, 0, by_proxy), "{table}");
+    for member in members {
+        // Which route is the fastest at the start is not for this test to say; `flow` sees to it that proxies are used.
+        let (delivered, failed, by_proxy) = counts(&table, member);
+        assert_eq!((delivered, failed), (2_002, 0), "{table}");
+        assert!(member != "us-m1" || by_proxy == 0, "its own datacenter is reached directly: {table}");
     }
     expect_received(&cluster, &members, &(sent + "\n"));
 }
@@ -168,7 +172,10 @@ fn sigterm_and_sigint_end_a_node_in_good_order() {
 #[test]
 fn a_second_signal_ends_a_node_at_once() {
     let cluster = Cluster::new(&[("# drain_timeout = \"2 s\"", "drain_timeout = \"1 min\"")]);
-    // Nobody takes the message, so draining would last until its deadline.
+    // A member that accepts and says nothing: it is dialled once there is a message for it, and draining would last
+    // until that message's deadline.
+    let mute = TcpListener::bind(cluster.mesh("eu-m1")).unwrap();
+    mute.set_nonblocking(true).unwrap();
     let (mut sender, mut stdin) = start_send(&cluster, "eu-m1");
     stdin.write_all(b"a\n").unwrap();
     let log = sender.stderr.take().unwrap();
@@ -179,21 +186,13 @@ fn a_second_signal_ends_a_node_at_once() {
             let _ = tell.send(line);
         }
     });
-    // Before it catches signals the first one would simply end it.
-    let status = || std::fs::read_to_string(format!("/proc/{}/status", sender.id())).ok();
-    poll("signals are caught", SOON, || status().filter(|status| catches_sigterm(status)));
+    let _dialled = poll("the message is pending", SOON, || mute.accept().ok());
     signal(&sender, "TERM");
     poll("draining", SOON, || told.try_recv().ok().filter(|line| line.contains("draining")));
     assert_eq!(sender.try_wait().unwrap(), None, "still draining");
     signal(&sender, "TERM");
     assert_eq!(exit_code(&mut sender, STOPPED_WITHIN), 1);
     drop(stdin);
-}
-
-/// The bit of signal 15 in the mask of caught signals.
-fn catches_sigterm(status: &str) -> bool {
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap_or("0");
-    u64::from_str_radix(mask.trim(), 16).is_ok_and(|mask| mask & (1 << 14) != 0)
 }
 
 /// Lines flow while `disturb` is done to the proxies; then every receipt is held against what the members wrote.
@@ -280,6 +279,15 @@ fn a_restarted_proxy_costs_nothing() {
     });
 }
 
+/// Sends a message to `eu-m1`, which ends as soon as it has it: the ack may or may not make it out.
+fn send_to_the_dying(cluster: &Cluster) {
+    let input = write(&cluster.path("input"), "a\n");
+    let args = ["send", "--config", cluster.file(), "--to", "eu-m1", "--input", &input, "--deadline", "2 s"];
+    let (code, table, stderr) = run(&args);
+    let unsure = table.contains("eu-m1             1                 1  ");
+    assert!(code == 0 || unsure, "delivered, or perhaps: {table}{stderr}");
+}
+
 #[test]
 fn a_failing_output_ends_a_member_with_74() {
     if !std::path::Path::new("/dev/full").exists() {
@@ -292,7 +300,7 @@ fn a_failing_output_ends_a_member_with_74() {
     command.args(["member", "--config", cluster.file(), "--node", "eu-m1", "--output", "/dev/full"]);
     let mut member = Node { id: "eu-m1".to_owned(), child: command.spawn().unwrap() };
     cluster.await_ready("eu-m1");
-    send(&cluster, "eu-m1", "a\n");
+    send_to_the_dying(&cluster);
     assert_eq!(exit_code(&mut member.child, SOON), 74);
     let mut stderr = String::new();
     member.child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
@@ -308,7 +316,7 @@ fn a_reader_that_goes_away_ends_a_member_with_74() {
     let mut member = Node { id: "eu-m1".to_owned(), child: command.spawn().unwrap() };
     drop(member.child.stdout.take());
     cluster.await_ready("eu-m1");
-    send(&cluster, "eu-m1", "a\n");
+    send_to_the_dying(&cluster);
     assert_eq!(exit_code(&mut member.child, SOON), 74);
 }
 
@@ -343,7 +351,10 @@ fn a_node_with_both_roles_takes_both() {
         cluster.await_ready("eu-p1");
         cluster.await_ready("eu-m1");
         let table = send(&cluster, "eu-m1,eu-p1", &lines(300));
-        assert_eq!(counts(&table, "eu-m1"), (300, 0, 300), "{table}");
+        for member in ["eu-m1", "eu-p1"] {
+            let (delivered, failed, _) = counts(&table, member);
+            assert_eq!((delivered, failed), (300, 0), "{table}");
+        }
         expect_received(&cluster, &["eu-m1", "eu-p1"], &lines(300));
         signal(&node.child, "TERM");
         assert_eq!(exit_code(&mut node.child, STOPPED_WITHIN), 0);
