@@ -9,7 +9,7 @@ use std::process::{Child, ChildStdin, Stdio};
 use std::time::{Duration, Instant};
 
 use support::cluster::{Cluster, Node, SOON, lines, write};
-use support::{exit_code, exposition, finished, http, poll, run, signal, trunkline};
+use support::{exit_code, exposition, finished, http, poll, poll_for, run, signal, trunkline};
 
 /// A node that is told to stop is gone by then.
 const STOPPED_WITHIN: Duration = Duration::from_secs(3);
@@ -34,8 +34,9 @@ fn send(cluster: &Cluster, to: &str, lines: &str) -> String {
 /// Waits until the members have written exactly this, and no byte more.
 fn expect_received(cluster: &Cluster, members: &[&str], expected: &str) {
     for member in members {
-        let whole = || Some(cluster.received(member)).filter(|received| received.len() >= expected.len());
-        let received = poll(&format!("{member} has everything"), SOON, whole);
+        let whole = || (cluster.received(member).len() >= expected.len()).then_some(());
+        let _ = poll_for(SOON, whole);
+        let received = cluster.received(member);
         assert!(received == expected, "{member}: {}", first_difference(&received, expected));
     }
 }

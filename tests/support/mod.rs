@@ -30,14 +30,19 @@ pub(crate) fn finished(output: Output) -> (i32, String, String) {
 }
 
 /// Looks every few milliseconds until there is something; panics when the time is over.
-pub(crate) fn poll<T>(what: &str, within: Duration, mut look: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn poll<T>(what: &str, within: Duration, look: impl FnMut() -> Option<T>) -> T {
+    poll_for(within, look).unwrap_or_else(|| panic!("{what}: not within {within:?}"))
+}
+
+/// Looks every few milliseconds until there is something or the time is over.
+pub(crate) fn poll_for<T>(within: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
     let deadline = Instant::now() + within;
     let (_keep, never) = mpsc::channel::<()>();
     loop {
-        if let Some(found) = look() {
+        let found = look();
+        if found.is_some() || Instant::now() >= deadline {
             return found;
         }
-        assert!(Instant::now() < deadline, "{what}: not within {within:?}");
         let _ = never.recv_timeout(Duration::from_millis(10));
     }
 }
