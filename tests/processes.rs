@@ -280,13 +280,12 @@ fn a_restarted_proxy_costs_nothing() {
     });
 }
 
-/// Sends a message to `eu-m1`, which ends as soon as it has it: the ack may or may not make it out.
+/// Sends a message to `eu-m1`, which ends as soon as it has it: the ack makes it out all the same.
 fn send_to_the_dying(cluster: &Cluster) {
     let input = write(&cluster.path("input"), "a\n");
     let args = ["send", "--config", cluster.file(), "--to", "eu-m1", "--input", &input, "--deadline", "2 s"];
     let (code, table, stderr) = run(&args);
-    let unsure = table.contains("eu-m1             1                 1  ");
-    assert!(code == 0 || unsure, "delivered, or perhaps: {table}{stderr}");
+    assert_eq!(code, 0, "handed over before it went, so delivered: {table}{stderr}");
 }
 
 #[test]

@@ -106,6 +106,11 @@ impl Batch {
         &self.messages
     }
 
+    /// All of it is for the control lane: a share of every budget is kept for such batches.
+    pub(crate) fn is_urgent(&self) -> bool {
+        self.messages.iter().all(|message| message.lane == Lane::Control)
+    }
+
     /// Number of messages.
     #[must_use]
     pub fn len(&self) -> usize {

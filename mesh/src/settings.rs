@@ -12,11 +12,12 @@ pub struct Settings {
     /// Payload bytes one destination gets in one frame (one larger message goes alone). Smaller delivers earlier on slow
     /// links, larger compresses better. Default 64 KiB.
     pub run_bytes_max: usize,
-    /// Bytes the sender keeps for one destination, queued or unacknowledged. Default 4 MiB.
+    /// Bytes the sender keeps for one destination and lane, queued or unacknowledged. Default 4 MiB.
     pub destination_budget_bytes: usize,
-    /// Bytes the sender keeps for one datacenter; shared segments count once per batch. Default 16 MiB.
+    /// Bytes the sender keeps for one datacenter; shared segments count once per batch. A sixteenth is kept for batches of
+    /// the control lane. Default 16 MiB.
     pub datacenter_budget_bytes: usize,
-    /// Bytes the sender keeps for all datacenters together. Default 64 MiB.
+    /// Bytes the sender keeps for all datacenters together; a sixteenth for the control lane. Default 64 MiB.
     pub process_budget_bytes: usize,
     /// Bytes a proxy queues for one member and lane. Default 4 MiB.
     pub member_queue_bytes_max: usize,
@@ -99,6 +100,16 @@ pub struct SettingsError {
     pub rule: &'static str,
 }
 
+/// The share of a datacenter's and the process's budget that only batches of the control lane may use: a heartbeat must
+/// not be turned away because data fills the budget.
+const RESERVED_SHARE: usize = 16;
+
+/// What everything else may use of a budget, bytes.
+#[must_use]
+pub(crate) fn unreserved(budget_bytes: usize) -> usize {
+    budget_bytes - budget_bytes / RESERVED_SHARE
+}
+
 /// Room a frame needs beyond the payload of one message: header, envelope, codec head.
 pub(crate) const FRAME_OVERHEAD_BYTES: usize = 64 * 1024;
 
@@ -128,9 +139,9 @@ impl Settings {
                 "must be at least message_bytes_max",
             ),
             (
-                self.datacenter_budget_bytes >= self.destination_budget_bytes,
+                unreserved(self.datacenter_budget_bytes) >= self.destination_budget_bytes,
                 "datacenter_budget_bytes",
-                "must be at least destination_budget_bytes",
+                "must be at least 16/15 of destination_budget_bytes: a share is kept for the control lane",
             ),
             (
                 self.process_budget_bytes >= self.datacenter_budget_bytes,

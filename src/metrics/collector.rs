@@ -216,25 +216,7 @@ fn links(status: &Status) -> Vec<MetricFamily> {
     ]
 }
 
-/// What a peer can break, so that every row exists before it is first counted. The mesh adds what it counts itself.
-const PROTOCOL_ERRORS: [&str; 12] = [
-    "preamble",
-    "unknown_type",
-    "lane",
-    "reserved",
-    "too_long",
-    "checksum",
-    "body",
-    "codec",
-    "run_count",
-    "unknown_row",
-    "unexpected_frame",
-    "roster",
-];
-
 fn handshakes(stats: &Stats) -> Vec<MetricFamily> {
-    let mut errors: BTreeMap<&'static str, u64> = PROTOCOL_ERRORS.iter().map(|error| (*error, 0)).collect();
-    errors.extend(stats.protocol_errors.iter().map(|(error, count)| (*error, *count)));
     vec![
         catalog::HANDSHAKES.family().count(&[], stats.handshakes).done(),
         catalog::HANDSHAKES_REFUSED
@@ -242,7 +224,10 @@ fn handshakes(stats: &Stats) -> Vec<MetricFamily> {
             .each(&stats.handshakes_refused, |f, (code, count)| f.count(&[code, "us"], *count))
             .each(&stats.handshakes_refused_by_peer, |f, (code, count)| f.count(&[code, "peer"], *count))
             .done(),
-        catalog::PROTOCOL_ERRORS.family().each(errors, |f, (error, count)| f.count(&[error], count)).done(),
+        catalog::PROTOCOL_ERRORS
+            .family()
+            .each(&stats.protocol_errors, |f, (error, count)| f.count(&[error], *count))
+            .done(),
         catalog::DIALS.family().count(&[], stats.dials).done(),
         catalog::DIALS_FAILED.family().count(&[], stats.dials_failed).done(),
         catalog::ACCEPT_ERRORS.family().count(&[], stats.accept_errors).done(),

@@ -96,8 +96,8 @@ impl Client {
         Self { mesh }
     }
 
-    /// Hands a batch over and waits while the budget is used up, first come, first served per datacenter. The receipt
-    /// resolves when every message of the batch is delivered or given up.
+    /// Hands a batch over and waits while the budget is used up, first come, first served per datacenter. A batch whose
+    /// messages are all of the control lane has a share of the budget, and a line, of its own. The receipt resolves when every message of the batch is delivered or given up.
     ///
     /// Dropping the future gives the batch up, unless it was taken in at that very moment: then it travels on, without
     /// a receipt.
@@ -108,8 +108,7 @@ impl Client {
     pub async fn send(&self, batch: Batch) -> Result<Receipt, SendError> {
         let shared = self.mesh.shared();
         let taken = shared.with(|core, now| {
-            let datacenter = batch.datacenter();
-            if let Some(queued_bytes) = core.waiting.queued_bytes(datacenter).filter(|_| !core.closed) {
+            if let Some(queued_bytes) = core.waiting.queued_bytes(&batch).filter(|_| !core.closed) {
                 core.node.count_busy();
                 return Taken::Waits(core.waiting.push(batch, queued_bytes));
             }
@@ -138,7 +137,7 @@ impl Client {
         let datacenter = batch.datacenter().clone();
         let taken = self.mesh.shared().with(|core, now| {
             // Who waits in `send` came first.
-            let Some(queued_bytes) = core.waiting.queued_bytes(&datacenter).filter(|_| !core.closed) else {
+            let Some(queued_bytes) = core.waiting.queued_bytes(&batch).filter(|_| !core.closed) else {
                 return submit(&mut core.node, &mut core.receipts, batch, now, false);
             };
             core.node.count_busy();

@@ -1,4 +1,5 @@
 //! Batches that wait for budget: first come, first served within a datacenter, and no datacenter waits for another.
+//! Batches of the control lane have a line of their own, as they have a share of the budget.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
@@ -46,20 +47,25 @@ struct Line {
 /// All waiting batches.
 #[derive(Default)]
 pub(super) struct Waiting {
-    lines: BTreeMap<Datacenter, Line>,
+    lines: BTreeMap<(Datacenter, bool), Line>,
+}
+
+/// Which line a batch stands in.
+fn line_of(batch: &Batch) -> (Datacenter, bool) {
+    (batch.datacenter().clone(), batch.is_urgent())
 }
 
 impl Waiting {
-    /// Bytes charged to the datacenter, if somebody waits for it: whoever comes now stands behind.
-    pub(super) fn queued_bytes(&self, datacenter: &Datacenter) -> Option<u64> {
-        let line = self.lines.get(datacenter)?;
+    /// Bytes charged to the batch's datacenter, if somebody waits in its line: whoever comes now stands behind.
+    pub(super) fn queued_bytes(&self, batch: &Batch) -> Option<u64> {
+        let line = self.lines.get(&line_of(batch))?;
         line.waiters.iter().any(|waiter| !waiter.to.is_closed()).then_some(line.queued_bytes)
     }
 
     /// Puts a batch at the end of its line.
     pub(super) fn push(&mut self, batch: Batch, queued_bytes: u64) -> oneshot::Receiver<Decision> {
         let (to, decision) = oneshot::channel();
-        let line = self.lines.entry(batch.datacenter().clone()).or_default();
+        let line = self.lines.entry(line_of(&batch)).or_default();
         line.queued_bytes = queued_bytes;
         line.waiters.push_back(Waiter { batch, to });
         decision

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::window::MESSAGE_OVERHEAD_BYTES;
 use crate::message::Message;
-use crate::settings::Settings;
+use crate::settings::{Settings, unreserved};
 
 /// Bytes charged to one datacenter and to the process.
 #[derive(Debug)]
@@ -94,12 +94,19 @@ impl Budget {
         }
     }
 
+    /// The most that a batch may be charged, bytes.
+    #[must_use]
+    pub fn limit(&self, urgent: bool) -> usize {
+        if urgent { self.datacenter_max } else { unreserved(self.datacenter_max) }
+    }
+
     /// Charges a batch. False when there is no room now; then nothing was charged.
     #[must_use]
-    pub fn charge(&mut self, datacenter: usize, bytes: usize) -> bool {
+    pub fn charge(&mut self, datacenter: usize, bytes: usize, urgent: bool) -> bool {
         let there = self.datacenters[datacenter].saturating_add(bytes);
         let all = self.process.saturating_add(bytes);
-        if there > self.datacenter_max || all > self.process_max {
+        let process_max = if urgent { self.process_max } else { unreserved(self.process_max) };
+        if there > self.limit(urgent) || all > process_max {
             self.turned_away = true;
             return false;
         }
@@ -113,6 +120,12 @@ impl Budget {
         self.datacenters[datacenter] -= freed;
         self.process -= freed;
         self.room |= self.turned_away;
+    }
+
+    /// More than half of a datacenter's budget is used: its queue is stalled, or as good as.
+    #[must_use]
+    pub fn is_stalled(&self, datacenter: usize) -> bool {
+        self.datacenters[datacenter] > self.datacenter_max / 2
     }
 
     /// Bytes charged to a datacenter.
@@ -148,17 +161,18 @@ mod tests {
             (0..3).map(|i| message(vec![Bytes::from(vec![i; 10]), shared.clone(), Bytes::new()])).collect();
         let mut charge = BatchCharge::of(&batch);
         assert_eq!(charge.bytes(), 1000 + 3 * (10 + MESSAGE_OVERHEAD_BYTES));
-        let settings = Settings { datacenter_budget_bytes: 2000, ..Settings::default() };
+        let settings = Settings { datacenter_budget_bytes: 2048, ..Settings::default() };
         let mut budget = Budget::new(&settings, 1);
-        assert!(budget.charge(0, charge.bytes()));
-        assert!(!budget.charge(0, charge.bytes()));
+        assert!(budget.charge(0, charge.bytes(), false));
+        assert!(!budget.charge(0, charge.bytes(), false));
+        assert!(!budget.charge(0, 200, false) && budget.charge(0, 200, true), "the rest is for heartbeats");
         assert!(!budget.take_room());
         budget.release(0, &mut charge, 1);
         assert!(budget.take_room(), "somebody waits");
         budget.release(0, &mut charge, 0);
-        assert_eq!(budget.queued(0), 1000 + 10 + MESSAGE_OVERHEAD_BYTES);
+        assert_eq!(budget.queued(0), 200 + 1000 + 10 + MESSAGE_OVERHEAD_BYTES);
         budget.release(0, &mut charge, 2);
-        assert_eq!(budget.queued(0), 0);
+        assert_eq!(budget.queued(0), 200);
         assert!(!budget.take_room(), "nobody waits");
     }
 }

@@ -198,6 +198,12 @@ impl Flow {
         Some(pending)
     }
 
+    /// The bytes of all messages that wait.
+    pub fn payloads_mut(&mut self) -> impl Iterator<Item = &mut Payload> {
+        let queued = self.queue.values_mut().map(|pending| &mut pending.payload);
+        queued.chain(self.sent.values_mut().map(|sent| &mut sent.pending.payload))
+    }
+
     /// Takes a message with a seq out: it is decided or given up.
     pub fn forget(&mut self, seq: u64) -> Option<Sent> {
         self.retry.remove(&seq);

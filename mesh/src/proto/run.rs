@@ -131,6 +131,15 @@ mod tests {
     }
 
     #[test]
+    fn what_waits_is_copied_out_of_a_much_larger_frame() {
+        let frame = Bytes::from(vec![1; 1000]);
+        let small: Payload = frame.slice(..499).into();
+        assert_ne!(compact(small, frame.len()).segments()[0].as_ptr(), frame.as_ptr());
+        let large: Payload = frame.slice(..500).into();
+        assert_eq!(compact(large, frame.len()).segments()[0].as_ptr(), frame.as_ptr());
+    }
+
+    #[test]
     fn overlong_numbers_and_huge_lengths_are_errors() {
         for bad in
             [&[0x80, 0x00, 0][..], &[0, 0x80, 0x00], &[0x80, 0x02, 0], &[0, 0xff, 0xff, 0xff, 0xff, 0x0f]]

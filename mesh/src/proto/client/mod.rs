@@ -60,6 +60,8 @@ struct Site {
     /// Where the next frame of a lane begins to look, so that nobody is always last.
     turn: [FlowIx; 2],
     pending_messages: u64,
+    /// What is queued was copied out of the application's buffers.
+    detached: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -79,6 +81,33 @@ enum Due {
 enum Pick {
     Link(LinkId, Way),
     Wait(Micros),
+}
+
+/// Segments below this length are copied when their queue stalls; longer ones are charged for what they are.
+const DETACH_BELOW_BYTES: usize = 16 * 1024;
+
+/// Copies made so far, by the slice they are of, so that what was shared stays shared. The slices are kept beside them:
+/// were one freed meanwhile, its address could become another one's.
+#[derive(Default)]
+struct Detached {
+    copies: BTreeMap<(usize, usize), (Bytes, Bytes)>,
+}
+
+impl Detached {
+    fn detach(&mut self, payload: &mut Payload) {
+        if payload.segments().iter().all(|segment| segment.len() >= DETACH_BELOW_BYTES) {
+            return;
+        }
+        let copy = |segment: &Bytes| {
+            if segment.len() >= DETACH_BELOW_BYTES {
+                return segment.clone();
+            }
+            let key = (segment.as_ptr().addr(), segment.len());
+            let pair = || (segment.clone(), Bytes::copy_from_slice(segment));
+            self.copies.entry(key).or_insert_with(pair).1.clone()
+        };
+        *payload = payload.segments().iter().map(copy).collect();
+    }
 }
 
 /// The sending machine.
@@ -132,6 +161,7 @@ impl Client {
                 ready: [BTreeSet::new(), BTreeSet::new()],
                 turn: [FlowIx(0); 2],
                 pending_messages: 0,
+                detached: false,
             });
         }
         Self {
@@ -160,14 +190,14 @@ impl Client {
         let Some(site) = self.sites.iter().position(|site| site.name == batch.datacenter) else {
             return Err(Rejected { batch, reason: RejectReason::UnknownDatacenter });
         };
-        let charge = BatchCharge::of(&batch.messages);
+        let (charge, urgent) = (BatchCharge::of(&batch.messages), batch.is_urgent());
         let bytes = |bytes: usize| u64::try_from(bytes).unwrap_or(u64::MAX);
-        if charge.bytes() > self.settings.datacenter_budget_bytes {
-            let (batch_bytes, budget_bytes) =
-                (bytes(charge.bytes()), bytes(self.settings.datacenter_budget_bytes));
+        let limit = self.budget.limit(urgent);
+        if charge.bytes() > limit {
+            let (batch_bytes, budget_bytes) = (bytes(charge.bytes()), bytes(limit));
             return Err(Rejected { batch, reason: RejectReason::OverBudget { batch_bytes, budget_bytes } });
         }
-        if !self.budget.charge(site, charge.bytes()) {
+        if !self.budget.charge(site, charge.bytes(), urgent) {
             let queued_bytes = bytes(self.budget.queued(site));
             return Err(Rejected { batch, reason: RejectReason::Busy { queued_bytes } });
         }
@@ -182,10 +212,30 @@ impl Client {
         if count == 0 {
             self.finish(ticket);
         }
-        for (index, message) in batch.messages.into_iter().enumerate() {
+        let mut messages = batch.messages;
+        if self.budget.is_stalled(site) {
+            self.detach(site, &mut messages);
+        }
+        for (index, message) in messages.into_iter().enumerate() {
             self.enqueue(ticket, index, message, site, links, now);
         }
         Ok(ticket)
+    }
+
+    /// Copies small segments out of the buffers they are slices of: what waits in a stalled queue must not keep more alive
+    /// than it is charged. Once for all that is queued when the queue stalls, then for what comes.
+    fn detach(&mut self, site: usize, messages: &mut [Message]) {
+        let mut detached = Detached::default();
+        if !std::mem::replace(&mut self.sites[site].detached, true) {
+            for flow in self.flows.iter_mut().filter(|flow| flow.datacenter == site) {
+                for payload in flow.payloads_mut() {
+                    detached.detach(payload);
+                }
+            }
+        }
+        for message in messages {
+            detached.detach(&mut message.payload);
+        }
     }
 
     fn enqueue(
@@ -257,5 +307,26 @@ impl Client {
             routes: site.routes.status(links, &self.settings, now),
         };
         self.sites.iter().enumerate().map(row).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_small_slice_that_waits_is_copied_once_and_stays_shared() {
+        let big = Bytes::from(vec![1; 100_000]);
+        let (small, large) = (big.slice(10..20), big.slice(..DETACH_BELOW_BYTES));
+        let payload = || -> Payload { [small.clone(), large.clone()].into_iter().collect() };
+        let (mut one, mut two) = (payload(), payload());
+        let mut detached = Detached::default();
+        detached.detach(&mut one);
+        detached.detach(&mut two);
+        let address = |payload: &Payload, at: usize| payload.segments()[at].as_ptr();
+        assert_ne!(address(&one, 0), small.as_ptr(), "out of the big buffer");
+        assert_eq!(address(&one, 0), address(&two, 0), "once");
+        assert_eq!(address(&one, 1), large.as_ptr(), "what is long is charged for what it is");
+        assert_eq!(one.to_vec(), payload().to_vec());
     }
 }

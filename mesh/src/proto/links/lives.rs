@@ -89,13 +89,18 @@ impl Links {
                 false
             }
             Stage::Dialing | Stage::AwaitWelcome { .. } => true,
-            Stage::Open => conn.link.and_then(|link| self.links.get(&link)).is_some_and(|link| link.dialled),
+            Stage::Open | Stage::Ended => {
+                conn.link.and_then(|link| self.links.get(&link)).is_some_and(|link| link.dialled)
+            }
         };
         if !dialled {
             self.accepted -= 1;
         }
         self.timers.clear(Timer::Handshake(id));
         self.ready.remove(&id);
+        if matches!(conn.stage, Stage::Ended) {
+            return;
+        }
         // What was not written yet goes in front, or the peer could not read the last words.
         let last_words = last_words.map(|words| {
             let unsent = conn.out.iter().flat_map(|frame| frame.iter().copied());

@@ -152,9 +152,17 @@ pub struct LinkCounters {
 enum Stage {
     Dialing,
     AwaitHello,
-    AwaitWelcome { hello: Bytes },
-    AwaitConfirm { hello: Box<Hello>, transcript: u32, version: u16 },
+    AwaitWelcome {
+        hello: Bytes,
+    },
+    AwaitConfirm {
+        hello: Box<Hello>,
+        transcript: u32,
+        version: u16,
+    },
     Open,
+    /// The socket is gone; acks on the other connection may still name its roster.
+    Ended,
 }
 
 struct Conn {
@@ -221,6 +229,9 @@ enum Timer {
 
 /// Pause after the last use of a link that was dialled on demand, before it is closed.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// After bulk ended, so long is control still read: what a peer wrote before it went arrives on both at about one time.
+const LAST_ACKS: Duration = Duration::from_millis(10);
 
 /// Labels of protocol errors that no single frame shows.
 const SEQUENCE_ERRORS: [&str; 3] = ["unexpected_frame", "roster", "unknown_row"];
@@ -379,9 +390,19 @@ impl Links {
         }
     }
 
-    /// A connection ended, from outside.
+    /// A connection ended, from outside. When it is bulk, acks may lie unread on control: the link gets a moment to read
+    /// them, and nothing new is sent on it meanwhile.
     pub fn handle_closed(&mut self, id: ConnId, now: Micros) {
-        self.drop_conn(id, None, now);
+        let ending = self.conns.get_mut(&id).filter(|conn| conn.lane == Lane::Bulk).and_then(|conn| {
+            let link_id = conn.link?;
+            let link = self.links.get_mut(&link_id).filter(|link| link.up)?;
+            (link.draining, conn.stage) = (true, Stage::Ended);
+            Some(link_id)
+        });
+        let Some(link_id) = ending else { return self.drop_conn(id, None, now) };
+        self.timers.set(Timer::Pair(link_id), now + LAST_ACKS);
+        self.ready.remove(&id);
+        self.actions.push_back(Action::Close { conn: id, last_words: None });
     }
 
     /// A run names a roster row that was never announced: the peer lost its books.

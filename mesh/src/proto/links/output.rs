@@ -42,10 +42,10 @@ impl Links {
         self.ready.extend(link.conns[Lane::Control.index()]);
     }
 
-    /// Acks wait to be written.
+    /// Acks wait to be written; also on a link whose bulk connection was through the handshake before control.
     #[must_use]
     pub fn has_acks(&self) -> bool {
-        self.links.values().any(|link| link.up && !link.acks.is_empty())
+        self.links.values().any(|link| !link.acks.is_empty())
     }
 
     /// The frames of this connection's own that are to be written now.
