@@ -1,5 +1,5 @@
-//! Keeps the tree tidy: the import rule, dead files, file heads, file sizes, links in documents. Every check is a function
-//! of text, and is shown to fail on a planted violation.
+//! Keeps the tree tidy: the import rule, dead files, file heads, file sizes, links in documents, tests that they name.
+//! Every check is a function of text, and is shown to fail on a planted violation.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,6 +12,8 @@ mod imports;
 mod lexer;
 #[path = "tidy/modules.rs"]
 mod modules;
+#[path = "tidy/names.rs"]
+mod names;
 
 /// Lines above which a file hides a second noun.
 const LINES_MAX: usize = 700;
@@ -84,6 +86,15 @@ fn no_source_file_is_a_giant() {
 fn every_link_in_a_document_resolves() {
     let exists = |path: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join(path).exists();
     assert_none(&documents::broken_links(&tree(&[".md"]), exists));
+}
+
+#[test]
+fn every_test_that_a_document_names_exists() {
+    let documents = tree(&[".md"]);
+    for table in ["ARCHITECTURE.md", "codec/FORMAT.md", "mesh/PROTOCOL.md"] {
+        assert!(documents[table].contains("| test "), "{table} names the tests that hold it");
+    }
+    assert_none(&names::unknown_names(&documents, &sources()));
 }
 
 /// Files that do not begin with `//!` and a text behind it.
