@@ -1,0 +1,169 @@
+//! README.md and docs/ held against the code: configuration keys, metrics, exit codes, lines of the example.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Command;
+
+use trunkline::config::Config;
+use trunkline::config::units::{parse_bytes, parse_duration};
+use trunkline::metrics::Metrics;
+use trunkline_mesh::Settings;
+
+fn document(path: &str) -> String {
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
+}
+
+/// The cells of all tables under a heading and its subheadings, without the tables' heads.
+fn tables(text: &str, heading: &str) -> Vec<Vec<String>> {
+    let level = heading.split(' ').next().unwrap_or("").len();
+    let at = text.find(&format!("\n{heading}\n")).unwrap_or_else(|| panic!("no heading `{heading}`"));
+    let next = |line: &str| {
+        let hashes = line.len() - line.trim_start_matches('#').len();
+        (1..=level).contains(&hashes)
+    };
+    let section: Vec<&str> = text[at + 1..].lines().skip(1).take_while(|line| !next(line)).collect();
+    let (mut rows, mut head) = (Vec::new(), 0);
+    for line in section {
+        if !line.starts_with('|') {
+            head = 0;
+            continue;
+        }
+        head += 1;
+        if head > 2 {
+            rows.push(line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect());
+        }
+    }
+    rows
+}
+
+/// The words in backticks.
+fn quoted(cell: &str) -> Vec<&str> {
+    cell.split('`').skip(1).step_by(2).collect()
+}
+
+/// A small cluster with one more table.
+fn config(table: &str) -> Result<Config, String> {
+    let text = format!(
+        "[cluster]\nid = \"x\"\n[[node]]\nid = \"m\"\ndc = \"d\"\nroles = [\"member\"]\naddress = \"127.0.0.1:1\"\n{table}"
+    );
+    Config::parse(Path::new("t.toml"), text.as_bytes()).map_err(|problems| problems.to_string())
+}
+
+fn setting(table: &str, key: &str, value: &str) -> Result<Config, String> {
+    let value = if value.parse::<u64>().is_ok() { value.to_owned() } else { format!("\"{value}\"") };
+    config(&format!("[{table}]\n{key} = {value}\n"))
+}
+
+/// One less and one more of an amount, in its smallest unit; no less than nothing.
+fn around(amount: &str) -> (Option<String>, String) {
+    let (number, unit) = if let Ok(count) = amount.parse() {
+        (count, "")
+    } else if let Ok(bytes) = parse_bytes(amount) {
+        (bytes, " B")
+    } else {
+        (u64::try_from(parse_duration(amount).unwrap().as_micros()).unwrap(), " us")
+    };
+    (number.checked_sub(1).map(|less| format!("{less}{unit}")), format!("{}{unit}", number + 1))
+}
+
+#[test]
+fn every_limit_and_timer_has_its_default_and_its_range() {
+    let text = document("docs/operator.md");
+    let defaults = Settings::default();
+    let mut keys = BTreeSet::new();
+    for (table, heading) in [("limits", "### Limits"), ("timers", "### Timers")] {
+        for row in tables(&text, heading) {
+            let (key, default) = (quoted(&row[0])[0], quoted(&row[1])[0]);
+            keys.insert(key.to_owned());
+            let with_default = setting(table, key, default).unwrap_or_else(|error| panic!("{key}: {error}"));
+            assert_eq!(with_default.settings(), &defaults, "{key} has another default than {default}");
+            let is_amount = |word: &&&str| word.starts_with(|c: char| c.is_ascii_digit());
+            let (lower, upper) = row[2].split_once(" to ").unwrap_or_else(|| panic!("{key}: a range"));
+            let lower = quoted(lower);
+            let upper = *quoted(upper).iter().find(is_amount).unwrap();
+            // At the border it is in range, though perhaps at odds with another setting; beyond it is not.
+            let beyond = |value: &str| {
+                setting(table, key, value).is_err_and(|error| {
+                    error.contains("out of range")
+                        || error.contains(" must be at most 256 MiB")
+                        || error.contains(" must be at most 1 GiB")
+                })
+            };
+            assert!(!beyond(upper) && beyond(&around(upper).1), "{key}: the upper bound {upper}");
+            match lower[..] {
+                [lower] if is_amount(&&lower) => {
+                    let less = around(lower).0;
+                    let held = less.is_none_or(|less| beyond(&less));
+                    assert!(!beyond(lower) && held, "{key}: the lower bound {lower}");
+                }
+                // Bounded by another setting: that one's default is the border.
+                _ => {
+                    let of = tables(&text, heading).into_iter().find(|row| quoted(&row[0])[0] == lower[0]);
+                    let border =
+                        quoted(&of.unwrap_or_else(|| panic!("{key}: no key {}", lower[0]))[1])[0].to_owned();
+                    let less = around(&border).0.unwrap();
+                    let error = setting(table, key, &less).unwrap_err();
+                    assert!(error.contains("contradicts another limit"), "{key}: {error}");
+                }
+            }
+        }
+    }
+    // The debug form names all fields.
+    let debug = format!("{defaults:?}");
+    let fields: BTreeSet<String> =
+        debug.split(['{', ',']).filter_map(|part| Some(part.trim().split_once(": ")?.0.to_owned())).collect();
+    assert_eq!(keys, fields);
+}
+
+#[test]
+fn every_metric_is_described_as_it_is() {
+    let rows: BTreeSet<Vec<String>> =
+        tables(&document("docs/operator.md"), "## Metrics").into_iter().collect();
+    let real: BTreeSet<Vec<String>> = Metrics::described()
+        .into_iter()
+        .map(|metric| {
+            let labels: Vec<String> = metric.labels.iter().map(|label| format!("`{label}`")).collect();
+            vec![
+                format!("`{}`", metric.name),
+                metric.kind.to_owned(),
+                labels.join(", "),
+                metric.help.to_owned(),
+            ]
+        })
+        .collect();
+    assert_eq!(rows, real);
+}
+
+#[test]
+fn exit_codes_are_those_of_the_help() {
+    let help = Command::new(env!("CARGO_BIN_EXE_trunkline")).arg("--help").output().unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    let from = help.find("Exit codes:\n").unwrap() + "Exit codes:\n".len();
+    let said: Vec<(String, String)> = help[from..]
+        .lines()
+        .take_while(|line| !line.is_empty())
+        .map(|line| line.trim().split_once("  ").unwrap())
+        .map(|(code, meaning)| (code.to_owned(), meaning.to_owned()))
+        .collect();
+    let written: Vec<(String, String)> = tables(&document("docs/operator.md"), "## Exit codes")
+        .into_iter()
+        .map(|row| (row[0].clone(), row[1].clone()))
+        .collect();
+    assert_eq!(written, said);
+}
+
+/// Lines of a document's Rust blocks that are not lines of the source, in its order.
+fn not_of(document: &str, source: &str) -> Vec<String> {
+    let mut lines = source.lines().map(str::trim);
+    let blocks = document.split("```rust\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let excerpt = blocks.flat_map(str::lines).map(str::trim).filter(|line| !line.is_empty());
+    excerpt.filter(|line| !lines.any(|of| of == *line)).map(str::to_owned).collect()
+}
+
+#[test]
+fn the_readme_shows_lines_of_the_example() {
+    let (readme, example) = (document("README.md"), document("examples/leader.rs"));
+    assert!(readme.contains("```rust\n"));
+    assert_eq!(not_of(&readme, &example), Vec::<String>::new());
+    assert_eq!(not_of("```rust\n  b\na\n```\n", "a\n b\n"), ["a"], "in order");
+}
