@@ -35,6 +35,8 @@ pub struct Told {
 #[derive(Debug, Default)]
 pub struct Checker {
     submitted: BTreeMap<u64, Submitted>,
+    /// Those without an outcome, the most urgent first.
+    pending: BTreeSet<(Micros, u64)>,
     handed: BTreeMap<u64, Vec<Handed>>,
     last: BTreeMap<(Life, Life, Lane), u64>,
     newest_origin: BTreeMap<(Life, NodeId), Incarnation>,
@@ -54,11 +56,14 @@ impl Checker {
     /// A message was accepted by the sender's mesh. It must be decided by `due`.
     pub fn submitted(&mut self, id: u64, destination: NodeId, due: Micros) {
         self.submitted.insert(id, Submitted { destination, due, told: None });
+        self.pending.insert((due, id));
     }
 
     /// The sender died: nobody will be told of its messages.
     pub fn sender_died(&mut self) {
-        self.submitted.retain(|_, submitted| submitted.told.is_some());
+        for (_, id) in std::mem::take(&mut self.pending) {
+            self.submitted.remove(&id);
+        }
     }
 
     /// The sender was told an outcome.
@@ -71,6 +76,7 @@ impl Checker {
             return self.violation(format!("message {id}: a second outcome"));
         }
         let destination = submitted.destination.clone();
+        self.pending.remove(&(submitted.due, id));
         submitted.told = Some(Told { at: now, outcome: outcome.clone() });
         let got = self.handed.get(&id).is_some_and(|all| all.iter().any(|one| one.at <= now));
         match outcome {
@@ -126,14 +132,9 @@ impl Checker {
 
     /// Whatever is overdue by now.
     pub fn check_due(&mut self, now: Micros) {
-        let overdue: Vec<u64> = self
-            .submitted
-            .iter()
-            .filter(|(_, submitted)| submitted.told.is_none() && submitted.due < now)
-            .map(|(id, _)| *id)
-            .collect();
-        for id in overdue {
+        while let Some((due, id)) = self.pending.first().copied().filter(|(due, _)| *due < now) {
             self.violation(format!("message {id}: no outcome by its deadline"));
+            self.pending.remove(&(due, id));
             self.submitted.remove(&id);
         }
     }
