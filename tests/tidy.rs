@@ -19,7 +19,7 @@ mod names;
 const LINES_MAX: usize = 700;
 
 /// Files that are over the limit and known to be. A file that is no longer over must leave the list.
-const OVER_LIMIT: [&str; 1] = ["mesh/src/sim/world.rs"];
+const OVER_LIMIT: [&str; 0] = [];
 
 /// A repository as text: path from its root, with `/`, to content.
 type Tree = BTreeMap<String, String>;

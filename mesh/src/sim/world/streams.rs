@@ -1,0 +1,175 @@
+//! Connections: bytes from machine to machine over the faulty wire.
+
+use super::*;
+
+impl World {
+    pub(super) fn accept(&mut self, from: End, to: NodeIx) {
+        let now = self.now;
+        let back = now + self.delay(from.node, to);
+        if self.wire.is_cut(self.pair(from.node, to)) || self.wire.is_cut(self.pair(to, from.node)) {
+            return;
+        }
+        let host = &mut self.hosts[to];
+        let Some(node) = host.node.as_mut() else {
+            return self.at(back, Event::Dialed { from, to: None });
+        };
+        match node.handle_accepted(now) {
+            Ok(conn) => {
+                let end = End { node: to, life: host.life, conn };
+                host.conns.insert(conn, new_conn());
+                self.wire.connect(from, end);
+                self.note(&format!("accept {from:?} {end:?}"));
+                self.at(back, Event::Dialed { from, to: Some(end) });
+            }
+            Err(_) => self.at(back, Event::Dialed { from, to: None }),
+        }
+        self.pump(to);
+    }
+
+    pub(super) fn dialed(&mut self, from: End, to: Option<End>) {
+        if !self.alive(from) {
+            if let Some(to) = to {
+                self.at(self.now, Event::Arrive { to, cargo: Cargo::Fin });
+            }
+            return;
+        }
+        let now = self.now;
+        let host = &mut self.hosts[from.node];
+        let Some(node) = host.node.as_mut() else { return };
+        if to.is_some() {
+            host.conns.insert(from.conn, new_conn());
+            node.handle_dialed(from.conn, now);
+        } else {
+            node.handle_dial_failed(from.conn, now);
+        }
+        self.pump(from.node);
+    }
+
+    pub(super) fn arrive(&mut self, to: End, cargo: Cargo) {
+        if !self.alive(to) {
+            return;
+        }
+        let now = self.now;
+        match cargo {
+            Cargo::Bytes(bytes) => {
+                if let Some(sender) = self.wire.read(to, bytes.len())
+                    && !self.wire.is_full(sender)
+                    && let Some((written, count)) = self.blocked.remove(&sender)
+                {
+                    self.at(now, Event::Wrote { end: sender, written, bytes: count });
+                }
+                self.note(&format!("bytes {to:?} {}", bytes.len()));
+                self.read(to, &bytes);
+            }
+            Cargo::Fin => {
+                self.note(&format!("fin {to:?}"));
+                let host = &mut self.hosts[to.node];
+                if host.conns.contains_key(&to.conn)
+                    && let Some(node) = host.node.as_mut()
+                {
+                    node.handle_closed(to.conn, now);
+                }
+            }
+        }
+        self.pump(to.node);
+    }
+
+    pub(super) fn read(&mut self, to: End, bytes: &Bytes) {
+        let now = self.now;
+        let host = &mut self.hosts[to.node];
+        let (Some(node), Some(conn)) = (host.node.as_mut(), host.conns.get_mut(&to.conn)) else { return };
+        conn.buffer.extend_from_slice(bytes);
+        loop {
+            match conn.reader.read(&mut conn.buffer) {
+                Ok(None) => return,
+                Ok(Some((received, length))) => {
+                    if let Some(opened) = node.handle_frame(to.conn, received, length, now) {
+                        conn.reader.open(opened.lane, opened.frame_bytes_max);
+                    }
+                }
+                // A machine that closed the connection a moment ago ignores this; one that did not counts an error.
+                Err(error) => {
+                    node.handle_bad_frame(to.conn, &error, now);
+                    return self.note(&format!("bad bytes {to:?}: {error}"));
+                }
+            }
+        }
+    }
+
+    pub(super) fn wrote(&mut self, end: End, written: &[(u64, Written)], bytes: usize) {
+        if !self.alive(end) {
+            return;
+        }
+        let now = self.now;
+        let host = &mut self.hosts[end.node];
+        let (Some(node), Some(conn)) = (host.node.as_mut(), host.conns.get_mut(&end.conn)) else { return };
+        conn.writing = false;
+        let written: Vec<Written> = written.iter().map(|(_, one)| *one).collect();
+        node.handle_written(end.conn, &written, bytes, now);
+        self.write(end);
+        self.pump(end.node);
+    }
+
+    /// One write of a connection, if its writer is idle and there is something.
+    pub(super) fn write(&mut self, end: End) {
+        let now = self.now;
+        let host = &mut self.hosts[end.node];
+        let (Some(node), Some(conn)) = (host.node.as_mut(), host.conns.get_mut(&end.conn)) else { return };
+        if conn.writing {
+            return;
+        }
+        let transmit = node.poll_transmit(end.conn, now);
+        if transmit.is_empty() {
+            return;
+        }
+        conn.writing = true;
+        let mut slices = transmit.frames;
+        let mut written = Vec::new();
+        for batch in &transmit.batches {
+            written.push((batch.envelope.batch, batch.encode(&mut conn.encoder, &mut slices)));
+        }
+        let bytes = Bytes::from(slices.concat());
+        let count = bytes.len();
+        self.push_bytes(end, bytes);
+        if self.wire.is_full(end) {
+            self.blocked.insert(end, (written, count));
+        } else {
+            let soon = now + Duration::from_micros(self.rng.u64(1..50));
+            self.at(soon, Event::Wrote { end, written, bytes: count });
+        }
+    }
+
+    /// Cuts bytes at random, as TCP may.
+    pub(super) fn push_bytes(&mut self, end: End, mut bytes: Bytes) {
+        let Some(peer) = self.wire.peer(end) else { return };
+        let delay = self.delay(end.node, peer.node);
+        while !bytes.is_empty() {
+            let whole = self.rng.u8(..) < 160;
+            let length = if whole { bytes.len() } else { self.rng.usize(1..=bytes.len()) };
+            let part = bytes.split_to(length);
+            if let Some((at, to)) = self.wire.send(end, part.len(), delay, self.now) {
+                self.at(at, Event::Arrive { to, cargo: Cargo::Bytes(part) });
+            }
+        }
+    }
+
+    pub(super) fn close(&mut self, end: End) {
+        if let Some(peer) = self.wire.peer(end) {
+            let delay = self.delay(end.node, peer.node);
+            if let Some((at, to)) = self.wire.send(end, 0, delay, self.now) {
+                self.at(at, Event::Arrive { to, cargo: Cargo::Fin });
+            }
+        }
+        self.wire.close(end);
+        self.blocked.remove(&end);
+    }
+}
+
+fn new_conn() -> ConnState {
+    ConnState {
+        reader: FrameReader::new(),
+        buffer: BytesMut::new(),
+        encoder: Encoder::new(Options { seed: Some(1), ..Options::default() }),
+        writing: false,
+    }
+}

@@ -1,0 +1,131 @@
+//! What goes wrong, and how it is undone.
+
+use super::*;
+
+impl World {
+    pub(super) fn fault(&mut self) {
+        if self.phase != Phase::Faults {
+            return;
+        }
+        let every = self.swarm.every;
+        let pause = every.mul_f64(0.2 + 1.6 * self.rng.f64());
+        self.at(self.now + pause, Event::Fault);
+        let Some(fault) = self.rng.choice(self.swarm.faults.clone()) else { return };
+        let first = usize::from(!self.swarm.origin_dies);
+        let host = self.rng.usize(first..self.hosts.len());
+        let until = self.now + self.swarm.lasts.mul_f64(self.rng.f64()) + Duration::from_millis(1);
+        self.note(&format!("fault {fault:?} {host}"));
+        match fault {
+            Fault::Reset => {
+                let ends = self.wire.ends();
+                if let Some(end) = self.rng.choice(ends) {
+                    self.reset(end);
+                }
+            }
+            Fault::Restart => {
+                if self.hosts[host].node.is_some() && !self.hosts[host].stopped {
+                    self.kill(host);
+                    self.at(until, Event::Undo(Undo::Start(host)));
+                }
+            }
+            Fault::Stop => {
+                if !self.hosts[host].stopped && self.hosts[host].node.is_some() {
+                    self.hosts[host].stopped = true;
+                    self.at(until, Event::Undo(Undo::Resume(host)));
+                }
+            }
+            Fault::Freeze => {
+                if let Some(node) = self.hosts[host].node.as_mut() {
+                    node.set_frozen(true);
+                    self.at(until, Event::Undo(Undo::Thaw(host)));
+                }
+            }
+            Fault::Deaf => {
+                self.hosts[host].deaf = true;
+                self.at(until, Event::Undo(Undo::Hear(host)));
+            }
+            Fault::Cut => {
+                let (from, to) =
+                    (self.rng.usize(0..self.datacenters.len()), self.rng.usize(0..self.datacenters.len()));
+                if from != to {
+                    self.wire.cut((from, to));
+                    self.at(until, Event::Undo(Undo::Heal((from, to))));
+                    if self.rng.bool() {
+                        self.wire.cut((to, from));
+                        self.at(until, Event::Undo(Undo::Heal((to, from))));
+                    }
+                }
+            }
+        }
+    }
+
+    pub(super) fn undo(&mut self, undo: Undo) {
+        self.note(&format!("undo {undo:?}"));
+        match undo {
+            Undo::Start(host) => self.start(host),
+            Undo::Resume(host) => {
+                self.hosts[host].stopped = false;
+                for event in std::mem::take(&mut self.hosts[host].backlog) {
+                    self.reach(event);
+                }
+            }
+            Undo::Thaw(host) => {
+                if let Some(node) = self.hosts[host].node.as_mut() {
+                    node.set_frozen(false);
+                }
+            }
+            Undo::Hear(host) => {
+                self.hosts[host].deaf = false;
+                self.pump(host);
+            }
+            Undo::Heal(pair) => {
+                for (to, cargo) in self.wire.heal(pair) {
+                    self.reach(Event::Arrive { to, cargo });
+                }
+            }
+        }
+    }
+
+    /// Both ends see the stream end, each in its time; what is under way is lost.
+    pub(super) fn reset(&mut self, end: End) {
+        let Some(peer) = self.wire.peer(end) else { return };
+        for (from, to) in [(end, peer), (peer, end)] {
+            self.wire.close(from);
+            self.blocked.remove(&from);
+            let at = self.now + self.delay(from.node, to.node);
+            self.at(at, Event::Arrive { to, cargo: Cargo::Fin });
+        }
+        self.queue.retain(|_, event| match event {
+            Event::Arrive { to, cargo: Cargo::Bytes(_) } => *to != end && *to != peer,
+            _ => true,
+        });
+    }
+
+    /// Nodes of one version, on a wire that keeps bytes whole, never break the protocol.
+    pub(super) fn check_protocol(&mut self, index: NodeIx) {
+        let host = &self.hosts[index];
+        let Some(stats) = host.node.as_ref().map(Node::stats) else { return };
+        if !stats.protocol_errors.is_empty() || stats.acks_ignored > 0 {
+            let text = format!(
+                "{}: protocol errors {:?}, {} acks without sense",
+                host.id, stats.protocol_errors, stats.acks_ignored
+            );
+            self.checker.broken(text);
+        }
+    }
+
+    pub(super) fn kill(&mut self, index: NodeIx) {
+        self.hear(index, true);
+        self.check_protocol(index);
+        for end in self.wire.ends().into_iter().filter(|end| end.node == index) {
+            self.close(end);
+        }
+        let host = &mut self.hosts[index];
+        host.node = None;
+        host.conns.clear();
+        host.tickets.clear();
+        if index == LEADER {
+            self.checker.sender_died();
+        }
+    }
+}
