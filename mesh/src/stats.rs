@@ -128,11 +128,13 @@ pub struct FallbackStats {
 pub struct ProxyStats {
     /// Batch frames received.
     pub frames: u64,
+    /// Runs received for members of this datacenter. Each is passed on, refused, or still queued.
+    pub runs: u64,
     /// Runs passed on to members.
     pub forwarded: u64,
     /// Payload bytes passed on to members.
     pub forwarded_bytes: u64,
-    /// Runs refused, by reason.
+    /// Runs not passed on, by reason, whether or not their sender was still there to be told.
     pub refused: BTreeMap<&'static str, u64>,
     /// Frame received to run written to the member's connection.
     pub hop_latency: Histogram,

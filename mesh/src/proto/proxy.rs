@@ -141,6 +141,7 @@ impl Proxy {
     /// A run came in: queue it, or refuse it at once.
     pub fn handle_run(&mut self, arrived: ForwardedRun, links: &mut Links, now: Micros) {
         let ForwardedRun { upstream, lane, flow, run, payload, buffer_bytes } = arrived;
+        self.stats.runs += 1;
         let at = |flow| Refusing { upstream, lane, flow, run };
         let from_origin = links.link(upstream.link).is_some_and(|link| {
             let spec = links.spec(link.peer);
@@ -301,15 +302,15 @@ impl Proxy {
                 for lane in Lane::ALL {
                     queue.bytes[lane.index()] = 0;
                     for entry in queue.lanes[lane.index()].drain(..) {
+                        let reason = RefusedReason::Unreachable;
+                        *self.stats.refused.entry(reason.label()).or_default() += 1;
                         let Some(forward) = forwards.get(&(lane, Arc::clone(&entry.flow))) else { continue };
                         let known = (forward.incarnation, forward.decided);
-                        let reason = RefusedReason::Unreachable;
                         let refused = vec![Refused {
                             first: entry.run.first,
                             count: entry.run.count,
                             reason: reason as u8,
                         }];
-                        *self.stats.refused.entry(reason.label()).or_default() += 1;
                         given_back
                             .push((forward.upstream, ack_entry(lane, forward.upstream.row, known, refused)));
                     }
@@ -347,17 +348,16 @@ impl Proxy {
                 }
                 forward.upstream
             });
-            if entry.expires_at <= now {
-                if let Some(upstream) = upstream {
-                    let refusing = Refusing { upstream, lane, flow: &entry.flow, run: entry.run };
-                    self.refuse(refusing, RefusedReason::Expired, links, now);
-                }
-                continue;
-            }
-            let Some(row) = links.roster_out(id, lane).and_then(|roster| roster.row(&entry.flow).ok()) else {
-                if let Some(upstream) = upstream {
-                    let refusing = Refusing { upstream, lane, flow: &entry.flow, run: entry.run };
-                    self.refuse(refusing, RefusedReason::Unreachable, links, now);
+            let expired = entry.expires_at <= now;
+            let roster = links.roster_out(id, lane).filter(|_| !expired);
+            let Some(row) = roster.and_then(|roster| roster.row(&entry.flow).ok()) else {
+                let reason = if expired { RefusedReason::Expired } else { RefusedReason::Unreachable };
+                match upstream {
+                    Some(upstream) => {
+                        let refusing = Refusing { upstream, lane, flow: &entry.flow, run: entry.run };
+                        self.refuse(refusing, reason, links, now);
+                    }
+                    None => *self.stats.refused.entry(reason.label()).or_default() += 1,
                 }
                 // All rows of this connection are used: it is replaced.
                 return links.replace(id, now);
