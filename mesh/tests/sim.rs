@@ -1,7 +1,7 @@
 //! Whole meshes under virtual time, many seeds. `SIM_SEEDS=1000 SIM_FROM=5000 cargo test -p trunkline-mesh --test sim`
 //! runs others; a failure prints the seed.
 
-use trunkline_mesh::sim::{Swarm, run, run_with};
+use trunkline_mesh::sim::{Planted, Swarm, run, run_planted, run_with};
 
 fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
@@ -44,4 +44,21 @@ fn without_faults_everything_is_delivered_once_and_nothing_is_tried_twice() {
         report.leader.attempts.timed_out + report.leader.attempts.lost + report.leader.attempts.refused,
         0
     );
+}
+
+/// Seeds within which every planted bug must show.
+const SEEDS_TO_A_BUG: u64 = 60;
+
+#[test]
+fn every_planted_bug_is_caught() {
+    let mut missed = Vec::new();
+    for planted in Planted::ALL {
+        let caught = (0..SEEDS_TO_A_BUG)
+            .find_map(|seed| Some((seed, run_planted(seed, planted).violations.into_iter().next()?)));
+        match caught {
+            Some((seed, violation)) => println!("{planted:?}: seed {seed}: {violation}"),
+            None => missed.push(planted),
+        }
+    }
+    assert_eq!(missed, [], "bugs that {SEEDS_TO_A_BUG} seeds do not show");
 }

@@ -55,8 +55,27 @@ pub(super) fn read_body(payload: &Payload) -> (u64, bool) {
 /// A batch and what the checker must know of it.
 pub(super) struct Drawn {
     pub(super) batch: Batch,
-    /// Number, destination, time to its deadline.
-    pub(super) messages: Vec<(u64, NodeId, Duration)>,
+    pub(super) messages: Vec<DrawnMessage>,
+}
+
+/// One message of a drawn batch.
+pub(super) struct DrawnMessage {
+    pub(super) id: u64,
+    pub(super) destination: NodeId,
+    pub(super) deadline: Duration,
+    /// Whatever goes wrong at present leaves a way and the time for it.
+    pub(super) must_arrive: bool,
+}
+
+/// What the leader sends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mood {
+    /// Anything, with slots and short deadlines.
+    Rough,
+    /// Patient messages of any size.
+    Easy,
+    /// Small messages, most of them with this deadline; between them some that expire soon and leave gaps.
+    Mixed(Duration),
 }
 
 impl App {
@@ -70,9 +89,10 @@ impl App {
         topology: &Topology,
         datacenter: &Datacenter,
         me: &NodeId,
-        easy: bool,
+        mood: Mood,
     ) -> Drawn {
-        let longest = if self.rng.u8(..) < 20 { SHARED_BYTES_MAX } else { 1500 };
+        let large = self.rng.u8(..) < 20 && !matches!(mood, Mood::Mixed(_));
+        let longest = if large { SHARED_BYTES_MAX } else { 1500 };
         let shared = Bytes::copy_from_slice(shared_bytes(self.rng.usize(0..longest)));
         let lane = if self.rng.u8(..) < 60 { Lane::Control } else { Lane::Bulk };
         let mut drawn = Drawn { batch: Batch::to(datacenter.clone()), messages: Vec::new() };
@@ -82,14 +102,21 @@ impl App {
             }
             let id = self.next_id;
             self.next_id += 1;
-            let deadline = Duration::from_millis(if easy { 20_000 } else { self.rng.u64(100..6000) });
+            let soon = self.rng.u8(..) < 80;
+            let (deadline, must_arrive) = match mood {
+                Mood::Rough => (Duration::from_millis(self.rng.u64(100..6000)), false),
+                Mood::Easy => (Duration::from_secs(20), true),
+                Mood::Mixed(_) if soon => (Duration::from_millis(self.rng.u64(1..400)), false),
+                Mood::Mixed(patience) => (patience, true),
+            };
             let mut message =
                 Message::new(member.id.clone(), body(id, &shared)).lane(lane).deadline(deadline);
-            if !easy && self.rng.u8(..) < 30 {
+            if mood == Mood::Rough && self.rng.u8(..) < 30 {
                 message = message.slot(1);
             }
             drawn.batch.push(message.kind(self.rng.u8(..)));
-            drawn.messages.push((id, member.id.clone(), deadline));
+            let destination = member.id.clone();
+            drawn.messages.push(DrawnMessage { id, destination, deadline, must_arrive });
         }
         drawn
     }

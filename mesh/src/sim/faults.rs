@@ -19,6 +19,14 @@ pub(super) enum Fault {
     Deaf,
 }
 
+impl Fault {
+    /// Nobody is told of it: it can only be waited out. After a fault of another kind no attempt may have to wait for its
+    /// timeout.
+    pub(super) fn is_silent(self) -> bool {
+        !matches!(self, Self::Reset | Self::Deaf)
+    }
+}
+
 /// The kinds of faults of a run and its rough edges.
 #[derive(Clone, Debug)]
 pub struct Swarm {
@@ -39,8 +47,9 @@ impl Swarm {
     /// A mixture of faults.
     pub(super) fn draw(rng: &mut fastrand::Rng) -> Self {
         let all = [Fault::Reset, Fault::Restart, Fault::Stop, Fault::Freeze, Fault::Cut, Fault::Deaf];
+        let silent = rng.u8(..) < 180;
         Self {
-            faults: all.into_iter().filter(|_| rng.bool()).collect(),
+            faults: all.into_iter().filter(|fault| rng.bool() && (silent || !fault.is_silent())).collect(),
             every: Duration::from_millis(rng.u64(50..1500)),
             lasts: Duration::from_millis(rng.u64(50..4000)),
             tight: rng.u8(..) < 80,

@@ -12,9 +12,11 @@
 mod app;
 mod checker;
 mod faults;
+mod planted;
 mod wire;
 mod world;
 
 pub use checker::{Checker, Told};
 pub use faults::Swarm;
-pub use world::{Report, run, run_with};
+pub use planted::Planted;
+pub use world::{Report, run, run_planted, run_with};

@@ -37,18 +37,21 @@ struct Direction {
 }
 
 /// All streams, and where they are cut.
-#[derive(Default)]
 pub(super) struct Wire {
+    /// What a sender's and a receiver's kernel take in before a write blocks.
+    kernel_bytes: usize,
     directions: BTreeMap<End, Direction>,
     /// From datacenter, to datacenter.
     cut: BTreeSet<(usize, usize)>,
     held: BTreeMap<(usize, usize), VecDeque<(End, Cargo)>>,
 }
 
-/// What a sender's and a receiver's kernel take in before a write blocks.
-pub(super) const KERNEL_BYTES: usize = 256 * 1024;
-
 impl Wire {
+    pub(super) fn new(kernel_bytes: usize) -> Self {
+        let (directions, cut, held) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
+        Self { kernel_bytes, directions, cut, held }
+    }
+
     pub(super) fn connect(&mut self, a: End, b: End) {
         for (from, to) in [(a, b), (b, a)] {
             self.directions.insert(from, Direction { to, last_at: Micros(0), buffered: 0, closed: false });
@@ -90,7 +93,7 @@ impl Wire {
     pub(super) fn is_full(&self, from: End) -> bool {
         self.directions
             .get(&from)
-            .is_some_and(|direction| !direction.closed && direction.buffered > KERNEL_BYTES)
+            .is_some_and(|direction| !direction.closed && direction.buffered > self.kernel_bytes)
     }
 
     /// The end `to` read bytes. Gives the end whose write may go on.

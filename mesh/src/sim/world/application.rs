@@ -36,35 +36,59 @@ impl World {
 
     pub(super) fn send(&mut self) {
         let now = self.now;
-        match self.phase {
-            Phase::Healing if now >= HEALED_AT => self.phase = Phase::Last,
-            Phase::Last if now >= LAST_UNTIL => self.phase = Phase::Over,
-            _ => {}
+        if self.phase == Phase::Healing && now >= HEALED_AT {
+            self.phase = Phase::Trials;
         }
-        let pause = self.app.pause();
-        self.at(now + pause, Event::Send);
+        let mut next = now + self.app.pause();
+        if self.phase == Phase::Trials {
+            let into = micros(now.since(HEALED_AT)) % micros(TRIAL_EVERY);
+            let begin = Micros(now.0 - into);
+            if next > begin + TRIAL_SENDS {
+                next = begin + TRIAL_EVERY;
+                let trial = next + TRIAL_SENDS.mul_f64(self.rng.f64());
+                self.at(trial, Event::Trial);
+            }
+        }
+        self.at(next, Event::Send);
         if let Some(node) = self.hosts[LEADER].node.as_mut() {
             node.handle_timeout(now);
         }
         self.pump(LEADER);
         self.checker.check_due(now);
-        if matches!(self.phase, Phase::Healing | Phase::Over) {
+        if self.phase == Phase::Healing {
             return;
         }
-        let easy = self.phase == Phase::Last || self.swarm.faults.is_empty();
+        let mood = match self.phase {
+            _ if self.swarm.faults.is_empty() => Mood::Easy,
+            Phase::Trials => Mood::Mixed(TRIAL_PATIENCE),
+            _ => Mood::Rough,
+        };
+        while let Some((_, ticket, batch)) = self.unanswered.pop_front_if(|(at, _, _)| *at <= now) {
+            let host = &mut self.hosts[LEADER];
+            if host.tickets.contains_key(&ticket)
+                && let Some(node) = host.node.as_mut()
+            {
+                self.again.extend(node.submit(batch, now));
+            }
+        }
         for datacenter in self.datacenters.clone() {
             let host = &mut self.hosts[LEADER];
             let Some(node) = host.node.as_mut() else { return };
-            let Drawn { batch, messages } = self.app.draw(&self.topology, &datacenter, &host.id, easy);
+            let Drawn { mut batch, messages } = self.app.draw(&self.topology, &datacenter, &host.id, mood);
+            if let Some(planted) = self.planted {
+                planted.submitted(&mut batch);
+            }
+            let again = (self.planted == Some(Planted::RetryIsNewMessage)).then(|| batch.clone());
             let Ok(ticket) = node.submit(batch, now) else { continue };
-            host.tickets.insert(ticket, messages.iter().map(|(id, _, _)| *id).collect());
+            self.unanswered.extend(again.map(|batch| (now + Duration::from_millis(500), ticket, batch)));
+            host.tickets.insert(ticket, messages.iter().map(|message| message.id).collect());
             // A receipt is whole when its last message is decided.
-            let due = messages.iter().map(|(_, _, deadline)| now + *deadline).max().unwrap_or(now);
-            for (id, destination, _) in messages {
-                if self.phase == Phase::Last {
-                    self.last.insert(id);
+            let due = messages.iter().map(|message| now + message.deadline).max().unwrap_or(now);
+            for message in messages {
+                if self.phase == Phase::Trials && message.must_arrive {
+                    self.must_arrive.insert(message.id);
                 }
-                self.checker.submitted(id, destination, due);
+                self.checker.submitted(message.id, message.destination, due);
             }
             for row in node.status(now).datacenters {
                 if row.queued_bytes > u64::try_from(self.settings.datacenter_budget_bytes).unwrap_or(0) {

@@ -15,17 +15,18 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use trunkline_codec::{Encoder, Options};
 
-use super::app::{App, Drawn, read_body};
+use super::app::{App, Drawn, Mood, read_body};
 use super::checker::Checker;
 use super::faults::{Fault, Swarm};
+use super::planted::Planted;
 use super::wire::{Cargo, End, NodeIx, Wire};
 use crate::id::{ClusterId, Datacenter, Incarnation, NodeId};
-use crate::message::FailReason;
+use crate::message::{Batch, FailReason};
 use crate::proto::client::Ticket;
 use crate::proto::frame::{FrameReader, Written};
 use crate::proto::links::{Action, ConnId};
 use crate::proto::node::{Node, NodeInit};
-use crate::proto::time::Micros;
+use crate::proto::time::{Micros, micros};
 use crate::settings::Settings;
 use crate::stats::Stats;
 use crate::topology::{NodeSpec, Roles, Topology};
@@ -69,13 +70,31 @@ struct Host {
 
 #[derive(Debug)]
 enum Event {
-    Syn { from: End, to: NodeIx },
-    Dialed { from: End, to: Option<End> },
-    Arrive { to: End, cargo: Cargo },
-    Wrote { end: End, written: Vec<(u64, Written)>, bytes: usize },
-    Alarm { host: NodeIx, life: u64 },
+    Syn {
+        from: End,
+        to: NodeIx,
+    },
+    Dialed {
+        from: End,
+        to: Option<End>,
+    },
+    Arrive {
+        to: End,
+        cargo: Cargo,
+    },
+    Wrote {
+        end: End,
+        written: Vec<(u64, Written)>,
+        bytes: usize,
+    },
+    Alarm {
+        host: NodeIx,
+        life: u64,
+    },
     Send,
     Fault,
+    /// One fault that leaves a way.
+    Trial,
     Undo(Undo),
 }
 
@@ -98,7 +117,7 @@ impl Event {
             }
             Self::Alarm { host, .. } => Some(*host),
             Self::Send => Some(LEADER),
-            Self::Fault | Self::Undo(_) => None,
+            Self::Fault | Self::Trial | Self::Undo(_) => None,
         }
     }
 }
@@ -123,15 +142,20 @@ struct World {
     /// Print the trace as it goes.
     spoken: bool,
     phase: Phase,
-    last: BTreeSet<u64>,
+    must_arrive: BTreeSet<u64>,
+    planted: Option<Planted>,
+    /// For a planted bug: batches without an outcome, to be sent again.
+    unanswered: VecDeque<(Micros, Ticket, Batch)>,
+    /// The tickets of those sent again. Nobody waits for their outcomes.
+    again: BTreeSet<Ticket>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Phase {
     Faults,
     Healing,
-    Last,
-    Over,
+    /// Short bursts, one fault in each that must cost nothing but time, and silence until the next.
+    Trials,
 }
 
 /// Events at one moment after which a machine is taken to run in circles.
@@ -139,45 +163,40 @@ const STEPS_PER_MOMENT_MAX: u64 = 20_000;
 /// Events of a whole run after which the same is true.
 const EVENTS_MAX: u64 = 2_000_000;
 
+/// Attempts that may time out although nobody is silent, beyond as many as were lost with their connection: the time to an
+/// answer is estimated, and after a reset or in front of a full inbox it may be longer than ever before.
+const TIMEOUTS_MAX: u64 = 30;
+
 const LEADER: NodeIx = 0;
 const FAULTS_UNTIL: Micros = Micros(8_000_000);
 const HEALED_AT: Micros = Micros(16_000_000);
-const LAST_UNTIL: Micros = Micros(17_000_000);
-const OVER_AT: Micros = Micros(40_000_000);
+const TRIAL_EVERY: Duration = Duration::from_secs(6);
+const TRIAL_SENDS: Duration = Duration::from_millis(300);
+/// Time that what is sent in a trial has to arrive: over before the next one begins.
+const TRIAL_PATIENCE: Duration = Duration::from_millis(5_500);
+/// A moment before the fifth trial would begin.
+const OVER_AT: Micros = Micros(HEALED_AT.0 + 4 * 6_000_000 - 1);
 
 /// One run with faults drawn from its seed.
 #[must_use]
 pub fn run(seed: u64) -> Report {
-    run_with(seed, None)
+    World::new(seed, None, None).run()
 }
 
 /// One run; with a swarm of the caller's choice instead of one from the seed.
 #[must_use]
 pub fn run_with(seed: u64, swarm: Option<Swarm>) -> Report {
-    let mut world = World::new(seed, swarm);
-    let (mut steps, mut total) = (0, 0);
-    while let Some(((at, _), event)) = world.queue.pop_first() {
-        if at > OVER_AT {
-            break;
-        }
-        steps = if at == world.now { steps + 1 } else { 0 };
-        if steps > STEPS_PER_MOMENT_MAX {
-            world.checker.broken(format!("time stands still at {} µs: {event:?}", at.0));
-            break;
-        }
-        total += 1;
-        if total > EVENTS_MAX {
-            world.checker.broken(format!("more than {EVENTS_MAX} events by {} µs: {event:?}", at.0));
-            break;
-        }
-        world.now = at;
-        world.handle(event);
-    }
-    world.finish()
+    World::new(seed, swarm, None).run()
+}
+
+/// One run with a bug. The report of some seed must show it.
+#[must_use]
+pub fn run_planted(seed: u64, planted: Planted) -> Report {
+    World::new(seed, None, Some(planted)).run()
 }
 
 impl World {
-    fn new(seed: u64, swarm: Option<Swarm>) -> Self {
+    fn new(seed: u64, swarm: Option<Swarm>, planted: Option<Planted>) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
         let swarm = swarm.unwrap_or_else(|| Swarm::draw(&mut rng));
         let mut nodes = vec![("us-leader".to_owned(), "us", Roles::ORIGIN)];
@@ -234,10 +253,11 @@ impl World {
             settings.destination_budget_bytes = 128 * 1024;
             settings.datacenter_budget_bytes = 256 * 1024;
             settings.process_budget_bytes = 512 * 1024;
-            settings.member_queue_bytes_max = 64 * 1024;
+            settings.member_queue_bytes_max = 48 * 1024;
             settings.inbox_bytes_max = 64 * 1024;
             settings.reorder_bytes_max = 64 * 1024;
         }
+        let kernel_bytes = if swarm.tight { 32 * 1024 } else { 256 * 1024 };
         settings.check().expect("legal settings");
         let mut world = Self {
             swarm,
@@ -246,7 +266,7 @@ impl World {
             delays,
             settings,
             hosts,
-            wire: Wire::default(),
+            wire: Wire::new(kernel_bytes),
             queue: BTreeMap::new(),
             next_event: 0,
             blocked: BTreeMap::new(),
@@ -257,7 +277,10 @@ impl World {
             events: 0,
             spoken: std::env::var_os("SIM_TRACE").is_some(),
             phase: Phase::Faults,
-            last: BTreeSet::new(),
+            must_arrive: BTreeSet::new(),
+            planted,
+            unanswered: VecDeque::new(),
+            again: BTreeSet::new(),
             rng,
         };
         for host in 0..world.hosts.len() {
@@ -267,6 +290,28 @@ impl World {
         let first = Micros(0) + world.swarm.every;
         world.at(first, Event::Fault);
         world
+    }
+
+    fn run(mut self) -> Report {
+        let (mut steps, mut total) = (0, 0);
+        while let Some(((at, _), event)) = self.queue.pop_first() {
+            if at > OVER_AT {
+                break;
+            }
+            steps = if at == self.now { steps + 1 } else { 0 };
+            if steps > STEPS_PER_MOMENT_MAX {
+                self.checker.broken(format!("time stands still at {} µs: {event:?}", at.0));
+                break;
+            }
+            total += 1;
+            if total > EVENTS_MAX {
+                self.checker.broken(format!("more than {EVENTS_MAX} events by {} µs: {event:?}", at.0));
+                break;
+            }
+            self.now = at;
+            self.handle(event);
+        }
+        self.finish()
     }
 
     fn at(&mut self, at: Micros, event: Event) {
@@ -291,11 +336,16 @@ impl World {
         host.life += 1;
         host.conns.clear();
         (host.stopped, host.alarm) = (false, Micros::NEVER);
+        let incarnation = match self.planted {
+            Some(Planted::WindowForgotten) if index != LEADER => Incarnation(wall_base_us - skew),
+            _ => Incarnation(wall_base_us + self.now.0 + host.life),
+        };
+        let settings = self.settings.clone();
         let init = NodeInit {
             topology: Arc::clone(&self.topology),
             node: host.id.clone(),
-            incarnation: Incarnation(wall_base_us + self.now.0 + host.life),
-            settings: self.settings.clone(),
+            incarnation,
+            settings: self.planted.map_or(settings.clone(), |planted| planted.settings(settings)),
             seed: self.rng.u64(..),
             wall_base_us,
         };
@@ -343,6 +393,7 @@ impl World {
             }
             Event::Send => self.send(),
             Event::Fault => self.fault(),
+            Event::Trial => self.trial(),
             Event::Undo(undo) => self.undo(undo),
         }
     }
@@ -353,6 +404,10 @@ impl World {
 
     fn pair(&self, from: NodeIx, to: NodeIx) -> (usize, usize) {
         (self.hosts[from].datacenter, self.hosts[to].datacenter)
+    }
+
+    fn has_only(&self, host: NodeIx, roles: Roles) -> bool {
+        self.topology.node(&self.hosts[host].id).is_some_and(|spec| spec.roles == roles)
     }
 
     fn alive(&self, end: End) -> bool {
@@ -391,12 +446,16 @@ impl World {
         let host = &mut self.hosts[index];
         let Some(node) = host.node.as_mut() else { return };
         while let Some((ticket, outcomes)) = node.poll_outcome() {
+            if self.again.remove(&ticket) {
+                continue;
+            }
             let ids = host.tickets.remove(&ticket).unwrap_or_default();
             if ids.len() != outcomes.len() {
                 let text = format!("a batch of {} messages got {} outcomes", ids.len(), outcomes.len());
                 self.checker.broken(text);
             }
             for (id, outcome) in ids.into_iter().zip(outcomes) {
+                let outcome = self.planted.map_or(outcome.clone(), |planted| planted.told(outcome));
                 let mut text = format!("told {id} ");
                 let _ = write!(text, "{outcome:?}");
                 for byte in text.bytes() {
@@ -422,9 +481,14 @@ impl World {
             self.check_protocol(host);
         }
         self.checker.check_due(self.now);
-        let last = std::mem::take(&mut self.last);
-        self.checker.check_delivered(&last);
+        let must_arrive = std::mem::take(&mut self.must_arrive);
+        self.checker.check_delivered(&must_arrive);
         let leader = self.hosts[LEADER].node.as_ref().map(Node::stats).unwrap_or_default();
+        let (waited, told) = (leader.attempts.timed_out, leader.attempts.lost);
+        if waited > told + TIMEOUTS_MAX && !self.swarm.faults.iter().any(|fault| fault.is_silent()) {
+            let text = format!("{waited} attempts waited for a timeout, and nobody was silent");
+            self.checker.broken(text);
+        }
         let (delivered, failed) = self.checker.counts();
         Report {
             violations: self.checker.violations(),

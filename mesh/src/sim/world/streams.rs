@@ -64,7 +64,9 @@ impl World {
             Cargo::Fin => {
                 self.note(&format!("fin {to:?}"));
                 let host = &mut self.hosts[to.node];
-                if host.conns.contains_key(&to.conn)
+                let unnoticed = self.planted == Some(Planted::LossUnnoticed) && to.node == LEADER;
+                if !unnoticed
+                    && host.conns.contains_key(&to.conn)
                     && let Some(node) = host.node.as_mut()
                 {
                     node.handle_closed(to.conn, now);
@@ -76,13 +78,19 @@ impl World {
 
     pub(super) fn read(&mut self, to: End, bytes: &Bytes) {
         let now = self.now;
+        let only_member = self.has_only(to.node, Roles::MEMBER);
         let host = &mut self.hosts[to.node];
         let (Some(node), Some(conn)) = (host.node.as_mut(), host.conns.get_mut(&to.conn)) else { return };
         conn.buffer.extend_from_slice(bytes);
         loop {
             match conn.reader.read(&mut conn.buffer) {
                 Ok(None) => return,
-                Ok(Some((received, length))) => {
+                Ok(Some((mut received, length))) => {
+                    match self.planted {
+                        Some(planted) if to.node == LEADER => planted.into_leader(&mut received),
+                        Some(planted) if only_member => planted.into_member(&mut received),
+                        _ => {}
+                    }
                     if let Some(opened) = node.handle_frame(to.conn, received, length, now) {
                         conn.reader.open(opened.lane, opened.frame_bytes_max);
                     }
@@ -118,15 +126,22 @@ impl World {
         if conn.writing {
             return;
         }
-        let transmit = node.poll_transmit(end.conn, now);
+        let mut transmit = node.poll_transmit(end.conn, now);
         if transmit.is_empty() {
             return;
         }
         conn.writing = true;
         let mut slices = transmit.frames;
         let mut written = Vec::new();
-        for batch in &transmit.batches {
-            written.push((batch.envelope.batch, batch.encode(&mut conn.encoder, &mut slices)));
+        for batch in &mut transmit.batches {
+            let number = batch.envelope.batch;
+            let planted = self.planted.filter(|_| end.node == LEADER);
+            let length = slices.len();
+            let leaves = planted.is_none_or(|planted| planted.out_of_leader(batch));
+            written.push((number, batch.encode(&mut conn.encoder, &mut slices)));
+            if !leaves {
+                slices.truncate(length);
+            }
         }
         let bytes = Bytes::from(slices.concat());
         let count = bytes.len();

@@ -12,8 +12,40 @@ impl World {
         self.at(self.now + pause, Event::Fault);
         let Some(fault) = self.rng.choice(self.swarm.faults.clone()) else { return };
         let first = usize::from(!self.swarm.origin_dies);
+        if fault == Fault::Restart && self.swarm.origin_dies && self.rng.bool() {
+            return self.succession();
+        }
         let host = self.rng.usize(first..self.hosts.len());
         let until = self.now + self.swarm.lasts.mul_f64(self.rng.f64()) + Duration::from_millis(1);
+        self.strike(fault, host, until);
+    }
+
+    /// The leader dies and comes back soon, and what its old life sent to one of the proxies goes on only after the new
+    /// life was heard by way of another.
+    fn succession(&mut self) {
+        let back = self.now + Duration::from_millis(self.rng.u64(1..500));
+        let late = back + Duration::from_millis(self.rng.u64(300..2000));
+        let serves =
+            |host: &NodeIx| self.topology.node(&self.hosts[*host].id).is_some_and(|spec| spec.roles.proxy);
+        let proxies: Vec<NodeIx> = (0..self.hosts.len()).filter(serves).collect();
+        if let Some(proxy) = self.rng.choice(proxies) {
+            self.strike(Fault::Stop, proxy, late);
+        }
+        self.strike(Fault::Restart, LEADER, back);
+    }
+
+    /// One short fault that leaves the leader alive, and every member.
+    pub(super) fn trial(&mut self) {
+        let Some(fault) = self.rng.choice(self.swarm.faults.clone()) else { return };
+        let hosts: Vec<NodeIx> = (1..self.hosts.len())
+            .filter(|host| fault != Fault::Restart || self.has_only(*host, Roles::PROXY))
+            .collect();
+        let Some(host) = self.rng.choice(hosts) else { return };
+        let until = self.now + Duration::from_millis(self.rng.u64(50..600));
+        self.strike(fault, host, until);
+    }
+
+    fn strike(&mut self, fault: Fault, host: NodeIx, until: Micros) {
         self.note(&format!("fault {fault:?} {host}"));
         match fault {
             Fault::Reset => {
@@ -99,6 +131,15 @@ impl World {
             Event::Arrive { to, cargo: Cargo::Bytes(_) } => *to != end && *to != peer,
             _ => true,
         });
+        if self.planted == Some(Planted::WindowForgotten)
+            && let Some(member) =
+                [end.node, peer.node].into_iter().find(|node| self.has_only(*node, Roles::MEMBER))
+            && self.hosts[member].node.is_some()
+            && !self.hosts[member].stopped
+        {
+            self.kill(member);
+            self.start(member);
+        }
     }
 
     /// Nodes of one version, on a wire that keeps bytes whole, never break the protocol.
@@ -110,6 +151,19 @@ impl World {
                 "{}: protocol errors {:?}, {} acks without sense",
                 host.id, stats.protocol_errors, stats.acks_ignored
             );
+            self.checker.broken(text);
+        }
+        self.check_proxy(index);
+    }
+
+    /// A proxy passes a run on or refuses it, and forgets none.
+    fn check_proxy(&mut self, index: NodeIx) {
+        let host = &self.hosts[index];
+        let Some(node) = host.node.as_ref() else { return };
+        let (proxy, queued_bytes) = (node.stats().proxy, node.status(self.now).proxy_queue_bytes);
+        let known = proxy.forwarded + proxy.refused.values().sum::<u64>();
+        if queued_bytes == 0 && proxy.runs != known {
+            let text = format!("{}: {} runs came in, {known} were passed on or refused", host.id, proxy.runs);
             self.checker.broken(text);
         }
     }

@@ -1,0 +1,128 @@
+//! Bugs, planted one at a time at the seams of the driver: what a machine is given, writes and is said to have done. No
+//! machine knows of them. A checker that has never failed proves nothing; with each of these it must.
+
+use crate::id::Incarnation;
+use crate::message::{Batch, FailReason, Outcome};
+use crate::proto::frame::{Received, SealedBatch};
+use crate::settings::Settings;
+
+/// A bug.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Planted {
+    /// What is sent again never leaves: a batch is dropped at the switch to another proxy.
+    RetriesLost,
+    /// Members say *decided* of what they only hold.
+    AcksBeforeHandOver,
+    /// Members forget what they have when a connection is reset, and go on under the same incarnation.
+    WindowForgotten,
+    /// What is not answered soon is sent again as a new message, with a new seq.
+    RetryIsNewMessage,
+    /// Senders are told of every failure that the message certainly did not arrive.
+    NeverMaybe,
+    /// Members hand over what they get and wait for no gap.
+    GapsSkipped,
+    /// Nobody says that a gap will never be filled, unless another message follows.
+    FloorUntold,
+    /// No budget is enforced.
+    NoBudget,
+    /// No deadline is kept.
+    NoDeadlines,
+    /// Members do not tell the lives of a sender apart.
+    LivesConfused,
+    /// Whoever has no room drops without a word.
+    RefusalsLost,
+    /// The sender is not told that a connection is gone.
+    LossUnnoticed,
+}
+
+impl Planted {
+    /// All of them.
+    pub const ALL: [Self; 12] = [
+        Self::RetriesLost,
+        Self::AcksBeforeHandOver,
+        Self::WindowForgotten,
+        Self::RetryIsNewMessage,
+        Self::NeverMaybe,
+        Self::GapsSkipped,
+        Self::FloorUntold,
+        Self::NoBudget,
+        Self::NoDeadlines,
+        Self::LivesConfused,
+        Self::RefusalsLost,
+        Self::LossUnnoticed,
+    ];
+
+    /// A frame on its way into the leader.
+    pub(super) fn into_leader(self, received: &mut Received) {
+        let Received::Ack(ack) = received else { return };
+        for entry in &mut ack.flows {
+            match self {
+                Self::AcksBeforeHandOver => {
+                    let held: u32 = entry.held.drain(..).map(u64::count_ones).sum();
+                    entry.decided += u64::from(held);
+                }
+                Self::RefusalsLost => entry.refused.clear(),
+                _ => return,
+            }
+        }
+    }
+
+    /// A frame on its way into a member.
+    pub(super) fn into_member(self, received: &mut Received) {
+        let Received::Roster(roster) = received else { return };
+        if self == Self::LivesConfused {
+            roster.flows.iter_mut().for_each(|flow| flow.origin_incarnation = Incarnation(1));
+        }
+    }
+
+    /// A batch on its way out of the leader. False when it does not reach the wire.
+    pub(super) fn out_of_leader(self, batch: &mut SealedBatch) -> bool {
+        match self {
+            Self::RetriesLost => batch.envelope.attempt == 1,
+            Self::GapsSkipped => {
+                batch.envelope.runs.iter_mut().for_each(|run| run.floor_back = 0);
+                true
+            }
+            Self::FloorUntold => {
+                if batch.envelope.runs.iter().all(|run| run.count == 0) {
+                    return false;
+                }
+                let mut runs = batch.envelope.runs.iter();
+                batch.payloads.retain(|_| runs.next().is_some_and(|run| run.count > 0));
+                batch.envelope.runs.retain(|run| run.count > 0);
+                true
+            }
+            _ => true,
+        }
+    }
+
+    /// An outcome on its way to the application.
+    pub(super) fn told(self, outcome: Outcome) -> Outcome {
+        match outcome {
+            Outcome::Failed { reason, .. } if self == Self::NeverMaybe && reason != FailReason::Closed => {
+                Outcome::Failed { reason, maybe_delivered: false }
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// A batch on its way into the leader.
+    pub(super) fn submitted(self, batch: &mut Batch) {
+        if self == Self::NoDeadlines {
+            batch.messages.iter_mut().for_each(|message| message.deadline = None);
+        }
+    }
+
+    /// What a node is started with, where the driver holds it to other settings.
+    pub(super) fn settings(self, settings: Settings) -> Settings {
+        match self {
+            Self::NoBudget => Settings {
+                destination_budget_bytes: usize::MAX,
+                datacenter_budget_bytes: usize::MAX,
+                process_budget_bytes: usize::MAX,
+                ..settings
+            },
+            _ => settings,
+        }
+    }
+}
