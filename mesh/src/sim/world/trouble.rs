@@ -146,7 +146,7 @@ impl World {
     pub(super) fn check_protocol(&mut self, index: NodeIx) {
         let host = &self.hosts[index];
         let Some(stats) = host.node.as_ref().map(Node::stats) else { return };
-        if !stats.protocol_errors.is_empty() || stats.acks_ignored > 0 {
+        if stats.protocol_errors.values().sum::<u64>() + stats.acks_ignored > 0 {
             let text = format!(
                 "{}: protocol errors {:?}, {} acks without sense",
                 host.id, stats.protocol_errors, stats.acks_ignored
