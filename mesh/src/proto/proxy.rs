@@ -359,6 +359,9 @@ impl Proxy {
                     }
                     None => *self.stats.refused.entry(reason.label()).or_default() += 1,
                 }
+                if expired {
+                    continue;
+                }
                 // All rows of this connection are used: it is replaced.
                 return links.replace(id, now);
             };

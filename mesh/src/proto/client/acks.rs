@@ -98,23 +98,33 @@ impl Client {
         let site = flow.datacenter;
         let Some(sent) = flow.sent.get(&seq) else { return };
         self.stats.attempts.acked += 1;
-        let (mut sample, place) = (None, sent.place);
-        let late = (sent.attempts > 1 && sent.first_link == link).then_some(sent.first_written);
-        if let Place::Flying(id) = place {
+        let (attempts, first_link, first_written) = (sent.attempts, sent.first_link, sent.first_written);
+        let mut written = None;
+        if let Place::Flying(id) = sent.place {
             if let Some(attempt) = self.attempts.get_mut(id).filter(|attempt| attempt.link == link) {
                 attempt.answered = true;
-                sample = Some(attempt.written_at.unwrap_or(attempt.sealed_at));
+                written = Some(attempt.written_at.unwrap_or(attempt.sealed_at));
             }
             self.landed(id);
         }
-        if let Some(rtt) = sample.or(late).map(|written| now.since(written)) {
+        // An ack after several attempts over one link may answer any of them, so only these say how long the way takes:
+        // the one attempt there was, the one over this link, and a late answer to the first one, made over this link alone.
+        // What was held before says how long the application took.
+        let held = self.flows[ix.0].sent.get(&seq).is_some_and(|sent| sent.place == Place::Held);
+        let sample = match (attempts, written.is_some()) {
+            (1, true) => written,
+            (2, true) if first_link != link => written,
+            (2, false) if first_link == link && !held => Some(first_written),
+            _ => None,
+        };
+        if let Some(rtt) = sample.map(|written| now.since(written)) {
             match self.sites[site].routes.by_link(link) {
                 Some(proxy) => self.sites[site].routes.proxies[proxy].rtt.sample(rtt),
                 None => self.flows[ix.0].direct_rtt.sample(rtt),
             }
         }
         if let Some(proxy) = self.sites[site].routes.by_link(link) {
-            self.sites[site].routes.proxies[proxy].acquit(sample);
+            self.sites[site].routes.proxies[proxy].acquit(written);
         }
     }
 
