@@ -317,6 +317,23 @@ async fn a_full_budget_holds_senders_back_in_order_and_lets_them_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_destination_fills_its_own_budget_and_no_other() {
+    let mut cluster = nodes();
+    cluster.settings.message_bytes_max = 64 * 1024;
+    cluster.settings.destination_budget_bytes = 64 * 1024;
+    // Nobody else is there: what is accepted stays until its deadline.
+    let leader = cluster.start("leader").await;
+    let mut batch = Batch::to(dc("eu"));
+    for member in ["eu-1", "eu-1", "eu-2"] {
+        let message = Message::new(id(member), vec![1; 40 * 1024]).deadline(Duration::from_millis(300));
+        batch.push(message);
+    }
+    let receipt = leader.client.send(batch).await.unwrap();
+    let expired = || failed(FailReason::Expired);
+    assert_eq!(soon("the receipt", receipt).await, [expired(), failed(FailReason::Refused), expired()]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn closing_tells_senders_that_wait() {
     let mut cluster = nodes();
     cluster.settings.message_bytes_max = 64 * 1024;
