@@ -1,4 +1,4 @@
-//! README.md and docs/ held against the code: configuration keys, metrics, exit codes, lines of the example.
+//! README.md, docs/ and the example configuration held against the code: keys, defaults, metrics, exit codes, excerpts.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -150,6 +150,20 @@ fn exit_codes_are_those_of_the_help() {
         .map(|row| (row[0].clone(), row[1].clone()))
         .collect();
     assert_eq!(written, said);
+}
+
+#[test]
+fn the_example_shows_the_defaults_it_promises() {
+    let text = document("deploy/config/example.toml");
+    let debug = format!("{:?}", Settings::default());
+    let is_key =
+        |line: &str| line.split_once(" = ").is_some_and(|(key, _)| debug.contains(&format!("{key}: ")));
+    let shown = |line: &str| line.strip_prefix("# ").filter(|line| is_key(line)).map(str::to_owned);
+    let open: Vec<String> = text.lines().map(|line| shown(line).unwrap_or_else(|| line.to_owned())).collect();
+    let opened = open.iter().filter(|line| is_key(line)).count();
+    assert_eq!(opened, debug.matches(": ").count(), "every key is shown");
+    let config = Config::parse(Path::new("example.toml"), open.join("\n").as_bytes()).unwrap();
+    assert_eq!(config.settings(), &Settings::default());
 }
 
 /// Lines of a document's Rust blocks that are not lines of the source, in its order.
