@@ -162,10 +162,16 @@ pub fn transcript(hello: &[u8], welcome: &[u8]) -> u32 {
 /// An incarnation further ahead than this is no restart but nonsense, and is not adopted: ten years in µs.
 const ADOPTION_SPAN_US: u64 = 10 * 365 * 24 * 3600 * 1_000_000;
 
+/// A life that a clock may have given: not further ahead of `present` than a restart can be.
+#[must_use]
+pub fn is_plausible(present: Incarnation, claimed: Incarnation) -> bool {
+    claimed.0.saturating_sub(present.0) < ADOPTION_SPAN_US
+}
+
 /// The incarnation to take after a peer said it has seen `highest`, or `None` to keep the present one.
 #[must_use]
 pub fn adopt(present: Incarnation, highest: Incarnation) -> Option<Incarnation> {
-    (highest >= present && highest.0 - present.0 < ADOPTION_SPAN_US).then(|| highest.next())
+    (highest >= present && is_plausible(present, highest)).then(|| highest.next())
 }
 
 #[cfg(test)]

@@ -55,6 +55,8 @@ pub(super) fn read_body(payload: &Payload) -> (u64, bool) {
 /// A batch and what the checker must know of it.
 pub(super) struct Drawn {
     pub(super) batch: Batch,
+    /// What every message of it holds until the last of them is decided, bytes.
+    pub(super) shared_bytes: usize,
     pub(super) messages: Vec<DrawnMessage>,
 }
 
@@ -95,7 +97,8 @@ impl App {
         let longest = if large { SHARED_BYTES_MAX } else { 1500 };
         let shared = Bytes::copy_from_slice(shared_bytes(self.rng.usize(0..longest)));
         let lane = if self.rng.u8(..) < 60 { Lane::Control } else { Lane::Bulk };
-        let mut drawn = Drawn { batch: Batch::to(datacenter.clone()), messages: Vec::new() };
+        let (batch, shared_bytes) = (Batch::to(datacenter.clone()), shared.len());
+        let mut drawn = Drawn { batch, shared_bytes, messages: Vec::new() };
         for member in topology.members_of(datacenter).filter(|member| member.id != *me) {
             if self.rng.u8(..) < 25 {
                 continue;

@@ -24,7 +24,10 @@ impl Client {
         let flow = &mut self.flows[ix.0];
         // On a direct link the destination's life is known from the handshake.
         let direct = links.link(link).filter(|link| link.peer == flow.peer).map(|link| link.incarnation);
-        if entry.incarnation.is_known() && direct.is_some_and(|life| life != entry.incarnation) {
+        let life_fits = direct.is_none_or(|life| life == entry.incarnation);
+        if entry.incarnation.is_known()
+            && !(life_fits && is_plausible(links.me.incarnation, entry.incarnation))
+        {
             return false;
         }
         // What an old life has says nothing any more; that it refused an attempt does.
@@ -33,6 +36,7 @@ impl Client {
                 return false;
             }
             if entry.incarnation > flow.incarnation {
+                links.note_life(flow.peer, entry.incarnation, now);
                 // Refusals first: what was certainly not delivered need not fail with the old life.
                 self.take_refusals(ix, link, entry, links, now);
                 let restarted = self.flows[ix.0].incarnation.is_known();

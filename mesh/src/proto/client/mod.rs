@@ -26,6 +26,7 @@ use super::attempt::{Attempt, Attempts};
 use super::budget::{BatchCharge, Budget};
 use super::flow::{Flow, FlowIx, Leg, MessageId, Pending, Place, Selected, Sent, Way};
 use super::frame::{SealedBatch, Token, Written, direct_frame_bytes};
+use super::handshake::is_plausible;
 use super::links::{LinkId, Links, PeerIx};
 use super::node::{RejectReason, Rejected};
 use super::route::{Routes, attempt_timeout};

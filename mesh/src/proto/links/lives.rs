@@ -204,6 +204,18 @@ impl Links {
         }
     }
 
+    /// A peer was heard of in this life by way of others. Should it come back in a lower one, its clock stepped back: the
+    /// handshake then tells it, and it moves past. So a link to a lower life ends here.
+    pub fn note_life(&mut self, peer: PeerIx, life: Incarnation, now: Micros) {
+        let entry = &mut self.peers[peer.0];
+        entry.highest = entry.highest.max(life);
+        let stale =
+            |link: &LinkId| self.links.get(link).is_some_and(|link| link.up && link.incarnation < life);
+        if let Some(link) = self.peers[peer.0].dialling.link.filter(stale) {
+            self.drop_link(link, None, now);
+        }
+    }
+
     /// Ends a link whose books are full; it is dialled again.
     pub fn replace(&mut self, link: LinkId, now: Micros) {
         self.drop_link(link, None, now);

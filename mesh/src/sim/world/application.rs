@@ -74,14 +74,25 @@ impl World {
         for datacenter in self.datacenters.clone() {
             let host = &mut self.hosts[LEADER];
             let Some(node) = host.node.as_mut() else { return };
-            let Drawn { mut batch, messages } = self.app.draw(&self.topology, &datacenter, &host.id, mood);
+            let Drawn { mut batch, shared_bytes, messages } =
+                self.app.draw(&self.topology, &datacenter, &host.id, mood);
             if let Some(planted) = self.planted {
                 planted.submitted(&mut batch);
             }
             let again = (self.planted == Some(Planted::RetryIsNewMessage)).then(|| batch.clone());
             let Ok(ticket) = node.submit(batch, now) else { continue };
             self.unanswered.extend(again.map(|batch| (now + Duration::from_millis(500), ticket, batch)));
-            host.tickets.insert(ticket, messages.iter().map(|message| message.id).collect());
+            let ids: Vec<u64> = messages.iter().map(|message| message.id).collect();
+            if !ids.is_empty() {
+                host.tickets.insert(ticket, OpenBatch { ids, datacenter: datacenter.clone(), shared_bytes });
+            }
+            // The sender's own books may be wrong; what is open holds at least what its messages share.
+            let open = host.tickets.values().filter(|open| open.datacenter == datacenter);
+            let held: usize = open.map(|open| open.shared_bytes).sum();
+            if held > self.settings.datacenter_budget_bytes {
+                let text = format!("{held} bytes are kept for {datacenter}, whatever its budget's books say");
+                self.checker.broken(text);
+            }
             // A receipt is whole when its last message is decided.
             let due = messages.iter().map(|message| now + message.deadline).max().unwrap_or(now);
             for message in messages {

@@ -65,7 +65,14 @@ struct Host {
     deaf: bool,
     backlog: VecDeque<Event>,
     alarm: Micros,
-    tickets: BTreeMap<Ticket, Vec<u64>>,
+    tickets: BTreeMap<Ticket, OpenBatch>,
+}
+
+/// A batch without outcomes.
+struct OpenBatch {
+    ids: Vec<u64>,
+    datacenter: Datacenter,
+    shared_bytes: usize,
 }
 
 #[derive(Debug)]
@@ -449,7 +456,7 @@ impl World {
             if self.again.remove(&ticket) {
                 continue;
             }
-            let ids = host.tickets.remove(&ticket).unwrap_or_default();
+            let ids = host.tickets.remove(&ticket).map(|open| open.ids).unwrap_or_default();
             if ids.len() != outcomes.len() {
                 let text = format!("a batch of {} messages got {} outcomes", ids.len(), outcomes.len());
                 self.checker.broken(text);
