@@ -126,8 +126,8 @@ pub struct Flow {
     pub queue: BTreeMap<MessageId, Pending>,
     /// Messages that have one.
     pub sent: BTreeMap<u64, Sent>,
-    /// The attempt whose empty run asks for an ack.
-    pub asking: Option<u64>,
+    /// The attempts whose empty runs ask for an ack.
+    pub asking: BTreeSet<u64>,
     slots: BTreeMap<u32, MessageId>,
     retry: BTreeSet<u64>,
     next: u64,
@@ -168,7 +168,7 @@ impl Flow {
             direct_rtt: Rtt::default(),
             queue: BTreeMap::new(),
             sent: BTreeMap::new(),
-            asking: None,
+            asking: BTreeSet::new(),
             slots: BTreeMap::new(),
             retry: BTreeSet::new(),
             next: Seq::FIRST.0,
@@ -257,7 +257,7 @@ impl Flow {
 
     /// Single messages until one is answered, and one is on its way.
     fn probe_flies(&self) -> bool {
-        self.failures >= FAILURES_BEFORE_PROBING && (self.flying > 0 || self.asking.is_some())
+        self.failures >= FAILURES_BEFORE_PROBING && (self.flying > 0 || !self.asking.is_empty())
     }
 
     fn window_open(&self) -> bool {
@@ -445,7 +445,7 @@ impl Flow {
     pub fn fly(&mut self, run: Selected, leg: Leg, row: u32, deadline_ms: u32) -> Run {
         let Leg { attempt, way, link, now } = leg;
         if run.count == 0 {
-            self.asking = Some(attempt);
+            self.asking.insert(attempt);
         }
         for seq in run.seqs() {
             self.retry.remove(&seq);
@@ -551,7 +551,8 @@ mod tests {
         assert_eq!(runs, [Run { flow: 0, first: Seq(4), count: 0, floor_back: 2, deadline_ms: 1 }]);
         assert_eq!(runs[0].floor(), Some(Seq(2)));
         assert!(!flow.floor_due(), "told");
-        (flow.asking, _) = (None, flow.forget_floor_told());
+        flow.asking.clear();
+        flow.forget_floor_told();
         assert!(flow.floor_due(), "and again when that was lost");
         flow.raise_decided(1);
         assert!(!flow.floor_due(), "the member knows");

@@ -76,14 +76,12 @@ impl Client {
                 }
             }
         }
-        // A run without messages asked only for this.
-        if let Some(id) = self.flows[ix.0].asking
-            && self
-                .attempts
-                .get(id)
-                .is_some_and(|attempt| attempt.link == link && attempt.written_at.is_some())
-        {
-            self.flows[ix.0].asking = None;
+        // Runs without messages asked only for this.
+        let answered = |id: &u64| {
+            self.attempts.get(*id).is_none_or(|attempt| attempt.link == link && attempt.written_at.is_some())
+        };
+        for id in self.flows[ix.0].asking.iter().copied().filter(answered).collect::<Vec<_>>() {
+            self.flows[ix.0].asking.remove(&id);
             self.landed(id);
         }
         if progress && let Some(way) = self.way_of(link, ix) {

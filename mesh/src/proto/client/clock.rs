@@ -58,7 +58,7 @@ impl Client {
         let silent: BTreeSet<FlowIx> = entries
             .iter()
             .filter(|(ix, run)| {
-                (run.count == 0 && self.flows[ix.0].asking == Some(id))
+                (run.count == 0 && self.flows[ix.0].asking.contains(&id))
                     || run.seqs().any(|seq| {
                         self.flows[ix.0].sent.get(&seq).is_some_and(|sent| sent.place == Place::Flying(id))
                     })
@@ -114,9 +114,7 @@ impl Client {
         for (ix, run) in attempt.entries {
             let flow = &mut self.flows[ix.0];
             flow.forget_floor_told();
-            if flow.asking == Some(id) {
-                flow.asking = None;
-            }
+            flow.asking.remove(&id);
             for seq in run.seqs() {
                 if flow.sent.get(&seq).is_some_and(|sent| sent.place == Place::Flying(id)) {
                     if !flow.retry(seq, uncertain) {

@@ -140,7 +140,8 @@ struct World {
     wire: Wire,
     queue: BTreeMap<(Micros, u64), Event>,
     next_event: u64,
-    blocked: BTreeMap<End, (Vec<(u64, Written)>, usize)>,
+    /// What a writer holds that its kernel has no room for.
+    blocked: BTreeMap<End, (Vec<(u64, Written)>, Bytes)>,
     now: Micros,
     app: App,
     checker: Checker,
@@ -440,6 +441,9 @@ impl World {
                 Action::Close { conn, last_words } => {
                     let end = End { node: index, life, conn };
                     if let Some(words) = last_words {
+                        if let Some((_, held)) = self.blocked.remove(&end) {
+                            self.push_bytes(end, held);
+                        }
                         self.push_bytes(end, words);
                     }
                     self.close(end);

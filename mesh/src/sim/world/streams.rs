@@ -54,9 +54,11 @@ impl World {
             Cargo::Bytes(bytes) => {
                 if let Some(sender) = self.wire.read(to, bytes.len())
                     && !self.wire.is_full(sender)
-                    && let Some((written, count)) = self.blocked.remove(&sender)
+                    && let Some((written, held)) = self.blocked.remove(&sender)
                 {
-                    self.at(now, Event::Wrote { end: sender, written, bytes: count });
+                    let bytes = held.len();
+                    self.push_bytes(sender, held);
+                    self.at(now, Event::Wrote { end: sender, written, bytes });
                 }
                 self.note(&format!("bytes {to:?} {}", bytes.len()));
                 self.read(to, &bytes);
@@ -145,10 +147,11 @@ impl World {
         }
         let bytes = Bytes::from(slices.concat());
         let count = bytes.len();
-        self.push_bytes(end, bytes);
         if self.wire.is_full(end) {
-            self.blocked.insert(end, (written, count));
+            // Neither sent nor written until the other end reads.
+            self.blocked.insert(end, (written, bytes));
         } else {
+            self.push_bytes(end, bytes);
             let soon = now + Duration::from_micros(self.rng.u64(1..50));
             self.at(soon, Event::Wrote { end, written, bytes: count });
         }
