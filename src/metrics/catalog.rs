@@ -55,6 +55,8 @@ catalog! {
 
     PROXY_FRAMES = counter("proxy_frames_received_total", [],
         "Batch frames this proxy received.");
+    PROXY_RUNS = counter("proxy_runs_received_total", [],
+        "Runs of messages for one member that this proxy received.");
     PROXY_FORWARDED = counter("proxy_runs_forwarded_total", [],
         "Runs of messages for one member that this proxy passed on.");
     PROXY_FORWARDED_BYTES = counter("proxy_forwarded_bytes_total", [],

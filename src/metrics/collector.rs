@@ -158,6 +158,7 @@ fn proxy(stats: &Stats, status: &Status) -> Vec<MetricFamily> {
     let proxy = &stats.proxy;
     vec![
         catalog::PROXY_FRAMES.family().count(&[], proxy.frames).done(),
+        catalog::PROXY_RUNS.family().count(&[], proxy.runs).done(),
         catalog::PROXY_FORWARDED.family().count(&[], proxy.forwarded).done(),
         catalog::PROXY_FORWARDED_BYTES.family().count(&[], proxy.forwarded_bytes).done(),
         catalog::PROXY_REFUSED

@@ -68,6 +68,7 @@ fn idle() -> Stats {
     let mut stats =
         Stats { handshakes_refused: zero(), handshakes_refused_by_peer: zero(), ..Stats::default() };
     stats.datacenters = BTreeMap::from([(dc("eu"), DatacenterStats::default())]);
+    stats.protocol_errors = zero();
     stats.proxy.refused = zero();
     stats.member.refused = zero();
     stats
