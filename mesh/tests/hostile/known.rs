@@ -9,7 +9,8 @@ use trunkline_mesh::id::{Datacenter, Lane, NodeId, Seq};
 use trunkline_mesh::message::{Batch, Message, Outcome};
 use trunkline_mesh::proto::frame::Received;
 use trunkline_mesh::proto::node::ConnId;
-use trunkline_mesh::proto::wire::{AckFlow, Refused, RefusedReason};
+use trunkline_mesh::proto::run::message_head;
+use trunkline_mesh::proto::wire::{AckFlow, REFUSED_RANGES_MAX, Refused, RefusedReason};
 use trunkline_mesh::settings::Settings;
 
 use super::shell::{Peer, Shell, ack_frame, batch_around, batch_frame, entry, flow, id, roster_frame, run};
@@ -102,6 +103,28 @@ fn a_member_cannot_break_its_proxys_link_to_an_origin() {
     }
     shell.advance(Duration::from_millis(2));
     assert!(shell.acks(control).iter().all(|entry| entry.held.len() <= 256), "the window has 16,384 seqs");
+}
+
+/// Every second seq is held until nothing more fits, then all of them come in one run: each gap is a range of its own, and
+/// whoever reads the ack takes 1,024.
+#[test]
+fn one_run_never_makes_an_ack_of_more_ranges_than_its_reader_takes() {
+    const SEQS: u32 = 4_000;
+    let settings = Settings { message_bytes_max: 1, reorder_bytes_max: 300 * 2_000, ..Settings::default() };
+    let mut shell = Shell::with("m", 0, settings);
+    let [control, bulk] = shell.link_in(&Peer::new("o"));
+    shell.feed(bulk, &roster_frame(Lane::Bulk, 0, vec![flow("o", 100, "m")]));
+    let message = Payload::from([&message_head(0, 44)[..], &[0; 44]].concat());
+    for first in (3..3 + SEQS).step_by(2) {
+        let alone = vec![run(0, u64::from(first), 1, u64::from(first) - 1)];
+        shell.feed(bulk, &batch_around(Lane::Bulk, alone, vec![message.clone()]));
+    }
+    shell.acks(control);
+    let all: Payload = (0..SEQS).flat_map(|_| message.segments().to_vec()).collect();
+    shell.feed(bulk, &batch_around(Lane::Bulk, vec![run(0, 2, SEQS, 1)], vec![all]));
+    let acks = shell.acks(control);
+    let [ack] = &acks[..] else { panic!("{} acks", acks.len()) };
+    assert_eq!(ack.refused.len(), REFUSED_RANGES_MAX);
 }
 
 /// One origin uses up the rows of the proxy's connection to a member, with lives that it makes up.

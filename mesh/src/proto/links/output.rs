@@ -9,8 +9,10 @@ const ENTRIES_PER_FRAME: usize = 32;
 
 impl Links {
     /// An ack entry for a peer. What it says of the row replaces an earlier one that waits, unless that knew more (a
-    /// refusal of the proxy's own tells little of the member); refusals of both are kept.
-    pub fn queue_ack(&mut self, link_id: LinkId, entry: AckFlow, at: Micros, now: Micros) {
+    /// refusal of the proxy's own tells little of the member); refusals of both are kept, as many as the peer reads. An
+    /// attempt whose refusal is left out ends by its timeout.
+    pub fn queue_ack(&mut self, link_id: LinkId, mut entry: AckFlow, at: Micros, now: Micros) {
+        entry.refused.truncate(REFUSED_RANGES_MAX);
         let Some(link) = self.links.get_mut(&link_id) else { return };
         let key = (entry.lane, entry.flow);
         match link.acks.get_mut(&key) {
