@@ -35,6 +35,39 @@ pub struct Window {
     floor: u64,
     held: BTreeMap<u64, RunMessage>,
     held_bytes: usize,
+    bits: Bits,
+}
+
+/// Which seqs are held, as acks tell it: an ack goes out for every run and every message that finds room, and must not
+/// look at thousands of messages for it. What is held never spans more than [`WINDOW_SEQS`], so one bit per seq modulo
+/// that is enough.
+#[derive(Debug)]
+struct Bits(Box<[u64]>);
+
+impl Bits {
+    fn new() -> Self {
+        Self((0..WINDOW_SEQS / 64).map(|_| 0).collect())
+    }
+
+    fn word(&self, seq: u64) -> u64 {
+        self.0[Self::index(seq)]
+    }
+
+    fn index(seq: u64) -> usize {
+        usize::try_from(seq % WINDOW_SEQS / 64).expect("below WINDOW_SEQS")
+    }
+
+    fn flip(&mut self, seq: u64) {
+        self.0[Self::index(seq)] ^= 1 << (seq % 64);
+    }
+
+    /// The bits of the 64 seqs from `first` on.
+    fn from(&self, first: u64) -> u64 {
+        let shift = first % 64;
+        let low = self.word(first) >> shift;
+        // Shifted in two steps, because there is no shift by 64.
+        low | self.word(first.wrapping_add(64)) << 1 << (63 - shift)
+    }
 }
 
 /// What became of a message at the window.
@@ -59,6 +92,7 @@ impl Window {
             floor: floor.0,
             held: BTreeMap::new(),
             held_bytes: 0,
+            bits: Bits::new(),
         }
     }
 
@@ -80,6 +114,7 @@ impl Window {
         }
         self.held_bytes += charge;
         self.held.insert(seq.0, message);
+        self.bits.flip(seq.0);
         Admitted::Held
     }
 
@@ -87,6 +122,7 @@ impl Window {
     pub fn pop(&mut self, skipped: &mut u64) -> Option<(Seq, RunMessage)> {
         let (&first, _) = self.head_after_skipping(skipped)?;
         let message = self.held.remove(&first)?;
+        self.bits.flip(first);
         self.held_bytes -= charge(&message);
         self.next = first.saturating_add(1);
         Some((Seq(first), message))
@@ -116,15 +152,8 @@ impl Window {
     /// The whole state, as an ack entry.
     #[must_use]
     pub fn ack(&self, lane: Lane, incarnation: Incarnation) -> AckFlow {
-        let mut held = Vec::new();
-        for seq in self.held.keys().filter(|seq| **seq >= self.next) {
-            let bit = seq - self.next;
-            let Ok(word) = usize::try_from(bit / 64) else { break };
-            if held.len() <= word {
-                held.resize(word + 1, 0_u64);
-            }
-            held[word] |= 1 << (bit % 64);
-        }
+        let span = self.held.last_key_value().map_or(0, |(last, _)| (last - self.next) / 64 + 1);
+        let held = (0..span).map(|word| self.bits.from(self.next.wrapping_add(64 * word))).collect();
         AckFlow {
             lane: u8::try_from(lane.index()).unwrap_or(0),
             flow: self.upstream.row,
@@ -207,5 +236,27 @@ mod tests {
         assert_eq!(window.admit(Seq(u64::MAX), message(1), 4096), Admitted::Held);
         assert_eq!(drain(&mut window), [u64::MAX]);
         assert_eq!(window.ack(Lane::Bulk, Incarnation(1)).decided, u64::MAX - 1);
+    }
+
+    #[test]
+    fn the_bitmap_of_an_ack_is_what_is_held_wherever_the_window_stands() {
+        let mut rng = fastrand::Rng::with_seed(1);
+        for start in [1, 63, 64, WINDOW_SEQS - 1, u64::MAX - 3 * WINDOW_SEQS] {
+            let mut window = window(start);
+            for _ in 0..2_000 {
+                let reach = if rng.bool() { 70 } else { WINDOW_SEQS };
+                window.admit(Seq(window.next + rng.u64(0..reach)), message(0), 1 << 30);
+                if rng.u8(..) == 0 {
+                    window.raise_floor(Seq(window.next + rng.u64(0..500)));
+                }
+                drain(&mut window);
+                let mut expected = vec![0_u64; 256];
+                for seq in window.held.keys().map(|seq| usize::try_from(seq - window.next).unwrap()) {
+                    expected[seq / 64] |= 1 << (seq % 64);
+                }
+                while expected.pop_if(|word| *word == 0).is_some() {}
+                assert_eq!(window.ack(Lane::Bulk, Incarnation(1)).held, expected, "from {start}");
+            }
+        }
     }
 }
