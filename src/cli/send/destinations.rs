@@ -57,7 +57,7 @@ fn members<'t>(topology: &'t Topology, me: &NodeSpec, word: &str) -> Result<Vec<
         let datacenters = topology.datacenters();
         if !datacenters.iter().any(|datacenter| datacenter.as_str() == name) {
             let meant = did_you_mean("dc:", name, datacenters.iter().map(Datacenter::as_str));
-            return Err(format!("no datacenter `{}`{meant}", shown.trim_start_matches("dc:")));
+            return Err(format!("no datacenter `{}`{meant}", shown.strip_prefix("dc:").unwrap_or(&shown)));
         }
         let members: Vec<&NodeSpec> =
             topology.nodes().filter(|node| node.datacenter.as_str() == name).filter(others).collect();
@@ -129,10 +129,12 @@ mod tests {
 
     #[test]
     fn every_wrong_word_is_told() {
-        let told = to(&["eu-n1", "dc:ue", "eu-p1", "us-leader", "dc:ap", "eu", "zzzzzz"]).unwrap_err();
+        let told =
+            to(&["eu-n1", "dc:ue", "dc:dc:eu", "eu-p1", "us-leader", "dc:ap", "eu", "zzzzzz"]).unwrap_err();
         for part in [
             "no node `eu-n1`, did you mean eu-m1?",
             "no datacenter `ue`, did you mean dc:eu?",
+            "no datacenter `dc:eu`",
             "node `eu-p1` is no member (it has the roles proxy)",
             "node `us-leader` is the sender itself",
             "datacenter `ap` has no other member",
