@@ -581,3 +581,13 @@ fn a_life_of_all_ones_does_not_end_the_origin() {
     let again = shell.link_out(&Peer::new("p"));
     assert!(!shell.closed.contains_key(&again[0]));
 }
+
+#[test]
+fn a_message_that_was_held_before_it_was_decided_is_one_answered_attempt() {
+    let (mut shell, [control, _]) = origin_with_a_message();
+    shell.feed(control, &ack_frame(vec![AckFlow { held: vec![1], ..entry(0, 100, 0) }]));
+    assert_eq!(shell.stats().attempts.acked, 1);
+    assert!(shell.node.poll_outcome().is_none());
+    assert_delivered_by(&mut shell, control);
+    assert_eq!(shell.stats().attempts.acked, 1);
+}

@@ -99,10 +99,11 @@ impl Client {
         let flow = &self.flows[ix.0];
         let site = flow.datacenter;
         let Some(sent) = flow.sent.get(&seq) else { return };
-        self.stats.attempts.acked += 1;
         let (attempts, first_link, first_written) = (sent.attempts, sent.first_link, sent.first_written);
         let mut written = None;
         if let Place::Flying(id) = sent.place {
+            // Once per attempt: what is held is named again when it is decided, and what timed out was counted as that.
+            self.stats.attempts.acked += 1;
             if let Some(attempt) = self.attempts.get_mut(id).filter(|attempt| attempt.link == link) {
                 attempt.answered = true;
                 written = Some(attempt.written_at.unwrap_or(attempt.sealed_at));
