@@ -591,3 +591,23 @@ fn a_message_that_was_held_before_it_was_decided_is_one_answered_attempt() {
     assert_delivered_by(&mut shell, control);
     assert_eq!(shell.stats().attempts.acked, 1);
 }
+
+#[test]
+fn a_peer_that_takes_frames_of_no_length_gets_none() {
+    for frame_bytes_max in [0, 1, 64 * 1024] {
+        let mut shell = Shell::new("o");
+        let [_, bulk] = shell.link_out(&Peer { frame_bytes_max, ..Peer::new("p") });
+        let mut batch = Batch::to(Datacenter::new("eu").unwrap());
+        batch.push(Message::new(id("m"), Bytes::new()));
+        shell.node.submit(batch, shell.now).unwrap();
+        shell.drain();
+        let sent = shell.sent(bulk);
+        assert!(
+            !sent.iter().any(|frame| matches!(frame, Received::Batch(..))),
+            "{frame_bytes_max}: {sent:?}"
+        );
+        shell.advance(Duration::from_secs(11));
+        let (_, outcomes) = shell.node.poll_outcome().expect("not past its deadline");
+        assert!(matches!(outcomes[..], [Outcome::Failed { maybe_delivered: false, .. }]), "{outcomes:?}");
+    }
+}

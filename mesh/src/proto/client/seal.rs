@@ -35,17 +35,13 @@ impl Client {
             }
             let way = match self.pick(ix, links, now) {
                 Pick::Link(picked, way) if picked == link => way,
-                Pick::Link(..) => {
-                    self.wake(ix, links, now);
-                    continue;
-                }
-                Pick::Wait(_) => {
+                Pick::Link(..) | Pick::Wait(_) => {
                     self.wake(ix, links, now);
                     continue;
                 }
             };
-            if self.flows[ix.0].next_bytes() > frame_bytes_max {
-                // The peer's limit is below ours: another way may take it.
+            if frame_bytes_max == 0 || self.flows[ix.0].next_bytes() > frame_bytes_max {
+                // The peer's limit is below ours, perhaps below what any frame needs: another way may take it.
                 self.flows[ix.0].avoid(way, now);
                 self.wake(ix, links, now);
                 continue;
