@@ -11,11 +11,12 @@ use trunkline_mesh::message::{Batch, Message, Outcome};
 use trunkline_mesh::proto::frame::{
     FrameError, FrameReader, FrameType, HANDSHAKE_BYTES_MAX, Received, control_frame,
 };
-use trunkline_mesh::proto::node::ConnId;
+use trunkline_mesh::proto::node::{Action, ConnId};
 use trunkline_mesh::proto::wire::{
     Ack, AckFlow, Close, Confirm, Envelope, Hello, PREAMBLE, Ping, Pong, Refuse, RefuseCode, Refused,
     RefusedReason, Roster, Welcome, decode,
 };
+use trunkline_mesh::settings::Settings;
 
 #[path = "hostile/anything.rs"]
 mod anything;
@@ -610,4 +611,21 @@ fn a_peer_that_takes_frames_of_no_length_gets_none() {
         let (_, outcomes) = shell.node.poll_outcome().expect("not past its deadline");
         assert!(matches!(outcomes[..], [Outcome::Failed { maybe_delivered: false, .. }]), "{outcomes:?}");
     }
+}
+
+#[test]
+fn a_message_that_is_replaced_makes_room_for_senders_at_once() {
+    let settings = Settings { datacenter_budget_bytes: 6000, ..Settings::default() };
+    let mut shell = Shell::with("o", 0, settings);
+    let mut submit = |bytes: usize, slot: bool| {
+        let mut batch = Batch::to(Datacenter::new("eu").unwrap());
+        let message = Message::new(id("m"), Bytes::from(vec![0; bytes]));
+        batch.push(if slot { message.slot(1) } else { message });
+        shell.node.submit(batch, shell.now)
+    };
+    assert!(submit(4000, true).is_ok());
+    assert!(submit(1500, false).is_err(), "no room");
+    assert!(submit(10, true).is_ok(), "takes the place of the first");
+    let actions: Vec<Action> = std::iter::from_fn(|| shell.node.poll_action()).collect();
+    assert!(actions.contains(&Action::Room), "{actions:?}");
 }

@@ -176,7 +176,10 @@ impl Node {
         if self.draining {
             return Err(Rejected { batch, reason: RejectReason::Closed });
         }
-        client.submit(batch, &mut self.links, now)
+        let result = client.submit(batch, &mut self.links, now);
+        // A message that was replaced or turned down gave its bytes back: those who wait may fit now.
+        self.settle(now);
+        result
     }
 
     /// A sender was turned away, or has to wait, because others wait before it.
