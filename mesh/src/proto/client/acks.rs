@@ -1,6 +1,13 @@
 //! What acks say of messages, of attempts and of the way they took.
 
-use super::*;
+use super::{Client, Timer};
+use crate::id::{Incarnation, Lane};
+use crate::message::FailReason;
+use crate::proto::flow::{FlowIx, Place, Way};
+use crate::proto::handshake::is_plausible;
+use crate::proto::links::{LinkId, Links};
+use crate::proto::time::Micros;
+use crate::proto::wire::{AckFlow, Flow as WireFlow, RefusedReason};
 
 impl Client {
     /// An ack for a flow of this node's own. False when it makes no sense and was ignored.

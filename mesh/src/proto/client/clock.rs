@@ -1,6 +1,13 @@
 //! What time ends: deadlines of messages, and attempts that nobody answered.
 
-use super::*;
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::{Client, Due, Timer};
+use crate::message::FailReason;
+use crate::proto::flow::{FlowIx, Place, Way};
+use crate::proto::links::Links;
+use crate::proto::time::Micros;
 
 /// A timer that rings so late says that this process was late, not the proxy.
 const OWN_LAG: Duration = Duration::from_millis(20);

@@ -1,6 +1,10 @@
 //! How a message ends: exactly one outcome, its bytes given back.
 
-use super::*;
+use super::{Client, Due, Ticket};
+use crate::message::{FailReason, Outcome, Route};
+use crate::proto::flow::{FlowIx, Pending, Place, Sent, Way};
+use crate::proto::time::{Micros, micros};
+use crate::proto::window::MESSAGE_OVERHEAD_BYTES;
 
 impl Client {
     pub(super) fn delivered(&mut self, ix: FlowIx, seq: u64, sent: &Sent, now: Micros) {

@@ -17,27 +17,22 @@ mod ends;
 use ends::failed;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::time::Duration;
 
 use bytes::Bytes;
-use trunkline_codec::{Payload, Stage};
+use trunkline_codec::Payload;
 
-use super::attempt::{Attempt, Attempts};
+use super::attempt::Attempts;
 use super::budget::{BatchCharge, Budget};
-use super::flow::{Flow, FlowIx, Leg, MessageId, Pending, Place, Selected, Sent, Way};
-use super::frame::{SealedBatch, Token, Written, direct_frame_bytes};
-use super::handshake::is_plausible;
+use super::flow::{Flow, FlowIx, MessageId, Pending, Way};
 use super::links::{LinkId, Links, PeerIx};
 use super::node::{RejectReason, Rejected};
-use super::route::{Routes, attempt_timeout};
-use super::run::message_head;
-use super::time::{Micros, micros};
+use super::route::Routes;
+use super::time::Micros;
 use super::timers::Timers;
 use super::window::MESSAGE_OVERHEAD_BYTES;
-use super::wire::{AckFlow, Envelope, Flow as WireFlow, RefusedReason};
-use crate::id::{Datacenter, Incarnation, Lane, NodeId};
-use crate::message::{Batch, FailReason, Message, Outcome, Route};
-use crate::settings::{FRAME_OVERHEAD_BYTES, Settings};
+use crate::id::{Datacenter, Lane, NodeId};
+use crate::message::{Batch, FailReason, Message, Outcome};
+use crate::settings::Settings;
 use crate::stats::{DatacenterStatus, Stats};
 use crate::topology::Topology;
 

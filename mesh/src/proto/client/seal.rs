@@ -1,6 +1,21 @@
 //! Frames: what goes into the next one of a connection that can write.
 
-use super::*;
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use trunkline_codec::{Payload, Stage};
+
+use super::{Client, Due, Pick, Timer};
+use crate::id::Lane;
+use crate::proto::attempt::Attempt;
+use crate::proto::flow::{FlowIx, Leg, Selected, Sent, Way};
+use crate::proto::frame::{SealedBatch, Token, Written, direct_frame_bytes};
+use crate::proto::links::{LinkId, Links};
+use crate::proto::route::attempt_timeout;
+use crate::proto::run::message_head;
+use crate::proto::time::{Micros, micros};
+use crate::proto::wire::{Envelope, Flow as WireFlow, Run};
+use crate::settings::FRAME_OVERHEAD_BYTES;
 
 /// Distinct bytes in one frame before it is full: large enough to compress, small enough that nothing waits long behind it.
 const FRAME_UNIQUE_BYTES: usize = 512 * 1024;
@@ -181,7 +196,7 @@ impl Client {
 #[derive(Default)]
 struct Filling {
     frame_bytes_max: usize,
-    runs: Vec<crate::proto::wire::Run>,
+    runs: Vec<Run>,
     payloads: Vec<Payload>,
     attempt: u32,
     logical_bytes: u64,

@@ -1,6 +1,10 @@
 //! Which way a flow takes now, and what the news of links change in that.
 
-use super::*;
+use super::{Client, Pick, Timer};
+use crate::id::Lane;
+use crate::proto::flow::{FlowIx, Way};
+use crate::proto::links::{LinkId, Links, PeerIx};
+use crate::proto::time::Micros;
 
 impl Client {
     /// The way a flow takes now: the proxy in use, the next proxy, straight; whichever neither failed it a moment ago nor

@@ -1,6 +1,11 @@
 //! What time does to links: handshakes that take too long, pings, silence, idleness, redials.
 
-use super::*;
+use super::{IDLE_TIMEOUT, LinkId, Links, Stage, Timer};
+use crate::id::Lane;
+use crate::proto::frame::{FrameType, control_frame};
+use crate::proto::handshake::Refusal;
+use crate::proto::time::Micros;
+use crate::proto::wire::{Ping, RefuseCode};
 
 impl Links {
     /// Rings what is due.

@@ -1,6 +1,17 @@
 //! How connections and links begin and end: dials with their pauses, pairs, losses, drains.
 
-use super::*;
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::{Action, Conn, ConnId, Link, LinkEvent, LinkId, Links, PeerIx, Stage, Timer};
+use crate::id::{Incarnation, Lane};
+use crate::proto::frame::{FrameType, control_frame};
+use crate::proto::roster::{RosterIn, RosterOut};
+use crate::proto::rtt::{ClockOffset, Rtt};
+use crate::proto::time::{Micros, micros};
+use crate::proto::wire::{Close, CloseCode};
 
 /// A link that lived so long starts its redial pauses from the shortest again.
 const STABLE_AFTER: Duration = Duration::from_secs(1);

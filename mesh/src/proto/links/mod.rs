@@ -23,15 +23,12 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::frame::{FrameError, FrameType, Received, control_frame};
-use super::handshake::{Identity, Refusal, adopt, check_hello, check_welcome, role_bits, transcript};
+use super::handshake::Identity;
 use super::roster::{RosterIn, RosterOut};
 use super::rtt::{ClockOffset, Rtt, TokenBucket};
-use super::time::{Micros, micros};
+use super::time::Micros;
 use super::timers::Timers;
-use super::wire::{
-    Ack, AckFlow, Close, CloseCode, Confirm, Envelope, Hello, PREAMBLE, Ping, Pong, RefuseCode, Welcome,
-    offered_versions,
-};
+use super::wire::{Ack, AckFlow, CloseCode, Envelope, Hello, Pong, RefuseCode};
 use crate::id::{Incarnation, Lane, NodeId};
 use crate::settings::Settings;
 use crate::stats::{LinkStatus, Stats};

@@ -1,6 +1,15 @@
 //! The handshake as steps of a connection: hello, welcome, confirm, refuse. The rules are in [`handshake`](super::super::handshake).
 
-use super::*;
+use bytes::Bytes;
+
+use super::{Action, Arrived, ConnId, IDLE_TIMEOUT, LinkEvent, LinkId, Links, Stage, Timer};
+use crate::id::{Incarnation, Lane};
+use crate::proto::frame::{FrameType, control_frame, frame_around};
+use crate::proto::handshake::{Refusal, adopt, check_hello, check_welcome, role_bits, transcript};
+use crate::proto::time::Micros;
+use crate::proto::wire::{
+    Close, CloseCode, Confirm, Hello, PREAMBLE, Refuse, RefuseCode, Welcome, encode, offered_versions,
+};
 
 impl Links {
     /// A connection came in.
@@ -40,9 +49,9 @@ impl Links {
             lane: u8::try_from(conn.lane.index()).unwrap_or(0),
             sent_us: self.wall_base_us.saturating_add(now.0),
         };
-        let body = Bytes::from(crate::proto::wire::encode(&hello));
+        let body = Bytes::from(encode(&hello));
         conn.out.push_back(Bytes::from_static(&PREAMBLE));
-        conn.out.push_back(crate::proto::frame::frame_around(FrameType::Hello, conn.lane, &body));
+        conn.out.push_back(frame_around(FrameType::Hello, conn.lane, &body));
         conn.stage = Stage::AwaitWelcome { hello: body };
         conn.opened_at = now;
         self.timers.set(Timer::Handshake(id), now + self.settings.handshake_timeout);
@@ -103,12 +112,12 @@ impl Links {
             hello_received_us: self.wall_us(now),
             sent_us: self.wall_us(now),
         };
-        let answer = crate::proto::wire::encode(&welcome);
+        let answer = encode(&welcome);
         let conn = self.conns.get_mut(&id).expect("it brought this frame");
         conn.lane = lane;
         conn.link = Some(link_id);
         conn.out.push_back(Bytes::from_static(&PREAMBLE));
-        conn.out.push_back(crate::proto::frame::frame_around(FrameType::Welcome, lane, &answer));
+        conn.out.push_back(frame_around(FrameType::Welcome, lane, &answer));
         conn.stage =
             Stage::AwaitConfirm { transcript: transcript(body, &answer), hello: Box::new(hello), version };
         self.ready.insert(id);
@@ -215,7 +224,7 @@ impl Links {
         self.events.push_back(LinkEvent::Up(link_id));
     }
 
-    pub(super) fn take_refuse(&mut self, id: ConnId, refuse: &crate::proto::wire::Refuse, now: Micros) {
+    pub(super) fn take_refuse(&mut self, id: ConnId, refuse: &Refuse, now: Micros) {
         let code = RefuseCode::from_wire(refuse.code);
         *self.counters.refused_by_peer.entry(code.map_or("unknown", RefuseCode::label)).or_default() += 1;
         if let Some(link) =

@@ -1,7 +1,12 @@
 //! What a connection writes of its own: handshake, pings, acks that were merged, rows of the roster.
 
-use super::*;
-use crate::proto::wire::REFUSED_RANGES_MAX;
+use bytes::Bytes;
+
+use super::{ConnId, LinkId, Links, Stage, Timer};
+use crate::id::Lane;
+use crate::proto::frame::{FrameType, control_frame};
+use crate::proto::time::Micros;
+use crate::proto::wire::{Ack, AckFlow, REFUSED_RANGES_MAX};
 
 /// Entries in one ack frame: with full bitmaps and refusals each is below 19 KiB, so the frame is below 600 KiB of the
 /// 1 MiB that a control body may have.
