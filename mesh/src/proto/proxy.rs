@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use trunkline_codec::Payload;
+use trunkline_codec::{Payload, Stage};
 
 use super::frame::{SealedBatch, Token};
 use super::links::{LinkId, Links, PeerIx};
@@ -17,7 +17,6 @@ use super::wire::{AckFlow, Envelope, Flow, Refused, RefusedReason, Run};
 use crate::id::{Incarnation, Lane, Seq};
 use crate::settings::{FRAME_OVERHEAD_BYTES, Settings};
 use crate::stats::ProxyStats;
-use trunkline_codec::Stage;
 
 struct Entry {
     flow: Arc<Flow>,
@@ -147,9 +146,8 @@ impl Proxy {
             let spec = links.spec(link.peer);
             spec.roles.origin && spec.id == flow.origin && link.incarnation == flow.origin_incarnation
         });
-        let target =
-            links.peer(&flow.destination).and_then(|peer| self.members.get_mut(&peer).map(|to| (peer, to)));
-        let Some((peer, queue)) = target.filter(|_| from_origin) else {
+        let target = links.peer(&flow.destination).and_then(|peer| self.members.get_mut(&peer));
+        let Some(queue) = target.filter(|_| from_origin) else {
             return self.refuse(at(&flow), RefusedReason::NotServed, links, now);
         };
         if run.floor().is_none() || !run.is_sound() {
@@ -217,7 +215,6 @@ impl Proxy {
         if let Some(conn) = links.conn_of(member_link, lane) {
             links.wake(conn);
         }
-        debug_assert!(self.members.contains_key(&peer));
     }
 
     fn refuse(&mut self, refusing: Refusing<'_>, reason: RefusedReason, links: &mut Links, now: Micros) {
@@ -380,15 +377,6 @@ impl Proxy {
             });
             self.next_batch += 1;
         }
-    }
-
-    /// True when the lane has more to pass on to this link's member.
-    #[must_use]
-    pub fn has_work(&self, id: LinkId, lane: Lane, links: &Links) -> bool {
-        links
-            .link(id)
-            .and_then(|link| self.members.get(&link.peer))
-            .is_some_and(|queue| queue.link == Some(id) && !queue.lanes[lane.index()].is_empty())
     }
 
     /// A forwarded run went out.
