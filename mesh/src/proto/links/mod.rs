@@ -230,6 +230,9 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// After bulk ended, so long is control still read: what a peer wrote before it went arrives on both at about one time.
 const LAST_ACKS: Duration = Duration::from_millis(10);
 
+/// Frames of a connection's own that wait to be written; beyond that pings are not answered.
+const FRAMES_UNWRITTEN_MAX: usize = 64;
+
 /// Labels of protocol errors that no single frame shows.
 const SEQUENCE_ERRORS: [&str; 3] = ["unexpected_frame", "roster", "unknown_row"];
 
@@ -465,8 +468,8 @@ impl Links {
             (Received::Ack(ack), Lane::Control) => Arrived::Ack { link: link_id, ack },
             (Received::Ping(ping), Lane::Control) => {
                 let pong = Pong { ping_sent_us: ping.sent_us, ping_received_us: wall_us, sent_us: wall_us };
-                // A peer that pings without reading gets one pong, not a queue of them.
-                if conn.out.len() < 64 {
+                // A peer that pings without reading does not pile up answers.
+                if conn.out.len() < FRAMES_UNWRITTEN_MAX {
                     conn.out.push_back(control_frame(FrameType::Pong, lane, &pong));
                     self.ready.insert(id);
                 }
