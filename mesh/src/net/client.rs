@@ -97,7 +97,8 @@ impl Client {
     }
 
     /// Hands a batch over and waits while the budget is used up, first come, first served per datacenter. A batch whose
-    /// messages are all of the control lane has a share of the budget, and a line, of its own. The receipt resolves when every message of the batch is delivered or given up.
+    /// messages are all of the control lane has a share of the budget, and a line, of its own. The receipt resolves when
+    /// every message of the batch is delivered or given up.
     ///
     /// Dropping the future gives the batch up, unless it was taken in at that very moment: then it travels on, without
     /// a receipt.
