@@ -629,3 +629,21 @@ fn a_message_that_is_replaced_makes_room_for_senders_at_once() {
     let actions: Vec<Action> = std::iter::from_fn(|| shell.node.poll_action()).collect();
     assert!(actions.contains(&Action::Room), "{actions:?}");
 }
+
+#[test]
+fn destinations_take_turns_when_a_frame_has_no_room_for_all() {
+    let mut shell = Shell::new("o");
+    let [_, bulk] = shell.link_out(&Peer { frame_bytes_max: 64 * 1024 + 4096, ..Peer::new("p") });
+    let mut batch = Batch::to(Datacenter::new("eu").unwrap());
+    for _ in 0..3 {
+        batch.extend(["m", "m2"].map(|name| Message::new(id(name), Bytes::from(vec![0; 3000]))));
+    }
+    shell.node.submit(batch, shell.now).unwrap();
+    shell.drain();
+    let sent = shell.sent(bulk).into_iter().filter_map(|frame| match frame {
+        Received::Batch(envelope, _) => Some(envelope.runs.iter().map(|run| run.flow).collect::<Vec<_>>()),
+        _ => None,
+    });
+    let rows: Vec<u32> = sent.flatten().collect();
+    assert_eq!(rows, [0, 1, 0, 1, 0, 1]);
+}

@@ -43,9 +43,11 @@ impl Client {
         let id = self.attempts.reserve();
         let mut frame = Filling { frame_bytes_max, ..Filling::default() };
         let mut attempt = None;
+        // The first flow that this frame has no room for begins the next one.
+        let mut left_out = None;
         for ix in order {
             if frame.runs.len() >= FRAME_RUNS_MAX || frame.unique_bytes >= FRAME_UNIQUE_BYTES {
-                self.sites[site].turn[lane.index()] = ix;
+                left_out.get_or_insert(ix);
                 break;
             }
             let way = match self.pick(ix, links, now) {
@@ -62,7 +64,8 @@ impl Client {
                 continue;
             }
             let entries = self.fill(ix, Leg { attempt: id, way, link, now }, links, &mut frame);
-            if !entries.is_empty() {
+            let nothing = entries.is_empty();
+            if !nothing {
                 let attempt = attempt.get_or_insert_with(|| Attempt {
                     link,
                     datacenter: site,
@@ -83,7 +86,12 @@ impl Client {
             }
             if !self.flows[ix.0].has_work() {
                 self.sites[site].ready[lane.index()].remove(&ix);
+            } else if nothing {
+                left_out.get_or_insert(ix);
             }
+        }
+        if let Some(ix) = left_out {
+            self.sites[site].turn[lane.index()] = ix;
         }
         let Some(mut attempt) = attempt else { return };
         attempt.number = frame.attempt;
