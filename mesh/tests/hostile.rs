@@ -568,8 +568,7 @@ fn a_proxy_that_refuses_everything_costs_little_and_the_deadline_holds() {
         }
         let (_, outcomes) = outcome.unwrap_or_else(|| panic!("reason {reason}: pending past its deadline"));
         assert!(matches!(outcomes[..], [Outcome::Failed { .. }]), "reason {reason}: {outcomes:?}");
-        let most = if [5, 7].contains(&reason) { 1101 } else { 50 };
-        assert!(frames <= most, "reason {reason}: {frames} frames");
+        assert!(frames <= 50, "reason {reason}: {frames} frames");
     }
 }
 
@@ -578,7 +577,7 @@ fn a_life_of_all_ones_does_not_end_the_origin() {
     let (mut shell, [control, _]) = origin_with_a_message();
     let refuse = Refuse { code: 8, detail: String::new(), highest_incarnation: Incarnation(u64::MAX) };
     shell.feed(control, &control_frame(FrameType::Refuse, Lane::Control, &refuse));
-    assert_eq!(shell.node.incarnation(), Incarnation(50), "ten years ahead is nonsense");
+    assert_eq!(shell.node.incarnation(), Incarnation(50), "no clock shows that");
     let again = shell.link_out(&Peer::new("p"));
     assert!(!shell.closed.contains_key(&again[0]));
 }

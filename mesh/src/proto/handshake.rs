@@ -78,7 +78,7 @@ pub fn check_hello<'a>(
         return Err(Refusal::new(RefuseCode::WrongRole, detail));
     }
     let version = choose_version(&offered_versions(), &hello.versions)?;
-    check_incarnation(hello.incarnation, highest_seen)?;
+    check_incarnation(hello.incarnation, highest_seen, me.incarnation)?;
     Ok((peer, version))
 }
 
@@ -103,7 +103,7 @@ pub fn check_welcome(
         let detail = format!("version {} was chosen although both sides speak {best}", welcome.version);
         return Err(Refusal::new(RefuseCode::VersionsStripped, detail));
     }
-    check_incarnation(welcome.incarnation, highest_seen)
+    check_incarnation(welcome.incarnation, highest_seen, me.incarnation)
 }
 
 fn check_peer<'a>(
@@ -145,7 +145,16 @@ fn choose_version(ours: &[VersionOffer], theirs: &[VersionOffer]) -> Result<u16,
     }
 }
 
-fn check_incarnation(claimed: Incarnation, highest_seen: Incarnation) -> Result<(), Refusal> {
+fn check_incarnation(
+    claimed: Incarnation,
+    highest_seen: Incarnation,
+    mine: Incarnation,
+) -> Result<(), Refusal> {
+    if !is_plausible(highest_seen.max(mine), claimed) {
+        // Taken for true it would shut the node out for ever: nothing higher could follow.
+        let detail = format!("incarnation {} is no time that a clock shows", claimed.0);
+        return Err(Refusal::new(RefuseCode::Malformed, detail));
+    }
     if claimed < highest_seen || !claimed.is_known() {
         let detail = format!("incarnation {} is older than {}, seen before", claimed.0, highest_seen.0);
         return Err(Refusal { code: RefuseCode::StaleIncarnation, detail, highest: highest_seen });
@@ -159,19 +168,21 @@ pub fn transcript(hello: &[u8], welcome: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(hello), welcome)
 }
 
-/// An incarnation further ahead than this is no restart but nonsense, and is not adopted: ten years in µs.
-const ADOPTION_SPAN_US: u64 = 10 * 365 * 24 * 3600 * 1_000_000;
+/// A clock that was never set shows 1970, one that is badly wrong some year of this century: an incarnation further ahead
+/// of a known one than this, 200 years in µs, is nonsense.
+const CLOCK_SPAN_US: u64 = 200 * 365 * 24 * 3600 * 1_000_000;
 
-/// A life that a clock may have given: not further ahead of `present` than a restart can be.
+/// A life that a clock may have given, as seen from one that is known.
 #[must_use]
-pub fn is_plausible(present: Incarnation, claimed: Incarnation) -> bool {
-    claimed.0.saturating_sub(present.0) < ADOPTION_SPAN_US
+pub fn is_plausible(known: Incarnation, claimed: Incarnation) -> bool {
+    claimed.0.saturating_sub(known.0) < CLOCK_SPAN_US
 }
 
-/// The incarnation to take after a peer said it has seen `highest`, or `None` to keep the present one.
+/// The incarnation to take after a peer said it has seen `highest`, or `None` to keep the present one. Twice the span that
+/// peers accept, so that whatever they accepted can be passed: a life of a wrong clock, or of a liar, shuts nobody out.
 #[must_use]
 pub fn adopt(present: Incarnation, highest: Incarnation) -> Option<Incarnation> {
-    (highest >= present && is_plausible(present, highest)).then(|| highest.next())
+    (highest >= present && highest.0 - present.0 < 2 * CLOCK_SPAN_US).then(|| highest.next())
 }
 
 #[cfg(test)]
@@ -287,6 +298,14 @@ mod tests {
         assert_eq!(adopt(Incarnation(5), Incarnation(9)), Some(Incarnation(10)));
         assert_eq!(adopt(Incarnation(5), Incarnation(4)), None);
         assert_eq!(adopt(Incarnation(5), Incarnation(u64::MAX)), None);
+        // Whatever a peer accepts of somebody else under this name, the true node can pass.
+        let claimed = Hello { incarnation: Incarnation(100 + CLOCK_SPAN_US - 1), ..hello("leader") };
+        assert_eq!(refusal(&claimed, "eu-p", 0), None);
+        let passed = adopt(Incarnation(5), claimed.incarnation).expect("within reach");
+        let true_one = Hello { incarnation: passed, ..hello("leader") };
+        assert_eq!(refusal(&true_one, "eu-p", claimed.incarnation.0), None);
+        let nonsense = Hello { incarnation: Incarnation(u64::MAX), ..hello("leader") };
+        assert_eq!(refusal(&nonsense, "eu-p", 0), Some(RefuseCode::Malformed));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use super::handshake::is_plausible;
 use super::links::Links;
 use super::run::{RunMessage, compact, split_run};
 use super::time::Micros;
@@ -91,6 +92,9 @@ impl Member {
         }
         if flow.origin_incarnation < highest {
             return self.refuse(arrived, RefusedReason::StaleOrigin, links, now);
+        }
+        if !is_plausible(highest.max(me), flow.origin_incarnation) {
+            return self.refuse(arrived, RefusedReason::Malformed, links, now);
         }
         let Some(floor) = arrived.run.floor().filter(|_| arrived.run.is_sound()) else {
             return self.refuse(arrived, RefusedReason::Malformed, links, now);

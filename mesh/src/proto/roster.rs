@@ -8,6 +8,10 @@ use super::wire::{Flow, Roster};
 /// Most rows of one connection. A row is added when an incarnation changes; a connection that used them all is replaced.
 pub const ROSTER_ROWS_MAX: usize = 65_536;
 
+/// Most rows of a connection whose link is not up: enough for every member of a datacenter on the first frame, too few to
+/// fill memory with links that never come to be.
+pub const ROSTER_ROWS_BEFORE_UP: usize = 4096;
+
 /// Rows announced in one frame: at most 150 bytes each, far below the limit of a control body.
 const ROWS_PER_FRAME: usize = 1024;
 
@@ -69,11 +73,12 @@ impl RosterIn {
     ///
     /// # Errors
     /// What is wrong with the announcement; the connection must be closed.
-    pub fn extend(&mut self, roster: Roster) -> Result<(), &'static str> {
+    pub fn extend(&mut self, roster: Roster, link_up: bool) -> Result<(), &'static str> {
         if usize::try_from(roster.first) != Ok(self.rows.len()) {
             return Err("roster rows out of order");
         }
-        if self.rows.len() + roster.flows.len() > ROSTER_ROWS_MAX {
+        let rows_max = if link_up { ROSTER_ROWS_MAX } else { ROSTER_ROWS_BEFORE_UP };
+        if self.rows.len() + roster.flows.len() > rows_max {
             return Err("too many roster rows");
         }
         self.rows.extend(roster.flows.into_iter().map(Arc::new));
@@ -106,11 +111,11 @@ mod tests {
         let (mut out, mut peer) = (RosterOut::default(), RosterIn::default());
         assert_eq!(out.row(&flow("a", 0)), Ok(0));
         assert_eq!(out.row(&flow("b", 0)), Ok(1));
-        peer.extend(out.poll_announcement().unwrap()).unwrap();
+        peer.extend(out.poll_announcement().unwrap(), true).unwrap();
         assert_eq!(out.poll_announcement(), None);
         assert_eq!(out.row(&flow("a", 0)), Ok(0));
         assert_eq!(out.row(&flow("a", 5)), Ok(2));
-        peer.extend(out.poll_announcement().unwrap()).unwrap();
+        peer.extend(out.poll_announcement().unwrap(), true).unwrap();
         for row in 0..3 {
             assert_eq!(out.flow(row), peer.flow(row));
         }
@@ -120,8 +125,10 @@ mod tests {
     #[test]
     fn gaps_and_floods_are_refused() {
         let mut rows = RosterIn::default();
-        assert!(rows.extend(Roster { first: 1, flows: vec![flow("a", 0)] }).is_err());
+        assert!(rows.extend(Roster { first: 1, flows: vec![flow("a", 0)] }, true).is_err());
+        let early = vec![flow("a", 0); ROSTER_ROWS_BEFORE_UP + 1];
+        assert!(rows.extend(Roster { first: 0, flows: early }, false).is_err());
         let flood = vec![flow("a", 0); ROSTER_ROWS_MAX + 1];
-        assert!(rows.extend(Roster { first: 0, flows: flood }).is_err());
+        assert!(rows.extend(Roster { first: 0, flows: flood }, true).is_err());
     }
 }

@@ -456,7 +456,7 @@ impl Links {
         let Some(link) = self.links.get_mut(&link_id) else { return Arrived::Nothing };
         match (received, lane) {
             (Received::Roster(roster), _) => {
-                if let Err(what) = conn.roster_in.extend(roster) {
+                if let Err(what) = conn.roster_in.extend(roster, link.up) {
                     self.protocol_error(id, "roster", what, now);
                 }
                 Arrived::Nothing
