@@ -21,14 +21,14 @@ pub use failure::Failure;
 const EXIT_CODES: &str = "\
 Exit codes:
    0  done; stopped by a signal and drained
-   1  something failed: a message was not delivered, or a second signal cut the draining short
+   1  something failed: a message was not delivered, or a signal cut send or the draining short
    2  the command line is wrong
   69  an address is in use, or cannot be used
   74  reading or writing failed
   78  the configuration is wrong, or does not suit the command
 
 SIGTERM and SIGINT drain: /readyz answers 503, peers are told, what is under way is finished within drain_timeout.
-A second one exits at once.";
+A second one exits at once. The demo just ends.";
 
 /// A broadcast mesh between datacenters: one batch per datacenter, fanned out by proxies.
 #[derive(Debug, Parser)]

@@ -147,7 +147,7 @@ impl Lines {
 #[non_exhaustive]
 pub enum InputError {
     /// The file cannot be opened, read, or begun again.
-    #[error("cannot read {}", path.display())]
+    #[error("cannot read {}: {source}", path.display())]
     Io {
         /// The input file.
         path: PathBuf,
