@@ -101,7 +101,7 @@ name!(
 );
 
 /// Changes at every start of a node, upwards. Taken from the wall clock in µs; a node that is told of a higher one of
-/// its own adopts that + 1, so a clock that stepped back locks nobody out. Zero means *not known*.
+/// its own adopts one above that, so a clock that stepped back locks nobody out. Zero means *not known*.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
 pub struct Incarnation(pub u64);
 

@@ -180,10 +180,17 @@ pub fn is_plausible(known: Incarnation, claimed: Incarnation) -> bool {
 
 /// The incarnation to take after a peer said it has seen `highest`, or `None` to keep the present one. Twice the span that
 /// peers accept, so that whatever they accepted can be passed: a life of a wrong clock, or of a liar, shuts nobody out.
+///
+/// Not simply the next one: two starts in a row may each be told the same `highest`, the second by a peer that never heard of
+/// the first. Under one number, the messages of the second would be taken for duplicates of the first one's. `drawn` is random.
 #[must_use]
-pub fn adopt(present: Incarnation, highest: Incarnation) -> Option<Incarnation> {
-    (highest >= present && highest.0 - present.0 < 2 * CLOCK_SPAN_US).then(|| highest.next())
+pub fn adopt(present: Incarnation, highest: Incarnation, drawn: u64) -> Option<Incarnation> {
+    let next = highest.next().0.saturating_add(drawn % ADOPTION_SPREAD_US);
+    (highest >= present && highest.0 - present.0 < 2 * CLOCK_SPAN_US).then_some(Incarnation(next))
 }
+
+/// Adopted incarnations are spread over so many: ten seconds in µs.
+const ADOPTION_SPREAD_US: u64 = 10 * 1_000_000;
 
 #[cfg(test)]
 mod tests {
@@ -295,13 +302,13 @@ mod tests {
 
     #[test]
     fn an_incarnation_is_adopted_upwards_within_reason() {
-        assert_eq!(adopt(Incarnation(5), Incarnation(9)), Some(Incarnation(10)));
-        assert_eq!(adopt(Incarnation(5), Incarnation(4)), None);
-        assert_eq!(adopt(Incarnation(5), Incarnation(u64::MAX)), None);
+        assert_eq!(adopt(Incarnation(5), Incarnation(9), 0), Some(Incarnation(10)));
+        assert_eq!(adopt(Incarnation(5), Incarnation(4), 0), None);
+        assert_eq!(adopt(Incarnation(5), Incarnation(u64::MAX), 0), None);
         // Whatever a peer accepts of somebody else under this name, the true node can pass.
         let claimed = Hello { incarnation: Incarnation(100 + CLOCK_SPAN_US - 1), ..hello("leader") };
         assert_eq!(refusal(&claimed, "eu-p", 0), None);
-        let passed = adopt(Incarnation(5), claimed.incarnation).expect("within reach");
+        let passed = adopt(Incarnation(5), claimed.incarnation, 0).expect("within reach");
         let true_one = Hello { incarnation: passed, ..hello("leader") };
         assert_eq!(refusal(&true_one, "eu-p", claimed.incarnation.0), None);
         let nonsense = Hello { incarnation: Incarnation(u64::MAX), ..hello("leader") };

@@ -235,7 +235,8 @@ impl Links {
         }
         self.drop_conn(id, None, now);
         if code == Some(RefuseCode::StaleIncarnation)
-            && let Some(incarnation) = adopt(self.me.incarnation, refuse.highest_incarnation)
+            && let Some(incarnation) =
+                adopt(self.me.incarnation, refuse.highest_incarnation, self.rng.u64(..))
         {
             self.me.incarnation = incarnation;
             for link in self.links.keys().copied().collect::<Vec<_>>() {
