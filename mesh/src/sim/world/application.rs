@@ -59,6 +59,8 @@ impl World {
             return;
         }
         let mood = match self.phase {
+            // Large messages may be turned away by small budgets, rightly: where all must arrive, all must fit.
+            Phase::Trials if self.swarm.tight => Mood::Mixed(TRIAL_PATIENCE),
             _ if self.swarm.faults.is_empty() => Mood::Easy,
             Phase::Trials => Mood::Mixed(TRIAL_PATIENCE),
             _ => Mood::Rough,
