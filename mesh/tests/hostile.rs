@@ -582,6 +582,41 @@ fn a_life_of_all_ones_does_not_end_the_origin() {
     assert!(!shell.closed.contains_key(&again[0]));
 }
 
+/// The second one may be told by a peer that never heard of the first.
+#[test]
+fn two_starts_that_are_told_of_the_same_life_take_different_ones() {
+    let adopted = [1, 2].map(|seed| {
+        let mut shell = Shell::seeded("o", 0, Settings::default(), seed);
+        let [control, _] = shell.link_out(&Peer::new("p"));
+        let refuse = Refuse { code: 8, detail: String::new(), highest_incarnation: Incarnation(1000) };
+        shell.feed(control, &control_frame(FrameType::Refuse, Lane::Control, &refuse));
+        shell.node.incarnation()
+    });
+    assert!(adopted.iter().all(|life| life.0 > 1000), "{adopted:?}");
+    assert_ne!(adopted[0], adopted[1]);
+}
+
+/// A node that is both writes its own frames and the runs that it passes on to the same connections.
+#[test]
+fn a_node_with_much_of_its_own_to_send_still_passes_on_what_others_sent() {
+    let mut shell = Shell::new("op");
+    let [_, from_eu] = shell.link_in(&Peer::new("eo"));
+    let [_, to_member] = shell.link_out(&Peer::new("um"));
+    shell.feed(from_eu, &roster_frame(Lane::Bulk, 0, vec![flow("eo", 100, "um")]));
+    let mut batch = Batch::to(Datacenter::new("us").unwrap());
+    batch.extend((0..40_u8).map(|fill| Message::new(id("um"), Bytes::from(vec![fill; 50_000]))));
+    shell.node.submit(batch, shell.now).unwrap();
+    shell.feed(from_eu, &batch_frame(Lane::Bulk, vec![run(0, 1, 1, 0)], b"from afar"));
+    let mut frames = Vec::new();
+    for received in shell.sent(to_member) {
+        if let Received::Batch(_, frame) = received {
+            frames.push(frame.message(0).map(|piece| piece.len()).sum::<usize>());
+        }
+    }
+    assert!(frames.len() > 3, "several frames of its own: {frames:?}");
+    assert!(frames.iter().take(2).any(|bytes| *bytes < 100), "behind all of its own: {frames:?}");
+}
+
 #[test]
 fn a_message_that_was_held_before_it_was_decided_is_one_answered_attempt() {
     let (mut shell, [control, _]) = origin_with_a_message();

@@ -316,6 +316,13 @@ mod tests {
     }
 
     #[test]
+    fn two_starts_that_are_told_the_same_adopt_different_lives() {
+        let adopted = |drawn| adopt(Incarnation(5), Incarnation(9), drawn).expect("within reach");
+        assert_ne!(adopted(1), adopted(2));
+        assert_eq!(adopted(u64::MAX).0, 10 + u64::MAX % ADOPTION_SPREAD_US, "and not far above");
+    }
+
+    #[test]
     fn refusal_text_is_cut_at_a_character() {
         let refusal = Refusal::new(RefuseCode::Malformed, "é".repeat(200));
         assert!(refusal.body().detail.len() <= 256);

@@ -380,7 +380,7 @@ impl Node {
             if let Some(client) = self.client.as_mut() {
                 client.seal(link, lane, &mut self.links, now, &mut transmit.batches);
             }
-            if let Some(proxy) = self.proxy.as_mut().filter(|_| transmit.batches.is_empty()) {
+            if let Some(proxy) = self.proxy.as_mut() {
                 proxy.seal(link, lane, &mut self.links, now, &mut transmit.batches);
             }
             if !transmit.batches.is_empty() {

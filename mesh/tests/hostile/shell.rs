@@ -28,7 +28,8 @@ pub(crate) fn id(name: &str) -> NodeId {
     NodeId::new(name).unwrap()
 }
 
-/// Origins `o` and `o2` in `us`; proxies `p` and `p2` and members `m`, `m2` and `extra` more in `eu`; member `um` in `us`.
+/// Origins `o` and `o2`, `op` that is origin and proxy, and member `um` in `us`; origin `eo`, proxies `p` and `p2` and
+/// members `m`, `m2` and `extra` more in `eu`.
 pub(crate) fn topology(extra: usize) -> Topology {
     let mut port = 0;
     let mut spec = |name: &str, datacenter: &str, roles| {
@@ -39,7 +40,9 @@ pub(crate) fn topology(extra: usize) -> Topology {
     let mut nodes = vec![
         spec("o", "us", Roles::ORIGIN),
         spec("o2", "us", Roles::ORIGIN),
+        spec("op", "us", Roles { origin: true, member: false, proxy: true }),
         spec("um", "us", Roles::MEMBER),
+        spec("eo", "eu", Roles::ORIGIN),
         spec("p", "eu", Roles::PROXY),
         spec("p2", "eu", Roles::PROXY),
         spec("m", "eu", Roles::MEMBER),
@@ -172,13 +175,17 @@ impl Shell {
     }
 
     pub(crate) fn with(name: &str, extra: usize, settings: Settings) -> Self {
+        Self::seeded(name, extra, settings, 1)
+    }
+
+    pub(crate) fn seeded(name: &str, extra: usize, settings: Settings, seed: u64) -> Self {
         let now = Micros(1_000_000);
         let init = NodeInit {
             topology: Arc::new(topology(extra)),
             node: id(name),
             incarnation: Incarnation(50),
             settings,
-            seed: 1,
+            seed,
             wall_base_us: 0,
         };
         let mut shell = Self {
