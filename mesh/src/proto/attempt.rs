@@ -1,6 +1,6 @@
 //! One sealed frame of a sender: which messages fly in it, by which way, and until when it waits for their acks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::flow::{FlowIx, Selected, Way};
 use super::links::LinkId;
@@ -35,6 +35,7 @@ pub struct Attempt {
 #[derive(Debug, Default)]
 pub struct Attempts {
     by_id: BTreeMap<u64, Attempt>,
+    by_link: BTreeSet<(LinkId, u64)>,
     next: u64,
 }
 
@@ -47,6 +48,7 @@ impl Attempts {
 
     /// A frame was sealed.
     pub fn insert(&mut self, id: u64, attempt: Attempt) {
+        self.by_link.insert((attempt.link, id));
         self.by_id.insert(id, attempt);
     }
 
@@ -63,13 +65,15 @@ impl Attempts {
 
     /// Nothing waits for it any more.
     pub fn remove(&mut self, id: u64) -> Option<Attempt> {
-        self.by_id.remove(&id)
+        let attempt = self.by_id.remove(&id)?;
+        self.by_link.remove(&(attempt.link, id));
+        Some(attempt)
     }
 
     /// The frames on a link, in the order they were sealed.
     #[must_use]
     pub fn on_link(&self, link: LinkId) -> Vec<u64> {
-        self.by_id.iter().filter(|(_, attempt)| attempt.link == link).map(|(id, _)| *id).collect()
+        self.by_link.range((link, 0)..=(link, u64::MAX)).map(|(_, id)| *id).collect()
     }
 
     /// One message inside waits no more. True when it was the last: remove the frame and its timer.

@@ -81,10 +81,10 @@ impl Client {
             // Several destinations silent, and nothing that was written as late was answered: the proxy. One: perhaps
             // only that member.
             let suspects = silent.len()
-                + (0..self.flows.len())
-                    .filter(|other| {
-                        self.flows[*other].datacenter == site && !silent.contains(&FlowIx(*other))
-                    })
+                + self.sites[site]
+                    .flows
+                    .clone()
+                    .filter(|other| !silent.contains(&FlowIx(*other)))
                     .filter(|other| self.flows[*other].avoids(way, now))
                     .count();
             if !answered && !heard_since && suspects >= 2 && proxy.link == Some(link) {

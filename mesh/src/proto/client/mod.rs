@@ -17,6 +17,7 @@ mod ends;
 use ends::failed;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Range;
 
 use bytes::Bytes;
 use trunkline_codec::Payload;
@@ -51,6 +52,8 @@ struct Site {
     name: Datacenter,
     local: bool,
     routes: Routes,
+    /// Its flows' places in the table of flows.
+    flows: Range<usize>,
     /// Flows with something to seal, per lane.
     ready: [BTreeSet<FlowIx>; 2],
     /// Where the next frame of a lane begins to look, so that nobody is always last.
@@ -58,6 +61,14 @@ struct Site {
     pending_messages: u64,
     /// What is queued was copied out of the application's buffers.
     detached: bool,
+}
+
+/// What a peer is to this sender.
+#[derive(Clone, Copy)]
+struct Reach {
+    site: usize,
+    /// It is a destination: the flow of the first lane, the others follow.
+    flows: Option<FlowIx>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -112,6 +123,7 @@ pub struct Client {
     sites: Vec<Site>,
     flows: Vec<Flow>,
     destinations: BTreeMap<NodeId, FlowIx>,
+    reaches: BTreeMap<PeerIx, Reach>,
     destination_bytes: Vec<usize>,
     budget: Budget,
     batches: BTreeMap<Ticket, OpenBatch>,
@@ -131,8 +143,9 @@ impl Client {
         let me = links.me.clone();
         let names = topology.datacenters();
         let mut sites = Vec::with_capacity(names.len());
-        let (mut flows, mut destinations) = (Vec::new(), BTreeMap::new());
+        let (mut flows, mut destinations, mut reaches) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
         for (datacenter, name) in names.iter().enumerate() {
+            let first = flows.len();
             let local = *name == me.datacenter;
             let proxies: Vec<(PeerIx, NodeId)> = topology
                 .proxies_of(name)
@@ -141,19 +154,24 @@ impl Client {
                 .collect();
             for (peer, _) in &proxies {
                 links.want(*peer, now);
+                reaches.insert(*peer, Reach { site: datacenter, flows: None });
             }
             for spec in topology.members_of(name).filter(|spec| spec.id != me.node) {
                 let Some(peer) = links.peer(&spec.id) else { continue };
                 if local {
                     links.want(peer, now);
                 }
-                destinations.insert(spec.id.clone(), FlowIx(flows.len()));
+                let ix = FlowIx(flows.len());
+                destinations.insert(spec.id.clone(), ix);
+                let reach = Reach { site: datacenter, flows: None };
+                reaches.entry(peer).or_insert(reach).flows = Some(ix);
                 flows.extend(Lane::ALL.map(|lane| Flow::new(peer, spec.id.clone(), datacenter, lane)));
             }
             sites.push(Site {
                 name: name.clone(),
                 local,
                 routes: Routes::new(proxies),
+                flows: first..flows.len(),
                 ready: [BTreeSet::new(), BTreeSet::new()],
                 turn: [FlowIx(0); 2],
                 pending_messages: 0,
@@ -167,6 +185,7 @@ impl Client {
             sites,
             flows,
             destinations,
+            reaches,
             batches: BTreeMap::new(),
             outcomes: VecDeque::new(),
             attempts: Attempts::default(),

@@ -61,24 +61,21 @@ impl Client {
     /// A link came up.
     pub fn handle_link_up(&mut self, link: LinkId, links: &mut Links, now: Micros) {
         let Some(peer) = links.link(link).filter(|link| link.dialled).map(|link| link.peer) else { return };
-        for site in 0..self.sites.len() {
-            let mut concerned = false;
-            for proxy in self.sites[site].routes.proxies.iter_mut().filter(|proxy| proxy.peer == peer) {
-                proxy.link = Some(link);
-                concerned = true;
-            }
-            concerned |= self.flows.iter().any(|flow| flow.peer == peer && flow.datacenter == site);
-            if concerned {
-                self.wake_site(site, links, now);
-            }
+        let Some(reach) = self.reaches.get(&peer).copied() else { return };
+        for proxy in self.sites[reach.site].routes.proxies.iter_mut().filter(|proxy| proxy.peer == peer) {
+            proxy.link = Some(link);
         }
+        self.wake_site(reach.site, links, now);
     }
 
     /// A link is gone: everything undecided on it takes another way at once.
     pub fn handle_link_down(&mut self, link: LinkId, peer: PeerIx, links: &mut Links, now: Micros) {
-        for proxy in self.sites.iter_mut().flat_map(|site| &mut site.routes.proxies) {
-            if proxy.link == Some(link) {
-                proxy.link = None;
+        let site = self.site_of(peer);
+        if let Some(site) = site {
+            for proxy in &mut self.sites[site].routes.proxies {
+                if proxy.link == Some(link) {
+                    proxy.link = None;
+                }
             }
         }
         for id in self.attempts.on_link(link) {
@@ -86,7 +83,7 @@ impl Client {
             self.stats.attempts.lost += waiting;
             self.stats.fallbacks.proxy_closed += waiting;
         }
-        if let Some(site) = self.site_of(peer) {
+        if let Some(site) = site {
             self.wake_all_of(site, links, now);
         }
     }
@@ -101,12 +98,11 @@ impl Client {
 
     /// A peer could not be dialled: its flows leave the direct way alone for a while.
     pub fn handle_dial_failed(&mut self, peer: PeerIx, links: &mut Links, now: Micros) {
-        for ix in (0..self.flows.len()).map(FlowIx) {
-            let flow = &mut self.flows[ix.0];
-            if flow.peer == peer && !self.sites[flow.datacenter].local {
-                flow.avoid(Way::Direct, now);
-                self.wake(ix, links, now);
-            }
+        let Some(reach) = self.reaches.get(&peer).copied() else { return };
+        let Some(first) = reach.flows.filter(|_| !self.sites[reach.site].local) else { return };
+        for ix in Lane::ALL.map(|lane| FlowIx(first.0 + lane.index())) {
+            self.flows[ix.0].avoid(Way::Direct, now);
+            self.wake(ix, links, now);
         }
     }
 
@@ -118,18 +114,12 @@ impl Client {
     }
 
     pub(super) fn site_of(&self, peer: PeerIx) -> Option<usize> {
-        let by_proxy =
-            self.sites.iter().position(|site| site.routes.proxies.iter().any(|proxy| proxy.peer == peer));
-        by_proxy.or_else(|| self.flows.iter().find(|flow| flow.peer == peer).map(|flow| flow.datacenter))
+        self.reaches.get(&peer).map(|reach| reach.site)
     }
 
     /// As [`Client::wake_site`], for flows whose work may have just come to be.
     pub(super) fn wake_all_of(&mut self, site: usize, links: &mut Links, now: Micros) {
-        for ix in (0..self.flows.len())
-            .map(FlowIx)
-            .filter(|ix| self.flows[ix.0].datacenter == site)
-            .collect::<Vec<_>>()
-        {
+        for ix in self.sites[site].flows.clone().map(FlowIx) {
             self.wake(ix, links, now);
         }
     }
