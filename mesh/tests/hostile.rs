@@ -11,7 +11,7 @@ use trunkline_mesh::message::{Batch, Message, Outcome};
 use trunkline_mesh::proto::frame::{
     FrameError, FrameReader, FrameType, HANDSHAKE_BYTES_MAX, Received, control_frame,
 };
-use trunkline_mesh::proto::node::{Action, ConnId};
+use trunkline_mesh::proto::node::ConnId;
 use trunkline_mesh::proto::wire::{
     Ack, AckFlow, Close, Confirm, Envelope, Hello, PREAMBLE, Ping, Pong, Refuse, RefuseCode, Refused,
     RefusedReason, Roster, Welcome, decode,
@@ -22,10 +22,14 @@ use trunkline_mesh::settings::Settings;
 mod anything;
 #[path = "hostile/known.rs"]
 mod known;
+#[path = "hostile/sender.rs"]
+mod sender;
 #[path = "hostile/shell.rs"]
 mod shell;
 
-use shell::{Peer, Shell, ack_frame, batch_around, batch_frame, entry, flow, id, roster_frame, run};
+use shell::{
+    Peer, Shell, ack_frame, batch_around, batch_frame, entry, flow, id, roster_frame, run, topology,
+};
 
 // ---- the frame reader ------------------------------------------------------------------------------------------------
 
@@ -586,7 +590,7 @@ fn a_life_of_all_ones_does_not_end_the_origin() {
 #[test]
 fn two_starts_that_are_told_of_the_same_life_take_different_ones() {
     let adopted = [1, 2].map(|seed| {
-        let mut shell = Shell::seeded("o", 0, Settings::default(), seed);
+        let mut shell = Shell::among(topology(0), "o", Settings::default(), seed);
         let [control, _] = shell.link_out(&Peer::new("p"));
         let refuse = Refuse { code: 8, detail: String::new(), highest_incarnation: Incarnation(1000) };
         shell.feed(control, &control_frame(FrameType::Refuse, Lane::Control, &refuse));
@@ -594,27 +598,6 @@ fn two_starts_that_are_told_of_the_same_life_take_different_ones() {
     });
     assert!(adopted.iter().all(|life| life.0 > 1000), "{adopted:?}");
     assert_ne!(adopted[0], adopted[1]);
-}
-
-/// A node that is both writes its own frames and the runs that it passes on to the same connections.
-#[test]
-fn a_node_with_much_of_its_own_to_send_still_passes_on_what_others_sent() {
-    let mut shell = Shell::new("op");
-    let [_, from_eu] = shell.link_in(&Peer::new("eo"));
-    let [_, to_member] = shell.link_out(&Peer::new("um"));
-    shell.feed(from_eu, &roster_frame(Lane::Bulk, 0, vec![flow("eo", 100, "um")]));
-    let mut batch = Batch::to(Datacenter::new("us").unwrap());
-    batch.extend((0..40_u8).map(|fill| Message::new(id("um"), Bytes::from(vec![fill; 50_000]))));
-    shell.node.submit(batch, shell.now).unwrap();
-    shell.feed(from_eu, &batch_frame(Lane::Bulk, vec![run(0, 1, 1, 0)], b"from afar"));
-    let mut frames = Vec::new();
-    for received in shell.sent(to_member) {
-        if let Received::Batch(_, frame) = received {
-            frames.push(frame.message(0).map(|piece| piece.len()).sum::<usize>());
-        }
-    }
-    assert!(frames.len() > 3, "several frames of its own: {frames:?}");
-    assert!(frames.iter().take(2).any(|bytes| *bytes < 100), "behind all of its own: {frames:?}");
 }
 
 #[test]
@@ -645,39 +628,4 @@ fn a_peer_that_takes_frames_of_no_length_gets_none() {
         let (_, outcomes) = shell.node.poll_outcome().expect("not past its deadline");
         assert!(matches!(outcomes[..], [Outcome::Failed { maybe_delivered: false, .. }]), "{outcomes:?}");
     }
-}
-
-#[test]
-fn a_message_that_is_replaced_makes_room_for_senders_at_once() {
-    let settings = Settings { datacenter_budget_bytes: 6000, ..Settings::default() };
-    let mut shell = Shell::with("o", 0, settings);
-    let mut submit = |bytes: usize, slot: bool| {
-        let mut batch = Batch::to(Datacenter::new("eu").unwrap());
-        let message = Message::new(id("m"), Bytes::from(vec![0; bytes]));
-        batch.push(if slot { message.slot(1) } else { message });
-        shell.node.submit(batch, shell.now)
-    };
-    assert!(submit(4000, true).is_ok());
-    assert!(submit(1500, false).is_err(), "no room");
-    assert!(submit(10, true).is_ok(), "takes the place of the first");
-    let actions: Vec<Action> = std::iter::from_fn(|| shell.node.poll_action()).collect();
-    assert!(actions.contains(&Action::Room), "{actions:?}");
-}
-
-#[test]
-fn destinations_take_turns_when_a_frame_has_no_room_for_all() {
-    let mut shell = Shell::new("o");
-    let [_, bulk] = shell.link_out(&Peer { frame_bytes_max: 64 * 1024 + 4096, ..Peer::new("p") });
-    let mut batch = Batch::to(Datacenter::new("eu").unwrap());
-    for _ in 0..3 {
-        batch.extend(["m", "m2"].map(|name| Message::new(id(name), Bytes::from(vec![0; 3000]))));
-    }
-    shell.node.submit(batch, shell.now).unwrap();
-    shell.drain();
-    let sent = shell.sent(bulk).into_iter().filter_map(|frame| match frame {
-        Received::Batch(envelope, _) => Some(envelope.runs.iter().map(|run| run.flow).collect::<Vec<_>>()),
-        _ => None,
-    });
-    let rows: Vec<u32> = sent.flatten().collect();
-    assert_eq!(rows, [0, 1, 0, 1, 0, 1]);
 }

@@ -1,7 +1,7 @@
 //! How many bytes wait for an outcome: per destination, per datacenter, per process. What is charged is what is kept
 //! alive: a segment that several messages of one batch share counts once, until the last of them is decided.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::window::MESSAGE_OVERHEAD_BYTES;
 use crate::message::Message;
@@ -63,6 +63,20 @@ impl BatchCharge {
         self.bytes
     }
 
+    /// The bytes that nobody would hold any more if these messages of the batch were decided.
+    #[must_use]
+    pub fn would_free(&self, indices: &BTreeSet<usize>) -> usize {
+        let mut holders: BTreeMap<u32, u32> = BTreeMap::new();
+        for at in indices.iter().filter_map(|index| self.held.get(*index)).flatten() {
+            *holders.entry(*at).or_default() += 1;
+        }
+        let alone = |(at, count): (u32, u32)| {
+            let (bytes, all) = usize::try_from(at).ok().and_then(|at| self.segments.get(at))?;
+            (*all == count).then_some(*bytes)
+        };
+        indices.len() * MESSAGE_OVERHEAD_BYTES + holders.into_iter().filter_map(alone).sum::<usize>()
+    }
+
     /// Message `index` of the batch is decided: the bytes that nobody holds any more.
     fn let_go(&mut self, index: usize) -> usize {
         let mut freed = MESSAGE_OVERHEAD_BYTES;
@@ -100,13 +114,14 @@ impl Budget {
         if urgent { self.datacenter_max } else { unreserved(self.datacenter_max) }
     }
 
-    /// Charges a batch. False when there is no room now; then nothing was charged.
+    /// Charges a batch. False when there is no room now; then nothing was charged. `replaced` bytes are about to be given
+    /// back by messages that the batch takes the places of.
     #[must_use]
-    pub fn charge(&mut self, datacenter: usize, bytes: usize, urgent: bool) -> bool {
+    pub fn charge(&mut self, datacenter: usize, bytes: usize, replaced: usize, urgent: bool) -> bool {
         let there = self.datacenters[datacenter].saturating_add(bytes);
         let all = self.process.saturating_add(bytes);
         let process_max = if urgent { self.process_max } else { unreserved(self.process_max) };
-        if there > self.limit(urgent) || all > process_max {
+        if there - replaced > self.limit(urgent) || all - replaced > process_max {
             self.turned_away = true;
             return false;
         }
@@ -163,9 +178,19 @@ mod tests {
         assert_eq!(charge.bytes(), 1000 + 3 * (10 + MESSAGE_OVERHEAD_BYTES));
         let settings = Settings { datacenter_budget_bytes: 2048, ..Settings::default() };
         let mut budget = Budget::new(&settings, 1);
-        assert!(budget.charge(0, charge.bytes(), false));
-        assert!(!budget.charge(0, charge.bytes(), false));
-        assert!(!budget.charge(0, 200, false) && budget.charge(0, 200, true), "the rest is for heartbeats");
+        assert!(budget.charge(0, charge.bytes(), 0, false));
+        assert!(!budget.charge(0, charge.bytes(), 0, false));
+        assert!(
+            !budget.charge(0, 200, 0, false) && budget.charge(0, 200, 0, true),
+            "the rest is for heartbeats"
+        );
+        let (two, three) = (BTreeSet::from([0, 1]), BTreeSet::from([0, 1, 2]));
+        assert_eq!(
+            charge.would_free(&two),
+            2 * (10 + MESSAGE_OVERHEAD_BYTES),
+            "the third holds what they share"
+        );
+        assert_eq!(charge.would_free(&three), charge.bytes());
         assert!(!budget.take_room());
         budget.release(0, &mut charge, 1);
         assert!(budget.take_room(), "somebody waits");

@@ -128,6 +128,10 @@ pub struct Flow {
     pub sent: BTreeMap<u64, Sent>,
     /// The attempts whose empty runs ask for an ack.
     pub asking: BTreeSet<u64>,
+    /// What waits was copied out of the application's buffers.
+    pub detached: bool,
+    /// When messages last moved.
+    moved_at: Micros,
     slots: BTreeMap<u32, MessageId>,
     retry: BTreeSet<u64>,
     next: u64,
@@ -139,6 +143,9 @@ pub struct Flow {
     full_pause: Duration,
     failures: u32,
 }
+
+/// Time without any progress after which what waits is taken to wait for long.
+const STALLED_AFTER: Duration = Duration::from_secs(1);
 
 /// First pause of one flow on a way that failed it, and longest.
 const AVOID_MIN: Duration = Duration::from_millis(200);
@@ -169,6 +176,8 @@ impl Flow {
             queue: BTreeMap::new(),
             sent: BTreeMap::new(),
             asking: BTreeSet::new(),
+            detached: false,
+            moved_at: Micros(0),
             slots: BTreeMap::new(),
             retry: BTreeSet::new(),
             next: Seq::FIRST.0,
@@ -182,8 +191,17 @@ impl Flow {
         }
     }
 
+    /// The message of a slot that waits for its first attempt.
+    #[must_use]
+    pub fn queued_in(&self, slot: u32) -> Option<&Pending> {
+        self.queue.get(self.slots.get(&slot)?)
+    }
+
     /// Takes a message in. Gives back the one of the same slot that it replaces.
-    pub fn push(&mut self, pending: Pending) -> Option<Pending> {
+    pub fn push(&mut self, pending: Pending, now: Micros) -> Option<Pending> {
+        if self.queue.is_empty() && self.sent.is_empty() {
+            self.moved(now);
+        }
         let replaced = pending.slot.and_then(|slot| self.slots.insert(slot, pending.id));
         self.queue.insert(pending.id, pending);
         replaced.and_then(|old| self.queue.remove(&old))
@@ -196,6 +214,18 @@ impl Flow {
             self.slots.remove(&slot);
         }
         Some(pending)
+    }
+
+    /// The destination took something, or nothing was there to take.
+    fn moved(&mut self, now: Micros) {
+        self.moved_at = now;
+        self.detached = false;
+    }
+
+    /// Messages wait, and have for longer than any round trip.
+    #[must_use]
+    pub fn is_stalled(&self, now: Micros) -> bool {
+        now.since(self.moved_at) >= STALLED_AFTER && !(self.queue.is_empty() && self.sent.is_empty())
     }
 
     /// The bytes of all messages that wait.
@@ -265,7 +295,8 @@ impl Flow {
     }
 
     /// An attempt answered: the way works and the receiver takes.
-    pub fn answered(&mut self, way: Way) {
+    pub fn answered(&mut self, way: Way, now: Micros) {
+        self.moved(now);
         self.failures = 0;
         self.full_pause = FULL_MIN;
         self.avoided.remove(&way);
@@ -515,7 +546,7 @@ mod tests {
             expires_at: Micros::NEVER,
             payload: Payload::from(vec![0; 10]),
         };
-        flow.push(pending).map(|old| old.id.0)
+        flow.push(pending, Micros(0)).map(|old| old.id.0)
     }
 
     fn seal(flow: &mut Flow, attempt: u64) -> Vec<Run> {
@@ -601,7 +632,7 @@ mod tests {
         assert!(flow.may_try(Way::Direct, Micros(200_000)));
         assert_eq!(seal(&mut flow, 1)[0].count, 1);
         assert_eq!(seal(&mut flow, 2), [], "one flies");
-        flow.answered(Way::Direct);
+        flow.answered(Way::Direct, Micros(0));
         assert_eq!(seal(&mut flow, 2)[0].count, 4);
     }
 

@@ -31,25 +31,29 @@ pub(crate) fn id(name: &str) -> NodeId {
 /// Origins `o` and `o2`, `op` that is origin and proxy, and member `um` in `us`; origin `eo`, proxies `p` and `p2` and
 /// members `m`, `m2` and `extra` more in `eu`.
 pub(crate) fn topology(extra: usize) -> Topology {
-    let mut port = 0;
-    let mut spec = |name: &str, datacenter: &str, roles| {
-        port += 1;
-        let address = Some(([127, 0, 0, 1], port).into());
-        NodeSpec { id: id(name), datacenter: Datacenter::new(datacenter).unwrap(), roles, address }
-    };
+    let extra: Vec<String> = (0..extra).map(|index| format!("x{index:04}")).collect();
     let mut nodes = vec![
-        spec("o", "us", Roles::ORIGIN),
-        spec("o2", "us", Roles::ORIGIN),
-        spec("op", "us", Roles { origin: true, member: false, proxy: true }),
-        spec("um", "us", Roles::MEMBER),
-        spec("eo", "eu", Roles::ORIGIN),
-        spec("p", "eu", Roles::PROXY),
-        spec("p2", "eu", Roles::PROXY),
-        spec("m", "eu", Roles::MEMBER),
-        spec("m2", "eu", Roles::MEMBER),
+        ("o", "us", Roles::ORIGIN),
+        ("o2", "us", Roles::ORIGIN),
+        ("op", "us", Roles { origin: true, member: false, proxy: true }),
+        ("um", "us", Roles::MEMBER),
+        ("eo", "eu", Roles::ORIGIN),
+        ("p", "eu", Roles::PROXY),
+        ("p2", "eu", Roles::PROXY),
+        ("m", "eu", Roles::MEMBER),
+        ("m2", "eu", Roles::MEMBER),
     ];
-    nodes.extend((0..extra).map(|index| spec(&format!("x{index:04}"), "eu", Roles::MEMBER)));
-    Topology::new(ClusterId::new("c").unwrap(), nodes).unwrap()
+    nodes.extend(extra.iter().map(|name| (name.as_str(), "eu", Roles::MEMBER)));
+    cluster(&nodes)
+}
+
+/// Nodes as (id, datacenter, roles).
+pub(crate) fn cluster(nodes: &[(&str, &str, Roles)]) -> Topology {
+    let specs = nodes.iter().zip(1..).map(|((name, datacenter, roles), port)| {
+        let address = Some(([127, 0, 0, 1], port).into());
+        NodeSpec { id: id(name), datacenter: Datacenter::new(datacenter).unwrap(), roles: *roles, address }
+    });
+    Topology::new(ClusterId::new("c").unwrap(), specs).unwrap()
 }
 
 /// What the test says as a peer, and how.
@@ -175,13 +179,13 @@ impl Shell {
     }
 
     pub(crate) fn with(name: &str, extra: usize, settings: Settings) -> Self {
-        Self::seeded(name, extra, settings, 1)
+        Self::among(topology(extra), name, settings, 1)
     }
 
-    pub(crate) fn seeded(name: &str, extra: usize, settings: Settings, seed: u64) -> Self {
+    pub(crate) fn among(topology: Topology, name: &str, settings: Settings, seed: u64) -> Self {
         let now = Micros(1_000_000);
         let init = NodeInit {
-            topology: Arc::new(topology(extra)),
+            topology: Arc::new(topology),
             node: id(name),
             incarnation: Incarnation(50),
             settings,

@@ -92,13 +92,22 @@ impl Client {
             self.landed(id);
         }
         if progress && let Some(way) = self.way_of(link, ix) {
-            self.flows[ix.0].answered(way);
+            self.flows[ix.0].answered(way, now);
+            if self.is_its_own_proxy(ix, way) {
+                self.flows[ix.0].answered(Way::Direct, now);
+            }
         }
     }
 
     pub(super) fn way_of(&self, link: LinkId, ix: FlowIx) -> Option<Way> {
         let flow = &self.flows[ix.0];
         Some(self.sites[flow.datacenter].routes.by_link(link).map_or(Way::Direct, Way::Proxy))
+    }
+
+    /// Straight and through this proxy lead over the same link.
+    fn is_its_own_proxy(&self, ix: FlowIx, way: Way) -> bool {
+        let flow = &self.flows[ix.0];
+        matches!(way, Way::Proxy(index) if self.sites[flow.datacenter].routes.proxies[index].peer == flow.peer)
     }
 
     /// An ack names a message: what that says of its attempt and of the way.

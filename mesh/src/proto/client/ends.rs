@@ -61,9 +61,6 @@ impl Client {
         open.outcomes[index] = Some(outcome);
         open.undecided -= 1;
         self.budget.release(open.datacenter, &mut open.charge, index);
-        if !self.budget.is_stalled(open.datacenter) {
-            self.sites[open.datacenter].detached = false;
-        }
         self.sites[open.datacenter].pending_messages -= 1;
         if open.undecided == 0 {
             self.finish(ticket);

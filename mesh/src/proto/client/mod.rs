@@ -59,8 +59,6 @@ struct Site {
     /// Where the next frame of a lane begins to look, so that nobody is always last.
     turn: [FlowIx; 2],
     pending_messages: u64,
-    /// What is queued was copied out of the application's buffers.
-    detached: bool,
 }
 
 /// What a peer is to this sender.
@@ -175,7 +173,6 @@ impl Client {
                 ready: [BTreeSet::new(), BTreeSet::new()],
                 turn: [FlowIx(0); 2],
                 pending_messages: 0,
-                detached: false,
             });
         }
         Self {
@@ -212,7 +209,8 @@ impl Client {
             let (batch_bytes, budget_bytes) = (bytes(charge.bytes()), bytes(limit));
             return Err(Rejected { batch, reason: RejectReason::OverBudget { batch_bytes, budget_bytes } });
         }
-        if !self.budget.charge(site, charge.bytes(), urgent) {
+        let replaced = self.freed_by_slots(site, &batch.messages);
+        if !self.budget.charge(site, charge.bytes(), replaced, urgent) {
             let queued_bytes = bytes(self.budget.queued(site));
             return Err(Rejected { batch, reason: RejectReason::Busy { queued_bytes } });
         }
@@ -227,28 +225,50 @@ impl Client {
         if count == 0 {
             self.finish(ticket);
         }
-        let mut messages = batch.messages;
-        if self.budget.is_stalled(site) {
-            self.detach(site, &mut messages);
-        }
-        for (index, message) in messages.into_iter().enumerate() {
-            self.enqueue(ticket, index, message, site, links, now);
+        let mut detached = Detached::default();
+        for (index, mut message) in batch.messages.into_iter().enumerate() {
+            let Some(ix) = self.flow_of(site, &message) else {
+                self.turn_down(ticket, index, site, FailReason::UnknownNode);
+                continue;
+            };
+            self.detach(ix, &mut message, &mut detached, now);
+            self.enqueue(ticket, index, message, ix, links, now);
         }
         Ok(ticket)
     }
 
-    /// Copies small segments out of the buffers they are slices of: what waits in a stalled queue must not keep more alive
-    /// than it is charged. Once for all that is queued when the queue stalls, then for what comes.
-    fn detach(&mut self, site: usize, messages: &mut [Message]) {
-        let mut detached = Detached::default();
-        if !std::mem::replace(&mut self.sites[site].detached, true) {
-            for flow in self.flows.iter_mut().filter(|flow| flow.datacenter == site) {
-                for payload in flow.payloads_mut() {
-                    detached.detach(payload);
-                }
+    fn flow_of(&self, site: usize, message: &Message) -> Option<FlowIx> {
+        let first = self.destinations.get(&message.destination)?;
+        Some(FlowIx(first.0 + message.lane.index())).filter(|ix| self.flows[ix.0].datacenter == site)
+    }
+
+    /// What queued messages give back when newer ones of their slots take their places. Only where the newer one is no
+    /// longer: that one is sure to be taken.
+    fn freed_by_slots(&self, site: usize, messages: &[Message]) -> usize {
+        let mut replaced: BTreeMap<Ticket, BTreeSet<usize>> = BTreeMap::new();
+        for message in messages {
+            let old =
+                message.slot.and_then(|slot| self.flows[self.flow_of(site, message)?.0].queued_in(slot));
+            if let Some(old) = old.filter(|old| message.len() <= old.payload.len()) {
+                replaced.entry(old.ticket).or_default().insert(old.index);
             }
         }
-        for message in messages {
+        let freed = |(ticket, indices)| {
+            self.batches.get(ticket).map_or(0, |open: &OpenBatch| open.charge.would_free(indices))
+        };
+        replaced.iter().map(freed).sum()
+    }
+
+    /// Copies small segments out of the buffers they are slices of: what waits in a stalled queue must not keep more alive
+    /// than it is charged. Once for all that is queued when that is noticed, then for what comes.
+    fn detach(&mut self, ix: FlowIx, message: &mut Message, detached: &mut Detached, now: Micros) {
+        let flow = &mut self.flows[ix.0];
+        let stalled = self.budget.is_stalled(flow.datacenter) || flow.is_stalled(now);
+        let began = stalled && !std::mem::replace(&mut flow.detached, stalled);
+        if began {
+            flow.payloads_mut().for_each(|payload| detached.detach(payload));
+        }
+        if stalled {
             detached.detach(&mut message.payload);
         }
     }
@@ -258,32 +278,30 @@ impl Client {
         ticket: Ticket,
         index: usize,
         message: Message,
-        site: usize,
+        flow_ix: FlowIx,
         links: &mut Links,
         now: Micros,
     ) {
-        let known =
-            self.destinations.get(&message.destination).map(|first| FlowIx(first.0 + message.lane.index()));
-        let Some(flow_ix) = known.filter(|ix| self.flows[ix.0].datacenter == site) else {
-            return self.turn_down(ticket, index, site, FailReason::UnknownNode);
-        };
+        let site = self.flows[flow_ix.0].datacenter;
         if message.len() > self.settings.message_bytes_max {
             return self.turn_down(ticket, index, site, FailReason::TooLarge);
         }
         let charge = message.len() + MESSAGE_OVERHEAD_BYTES;
-        let held = &mut self.destination_bytes[flow_ix.0];
+        let replaced = message.slot.and_then(|slot| self.flows[flow_ix.0].queued_in(slot));
+        let freed = replaced.map_or(0, |old| old.payload.len() + MESSAGE_OVERHEAD_BYTES);
+        let others = self.destination_bytes[flow_ix.0] - freed;
         // One message always fits, so that a budget of exactly one message is no trap.
-        if *held > 0 && *held + charge > self.settings.destination_budget_bytes {
+        if others > 0 && others + charge > self.settings.destination_budget_bytes {
             return self.turn_down(ticket, index, site, FailReason::Refused);
         }
-        *held += charge;
+        self.destination_bytes[flow_ix.0] += charge;
         let expires_at = now + message.deadline.unwrap_or(self.settings.message_deadline);
         let id = MessageId(self.next_message);
         self.next_message += 1;
         self.deadlines.insert((expires_at, flow_ix, Due::Queued(id)));
         let Message { kind, slot, payload, .. } = message;
         let pending = Pending { id, ticket, index, kind, slot, expires_at, payload };
-        if let Some(old) = self.flows[flow_ix.0].push(pending) {
+        if let Some(old) = self.flows[flow_ix.0].push(pending, now) {
             self.give_up_queued(flow_ix, &old, FailReason::Superseded);
         }
         self.wake(flow_ix, links, now);

@@ -57,6 +57,11 @@ impl Client {
                     continue;
                 }
             };
+            if attempt.as_ref().is_some_and(|attempt: &Attempt| attempt.way != way) {
+                // To a proxy that is the destination itself lead two ways over one link. What fails, fails by one.
+                left_out.get_or_insert(ix);
+                continue;
+            }
             if frame_bytes_max == 0 || self.flows[ix.0].next_bytes() > frame_bytes_max {
                 // The peer's limit is below ours, perhaps below what any frame needs: another way may take it.
                 self.flows[ix.0].avoid(way, now);

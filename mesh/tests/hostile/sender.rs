@@ -1,0 +1,144 @@
+//! A crowded sender: nobody waits for ever behind others, room is given back at once, and what waits keeps little alive.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use trunkline_mesh::id::{Datacenter, Lane};
+use trunkline_mesh::message::{Batch, FailReason, Message, Outcome};
+use trunkline_mesh::proto::frame::Received;
+use trunkline_mesh::proto::node::Action;
+use trunkline_mesh::proto::wire::{AckFlow, RefusedReason};
+use trunkline_mesh::settings::Settings;
+use trunkline_mesh::topology::Roles;
+
+use super::refused;
+use super::shell::{Peer, Shell, ack_frame, batch_frame, cluster, entry, flow, id, roster_frame, run};
+
+/// A node that is both writes its own frames and the runs that it passes on to the same connections.
+#[test]
+fn a_node_with_much_of_its_own_to_send_still_passes_on_what_others_sent() {
+    let mut shell = Shell::new("op");
+    let [_, from_eu] = shell.link_in(&Peer::new("eo"));
+    let [_, to_member] = shell.link_out(&Peer::new("um"));
+    shell.feed(from_eu, &roster_frame(Lane::Bulk, 0, vec![flow("eo", 100, "um")]));
+    let mut batch = Batch::to(Datacenter::new("us").unwrap());
+    batch.extend((0..40_u8).map(|fill| Message::new(id("um"), Bytes::from(vec![fill; 50_000]))));
+    shell.node.submit(batch, shell.now).unwrap();
+    shell.feed(from_eu, &batch_frame(Lane::Bulk, vec![run(0, 1, 1, 0)], b"from afar"));
+    let mut frames = Vec::new();
+    for received in shell.sent(to_member) {
+        if let Received::Batch(_, frame) = received {
+            frames.push(frame.message(0).map(|piece| piece.len()).sum::<usize>());
+        }
+    }
+    assert!(frames.len() > 3, "several frames of its own: {frames:?}");
+    assert!(frames.iter().take(2).any(|bytes| *bytes < 100), "behind all of its own: {frames:?}");
+}
+
+#[test]
+fn a_message_that_is_replaced_makes_room_for_senders_at_once() {
+    let settings = Settings { datacenter_budget_bytes: 6000, ..Settings::default() };
+    let mut shell = Shell::with("o", 0, settings);
+    let mut submit = |bytes: usize, slot: bool| {
+        let mut batch = Batch::to(Datacenter::new("eu").unwrap());
+        let message = Message::new(id("m"), Bytes::from(vec![0; bytes]));
+        batch.push(if slot { message.slot(1) } else { message });
+        shell.node.submit(batch, shell.now)
+    };
+    assert!(submit(4000, true).is_ok());
+    assert!(submit(1500, false).is_err(), "no room");
+    assert!(submit(10, true).is_ok(), "takes the place of the first");
+    let actions: Vec<Action> = std::iter::from_fn(|| shell.node.poll_action()).collect();
+    assert!(actions.contains(&Action::Room), "{actions:?}");
+}
+
+#[test]
+fn a_newer_message_of_a_slot_has_the_room_of_the_one_it_replaces() {
+    let whole = Settings { datacenter_budget_bytes: 6000, ..Settings::default() };
+    let one = Settings { destination_budget_bytes: 5000, ..Settings::default() };
+    for settings in [whole, one] {
+        let mut shell = Shell::with("o", 0, settings);
+        let mut submit = |bytes: usize| {
+            let mut batch = Batch::to(Datacenter::new("eu").unwrap());
+            batch.push(Message::new(id("m"), Bytes::from(vec![0; bytes])).slot(1));
+            shell
+                .node
+                .submit(batch, shell.now)
+                .map(|_| shell.node.poll_outcome().map(|(_, outcomes)| outcomes))
+        };
+        let superseded = [Outcome::Failed { reason: FailReason::Superseded, maybe_delivered: false }];
+        assert_eq!(submit(4000).unwrap(), None);
+        assert_eq!(submit(4000).unwrap().as_deref(), Some(&superseded[..]));
+        assert_eq!(submit(3000).unwrap().as_deref(), Some(&superseded[..]));
+    }
+}
+
+/// The sender cannot know that ten bytes keep a megabyte alive; what waits longer than any round trip is copied.
+#[test]
+fn what_waits_long_lets_go_of_the_buffer_it_is_a_slice_of() {
+    let token = Arc::new(vec![7; 1 << 20]);
+    struct Owner(Arc<Vec<u8>>);
+    impl AsRef<[u8]> for Owner {
+        fn as_ref(&self) -> &[u8] {
+            &self.0
+        }
+    }
+    let mut shell = Shell::new("o");
+    let submit = |shell: &mut Shell, payload: Bytes| {
+        let mut batch = Batch::to(Datacenter::new("eu").unwrap());
+        batch.push(Message::new(id("m"), payload));
+        shell.node.submit(batch, shell.now).unwrap();
+    };
+    submit(&mut shell, Bytes::from_owner(Owner(Arc::clone(&token))).slice(..10));
+    submit(&mut shell, Bytes::from_static(b"soon after"));
+    assert_eq!(Arc::strong_count(&token), 2, "nothing is copied while all goes well");
+    shell.advance(Duration::from_secs(2));
+    submit(&mut shell, Bytes::from_static(b"later"));
+    assert_eq!(Arc::strong_count(&token), 1);
+    assert!(shell.node.poll_outcome().is_none(), "all of them still wait");
+}
+
+/// Through a proxy and straight lead over one link where the destination is a proxy itself: an attempt takes one way, or
+/// its failure would be laid to the wrong one.
+#[test]
+fn a_frame_takes_one_way_even_where_two_lead_over_one_link() {
+    let both = Roles { origin: false, member: true, proxy: true };
+    let nodes = [("o", "us", Roles::ORIGIN), ("pm", "eu", both), ("m", "eu", Roles::MEMBER)];
+    let mut shell = Shell::among(cluster(&nodes), "o", Settings::default(), 1);
+    let [control, bulk] = shell.link_out(&Peer::new("pm"));
+    let submit = |shell: &mut Shell, names: &[&str]| {
+        let mut batch = Batch::to(Datacenter::new("eu").unwrap());
+        batch.extend(names.iter().map(|name| Message::new(id(name), Bytes::from_static(b"x"))));
+        shell.node.submit(batch, shell.now).unwrap();
+        shell.drain();
+        let sent = shell.sent(bulk).into_iter().filter_map(|frame| match frame {
+            Received::Batch(envelope, _) => Some(envelope.runs.len()),
+            _ => None,
+        });
+        sent.collect::<Vec<usize>>()
+    };
+    assert_eq!(submit(&mut shell, &["m", "pm"]), [2], "both through the proxy");
+    let unreachable = refused(1, 1, RefusedReason::Unreachable as u8);
+    shell.feed(control, &ack_frame(vec![AckFlow { refused: vec![unreachable], ..entry(1, 100, 0) }]));
+    shell.sent(bulk);
+    assert_eq!(submit(&mut shell, &["m", "pm"]), [1, 1], "one of them straight");
+}
+
+#[test]
+fn destinations_take_turns_when_a_frame_has_no_room_for_all() {
+    let mut shell = Shell::new("o");
+    let [_, bulk] = shell.link_out(&Peer { frame_bytes_max: 64 * 1024 + 4096, ..Peer::new("p") });
+    let mut batch = Batch::to(Datacenter::new("eu").unwrap());
+    for _ in 0..3 {
+        batch.extend(["m", "m2"].map(|name| Message::new(id(name), Bytes::from(vec![0; 3000]))));
+    }
+    shell.node.submit(batch, shell.now).unwrap();
+    shell.drain();
+    let sent = shell.sent(bulk).into_iter().filter_map(|frame| match frame {
+        Received::Batch(envelope, _) => Some(envelope.runs.iter().map(|run| run.flow).collect::<Vec<_>>()),
+        _ => None,
+    });
+    let rows: Vec<u32> = sent.flatten().collect();
+    assert_eq!(rows, [0, 1, 0, 1, 0, 1]);
+}
