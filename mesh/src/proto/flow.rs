@@ -16,6 +16,7 @@ use trunkline_codec::Payload;
 
 use super::client::Ticket;
 use super::links::{LinkId, PeerIx};
+use super::pause::Pauses;
 use super::rtt::Rtt;
 use super::time::Micros;
 use super::window::WINDOW_SEQS;
@@ -100,13 +101,6 @@ impl Sent {
     }
 }
 
-/// A way that is left alone for a while by one flow.
-#[derive(Clone, Copy, Debug)]
-struct Avoided {
-    until: Micros,
-    pause: Duration,
-}
-
 /// One (destination, lane).
 #[derive(Debug)]
 pub struct Flow {
@@ -138,26 +132,12 @@ pub struct Flow {
     decided: u64,
     floor_told: u64,
     flying: usize,
-    avoided: BTreeMap<Way, Avoided>,
-    full_until: Micros,
-    full_pause: Duration,
-    failures: u32,
+    /// Ways and times to leave alone.
+    pub pauses: Pauses,
 }
 
 /// Time without any progress after which what waits is taken to wait for long.
 const STALLED_AFTER: Duration = Duration::from_secs(1);
-
-/// First pause of one flow on a way that failed it, and longest.
-const AVOID_MIN: Duration = Duration::from_millis(200);
-const AVOID_MAX: Duration = Duration::from_secs(2);
-
-/// First pause after the receiver was full, and longest.
-const FULL_MIN: Duration = Duration::from_millis(10);
-const FULL_MAX: Duration = Duration::from_millis(500);
-
-/// Attempts in a row that came to nothing before a flow sends single messages until one is answered: a dead member must
-/// not cost the WAN its whole backlog again and again.
-const FAILURES_BEFORE_PROBING: u32 = 2;
 
 /// Most runs of one flow in a frame: a flow with more gaps than that goes on in the next frame.
 const RUNS_PER_FRAME: usize = 8;
@@ -184,10 +164,7 @@ impl Flow {
             decided: 0,
             floor_told: 0,
             flying: 0,
-            avoided: BTreeMap::new(),
-            full_until: Micros(0),
-            full_pause: FULL_MIN,
-            failures: 0,
+            pauses: Pauses::default(),
         }
     }
 
@@ -287,7 +264,7 @@ impl Flow {
 
     /// Single messages until one is answered, and one is on its way.
     fn probe_flies(&self) -> bool {
-        self.failures >= FAILURES_BEFORE_PROBING && (self.flying > 0 || !self.asking.is_empty())
+        self.pauses.is_probing() && (self.flying > 0 || !self.asking.is_empty())
     }
 
     fn window_open(&self) -> bool {
@@ -297,9 +274,7 @@ impl Flow {
     /// An attempt answered: the way works and the receiver takes.
     pub fn answered(&mut self, way: Way, now: Micros) {
         self.moved(now);
-        self.failures = 0;
-        self.full_pause = FULL_MIN;
-        self.avoided.remove(&way);
+        self.pauses.answered(way);
     }
 
     /// The attempt of a message ended without a decision; it waits for another one. False when there must be none: the
@@ -321,50 +296,6 @@ impl Flow {
         self.floor_told = 0;
     }
 
-    /// The receiver is full: leave it alone, longer each time, and then ask with one message.
-    pub fn pause_full(&mut self, now: Micros) {
-        self.failures = self.failures.max(FAILURES_BEFORE_PROBING);
-        if self.full_until <= now {
-            self.full_until = now + self.full_pause;
-            self.full_pause = (self.full_pause * 2).min(FULL_MAX);
-        }
-    }
-
-    /// This way failed this flow: leave it alone, longer each time.
-    pub fn avoid(&mut self, way: Way, now: Micros) {
-        let avoided = self.avoided.entry(way).or_insert(Avoided { until: Micros(0), pause: AVOID_MIN });
-        if avoided.until <= now {
-            avoided.until = now + avoided.pause;
-            avoided.pause = (avoided.pause * 2).min(AVOID_MAX);
-            self.failures = self.failures.saturating_add(1);
-        }
-    }
-
-    /// The way may be tried now.
-    #[must_use]
-    pub fn may_try(&self, way: Way, now: Micros) -> bool {
-        self.avoided.get(&way).is_none_or(|avoided| avoided.until <= now)
-    }
-
-    /// The way is left alone at present for having failed this flow.
-    #[must_use]
-    pub fn avoids(&self, way: Way, now: Micros) -> bool {
-        !self.may_try(way, now)
-    }
-
-    /// When the first pause of any kind ends.
-    #[must_use]
-    pub fn next_wake(&self, now: Micros) -> Micros {
-        let pauses = self.avoided.values().map(|avoided| avoided.until).chain([self.full_until]);
-        pauses.filter(|until| *until > now).min().unwrap_or(Micros::NEVER)
-    }
-
-    /// The receiver was full a moment ago.
-    #[must_use]
-    pub fn is_paused(&self, now: Micros) -> bool {
-        self.full_until > now
-    }
-
     /// The destination lives another life: its books begin anew. Gives the messages that the old life may have had. Those
     /// of an attempt under way are not among them: if that is refused, the old life never saw it.
     #[must_use]
@@ -379,9 +310,7 @@ impl Flow {
         self.incarnation = incarnation;
         self.decided = 0;
         self.floor_told = 0;
-        self.failures = 0;
-        self.full_until = Micros(0);
-        self.full_pause = FULL_MIN;
+        self.pauses.restart();
         lost
     }
 
@@ -396,7 +325,7 @@ impl Flow {
     ) -> Vec<Selected> {
         let mut runs: Vec<Selected> = Vec::new();
         let runs_max = runs_max.min(RUNS_PER_FRAME);
-        let probing = self.failures >= FAILURES_BEFORE_PROBING;
+        let probing = self.pauses.is_probing();
         if self.probe_flies() {
             return runs;
         }
@@ -529,123 +458,4 @@ impl Selected {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn flow() -> Flow {
-        Flow::new(PeerIx(0), NodeId::new("m").unwrap(), 0, Lane::Bulk)
-    }
-
-    fn push(flow: &mut Flow, id: u64, slot: Option<u32>) -> Option<u64> {
-        let pending = Pending {
-            id: MessageId(id),
-            ticket: Ticket(id),
-            index: 0,
-            kind: 0,
-            slot,
-            expires_at: Micros::NEVER,
-            payload: Payload::from(vec![0; 10]),
-        };
-        flow.push(pending, Micros(0)).map(|old| old.id.0)
-    }
-
-    fn seal(flow: &mut Flow, attempt: u64) -> Vec<Run> {
-        let runs = flow.select(8, true, |_| true);
-        let leg = Leg { attempt, way: Way::Direct, link: LinkId(0), now: Micros(0) };
-        runs.into_iter().map(|run| flow.fly(run, leg, 0, 1)).collect()
-    }
-
-    #[test]
-    fn a_newer_message_of_a_slot_replaces_the_queued_one_and_leaves_no_gap() {
-        let mut flow = flow();
-        assert_eq!(push(&mut flow, 1, Some(7)), None);
-        assert_eq!(push(&mut flow, 2, None), None);
-        assert_eq!(push(&mut flow, 3, Some(7)), Some(1));
-        let runs = seal(&mut flow, 1);
-        assert_eq!((runs.len(), runs[0].first, runs[0].count), (1, Seq(1), 2));
-        assert_eq!(push(&mut flow, 4, Some(7)), None, "what was sent is not replaced");
-    }
-
-    #[test]
-    fn a_gap_that_was_given_up_is_told_once_by_an_empty_run() {
-        let mut flow = flow();
-        for id in 1..=3 {
-            push(&mut flow, id, None);
-        }
-        seal(&mut flow, 1);
-        flow.hold(2);
-        flow.hold(3);
-        assert!(!flow.has_work());
-        flow.forget(1);
-        assert!(flow.floor_due());
-        let runs = seal(&mut flow, 2);
-        assert_eq!(runs, [Run { flow: 0, first: Seq(4), count: 0, floor_back: 2, deadline_ms: 1 }]);
-        assert_eq!(runs[0].floor(), Some(Seq(2)));
-        assert!(!flow.floor_due(), "told");
-        flow.asking.clear();
-        flow.forget_floor_told();
-        assert!(flow.floor_due(), "and again when that was lost");
-        flow.raise_decided(1);
-        assert!(!flow.floor_due(), "the member knows");
-    }
-
-    #[test]
-    fn retries_go_first_in_order_and_gaps_cut_runs() {
-        let mut flow = flow();
-        for id in 1..=5 {
-            push(&mut flow, id, None);
-        }
-        seal(&mut flow, 1);
-        push(&mut flow, 6, None);
-        for seq in [5, 2, 1] {
-            assert!(flow.retry(seq, true));
-        }
-        let runs: Vec<(u64, u32, u64)> =
-            seal(&mut flow, 2).iter().map(|run| (run.first.0, run.count, run.floor_back)).collect();
-        assert_eq!(runs, [(1, 2, 0), (5, 2, 4)]);
-        assert!(flow.sent[&1].maybe_delivered());
-    }
-
-    #[test]
-    fn what_an_old_life_may_have_had_is_not_tried_again() {
-        let mut flow = flow();
-        for id in 1..=5 {
-            push(&mut flow, id, None);
-        }
-        seal(&mut flow, 1);
-        assert!(flow.retry(1, true) && flow.retry(2, false));
-        flow.hold(3);
-        assert_eq!(flow.restart(Incarnation(2)), [1, 3], "uncertain, and held by the old life");
-        assert!(flow.retry(4, false), "refused for its old life: it never had it");
-        assert!(!flow.retry(5, true), "nobody knows");
-    }
-
-    #[test]
-    fn a_failing_flow_sends_one_message_at_a_time() {
-        let mut flow = flow();
-        for id in 1..=5 {
-            push(&mut flow, id, None);
-        }
-        flow.avoid(Way::Proxy(0), Micros(0));
-        flow.avoid(Way::Direct, Micros(0));
-        assert!(flow.avoids(Way::Direct, Micros(1)));
-        assert!(flow.may_try(Way::Direct, Micros(200_000)));
-        assert_eq!(seal(&mut flow, 1)[0].count, 1);
-        assert_eq!(seal(&mut flow, 2), [], "one flies");
-        flow.answered(Way::Direct, Micros(0));
-        assert_eq!(seal(&mut flow, 2)[0].count, 4);
-    }
-
-    #[test]
-    fn the_window_is_never_passed() {
-        let mut flow = flow();
-        for id in 0..WINDOW_SEQS + 10 {
-            push(&mut flow, id, None);
-        }
-        let count = seal(&mut flow, 1)[0].count;
-        assert_eq!(u64::from(count), WINDOW_SEQS);
-        assert!(!flow.has_work());
-        flow.forget(1);
-        assert!(flow.has_work());
-    }
-}
+mod tests;

@@ -11,6 +11,7 @@ pub mod client;
 pub mod attempt;
 pub mod budget;
 pub mod flow;
+pub mod pause;
 pub mod route;
 
 pub mod links;

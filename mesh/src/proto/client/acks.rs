@@ -206,13 +206,13 @@ impl Client {
             let flow = &mut self.flows[ix.0];
             flow.forget_floor_told();
             match reason {
-                Some(RefusedReason::InboxFull | RefusedReason::QueueFull) => flow.pause_full(now),
+                Some(RefusedReason::InboxFull | RefusedReason::QueueFull) => flow.pauses.full(now),
                 Some(RefusedReason::StaleOrigin) => {}
                 // The life that it names is news, or it makes no sense.
                 Some(RefusedReason::StaleDestination) if entry.incarnation > flow.incarnation => {}
                 Some(RefusedReason::Draining) => {
                     self.stats.fallbacks.proxy_draining += ended;
-                    flow.avoid(way, now);
+                    flow.pauses.avoid(way, now);
                 }
                 Some(
                     RefusedReason::Unreachable
@@ -225,7 +225,7 @@ impl Client {
                 )
                 | None => {
                     self.stats.fallbacks.member_unreachable += ended;
-                    flow.avoid(way, now);
+                    flow.pauses.avoid(way, now);
                 }
             }
         }

@@ -40,7 +40,7 @@ impl Client {
         let reason = |full: bool| if full { FailReason::Refused } else { FailReason::Expired };
         match place {
             Due::Queued(id) => {
-                let full = self.flows[ix.0].is_paused(now);
+                let full = self.flows[ix.0].pauses.is_full(now);
                 if let Some(pending) = self.flows[ix.0].unqueue(id) {
                     self.give_up_queued(ix, &pending, reason(full));
                 }
@@ -85,7 +85,7 @@ impl Client {
                     .flows
                     .clone()
                     .filter(|other| !silent.contains(&FlowIx(*other)))
-                    .filter(|other| self.flows[*other].avoids(way, now))
+                    .filter(|other| self.flows[*other].pauses.avoids(way, now))
                     .count();
             if !answered && !heard_since && suspects >= 2 && proxy.link == Some(link) {
                 let proxy = &mut self.sites[site].routes.proxies[index];
@@ -100,13 +100,13 @@ impl Client {
                 }
             } else {
                 for ix in &silent {
-                    self.flows[ix.0].avoid(way, now);
+                    self.flows[ix.0].pauses.avoid(way, now);
                 }
             }
         } else {
             for ix in &silent {
                 if !self.sites[site].local {
-                    self.flows[ix.0].avoid(way, now);
+                    self.flows[ix.0].pauses.avoid(way, now);
                 }
             }
         }

@@ -64,7 +64,7 @@ impl Client {
             }
             if frame_bytes_max == 0 || self.flows[ix.0].next_bytes() > frame_bytes_max {
                 // The peer's limit is below ours, perhaps below what any frame needs: another way may take it.
-                self.flows[ix.0].avoid(way, now);
+                self.flows[ix.0].pauses.avoid(way, now);
                 self.wake(ix, links, now);
                 continue;
             }

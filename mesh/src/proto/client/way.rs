@@ -11,23 +11,23 @@ impl Client {
     /// is down.
     pub(super) fn pick(&mut self, ix: FlowIx, links: &mut Links, now: Micros) -> Pick {
         let flow = &self.flows[ix.0];
-        if flow.is_paused(now) {
-            return Pick::Wait(flow.next_wake(now));
+        if flow.pauses.is_full(now) {
+            return Pick::Wait(flow.pauses.next_wake(now));
         }
         let routes = &mut self.sites[flow.datacenter].routes;
-        let by_proxy = routes.usable(links, now).find(|index| flow.may_try(Way::Proxy(*index), now));
+        let by_proxy = routes.usable(links, now).find(|index| !flow.pauses.avoids(Way::Proxy(*index), now));
         if let Some(index) = by_proxy
             && let Some(link) = routes.proxies[index].link
         {
             return Pick::Link(link, Way::Proxy(index));
         }
-        if flow.may_try(Way::Direct, now) {
+        if !flow.pauses.avoids(Way::Direct, now) {
             if let Some((link, _)) = links.dialled(flow.peer).filter(|(_, link)| !link.draining) {
                 return Pick::Link(link, Way::Direct);
             }
             links.want_once(flow.peer, now);
         }
-        Pick::Wait(flow.next_wake(now).min(routes.next_wake(now)))
+        Pick::Wait(flow.pauses.next_wake(now).min(routes.next_wake(now)))
     }
 
     /// Has the flow's connection ask for work, if there is any.
@@ -101,7 +101,7 @@ impl Client {
         let Some(reach) = self.reaches.get(&peer).copied() else { return };
         let Some(first) = reach.flows.filter(|_| !self.sites[reach.site].local) else { return };
         for ix in Lane::ALL.map(|lane| FlowIx(first.0 + lane.index())) {
-            self.flows[ix.0].avoid(Way::Direct, now);
+            self.flows[ix.0].pauses.avoid(Way::Direct, now);
             self.wake(ix, links, now);
         }
     }

@@ -1,0 +1,118 @@
+//! The books of one flow: what goes next, what is told, what is given up.
+
+use super::*;
+
+fn flow() -> Flow {
+    Flow::new(PeerIx(0), NodeId::new("m").unwrap(), 0, Lane::Bulk)
+}
+
+fn push(flow: &mut Flow, id: u64, slot: Option<u32>) -> Option<u64> {
+    let pending = Pending {
+        id: MessageId(id),
+        ticket: Ticket(id),
+        index: 0,
+        kind: 0,
+        slot,
+        expires_at: Micros::NEVER,
+        payload: Payload::from(vec![0; 10]),
+    };
+    flow.push(pending, Micros(0)).map(|old| old.id.0)
+}
+
+fn seal(flow: &mut Flow, attempt: u64) -> Vec<Run> {
+    let runs = flow.select(8, true, |_| true);
+    let leg = Leg { attempt, way: Way::Direct, link: LinkId(0), now: Micros(0) };
+    runs.into_iter().map(|run| flow.fly(run, leg, 0, 1)).collect()
+}
+
+#[test]
+fn a_newer_message_of_a_slot_replaces_the_queued_one_and_leaves_no_gap() {
+    let mut flow = flow();
+    assert_eq!(push(&mut flow, 1, Some(7)), None);
+    assert_eq!(push(&mut flow, 2, None), None);
+    assert_eq!(push(&mut flow, 3, Some(7)), Some(1));
+    let runs = seal(&mut flow, 1);
+    assert_eq!((runs.len(), runs[0].first, runs[0].count), (1, Seq(1), 2));
+    assert_eq!(push(&mut flow, 4, Some(7)), None, "what was sent is not replaced");
+}
+
+#[test]
+fn a_gap_that_was_given_up_is_told_once_by_an_empty_run() {
+    let mut flow = flow();
+    for id in 1..=3 {
+        push(&mut flow, id, None);
+    }
+    seal(&mut flow, 1);
+    flow.hold(2);
+    flow.hold(3);
+    assert!(!flow.has_work());
+    flow.forget(1);
+    assert!(flow.floor_due());
+    let runs = seal(&mut flow, 2);
+    assert_eq!(runs, [Run { flow: 0, first: Seq(4), count: 0, floor_back: 2, deadline_ms: 1 }]);
+    assert_eq!(runs[0].floor(), Some(Seq(2)));
+    assert!(!flow.floor_due(), "told");
+    flow.asking.clear();
+    flow.forget_floor_told();
+    assert!(flow.floor_due(), "and again when that was lost");
+    flow.raise_decided(1);
+    assert!(!flow.floor_due(), "the member knows");
+}
+
+#[test]
+fn retries_go_first_in_order_and_gaps_cut_runs() {
+    let mut flow = flow();
+    for id in 1..=5 {
+        push(&mut flow, id, None);
+    }
+    seal(&mut flow, 1);
+    push(&mut flow, 6, None);
+    for seq in [5, 2, 1] {
+        assert!(flow.retry(seq, true));
+    }
+    let runs: Vec<(u64, u32, u64)> =
+        seal(&mut flow, 2).iter().map(|run| (run.first.0, run.count, run.floor_back)).collect();
+    assert_eq!(runs, [(1, 2, 0), (5, 2, 4)]);
+    assert!(flow.sent[&1].maybe_delivered());
+}
+
+#[test]
+fn what_an_old_life_may_have_had_is_not_tried_again() {
+    let mut flow = flow();
+    for id in 1..=5 {
+        push(&mut flow, id, None);
+    }
+    seal(&mut flow, 1);
+    assert!(flow.retry(1, true) && flow.retry(2, false));
+    flow.hold(3);
+    assert_eq!(flow.restart(Incarnation(2)), [1, 3], "uncertain, and held by the old life");
+    assert!(flow.retry(4, false), "refused for its old life: it never had it");
+    assert!(!flow.retry(5, true), "nobody knows");
+}
+
+#[test]
+fn a_failing_flow_sends_one_message_at_a_time() {
+    let mut flow = flow();
+    for id in 1..=5 {
+        push(&mut flow, id, None);
+    }
+    flow.pauses.avoid(Way::Proxy(0), Micros(0));
+    flow.pauses.avoid(Way::Direct, Micros(0));
+    assert_eq!(seal(&mut flow, 1)[0].count, 1);
+    assert_eq!(seal(&mut flow, 2), [], "one flies");
+    flow.answered(Way::Direct, Micros(0));
+    assert_eq!(seal(&mut flow, 2)[0].count, 4);
+}
+
+#[test]
+fn the_window_is_never_passed() {
+    let mut flow = flow();
+    for id in 0..WINDOW_SEQS + 10 {
+        push(&mut flow, id, None);
+    }
+    let count = seal(&mut flow, 1)[0].count;
+    assert_eq!(u64::from(count), WINDOW_SEQS);
+    assert!(!flow.has_work());
+    flow.forget(1);
+    assert!(flow.has_work());
+}

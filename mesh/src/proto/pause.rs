@@ -1,0 +1,134 @@
+//! What a flow leaves alone for a while, and for how long: ways that failed it, and a receiver that is full. After failures
+//! in a row it sends single messages until one is answered.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::flow::Way;
+use super::time::Micros;
+
+#[derive(Clone, Copy, Debug)]
+struct Avoided {
+    until: Micros,
+    pause: Duration,
+}
+
+/// The pauses of one flow.
+#[derive(Debug)]
+pub struct Pauses {
+    avoided: BTreeMap<Way, Avoided>,
+    full_until: Micros,
+    full_pause: Duration,
+    failures: u32,
+}
+
+/// First pause of one flow on a way that failed it, and longest.
+const AVOID_MIN: Duration = Duration::from_millis(200);
+const AVOID_MAX: Duration = Duration::from_secs(2);
+
+/// First pause after the receiver was full, and longest.
+const FULL_MIN: Duration = Duration::from_millis(10);
+const FULL_MAX: Duration = Duration::from_millis(500);
+
+/// Attempts in a row that came to nothing before a flow sends single messages until one is answered: a dead member must
+/// not cost the WAN its whole backlog again and again.
+const FAILURES_BEFORE_PROBING: u32 = 2;
+
+impl Default for Pauses {
+    fn default() -> Self {
+        Self { avoided: BTreeMap::new(), full_until: Micros(0), full_pause: FULL_MIN, failures: 0 }
+    }
+}
+
+impl Pauses {
+    /// An attempt answered: the way works and the receiver takes.
+    pub fn answered(&mut self, way: Way) {
+        self.failures = 0;
+        self.full_pause = FULL_MIN;
+        self.avoided.remove(&way);
+    }
+
+    /// The receiver begins anew, and with an empty inbox. Ways are what they were.
+    pub fn restart(&mut self) {
+        self.failures = 0;
+        self.full_until = Micros(0);
+        self.full_pause = FULL_MIN;
+    }
+
+    /// The receiver is full: leave it alone, longer each time, and then ask with one message.
+    pub fn full(&mut self, now: Micros) {
+        self.failures = self.failures.max(FAILURES_BEFORE_PROBING);
+        if self.full_until <= now {
+            self.full_until = now + self.full_pause;
+            self.full_pause = (self.full_pause * 2).min(FULL_MAX);
+        }
+    }
+
+    /// The receiver was full a moment ago.
+    #[must_use]
+    pub fn is_full(&self, now: Micros) -> bool {
+        self.full_until > now
+    }
+
+    /// This way failed this flow: leave it alone, longer each time.
+    pub fn avoid(&mut self, way: Way, now: Micros) {
+        let avoided = self.avoided.entry(way).or_insert(Avoided { until: Micros(0), pause: AVOID_MIN });
+        if avoided.until <= now {
+            avoided.until = now + avoided.pause;
+            avoided.pause = (avoided.pause * 2).min(AVOID_MAX);
+            self.failures = self.failures.saturating_add(1);
+        }
+    }
+
+    /// The way is left alone at present for having failed this flow.
+    #[must_use]
+    pub fn avoids(&self, way: Way, now: Micros) -> bool {
+        self.avoided.get(&way).is_some_and(|avoided| avoided.until > now)
+    }
+
+    /// One message at a time.
+    #[must_use]
+    pub fn is_probing(&self) -> bool {
+        self.failures >= FAILURES_BEFORE_PROBING
+    }
+
+    /// When the first pause of any kind ends.
+    #[must_use]
+    pub fn next_wake(&self, now: Micros) -> Micros {
+        let pauses = self.avoided.values().map(|avoided| avoided.until).chain([self.full_until]);
+        pauses.filter(|until| *until > now).min().unwrap_or(Micros::NEVER)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_way_is_left_alone_longer_each_time_until_it_answers() {
+        let mut pauses = Pauses::default();
+        pauses.avoid(Way::Direct, Micros(0));
+        pauses.avoid(Way::Direct, Micros(1));
+        assert!(!pauses.is_probing(), "one failure, told twice");
+        assert_eq!(pauses.next_wake(Micros(0)), Micros(0) + AVOID_MIN);
+        let later = pauses.next_wake(Micros(0));
+        assert!(!pauses.avoids(Way::Direct, later) && !pauses.avoids(Way::Proxy(0), Micros(0)));
+        pauses.avoid(Way::Direct, later);
+        assert!(pauses.is_probing());
+        assert_eq!(pauses.next_wake(later), later + AVOID_MIN * 2);
+        pauses.answered(Way::Direct);
+        assert_eq!((pauses.next_wake(later), pauses.is_probing()), (Micros::NEVER, false));
+    }
+
+    #[test]
+    fn a_full_receiver_is_asked_with_one_message_later_each_time() {
+        let mut pauses = Pauses::default();
+        pauses.full(Micros(0));
+        assert!(pauses.is_full(Micros(0)) && pauses.is_probing());
+        let again = pauses.next_wake(Micros(0));
+        pauses.full(again);
+        assert_eq!(pauses.next_wake(again), again + FULL_MIN * 2);
+        pauses.restart();
+        assert!(!pauses.is_full(again), "a new life has an empty inbox");
+    }
+}
