@@ -118,6 +118,8 @@ impl Member {
             .or_insert_with(|| Window::new(flow.origin_incarnation, floor, arrived.upstream));
         window.upstream = arrived.upstream;
         window.raise_floor(floor);
+        // What is given up is skipped before anything is measured against the window.
+        hand_over(&key, window, &mut self.inbox, &mut self.inbox_bytes, &mut self.stats, &self.settings);
 
         let mut refused: Vec<Refused> = Vec::new();
         for (seq, message) in (arrived.run.first.0..=u64::MAX).zip(messages) {

@@ -198,7 +198,7 @@ impl Proxy {
             open: false,
         });
         if forward.open && forward.upstream.link != upstream.link {
-            close(&mut self.open, forward);
+            mark_answered(&mut self.open, forward);
         }
         forward.upstream = upstream;
         forward.last = forward.last.max(last);
@@ -261,7 +261,7 @@ impl Proxy {
             .max();
         let answered = entry.decided.max(held_last).max(refused_last.unwrap_or(0));
         if answered >= forward.last {
-            close(&mut self.open, forward);
+            mark_answered(&mut self.open, forward);
         }
         let upstream = forward.upstream;
         self.pass_back(upstream.link, AckFlow { flow: upstream.row, ..entry }, links, now);
@@ -294,7 +294,7 @@ impl Proxy {
                         given_back
                             .push((forward.upstream, ack_entry(*lane, forward.upstream.row, known, refused)));
                     }
-                    close(&mut self.open, forward);
+                    mark_answered(&mut self.open, forward);
                 }
                 for lane in Lane::ALL {
                     queue.bytes[lane.index()] = 0;
@@ -397,7 +397,7 @@ pub fn refuse_not_served(upstream: Upstream, lane: Lane, run: Run, links: &mut L
     );
 }
 
-fn close(open: &mut BTreeMap<LinkId, usize>, forward: &mut Forward) {
+fn mark_answered(open: &mut BTreeMap<LinkId, usize>, forward: &mut Forward) {
     if std::mem::take(&mut forward.open)
         && let Some(count) = open.get_mut(&forward.upstream.link)
     {

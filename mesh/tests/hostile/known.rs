@@ -190,6 +190,18 @@ fn a_run_past_the_end_of_numbers_is_refused_by_a_member() {
 }
 
 /// On a direct link the peer's life is known from the handshake; an ack that names another one is nonsense.
+/// Everything below was given up, which the run itself says: it is the next in turn, however far away.
+#[test]
+fn a_run_far_above_a_gap_that_it_says_is_given_up_is_taken_at_once() {
+    let mut shell = Shell::new("m");
+    let [control, bulk] = shell.link_in(&Peer::new("o"));
+    shell.feed(bulk, &roster_frame(Lane::Bulk, 0, vec![flow("o", 100, "m")]));
+    shell.feed(bulk, &batch_frame(Lane::Bulk, vec![run(0, 1, 1, 0)], b"x"));
+    shell.feed(bulk, &batch_frame(Lane::Bulk, vec![run(0, 40_000, 1, 0)], b"y"));
+    let last = shell.acks(control).pop().unwrap();
+    assert_eq!((last.decided, last.refused), (40_000, vec![]));
+}
+
 #[test]
 fn a_life_of_all_ones_in_an_ack_does_not_silence_its_destination() {
     let mut shell = Shell::new("o");
