@@ -5,6 +5,7 @@
 //! column, key and remedy. What it does not do: reload, or resolve names.
 
 mod choose;
+mod lines;
 mod node;
 mod problem;
 mod reader;

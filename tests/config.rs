@@ -87,6 +87,22 @@ fn every_prefix_and_every_flipped_byte_is_survived() {
 }
 
 #[test]
+fn time_grows_with_the_file_and_not_with_its_square() {
+    let mut text = "[cluster]\nid = \"c\"\n".to_owned();
+    for index in 0..20_000 {
+        let (dc, [high, low]) = (index % 40, u16::try_from(index).unwrap().to_be_bytes());
+        text += &format!(
+            "[[node]]\nid = \"n{index}\"\ndc = \"d{dc}\"\nroles = [\"member\"]\naddress = \"127.0.{high}.{low}:1\"\n"
+        );
+    }
+    let begun = std::time::Instant::now();
+    let config = Config::parse(Path::new("x"), text.as_bytes()).unwrap();
+    assert_eq!(config.topology().nodes().count(), 20_000);
+    // Counting lines from the top for each node took half a minute.
+    assert!(begun.elapsed() < std::time::Duration::from_secs(10), "{:?}", begun.elapsed());
+}
+
+#[test]
 fn insecure_opens_addresses_beyond_loopback() {
     let file = |security: &str| {
         format!(

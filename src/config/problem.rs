@@ -4,6 +4,8 @@ use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use super::lines::Lines;
+
 /// One thing that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
@@ -34,13 +36,14 @@ pub struct Problems {
 const EXCERPT_CHARS_MAX: usize = 96;
 
 impl Problem {
-    /// A problem with the bytes `span` of `text`.
-    pub(super) fn new(text: &str, span: &Range<usize>, key: &str, what: &str, remedy: &str) -> Self {
+    /// A problem with the bytes `span` of a text.
+    pub(super) fn new(lines: &Lines<'_>, span: &Range<usize>, key: &str, what: &str, remedy: &str) -> Self {
+        let text = lines.text();
         let mut start = span.start.min(text.len());
         while !text.is_char_boundary(start) {
             start -= 1;
         }
-        let line_start = text[..start].rfind('\n').map_or(0, |newline| newline + 1);
+        let (line, line_start) = lines.of(start);
         let line_text = text[line_start..].lines().next().unwrap_or_default();
         let before = text[line_start..start].chars().count();
         let mut end = span.end.clamp(start, line_start + line_text.len().max(start - line_start));
@@ -52,7 +55,7 @@ impl Problem {
         let shown = |c: char| if c.is_control() { ' ' } else { c };
         let plain = |text: &str| text.chars().map(shown).collect::<String>();
         Self {
-            line: text[..line_start].matches('\n').count() + 1,
+            line,
             column: before + 1,
             key: plain(key),
             what: plain(what),
@@ -87,7 +90,8 @@ pub(super) fn not_utf8(path: &Path, bytes: &[u8], at: usize) -> Problems {
     let text = String::from_utf8_lossy(bytes);
     // Everything before `at` is valid: it has the same length in both.
     let what = format!("byte {at} is not UTF-8");
-    let problem = Problem::new(&text, &(at..at + 1), "(text)", &what, "save the file as UTF-8 text");
+    let problem =
+        Problem::new(&Lines::new(&text), &(at..at + 1), "(text)", &what, "save the file as UTF-8 text");
     Problems::new(path, vec![problem])
 }
 
@@ -120,23 +124,24 @@ mod tests {
     fn positions_are_counted_in_characters_from_one() {
         let text = "a = 1\né = \"ü\" # x\n";
         let at = text.find('"').unwrap();
-        let problem = Problem::new(text, &(at..at + 4), "é", "w", "r");
+        let problem = Problem::new(&Lines::new(text), &(at..at + 4), "é", "w", "r");
         assert_eq!((problem.line, problem.column), (2, 5));
         assert_eq!(problem.marked, 4..7);
         assert_eq!(problem.excerpt, "é = \"ü\" # x");
-        assert_eq!(Problem::new("\"\u{1b}[31m\" = 1", &(0..1), "\u{1b}[31m", "w", "r").key, " [31m");
+        let lines = Lines::new("\"\u{1b}[31m\" = 1");
+        assert_eq!(Problem::new(&lines, &(0..1), "\u{1b}[31m", "w", "r").key, " [31m");
     }
 
     #[test]
     fn any_span_is_survived() {
-        let text = "é = 1";
+        let lines = Lines::new("é = 1");
         for start in 0..9 {
             for end in 0..9 {
-                let problem = Problem::new(text, &(start..end), "k", "w", "r");
+                let problem = Problem::new(&lines, &(start..end), "k", "w", "r");
                 assert_eq!(problem.line, 1);
             }
         }
-        assert_eq!(Problem::new("", &(0..0), "k", "w", "r").column, 1);
-        assert_eq!(Problem::new("a\n", &(2..2), "k", "w", "r").line, 2);
+        assert_eq!(Problem::new(&Lines::new(""), &(0..0), "k", "w", "r").column, 1);
+        assert_eq!(Problem::new(&Lines::new("a\n"), &(2..2), "k", "w", "r").line, 2);
     }
 }

@@ -6,12 +6,13 @@ use std::path::Path;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::lines::Lines;
 use super::problem::{Problem, Problems};
 
 /// The text, and what was found wrong in it so far.
 pub(super) struct Reader<'a> {
     path: &'a Path,
-    text: &'a str,
+    lines: Lines<'a>,
     problems: Vec<Problem>,
 }
 
@@ -68,7 +69,7 @@ impl<'a> Section<'a> {
 
 impl<'a> Reader<'a> {
     pub(super) fn new(path: &'a Path, text: &'a str) -> Self {
-        Self { path, text, problems: Vec::new() }
+        Self { path, lines: Lines::new(text), problems: Vec::new() }
     }
 
     pub(super) fn into_problems(self) -> Problems {
@@ -77,7 +78,7 @@ impl<'a> Reader<'a> {
 
     /// The document; `None` after reporting where it is no TOML.
     pub(super) fn document(&mut self) -> Option<Spanned<DeTable<'a>>> {
-        let (document, errors) = DeTable::parse_recoverable(self.text);
+        let (document, errors) = DeTable::parse_recoverable(self.lines.text());
         if errors.is_empty() {
             return Some(document);
         }
@@ -95,7 +96,7 @@ impl<'a> Reader<'a> {
 
     /// Notes that something is wrong.
     pub(super) fn report(&mut self, at: &Entry<'_>, what: &str, remedy: &str) {
-        self.problems.push(Problem::new(self.text, &at.span, &at.key, what, remedy));
+        self.problems.push(Problem::new(&self.lines, &at.span, &at.key, what, remedy));
     }
 
     /// Notes an error whose text is `what is wrong: what to do`; what is wrong may quote anything.
@@ -106,7 +107,7 @@ impl<'a> Reader<'a> {
 
     /// The line of a place, from 1.
     pub(super) fn line(&self, at: &Range<usize>) -> usize {
-        Problem::new(self.text, at, "", "", "").line
+        self.lines.of(at.start).0
     }
 
     /// Notes every key of a table that is none of these.
