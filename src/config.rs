@@ -27,8 +27,8 @@ pub(crate) use reader::nearest;
 use node::Node;
 use reader::{Entry, Reader, Section};
 
-/// Larger files are refused unread, bytes: a thousand nodes take some 200 KiB.
-const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// No more of a file is read, MiB: a thousand nodes take some 200 KiB.
+const FILE_MIB_MAX: u64 = 16;
 
 /// A configuration file, checked.
 #[derive(Clone, Debug)]
@@ -60,13 +60,14 @@ pub enum ConfigError {
         /// What the operating system says.
         source: std::io::Error,
     },
-    /// The file is larger than any configuration. Give another path.
-    #[error("the configuration file {} has {bytes} bytes: at most {FILE_BYTES_MAX} are read", path.display())]
+    /// The file is larger than any configuration, or has no end, as a device. Give another path.
+    #[error(
+        "the configuration file {} goes on after {FILE_MIB_MAX} MiB, and no configuration does: give another path",
+        path.display()
+    )]
     TooLarge {
         /// The file.
         path: PathBuf,
-        /// Its length.
-        bytes: u64,
     },
     /// The file was read and says something wrong; all of it is listed.
     #[error("{0}")]
@@ -81,12 +82,13 @@ impl Config {
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         use std::io::Read;
         let unreadable = |source| ConfigError::Read { path: path.to_owned(), source };
-        let mut file = std::fs::File::open(path).map_err(unreadable)?;
+        let file = std::fs::File::open(path).map_err(unreadable)?;
         let mut bytes = Vec::new();
-        file.by_ref().take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(unreadable)?;
-        if bytes.len() as u64 > FILE_BYTES_MAX {
-            let bytes = file.metadata().map_or(bytes.len() as u64, |metadata| metadata.len());
-            return Err(ConfigError::TooLarge { path: path.to_owned(), bytes });
+        // The length that a file claims is not asked: a pipe is as good, and a device claims none.
+        let bytes_max = FILE_MIB_MAX * 1024 * 1024;
+        file.take(bytes_max + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+        if bytes.len() as u64 > bytes_max {
+            return Err(ConfigError::TooLarge { path: path.to_owned() });
         }
         Self::parse(path, &bytes).map_err(ConfigError::Invalid)
     }

@@ -87,6 +87,12 @@ fn every_prefix_and_every_flipped_byte_is_survived() {
 }
 
 #[test]
+fn a_file_without_an_end_is_left_in_time() {
+    let error = Config::load(Path::new("/dev/zero")).unwrap_err().to_string();
+    assert!(error.contains("/dev/zero goes on after 16 MiB"), "{error}");
+}
+
+#[test]
 fn time_grows_with_the_file_and_not_with_its_square() {
     let mut text = "[cluster]\nid = \"c\"\n".to_owned();
     for index in 0..20_000 {
