@@ -181,7 +181,7 @@ fn cluster(reader: &mut Reader<'_>, root: &Section<'_>) -> Option<ClusterId> {
     const REMEDY: &str = "name the cluster: `[cluster]` with `id = \"example\"`, the same on every node";
     let Some(section) = reader.section(root, "cluster") else {
         if root.get("cluster").is_none() {
-            reader.report(&Entry::at_start("cluster"), "missing", REMEDY);
+            reader.report_missing(&Entry::at_start("cluster"), "missing", REMEDY);
         }
         return None;
     };

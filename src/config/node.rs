@@ -30,7 +30,7 @@ pub(super) fn read_all<'a>(reader: &mut Reader<'_>, root: &Section<'a>) -> Vec<N
     const EXAMPLE: &str = "list every node of the cluster in a `[[node]]` table of its own";
     let tables = match root.get("node") {
         None => {
-            reader.report(&Entry::at_start("node"), "no node is listed", EXAMPLE);
+            reader.report_missing(&Entry::at_start("node"), "no node is listed", EXAMPLE);
             return Vec::new();
         }
         Some(entry) => match entry.value {
@@ -96,7 +96,7 @@ fn checked<T>(
 fn roles<'a>(reader: &mut Reader<'_>, section: &Section<'a>) -> Option<(Roles, Entry<'a>)> {
     let Some(entry) = section.get("roles") else {
         let remedy = "add `roles = [\"member\"]`, with any of origin, member, proxy";
-        reader.report(&section.missing("roles"), "missing", remedy);
+        reader.report_missing(&section.missing("roles"), "missing", remedy);
         return None;
     };
     let Some(DeValue::Array(items)) = entry.value else {
@@ -221,6 +221,8 @@ pub(super) fn topology(reader: &mut Reader<'_>, cluster: ClusterId, nodes: &[Nod
             TopologyError::DuplicateNode(_) => &node.id,
             _ => &node.table,
         };
-        reader.report_error(entry, &error.to_string());
+        if !(matches!(error, TopologyError::NoAddress(_)) && reader.is_misspelt(entry)) {
+            reader.report_error(entry, &error.to_string());
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! Walks a TOML document with the places of its keys and values, and collects what is wrong.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::Path;
 
@@ -14,6 +15,8 @@ pub(super) struct Reader<'a> {
     path: &'a Path,
     lines: Lines<'a>,
     problems: Vec<Problem>,
+    /// Keys that an unknown one was most likely meant to be: nobody is told in addition that they are missing.
+    meant: BTreeSet<String>,
 }
 
 /// One table of the document.
@@ -69,7 +72,7 @@ impl<'a> Section<'a> {
 
 impl<'a> Reader<'a> {
     pub(super) fn new(path: &'a Path, text: &'a str) -> Self {
-        Self { path, lines: Lines::new(text), problems: Vec::new() }
+        Self { path, lines: Lines::new(text), problems: Vec::new(), meant: BTreeSet::new() }
     }
 
     pub(super) fn into_problems(self) -> Problems {
@@ -99,6 +102,18 @@ impl<'a> Reader<'a> {
         self.problems.push(Problem::new(&self.lines, &at.span, &at.key, what, remedy));
     }
 
+    /// Notes that a key is not there, unless it is there misspelt, which is noted already.
+    pub(super) fn report_missing(&mut self, at: &Entry<'_>, what: &str, remedy: &str) {
+        if !self.is_misspelt(at) {
+            self.report(at, what, remedy);
+        }
+    }
+
+    /// A key that is not there, and whose name somebody most likely meant.
+    pub(super) fn is_misspelt(&self, missing: &Entry<'_>) -> bool {
+        self.meant.contains(&missing.key)
+    }
+
     /// Notes an error whose text is `what is wrong: what to do`; what is wrong may quote anything.
     pub(super) fn report_error(&mut self, at: &Entry<'_>, error: &str) {
         let (what, remedy) = error.rsplit_once(": ").unwrap_or((error, "change the value"));
@@ -120,7 +135,10 @@ impl<'a> Reader<'a> {
             let entry = Entry { key: section.path(name), span: key.span(), value: None };
             let all = known.join(", ");
             let remedy = match nearest(name, known.iter().copied()) {
-                Some(near) => format!("did you mean `{near}`? Known here: {all}"),
+                Some(near) => {
+                    self.meant.insert(section.path(near));
+                    format!("did you mean `{near}`? Known here: {all}")
+                }
                 None => format!("remove it. Known here: {all}"),
             };
             self.report(&entry, "unknown key", &remedy);
@@ -166,7 +184,7 @@ impl<'a> Reader<'a> {
         example: &str,
     ) -> Option<(Entry<'s>, &'s str)> {
         if section.get(key).is_none() {
-            self.report(&section.missing(key), "missing", &format!("add `{key} = {example}`"));
+            self.report_missing(&section.missing(key), "missing", &format!("add `{key} = {example}`"));
             return None;
         }
         self.text(section, key, example)
@@ -188,10 +206,11 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The known word that somebody who wrote `word` most likely meant.
+/// The known word that somebody who wrote `word` most likely meant. Capitals are no difference.
 pub(crate) fn nearest<'w>(word: &str, known: impl Iterator<Item = &'w str>) -> Option<&'w str> {
+    let word = word.to_lowercase();
     known
-        .map(|candidate| (strsim::damerau_levenshtein(word, candidate), candidate))
+        .map(|candidate| (strsim::damerau_levenshtein(&word, &candidate.to_lowercase()), candidate))
         .filter(|(distance, candidate)| *distance <= candidate.len().max(word.len()).div_ceil(3).min(4))
         .min()
         .map(|(_, candidate)| candidate)
@@ -206,6 +225,7 @@ mod tests {
         let known = ["address", "admin", "roles"];
         assert_eq!(nearest("adress", known.into_iter()), Some("address"));
         assert_eq!(nearest("role", known.into_iter()), Some("roles"));
+        assert_eq!(nearest("ADMIN", known.into_iter()), Some("admin"));
         assert_eq!(nearest("colour", known.into_iter()), None);
     }
 }
