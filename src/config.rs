@@ -20,6 +20,7 @@ use std::sync::Arc;
 
 use trunkline_mesh::{ClusterId, NodeId, NodeSpec, Settings, Topology};
 
+pub(crate) use choose::held;
 pub use choose::{ChooseError, Role};
 pub use problem::{Problem, Problems};
 pub(crate) use reader::nearest;

@@ -84,9 +84,9 @@ fn a_node_that_does_not_suit_is_78() {
             &["proxy", "--config", EXAMPLE, "--node", "eu-pp1"],
             "no node `eu-pp1` is listed: did you mean `eu-p1`?",
         ),
-        (&["proxy", "--config", EXAMPLE, "--node", "eu-m1"], "node `eu-m1` has the roles member, not proxy"),
-        (&["member", "--config", EXAMPLE, "--node", "eu-p1"], "node `eu-p1` has the roles proxy, not member"),
-        (&["send", "--config", EXAMPLE, "--node", "eu-p1", "--to", "all"], "has the roles proxy, not origin"),
+        (&["proxy", "--config", EXAMPLE, "--node", "eu-m1"], "node `eu-m1` has the role member, not proxy"),
+        (&["member", "--config", EXAMPLE, "--node", "eu-p1"], "node `eu-p1` has the role proxy, not member"),
+        (&["send", "--config", EXAMPLE, "--node", "eu-p1", "--to", "all"], "has the role proxy, not origin"),
     ] {
         let (code, stderr) = fails(args);
         assert_eq!(code, 78, "{args:?}: {stderr}");
@@ -96,7 +96,7 @@ fn a_node_that_does_not_suit_is_78() {
         trunkline().args(["proxy", "--config", EXAMPLE]).env("TRUNKLINE_NODE", "eu-m2").output();
     let (code, _, stderr) = finished(by_environment.unwrap());
     assert_eq!(code, 78);
-    assert!(stderr.contains("node `eu-m2` has the roles member"), "{stderr}");
+    assert!(stderr.contains("node `eu-m2` has the role member"), "{stderr}");
 }
 
 #[test]

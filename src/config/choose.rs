@@ -41,6 +41,12 @@ impl fmt::Display for Role {
     }
 }
 
+/// The roles of a node, after `has`.
+pub(crate) fn held(roles: Roles) -> String {
+    let several = u8::from(roles.origin) + u8::from(roles.member) + u8::from(roles.proxy) > 1;
+    format!("the {} {roles}", if several { "roles" } else { "role" })
+}
+
 /// A command line and a file that do not agree on a node. Nothing was started; change one of the two.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -57,8 +63,8 @@ pub enum ChooseError {
     },
     /// The node has not the role.
     #[error(
-        "{}:{line}: node `{node}` has the roles {roles}, not {wanted}: add \"{wanted}\" to its roles, or name another \
-         node with --node", path.display()
+        "{}:{line}: node `{node}` has {}, not {wanted}: add \"{wanted}\" to its roles, or name another \
+         node with --node", path.display(), held(*roles)
     )]
     LacksRole {
         /// The file.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use trunkline_mesh::{Datacenter, NodeId, NodeSpec, Topology};
 
 use super::super::failure::Failure;
-use crate::config::nearest;
+use crate::config::{held, nearest};
 
 /// Members, each once.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -78,10 +78,7 @@ fn members<'t>(topology: &'t Topology, me: &NodeSpec, word: &str) -> Result<Vec<
         return Err(format!("node `{word}` is the sender itself"));
     }
     if !node.roles.member {
-        return Err(format!(
-            "node `{word}` is no member (it has the roles {}) and receives nothing",
-            node.roles
-        ));
+        return Err(format!("node `{word}` is no member (it has {}) and receives nothing", held(node.roles)));
     }
     Ok(vec![node])
 }
@@ -135,7 +132,7 @@ mod tests {
             "no node `eu-n1`, did you mean eu-m1?",
             "no datacenter `ue`, did you mean dc:eu?",
             "no datacenter `dc:eu`",
-            "node `eu-p1` is no member (it has the roles proxy)",
+            "node `eu-p1` is no member (it has the role proxy)",
             "node `us-leader` is the sender itself",
             "datacenter `ap` has no other member",
             "no node `eu`; for the datacenter write dc:eu",
