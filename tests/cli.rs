@@ -37,6 +37,8 @@ fn wrong_usage_is_2() {
         &["member", "--config", EXAMPLE, "--frmat", "json"],
         &["send", "--config", EXAMPLE, "--to", "all", "--deadline", "5"],
         &["send", "--config", EXAMPLE, "--to", "all", "--deadline", "2 h"],
+        &["send", "--config", EXAMPLE, "--to", ""],
+        &["send", "--config", EXAMPLE, "--to", "eu-m1,"],
         &["--log-level", "verbose", "check-config", EXAMPLE],
         &["--log-level", "a=b=c", "check-config", EXAMPLE],
         &["proxy", "--config", EXAMPLE, "--node", "eu-p1", "--output", "x"],

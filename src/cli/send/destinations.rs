@@ -26,7 +26,11 @@ impl Destinations {
 pub(super) fn resolve(topology: &Topology, me: &NodeSpec, words: &[String]) -> Result<Destinations, Failure> {
     let mut found: BTreeSet<(&Datacenter, &NodeId)> = BTreeSet::new();
     let mut wrong: Vec<String> = Vec::new();
-    for word in words.iter().map(|word| word.trim()) {
+    let words: Vec<&str> = words.iter().map(|word| word.trim()).collect();
+    if words.contains(&"") {
+        wrong.push("--to has an empty entry: write all, dc:NAME or node ids, separated by commas".to_owned());
+    }
+    for word in words.into_iter().filter(|word| !word.is_empty()) {
         match members(topology, me, word) {
             Ok(members) => found.extend(members.iter().map(|member| (&member.datacenter, &member.id))),
             Err(why) => wrong.push(why),
@@ -56,8 +60,12 @@ fn members<'t>(topology: &'t Topology, me: &NodeSpec, word: &str) -> Result<Vec<
     if let Some(name) = word.strip_prefix("dc:") {
         let datacenters = topology.datacenters();
         if !datacenters.iter().any(|datacenter| datacenter.as_str() == name) {
-            let meant = did_you_mean("dc:", name, datacenters.iter().map(Datacenter::as_str));
-            return Err(format!("no datacenter `{}`{meant}", shown.strip_prefix("dc:").unwrap_or(&shown)));
+            let names = || datacenters.iter().map(Datacenter::as_str);
+            let what = match shown.strip_prefix("dc:").unwrap_or(&shown) {
+                "" => "--to has dc: without a name".to_owned(),
+                shown => format!("no datacenter `{shown}`{}", did_you_mean("dc:", name, names())),
+            };
+            return Err(format!("{what} (datacenters: {})", listed(names())));
         }
         let members: Vec<&NodeSpec> =
             topology.nodes().filter(|node| node.datacenter.as_str() == name).filter(others).collect();
@@ -71,6 +79,12 @@ fn members<'t>(topology: &'t Topology, me: &NodeSpec, word: &str) -> Result<Vec<
         if topology.datacenters().iter().any(|datacenter| datacenter.as_str() == word) {
             return Err(format!("no node `{shown}`; for the datacenter write dc:{word}"));
         }
+        // Names have no capitals.
+        let lower = word.to_ascii_lowercase();
+        if lower.starts_with("dc:") && lower != word {
+            return members(topology, me, &lower)
+                .map_or_else(Err, |_| Err(format!("no node `{shown}`, did you mean {lower}?")));
+        }
         let names = topology.nodes().filter(others).map(|node| node.id.as_str()).chain(["all"]);
         return Err(format!("no node `{shown}`{}", did_you_mean("", word, names)));
     };
@@ -81,6 +95,17 @@ fn members<'t>(topology: &'t Topology, me: &NodeSpec, word: &str) -> Result<Vec<
         return Err(format!("node `{word}` is no member (it has {}) and receives nothing", held(node.roles)));
     }
     Ok(vec![node])
+}
+
+/// Most datacenters an error lists.
+const LISTED_MAX: usize = 12;
+
+fn listed<'n>(names: impl Iterator<Item = &'n str>) -> String {
+    let mut names: Vec<&str> = names.take(LISTED_MAX + 1).collect();
+    if let Some(last) = names.get_mut(LISTED_MAX) {
+        *last = "…";
+    }
+    names.join(", ")
 }
 
 fn did_you_mean<'n>(prefix: &str, word: &str, names: impl Iterator<Item = &'n str>) -> String {
@@ -128,10 +153,11 @@ mod tests {
     fn every_wrong_word_is_told() {
         let told =
             to(&["eu-n1", "dc:ue", "dc:dc:eu", "eu-p1", "us-leader", "dc:ap", "eu", "zzzzzz"]).unwrap_err();
+        assert!(!told.contains("empty"), "{told}");
         for part in [
             "no node `eu-n1`, did you mean eu-m1?",
-            "no datacenter `ue`, did you mean dc:eu?",
-            "no datacenter `dc:eu`",
+            "no datacenter `ue`, did you mean dc:eu? (datacenters: ap, eu, us)",
+            "no datacenter `dc:eu` (datacenters: ap, eu, us)",
             "node `eu-p1` is no member (it has the role proxy)",
             "node `us-leader` is the sender itself",
             "datacenter `ap` has no other member",
@@ -139,6 +165,25 @@ mod tests {
             "no node `zzzzzz`",
         ] {
             assert!(told.contains(part), "{part}: {told}");
+        }
+    }
+
+    #[test]
+    fn what_is_empty_or_in_capitals_is_told_as_that() {
+        for (words, part) in [
+            (&[""][..], "--to has an empty entry: write all, dc:NAME or node ids, separated by commas"),
+            (&["eu-m1", " ", ""], "--to has an empty entry: write all,"),
+            (&["dc:"], "--to has dc: without a name (datacenters: ap, eu, us)"),
+            (&["DC:"], "--to has dc: without a name"),
+            (&["DC:eu"], "no node `DC:eu`, did you mean dc:eu?"),
+            (&["Dc:xx"], "no datacenter `xx` (datacenters: "),
+            (&["dc:EU"], "no datacenter `EU`, did you mean dc:eu?"),
+            (&["EU-m1"], "no node `EU-m1`, did you mean eu-m1?"),
+            (&["ALL"], "no node `ALL`, did you mean all?"),
+        ] {
+            let told = to(words).unwrap_err();
+            assert!(told.starts_with(&format!("nothing was sent: {part}")), "{part}: {told}");
+            assert_eq!(told.matches("empty entry").count(), part.matches("empty entry").count(), "{told}");
         }
     }
 }
