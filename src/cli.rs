@@ -2,6 +2,7 @@
 
 mod check;
 mod demo;
+mod environment;
 mod failure;
 mod log;
 mod output;
@@ -69,9 +70,16 @@ struct NodeArgs {
     /// The configuration file, the same on every node
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
-    /// Which node of the file this process is [default: the only one that has the role]
-    #[arg(long, value_name = "ID", env = "TRUNKLINE_NODE")]
+    /// Which node of the file this process is [default: what TRUNKLINE_NODE says, else the only one that has the role]
+    #[arg(long, value_name = "ID")]
     node: Option<String>,
+}
+
+impl NodeArgs {
+    /// The node that was asked for.
+    fn asked(&self) -> Option<String> {
+        self.node.clone().or_else(|| environment::variable("TRUNKLINE_NODE"))
+    }
 }
 
 /// How long tasks may take to end after the command has.

@@ -102,6 +102,30 @@ fn a_node_that_does_not_suit_is_78() {
 }
 
 #[test]
+fn an_empty_variable_is_as_good_as_none() {
+    let with = |args: &[&str], name: &str, value: &str| {
+        finished(trunkline().args(args).env(name, value).output().unwrap())
+    };
+    let proxy = ["proxy", "--config", EXAMPLE];
+    let (code, _, stderr) = with(&proxy, "TRUNKLINE_NODE", "");
+    assert_eq!(code, 78);
+    assert!(stderr.contains("6 nodes have the role proxy"), "{stderr}");
+    let (code, _, stderr) = with(&["check-config", EXAMPLE], "TRUNKLINE_LOG", "");
+    assert_eq!((code, stderr.as_str()), (0, ""));
+    // An empty flag is a mistake all the same.
+    assert_eq!(fails(&["--log-level", "", "check-config", EXAMPLE]).0, 2);
+    assert_eq!(fails(&["proxy", "--config", EXAMPLE, "--node", ""]).0, 78);
+}
+
+#[test]
+fn usage_shows_no_flag_that_the_environment_gave() {
+    let send = trunkline().arg("send").env("TRUNKLINE_LOG", "warn").env("TRUNKLINE_NODE", "eu-m1").output();
+    let (code, _, stderr) = finished(send.unwrap());
+    assert_eq!(code, 2);
+    assert!(stderr.contains("Usage: trunkline send --config <FILE> --to <DESTINATIONS>\n"), "{stderr}");
+}
+
+#[test]
 fn a_good_configuration_is_shown() {
     let (code, stdout, stderr) = run(&["check-config", EXAMPLE]);
     assert_eq!((code, stderr.as_str()), (0, ""));

@@ -5,6 +5,7 @@ use std::io::{IsTerminal, Write};
 use clap::{Args, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
+use super::environment::variable;
 use super::failure::Failure;
 use crate::config::nearest;
 
@@ -15,8 +16,8 @@ pub(super) struct LogArgs {
     #[arg(long, value_enum, default_value_t = Form::Text, global = true)]
     log: Form,
     /// What is logged: error, warn, info, debug, trace or off; or rules such as warn,trunkline_mesh=debug
-    /// [default: info; for the demo error]
-    #[arg(long, env = "TRUNKLINE_LOG", global = true)]
+    /// [default: what TRUNKLINE_LOG says, else info; for the demo error]
+    #[arg(long, value_name = "LEVEL", global = true)]
     log_level: Option<String>,
 }
 
@@ -29,7 +30,8 @@ enum Form {
 const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
 
 pub(super) fn start(args: &LogArgs, default: &str) -> Result<(), Failure> {
-    let level = args.log_level.as_deref().unwrap_or(default).trim();
+    let level = args.log_level.clone().or_else(|| variable("TRUNKLINE_LOG"));
+    let level = level.as_deref().unwrap_or(default).trim();
     // A single word that is no level would be taken for the name of a module, and nothing would be logged.
     if !level.contains(['=', ',']) && !LEVELS.contains(&level.to_ascii_lowercase().as_str()) {
         let meant =
@@ -45,7 +47,7 @@ pub(super) fn start(args: &LogArgs, default: &str) -> Result<(), Failure> {
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let started = match args.log {
         Form::Text => {
-            let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+            let colours = std::io::stderr().is_terminal() && variable("NO_COLOR").is_none();
             logs.with_ansi(colours).try_init()
         }
         Form::Json => logs.json().flatten_event(true).try_init(),

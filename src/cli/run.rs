@@ -31,7 +31,7 @@ const LAST_WRITES: Duration = Duration::from_millis(500);
 
 pub(super) async fn run(args: RunArgs, role: Role) -> Result<(), Failure> {
     let config = Config::load(&args.node.config)?;
-    let node = config.choose(args.node.node.as_deref(), role)?;
+    let node = config.choose(args.node.asked().as_deref(), role)?;
     let output = output(&args, node)?;
     let mut stop = Stop::listen()?;
     let (client, inbox) = join(config.mesh(node)).await?;

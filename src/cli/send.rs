@@ -80,7 +80,7 @@ const GROUPS_WAITING: usize = 2;
 
 pub(super) async fn send(args: SendArgs) -> Result<(), Failure> {
     let config = Config::load(&args.node.config)?;
-    let node = config.choose(args.node.node.as_deref(), Role::Origin)?;
+    let node = config.choose(args.node.asked().as_deref(), Role::Origin)?;
     let destinations = destinations::resolve(config.topology(), node, &args.to)?;
     let plan = Plan::new(config.settings(), destinations.largest());
     let framing = if args.length_delimited { Framing::LengthDelimited } else { Framing::Lines };
