@@ -42,6 +42,7 @@ fn wrong_usage_is_2() {
         &["--log-level", "verbose", "check-config", EXAMPLE],
         &["--log-level", "a=b=c", "check-config", EXAMPLE],
         &["proxy", "--config", EXAMPLE, "--node", "eu-p1", "--output", "x"],
+        &["proxy", "--config", EXAMPLE, "--node", "eu-p1", "--format", "plain"],
     ] {
         let (code, stderr) = fails(args);
         assert_eq!(code, 2, "{args:?}: {stderr}");

@@ -21,9 +21,9 @@ pub(super) struct RunArgs {
     /// Where a member writes what it receives: a file to append to, or - for standard output [default: -]
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// How it is written
-    #[arg(long, value_enum, default_value_t = Format::Plain)]
-    format: Format,
+    /// How it is written [default: plain]
+    #[arg(long, value_enum)]
+    format: Option<Format>,
 }
 
 /// Time to write what is left in the inbox after the node has closed.
@@ -67,17 +67,17 @@ pub(super) async fn run(args: RunArgs, role: Role) -> Result<(), Failure> {
 }
 
 fn output(args: &RunArgs, node: &NodeSpec) -> Result<Option<Output>, Failure> {
-    match (&args.output, node.roles.member) {
-        (None, false) => Ok(None),
-        (Some(_), false) => {
-            let why = format!("node `{}` is no member and receives nothing: remove --output", node.id);
-            Err(Failure::Usage(why))
-        }
-        (path, true) => {
-            let path = path.clone().unwrap_or_else(|| PathBuf::from("-"));
-            Output::open(&path, args.format).map(Some)
-        }
+    if !node.roles.member {
+        let flag = match (&args.output, args.format) {
+            (None, None) => return Ok(None),
+            (Some(_), _) => "--output",
+            (None, Some(_)) => "--format",
+        };
+        let why = format!("node `{}` is no member and receives nothing: remove {flag}", node.id);
+        return Err(Failure::Usage(why));
     }
+    let path = args.output.clone().unwrap_or_else(|| PathBuf::from("-"));
+    Output::open(&path, args.format.unwrap_or(Format::Plain)).map(Some)
 }
 
 /// One line: what, where it listens, where it is watched.
