@@ -11,6 +11,7 @@ mod send;
 mod signal;
 mod table;
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -88,7 +89,10 @@ const RUNTIME_SHUTDOWN: Duration = Duration::from_millis(100);
 /// Runs the command line of this process.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return told(&error),
+    };
     // A run that shows a table of its own keeps the log quiet: its proxies fail on purpose.
     let level = if matches!(cli.command, Command::Demo(_)) { "error" } else { "info" };
     let outcome = log::start(&cli.log, level).and_then(|()| run(cli.command));
@@ -98,6 +102,18 @@ pub fn main() -> ExitCode {
             log::failure(&cli.log, &failure);
             ExitCode::from(failure.code())
         }
+    }
+}
+
+/// Help, version, or what is wrong with the command line. Help that nobody got is a failure like any other.
+fn told(error: &clap::Error) -> ExitCode {
+    let written = error.print().and_then(|()| std::io::stdout().flush());
+    match written.map_err(Failure::stdout) {
+        Err(failure) if !error.use_stderr() => {
+            log::failure_as_text(&failure);
+            ExitCode::from(failure.code())
+        }
+        _ => ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(u8::MAX)),
     }
 }
 

@@ -157,10 +157,11 @@ fn input_and_output_that_fail_are_74() {
     let to = ["--node", "eu-m1", "--output", "/no/such/directory"];
     let (code, stderr) = fails(&[&["member", "--config", cluster.file()][..], &to].concat());
     assert_eq!(code, 74, "{stderr}");
-    if let Ok(full) = std::fs::OpenOptions::new().write(true).open("/dev/full") {
-        let check = trunkline().args(["check-config", EXAMPLE]).stdout(full).output().unwrap();
-        let (code, _, stderr) = finished(check);
-        assert_eq!(code, 74, "{stderr}");
+    for args in [&["check-config", EXAMPLE][..], &["--help"], &["send", "--help"], &["--version"]] {
+        let Ok(full) = std::fs::OpenOptions::new().write(true).open("/dev/full") else { continue };
+        let (code, _, stderr) = finished(trunkline().args(args).stdout(full).output().unwrap());
+        assert_eq!(code, 74, "{args:?}: {stderr}");
+        assert!(stderr.contains("cannot write to standard output"), "{args:?}: {stderr}");
     }
 }
 

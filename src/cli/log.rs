@@ -59,7 +59,12 @@ pub(super) fn start(args: &LogArgs, default: &str) -> Result<(), Failure> {
 pub(super) fn failure(args: &LogArgs, failure: &Failure) {
     match args.log {
         Form::Json => tracing::error!(exit_code = failure.code(), "{failure}"),
-        // Standard error may be closed: then nobody is there to be told.
-        Form::Text => drop(writeln!(std::io::stderr(), "trunkline: {failure}")),
+        Form::Text => failure_as_text(failure),
     }
+}
+
+/// As [`failure`], before it is known how logs are written.
+pub(super) fn failure_as_text(failure: &Failure) {
+    // Standard error may be closed: then nobody is there to be told.
+    drop(writeln!(std::io::stderr(), "trunkline: {failure}"));
 }
