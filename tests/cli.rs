@@ -53,6 +53,22 @@ fn wrong_usage_is_2() {
 }
 
 #[test]
+fn a_file_behind_a_flag_is_told_how_to_stand() {
+    for args in
+        [&["check-config", "--config", EXAMPLE][..], &["check-config", &format!("--config={EXAMPLE}")]]
+    {
+        let (code, stderr) = fails(args);
+        assert_eq!(code, 2, "{stderr}");
+        assert!(
+            stderr.contains("tip: write the file without a flag: trunkline check-config FILE"),
+            "{stderr}"
+        );
+    }
+    let (_, help, _) = run(&["check-config", "--help"]);
+    assert!(!help.contains("--config"), "{help}");
+}
+
+#[test]
 fn unknown_destinations_are_2_and_all_are_told() {
     let (code, stderr) = fails(&["send", "--config", EXAMPLE, "--to", "eu-m9,dc:eur,eu-p1"]);
     assert_eq!(code, 2, "{stderr}");

@@ -3,6 +3,8 @@
 use std::io::Write;
 use std::path::PathBuf;
 
+use clap::builder::UnknownArgumentValueParser;
+
 use super::failure::Failure;
 use super::table::{Align, Table};
 use crate::config::Config;
@@ -12,6 +14,14 @@ pub(super) struct CheckArgs {
     /// The configuration file
     #[arg(value_name = "FILE")]
     file: PathBuf,
+    // Every other command takes --config, so many will write it here.
+    #[arg(
+        long = "config",
+        value_name = "FILE",
+        hide = true,
+        value_parser = UnknownArgumentValueParser::suggest("write the file without a flag: trunkline check-config FILE")
+    )]
+    _config: Option<()>,
 }
 
 pub(super) fn check(args: &CheckArgs) -> Result<(), Failure> {
