@@ -52,7 +52,15 @@ fn flags_out_of_range_are_usage_errors() {
         assert_eq!(output.status.code(), Some(2), "{flag} {value}");
         assert!(String::from_utf8_lossy(&output.stderr).contains(flag), "{flag} {value}");
     }
-    let missing = ["demo", "--input", "/no/such/file", "--duration", "3"];
+    for duration in ["abc", "", "5 hours", "2 s", "61 min", "99999999999999999999"] {
+        let output =
+            Command::new(env!("CARGO_BIN_EXE_trunkline")).args(["demo", "--duration", duration]).output();
+        let output = output.unwrap();
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{duration}");
+        assert!(told.contains("such as \"18 s\" or \"2 min\", or a number of seconds, such as 18"), "{told}");
+    }
+    let missing = ["demo", "--input", "/no/such/file", "--duration", "3 s"];
     let output = Command::new(env!("CARGO_BIN_EXE_trunkline")).args(missing).output().unwrap();
     assert_eq!(output.status.code(), Some(74));
     assert!(String::from_utf8_lossy(&output.stderr).contains("/no/such/file"));

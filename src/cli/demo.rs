@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::failure::Failure;
+use crate::config::units::parse_duration;
 use crate::demo::cluster::Shape;
 use crate::demo::run::{Options, Progress, RunError, run};
 
@@ -28,9 +29,9 @@ pub(super) struct DemoArgs {
     /// What each datacenter may send to all others together, Mbit/s
     #[arg(long, value_name = "MBIT", default_value_t = 40, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     egress_mbit: u64,
-    /// How long the leader sends, s
-    #[arg(long, value_name = "SECONDS", default_value_t = 18, value_parser = clap::value_parser!(u64).range(3..=3600))]
-    duration: u64,
+    /// How long the leader sends, such as "18 s" or "2 min"; a number alone is seconds
+    #[arg(long, value_name = "DURATION", default_value = "18 s", value_parser = duration)]
+    duration: Duration,
     /// Entries per second [default: twice what direct sends could hold]
     #[arg(long, value_name = "ENTRIES", value_parser = clap::value_parser!(u64).range(1..))]
     rate: Option<u64>,
@@ -52,6 +53,22 @@ fn delay_scale(text: &str) -> Result<f64, String> {
     }
 }
 
+fn duration(text: &str) -> Result<Duration, String> {
+    let duration = match text.trim().parse() {
+        Ok(seconds) => Ok(Duration::from_secs(seconds)),
+        Err(_) => parse_duration(text),
+    };
+    match duration {
+        Ok(duration) if (Duration::from_secs(3)..=Duration::from_secs(3600)).contains(&duration) => {
+            Ok(duration)
+        }
+        _ => Err(
+            "write 3 s to 1 h with a unit, such as \"18 s\" or \"2 min\", or a number of seconds, such as 18"
+                .to_owned(),
+        ),
+    }
+}
+
 pub(super) async fn demo(args: DemoArgs) -> Result<(), Failure> {
     let progress = match (args.json, std::io::stdout().is_terminal()) {
         (true, _) => Progress::None,
@@ -63,7 +80,7 @@ pub(super) async fn demo(args: DemoArgs) -> Result<(), Failure> {
         shape: Shape { dcs: args.dcs.into(), members: args.members.into(), proxies: args.proxies.into() },
         delay_scale: args.delay_scale,
         egress_bytes_per_s: NonZeroU64::new(egress).unwrap_or(NonZeroU64::MIN),
-        duration: Duration::from_secs(args.duration),
+        duration: args.duration,
         rate: args.rate.and_then(NonZeroU64::new),
         input: args.input,
         seed: args.seed,
