@@ -49,12 +49,13 @@ pub(super) enum InputError {
     LongLine { name: String, number: u64, max: u64 },
     #[error(
         "{name}: frame {number} has {bytes} bytes, over the limit of {} (message_bytes_max): nothing from there on \
-         was sent",
-        show_bytes(*max)
+         was sent{}",
+        show_bytes(*max),
+        hint(*text)
     )]
-    LongFrame { name: String, number: u64, bytes: u64, max: u64 },
-    #[error("{name}: the input ends within frame {number}: nothing of that frame was sent")]
-    Cut { name: String, number: u64 },
+    LongFrame { name: String, number: u64, bytes: u64, max: u64, text: bool },
+    #[error("{name}: the input ends within frame {number}: nothing of that frame was sent{}", hint(*text))]
+    Cut { name: String, number: u64, text: bool },
 }
 
 impl InputError {
@@ -64,6 +65,19 @@ impl InputError {
             _ => Failure::Failed(self.to_string()),
         }
     }
+}
+
+/// What to do if frames were asked for and lines came.
+fn hint(text: bool) -> &'static str {
+    if text { ". The input looks like text: leave --length-delimited off to send its lines" } else { "" }
+}
+
+/// What should be the length of the first frame reads as text. Lengths begin with a zero up to 16 MiB, so none does.
+fn is_text(number: u64, head: &[u8]) -> bool {
+    // The last letter may be cut.
+    let letters = std::str::from_utf8(head).map_or_else(|error| error.error_len().is_none(), |_| true);
+    let control = |byte: &u8| byte.is_ascii_control() && !byte.is_ascii_whitespace();
+    number == 1 && letters && !head.iter().any(control)
 }
 
 /// Bytes read at once. What one read brings in is what travels together.
@@ -168,20 +182,28 @@ impl Input {
     fn frame(&mut self) -> Result<Option<Bytes>, InputError> {
         let number = self.count + 1;
         let mut head = [0; 4];
-        match self.fill(&mut head)? {
+        let filled = self.fill(&mut head)?;
+        let text = is_text(number, &head[..filled]);
+        match filled {
             0 => return Ok(None),
             4 => {}
-            _ => return Err(InputError::Cut { name: self.name.clone(), number }),
+            _ => return Err(InputError::Cut { name: self.name.clone(), number, text }),
         }
         let bytes = u32::from_be_bytes(head);
         let allowed = usize::try_from(bytes).ok().filter(|bytes| *bytes <= self.limits.message_bytes_max);
         let Some(length) = allowed else {
             let max = self.limits.message_bytes_max as u64;
-            return Err(InputError::LongFrame { name: self.name.clone(), number, bytes: bytes.into(), max });
+            return Err(InputError::LongFrame {
+                name: self.name.clone(),
+                number,
+                bytes: bytes.into(),
+                max,
+                text,
+            });
         };
         let mut frame = vec![0; length];
         if self.fill(&mut frame)? < length {
-            return Err(InputError::Cut { name: self.name.clone(), number });
+            return Err(InputError::Cut { name: self.name.clone(), number, text });
         }
         Ok(Some(frame.into()))
     }
@@ -253,6 +275,23 @@ mod tests {
             let whole = cut == 7;
             assert_eq!(groups.len(), usize::from(cut >= 7), "{cut}");
             assert_eq!(error.is_none(), whole, "{cut}: {error:?}");
+        }
+        let (_, error) = read(Framing::LengthDelimited, &[1; 9]);
+        assert!(error.unwrap().ends_with("nothing from there on was sent"));
+        for (bytes, text) in [
+            (&b"a line\n"[..], true),
+            (b"a\n", true),
+            ("aüß\r\n".as_bytes(), true),
+            ("größe".as_bytes(), true),
+            (&[0xff; 9], false),
+            (&[0, 0], false),
+            (&[0, 0, 0, 0xc3], false),
+            (&[0, 0, 0, 8, b'a'], false),
+            (&[0, 0, 0, 1, b'a', b'l', b'i', b'n', b'e'], false),
+        ] {
+            let (_, error) = read(Framing::LengthDelimited, bytes);
+            let hint = "The input looks like text: leave --length-delimited off to send its lines";
+            assert_eq!(error.unwrap().contains(hint), text, "{bytes:?}");
         }
         let (_, error) = read(Framing::LengthDelimited, &[0xff; 9]);
         assert!(error.unwrap().starts_with("it: frame 1 has 4294967295 bytes, over the limit of 8 B"));
