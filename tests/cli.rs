@@ -204,6 +204,19 @@ fn messages_that_nobody_takes_are_1() {
 }
 
 #[test]
+fn one_of_anything_is_no_plural() {
+    let cluster = Cluster::new(&[]);
+    let input = write(&cluster.path("input"), "a\n");
+    let to = ["send", "--config", cluster.file(), "--to", "eu-m1", "--input", &input, "--deadline", "200 ms"];
+    let (_, stderr) = fails(&to);
+    assert!(stderr.contains("1 message was not delivered"), "{stderr}");
+    let member = "[cluster]\nid = \"c\"\n[[node]]\nid = \"m\"\ndc = \"eu\"\nroles = [\"member\"]\n\
+                  address = \"127.0.0.1:7400\"\n";
+    let (_, stdout, _) = run(&["check-config", &write(&cluster.path("one.toml"), member)]);
+    assert!(stdout.contains("cluster c: 1 node in 1 datacenter, plaintext"), "{stdout}");
+}
+
+#[test]
 fn a_line_over_the_limit_is_named() {
     let cluster = Cluster::new(&[]);
     let input = write(&cluster.path("input"), format!("short\n{}\n", "x".repeat((4 << 20) + 1)));

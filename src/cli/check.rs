@@ -8,6 +8,7 @@ use clap::builder::UnknownArgumentValueParser;
 use super::failure::Failure;
 use super::table::{Align, Table};
 use crate::config::Config;
+use crate::config::units::show_count;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct CheckArgs {
@@ -70,10 +71,10 @@ fn describe(config: &Config) -> String {
     let insecure =
         if config.insecure() { "allowed on every address (insecure = true)" } else { "on loopback only" };
     format!(
-        "ok: {}\n\ncluster {}: {} nodes in {} datacenters, plaintext {insecure}\n\n{sites}\n{nodes}",
+        "ok: {}\n\ncluster {}: {} in {}, plaintext {insecure}\n\n{sites}\n{nodes}",
         config.path().display(),
         topology.cluster(),
-        topology.nodes().count(),
-        datacenters.len(),
+        show_count(topology.nodes().count() as u64, "node"),
+        show_count(datacenters.len() as u64, "datacenter"),
     )
 }

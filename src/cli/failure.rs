@@ -5,6 +5,7 @@ use std::io;
 use trunkline_mesh::JoinError;
 
 use crate::api::ServeError;
+use crate::config::units::show_count;
 use crate::config::{ChooseError, ConfigError};
 
 /// Why a command failed; the text is for people.
@@ -43,6 +44,11 @@ impl Failure {
     /// Writing to standard output failed.
     pub(super) fn stdout(error: io::Error) -> Self {
         Self::Io(format!("cannot write to standard output: {error}"))
+    }
+
+    /// So many messages met a fate, such as `not delivered`.
+    pub(super) fn messages(count: u64, fate: &str) -> String {
+        format!("{} {} {fate}", show_count(count, "message"), if count == 1 { "was" } else { "were" })
     }
 
     #[cfg(test)]

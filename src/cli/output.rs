@@ -73,7 +73,7 @@ impl Output {
             let written = tokio::task::block_in_place(|| to.write_all(&burst).and_then(|()| to.flush()));
             written.map_err(|error| {
                 let what = format!("cannot write to {}: {error}", self.name);
-                Failure::Io(format!("{what}: up to {messages} messages were taken and are not written"))
+                Failure::Io(format!("{what}: up to {}", Failure::messages(messages, "taken and not written")))
             })?;
             burst.clear();
             burst.shrink_to(BURST_BYTES_MAX);

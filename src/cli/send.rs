@@ -113,7 +113,7 @@ pub(super) async fn send(args: SendArgs) -> Result<(), Failure> {
     std::io::stdout().write_all(report.as_bytes()).map_err(Failure::stdout)?;
     read.and(sent)?;
     if tally.failed() > 0 {
-        return Err(Failure::Failed(format!("{} messages were not delivered", tally.failed())));
+        return Err(Failure::Failed(Failure::messages(tally.failed(), "not delivered")));
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Bytes and durations as people write and read them: `16 MiB`, `500 ms`.
+//! Bytes, durations and counts as people write and read them: `16 MiB`, `500 ms`, `1 node`.
 
 use std::time::Duration;
 
@@ -71,6 +71,12 @@ pub fn show_bytes(bytes: u64) -> String {
     format!("{} {name}", three_digits(value))
 }
 
+/// A count of things: `1 node`, `2 nodes`.
+#[must_use]
+pub fn show_count(count: u64, thing: &str) -> String {
+    format!("{count} {thing}{}", if count == 1 { "" } else { "s" })
+}
+
 /// A duration with three digits in the unit that suits it.
 #[must_use]
 pub fn show_duration(duration: Duration) -> String {
@@ -124,6 +130,7 @@ mod tests {
         assert_eq!(show_bytes(16 << 20), "16 MiB");
         assert_eq!(show_bytes(1536), "1.5 KiB");
         assert_eq!(show_bytes(1_048_577), "1 MiB");
+        assert_eq!([0, 1, 2].map(|count| show_count(count, "node")), ["0 nodes", "1 node", "2 nodes"]);
         assert_eq!(show_duration(Duration::from_micros(420)), "420 us");
         assert_eq!(show_duration(Duration::from_micros(1_234)), "1.23 ms");
         assert_eq!(show_duration(Duration::from_secs(10)), "10 s");

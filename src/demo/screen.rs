@@ -123,7 +123,7 @@ fn time(snapshot: &Snapshot) -> String {
 
 fn counts(snapshot: &Snapshot) -> String {
     let Snapshot { messages, delivered, faults, .. } = snapshot;
-    format!("{messages} messages sent, {delivered} delivered, {faults} faults")
+    format!("messages: {messages} sent, {delivered} delivered, {faults} faulty")
 }
 
 /// A snapshot in one line of any length.

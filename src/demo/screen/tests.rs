@@ -93,7 +93,7 @@ fn progress_is_full_at_the_end_and_never_more() {
     assert_eq!(bar(0), "[--------------------] 0 of 30 s  quiet");
     assert_eq!(bar(15_900), "[##########----------] 15 of 30 s  quiet");
     assert_eq!(bar(60_000), "[####################] 60 of 30 s  quiet");
-    assert_eq!(progress(&snapshot(0))[1].trim_end(), "1234 messages sent, 1230 delivered, 0 faults");
+    assert_eq!(progress(&snapshot(0))[1].trim_end(), "messages: 1234 sent, 1230 delivered, 0 faulty");
     let mut none = snapshot(1);
     none.duration = Duration::ZERO;
     assert!(progress(&none)[0].starts_with("[####################]"));
