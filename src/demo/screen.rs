@@ -31,9 +31,12 @@ impl DcRow {
     /// Share of the logical bytes that did not go over the WAN; below 0 if more went than was sent.
     #[must_use]
     pub fn saved_ratio(&self) -> Option<f64> {
-        let wire = self.wire_bytes_per_s?;
-        (self.logical_bytes_per_s > 0.0).then(|| 1.0 - wire / self.logical_bytes_per_s)
+        saved_ratio(self.logical_bytes_per_s, self.wire_bytes_per_s?)
     }
+}
+
+fn saved_ratio(logical: f64, wire: f64) -> Option<f64> {
+    (logical > 0.0).then(|| 1.0 - wire / logical)
 }
 
 /// A run at one moment.
@@ -126,22 +129,25 @@ fn counts(snapshot: &Snapshot) -> String {
     format!("messages: {messages} sent, {delivered} delivered, {faults} faulty")
 }
 
-/// A snapshot in one line of any length.
+/// Longest plain line, columns.
+const PLAIN_COLUMNS: usize = 120;
+
+/// A snapshot in one line: what all remote datacenters come to together, and the slowest of all.
 #[must_use]
 pub fn plain_line(snapshot: &Snapshot) -> String {
-    let mut line = format!("{}, {}: {}", time(snapshot), table::printable(&snapshot.phase), counts(snapshot));
-    for row in &snapshot.rows {
-        let _ = write!(
-            line,
-            "; {}: {} MB/s logical, {} wire, {} % saved, p50 {} ms, p99 {} ms, {}",
-            table::printable(&row.datacenter),
-            table::megabytes(Some(row.logical_bytes_per_s)),
-            table::megabytes(row.wire_bytes_per_s),
-            table::percent(row.saved_ratio()),
-            table::millis(row.delivery_p50),
-            table::millis(row.delivery_p99),
-            table::printable(&row.route)
-        );
-    }
-    line
+    let duration = format!("{:.0}", snapshot.duration.as_secs_f64());
+    let Snapshot { messages, delivered, faults, phase, .. } = snapshot;
+    let remote =
+        || snapshot.rows.iter().filter_map(|row| Some((row.logical_bytes_per_s, row.wire_bytes_per_s?)));
+    let (logical, wire) = remote().fold((0.0, 0.0), |sum, row| (sum.0 + row.0, sum.1 + row.1));
+    let line = format!(
+        "{:>seconds$} of {duration} s  {delivered:>7} of {messages:>7} delivered  {faults} faulty  {:>5} MB/s WAN  \
+         {:>5} % saved  p99 {:>5} ms  {phase}",
+        snapshot.elapsed.as_secs(),
+        table::megabytes(Some(wire)),
+        table::percent(saved_ratio(logical, wire)),
+        table::millis(snapshot.rows.iter().filter_map(|row| row.delivery_p99).max()),
+        seconds = duration.len(),
+    );
+    table::fit(&line, PLAIN_COLUMNS).trim_end().to_owned()
 }

@@ -82,8 +82,26 @@ fn elsewhere_there_is_a_plain_line_a_second() {
     assert_eq!(drawn.len(), 3);
     assert!(drawn.iter().all(|line| !line.contains('\x1b') && line.matches('\n').count() == 1));
     assert_eq!(
-        drawn[1].split(';').nth(2).unwrap(),
-        " second: 12.50 MB/s logical, 2.60 wire, 79.2 % saved, p50 41.0 ms, p99 82.0 ms, second-p1"
+        drawn[1],
+        " 1 of 30 s     1230 of    1234 delivered  0 faulty   2.60 MB/s WAN   79.2 % saved  p99  82.0 ms  quiet\n"
+    );
+}
+
+#[test]
+fn a_plain_line_fits_whatever_is_in_it() {
+    let mut long = snapshot(3_600_000);
+    long.duration = Duration::from_secs(3600);
+    (long.messages, long.delivered) = (98_765_432, 98_765_431);
+    long.phase = "a-proxy-of-a-long-name was killed\n ü".repeat(2);
+    let line = plain_line(&long);
+    assert_eq!(line.len(), 120, "{line}");
+    assert!(line.ends_with('~') && line.is_ascii() && !line.contains('\n'), "{line}");
+    long.rows.clear();
+    long.phase = String::new();
+    assert!(
+        plain_line(&long).ends_with(" 0.00 MB/s WAN      - % saved  p99     - ms"),
+        "{}",
+        plain_line(&long)
     );
 }
 
