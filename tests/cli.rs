@@ -200,7 +200,10 @@ fn messages_that_nobody_takes_are_1() {
     assert_eq!(code, 1, "{stdout}{stderr}");
     assert!(stderr.contains("4 messages were not delivered"), "{stderr}");
     assert!(stdout.contains("0 delivered, 4 failed, in "), "{stdout}");
-    assert!(stdout.contains("eu-m2             2                 0  its deadline passed"), "{stdout}");
+    assert!(
+        stdout.contains("eu-m2             2                 0  no route to it before its deadline"),
+        "{stdout}"
+    );
 }
 
 #[test]

@@ -74,6 +74,33 @@ fn every_line_reaches_every_member_once_and_in_order() {
 }
 
 #[test]
+fn a_member_that_is_down_is_told_apart_from_one_that_is_slow() {
+    let cluster = Cluster::new(&[]);
+    let nodes = cluster.start_all(&["eu-p1", "eu-m1", "eu-m2"]);
+    let linked = || {
+        let status = http::get(cluster.admin("eu-p1"), "/v1/status")?;
+        let status: serde_json::Value = serde_json::from_str(&status.body).ok()?;
+        status["links"]
+            .as_array()?
+            .iter()
+            .find(|link| link["peer"] == "eu-m2" && link["up"] == true)
+            .map(drop)
+    };
+    poll("a link from eu-p1 to eu-m2", SOON, linked);
+    signal(&nodes[2].child, "STOP");
+    let input = write(&cluster.path("input"), lines(3));
+    let to = ["send", "--config", cluster.file(), "--to", "dc:eu", "--input", &input, "--deadline", "2 s"];
+    let (code, table, stderr) = run(&to);
+    assert_eq!(code, 1, "{stderr}");
+    assert_eq!(counts(&table, "eu-m1").0, 3, "{table}");
+    assert!(table.contains("\neu-m2             3                 3  its deadline passed\n"), "{table}");
+    assert!(
+        table.contains("\neu-m3             3                 0  no route to it before its deadline\n"),
+        "{table}"
+    );
+}
+
+#[test]
 fn frames_arrive_as_they_are_and_json_says_where_from() {
     let cluster = Cluster::new(&[]);
     let proxy = cluster.start("eu-p1");

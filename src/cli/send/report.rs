@@ -3,6 +3,8 @@
 use std::fmt::Write;
 use std::time::Duration;
 
+use trunkline_mesh::FailReason;
+
 use super::super::table::{Align, Table};
 use super::tally::Tally;
 use crate::config::units::show_duration;
@@ -43,7 +45,13 @@ pub(super) fn report(tally: &Tally, took: Duration) -> String {
                 node.to_string(),
                 failed.count.to_string(),
                 failed.maybe_delivered.to_string(),
-                reason.to_string(),
+                match reason {
+                    // Down, as far as can be told from here, and not merely slow.
+                    FailReason::Expired if !row.was_reached() => {
+                        "no route to it before its deadline".to_owned()
+                    }
+                    reason => reason.to_string(),
+                },
             ]);
         }
     }
@@ -59,26 +67,36 @@ pub(super) fn report(tally: &Tally, took: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use trunkline_mesh::{Datacenter, FailReason, NodeId, Outcome, Route};
+    use trunkline_mesh::{Datacenter, NodeId, Outcome, Route};
 
     #[test]
     fn the_table_is_aligned_and_reasons_are_told() {
-        let nodes = [NodeId::new("eu-m1").unwrap(), NodeId::new("eu-m2").unwrap()];
+        let nodes = ["eu-m1", "eu-m2", "eu-m3", "eu-m4"].map(|id| NodeId::new(id).unwrap());
         let mut tally = Tally::of(&Datacenter::new("eu").unwrap(), &nodes);
         let route = Route::Proxy(NodeId::new("eu-p1").unwrap());
         let delivered = |route, us| Outcome::Delivered { route, attempts: 1, rtt: Duration::from_micros(us) };
         tally.count(&nodes[0], &delivered(route, 31));
         tally.count(&nodes[0], &delivered(Route::Direct, 1_023));
-        tally.count(&nodes[1], &Outcome::Failed { reason: FailReason::Expired, maybe_delivered: true });
+        let expired = |maybe_delivered| Outcome::Failed { reason: FailReason::Expired, maybe_delivered };
+        tally.count(&nodes[1], &expired(true));
+        tally.count(&nodes[1], &expired(false));
+        tally.count(&nodes[2], &expired(false));
+        tally.count(&nodes[3], &expired(false));
+        tally.count(&nodes[3], &Outcome::Failed { reason: FailReason::Refused, maybe_delivered: false });
         let text = "\
 destination  datacenter  delivered  failed  by proxy  direct  retried  rtt p50  rtt p99
 eu-m1        eu                  2       0         1       1        0    31 us  1.02 ms
-eu-m2        eu                  0       1         0       0        0        -        -
+eu-m2        eu                  0       2         0       0        0        -        -
+eu-m3        eu                  0       1         0       0        0        -        -
+eu-m4        eu                  0       2         0       0        0        -        -
 
 destination  failed  may have arrived  reason
-eu-m2             1                 1  its deadline passed
+eu-m2             2                 1  its deadline passed
+eu-m3             1                 0  no route to it before its deadline
+eu-m4             1                 0  its deadline passed
+eu-m4             1                 0  the receiver is full
 
-2 delivered, 1 failed, in 1.5 s
+2 delivered, 5 failed, in 1.5 s
 ";
         assert_eq!(report(&tally, Duration::from_millis(1500)), text);
     }

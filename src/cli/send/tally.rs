@@ -88,6 +88,14 @@ impl Row {
     pub(super) fn failed(&self) -> u64 {
         self.failed.values().map(|failed| failed.count).sum()
     }
+
+    /// Something shows that there was a route to it: it took a message, may have taken one, or answered.
+    pub(super) fn was_reached(&self) -> bool {
+        let answered =
+            |reason: &FailReason| matches!(reason, FailReason::Refused | FailReason::PeerRestarted);
+        self.delivered() > 0
+            || self.failed.iter().any(|(reason, failed)| failed.maybe_delivered > 0 || answered(reason))
+    }
 }
 
 /// Durations in buckets of at most 1/32 relative width.
