@@ -178,6 +178,7 @@ fn not_of(document: &str, source: &str) -> Vec<String> {
 fn the_readme_shows_lines_of_the_example() {
     let (readme, example) = (document("README.md"), document("examples/leader.rs"));
     assert!(readme.contains("```rust\n"));
+    assert!(example.lines().count() < 60, "short enough to be read whole");
     assert_eq!(not_of(&readme, &example), Vec::<String>::new());
     assert_eq!(not_of("```rust\n  b\na\n```\n", "a\n b\n"), ["a"], "in order");
 }
