@@ -1,13 +1,16 @@
 //! README.md, docs/ and the example configuration held against the code: keys, defaults, metrics, exit codes, excerpts.
 
-use std::collections::BTreeSet;
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Command;
 
-use trunkline::config::Config;
+use support::exposition;
 use trunkline::config::units::{parse_bytes, parse_duration};
+use trunkline::config::{Config, Role};
 use trunkline::metrics::Metrics;
-use trunkline_mesh::Settings;
+use trunkline_mesh::{Settings, join};
 
 fn document(path: &str) -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
@@ -132,6 +135,55 @@ fn every_metric_is_described_as_it_is() {
         })
         .collect();
     assert_eq!(rows, real);
+}
+
+/// The values of every label that has a fixed list of them, by metric and label.
+fn label_values() -> BTreeSet<Vec<String>> {
+    // Every role, and a proxy elsewhere to have a route to.
+    let all = config(
+        "[[node]]\nid = \"all\"\ndc = \"d\"\nroles = [\"origin\", \"member\", \"proxy\"]\naddress = \"127.0.0.1:2\"\n\
+         [[node]]\nid = \"p\"\ndc = \"e\"\nroles = [\"proxy\"]\naddress = \"127.0.0.1:3\"\n",
+    )
+    .unwrap();
+    let node = all.choose(None, Role::Origin).unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let text = runtime.block_on(async {
+        let mut config = all.mesh(node);
+        config.listen = Some("127.0.0.1:0".parse().unwrap());
+        let (client, _inbox) = join(config).await.unwrap();
+        Metrics::of(client.mesh().clone()).scrape().unwrap()
+    });
+    let mut values: BTreeMap<(String, String), BTreeSet<String>> = BTreeMap::new();
+    for (name, family) in exposition::parse(&String::from_utf8(text).unwrap()).unwrap() {
+        for (label, value) in family.samples.into_keys().flat_map(|(_, labels)| labels) {
+            values.entry((name.clone(), label)).or_default().insert(value);
+        }
+    }
+    let fixed = ["version", "datacenter", "peer", "proxy", "le"];
+    values
+        .into_iter()
+        .filter(|((_, label), _)| !fixed.contains(&label.as_str()))
+        .map(|((metric, label), values)| {
+            let values: Vec<String> = values.into_iter().map(|value| format!("`{value}`")).collect();
+            vec![format!("`{metric}`"), format!("`{label}`"), values.join(", ")]
+        })
+        .collect()
+}
+
+#[test]
+fn every_label_value_is_listed() {
+    let rows: BTreeSet<Vec<String>> =
+        tables(&document("docs/operator.md"), "## Label values").into_iter().collect();
+    let real = label_values();
+    let shown = |row: &Vec<String>| format!("| {} |", row.join(" | "));
+    let missing: Vec<String> = real.difference(&rows).map(shown).collect();
+    let wrong: Vec<String> = rows.difference(&real).map(shown).collect();
+    assert!(
+        missing.is_empty() && wrong.is_empty(),
+        "missing:\n{}\nwrong:\n{}",
+        missing.join("\n"),
+        wrong.join("\n")
+    );
 }
 
 #[test]
