@@ -21,7 +21,9 @@ fn no_seed_breaks_the_contract() {
         delivered += report.delivered;
         failed += report.failed.values().sum::<u64>();
     }
-    println!("{seeds} seeds: {delivered} messages delivered, {failed} given up, each as its sender was told");
+    println!(
+        "{seeds} seeds from {from}: {delivered} messages delivered, {failed} given up, each as its sender was told"
+    );
     assert!(delivered > seeds * 100, "the runs must carry load");
 }
 
