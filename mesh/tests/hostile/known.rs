@@ -127,6 +127,32 @@ fn one_run_never_makes_an_ack_of_more_ranges_than_its_reader_takes() {
     assert_eq!(ack.refused.len(), REFUSED_RANGES_MAX);
 }
 
+/// Refusals of one row are limited, and there are many rows: a peer that never reads its acks must not grow them for ever.
+#[test]
+fn acks_that_nobody_reads_end_their_link() {
+    for reads in [true, false] {
+        let mut shell = Shell::new("m");
+        let [control, bulk] = shell.link_in(&Peer::new("o"));
+        if !reads {
+            shell.unread.insert(control);
+        }
+        let rows = (0..1024).map(|life| flow("o", 1_000 + life, "m2")).collect();
+        shell.feed(bulk, &roster_frame(Lane::Bulk, 0, rows));
+        // Not for this member: a refusal each, and 1,024 of them per row.
+        let mut sent = 0;
+        while sent < 1024 && !shell.closed.contains_key(&bulk) {
+            sent += 1;
+            let runs: Vec<_> = (0..1024).map(|_| run(sent - 1, 1, 1, 0)).collect();
+            shell.feed(bulk, &batch_around(Lane::Bulk, runs, vec![Payload::default(); 1024]));
+        }
+        let full = u64::from(!reads);
+        assert_eq!(shell.errors("acks_unread"), full, "read: {reads}");
+        assert_eq!(shell.closed.contains_key(&control), !reads, "read: {reads}");
+        assert_eq!(sent == 1024, reads, "after {sent} batches");
+        shell.assert_member_usable();
+    }
+}
+
 /// One origin uses up the rows of the proxy's connection to a member, with lives that it makes up.
 #[test]
 fn rows_used_up_by_one_origin_do_not_silence_the_others() {

@@ -1,6 +1,6 @@
 //! A node without sockets, and the peers it believes to talk to: bytes in, bytes out, by hand.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -168,6 +168,8 @@ pub(crate) struct Shell {
     pub(crate) dials: Vec<(ConnId, NodeId, Lane)>,
     /// Closed by the node, with its last words.
     pub(crate) closed: BTreeMap<ConnId, Option<Bytes>>,
+    /// Their peers read nothing: what waits for them is not asked for.
+    pub(crate) unread: BTreeSet<ConnId>,
     wires: BTreeMap<ConnId, Wire>,
     encoder: Encoder,
     nonce: u64,
@@ -197,6 +199,7 @@ impl Shell {
             now,
             dials: Vec::new(),
             closed: BTreeMap::new(),
+            unread: BTreeSet::new(),
             wires: BTreeMap::new(),
             encoder: Encoder::new(Options::default()),
             nonce: 0,
@@ -238,6 +241,7 @@ impl Shell {
                     }
                     self.closed.insert(conn, last_words);
                 }
+                Some(Action::Ready(conn)) if self.unread.contains(&conn) => {}
                 Some(Action::Ready(conn)) => self.transmit(conn),
                 Some(Action::Room) => {}
             }

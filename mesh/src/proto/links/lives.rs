@@ -71,6 +71,7 @@ impl Links {
             used_at: now,
             offset: ClockOffset::default(),
             acks: BTreeMap::new(),
+            ack_bytes: 0,
             acks_due: false,
         };
         self.links.insert(id, link);

@@ -195,6 +195,8 @@ pub struct Link {
     used_at: Micros,
     offset: ClockOffset,
     acks: BTreeMap<(u8, u32), AckFlow>,
+    /// Of all entries of `acks`, as they are kept.
+    ack_bytes: usize,
     acks_due: bool,
 }
 
@@ -234,7 +236,7 @@ const LAST_ACKS: Duration = Duration::from_millis(10);
 const FRAMES_UNWRITTEN_MAX: usize = 64;
 
 /// Labels of protocol errors that no single frame shows.
-const SEQUENCE_ERRORS: [&str; 3] = ["unexpected_frame", "roster", "unknown_row"];
+const SEQUENCE_ERRORS: [&str; 4] = ["unexpected_frame", "roster", "unknown_row", "acks_unread"];
 
 /// The links machine.
 pub struct Links {

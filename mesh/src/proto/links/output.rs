@@ -12,19 +12,31 @@ use crate::proto::wire::{Ack, AckFlow, REFUSED_RANGES_MAX};
 /// 1 MiB that a control body may have.
 const ENTRIES_PER_FRAME: usize = 32;
 
+/// Ack entries that wait for one link, as they are kept: twice what a full bitmap for every flow of 1,024 members on both
+/// lanes takes, so only a peer that does not read gets there. Refusals are what grows without it: 1,024 ranges for each of
+/// 65,536 rows would be 1 GiB.
+const ACK_BYTES_UNWRITTEN_MAX: usize = 8 * 1024 * 1024;
+
+/// What an entry that waits takes.
+fn kept_bytes(entry: &AckFlow) -> usize {
+    size_of::<((u8, u32), AckFlow)>() + size_of_val(&entry.held[..]) + size_of_val(&entry.refused[..])
+}
+
 impl Links {
     /// An ack entry for a peer. What it says of the row replaces an earlier one that waits, unless that knew more (a
     /// refusal of the proxy's own tells little of the member); refusals of both are kept, as many as the peer reads. An
-    /// attempt whose refusal is left out ends by its timeout.
+    /// attempt whose refusal is left out ends by its timeout. A link whose peer leaves too much of them unread is ended.
     pub fn queue_ack(&mut self, link_id: LinkId, mut entry: AckFlow, at: Micros, now: Micros) {
         entry.refused.truncate(REFUSED_RANGES_MAX);
         let Some(link) = self.links.get_mut(&link_id) else { return };
         let key = (entry.lane, entry.flow);
         match link.acks.get_mut(&key) {
             None => {
+                link.ack_bytes += kept_bytes(&entry);
                 link.acks.insert(key, entry);
             }
             Some(old) => {
+                link.ack_bytes -= kept_bytes(old);
                 let mut refused = std::mem::take(&mut old.refused);
                 refused.extend(&entry.refused);
                 refused.truncate(REFUSED_RANGES_MAX);
@@ -33,12 +45,24 @@ impl Links {
                     *old = entry;
                 }
                 old.refused = refused;
+                link.ack_bytes += kept_bytes(old);
             }
         }
-        if at > now {
+        if link.ack_bytes > ACK_BYTES_UNWRITTEN_MAX {
+            self.end_unread(link_id, now);
+        } else if at > now {
             self.timers.set_earlier(Timer::Acks(link_id), at);
         } else {
             self.release_acks(link_id);
+        }
+    }
+
+    /// What the acks said is not lost: the sender asks again over another way or the next link.
+    fn end_unread(&mut self, link_id: LinkId, now: Micros) {
+        let conns = self.links.get(&link_id).map(|link| link.conns).unwrap_or_default();
+        match conns.into_iter().flatten().find(|conn| self.link_of(*conn).is_some()) {
+            Some(open) => self.protocol_error(open, "acks_unread", "the peer reads no acks", now),
+            None => self.drop_link(link_id, None, now),
         }
     }
 
@@ -63,6 +87,7 @@ impl Links {
         let Some(link) = conn.link.and_then(|link| self.links.get_mut(&link)) else { return };
         if open && conn.lane == Lane::Control && link.acks_due {
             link.acks_due = false;
+            link.ack_bytes = 0;
             let flows: Vec<AckFlow> = std::mem::take(&mut link.acks).into_values().collect();
             for part in flows.chunks(ENTRIES_PER_FRAME).filter(|part| !part.is_empty()) {
                 out.push(control_frame(FrameType::Ack, Lane::Control, &Ack { flows: part.to_vec() }));
