@@ -53,7 +53,7 @@ pub struct Settings {
     pub drain_timeout: Duration,
     /// Accepted connections, all peers together. Default 4,096.
     pub connections_max: usize,
-    /// Accepted connections that have not completed the handshake. Default 256.
+    /// Accepted connections whose link is not up: within their handshake, or without the other one of the two. Default 256.
     pub handshakes_max: usize,
 }
 

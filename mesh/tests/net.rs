@@ -136,6 +136,27 @@ async fn too_many_handshakes_are_refused_and_room_comes_back() {
 }
 
 #[tokio::test]
+async fn a_control_connection_whose_bulk_never_comes_gives_its_place_back() {
+    let mut cluster = small();
+    cluster.settings.handshake_timeout = Duration::from_millis(150);
+    cluster.settings.handshakes_max = 2;
+    let member = cluster.start("eu-m").await;
+    let hello = |link| Hello { link, ..cluster.hello("leader", Lane::Control) };
+    let mut alone = Vec::new();
+    for link in 0..2 {
+        let mut raw = Raw::connect(cluster.address("eu-m")).await;
+        raw.shake_hands(&hello(link), Lane::Control).await;
+        alone.push(raw);
+    }
+    for raw in &mut alone {
+        assert_eq!(raw.refusal().await, RefuseCode::Timeout);
+    }
+    let proxy = cluster.start("eu-p").await;
+    eventually("the proxy gets in", || proxy.reaches("eu-m")).await;
+    assert_eq!(member.mesh().stats().handshakes_refused["timeout"], 2);
+}
+
+#[tokio::test]
 async fn every_wrong_hello_gets_its_code() {
     let cluster = small();
     let proxy = cluster.start("eu-p").await;

@@ -153,6 +153,45 @@ fn acks_that_nobody_reads_end_their_link() {
     }
 }
 
+/// Through the handshake, but no link: such connections hold rows and a place, so they count as handshakes and have an end.
+#[test]
+fn connections_that_never_pair_count_as_handshakes_and_end() {
+    let settings = Settings { handshakes_max: 4, ..Settings::default() };
+    let timeout = settings.handshake_timeout;
+    let mut shell = Shell::with("m", 0, settings);
+    let alone: Vec<ConnId> = (0..4)
+        .map(|nonce| shell.connect_in(&Peer::new("o"), Lane::ALL[nonce % 2], 900 + nonce as u64))
+        .collect();
+    assert_eq!(shell.stats().handshakes, 4);
+    assert!(shell.node.handle_accepted(shell.now).is_err(), "each has a place of its own");
+    shell.advance(timeout);
+    for conn in alone {
+        assert!(shell.closed.contains_key(&conn));
+        assert!(matches!(shell.sent(conn).pop(), Some(Received::Refuse(refuse)) if refuse.code == 13));
+    }
+    assert_eq!(shell.stats().handshakes_refused["timeout"], 4);
+    // The room is back, and links that are up take none of it.
+    for peer in ["o", "p", "p2"] {
+        shell.link_in(&Peer::new(peer));
+    }
+    shell.assert_member_usable();
+}
+
+/// A slow link's second connection comes late, and its handshake takes its time as well.
+#[test]
+fn a_connection_that_pairs_late_is_as_good_as_one_that_pairs_at_once() {
+    let settings = Settings { handshakes_max: 2, ..Settings::default() };
+    let late = settings.handshake_timeout - Duration::from_millis(1);
+    let mut shell = Shell::with("m", 0, settings);
+    let control = shell.connect_in(&Peer::new("o"), Lane::Control, 900);
+    shell.advance(late);
+    let bulk = shell.connect_in(&Peer::new("o"), Lane::Bulk, 900);
+    shell.advance(Duration::from_secs(1));
+    assert!(!shell.closed.contains_key(&control) && !shell.closed.contains_key(&bulk));
+    assert!(shell.node.status(shell.now).links.iter().all(|link| link.up));
+    shell.assert_member_usable();
+}
+
 /// One origin uses up the rows of the proxy's connection to a member, with lives that it makes up.
 #[test]
 fn rows_used_up_by_one_origin_do_not_silence_the_others() {

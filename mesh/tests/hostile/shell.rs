@@ -334,15 +334,18 @@ impl Shell {
     pub(crate) fn link_in(&mut self, peer: &Peer) -> [ConnId; 2] {
         self.nonce += 1;
         let nonce = self.nonce;
-        Lane::ALL.map(|lane| {
-            let conn = self.accept();
-            let hello = encode(&peer.hello(lane, nonce));
-            self.feed(conn, &[&PREAMBLE[..], &frame_around(FrameType::Hello, lane, &hello)].concat());
-            let welcome = self.sent_welcome(conn, lane);
-            let confirm = Confirm { version: WIRE_VERSION, transcript: transcript(&hello, &welcome) };
-            self.feed(conn, &control_frame(FrameType::Confirm, lane, &confirm));
-            conn
-        })
+        Lane::ALL.map(|lane| self.connect_in(peer, lane, nonce))
+    }
+
+    /// A peer opens one connection of a link to the node.
+    pub(crate) fn connect_in(&mut self, peer: &Peer, lane: Lane, nonce: u64) -> ConnId {
+        let conn = self.accept();
+        let hello = encode(&peer.hello(lane, nonce));
+        self.feed(conn, &[&PREAMBLE[..], &frame_around(FrameType::Hello, lane, &hello)].concat());
+        let welcome = self.sent_welcome(conn, lane);
+        let confirm = Confirm { version: WIRE_VERSION, transcript: transcript(&hello, &welcome) };
+        self.feed(conn, &control_frame(FrameType::Confirm, lane, &confirm));
+        conn
     }
 
     fn sent_welcome(&mut self, conn: ConnId, lane: Lane) -> Bytes {

@@ -26,7 +26,7 @@ impl Links {
                         );
                     }
                 }
-                Timer::Pair(link) => self.drop_link(link, None, now),
+                Timer::Pair(link) => self.end_pair(link, now),
                 Timer::Ping(link_id) => {
                     if let Some(conn) =
                         self.conn_of(link_id, Lane::Control).and_then(|id| self.conns.get_mut(&id))
@@ -57,6 +57,18 @@ impl Links {
                     }
                 }
             }
+        }
+    }
+
+    /// The second connection did not follow; or bulk ended a moment ago, and the last acks were read.
+    fn end_pair(&mut self, link_id: LinkId, now: Micros) {
+        let Some(link) = self.links.get(&link_id) else { return };
+        match link.conns.into_iter().flatten().next() {
+            Some(conn) if !link.up => {
+                let late = Refusal::new(RefuseCode::Timeout, "the link's other connection did not follow");
+                self.refuse(conn, &late, now);
+            }
+            _ => self.drop_link(link_id, None, now),
         }
     }
 

@@ -40,6 +40,7 @@ impl Links {
         let id = ConnId(self.next_conn);
         self.next_conn += 1;
         let conn = Conn {
+            accepted: matches!(stage, Stage::AwaitHello),
             stage,
             lane,
             link,
@@ -95,18 +96,9 @@ impl Links {
 
     pub(super) fn remove_conn(&mut self, id: ConnId, last_words: Option<Bytes>) {
         let Some(conn) = self.conns.remove(&id) else { return };
-        let dialled = match conn.stage {
-            Stage::AwaitHello | Stage::AwaitConfirm { .. } => {
-                self.handshaking -= 1;
-                false
-            }
-            Stage::Dialing | Stage::AwaitWelcome { .. } => true,
-            Stage::Open | Stage::Ended => {
-                conn.link.and_then(|link| self.links.get(&link)).is_some_and(|link| link.dialled)
-            }
-        };
-        if !dialled {
+        if conn.accepted {
             self.accepted -= 1;
+            self.handshaking -= usize::from(!conn.link.is_some_and(|link| self.is_up(link)));
         }
         self.timers.clear(Timer::Handshake(id));
         self.ready.remove(&id);

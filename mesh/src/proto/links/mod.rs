@@ -164,6 +164,8 @@ enum Stage {
 
 struct Conn {
     stage: Stage,
+    /// It came in, rather than being dialled.
+    accepted: bool,
     lane: Lane,
     link: Option<LinkId>,
     opened_at: Micros,
@@ -258,7 +260,9 @@ pub struct Links {
     actions: VecDeque<Action>,
     ready: BTreeSet<ConnId>,
     events: VecDeque<LinkEvent>,
+    /// Connections that came in.
     accepted: usize,
+    /// Those of them whose link is not up: in their handshake, or alone.
     handshaking: usize,
     draining: bool,
     wall_base_us: u64,

@@ -174,7 +174,6 @@ impl Links {
         }
         let (incarnation, lane) = (hello.incarnation, conn.lane);
         conn.stage = Stage::Open;
-        self.handshaking -= 1;
         let Some(link) = self.links.get(&link_id) else { return Arrived::Nothing };
         let (peer, frame_bytes_max) = (link.peer, link.frame_bytes_max);
         if incarnation < self.peers[peer.0].highest {
@@ -201,6 +200,9 @@ impl Links {
             return;
         }
         let (peer, dialled) = (link.peer, link.dialled);
+        if !dialled {
+            self.handshaking -= link.conns.len();
+        }
         if !dialled
             && let Some(old) = self.peers[peer.0].accepted.replace(link_id).filter(|old| *old != link_id)
         {
