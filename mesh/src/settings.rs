@@ -113,72 +113,117 @@ pub(crate) fn unreserved(budget_bytes: usize) -> usize {
 /// Room a frame needs beyond the payload of one message: header, envelope, codec head.
 pub(crate) const FRAME_OVERHEAD_BYTES: usize = 64 * 1024;
 
+/// What a message counts beyond its payload, in every budget, queue and buffer: what this node keeps about it.
+pub const MESSAGE_OVERHEAD_BYTES: usize = 256;
+
+/// The machines count in µs, and a timer that rings again at once rings for ever.
+const TIMER_MIN: Duration = Duration::from_millis(1);
+
+/// A field, whether its rule holds, and the rule.
+type Rule = (&'static str, bool, &'static str);
+
 impl Settings {
-    /// Checks the relations between the limits.
+    /// Checks each limit for what no node could work with, and the relations between them.
     ///
     /// # Errors
     /// [`SettingsError`] names the first field that breaks its rule.
     pub fn check(&self) -> Result<(), SettingsError> {
-        let rules: [(bool, &'static str, &'static str); 12] = [
-            (self.message_bytes_max > 0, "message_bytes_max", "must be at least 1"),
+        let timers = self.timers().map(|(field, timer)| (field, timer >= TIMER_MIN, "must be at least 1 ms"));
+        let mut rules = self.byte_rules().into_iter().chain(timers).chain(self.rules());
+        match rules.find(|(_, holds, _)| !holds) {
+            None => Ok(()),
+            Some((field, _, rule)) => Err(SettingsError { field, rule }),
+        }
+    }
+
+    fn byte_rules(&self) -> [Rule; 11] {
+        let holds_a_message = |bytes: usize| bytes >= self.message_bytes_max;
+        [
+            ("message_bytes_max", self.message_bytes_max > 0, "must be at least 1"),
             (
-                self.message_bytes_max <= 256 * 1024 * 1024,
                 "message_bytes_max",
+                self.message_bytes_max <= 256 * 1024 * 1024,
                 "must be at most 256 MiB: cut larger data into several messages",
             ),
             (
-                self.frame_bytes_max >= self.message_bytes_max.saturating_add(FRAME_OVERHEAD_BYTES),
                 "frame_bytes_max",
+                self.frame_bytes_max >= self.message_bytes_max.saturating_add(FRAME_OVERHEAD_BYTES),
                 "must be at least message_bytes_max + 64 KiB",
             ),
-            (self.frame_bytes_max <= 1 << 30, "frame_bytes_max", "must be at most 1 GiB"),
-            (self.run_bytes_max > 0, "run_bytes_max", "must be at least 1"),
+            ("frame_bytes_max", self.frame_bytes_max <= 1 << 30, "must be at most 1 GiB"),
+            ("run_bytes_max", self.run_bytes_max > 0, "must be at least 1"),
             (
-                self.destination_budget_bytes >= self.message_bytes_max,
                 "destination_budget_bytes",
+                holds_a_message(self.destination_budget_bytes),
                 "must be at least message_bytes_max",
             ),
             (
-                unreserved(self.datacenter_budget_bytes) >= self.destination_budget_bytes,
                 "datacenter_budget_bytes",
-                "must be at least 16/15 of destination_budget_bytes: a share is kept for the control lane",
+                unreserved(self.datacenter_budget_bytes)
+                    >= self
+                        .destination_budget_bytes
+                        .max(self.message_bytes_max.saturating_add(MESSAGE_OVERHEAD_BYTES)),
+                "must be at least 16/15 of destination_budget_bytes, and of message_bytes_max + 256 B: a share is kept for \
+                 the control lane",
             ),
             (
-                self.process_budget_bytes >= self.datacenter_budget_bytes,
                 "process_budget_bytes",
+                self.process_budget_bytes >= self.datacenter_budget_bytes,
                 "must be at least datacenter_budget_bytes",
             ),
             (
-                self.member_queue_bytes_max >= self.message_bytes_max
-                    && self.inbox_bytes_max >= self.message_bytes_max
-                    && self.reorder_bytes_max >= self.message_bytes_max,
-                "member_queue_bytes_max, inbox_bytes_max, reorder_bytes_max",
-                "must each be at least message_bytes_max",
+                "member_queue_bytes_max",
+                holds_a_message(self.member_queue_bytes_max),
+                "must be at least message_bytes_max",
             ),
+            ("inbox_bytes_max", holds_a_message(self.inbox_bytes_max), "must be at least message_bytes_max"),
             (
-                !self.attempt_timeout_min.is_zero() && self.attempt_timeout_min <= self.attempt_timeout_max,
-                "attempt_timeout_min",
-                "must be above zero and at most attempt_timeout_max",
+                "reorder_bytes_max",
+                holds_a_message(self.reorder_bytes_max),
+                "must be at least message_bytes_max",
             ),
+        ]
+    }
+
+    /// Those that may not be too short. Without `ack_delay` acks go at once, without `drain_timeout` nothing is waited for.
+    fn timers(&self) -> [(&'static str, Duration); 10] {
+        [
+            ("message_deadline", self.message_deadline),
+            ("handshake_timeout", self.handshake_timeout),
+            ("ping_interval", self.ping_interval),
+            ("silence_timeout", self.silence_timeout),
+            ("redial_max", self.redial_max),
+            ("redial_min", self.redial_min),
+            ("attempt_timeout_max", self.attempt_timeout_max),
+            ("attempt_timeout_min", self.attempt_timeout_min),
+            ("snooze_max", self.snooze_max),
+            ("snooze_min", self.snooze_min),
+        ]
+    }
+
+    fn rules(&self) -> [Rule; 8] {
+        [
             (
-                self.ping_interval < self.silence_timeout && !self.ping_interval.is_zero(),
                 "ping_interval",
+                self.ping_interval < self.silence_timeout,
                 "must be above zero and below silence_timeout",
             ),
+            ("redial_min", self.redial_min <= self.redial_max, "must be at most redial_max"),
             (
-                !self.redial_min.is_zero()
-                    && self.redial_min <= self.redial_max
-                    && !self.snooze_min.is_zero()
-                    && self.snooze_min <= self.snooze_max
-                    && self.dials_per_second > 0,
-                "redial_min, snooze_min, dials_per_second",
-                "must be above zero and at most their maximum",
+                "attempt_timeout_min",
+                self.attempt_timeout_min <= self.attempt_timeout_max,
+                "must be at most attempt_timeout_max",
             ),
-        ];
-        match rules.iter().find(|(holds, _, _)| !holds) {
-            None => Ok(()),
-            Some(&(_, field, rule)) => Err(SettingsError { field, rule }),
-        }
+            ("snooze_min", self.snooze_min <= self.snooze_max, "must be at most snooze_max"),
+            (
+                "ack_delay",
+                self.ack_delay < self.attempt_timeout_max,
+                "must be below attempt_timeout_max: every attempt by proxy would be over before its ack left",
+            ),
+            ("dials_per_second", self.dials_per_second > 0, "must be at least 1"),
+            ("connections_max", self.connections_max >= 2, "must be at least 2: a link has two connections"),
+            ("handshakes_max", self.handshakes_max >= 2, "must be at least 2: a link has two connections"),
+        ]
     }
 }
 
@@ -186,12 +231,97 @@ impl Settings {
 mod tests {
     use super::*;
 
+    type Fault = fn(&mut Settings);
+
     #[test]
-    fn defaults_hold_and_contradictions_are_named() {
+    fn defaults_hold_and_every_setting_that_keeps_a_node_from_working_is_named() {
         assert_eq!(Settings::default().check(), Ok(()));
-        let small = Settings { frame_bytes_max: 1024, ..Settings::default() };
-        assert_eq!(small.check().unwrap_err().field, "frame_bytes_max");
-        let quiet = Settings { ping_interval: Duration::from_secs(9), ..Settings::default() };
-        assert_eq!(quiet.check().unwrap_err().field, "ping_interval");
+        const MS: Duration = Duration::from_millis(1);
+        const SHORT: Duration = Duration::from_nanos(999_999);
+        const NONE: Duration = Duration::ZERO;
+        let faults: [(&str, Fault); 40] = [
+            ("message_bytes_max", |s| s.message_bytes_max = 0),
+            ("message_bytes_max", |s| s.message_bytes_max = (256 << 20) + 1),
+            ("message_bytes_max", |s| s.message_bytes_max = usize::MAX),
+            ("frame_bytes_max", |s| s.frame_bytes_max = 1024),
+            ("frame_bytes_max", |s| s.frame_bytes_max = (1 << 30) + 1),
+            ("run_bytes_max", |s| s.run_bytes_max = 0),
+            ("destination_budget_bytes", |s| s.destination_budget_bytes = s.message_bytes_max - 1),
+            ("datacenter_budget_bytes", |s| s.datacenter_budget_bytes = s.destination_budget_bytes),
+            // What a message counts beyond its payload: without room for it, the largest one would never go.
+            ("datacenter_budget_bytes", |s| {
+                s.datacenter_budget_bytes = (s.message_bytes_max * 16).div_ceil(15)
+            }),
+            ("process_budget_bytes", |s| s.process_budget_bytes = s.datacenter_budget_bytes - 1),
+            ("member_queue_bytes_max", |s| s.member_queue_bytes_max = s.message_bytes_max - 1),
+            ("inbox_bytes_max", |s| s.inbox_bytes_max = s.message_bytes_max - 1),
+            ("reorder_bytes_max", |s| s.reorder_bytes_max = s.message_bytes_max - 1),
+            ("message_deadline", |s| s.message_deadline = NONE),
+            ("message_deadline", |s| s.message_deadline = SHORT),
+            ("handshake_timeout", |s| s.handshake_timeout = NONE),
+            ("handshake_timeout", |s| s.handshake_timeout = SHORT),
+            ("ping_interval", |s| s.ping_interval = NONE),
+            ("ping_interval", |s| s.ping_interval = SHORT),
+            ("ping_interval", |s| s.ping_interval = s.silence_timeout),
+            ("silence_timeout", |s| s.silence_timeout = NONE),
+            ("redial_min", |s| s.redial_min = NONE),
+            ("redial_min", |s| s.redial_min = SHORT),
+            ("redial_min", |s| s.redial_min = s.redial_max + MS),
+            ("redial_max", |s| s.redial_max = NONE),
+            ("redial_max", |s| (s.redial_min, s.redial_max) = (SHORT, SHORT)),
+            ("dials_per_second", |s| s.dials_per_second = 0),
+            ("attempt_timeout_min", |s| s.attempt_timeout_min = NONE),
+            ("attempt_timeout_min", |s| s.attempt_timeout_min = SHORT),
+            ("attempt_timeout_min", |s| s.attempt_timeout_min = s.attempt_timeout_max + MS),
+            ("attempt_timeout_max", |s| s.attempt_timeout_max = NONE),
+            ("snooze_min", |s| s.snooze_min = NONE),
+            ("snooze_min", |s| s.snooze_min = s.snooze_max + MS),
+            ("snooze_max", |s| s.snooze_max = NONE),
+            // Every attempt by proxy would be over before its ack left.
+            ("ack_delay", |s| s.ack_delay = s.attempt_timeout_max),
+            // A link has two connections.
+            ("connections_max", |s| s.connections_max = 0),
+            ("connections_max", |s| s.connections_max = 1),
+            ("handshakes_max", |s| s.handshakes_max = 0),
+            ("handshakes_max", |s| s.handshakes_max = 1),
+            ("process_budget_bytes", |s| s.process_budget_bytes = 0),
+        ];
+        for (index, (field, fault)) in faults.into_iter().enumerate() {
+            let mut settings = Settings::default();
+            fault(&mut settings);
+            assert_eq!(settings.check().map_err(|error| error.field), Err(field), "fault {index}");
+        }
+    }
+
+    #[test]
+    fn the_smallest_settings_that_work_are_taken() {
+        const MS: Duration = Duration::from_millis(1);
+        let small = Settings {
+            message_bytes_max: 1,
+            frame_bytes_max: 1 + FRAME_OVERHEAD_BYTES,
+            run_bytes_max: 1,
+            destination_budget_bytes: 1,
+            datacenter_budget_bytes: 275,
+            process_budget_bytes: 275,
+            member_queue_bytes_max: 1,
+            inbox_bytes_max: 1,
+            reorder_bytes_max: 1,
+            message_deadline: MS,
+            handshake_timeout: MS,
+            ping_interval: MS,
+            silence_timeout: 2 * MS,
+            redial_min: MS,
+            redial_max: MS,
+            dials_per_second: 1,
+            attempt_timeout_min: MS,
+            attempt_timeout_max: MS,
+            snooze_min: MS,
+            snooze_max: MS,
+            ack_delay: Duration::ZERO,
+            drain_timeout: Duration::ZERO,
+            connections_max: 2,
+            handshakes_max: 2,
+        };
+        assert_eq!(small.check(), Ok(()));
     }
 }

@@ -6,12 +6,10 @@ use super::links::{ConnId, LinkId};
 use super::run::RunMessage;
 use super::wire::AckFlow;
 use crate::id::{Incarnation, Lane, Seq};
+pub use crate::settings::MESSAGE_OVERHEAD_BYTES;
 
 /// Seqs above the next one that a member looks at: the bitmap of an ack stays below 2 KiB, and a sender keeps to it.
 pub const WINDOW_SEQS: u64 = 16_384;
-
-/// Bytes charged for a message beyond its payload: what it costs to keep it in a queue.
-pub const MESSAGE_OVERHEAD_BYTES: usize = 256;
 
 /// Where the latest word of this flow came from, and so where acks go.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
