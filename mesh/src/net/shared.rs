@@ -349,7 +349,7 @@ impl Effects {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::{Config, join};
     use super::*;
     use crate::id::{ClusterId, Datacenter, NodeId};
@@ -357,7 +357,8 @@ mod tests {
     use crate::proto::client::Ticket;
     use crate::topology::{NodeSpec, Roles, Topology};
 
-    fn lone_origin() -> Config {
+    /// A node that has nobody to talk to.
+    pub(in super::super) fn lone_origin() -> Config {
         let id = NodeId::new("lone").unwrap();
         let spec = NodeSpec {
             id: id.clone(),

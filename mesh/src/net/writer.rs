@@ -12,7 +12,7 @@ use trunkline_codec::{Encoder, Options, Stage};
 use super::port::{End, FAREWELL_TIMEOUT, Port};
 use super::reader::Ended;
 use super::shared::Shared;
-use crate::proto::frame::{Written, codec_limits};
+use crate::proto::frame::{FrameError, Written, codec_limits};
 use crate::proto::node::Transmit;
 
 /// Slices handed to the kernel in one call.
@@ -46,7 +46,13 @@ async fn run(shared: &Arc<Shared>, port: &Arc<Port>, mut output: OwnedWriteHalf)
                 () = port.bell.notified() => continue,
             }
         }
-        let report = outgoing.encode(transmit);
+        let report = match outgoing.encode(transmit) {
+            Ok(report) => report,
+            Err(error) => {
+                let _ = shared.with(|core, now| core.node.handle_bad_frame(port.id, &error, now));
+                return say_farewell(&mut outgoing.queue, port.closing().await, &mut output).await;
+            }
+        };
         let large = report.1 >= TURN_BYTES;
         written = Some(report);
         let result = tokio::select! {
@@ -87,17 +93,17 @@ struct Outgoing<'a> {
 }
 
 impl Outgoing<'_> {
-    /// Queues everything of a transmit. Says what became of its batches, and how many bytes are queued.
-    fn encode(&mut self, transmit: Transmit) -> (Vec<Written>, usize) {
+    /// Queues everything of a transmit, or nothing. Says what became of its batches, and how many bytes are queued.
+    fn encode(&mut self, transmit: Transmit) -> Result<(Vec<Written>, usize), FrameError> {
         let mut wire = transmit.frames;
         let mut written = Vec::with_capacity(transmit.batches.len());
         for batch in transmit.batches {
             let encoder = self.encoder_for(batch.stage);
-            written.push(batch.encode(encoder, &mut wire));
+            written.push(batch.try_encode(encoder, &mut wire)?);
         }
         let bytes = wire.iter().map(Bytes::len).sum();
         self.queue.slices.extend(wire.into_iter().filter(|slice| !slice.is_empty()));
-        (written, bytes)
+        Ok((written, bytes))
     }
 
     /// The connection's encoder, made at its first batch: most connections carry none.
@@ -156,7 +162,40 @@ impl Queue {
 mod tests {
     use tokio::io::AsyncReadExt;
 
+    use trunkline_codec::Payload;
+
+    use super::super::join;
+    use super::super::shared::tests::lone_origin;
     use super::*;
+    use crate::id::{Lane, Seq};
+    use crate::proto::frame::{SealedBatch, Token};
+    use crate::proto::node::ConnId;
+    use crate::proto::wire::{Envelope, Run};
+
+    /// A frame in front of a batch of one message, or of none, which no frame holds.
+    fn transmit(message: Option<Payload>) -> Transmit {
+        let run = Run { flow: 0, first: Seq(1), count: 1, floor_back: 0, deadline_ms: 1 };
+        let batch = SealedBatch {
+            lane: Lane::Bulk,
+            envelope: Envelope { batch: 1, attempt: 1, runs: vec![run] },
+            payloads: message.into_iter().collect(),
+            stage: Stage::None,
+            token: Token::Attempt(0),
+        };
+        Transmit { frames: vec![Bytes::from_static(b"roster")], batches: vec![batch] }
+    }
+
+    #[tokio::test]
+    async fn of_a_transmit_that_cannot_be_encoded_nothing_is_written() {
+        let (client, _inbox) = join(lone_origin()).await.unwrap();
+        let (shared, port) = (client.mesh().shared(), Port::new(ConnId(9)));
+        let mut outgoing = Outgoing { shared, port: &port, encoder: None, queue: Queue::default() };
+        assert!(matches!(outgoing.encode(transmit(None)), Err(FrameError::Encode(_))));
+        assert!(outgoing.queue.slices.is_empty());
+        let (written, bytes) = outgoing.encode(transmit(Some(Payload::from(vec![1, 2, 3])))).unwrap();
+        assert_eq!(written.len(), 1);
+        assert_eq!(bytes, outgoing.queue.slices.iter().map(Bytes::len).sum());
+    }
 
     #[tokio::test]
     async fn last_words_come_behind_the_frame_that_is_half_written() {

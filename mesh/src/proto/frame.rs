@@ -1,7 +1,7 @@
 //! Link frames: header, control body, and for batches a codec frame behind it. Bytes in PROTOCOL.md, "Frames".
 
 use bytes::{Buf, Bytes, BytesMut};
-use trunkline_codec::{Encoder, Frame, Limits, Payload, Stage};
+use trunkline_codec::{EncodeError, Encoder, Frame, Limits, Payload, Stage};
 
 use super::wire::{
     Ack, CONTROL_BYTES_MAX, Close, Confirm, Envelope, Hello, PREAMBLE, Ping, Pong, Refuse, Roster, Welcome,
@@ -60,7 +60,7 @@ impl FrameType {
     }
 }
 
-/// Bytes that break PROTOCOL.md. The connection is closed; nothing that was acknowledged is lost.
+/// Bytes that break PROTOCOL.md, or would. The connection is closed; nothing that was acknowledged is lost.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum FrameError {
@@ -108,11 +108,14 @@ pub enum FrameError {
         /// In the codec frame.
         messages: usize,
     },
+    /// What was to be sent fits no frame: a defect of this node, not of the peer.
+    #[error("a batch that no frame holds: {0}")]
+    Encode(EncodeError),
 }
 
 impl FrameError {
     /// All label values, for metrics that exist before they are first counted.
-    pub const LABELS: [&str; 9] = [
+    pub const LABELS: [&str; 10] = [
         "preamble",
         "unknown_type",
         "lane",
@@ -122,6 +125,7 @@ impl FrameError {
         "body",
         "codec",
         "run_count",
+        "encode",
     ];
 
     /// A label value in snake case.
@@ -137,6 +141,7 @@ impl FrameError {
             Self::Body(..) => "body",
             Self::Codec(_) => "codec",
             Self::RunCount { .. } => "run_count",
+            Self::Encode(_) => "encode",
         }
     }
 }
@@ -418,12 +423,21 @@ pub struct Written {
 }
 
 impl SealedBatch {
-    /// The frame as slices for one vectored write, appended to `wire`.
+    /// As [`SealedBatch::try_encode`], for tests and simulations, which want to see a defect where it happens.
     ///
     /// # Panics
-    /// When the machines sealed more than one frame can hold: a defect of this crate.
+    /// When the machines sealed more than one frame can hold.
     pub fn encode(&self, encoder: &mut Encoder, wire: &mut Vec<Bytes>) -> Written {
-        let frame = encoder.encode(&self.payloads).expect("sealed batches keep the codec's limits");
+        self.try_encode(encoder, wire).expect("sealed batches keep the codec's limits")
+    }
+
+    /// The frame as slices for one vectored write, appended to `wire`.
+    ///
+    /// # Errors
+    /// [`FrameError::Encode`] when the machines sealed more than one frame can hold, a defect of this crate. Nothing was
+    /// appended; close the connection, as what its books say was sent was not.
+    pub fn try_encode(&self, encoder: &mut Encoder, wire: &mut Vec<Bytes>) -> Result<Written, FrameError> {
+        let frame = encoder.encode(&self.payloads).map_err(FrameError::Encode)?;
         let control = encode(&self.envelope);
         let mut head = BytesMut::with_capacity(HEADER_BYTES + control.len());
         head.extend_from_slice(&header(FrameType::Batch, self.lane, &control, frame.len()));
@@ -431,11 +445,11 @@ impl SealedBatch {
         wire.push(head.freeze());
         wire.extend(frame.slices().iter().cloned());
         let stats = frame.stats();
-        Written {
+        Ok(Written {
             token: self.token,
             diff_bytes: u64::try_from(stats.diff_bytes).unwrap_or(u64::MAX),
             staged_bytes: u64::try_from(stats.frame_bytes).unwrap_or(u64::MAX),
-        }
+        })
     }
 }
 

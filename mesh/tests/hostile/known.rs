@@ -4,10 +4,10 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use trunkline_codec::Payload;
+use trunkline_codec::{EncodeError, Payload};
 use trunkline_mesh::id::{Datacenter, Lane, NodeId, Seq};
 use trunkline_mesh::message::{Batch, Message, Outcome};
-use trunkline_mesh::proto::frame::Received;
+use trunkline_mesh::proto::frame::{FrameError, Received};
 use trunkline_mesh::proto::node::ConnId;
 use trunkline_mesh::proto::run::message_head;
 use trunkline_mesh::proto::wire::{AckFlow, REFUSED_RANGES_MAX, Refused, RefusedReason};
@@ -190,6 +190,20 @@ fn a_connection_that_pairs_late_is_as_good_as_one_that_pairs_at_once() {
     assert!(!shell.closed.contains_key(&control) && !shell.closed.contains_key(&bulk));
     assert!(shell.node.status(shell.now).links.iter().all(|link| link.up));
     shell.assert_member_usable();
+}
+
+/// A defect of this node, not of its peer: one connection's matter, which is counted and said, and not the end of the node.
+#[test]
+fn a_batch_that_cannot_be_encoded_ends_its_connection() {
+    let mut shell = Shell::new("o");
+    let conns = shell.link_out(&Peer::new("p"));
+    let error = FrameError::Encode(EncodeError::NoDestinations);
+    shell.node.handle_bad_frame(conns[1], &error, shell.now);
+    shell.drain();
+    assert!(conns.iter().all(|conn| shell.closed.contains_key(conn)), "either ends both");
+    assert!(matches!(shell.sent(conns[1]).pop(), Some(Received::Close(_))));
+    assert_eq!(shell.errors("encode"), 1);
+    shell.link_out(&Peer::new("p"));
 }
 
 /// One origin uses up the rows of the proxy's connection to a member, with lives that it makes up.

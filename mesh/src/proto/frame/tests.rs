@@ -3,6 +3,7 @@
 use super::*;
 use crate::id::Seq;
 use crate::proto::wire::Run;
+use trunkline_codec::EncodeError;
 use trunkline_codec::Options;
 
 fn sealed(payloads: Vec<Payload>) -> SealedBatch {
@@ -47,6 +48,23 @@ fn a_batch_arrives_whole_whatever_the_cuts() {
         assert_eq!(envelope.runs.len(), 2);
         assert_eq!(frame.to_vec(1), b"two");
     }
+}
+
+#[test]
+fn a_batch_that_no_frame_holds_is_an_error_and_leaves_nothing_half_written() {
+    let mut wire = vec![Bytes::from_static(b"before")];
+    let mut encoder = Encoder::new(Options::default());
+    let error = sealed(Vec::new()).try_encode(&mut encoder, &mut wire).unwrap_err();
+    assert_eq!(error, FrameError::Encode(EncodeError::NoDestinations));
+    assert_eq!(wire.len(), 1);
+    let limits = codec_limits(1000);
+    let mut encoder = Encoder::new(Options { limits, ..Options::default() });
+    let large = sealed(vec![Bytes::from(vec![0; 1001]).into()]);
+    assert!(matches!(large.try_encode(&mut encoder, &mut wire), Err(FrameError::Encode(_))));
+    assert!(
+        sealed(vec![Bytes::from_static(b"x").into()]).try_encode(&mut encoder, &mut wire).is_ok(),
+        "usable"
+    );
 }
 
 #[test]

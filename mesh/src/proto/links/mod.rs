@@ -416,9 +416,14 @@ impl Links {
         self.protocol_error(id, "unknown_row", "a run of a roster row that was never announced", now);
     }
 
-    /// The peer's bytes are no frames.
+    /// The peer's bytes are no frames, or what was to be sent is none.
     pub fn handle_bad_frame(&mut self, id: ConnId, error: &FrameError, now: Micros) {
-        self.protocol_error(id, error.label(), &error.to_string(), now);
+        if matches!(error, FrameError::Encode(_)) {
+            tracing::error!(conn = id.0, %error, "defect of this node, connection closed");
+            self.end_conn(id, error.label(), now);
+        } else {
+            self.protocol_error(id, error.label(), &error.to_string(), now);
+        }
     }
 
     /// A frame came.

@@ -264,17 +264,24 @@ impl Links {
 
     pub(super) fn protocol_error(&mut self, id: ConnId, label: &'static str, detail: &str, now: Micros) {
         let Some(conn) = self.conns.get(&id) else { return };
-        *self.counters.protocol_errors.entry(label).or_default() += 1;
         if matches!(conn.stage, Stage::Open) {
             let peer =
                 conn.link.and_then(|link| self.links.get(&link)).map(|link| &self.peers[link.peer.0].spec.id);
             tracing::warn!(?peer, lane = %conn.lane, error = detail, "peer breaks the protocol, connection closed");
-            let close = Close { code: CloseCode::Closing as u16 };
-            let words = control_frame(FrameType::Close, conn.lane, &close);
-            self.drop_conn(id, Some(words), now);
+            self.end_conn(id, label, now);
         } else {
+            *self.counters.protocol_errors.entry(label).or_default() += 1;
             self.refuse(id, &Refusal::new(RefuseCode::Malformed, detail), now);
         }
+    }
+
+    /// Ends an open connection for an error, which is counted.
+    pub(super) fn end_conn(&mut self, id: ConnId, label: &'static str, now: Micros) {
+        let Some(conn) = self.conns.get(&id) else { return };
+        *self.counters.protocol_errors.entry(label).or_default() += 1;
+        let close = Close { code: CloseCode::Closing as u16 };
+        let words = control_frame(FrameType::Close, conn.lane, &close);
+        self.drop_conn(id, Some(words), now);
     }
 }
 
