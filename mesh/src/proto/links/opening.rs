@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{Action, Arrived, ConnId, IDLE_TIMEOUT, LinkEvent, LinkId, Links, Stage, Timer};
+use super::{Action, Arrived, Conn, ConnId, IDLE_TIMEOUT, LinkEvent, LinkId, Links, Stage, Timer};
 use crate::id::{Incarnation, Lane};
 use crate::proto::frame::{FrameType, control_frame, frame_around};
 use crate::proto::handshake::{Refusal, adopt, check_hello, check_welcome, role_bits, transcript};
@@ -31,23 +31,12 @@ impl Links {
 
     /// A dial succeeded.
     pub fn handle_dialed(&mut self, id: ConnId, now: Micros) {
-        let Some(conn) = self.conns.get_mut(&id).filter(|conn| matches!(conn.stage, Stage::Dialing)) else {
+        let dialling = self.conns.get(&id).filter(|conn| matches!(conn.stage, Stage::Dialing));
+        let nonce = |conn: &Conn| Some(self.links.get(&conn.link?)?.nonce);
+        let hello = dialling.and_then(|conn| Some(self.hello(nonce(conn)?, conn.lane, now)));
+        let (Some(hello), Some(conn)) = (hello, self.conns.get_mut(&id)) else {
             self.actions.push_back(Action::Close { conn: id, last_words: None });
             return;
-        };
-        let nonce = conn.link.and_then(|link| self.links.get(&link)).map_or(0, |link| link.nonce);
-        let hello = Hello {
-            cluster: self.me.cluster.clone(),
-            node: self.me.node.clone(),
-            datacenter: self.me.datacenter.clone(),
-            roles: role_bits(self.me.roles),
-            incarnation: self.me.incarnation,
-            versions: offered_versions(),
-            features: 0,
-            frame_bytes_max: u64::try_from(self.settings.frame_bytes_max).unwrap_or(u64::MAX),
-            link: nonce,
-            lane: u8::try_from(conn.lane.index()).unwrap_or(0),
-            sent_us: self.wall_base_us.saturating_add(now.0),
         };
         let body = Bytes::from(encode(&hello));
         conn.out.push_back(Bytes::from_static(&PREAMBLE));
@@ -56,6 +45,42 @@ impl Links {
         conn.opened_at = now;
         self.timers.set(Timer::Handshake(id), now + self.settings.handshake_timeout);
         self.ready.insert(id);
+    }
+
+    /// What this node says of itself.
+    fn hello(&self, link: u64, lane: Lane, now: Micros) -> Hello {
+        Hello {
+            cluster: self.me.cluster.clone(),
+            node: self.me.node.clone(),
+            datacenter: self.me.datacenter.clone(),
+            roles: role_bits(self.me.roles),
+            incarnation: self.me.incarnation,
+            versions: offered_versions(),
+            features: 0,
+            frame_bytes_max: u64::try_from(self.settings.frame_bytes_max).unwrap_or(u64::MAX),
+            link,
+            lane: u8::try_from(lane.index()).unwrap_or(0),
+            sent_us: self.wall_us(now),
+        }
+    }
+
+    /// The same, as an answer.
+    fn welcome(&self, hello: &Hello, lane: Lane, version: u16, now: Micros) -> Welcome {
+        let me = self.hello(hello.link, lane, now);
+        Welcome {
+            cluster: me.cluster,
+            node: me.node,
+            datacenter: me.datacenter,
+            roles: me.roles,
+            incarnation: me.incarnation,
+            versions: me.versions,
+            features: me.features,
+            frame_bytes_max: me.frame_bytes_max,
+            version,
+            hello_sent_us: hello.sent_us,
+            hello_received_us: me.sent_us,
+            sent_us: me.sent_us,
+        }
     }
 
     pub(super) fn take_hello(&mut self, id: ConnId, hello: Hello, body: &Bytes, now: Micros) -> Arrived {
@@ -98,21 +123,7 @@ impl Links {
         link.incarnation = hello.incarnation;
         link.frame_bytes_max =
             self.settings.frame_bytes_max.min(usize::try_from(hello.frame_bytes_max).unwrap_or(usize::MAX));
-        let welcome = Welcome {
-            cluster: self.me.cluster.clone(),
-            node: self.me.node.clone(),
-            datacenter: self.me.datacenter.clone(),
-            roles: role_bits(self.me.roles),
-            incarnation: self.me.incarnation,
-            versions: offered_versions(),
-            features: 0,
-            frame_bytes_max: u64::try_from(self.settings.frame_bytes_max).unwrap_or(u64::MAX),
-            version,
-            hello_sent_us: hello.sent_us,
-            hello_received_us: self.wall_us(now),
-            sent_us: self.wall_us(now),
-        };
-        let answer = encode(&welcome);
+        let answer = encode(&self.welcome(&hello, lane, version, now));
         let conn = self.conns.get_mut(&id).expect("it brought this frame");
         conn.lane = lane;
         conn.link = Some(link_id);
