@@ -16,6 +16,30 @@ use crate::proto::wire::{Close, CloseCode};
 /// A link that lived so long starts its redial pauses from the shortest again.
 const STABLE_AFTER: Duration = Duration::from_secs(1);
 
+impl Link {
+    /// With neither of its connections yet.
+    pub(super) fn new(peer: PeerIx, dialled: bool, nonce: u64, frame_bytes_max: usize, now: Micros) -> Self {
+        Self {
+            peer,
+            dialled,
+            up: false,
+            draining: false,
+            incarnation: Incarnation::UNKNOWN,
+            frame_bytes_max,
+            rtt: Rtt::default(),
+            nonce,
+            conns: [None; 2],
+            up_at: now,
+            heard_at: now,
+            used_at: now,
+            offset: ClockOffset::default(),
+            acks: BTreeMap::new(),
+            ack_bytes: 0,
+            acks_due: false,
+        }
+    }
+}
+
 impl Links {
     /// Asks for a link to a peer, now and after every loss.
     pub fn want(&mut self, peer: PeerIx, now: Micros) {
@@ -54,28 +78,9 @@ impl Links {
         id
     }
 
-    pub(super) fn add_link(&mut self, peer: PeerIx, dialled: bool, nonce: u64, now: Micros) -> LinkId {
+    pub(super) fn new_link_id(&mut self) -> LinkId {
         let id = LinkId(self.next_link);
         self.next_link += 1;
-        let link = Link {
-            peer,
-            dialled,
-            up: false,
-            draining: false,
-            incarnation: Incarnation::UNKNOWN,
-            frame_bytes_max: self.settings.frame_bytes_max,
-            rtt: Rtt::default(),
-            nonce,
-            conns: [None; 2],
-            up_at: now,
-            heard_at: now,
-            used_at: now,
-            offset: ClockOffset::default(),
-            acks: BTreeMap::new(),
-            ack_bytes: 0,
-            acks_due: false,
-        };
-        self.links.insert(id, link);
         id
     }
 
@@ -165,14 +170,16 @@ impl Links {
         }
         let node = entry.spec.id.clone();
         let nonce = self.rng.u64(..);
-        let link_id = self.add_link(peer, true, nonce, now);
-        self.peers[peer.0].dialling.link = Some(link_id);
+        let link_id = self.new_link_id();
+        let mut link = Link::new(peer, true, nonce, self.settings.frame_bytes_max, now);
         for lane in Lane::ALL {
             let conn = self.add_conn(Stage::Dialing, lane, Some(link_id), now);
-            self.links.get_mut(&link_id).expect("just made").conns[lane.index()] = Some(conn);
+            link.conns[lane.index()] = Some(conn);
             self.counters.dials += 1;
             self.actions.push_back(Action::Dial { conn, peer: node.clone(), address, lane });
         }
+        self.peers[peer.0].dialling.link = Some(link_id);
+        self.links.insert(link_id, link);
     }
 
     /// Tells all peers that this node is going away; opens no more links.

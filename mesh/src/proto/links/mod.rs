@@ -440,7 +440,10 @@ impl Links {
             }
         }
         match (&conn.stage, received) {
-            (Stage::AwaitHello, Received::Hello(hello, body)) => self.take_hello(id, hello, &body, now),
+            (Stage::AwaitHello, Received::Hello(hello, body)) => {
+                self.take_hello(id, hello, &body, now);
+                Arrived::Nothing
+            }
             (Stage::AwaitWelcome { .. }, Received::Welcome(welcome, body)) => {
                 self.take_welcome(id, welcome, &body, now)
             }

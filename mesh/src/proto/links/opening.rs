@@ -2,7 +2,9 @@
 
 use bytes::Bytes;
 
-use super::{Action, Arrived, Conn, ConnId, IDLE_TIMEOUT, LinkEvent, LinkId, Links, Stage, Timer};
+use super::{
+    Action, Arrived, Conn, ConnId, IDLE_TIMEOUT, Link, LinkEvent, LinkId, Links, PeerIx, Stage, Timer,
+};
 use crate::id::{Incarnation, Lane};
 use crate::proto::frame::{FrameType, control_frame, frame_around};
 use crate::proto::handshake::{Refusal, adopt, check_hello, check_welcome, role_bits, transcript};
@@ -10,6 +12,15 @@ use crate::proto::time::Micros;
 use crate::proto::wire::{
     Close, CloseCode, Confirm, Hello, PREAMBLE, Refuse, RefuseCode, Welcome, encode, offered_versions,
 };
+
+/// A Hello that passed every check.
+struct Admitted {
+    peer: PeerIx,
+    lane: Lane,
+    version: u16,
+    /// The link whose other connection came first.
+    partner: Option<LinkId>,
+}
 
 impl Links {
     /// A connection came in.
@@ -83,48 +94,51 @@ impl Links {
         }
     }
 
-    pub(super) fn take_hello(&mut self, id: ConnId, hello: Hello, body: &Bytes, now: Micros) -> Arrived {
-        let lane = Lane::from_index(hello.lane);
-        let seen = self.peer(&hello.node).map_or(Incarnation::UNKNOWN, |peer| self.peers[peer.0].highest);
-        let checked =
-            check_hello(&hello, &self.me, &self.topology, seen).and_then(|(_, version)| match lane {
-                _ if self.draining => Err(Refusal::new(RefuseCode::Draining, "this node is going away")),
-                Some(lane) => Ok((lane, version)),
-                None => Err(Refusal::new(RefuseCode::Malformed, "a lane is 0 or 1")),
-            });
-        let (lane, version) = match checked {
-            Ok(checked) => checked,
-            Err(refusal) => {
-                self.refuse(id, &refusal, now);
-                return Arrived::Nothing;
-            }
-        };
-        let peer = self.peer(&hello.node).expect("the topology knows it");
-        let paired = self.links.iter().find(|(_, link)| {
+    pub(super) fn take_hello(&mut self, id: ConnId, hello: Hello, body: &Bytes, now: Micros) {
+        match self.admit(&hello) {
+            Ok(admitted) => self.answer_hello(id, hello, &admitted, body, now),
+            Err(refusal) => self.refuse(id, &refusal, now),
+        }
+    }
+
+    /// All checks of a Hello: those that the handshake has, and whether there is a place for it among the links.
+    fn admit(&self, hello: &Hello) -> Result<Admitted, Refusal> {
+        let known = self.peer(&hello.node);
+        let seen = known.map_or(Incarnation::UNKNOWN, |peer| self.peers[peer.0].highest);
+        let (_, version) = check_hello(hello, &self.me, &self.topology, seen)?;
+        if self.draining {
+            return Err(Refusal::new(RefuseCode::Draining, "this node is going away"));
+        }
+        let peer = known.ok_or_else(|| Refusal::new(RefuseCode::UnknownNode, "not in the topology"))?;
+        let lane = Lane::from_index(hello.lane)
+            .ok_or_else(|| Refusal::new(RefuseCode::Malformed, "a lane is 0 or 1"))?;
+        let waits = |link: &Link| {
             !link.dialled
                 && link.peer == peer
                 && link.nonce == hello.link
                 && link.incarnation == hello.incarnation
-        });
-        let link_id = match paired.map(|(id, link)| (*id, link.conns[lane.index()])) {
-            Some((_, Some(_))) => {
-                self.refuse(id, &Refusal::new(RefuseCode::Malformed, "this lane of the link is taken"), now);
-                return Arrived::Nothing;
-            }
-            Some((link_id, None)) => link_id,
-            None => {
-                let link_id = self.add_link(peer, false, hello.link, now);
-                self.timers.set(Timer::Pair(link_id), now + self.settings.handshake_timeout);
-                link_id
-            }
         };
-        let link = self.links.get_mut(&link_id).expect("just found or made");
+        let partner = self.links.iter().find(|(_, link)| waits(link));
+        if partner.is_some_and(|(_, link)| link.conns[lane.index()].is_some()) {
+            return Err(Refusal::new(RefuseCode::Malformed, "this lane of the link is taken"));
+        }
+        Ok(Admitted { peer, lane, version, partner: partner.map(|(id, _)| *id) })
+    }
+
+    fn answer_hello(&mut self, id: ConnId, hello: Hello, admitted: &Admitted, body: &Bytes, now: Micros) {
+        let Admitted { peer, lane, version, partner } = *admitted;
+        let answer = encode(&self.welcome(&hello, lane, version, now));
+        let link_id = partner.unwrap_or_else(|| self.new_link_id());
+        let Some(conn) = self.conns.get_mut(&id) else { return };
+        if partner.is_none() {
+            self.timers.set(Timer::Pair(link_id), now + self.settings.handshake_timeout);
+        }
+        let limit = self.settings.frame_bytes_max;
+        let link =
+            self.links.entry(link_id).or_insert_with(|| Link::new(peer, false, hello.link, limit, now));
         link.conns[lane.index()] = Some(id);
         link.incarnation = hello.incarnation;
-        link.frame_bytes_max =
-            self.settings.frame_bytes_max.min(usize::try_from(hello.frame_bytes_max).unwrap_or(usize::MAX));
-        let answer = encode(&self.welcome(&hello, lane, version, now));
-        let conn = self.conns.get_mut(&id).expect("it brought this frame");
+        link.frame_bytes_max = limit.min(usize::try_from(hello.frame_bytes_max).unwrap_or(usize::MAX));
         conn.lane = lane;
         conn.link = Some(link_id);
         conn.out.push_back(Bytes::from_static(&PREAMBLE));
@@ -132,7 +146,6 @@ impl Links {
         conn.stage =
             Stage::AwaitConfirm { transcript: transcript(body, &answer), hello: Box::new(hello), version };
         self.ready.insert(id);
-        Arrived::Nothing
     }
 
     pub(super) fn take_welcome(
