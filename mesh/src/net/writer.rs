@@ -18,6 +18,13 @@ use crate::proto::node::Transmit;
 /// Slices handed to the kernel in one call.
 const SLICES_MAX: usize = 64;
 
+/// An encoder keeps its working memory, which grows with what it works on. A connection that rests keeps one that never
+/// worked on more than this.
+const ENCODER_BYTES_KEPT: usize = 64 * 1024;
+
+/// What the encoder keeps books of per segment, about.
+const SEGMENT_BYTES: usize = 64;
+
 /// After a write of so many bytes, other tasks of the thread get their turn.
 const TURN_BYTES: usize = 64 * 1024;
 
@@ -27,7 +34,7 @@ pub(super) fn start(shared: &Arc<Shared>, port: Arc<Port>, output: OwnedWriteHal
 }
 
 async fn run(shared: &Arc<Shared>, port: &Arc<Port>, mut output: OwnedWriteHalf) {
-    let mut outgoing = Outgoing { shared, port, encoder: None, queue: Queue::default() };
+    let mut outgoing = Outgoing::new(shared, port);
     let mut written: Option<(Vec<Written>, usize)> = None;
     loop {
         let next = shared.with(|core, now| {
@@ -40,6 +47,7 @@ async fn run(shared: &Arc<Shared>, port: &Arc<Port>, mut output: OwnedWriteHalf)
         });
         let Ok(transmit) = next else { return };
         if transmit.is_empty() {
+            outgoing.rest();
             tokio::select! {
                 biased;
                 end = port.closing() => return say_farewell(&mut outgoing.queue, end, &mut output).await,
@@ -89,15 +97,31 @@ struct Outgoing<'a> {
     shared: &'a Shared,
     port: &'a Port,
     encoder: Option<(Encoder, Stage)>,
+    /// The most that the encoder had to work on since it was made.
+    encoder_bytes: usize,
     queue: Queue,
 }
 
-impl Outgoing<'_> {
+impl<'a> Outgoing<'a> {
+    fn new(shared: &'a Shared, port: &'a Port) -> Self {
+        Self { shared, port, encoder: None, encoder_bytes: 0, queue: Queue::default() }
+    }
+
+    /// There is nothing to write for now: what a large frame needed is given back.
+    fn rest(&mut self) {
+        if self.encoder_bytes > ENCODER_BYTES_KEPT {
+            (self.encoder, self.encoder_bytes) = (None, 0);
+        }
+        self.queue.slices.shrink_to(SLICES_MAX);
+    }
+
     /// Queues everything of a transmit, or nothing. Says what became of its batches, and how many bytes are queued.
     fn encode(&mut self, transmit: Transmit) -> Result<(Vec<Written>, usize), FrameError> {
         let mut wire = transmit.frames;
         let mut written = Vec::with_capacity(transmit.batches.len());
         for batch in transmit.batches {
+            let work = batch.payloads.iter().map(|of| of.len() + of.segments().len() * SEGMENT_BYTES).sum();
+            self.encoder_bytes = self.encoder_bytes.max(work);
             let encoder = self.encoder_for(batch.stage);
             written.push(batch.try_encode(encoder, &mut wire)?);
         }
@@ -189,12 +213,32 @@ mod tests {
     async fn of_a_transmit_that_cannot_be_encoded_nothing_is_written() {
         let (client, _inbox) = join(lone_origin()).await.unwrap();
         let (shared, port) = (client.mesh().shared(), Port::new(ConnId(9)));
-        let mut outgoing = Outgoing { shared, port: &port, encoder: None, queue: Queue::default() };
+        let mut outgoing = Outgoing::new(shared, &port);
         assert!(matches!(outgoing.encode(transmit(None)), Err(FrameError::Encode(_))));
         assert!(outgoing.queue.slices.is_empty());
         let (written, bytes) = outgoing.encode(transmit(Some(Payload::from(vec![1, 2, 3])))).unwrap();
         assert_eq!(written.len(), 1);
         assert_eq!(bytes, outgoing.queue.slices.iter().map(Bytes::len).sum());
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_rests_keeps_no_memory_of_a_large_frame() {
+        let (client, _inbox) = join(lone_origin()).await.unwrap();
+        let (shared, port) = (client.mesh().shared(), Port::new(ConnId(9)));
+        let mut outgoing = Outgoing::new(shared, &port);
+        let one = |bytes| Some(Payload::from(vec![1; bytes]));
+        let many = Some((0..2000).map(|_| Bytes::from(vec![1])).collect::<Payload>());
+        for (message, kept) in [(one(1000), true), (one(ENCODER_BYTES_KEPT + 1), false), (many, false)] {
+            outgoing.encode(transmit(message)).unwrap();
+            outgoing.queue.slices.clear();
+            // Not between the frames of a busy connection.
+            outgoing.encode(transmit(one(10))).unwrap();
+            outgoing.queue.slices.clear();
+            assert!(outgoing.encoder.is_some());
+            outgoing.rest();
+            assert_eq!(outgoing.encoder.is_some(), kept);
+            assert!(outgoing.queue.slices.capacity() <= 2 * SLICES_MAX);
+        }
     }
 
     #[tokio::test]
