@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use fastrand::Rng;
-use trunkline_codec::{Encoder, Frame, Limits, Options, Payload, Stage};
+use trunkline_codec::{Encoder, Frame, Limits, Options, Payload, Stage, varint};
 
 /// Time per competitor and corpus, split over the rounds.
 const ROUNDS: usize = 9;
@@ -44,14 +44,6 @@ fn random(rng: &mut Rng, len: usize) -> Vec<u8> {
     std::iter::repeat_with(|| rng.u8(..)).take(len).collect()
 }
 
-fn put_varint(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push(value.to_le_bytes()[0] | 0x80);
-        value >>= 7;
-    }
-    out.push(value.to_le_bytes()[0]);
-}
-
 /// The fields of an AppendEntries message before its entries, spelled as raftpb does.
 fn header(rng: &mut Rng, to: u64, index: u64) -> Vec<u8> {
     let mut out = Vec::new();
@@ -67,7 +59,7 @@ fn header(rng: &mut Rng, to: u64, index: u64) -> Vec<u8> {
         (0x58, u64::from(rng.u32(1..90))),
     ] {
         out.push(tag);
-        put_varint(&mut out, value);
+        varint::put(&mut out, usize::try_from(value).expect("small"));
     }
     out
 }

@@ -86,7 +86,8 @@ mod set_table;
 
 mod destination_set;
 
-mod varint;
+#[doc(hidden)]
+pub mod varint;
 
 mod wire;
 

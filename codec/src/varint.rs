@@ -1,4 +1,5 @@
-//! Unsigned LEB128 with exactly one encoding per value.
+//! Unsigned LEB128 with exactly one encoding per value. For whoever frames messages with the same integers; no other use
+//! is promised anything.
 //!
 //! An encoding longer than needed is an error, because two spellings of one frame would be two frames to everything
 //! that hashes, compares or deduplicates them.
@@ -6,7 +7,7 @@
 use crate::error::DecodeError;
 
 /// Longest encoding of a `u64`.
-pub(crate) const BYTES_MAX: usize = 10;
+pub const BYTES_MAX: usize = 10;
 
 /// Encoded length of `value` in bytes.
 pub(crate) fn len(value: usize) -> usize {
@@ -15,14 +16,17 @@ pub(crate) fn len(value: usize) -> usize {
 }
 
 /// Appends `value`.
-pub(crate) fn put(out: &mut Vec<u8>, value: usize) {
+pub fn put(out: &mut Vec<u8>, value: usize) {
     let mut bytes = [0; BYTES_MAX];
     let len = write(&mut bytes, value);
     out.extend_from_slice(&bytes[..len]);
 }
 
-/// Writes `value` to the front of `out`, which has room for it; returns its length.
-pub(crate) fn write(out: &mut [u8], value: usize) -> usize {
+/// Writes `value` to the front of `out`; returns its length, at most [`BYTES_MAX`].
+///
+/// # Panics
+/// When `out` has no room for it.
+pub fn write(out: &mut [u8], value: usize) -> usize {
     let mut rest = value;
     let mut len = 0;
     loop {
@@ -34,6 +38,25 @@ pub(crate) fn write(out: &mut [u8], value: usize) -> usize {
             return len;
         }
     }
+}
+
+/// Reads a value from bytes that come one by one. `None` when it is spelled longer than needed, or is above a `u64`.
+///
+/// # Errors
+/// Whatever `byte` says when it has no byte.
+pub fn read<E>(mut byte: impl FnMut() -> Result<u8, E>) -> Result<Option<u64>, E> {
+    let mut value: u64 = 0;
+    for index in 0..BYTES_MAX {
+        let byte = byte()?;
+        if index == BYTES_MAX - 1 && byte > 1 {
+            return Ok(None);
+        }
+        value |= u64::from(byte & 0x7F) << (7 * index);
+        if byte & 0x80 == 0 {
+            return Ok((byte != 0 || index == 0).then_some(value));
+        }
+    }
+    Ok(None)
 }
 
 /// Reads bytes of a frame from front to back and knows where it is.
@@ -79,22 +102,8 @@ impl<'a> Reader<'a> {
     /// The next variable-length integer.
     pub(crate) fn varint(&mut self) -> Result<usize, DecodeError> {
         let start = self.at;
-        let mut value: u64 = 0;
-        for index in 0..BYTES_MAX {
-            let byte = self.byte()?;
-            let low = u64::from(byte & 0x7F);
-            if index == BYTES_MAX - 1 && byte > 1 {
-                return Err(DecodeError::Varint { offset: start });
-            }
-            value |= low << (7 * index);
-            if byte & 0x80 == 0 {
-                if byte == 0 && index > 0 {
-                    return Err(DecodeError::Varint { offset: start });
-                }
-                return usize::try_from(value).map_err(|_| DecodeError::Varint { offset: start });
-            }
-        }
-        Err(DecodeError::Varint { offset: start })
+        let value = read(|| self.byte())?.and_then(|value| usize::try_from(value).ok());
+        value.ok_or(DecodeError::Varint { offset: start })
     }
 }
 

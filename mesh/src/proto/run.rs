@@ -1,25 +1,17 @@
 //! The payload of a run: (kind, length, message)*, kind and length as canonical LEB128. What a proxy passes on unread.
 
-use bytes::{BufMut, Bytes, BytesMut};
-use trunkline_codec::Payload;
+use bytes::Bytes;
+use trunkline_codec::{Payload, varint};
 
 use super::frame::FrameError;
 
 /// The bytes in front of one message.
 #[must_use]
 pub fn message_head(kind: u8, length: usize) -> Bytes {
-    let mut head = BytesMut::with_capacity(12);
-    put_varint(&mut head, u64::from(kind));
-    put_varint(&mut head, u64::try_from(length).unwrap_or(u64::MAX));
-    head.freeze()
-}
-
-fn put_varint(out: &mut BytesMut, mut value: u64) {
-    while value >= 0x80 {
-        out.put_u8(u8::try_from(value & 0x7f).unwrap_or(0) | 0x80);
-        value >>= 7;
-    }
-    out.put_u8(u8::try_from(value).unwrap_or(0));
+    let mut head = [0; 2 * varint::BYTES_MAX];
+    let kind_bytes = varint::write(&mut head, usize::from(kind));
+    let length_bytes = varint::write(&mut head[kind_bytes..], length);
+    Bytes::copy_from_slice(&head[..kind_bytes + length_bytes])
 }
 
 /// One message of a run.
@@ -78,19 +70,7 @@ impl<I: Iterator<Item = Bytes>> Cursor<I> {
     }
 
     fn varint(&mut self) -> Option<u64> {
-        let mut value = 0_u64;
-        for shift in (0..64).step_by(7) {
-            let byte = self.byte()?;
-            let bits = u64::from(byte & 0x7f);
-            if shift == 63 && bits > 1 {
-                return None;
-            }
-            value |= bits << shift;
-            if byte & 0x80 == 0 {
-                return (byte != 0 || shift == 0).then_some(value);
-            }
-        }
-        None
+        varint::read(|| self.byte().ok_or(())).ok().flatten()
     }
 
     fn take(&mut self, length: usize) -> Option<Payload> {
