@@ -1,6 +1,6 @@
 //! Frames that every later release decodes. A vector is a text file: comments, the frame and its messages in hex.
 //!
-//! Vectors are never edited. `NEW_VECTORS=1 cargo test -p trunkline-codec --test vectors` writes those that do not
+//! Vectors are never edited. `WRITE_VECTORS=1 cargo test -p trunkline-codec --test vectors` writes those that do not
 //! exist yet; a version that encodes better leaves the old ones and adds its own under new names.
 
 mod common;
@@ -85,7 +85,7 @@ fn the_encoder_still_writes_the_vectors() {
         let messages = messages(kind, count, len);
         let frame = encoder(stage).encode(&messages).unwrap().to_bytes();
         let path = directory().join(name).with_extension("txt");
-        if !path.exists() && std::env::var_os("NEW_VECTORS").is_some() {
+        if !path.exists() && std::env::var_os("WRITE_VECTORS").is_some() {
             let mut text = format!(
                 "# {count} messages of family {kind}, length {len}, {stage:?}, seed 7\nframe {}\n",
                 hex(&frame)
