@@ -22,6 +22,8 @@ use trunkline_mesh::settings::Settings;
 mod anything;
 #[path = "hostile/known.rs"]
 mod known;
+#[path = "hostile/log.rs"]
+mod log;
 #[path = "hostile/sender.rs"]
 mod sender;
 #[path = "hostile/shell.rs"]
@@ -598,6 +600,45 @@ fn two_starts_that_are_told_of_the_same_life_take_different_ones() {
     });
     assert!(adopted.iter().all(|life| life.0 > 1000), "{adopted:?}");
     assert_ne!(adopted[0], adopted[1]);
+}
+
+/// Whoever reads the log of either end sees why by name, and with whom.
+#[test]
+fn both_ends_log_a_refused_link_by_the_name_of_its_code() {
+    let mut shell = Shell::new("o");
+    let control = shell.dialed("p", Lane::Control);
+    let refuse = |code| {
+        let refuse = Refuse { code, detail: "elsewhere\n".to_owned(), highest_incarnation: Incarnation(0) };
+        [&PREAMBLE[..], &control_frame(FrameType::Refuse, Lane::Control, &refuse)].concat()
+    };
+    let lines = log::lines_of(|| _ = shell.feed(control, &refuse(2)));
+    assert_eq!(lines, [r"peer refuses the link peer=p code=other_cluster number=2 detail=elsewhere\n"]);
+    let control = shell.dialed("p", Lane::Control);
+    let lines = log::lines_of(|| _ = shell.feed(control, &refuse(999)));
+    assert_eq!(lines, [r"peer refuses the link peer=p code=unknown number=999 detail=elsewhere\n"]);
+
+    let control = shell.dialed("p", Lane::Control);
+    let other = Welcome { node: id("p2"), ..Peer::new("p").welcome() };
+    let welcome = control_frame(FrameType::Welcome, Lane::Control, &other);
+    let lines = log::lines_of(|| _ = shell.feed(control, &[&PREAMBLE[..], &welcome].concat()));
+    let [line] = &lines[..] else { panic!("{lines:?}") };
+    assert!(line.starts_with("link refused peer=p code=other_node detail=dialled `p`"), "{line}");
+
+    let mut shell = Shell::new("m");
+    let conn = shell.accept();
+    let hello = Hello { versions: vec![(99, 1)], ..Peer::new("o").hello(Lane::Control, 1) };
+    let hello = control_frame(FrameType::Hello, Lane::Control, &hello);
+    let lines = log::lines_of(|| _ = shell.feed(conn, &[&PREAMBLE[..], &hello].concat()));
+    let [line] = &lines[..] else { panic!("{lines:?}") };
+    assert!(
+        line.starts_with("link refused peer=o code=no_common_version detail=no common wire version"),
+        "{line}"
+    );
+
+    let conn = shell.accept();
+    let lines = log::lines_of(|| _ = shell.feed(conn, b"GET"));
+    let [line] = &lines[..] else { panic!("{lines:?}") };
+    assert!(line.starts_with("link refused code=malformed detail=the peer does not speak"), "{line}");
 }
 
 #[test]

@@ -1,11 +1,12 @@
 //! The handshake as steps of a connection: hello, welcome, confirm, refuse. The rules are in [`handshake`](super::super::handshake).
 
 use bytes::Bytes;
+use tracing::field::display;
 
 use super::{
     Action, Arrived, Conn, ConnId, IDLE_TIMEOUT, Link, LinkEvent, LinkId, Links, PeerIx, Stage, Timer,
 };
-use crate::id::{Incarnation, Lane};
+use crate::id::{Incarnation, Lane, NodeId};
 use crate::proto::frame::{FrameType, control_frame, frame_around};
 use crate::proto::handshake::{Refusal, adopt, check_hello, check_welcome, role_bits, transcript};
 use crate::proto::time::Micros;
@@ -30,9 +31,11 @@ impl Links {
     pub fn handle_accepted(&mut self, now: Micros) -> Result<ConnId, Bytes> {
         if self.accepted >= self.settings.connections_max || self.handshaking >= self.settings.handshakes_max
         {
-            self.count_refusal(RefuseCode::TooManyConnections);
             let refusal =
                 Refusal::new(RefuseCode::TooManyConnections, "too many connections: try again later");
+            self.count_refusal(refusal.code);
+            // There may be very many of them.
+            tracing::debug!(code = refusal.code.label(), "connection turned away");
             return Err(refuse_bytes(Lane::Control, &refusal, true));
         }
         self.accepted += 1;
@@ -97,7 +100,7 @@ impl Links {
     pub(super) fn take_hello(&mut self, id: ConnId, hello: Hello, body: &Bytes, now: Micros) {
         match self.admit(&hello) {
             Ok(admitted) => self.answer_hello(id, hello, &admitted, body, now),
-            Err(refusal) => self.refuse(id, &refusal, now),
+            Err(refusal) => self.refuse_as(id, Some(hello.node), &refusal, now),
         }
     }
 
@@ -252,13 +255,15 @@ impl Links {
 
     pub(super) fn take_refuse(&mut self, id: ConnId, refuse: &Refuse, now: Micros) {
         let code = RefuseCode::from_wire(refuse.code);
-        *self.counters.refused_by_peer.entry(code.map_or("unknown", RefuseCode::label)).or_default() += 1;
-        if let Some(link) =
-            self.conns.get(&id).and_then(|conn| conn.link).and_then(|link| self.links.get(&link))
-        {
-            let peer = &self.peers[link.peer.0].spec.id;
-            tracing::warn!(%peer, code = refuse.code, detail = %refuse.detail.escape_debug(), "peer refuses the link");
-        }
+        let label = code.map_or("unknown", RefuseCode::label);
+        *self.counters.refused_by_peer.entry(label).or_default() += 1;
+        tracing::warn!(
+            peer = self.peer_of(id).map(display),
+            code = label,
+            number = refuse.code,
+            detail = %refuse.detail.escape_debug(),
+            "peer refuses the link"
+        );
         self.drop_conn(id, None, now);
         if code == Some(RefuseCode::StaleIncarnation)
             && let Some(incarnation) =
@@ -276,9 +281,25 @@ impl Links {
         *self.counters.refused.entry(code.label()).or_default() += 1;
     }
 
+    /// The node at the other end, once it is known.
+    fn peer_of(&self, id: ConnId) -> Option<&NodeId> {
+        let link = self.links.get(&self.conns.get(&id)?.link?)?;
+        Some(&self.peers[link.peer.0].spec.id)
+    }
+
     pub(super) fn refuse(&mut self, id: ConnId, refusal: &Refusal, now: Micros) {
+        self.refuse_as(id, self.peer_of(id).cloned(), refusal, now);
+    }
+
+    /// As [`Links::refuse`]; `peer` is who the other end says it is.
+    fn refuse_as(&mut self, id: ConnId, peer: Option<NodeId>, refusal: &Refusal, now: Micros) {
         self.count_refusal(refusal.code);
-        tracing::warn!(code = refusal.code.label(), detail = %refusal.detail, "link refused");
+        tracing::warn!(
+            peer = peer.map(display),
+            code = refusal.code.label(),
+            detail = %refusal.detail,
+            "link refused"
+        );
         let Some(conn) = self.conns.get(&id) else { return };
         // The acceptor has said nothing yet and owes its preamble.
         let silent = matches!(conn.stage, Stage::AwaitHello);
@@ -289,9 +310,8 @@ impl Links {
     pub(super) fn protocol_error(&mut self, id: ConnId, label: &'static str, detail: &str, now: Micros) {
         let Some(conn) = self.conns.get(&id) else { return };
         if matches!(conn.stage, Stage::Open) {
-            let peer =
-                conn.link.and_then(|link| self.links.get(&link)).map(|link| &self.peers[link.peer.0].spec.id);
-            tracing::warn!(?peer, lane = %conn.lane, error = detail, "peer breaks the protocol, connection closed");
+            let peer = self.peer_of(id).map(display);
+            tracing::warn!(peer, lane = %conn.lane, error = detail, "peer breaks the protocol, connection closed");
             self.end_conn(id, label, now);
         } else {
             *self.counters.protocol_errors.entry(label).or_default() += 1;
