@@ -12,8 +12,8 @@ use super::units::{parse_bytes, parse_duration, show_bytes, show_duration};
 enum Field {
     /// An integer of bytes, or a text such as `16 MiB`; from 1 to [`BYTES_MAX`].
     Bytes(fn(&mut Settings) -> &mut usize),
-    /// A whole number from 1 to the given one.
-    Count(fn(&mut Settings) -> &mut usize, usize),
+    /// A whole number from the first to the second.
+    Count(fn(&mut Settings) -> &mut usize, usize, usize),
     /// A whole number from 1 to the given one.
     Rate(fn(&mut Settings) -> &mut u32, u32),
     /// A text such as `500 ms`; from the first to the second.
@@ -36,8 +36,8 @@ const LIMITS: [(&str, Field); 12] = [
     ("inbox_bytes_max", Field::Bytes(|s| &mut s.inbox_bytes_max)),
     ("reorder_bytes_max", Field::Bytes(|s| &mut s.reorder_bytes_max)),
     ("dials_per_second", Field::Rate(|s| &mut s.dials_per_second, 1_000_000)),
-    ("connections_max", Field::Count(|s| &mut s.connections_max, 1_000_000)),
-    ("handshakes_max", Field::Count(|s| &mut s.handshakes_max, 1_000_000)),
+    ("connections_max", Field::Count(|s| &mut s.connections_max, 2, 1_000_000)),
+    ("handshakes_max", Field::Count(|s| &mut s.handshakes_max, 2, 1_000_000)),
 ];
 
 const TIMERS: [(&str, Field); 12] = [
@@ -100,11 +100,11 @@ impl Field {
                 let remedy = || format!("use at least 1 B and at most {}", show_bytes(BYTES_MAX));
                 *place(settings) = or_report(reader, entry, bytes, remedy)?;
             }
-            Self::Count(place, max) => {
+            Self::Count(place, min, max) => {
                 let count = integer(reader, entry, "an integer such as 1024")?;
-                let count = usize::try_from(count).ok().filter(|count| (1..=max).contains(count));
+                let count = usize::try_from(count).ok().filter(|count| (min..=max).contains(count));
                 *place(settings) =
-                    or_report(reader, entry, count, || format!("use at least 1 and at most {max}"))?;
+                    or_report(reader, entry, count, || format!("use at least {min} and at most {max}"))?;
             }
             Self::Rate(place, max) => {
                 let rate = integer(reader, entry, "an integer such as 200")?;
@@ -177,7 +177,7 @@ mod tests {
         for (key, field) in LIMITS.into_iter().chain(TIMERS) {
             let in_range = match field {
                 Field::Bytes(place) => (1..=BYTES_MAX).contains(&(*place(&mut settings) as u64)),
-                Field::Count(place, max) => (1..=max).contains(place(&mut settings)),
+                Field::Count(place, min, max) => (min..=max).contains(place(&mut settings)),
                 Field::Rate(place, max) => (1..=max).contains(place(&mut settings)),
                 Field::Time(place, min, max) => (min..=max).contains(place(&mut settings)),
             };

@@ -97,7 +97,7 @@ catalog! {
     HANDSHAKES_REFUSED = counter("handshakes_refused_total", ["code", "by"],
         "Handshakes refused, by code, and by whom: this node (us) or the peer.");
     PROTOCOL_ERRORS = counter("protocol_errors_total", ["error"],
-        "Connections closed because the peer broke the protocol, by error.");
+        "Connections closed over what the peer sent, or over a frame that could not be made, by error.");
     DIALS = counter("dials_total", [],
         "Connections this node began.");
     DIALS_FAILED = counter("dials_failed_total", [],
