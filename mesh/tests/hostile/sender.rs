@@ -107,22 +107,33 @@ fn a_frame_takes_one_way_even_where_two_lead_over_one_link() {
     let nodes = [("o", "us", Roles::ORIGIN), ("pm", "eu", both), ("m", "eu", Roles::MEMBER)];
     let mut shell = Shell::among(cluster(&nodes), "o", Settings::default(), 1);
     let [control, bulk] = shell.link_out(&Peer::new("pm"));
-    let submit = |shell: &mut Shell, names: &[&str]| {
-        let mut batch = Batch::to(Datacenter::new("eu").unwrap());
-        batch.extend(names.iter().map(|name| Message::new(id(name), Bytes::from_static(b"x"))));
-        shell.node.submit(batch, shell.now).unwrap();
-        shell.drain();
-        let sent = shell.sent(bulk).into_iter().filter_map(|frame| match frame {
+    let runs = |shell: &mut Shell| -> Vec<usize> {
+        let batch = |frame| match frame {
             Received::Batch(envelope, _) => Some(envelope.runs.len()),
             _ => None,
-        });
-        sent.collect::<Vec<usize>>()
+        };
+        shell.sent(bulk).into_iter().filter_map(batch).collect()
     };
-    assert_eq!(submit(&mut shell, &["m", "pm"]), [2], "both through the proxy");
-    let unreachable = refused(1, 1, RefusedReason::Unreachable as u8);
-    shell.feed(control, &ack_frame(vec![AckFlow { refused: vec![unreachable], ..entry(1, 100, 0) }]));
-    shell.sent(bulk);
-    assert_eq!(submit(&mut shell, &["m", "pm"]), [1, 1], "one of them straight");
+    let submit = |shell: &mut Shell| {
+        let mut batch = Batch::to(Datacenter::new("eu").unwrap());
+        batch.extend(["m", "pm"].map(|name| Message::new(id(name), Bytes::from_static(b"x"))));
+        shell.node.submit(batch, shell.now).unwrap();
+        shell.drain();
+    };
+    let refuse = |shell: &mut Shell, row, count| {
+        let refused = vec![refused(1, count, RefusedReason::NotServed as u8)];
+        shell.feed(control, &ack_frame(vec![AckFlow { refused, ..entry(row, 100, 0) }]));
+    };
+    submit(&mut shell);
+    assert_eq!(runs(&mut shell), [2], "both through the proxy");
+    refuse(&mut shell, 1, 1);
+    assert_eq!(runs(&mut shell), [1], "again, straight");
+    submit(&mut shell);
+    assert_eq!(runs(&mut shell), [1, 1], "one of them straight");
+    refuse(&mut shell, 2, 2);
+    assert_eq!(runs(&mut shell), [], "both ways failed: a pause");
+    shell.advance(Duration::from_millis(300));
+    assert_eq!(runs(&mut shell), [1], "and then one message");
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! What acks say of messages, of attempts and of the way they took.
 
+use std::collections::BTreeSet;
+
 use super::{Client, Timer};
 use crate::id::{Incarnation, Lane};
 use crate::message::FailReason;
@@ -62,11 +64,12 @@ impl Client {
     /// What the destination has: decided and held seqs.
     pub(super) fn take_state(&mut self, ix: FlowIx, link: LinkId, entry: &AckFlow, now: Micros) {
         let mut progress = self.flows[ix.0].raise_decided(entry.decided);
+        let mut attempt_answered = false;
         while let Some(seq) =
             self.flows[ix.0].sent.first_key_value().map(|(seq, _)| *seq).filter(|seq| *seq <= entry.decided)
         {
             progress = true;
-            self.land(ix, seq, link, now);
+            attempt_answered |= self.land(ix, seq, link, now);
             let Some(sent) = self.flows[ix.0].forget(seq) else { break };
             self.delivered(ix, seq, &sent, now);
         }
@@ -78,7 +81,7 @@ impl Client {
                 let seq = entry.decided + 1 + 64 * word + bit;
                 if self.flows[ix.0].sent.get(&seq).is_some_and(|sent| sent.place != Place::Held) {
                     progress = true;
-                    self.land(ix, seq, link, now);
+                    attempt_answered |= self.land(ix, seq, link, now);
                     self.flows[ix.0].hold(seq);
                 }
             }
@@ -91,30 +94,25 @@ impl Client {
             self.flows[ix.0].asking.remove(&id);
             self.landed(id);
         }
-        if progress && let Some(way) = self.way_of(link, ix) {
+        if progress
+            && !attempt_answered
+            && let Some(way) = self.way_of(link, ix)
+        {
             self.flows[ix.0].answered(way, now);
-            if self.is_its_own_proxy(ix, way) {
-                self.flows[ix.0].answered(Way::Direct, now);
-            }
         }
     }
 
+    /// The way that a link is. Where the destination is a proxy itself it is two: then an attempt knows which one it took.
     pub(super) fn way_of(&self, link: LinkId, ix: FlowIx) -> Option<Way> {
         let flow = &self.flows[ix.0];
         Some(self.sites[flow.datacenter].routes.by_link(link).map_or(Way::Direct, Way::Proxy))
     }
 
-    /// Straight and through this proxy lead over the same link.
-    fn is_its_own_proxy(&self, ix: FlowIx, way: Way) -> bool {
-        let flow = &self.flows[ix.0];
-        matches!(way, Way::Proxy(index) if self.sites[flow.datacenter].routes.proxies[index].peer == flow.peer)
-    }
-
-    /// An ack names a message: what that says of its attempt and of the way.
-    pub(super) fn land(&mut self, ix: FlowIx, seq: u64, link: LinkId, now: Micros) {
+    /// An ack names a message: what that says of its attempt and of the way. True when it answers the attempt under way.
+    fn land(&mut self, ix: FlowIx, seq: u64, link: LinkId, now: Micros) -> bool {
         let flow = &self.flows[ix.0];
         let site = flow.datacenter;
-        let Some(sent) = flow.sent.get(&seq) else { return };
+        let Some(sent) = flow.sent.get(&seq) else { return false };
         let (attempts, first_link, first_written) = (sent.attempts, sent.first_link, sent.first_written);
         let mut written = None;
         if let Place::Flying(id) = sent.place {
@@ -123,6 +121,7 @@ impl Client {
             if let Some(attempt) = self.attempts.get_mut(id).filter(|attempt| attempt.link == link) {
                 attempt.answered = true;
                 written = Some(attempt.written_at.unwrap_or(attempt.sealed_at));
+                self.flows[ix.0].answered(attempt.way, now);
             }
             self.landed(id);
         }
@@ -145,6 +144,7 @@ impl Client {
         if let Some(proxy) = self.sites[site].routes.by_link(link) {
             self.sites[site].routes.proxies[proxy].acquit(written);
         }
+        written.is_some()
     }
 
     pub(super) fn landed(&mut self, id: u64) {
@@ -165,7 +165,7 @@ impl Client {
         links: &mut Links,
         now: Micros,
     ) {
-        let Some(way) = self.way_of(link, ix) else { return };
+        let Some(way_of_link) = self.way_of(link, ix) else { return };
         // Ranges may overlap when refusals were merged on their way; every seq is looked at once.
         let mut ranges = entry.refused.clone();
         ranges.sort_by_key(|refused| refused.first);
@@ -176,15 +176,18 @@ impl Client {
             let first = refused.first.0.max(from);
             from = end;
             let seqs: Vec<u64> = self.flows[ix.0].sent.range(first..end).map(|(seq, _)| *seq).collect();
-            let (mut any, mut ended) = (refused.count == 0, 0);
+            let mut ways = BTreeSet::new();
+            if refused.count == 0 {
+                ways.insert(way_of_link);
+            }
+            let mut ended = 0;
             for seq in seqs {
                 let Some(Place::Flying(id)) = self.flows[ix.0].sent.get(&seq).map(|sent| sent.place) else {
                     continue;
                 };
-                if self.attempts.get(id).is_none_or(|attempt| attempt.link != link) {
-                    continue;
-                }
-                any = true;
+                let attempt = self.attempts.get(id).filter(|attempt| attempt.link == link);
+                let Some(way) = attempt.map(|attempt| attempt.way) else { continue };
+                ways.insert(way);
                 ended += 1;
                 self.landed(id);
                 let uncertain = matches!(reason, Some(RefusedReason::LinkLost) | None);
@@ -199,7 +202,7 @@ impl Client {
                     _ => {}
                 }
             }
-            if !any {
+            if ways.is_empty() {
                 continue;
             }
             self.stats.attempts.refused += ended;
@@ -212,7 +215,7 @@ impl Client {
                 Some(RefusedReason::StaleDestination) if entry.incarnation > flow.incarnation => {}
                 Some(RefusedReason::Draining) => {
                     self.stats.fallbacks.proxy_draining += ended;
-                    flow.pauses.avoid(way, now);
+                    ways.into_iter().for_each(|way| flow.pauses.avoid(way, now));
                 }
                 Some(
                     RefusedReason::Unreachable
@@ -225,7 +228,7 @@ impl Client {
                 )
                 | None => {
                     self.stats.fallbacks.member_unreachable += ended;
-                    flow.pauses.avoid(way, now);
+                    ways.into_iter().for_each(|way| flow.pauses.avoid(way, now));
                 }
             }
         }
