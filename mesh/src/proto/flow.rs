@@ -122,8 +122,9 @@ pub struct Flow {
     pub sent: BTreeMap<u64, Sent>,
     /// The attempts whose empty runs ask for an ack.
     pub asking: BTreeSet<u64>,
-    /// What waits was copied out of the application's buffers.
-    pub detached: bool,
+    /// Messages below this one were copied out of the application's buffers, as far as they wait.
+    pub detached: MessageId,
+    newest: MessageId,
     /// When messages last moved.
     moved_at: Micros,
     slots: BTreeMap<u32, MessageId>,
@@ -135,9 +136,6 @@ pub struct Flow {
     /// Ways and times to leave alone.
     pub pauses: Pauses,
 }
-
-/// Time without any progress after which what waits is taken to wait for long.
-const STALLED_AFTER: Duration = Duration::from_secs(1);
 
 /// Most runs of one flow in a frame: a flow with more gaps than that goes on in the next frame.
 const RUNS_PER_FRAME: usize = 8;
@@ -156,7 +154,8 @@ impl Flow {
             queue: BTreeMap::new(),
             sent: BTreeMap::new(),
             asking: BTreeSet::new(),
-            detached: false,
+            detached: MessageId(0),
+            newest: MessageId(0),
             moved_at: Micros(0),
             slots: BTreeMap::new(),
             retry: BTreeSet::new(),
@@ -177,8 +176,9 @@ impl Flow {
     /// Takes a message in. Gives back the one of the same slot that it replaces.
     pub fn push(&mut self, pending: Pending, now: Micros) -> Option<Pending> {
         if self.queue.is_empty() && self.sent.is_empty() {
-            self.moved(now);
+            self.moved_at = now;
         }
+        self.newest = pending.id;
         let replaced = pending.slot.and_then(|slot| self.slots.insert(slot, pending.id));
         self.queue.insert(pending.id, pending);
         replaced.and_then(|old| self.queue.remove(&old))
@@ -193,22 +193,29 @@ impl Flow {
         Some(pending)
     }
 
-    /// The destination took something, or nothing was there to take.
-    fn moved(&mut self, now: Micros) {
-        self.moved_at = now;
-        self.detached = false;
-    }
-
-    /// Messages wait, and have for longer than any round trip.
+    /// How long messages have waited without any of them moving.
     #[must_use]
-    pub fn is_stalled(&self, now: Micros) -> bool {
-        now.since(self.moved_at) >= STALLED_AFTER && !(self.queue.is_empty() && self.sent.is_empty())
+    pub fn stands_since(&self, now: Micros) -> Duration {
+        if self.queue.is_empty() && self.sent.is_empty() { Duration::ZERO } else { now.since(self.moved_at) }
     }
 
-    /// The bytes of all messages that wait.
-    pub fn payloads_mut(&mut self) -> impl Iterator<Item = &mut Payload> {
-        let queued = self.queue.values_mut().map(|pending| &mut pending.payload);
-        queued.chain(self.sent.values_mut().map(|sent| &mut sent.pending.payload))
+    /// Something waits that was not copied out of the application's buffers.
+    #[must_use]
+    pub fn is_attached(&self) -> bool {
+        self.newest >= self.detached
+    }
+
+    /// The bytes of all messages that wait and were not copied out of the application's buffers. They count as copied.
+    pub fn attached_mut(&mut self) -> impl Iterator<Item = &mut Payload> {
+        let from = self.detached;
+        self.detached = MessageId(self.newest.0 + 1);
+        let sent = self.sent.values_mut().rev().map(|sent| &mut sent.pending);
+        let sent = sent.take_while(move |pending| pending.id >= from);
+        self.queue
+            .range_mut(from..)
+            .map(|(_, pending)| pending)
+            .chain(sent)
+            .map(|pending| &mut pending.payload)
     }
 
     /// Takes a message with a seq out: it is decided or given up.
@@ -273,7 +280,7 @@ impl Flow {
 
     /// An attempt answered: the way works and the receiver takes.
     pub fn answered(&mut self, way: Way, now: Micros) {
-        self.moved(now);
+        self.moved_at = now;
         self.pauses.answered(way);
     }
 

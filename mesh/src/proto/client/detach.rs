@@ -1,13 +1,13 @@
 //! What waits for long is copied out of the buffers it is slices of: nobody can see how much a slice keeps alive.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bytes::Bytes;
 use trunkline_codec::Payload;
 
 use super::Client;
 use crate::message::Message;
-use crate::proto::flow::FlowIx;
 use crate::proto::time::Micros;
 
 /// Segments below this length are copied when their queue stalls; longer ones are charged for what they are.
@@ -37,25 +37,128 @@ impl Detached {
     }
 }
 
+/// Time without any progress after which what waits is taken to wait for long.
+const STALLED_AFTER: Duration = Duration::from_secs(1);
+/// Once one destination is, so are those that stand nearly as long: what they share with it stays shared only if all are
+/// copied at once.
+const STALLED_WITH: Duration = Duration::from_millis(500);
+
 impl Client {
     /// Copies small segments out of the buffers they are slices of: what waits in a stalled queue must not keep more alive
-    /// than it is charged. Once for all that is queued when that is noticed, then for what comes.
-    pub(super) fn detach(&mut self, ix: FlowIx, message: &mut Message, detached: &mut Detached, now: Micros) {
-        let flow = &mut self.flows[ix.0];
-        let stalled = self.budget.is_stalled(flow.datacenter) || flow.is_stalled(now);
-        let began = stalled && !std::mem::replace(&mut flow.detached, stalled);
-        if began {
-            flow.payloads_mut().for_each(|payload| detached.detach(payload));
+    /// than it is charged. Every message once: all that wait when that is noticed, then each as it comes. Says which of
+    /// these messages were copied.
+    pub(super) fn detach(&mut self, site: usize, messages: &mut [Message], now: Micros) -> Vec<bool> {
+        let full = self.budget.is_stalled(site);
+        let stalled: Vec<bool> = messages
+            .iter()
+            .map(|message| self.flow_of(site, message).map(|ix| &self.flows[ix.0]))
+            .map(|flow| flow.is_some_and(|flow| full || flow.stands_since(now) >= STALLED_AFTER))
+            .collect();
+        let mut detached = Detached::default();
+        let news = messages.iter().zip(&stalled).any(|(message, stalled)| {
+            *stalled && self.flow_of(site, message).is_some_and(|ix| self.flows[ix.0].is_attached())
+        });
+        if news {
+            for flow in &mut self.flows[self.sites[site].flows.clone()] {
+                if flow.is_attached() && (full || flow.stands_since(now) >= STALLED_WITH) {
+                    flow.attached_mut().for_each(|payload| detached.detach(payload));
+                }
+            }
         }
-        if stalled {
+        for (message, _) in messages.iter_mut().zip(&stalled).filter(|(_, stalled)| **stalled) {
             detached.detach(&mut message.payload);
         }
+        stalled
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::id::{ClusterId, Datacenter, Incarnation, NodeId};
+    use crate::message::Batch;
+    use crate::proto::handshake::Identity;
+    use crate::proto::links::Links;
+    use crate::settings::Settings;
+    use crate::topology::{NodeSpec, Roles, Topology};
+
+    /// A sender without any link, and what is queued of it: per message of both members, where its bytes lie.
+    struct Stranded {
+        client: Client,
+        links: Links,
+    }
+
+    impl Stranded {
+        fn new(settings: Settings) -> Self {
+            let spec = |name: &str, datacenter: &str, roles| NodeSpec {
+                id: NodeId::new(name).unwrap(),
+                datacenter: Datacenter::new(datacenter).unwrap(),
+                roles,
+                address: Some(([127, 0, 0, 1], 1).into()),
+            };
+            let nodes =
+                [("o", "us", Roles::ORIGIN), ("m1", "eu", Roles::MEMBER), ("m2", "eu", Roles::MEMBER)];
+            let nodes = nodes.into_iter().zip(1..).map(|((name, datacenter, roles), port)| NodeSpec {
+                address: Some(([127, 0, 0, 1], port).into()),
+                ..spec(name, datacenter, roles)
+            });
+            let topology = Topology::new(ClusterId::new("c").unwrap(), nodes).unwrap();
+            let me = Identity {
+                cluster: topology.cluster().clone(),
+                node: NodeId::new("o").unwrap(),
+                datacenter: Datacenter::new("us").unwrap(),
+                roles: Roles::ORIGIN,
+                incarnation: Incarnation(1),
+            };
+            let mut links = Links::new(me, topology.clone().into(), settings.clone(), 1, 0);
+            let client = Client::new(&topology, settings, &mut links, Micros(0));
+            Self { client, links }
+        }
+
+        fn send(&mut self, members: &[&str], bytes: &Bytes, now: Micros) {
+            let mut batch = Batch::to(Datacenter::new("eu").unwrap());
+            batch.extend(members.iter().map(|to| Message::new(NodeId::new(to).unwrap(), bytes.clone())));
+            self.client.submit(batch, &mut self.links, now).unwrap();
+        }
+
+        fn addresses(&self) -> Vec<Vec<usize>> {
+            let of = |flow: &crate::proto::flow::Flow| {
+                flow.queue.values().map(|pending| pending.payload.segments()[0].as_ptr().addr()).collect()
+            };
+            self.client.flows.iter().map(of).filter(|of: &Vec<usize>| !of.is_empty()).collect()
+        }
+    }
+
+    #[test]
+    fn what_stalled_members_share_is_copied_once_for_all_of_them() {
+        let mut sender = Stranded::new(Settings::default());
+        let (entry, beat) = (Bytes::from(vec![1; 12_000]), Bytes::from_static(b"beat"));
+        sender.send(&["m1", "m2"], &entry, Micros(0));
+        sender.send(&["m1"], &beat, Micros(1_500_000));
+        sender.send(&["m2"], &beat, Micros(1_600_000));
+        let addresses = sender.addresses();
+        assert_eq!(addresses[0][0], addresses[1][0], "still one buffer");
+        assert_ne!(addresses[0][0], entry.as_ptr().addr(), "but not that of the caller");
+    }
+
+    /// A budget that is more than half used is what a sender that waits for room has all the time.
+    #[test]
+    fn what_was_copied_is_not_copied_again() {
+        let settings = Settings { datacenter_budget_bytes: 1 << 20, ..Settings::default() };
+        let mut sender = Stranded::new(settings);
+        sender.send(&["m1"], &Bytes::from(vec![1; 600_000]), Micros(0));
+        let small = Bytes::from(vec![2; 100]);
+        sender.send(&["m2"], &small, Micros(0));
+        sender.send(&["m2"], &small, Micros(1));
+        let before = sender.addresses();
+        for flow in &mut sender.client.flows {
+            flow.answered(crate::proto::flow::Way::Direct, Micros(2));
+        }
+        sender.send(&["m2"], &small, Micros(3));
+        let after = sender.addresses();
+        assert_eq!(before[1], after[1][..2], "in spite of progress");
+        assert_ne!(after[1][2], small.as_ptr().addr());
+    }
 
     #[test]
     fn a_small_slice_that_waits_is_copied_once_and_stays_shared() {

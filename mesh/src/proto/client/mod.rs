@@ -6,7 +6,6 @@
 
 // In the order a message meets them.
 mod detach;
-use detach::Detached;
 
 mod way;
 
@@ -198,14 +197,17 @@ impl Client {
         if count == 0 {
             self.finish(ticket);
         }
-        let mut detached = Detached::default();
-        for (index, mut message) in batch.messages.into_iter().enumerate() {
+        let mut messages = batch.messages;
+        let stalled = self.detach(site, &mut messages, now);
+        for (index, (message, stalled)) in messages.into_iter().zip(stalled).enumerate() {
             let Some(ix) = self.flow_of(site, &message) else {
                 self.turn_down(ticket, index, site, FailReason::UnknownNode);
                 continue;
             };
-            self.detach(ix, &mut message, &mut detached, now);
             self.enqueue(ticket, index, message, ix, links, now);
+            if stalled {
+                self.flows[ix.0].detached = MessageId(self.next_message);
+            }
         }
         Ok(ticket)
     }
