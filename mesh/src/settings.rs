@@ -90,7 +90,7 @@ impl Default for Settings {
     }
 }
 
-/// Settings that contradict each other. Nothing is started; change the named field.
+/// Settings that no node can work with. Nothing is started; change the named field.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {rule}")]
 pub struct SettingsError {
@@ -203,11 +203,7 @@ impl Settings {
 
     fn rules(&self) -> [Rule; 8] {
         [
-            (
-                "ping_interval",
-                self.ping_interval < self.silence_timeout,
-                "must be above zero and below silence_timeout",
-            ),
+            ("ping_interval", self.ping_interval < self.silence_timeout, "must be below silence_timeout"),
             ("redial_min", self.redial_min <= self.redial_max, "must be at most redial_max"),
             (
                 "attempt_timeout_min",

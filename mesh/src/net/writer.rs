@@ -12,7 +12,7 @@ use trunkline_codec::{Encoder, Options, Stage};
 use super::port::{End, FAREWELL_TIMEOUT, Port};
 use super::reader::Ended;
 use super::shared::Shared;
-use crate::proto::frame::{FrameError, Written, codec_limits};
+use crate::proto::frame::{FrameError, Token, Written, codec_limits};
 use crate::proto::node::Transmit;
 
 /// Slices handed to the kernel in one call.
@@ -56,8 +56,8 @@ async fn run(shared: &Arc<Shared>, port: &Arc<Port>, mut output: OwnedWriteHalf)
         }
         let report = match outgoing.encode(transmit) {
             Ok(report) => report,
-            Err(error) => {
-                let _ = shared.with(|core, now| core.node.handle_bad_frame(port.id, &error, now));
+            Err((token, error)) => {
+                let _ = shared.with(|core, now| core.node.handle_unencodable(port.id, token, &error, now));
                 return say_farewell(&mut outgoing.queue, port.closing().await, &mut output).await;
             }
         };
@@ -116,14 +116,14 @@ impl<'a> Outgoing<'a> {
     }
 
     /// Queues everything of a transmit, or nothing. Says what became of its batches, and how many bytes are queued.
-    fn encode(&mut self, transmit: Transmit) -> Result<(Vec<Written>, usize), FrameError> {
+    fn encode(&mut self, transmit: Transmit) -> Result<(Vec<Written>, usize), (Token, FrameError)> {
         let mut wire = transmit.frames;
         let mut written = Vec::with_capacity(transmit.batches.len());
         for batch in transmit.batches {
             let work = batch.payloads.iter().map(|of| of.len() + of.segments().len() * SEGMENT_BYTES).sum();
             self.encoder_bytes = self.encoder_bytes.max(work);
             let encoder = self.encoder_for(batch.stage);
-            written.push(batch.try_encode(encoder, &mut wire)?);
+            written.push(batch.try_encode(encoder, &mut wire).map_err(|error| (batch.token, error))?);
         }
         let bytes = wire.iter().map(Bytes::len).sum();
         self.queue.slices.extend(wire.into_iter().filter(|slice| !slice.is_empty()));
@@ -214,7 +214,7 @@ mod tests {
         let (client, _inbox) = join(lone_origin()).await.unwrap();
         let (shared, port) = (client.mesh().shared(), Port::new(ConnId(9)));
         let mut outgoing = Outgoing::new(shared, &port);
-        assert!(matches!(outgoing.encode(transmit(None)), Err(FrameError::Encode(_))));
+        assert!(matches!(outgoing.encode(transmit(None)), Err((_, FrameError::Encode(_)))));
         assert!(outgoing.queue.slices.is_empty());
         let (written, bytes) = outgoing.encode(transmit(Some(Payload::from(vec![1, 2, 3])))).unwrap();
         assert_eq!(written.len(), 1);

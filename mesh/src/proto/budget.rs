@@ -3,9 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::window::MESSAGE_OVERHEAD_BYTES;
 use crate::message::Message;
-use crate::settings::{Settings, unreserved};
+use crate::settings::{MESSAGE_OVERHEAD_BYTES, Settings, unreserved};
 
 /// Bytes charged to one datacenter and to the process.
 #[derive(Debug)]
@@ -199,5 +198,15 @@ mod tests {
         budget.release(0, &mut charge, 2);
         assert_eq!(budget.queued(0), 200);
         assert!(!budget.take_room(), "nobody waits");
+    }
+    #[test]
+    fn all_datacenters_together_have_the_process_budget() {
+        let settings =
+            Settings { datacenter_budget_bytes: 16_000, process_budget_bytes: 20_000, ..Settings::default() };
+        let mut budget = Budget::new(&settings, 2);
+        assert!(budget.charge(0, 15_000, 0, false));
+        assert!(!budget.charge(1, 5_000, 0, false), "a part is kept for what is urgent");
+        assert!(budget.charge(1, 5_000, 3_000, false), "what is replaced is given back");
+        assert!(!budget.charge(1, 1, 0, true), "and then there is none for anybody");
     }
 }

@@ -339,9 +339,12 @@ impl Flow {
         let mut taken = 0_usize;
         let mut take = |seq: u64, payload: &Payload, taken: &mut usize| {
             let first = *taken == 0;
+            if probing && !first {
+                return false;
+            }
             // Asked in any case: the caller keeps count.
             let fits = fits(payload);
-            if !(fits || (first && alone)) || (probing && !first) {
+            if !(fits || (first && alone)) {
                 return false;
             }
             let room = runs.len() < runs_max;

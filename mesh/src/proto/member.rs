@@ -6,11 +6,11 @@ use super::handshake::is_plausible;
 use super::links::Links;
 use super::run::{RunMessage, compact, split_run};
 use super::time::Micros;
-use super::window::{Admitted, MESSAGE_OVERHEAD_BYTES, Upstream, Window};
+use super::window::{Admitted, Upstream, Window};
 use super::wire::{AckFlow, Flow, Refused, RefusedReason, Run};
 use crate::id::{Incarnation, Lane, NodeId, Seq};
 use crate::message::Delivery;
-use crate::settings::Settings;
+use crate::settings::{MESSAGE_OVERHEAD_BYTES, Settings};
 use crate::stats::MemberStats;
 
 /// The member machine.

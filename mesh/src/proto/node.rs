@@ -247,6 +247,15 @@ impl Node {
         self.settle(now);
     }
 
+    /// A batch that [`Node::poll_transmit`] gave fits no frame: a defect of this node. The connection is closed, for later
+    /// frames may build on the one that is missing; the messages fail, or they would end every connection of every way.
+    pub fn handle_unencodable(&mut self, conn: ConnId, token: Token, error: &FrameError, now: Micros) {
+        if let (Token::Attempt(attempt), Some(client)) = (token, self.client.as_mut()) {
+            client.give_up_attempt(attempt);
+        }
+        self.handle_bad_frame(conn, error, now);
+    }
+
     /// A frame came, `bytes` long on the wire.
     pub fn handle_frame(
         &mut self,

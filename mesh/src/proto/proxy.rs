@@ -12,10 +12,10 @@ use super::frame::{SealedBatch, Token};
 use super::links::{LinkId, Links, PeerIx};
 use super::run::compact;
 use super::time::{Micros, micros};
-use super::window::{MESSAGE_OVERHEAD_BYTES, Upstream};
+use super::window::Upstream;
 use super::wire::{AckFlow, Envelope, Flow, Refused, RefusedReason, Run};
 use crate::id::{Incarnation, Lane, Seq};
-use crate::settings::{FRAME_OVERHEAD_BYTES, Settings};
+use crate::settings::{FRAME_OVERHEAD_BYTES, MESSAGE_OVERHEAD_BYTES, Settings};
 use crate::stats::ProxyStats;
 
 struct Entry {

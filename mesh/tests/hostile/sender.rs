@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use trunkline_codec::EncodeError;
 use trunkline_mesh::id::{Datacenter, Lane};
 use trunkline_mesh::message::{Batch, FailReason, Message, Outcome};
-use trunkline_mesh::proto::frame::Received;
+use trunkline_mesh::proto::frame::{FrameError, Received};
 use trunkline_mesh::proto::node::Action;
 use trunkline_mesh::proto::wire::{AckFlow, RefusedReason};
 use trunkline_mesh::settings::Settings;
@@ -152,4 +153,25 @@ fn destinations_take_turns_when_a_frame_has_no_room_for_all() {
     });
     let rows: Vec<u32> = sent.flatten().collect();
     assert_eq!(rows, [0, 1, 0, 1, 0, 1]);
+}
+
+/// A defect of the node, and no more than that: neither the message nor the link is tried again and again.
+#[test]
+fn a_batch_that_fits_no_frame_fails_and_ends_one_connection() {
+    let mut shell = Shell::new("o");
+    let [_, bulk] = shell.link_out(&Peer::new("p"));
+    let [_, other] = shell.link_out(&Peer::new("p2"));
+    let mut batch = Batch::to(Datacenter::new("eu").unwrap());
+    batch.extend(["m", "m2"].map(|name| Message::new(id(name), Bytes::from_static(b"x"))));
+    shell.node.submit(batch, shell.now).unwrap();
+    let sealed = shell.node.poll_transmit(bulk, shell.now).batches.pop().expect("a batch");
+    let error = FrameError::Encode(EncodeError::NoDestinations);
+    shell.node.handle_unencodable(bulk, sealed.token, &error, shell.now);
+    shell.drain();
+    let (_, outcomes) = shell.node.poll_outcome().expect("at once");
+    let failed = Outcome::Failed { reason: FailReason::TooLarge, maybe_delivered: false };
+    assert_eq!(outcomes, [failed.clone(), failed]);
+    assert!(shell.closed.contains_key(&bulk) && !shell.closed.contains_key(&other));
+    assert!(!shell.sent(other).iter().any(|frame| matches!(frame, Received::Batch(..))));
+    assert_eq!(shell.errors("encode"), 1);
 }

@@ -4,7 +4,7 @@ use super::{Client, Due, Ticket};
 use crate::message::{FailReason, Outcome, Route};
 use crate::proto::flow::{FlowIx, Pending, Place, Sent, Way};
 use crate::proto::time::{Micros, micros};
-use crate::proto::window::MESSAGE_OVERHEAD_BYTES;
+use crate::settings::MESSAGE_OVERHEAD_BYTES;
 
 impl Client {
     pub(super) fn delivered(&mut self, ix: FlowIx, seq: u64, sent: &Sent, now: Micros) {
@@ -36,6 +36,17 @@ impl Client {
         let maybe_delivered = sent.maybe_delivered();
         self.count_failed(self.flows[ix.0].datacenter, reason);
         self.settle(ix, Due::Sent(seq), &sent.pending, failed(reason, maybe_delivered));
+    }
+
+    /// A frame could not be made: what it was to carry fails, in this attempt unsent.
+    pub fn give_up_attempt(&mut self, id: u64) {
+        let entries = self.attempts.get(id).map(|attempt| attempt.entries.clone()).unwrap_or_default();
+        self.end_attempt(id, false);
+        for (ix, run) in entries {
+            for seq in run.seqs() {
+                self.give_up(ix, seq, FailReason::TooLarge);
+            }
+        }
     }
 
     /// A message that has no seq yet ends: it certainly was not delivered.

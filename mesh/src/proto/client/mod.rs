@@ -29,10 +29,9 @@ use super::node::{RejectReason, Rejected};
 use super::route::Routes;
 use super::time::Micros;
 use super::timers::Timers;
-use super::window::MESSAGE_OVERHEAD_BYTES;
 use crate::id::{Datacenter, Lane, NodeId};
 use crate::message::{Batch, FailReason, Message, Outcome};
-use crate::settings::Settings;
+use crate::settings::{MESSAGE_OVERHEAD_BYTES, Settings};
 use crate::stats::{DatacenterStatus, Stats};
 use crate::topology::Topology;
 

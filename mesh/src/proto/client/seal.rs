@@ -20,6 +20,12 @@ use crate::settings::FRAME_OVERHEAD_BYTES;
 /// Distinct bytes in one frame before it is full: large enough to compress, small enough that nothing waits long behind it.
 const FRAME_UNIQUE_BYTES: usize = 512 * 1024;
 
+/// In front of a message in its run: kind and length, at most.
+const MESSAGE_HEAD_BYTES: usize = 16;
+
+/// What the codec's head says of a message that shares nothing, at most.
+const RECORD_BYTES: usize = 16;
+
 /// Most runs in one frame: the messages of one codec frame.
 const FRAME_RUNS_MAX: usize = 1024;
 
@@ -136,7 +142,7 @@ impl Client {
         let mut first = true;
         let runs_max = FRAME_RUNS_MAX - frame.runs.len();
         let selected = flow.select(runs_max, alone, |payload| {
-            run_bytes = run_bytes.saturating_add(payload.len() + 16);
+            run_bytes = run_bytes.saturating_add(payload.len() + MESSAGE_HEAD_BYTES);
             // A message larger than a run is a run of its own, next to the same message for others.
             let run_fits = std::mem::take(&mut first) || run_bytes <= run_bytes_max;
             frame.admit(payload, run_fits)
@@ -224,7 +230,7 @@ struct Filling {
 impl Filling {
     /// Whether a message fits into what is left. The caller may take it all the same if it is the first.
     pub(super) fn admit(&mut self, payload: &Payload, run_fits: bool) -> bool {
-        let total = self.total_bytes.saturating_add(payload.len() + 32);
+        let total = self.total_bytes.saturating_add(payload.len() + MESSAGE_HEAD_BYTES + RECORD_BYTES);
         let fresh = |segment: &&Bytes| !self.seen.contains(&(segment.as_ptr().addr(), segment.len()));
         let unique: usize = payload.segments().iter().filter(fresh).map(Bytes::len).sum();
         let fits = run_fits

@@ -103,7 +103,12 @@ impl World {
                 }
                 self.checker.submitted(message.id, message.destination, due);
             }
-            for row in node.status(now).datacenters {
+            let rows = node.status(now).datacenters;
+            let all: u64 = rows.iter().map(|row| row.queued_bytes).sum();
+            if all > u64::try_from(self.settings.process_budget_bytes).unwrap_or(0) {
+                self.checker.broken(format!("{all} bytes queued, over the budget of the process"));
+            }
+            for row in rows {
                 if row.queued_bytes > u64::try_from(self.settings.datacenter_budget_bytes).unwrap_or(0) {
                     let text = format!("{} bytes queued for {}, over its budget", row.queued_bytes, row.name);
                     self.checker.broken(text);
