@@ -148,7 +148,7 @@ pub enum Outcome {
         route: Route,
         /// How often it was written to a connection, at least 1.
         attempts: u32,
-        /// From its first write to the ack.
+        /// From the moment that its first frame was made to the ack.
         rtt: Duration,
     },
     /// It was given up.

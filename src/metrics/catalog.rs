@@ -39,7 +39,7 @@ catalog! {
     RECEIVED_BYTES = counter("received_bytes_total", ["datacenter"],
         "Bytes received from a datacenter, as on the wire.");
     ACK_LATENCY = histogram("ack_latency_seconds", ["datacenter"],
-        "Time from the first write of a message to its acknowledgement.");
+        "Time from the first frame of a message to its acknowledgement.");
     QUEUE_BYTES = gauge("queue_bytes", ["datacenter"],
         "Bytes this sender holds for a datacenter, queued or unacknowledged.");
     PENDING = gauge("pending_messages", ["datacenter"],

@@ -81,8 +81,8 @@ pub struct Sent {
     pub attempts: u32,
     /// The way of the last one.
     pub way: Way,
-    /// When the first attempt was written; until that is known, when it was sealed.
-    pub first_written: Micros,
+    /// When the first attempt was made. Its writer reports late, sometimes later than the ack comes.
+    pub first_sealed: Micros,
     /// Link of the first attempt.
     pub first_link: LinkId,
     /// An attempt ended without a word, so it may have been delivered.
@@ -379,7 +379,7 @@ impl Flow {
                 place: Place::Retry,
                 attempts: 0,
                 way: Way::Direct,
-                first_written: Micros(0),
+                first_sealed: Micros(0),
                 first_link: LinkId(u64::MAX),
                 uncertain: false,
                 full: false,
@@ -402,15 +402,6 @@ impl Flow {
         again.or_else(|| self.queue.first_key_value().map(|(_, pending)| pending.payload.len())).unwrap_or(0)
     }
 
-    /// A frame with this run was written.
-    pub fn written(&mut self, run: Selected, now: Micros) {
-        for (_, sent) in self.sent.range_mut(run.first..run.first + u64::from(run.count)) {
-            if sent.attempts == 1 {
-                sent.first_written = now;
-            }
-        }
-    }
-
     /// A selected run goes into an attempt: its numbers for the wire.
     pub fn fly(&mut self, run: Selected, leg: Leg, row: u32, deadline_ms: u32) -> Run {
         let Leg { attempt, way, link, now } = leg;
@@ -421,7 +412,7 @@ impl Flow {
             self.retry.remove(&seq);
             if let Some(sent) = self.sent.get_mut(&seq) {
                 if sent.attempts == 0 {
-                    (sent.first_link, sent.first_written) = (link, now);
+                    (sent.first_link, sent.first_sealed) = (link, now);
                 }
                 self.flying += usize::from(!matches!(sent.place, Place::Flying(_)));
                 sent.attempts = sent.attempts.saturating_add(1);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use trunkline_codec::EncodeError;
+use trunkline_codec::{EncodeError, Encoder, Options};
 use trunkline_mesh::id::{Datacenter, Lane};
 use trunkline_mesh::message::{Batch, FailReason, Message, Outcome};
 use trunkline_mesh::proto::frame::{FrameError, Received};
@@ -174,4 +174,24 @@ fn a_batch_that_fits_no_frame_fails_and_ends_one_connection() {
     assert!(shell.closed.contains_key(&bulk) && !shell.closed.contains_key(&other));
     assert!(!shell.sent(other).iter().any(|frame| matches!(frame, Received::Batch(..))));
     assert_eq!(shell.errors("encode"), 1);
+}
+
+/// The writer reports a frame when it gets to it, which may be as late as the ack: the round trip began before.
+#[test]
+fn a_round_trip_does_not_begin_when_its_writer_reports() {
+    let mut shell = Shell::new("o");
+    let [control, bulk] = shell.link_out(&Peer::new("p"));
+    let mut batch = Batch::to(Datacenter::new("eu").unwrap());
+    batch.push(Message::new(id("m"), Bytes::from_static(b"x")));
+    shell.node.submit(batch, shell.now).unwrap();
+    let sealed = shell.node.poll_transmit(bulk, shell.now).batches.pop().expect("a batch");
+    let written = sealed.encode(&mut Encoder::new(Options::default()), &mut Vec::new());
+    shell.advance(Duration::from_millis(3));
+    shell.node.handle_written(bulk, &[written], 100, shell.now);
+    shell.feed(control, &ack_frame(vec![entry(0, 100, 1)]));
+    let (_, outcomes) = shell.node.poll_outcome().expect("delivered");
+    assert!(
+        matches!(outcomes[..], [Outcome::Delivered { rtt, .. }] if rtt == Duration::from_millis(3)),
+        "{outcomes:?}"
+    );
 }

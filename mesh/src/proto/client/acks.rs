@@ -113,7 +113,7 @@ impl Client {
         let flow = &self.flows[ix.0];
         let site = flow.datacenter;
         let Some(sent) = flow.sent.get(&seq) else { return false };
-        let (attempts, first_link, first_written) = (sent.attempts, sent.first_link, sent.first_written);
+        let (attempts, first_link, first_sealed) = (sent.attempts, sent.first_link, sent.first_sealed);
         let mut written = None;
         if let Place::Flying(id) = sent.place {
             // Once per attempt: what is held is named again when it is decided, and what timed out was counted as that.
@@ -132,7 +132,7 @@ impl Client {
         let sample = match (attempts, written.is_some()) {
             (1, true) => written,
             (2, true) if first_link != link => written,
-            (2, false) if first_link == link && !held => Some(first_written),
+            (2, false) if first_link == link && !held => Some(first_sealed),
             _ => None,
         };
         if let Some(rtt) = sample.map(|written| now.since(written)) {

@@ -21,7 +21,7 @@ impl Client {
                 Route::Direct
             }
         };
-        let rtt = now.since(sent.first_written);
+        let rtt = now.since(sent.first_sealed);
         row.ack_latency.observe(micros(rtt));
         let outcome = Outcome::Delivered { route, attempts: sent.attempts, rtt };
         self.settle(ix, Due::Sent(seq), &sent.pending, outcome);

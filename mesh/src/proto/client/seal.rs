@@ -187,8 +187,8 @@ impl Client {
         let Some(attempt) = self.attempts.get_mut(id) else { return };
         attempt.written_at = Some(now);
         let waiting = attempt.flying > 0;
-        let (way, number, link, entries) =
-            (attempt.way, attempt.number, attempt.link, attempt.entries.clone());
+        let (way, number, link, first) =
+            (attempt.way, attempt.number, attempt.link, attempt.entries.first().copied());
         let row = self.stats.datacenters.entry(self.sites[attempt.datacenter].name.clone()).or_default();
         row.sent.diff += written.diff_bytes;
         row.sent.staged += written.staged_bytes;
@@ -197,7 +197,7 @@ impl Client {
             self.attempts.remove(id);
             return;
         }
-        let acks = match (way, entries.first()) {
+        let acks = match (way, first) {
             (Way::Proxy(index), _) => self.sites[attempt.datacenter].routes.proxies[index].rtt,
             (Way::Direct, Some((ix, _))) => self.flows[ix.0].direct_rtt,
             (Way::Direct, None) => return,
@@ -205,9 +205,6 @@ impl Client {
         let pings = links.link(link).map(|link| link.rtt).unwrap_or_default();
         let timeout = attempt_timeout(&acks, &pings, number, &self.settings);
         self.timers.set(Timer::Attempt(id), now + timeout);
-        for (ix, run) in entries {
-            self.flows[ix.0].written(run, now);
-        }
     }
 }
 
