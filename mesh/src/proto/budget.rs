@@ -3,6 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bytes::Bytes;
+use trunkline_codec::Payload;
+
 use crate::message::Message;
 use crate::settings::{MESSAGE_OVERHEAD_BYTES, Settings, unreserved};
 
@@ -25,8 +28,13 @@ pub struct BatchCharge {
     segments: Vec<(usize, u32)>,
     /// Per message of the batch, the segments it holds.
     held: Vec<Box<[u32]>>,
+    /// Segments that were copied out of the buffers they were slices of.
+    copies: BTreeMap<u32, Bytes>,
     bytes: usize,
 }
+
+/// Segments below this length are copied when their queue stalls; longer ones are charged for what they are.
+const DETACH_BELOW_BYTES: usize = 16 * 1024;
 
 impl BatchCharge {
     /// What a batch keeps alive.
@@ -53,7 +61,7 @@ impl BatchCharge {
             }
             held.push(own.into_boxed_slice());
         }
-        Self { segments, held, bytes }
+        Self { segments, held, copies: BTreeMap::new(), bytes }
     }
 
     /// All of it, bytes.
@@ -87,9 +95,26 @@ impl BatchCharge {
             *holders -= 1;
             if *holders == 0 {
                 freed += *bytes;
+                self.copies.remove(&at);
             }
         }
         freed
+    }
+
+    /// Copies the small segments of message `index` out of the buffers they are slices of. Messages that share a segment
+    /// share its copy, whenever each of them comes to it: what is charged once is kept once.
+    pub fn detach(&mut self, index: usize, payload: &mut Payload) {
+        let small = |segment: &Bytes| segment.len() < DETACH_BELOW_BYTES;
+        let segments = || payload.segments().iter().filter(|segment| !segment.is_empty());
+        let Some(held) = self.held.get(index).filter(|_| segments().any(small)) else { return };
+        let copies = &mut self.copies;
+        let copied = segments().zip(held).map(|(segment, at)| {
+            if !small(segment) {
+                return segment.clone();
+            }
+            copies.entry(*at).or_insert_with(|| Bytes::copy_from_slice(segment)).clone()
+        });
+        *payload = copied.collect();
     }
 }
 
@@ -162,10 +187,40 @@ impl Budget {
 mod tests {
     use super::*;
     use crate::id::NodeId;
-    use bytes::Bytes;
 
     fn message(segments: Vec<Bytes>) -> Message {
-        Message::new(NodeId::new("m").unwrap(), segments.into_iter().collect::<trunkline_codec::Payload>())
+        Message::new(NodeId::new("m").unwrap(), segments.into_iter().collect::<Payload>())
+    }
+
+    #[test]
+    fn a_small_slice_that_waits_is_copied_once_and_stays_shared() {
+        let big = Bytes::from(vec![1; 100_000]);
+        let (small, large) = (big.slice(10..20), big.slice(..DETACH_BELOW_BYTES));
+        let batch: Vec<Message> =
+            (0..2).map(|_| message(vec![small.clone(), Bytes::new(), large.clone()])).collect();
+        let mut charge = BatchCharge::of(&batch);
+        let mut payloads: Vec<Payload> = batch.iter().map(|message| message.payload.clone()).collect();
+        let addresses = |payload: &Payload| -> Vec<*const u8> {
+            payload
+                .segments()
+                .iter()
+                .filter(|segment| !segment.is_empty())
+                .map(|segment| segment.as_ptr())
+                .collect()
+        };
+        charge.detach(0, &mut payloads[0]);
+        charge.detach(1, &mut payloads[1]);
+        let first = addresses(&payloads[0]);
+        assert_ne!(first[0], small.as_ptr(), "out of the big buffer");
+        assert_eq!(first[1], large.as_ptr(), "what is long is charged for what it is");
+        assert_eq!(addresses(&payloads[1]), first, "once");
+        charge.detach(0, &mut payloads[0]);
+        assert_eq!(addresses(&payloads[0]), first, "not again when the queue stalls again");
+        assert_eq!(payloads[0].to_vec(), batch[0].payload.to_vec());
+        charge.let_go(0);
+        assert_eq!(charge.copies.len(), 1);
+        charge.let_go(1);
+        assert!(charge.copies.is_empty());
     }
 
     #[test]

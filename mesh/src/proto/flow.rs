@@ -199,23 +199,12 @@ impl Flow {
         if self.queue.is_empty() && self.sent.is_empty() { Duration::ZERO } else { now.since(self.moved_at) }
     }
 
-    /// Something waits that was not copied out of the application's buffers.
-    #[must_use]
-    pub fn is_attached(&self) -> bool {
-        self.newest >= self.detached
-    }
-
-    /// The bytes of all messages that wait and were not copied out of the application's buffers. They count as copied.
-    pub fn attached_mut(&mut self) -> impl Iterator<Item = &mut Payload> {
-        let from = self.detached;
-        self.detached = MessageId(self.newest.0 + 1);
+    /// All messages that wait and were not copied out of the application's buffers. They count as copied.
+    pub fn attached_mut(&mut self) -> impl Iterator<Item = &mut Pending> {
+        let from = std::mem::replace(&mut self.detached, MessageId(self.newest.0 + 1));
         let sent = self.sent.values_mut().rev().map(|sent| &mut sent.pending);
         let sent = sent.take_while(move |pending| pending.id >= from);
-        self.queue
-            .range_mut(from..)
-            .map(|(_, pending)| pending)
-            .chain(sent)
-            .map(|pending| &mut pending.payload)
+        self.queue.range_mut(from..).map(|(_, pending)| pending).chain(sent)
     }
 
     /// Takes a message with a seq out: it is decided or given up.

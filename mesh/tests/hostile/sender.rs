@@ -100,6 +100,32 @@ fn what_waits_long_lets_go_of_the_buffer_it_is_a_slice_of() {
     assert!(shell.node.poll_outcome().is_none(), "all of them still wait");
 }
 
+/// What is charged once is kept once, however the destinations come to be copied for.
+#[test]
+fn what_several_destinations_share_stays_shared_when_each_of_them_waits_long() {
+    let mut shell = Shell::new("o");
+    let [_, bulk] = shell.link_out(&Peer::new("p"));
+    shell.unread.insert(bulk);
+    let submit = |shell: &mut Shell, names: &[&str], payload: Bytes| {
+        let mut batch = Batch::to(Datacenter::new("eu").unwrap());
+        batch.extend(names.iter().map(|name| Message::new(id(name), payload.clone())));
+        shell.node.submit(batch, shell.now).unwrap();
+    };
+    let buffer = Bytes::from(vec![7; 1 << 20]);
+    let entries = buffer.slice(..10_000);
+    submit(&mut shell, &["m", "m2"], entries.clone());
+    shell.advance(Duration::from_secs(2));
+    for name in ["m", "m2"] {
+        submit(&mut shell, &[name], Bytes::from_static(b"later"));
+    }
+    let sealed = shell.node.poll_transmit(bulk, shell.now).batches;
+    let segments = sealed.iter().flat_map(|batch| &batch.payloads).flat_map(|payload| payload.segments());
+    let kept: Vec<_> = segments.filter(|of| of.len() == entries.len()).map(|of| of.as_ptr()).collect();
+    assert_eq!(kept.len(), 2);
+    assert_ne!(kept[0], entries.as_ptr(), "out of the large buffer");
+    assert_eq!(kept[0], kept[1], "one copy for both");
+}
+
 /// Through a proxy and straight lead over one link where the destination is a proxy itself: an attempt takes one way, or
 /// its failure would be laid to the wrong one.
 #[test]

@@ -1,74 +1,40 @@
 //! What waits for long is copied out of the buffers it is slices of: nobody can see how much a slice keeps alive.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-use bytes::Bytes;
-use trunkline_codec::Payload;
-
-use super::Client;
+use super::{Client, Ticket};
 use crate::message::Message;
+use crate::proto::flow::FlowIx;
 use crate::proto::time::Micros;
-
-/// Segments below this length are copied when their queue stalls; longer ones are charged for what they are.
-const DETACH_BELOW_BYTES: usize = 16 * 1024;
-
-/// Copies made so far, by the slice they are of, so that what was shared stays shared. The slices are kept beside them:
-/// were one freed meanwhile, its address could become another one's.
-#[derive(Default)]
-pub(super) struct Detached {
-    copies: BTreeMap<(usize, usize), (Bytes, Bytes)>,
-}
-
-impl Detached {
-    fn detach(&mut self, payload: &mut Payload) {
-        if payload.segments().iter().all(|segment| segment.len() >= DETACH_BELOW_BYTES) {
-            return;
-        }
-        let copy = |segment: &Bytes| {
-            if segment.len() >= DETACH_BELOW_BYTES {
-                return segment.clone();
-            }
-            let key = (segment.as_ptr().addr(), segment.len());
-            let pair = || (segment.clone(), Bytes::copy_from_slice(segment));
-            self.copies.entry(key).or_insert_with(pair).1.clone()
-        };
-        *payload = payload.segments().iter().map(copy).collect();
-    }
-}
 
 /// Time without any progress after which what waits is taken to wait for long.
 const STALLED_AFTER: Duration = Duration::from_secs(1);
-/// Once one destination is, so are those that stand nearly as long: what they share with it stays shared only if all are
-/// copied at once.
-const STALLED_WITH: Duration = Duration::from_millis(500);
 
 impl Client {
     /// Copies small segments out of the buffers they are slices of: what waits in a stalled queue must not keep more alive
-    /// than it is charged. Every message once: all that wait when that is noticed, then each as it comes. Says which of
-    /// these messages were copied.
-    pub(super) fn detach(&mut self, site: usize, messages: &mut [Message], now: Micros) -> Vec<bool> {
-        let full = self.budget.is_stalled(site);
-        let stalled: Vec<bool> = messages
-            .iter()
-            .map(|message| self.flow_of(site, message).map(|ix| &self.flows[ix.0]))
-            .map(|flow| flow.is_some_and(|flow| full || flow.stands_since(now) >= STALLED_AFTER))
-            .collect();
-        let mut detached = Detached::default();
-        let news = messages.iter().zip(&stalled).any(|(message, stalled)| {
-            *stalled && self.flow_of(site, message).is_some_and(|ix| self.flows[ix.0].is_attached())
-        });
-        if news {
-            for flow in &mut self.flows[self.sites[site].flows.clone()] {
-                if flow.is_attached() && (full || flow.stands_since(now) >= STALLED_WITH) {
-                    flow.attached_mut().for_each(|payload| detached.detach(payload));
-                }
+    /// than it is charged. Every message once: all that wait when that is noticed, then each as it comes, which is message
+    /// `index` of a batch that was charged. True if that was copied.
+    pub(super) fn detach(
+        &mut self,
+        ix: FlowIx,
+        ticket: Ticket,
+        index: usize,
+        message: &mut Message,
+        now: Micros,
+    ) -> bool {
+        let flow = &mut self.flows[ix.0];
+        if !self.budget.is_stalled(flow.datacenter) && flow.stands_since(now) < STALLED_AFTER {
+            return false;
+        }
+        for pending in flow.attached_mut() {
+            if let Some(open) = self.batches.get_mut(&pending.ticket) {
+                open.charge.detach(pending.index, &mut pending.payload);
             }
         }
-        for (message, _) in messages.iter_mut().zip(&stalled).filter(|(_, stalled)| **stalled) {
-            detached.detach(&mut message.payload);
+        if let Some(open) = self.batches.get_mut(&ticket) {
+            open.charge.detach(index, &mut message.payload);
         }
-        stalled
+        true
     }
 }
 
@@ -81,6 +47,7 @@ mod tests {
     use crate::proto::links::Links;
     use crate::settings::Settings;
     use crate::topology::{NodeSpec, Roles, Topology};
+    use bytes::Bytes;
 
     /// A sender without any link, and what is queued of it: per message of both members, where its bytes lie.
     struct Stranded {
@@ -158,21 +125,5 @@ mod tests {
         let after = sender.addresses();
         assert_eq!(before[1], after[1][..2], "in spite of progress");
         assert_ne!(after[1][2], small.as_ptr().addr());
-    }
-
-    #[test]
-    fn a_small_slice_that_waits_is_copied_once_and_stays_shared() {
-        let big = Bytes::from(vec![1; 100_000]);
-        let (small, large) = (big.slice(10..20), big.slice(..DETACH_BELOW_BYTES));
-        let payload = || -> Payload { [small.clone(), large.clone()].into_iter().collect() };
-        let (mut one, mut two) = (payload(), payload());
-        let mut detached = Detached::default();
-        detached.detach(&mut one);
-        detached.detach(&mut two);
-        let address = |payload: &Payload, at: usize| payload.segments()[at].as_ptr();
-        assert_ne!(address(&one, 0), small.as_ptr(), "out of the big buffer");
-        assert_eq!(address(&one, 0), address(&two, 0), "once");
-        assert_eq!(address(&one, 1), large.as_ptr(), "what is long is charged for what it is");
-        assert_eq!(one.to_vec(), payload().to_vec());
     }
 }

@@ -196,15 +196,14 @@ impl Client {
         if count == 0 {
             self.finish(ticket);
         }
-        let mut messages = batch.messages;
-        let stalled = self.detach(site, &mut messages, now);
-        for (index, (message, stalled)) in messages.into_iter().zip(stalled).enumerate() {
+        for (index, mut message) in batch.messages.into_iter().enumerate() {
             let Some(ix) = self.flow_of(site, &message) else {
                 self.turn_down(ticket, index, site, FailReason::UnknownNode);
                 continue;
             };
+            let detached = self.detach(ix, ticket, index, &mut message, now);
             self.enqueue(ticket, index, message, ix, links, now);
-            if stalled {
+            if detached {
                 self.flows[ix.0].detached = MessageId(self.next_message);
             }
         }
