@@ -20,6 +20,8 @@ use trunkline_mesh::settings::Settings;
 
 #[path = "hostile/anything.rs"]
 mod anything;
+#[path = "hostile/budgets.rs"]
+mod budgets;
 #[path = "hostile/known.rs"]
 mod known;
 #[path = "hostile/log.rs"]
