@@ -139,13 +139,15 @@ impl Budget {
     }
 
     /// Charges a batch. False when there is no room now; then nothing was charged. `replaced` bytes are about to be given
-    /// back by messages that the batch takes the places of.
+    /// back by messages that the batch takes the places of: one that takes no more than that always fits, also where
+    /// what is urgent has used the room above its limit.
     #[must_use]
     pub fn charge(&mut self, datacenter: usize, bytes: usize, replaced: usize, urgent: bool) -> bool {
         let there = self.datacenters[datacenter].saturating_add(bytes);
         let all = self.process.saturating_add(bytes);
         let process_max = if urgent { self.process_max } else { unreserved(self.process_max) };
-        if there - replaced > self.limit(urgent) || all - replaced > process_max {
+        let fits = there - replaced <= self.limit(urgent) && all - replaced <= process_max;
+        if !(fits || bytes <= replaced) {
             self.turned_away = true;
             return false;
         }

@@ -75,6 +75,24 @@ fn a_newer_message_of_a_slot_has_the_room_of_the_one_it_replaces() {
     }
 }
 
+/// Heartbeats use the share that is kept for them. What replaces as much as it takes needs no room all the same.
+#[test]
+fn a_newer_message_of_a_slot_needs_no_room_where_heartbeats_have_used_more_than_the_rest() {
+    let settings = Settings { datacenter_budget_bytes: 6000, ..Settings::default() };
+    let mut shell = Shell::with("o", 0, settings);
+    let mut submit = |message: Message| {
+        let mut batch = Batch::to(Datacenter::new("eu").unwrap());
+        batch.push(message);
+        shell.node.submit(batch, shell.now).is_ok()
+    };
+    let of = |bytes: usize| Message::new(id("m"), Bytes::from(vec![0; bytes]));
+    assert!(submit(of(4000).slot(1)) && submit(of(1000)));
+    assert!(submit(of(100).lane(Lane::Control)), "of the share for heartbeats");
+    assert!(!submit(of(1)), "no room for others");
+    assert!(submit(of(4000).slot(1)), "as much as it replaces");
+    assert!(!submit(of(4001).slot(1)), "more than it replaces");
+}
+
 /// The sender cannot know that ten bytes keep a megabyte alive; what waits longer than any round trip is copied.
 #[test]
 fn what_waits_long_lets_go_of_the_buffer_it_is_a_slice_of() {
