@@ -48,7 +48,7 @@ impl ProxyRoute {
         }
         let snooze = self.snooze.unwrap_or(settings.snooze_min);
         self.snoozed_until = now + snooze;
-        self.snooze = Some((snooze * 2).min(settings.snooze_max));
+        self.snooze = Some(snooze.saturating_mul(2).min(settings.snooze_max));
         true
     }
 
@@ -156,7 +156,7 @@ pub fn attempt_timeout(acks: &Rtt, pings: &Rtt, attempt: u32, settings: &Setting
     } else {
         acks.timeout(min, max)
     };
-    (base * (1 << attempt.saturating_sub(1).min(DOUBLINGS_MAX))).min(max)
+    base.saturating_mul(1 << attempt.saturating_sub(1).min(DOUBLINGS_MAX)).min(max)
 }
 
 #[cfg(test)]
@@ -185,5 +185,23 @@ mod tests {
         proxy.acquit(Some(Micros(1)));
         assert!(proxy.convict(&settings, Micros(0)));
         assert_eq!(proxy.snoozed_until, Micros(1_000_000), "an ack clears the record");
+    }
+
+    #[test]
+    fn times_that_mean_for_ever_are_no_trap() {
+        let ever = Duration::MAX;
+        let settings = Settings {
+            attempt_timeout_min: ever,
+            attempt_timeout_max: ever,
+            snooze_min: ever,
+            snooze_max: ever,
+            ..Settings::default()
+        };
+        assert_eq!(settings.check(), Ok(()));
+        assert_eq!(attempt_timeout(&Rtt::default(), &Rtt::default(), 2, &settings), ever);
+        let mut routes = Routes::new([(PeerIx(0), NodeId::new("p").unwrap())]);
+        let proxy = &mut routes.proxies[0];
+        assert!(proxy.convict(&settings, Micros(0)));
+        assert_eq!(proxy.snoozed_until, Micros::NEVER);
     }
 }
