@@ -325,9 +325,13 @@ impl Shell {
     }
 
     pub(crate) fn accept(&mut self) -> ConnId {
-        let conn = self.node.handle_accepted(self.now).expect("room");
+        self.try_accept().expect("room")
+    }
+
+    pub(crate) fn try_accept(&mut self) -> Option<ConnId> {
+        let conn = self.node.handle_accepted(self.now).ok()?;
         self.add_wire(conn);
-        conn
+        Some(conn)
     }
 
     /// A peer opens a link to the node: control and bulk.
@@ -355,7 +359,7 @@ impl Shell {
         body
     }
 
-    fn open_peer(&mut self, conn: ConnId, lane: Lane) {
+    pub(crate) fn open_peer(&mut self, conn: ConnId, lane: Lane) {
         let wire = self.wires.get_mut(&conn).expect("a connection");
         wire.peer.open(lane, usize::try_from(FRAME_BYTES_MAX).unwrap());
     }

@@ -1,0 +1,147 @@
+//! Connections that come in, in any state and order: places are counted right, and all of them come back.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use proptest::prelude::*;
+use trunkline_mesh::id::{Incarnation, Lane};
+use trunkline_mesh::proto::frame::{FrameType, Received, control_frame, frame_around};
+use trunkline_mesh::proto::handshake::transcript;
+use trunkline_mesh::proto::node::ConnId;
+use trunkline_mesh::proto::wire::{Close, CloseCode, Confirm, PREAMBLE, Ping, Refuse, WIRE_VERSION, encode};
+use trunkline_mesh::settings::Settings;
+
+use super::shell::{Peer, Shell};
+
+#[derive(Clone, Debug)]
+enum Step {
+    Accept,
+    /// A connection says who it is: name, lane, link, life.
+    Hello(usize, usize, usize, u64, u64),
+    /// It confirms, rightly or not.
+    Confirm(usize, bool),
+    /// Its socket ends.
+    Lose(usize),
+    /// It says something that ends it, or may.
+    Say(usize, u8),
+    /// ms.
+    Time(u16),
+}
+
+const NAMES: [&str; 3] = ["o", "o2", "m2"];
+const HANDSHAKES_MAX: usize = 4;
+const CONNECTIONS_MAX: usize = 7;
+
+fn step() -> impl Strategy<Value = Step> {
+    let at = || 0..8_usize;
+    prop_oneof![
+        4 => Just(Step::Accept),
+        6 => (at(), prop_oneof![6 => Just(0_usize), 3 => Just(1), 1 => Just(2)], 0..2_usize, 0..2_u64,
+              prop_oneof![6 => Just(100_u64), 1 => 98..103_u64])
+            .prop_map(|(at, name, lane, link, life)| Step::Hello(at, name, lane, link, life)),
+        6 => (at(), prop::bool::weighted(0.9)).prop_map(|(at, right)| Step::Confirm(at, right)),
+        1 => at().prop_map(Step::Lose),
+        1 => (at(), 0..5_u8).prop_map(|(at, what)| Step::Say(at, what)),
+        1 => prop_oneof![0..15_u16, 0..7000_u16].prop_map(Step::Time),
+    ]
+}
+
+/// A connection as its other end sees it.
+#[derive(Clone)]
+enum Said {
+    Nothing,
+    /// Its lane, the Hello, and the Welcome.
+    Hello(Lane, Bytes, Bytes),
+    Confirm(Lane),
+}
+
+struct Doors {
+    shell: Shell,
+    said: BTreeMap<ConnId, Said>,
+}
+
+impl Doors {
+    /// A connection, of those that got so far.
+    fn pick(&self, at: usize, far: impl Fn(&Said) -> bool) -> Option<(ConnId, Said)> {
+        let those: Vec<_> = self.said.iter().filter(|(_, said)| far(said)).collect();
+        those.get(at % those.len().max(1)).map(|(conn, said)| (**conn, (*said).clone()))
+    }
+
+    fn step(&mut self, step: Step) {
+        match step {
+            Step::Accept => {
+                let conn = self.shell.try_accept();
+                self.said.extend(conn.map(|conn| (conn, Said::Nothing)));
+            }
+            Step::Hello(at, name, lane, link, life) => {
+                let Some((conn, _)) = self.pick(at, |said| matches!(said, Said::Nothing)) else { return };
+                let lane = Lane::ALL[lane];
+                let hello = encode(&Peer { life, ..Peer::new(NAMES[name]) }.hello(lane, link));
+                self.shell
+                    .feed(conn, &[&PREAMBLE[..], &frame_around(FrameType::Hello, lane, &hello)].concat());
+                if let Some(Received::Welcome(_, body)) = self.shell.sent(conn).into_iter().next() {
+                    self.said.insert(conn, Said::Hello(lane, hello.into(), body));
+                }
+            }
+            Step::Confirm(at, right) => {
+                let said = self.pick(at, |said| matches!(said, Said::Hello(..)));
+                let Some((conn, Said::Hello(lane, hello, welcome))) = said else { return };
+                let transcript = transcript(&hello, &welcome) ^ u32::from(!right);
+                let confirm = Confirm { version: WIRE_VERSION, transcript };
+                self.said.insert(conn, Said::Confirm(lane));
+                self.shell.open_peer(conn, lane);
+                self.shell.feed(conn, &control_frame(FrameType::Confirm, lane, &confirm));
+            }
+            Step::Lose(at) => {
+                let Some((conn, _)) = self.pick(at, |_| true) else { return };
+                self.shell.node.handle_closed(conn, self.shell.now);
+                self.shell.drain();
+            }
+            Step::Say(at, what) => {
+                let Some((conn, said)) = self.pick(at, |_| true) else { return };
+                let (Said::Hello(lane, ..) | Said::Confirm(lane)) = said else { return };
+                let highest_incarnation = Incarnation(1000);
+                let bytes = match what {
+                    0 => control_frame(FrameType::Ping, lane, &Ping { sent_us: 1 }),
+                    1 => control_frame(FrameType::Close, lane, &Close { code: CloseCode::Closing as u16 }),
+                    2 => control_frame(FrameType::Close, lane, &Close { code: CloseCode::Draining as u16 }),
+                    3 => control_frame(
+                        FrameType::Refuse,
+                        lane,
+                        &Refuse { code: 8, detail: String::new(), highest_incarnation },
+                    ),
+                    _ => Bytes::from_static(&[0; 16]),
+                };
+                self.shell.feed(conn, &bytes);
+            }
+            Step::Time(ms) => self.shell.advance(Duration::from_millis(u64::from(ms))),
+        }
+        self.said.retain(|conn, _| !self.shell.closed.contains_key(conn));
+        assert!(self.said.len() <= CONNECTIONS_MAX);
+        let up = self.shell.node.status(self.shell.now).links.iter().filter(|link| link.up).count();
+        // Up, so both are there; but one of them may have ended a moment ago.
+        assert!(self.said.len() <= HANDSHAKES_MAX + 2 * up, "{} and {up} links", self.said.len());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, max_shrink_iters: 2000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_place_of_a_connection_comes_back(steps in prop::collection::vec(step(), 1..80)) {
+        let settings = Settings {
+            handshakes_max: HANDSHAKES_MAX,
+            connections_max: CONNECTIONS_MAX,
+            ..Settings::default()
+        };
+        let mut doors = Doors { shell: Shell::with("m", 0, settings), said: BTreeMap::new() };
+        steps.into_iter().for_each(|step| doors.step(step));
+        for _ in 0..10 {
+            doors.shell.advance(Duration::from_secs(1));
+        }
+        prop_assert!(doors.said.keys().all(|conn| doors.shell.closed.contains_key(conn)), "silent for too long");
+        prop_assert!((0..HANDSHAKES_MAX).all(|_| doors.shell.try_accept().is_some()), "all places are free");
+        prop_assert!(doors.shell.try_accept().is_none(), "and no more of them than there are");
+    }
+}
