@@ -137,6 +137,12 @@ impl Seq {
     }
 }
 
+impl fmt::Display for Seq {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// A lane: two connections per link, so that nothing urgent waits behind data. Order is kept within a lane, not across.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
 pub enum Lane {
@@ -179,6 +185,11 @@ impl fmt::Display for Lane {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_seq_is_shown_as_its_number() {
+        assert_eq!(format!("{}, {:>3}", Seq::FIRST, Seq(7)), "1,   7");
+    }
 
     #[test]
     fn names_are_dns_labels() {
