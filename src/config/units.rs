@@ -8,15 +8,18 @@ pub enum UnitError {
     /// No whole number in front.
     #[error("`{0}` does not begin with a whole number: {1}")]
     Number(String, &'static str),
-    /// No unit, or an unknown one.
-    #[error("`{0}` has no known unit: {1}")]
-    Unit(String, &'static str),
+    /// A number and nothing else.
+    #[error("`{0}` has no unit: {1}")]
+    NoUnit(String, &'static str),
+    /// A unit that is not among those of its kind.
+    #[error("`{0}` has an unknown unit: {1}")]
+    UnknownUnit(String, &'static str),
     /// Beyond what 64 bits count.
     #[error("`{0}` is too large: {1}")]
     Range(String, &'static str),
 }
 
-const BYTES: &str = "write an integer with B, KiB, MiB or GiB, such as \"16 MiB\"";
+const BYTES: &str = "write an integer with B, KiB, MiB, GiB or TiB, such as \"16 MiB\"";
 const DURATIONS: &str = "write an integer with us, ms, s, min or h, such as \"500 ms\"";
 
 /// Number and unit of a text, both trimmed.
@@ -36,7 +39,8 @@ fn amount(text: &str, units: &[(&str, u64)], help: &'static str) -> Result<u64, 
     let (number, unit) = split(text, help)?;
     let shown = || text.chars().take(32).flat_map(char::escape_default).collect::<String>();
     let factor = units.iter().find(|(name, _)| *name == unit).map(|(_, factor)| *factor);
-    let factor = factor.ok_or_else(|| UnitError::Unit(shown(), help))?;
+    let unknown = if unit.is_empty() { UnitError::NoUnit } else { UnitError::UnknownUnit };
+    let factor = factor.ok_or_else(|| unknown(shown(), help))?;
     number.checked_mul(factor).ok_or_else(|| UnitError::Range(shown(), help))
 }
 
@@ -45,7 +49,7 @@ fn amount(text: &str, units: &[(&str, u64)], help: &'static str) -> Result<u64, 
 /// # Errors
 /// [`UnitError`] says what to write.
 pub fn parse_bytes(text: &str) -> Result<u64, UnitError> {
-    amount(text, &[("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)], BYTES)
+    amount(text, &[("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("TiB", 1 << 40)], BYTES)
 }
 
 /// `"500 ms"` as a duration.
@@ -61,7 +65,8 @@ pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
 /// Bytes in the largest unit that shows them exactly, else rounded to three digits.
 #[must_use]
 pub fn show_bytes(bytes: u64) -> String {
-    const UNITS: [(&str, u64); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
+    const UNITS: [(&str, u64); 5] =
+        [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
     let (name, size) = UNITS.into_iter().find(|(_, size)| bytes >= *size).unwrap_or(("B", 1));
     if bytes.is_multiple_of(size) {
         return format!("{} {name}", bytes / size);
@@ -106,6 +111,7 @@ mod tests {
     fn amounts_are_read_with_their_units() {
         assert_eq!(parse_bytes("16 MiB"), Ok(16 << 20));
         assert_eq!(parse_bytes("1_024B"), Ok(1024));
+        assert_eq!(parse_bytes("2 TiB"), Ok(2 << 40));
         assert_eq!(parse_duration("500 ms"), Ok(Duration::from_millis(500)));
         assert_eq!(parse_duration(" 2min "), Ok(Duration::from_secs(120)));
         for bad in [
@@ -121,13 +127,16 @@ mod tests {
             let error = parse_bytes(bad).unwrap_err().to_string();
             assert!(error.contains(": write an integer with B, KiB"), "{error}");
         }
-        assert!(parse_duration("5").is_err() && parse_duration("5 hours").is_err());
+        let told = |text| parse_duration(text).unwrap_err().to_string();
+        assert!(told("5").starts_with("`5` has no unit: write"), "{}", told("5"));
+        assert!(told("5 hours").starts_with("`5 hours` has an unknown unit: write"), "{}", told("5 hours"));
     }
 
     #[test]
     fn amounts_are_shown_short() {
         assert_eq!(show_bytes(0), "0 B");
         assert_eq!(show_bytes(16 << 20), "16 MiB");
+        assert_eq!(show_bytes(1 << 40), "1 TiB");
         assert_eq!(show_bytes(1536), "1.5 KiB");
         assert_eq!(show_bytes(1_048_577), "1 MiB");
         assert_eq!([0, 1, 2].map(|count| show_count(count, "node")), ["0 nodes", "1 node", "2 nodes"]);
