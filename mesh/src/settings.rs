@@ -126,17 +126,20 @@ impl Settings {
     /// Checks each limit for what no node could work with, and the relations between them.
     ///
     /// # Errors
-    /// [`SettingsError`] names the first field that breaks its rule.
+    /// [`SettingsError`]: the first of [`Settings::problems`].
     pub fn check(&self) -> Result<(), SettingsError> {
-        let timers = self.timers().map(|(field, timer)| (field, timer >= TIMER_MIN, "must be at least 1 ms"));
-        let mut rules = self.byte_rules().into_iter().chain(timers).chain(self.rules());
-        match rules.find(|(_, holds, _)| !holds) {
-            None => Ok(()),
-            Some((field, _, rule)) => Err(SettingsError { field, rule }),
-        }
+        self.problems().next().map_or(Ok(()), Err)
     }
 
-    fn byte_rules(&self) -> [Rule; 11] {
+    /// Every rule that is broken, for whoever wants to tell all of them at once. A rule names the other fields that it
+    /// compares with by their names.
+    pub fn problems(&self) -> impl Iterator<Item = SettingsError> + use<> {
+        let timers = self.timers().map(|(field, timer)| (field, timer >= TIMER_MIN, "must be at least 1 ms"));
+        let rules = self.byte_rules().into_iter().chain(timers).chain(self.rules());
+        rules.filter(|(_, holds, _)| !holds).map(|(field, _, rule)| SettingsError { field, rule })
+    }
+
+    fn byte_rules(&self) -> [Rule; 12] {
         let holds_a_message = |bytes: usize| bytes >= self.message_bytes_max;
         [
             ("message_bytes_max", self.message_bytes_max > 0, "must be at least 1"),
@@ -159,12 +162,14 @@ impl Settings {
             ),
             (
                 "datacenter_budget_bytes",
+                unreserved(self.datacenter_budget_bytes) >= self.destination_budget_bytes,
+                "must be at least 16/15 of destination_budget_bytes, as a sixteenth is kept for the control lane",
+            ),
+            (
+                "datacenter_budget_bytes",
                 unreserved(self.datacenter_budget_bytes)
-                    >= self
-                        .destination_budget_bytes
-                        .max(self.message_bytes_max.saturating_add(MESSAGE_OVERHEAD_BYTES)),
-                "must be at least 16/15 of destination_budget_bytes, and of message_bytes_max + 256 B: a share is kept for \
-                 the control lane",
+                    >= self.message_bytes_max.saturating_add(MESSAGE_OVERHEAD_BYTES),
+                "must be at least 16/15 of message_bytes_max + 256 B, as a sixteenth is kept for the control lane",
             ),
             (
                 "process_budget_bytes",
@@ -287,6 +292,26 @@ mod tests {
             fault(&mut settings);
             assert_eq!(settings.check().map_err(|error| error.field), Err(field), "fault {index}");
         }
+    }
+
+    #[test]
+    fn all_that_is_broken_is_told_and_check_tells_the_first() {
+        let broken = |settings: &Settings| settings.problems().map(|error| error.field).collect::<Vec<_>>();
+        assert_eq!(broken(&Settings::default()), <[&str; 0]>::default());
+        let large = Settings { message_bytes_max: 32 << 20, handshakes_max: 1, ..Settings::default() };
+        assert_eq!(
+            broken(&large),
+            [
+                "frame_bytes_max",
+                "destination_budget_bytes",
+                "datacenter_budget_bytes",
+                "member_queue_bytes_max",
+                "inbox_bytes_max",
+                "reorder_bytes_max",
+                "handshakes_max"
+            ]
+        );
+        assert_eq!(large.check().err(), large.problems().next());
     }
 
     #[test]

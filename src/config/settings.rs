@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use trunkline_mesh::Settings;
+use trunkline_mesh::{Settings, SettingsError};
 
 use super::reader::{Entry, Reader, Section};
 use super::units::{parse_bytes, parse_duration, show_bytes, show_duration};
@@ -59,6 +59,8 @@ const TIMERS: [(&str, Field); 12] = [
 pub(super) fn read(reader: &mut Reader<'_>, root: &Section<'_>) -> Option<Settings> {
     let mut settings = Settings::default();
     let mut given: Vec<(&str, Entry<'_>)> = Vec::new();
+    // Those whose value is not known: nothing is said of how they relate to others.
+    let mut unknown: Vec<&str> = Vec::new();
     let mut sound = true;
     for (table, fields) in [("limits", &LIMITS), ("timers", &TIMERS)] {
         let Some(section) = reader.section(root, table) else {
@@ -67,27 +69,60 @@ pub(super) fn read(reader: &mut Reader<'_>, root: &Section<'_>) -> Option<Settin
         };
         reader.known_keys(&section, &fields.map(|(key, _)| key));
         for (key, field) in fields {
-            let Some(entry) = section.get(key) else { continue };
-            sound &= field.read(reader, &entry, &mut settings).is_some();
-            given.push((key, entry));
+            let Some(entry) = section.get(key) else {
+                if reader.is_misspelt(&section.missing(key)) {
+                    unknown.push(key);
+                }
+                continue;
+            };
+            match field.read(reader, &entry, &mut settings) {
+                Some(()) => given.push((key, entry)),
+                None => unknown.push(key),
+            }
         }
     }
-    if !sound {
-        return None;
+    for error in settings.problems() {
+        let compared: Vec<&str> = fields_of(error.rule).collect();
+        let known = |field: &&str| !unknown.contains(field);
+        if !known(&error.field) || !compared.iter().all(known) {
+            continue;
+        }
+        sound = false;
+        contradiction(reader, &given, &error, &compared);
     }
-    let Err(error) = settings.check() else { return Some(settings) };
-    // The named field may stand at its default; then the one it is compared with was changed.
-    let named = |text: &str| {
-        let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
-        let mut words = text.split(move |c: char| !is_word(c));
-        words.find_map(|word| given.iter().find(|(key, _)| *key == word))
+    (sound && unknown.is_empty()).then_some(settings)
+}
+
+/// The fields that a rule names.
+fn fields_of(rule: &str) -> impl Iterator<Item = &'static str> {
+    let words = rule.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+    words.filter_map(|word| LIMITS.iter().chain(&TIMERS).map(|(key, _)| *key).find(|key| *key == word))
+}
+
+/// Reports a broken rule at the entry it is about. The field may stand at its default; then one that it is compared with
+/// was changed.
+fn contradiction(
+    reader: &mut Reader<'_>,
+    given: &[(&str, Entry<'_>)],
+    error: &SettingsError,
+    compared: &[&str],
+) {
+    let SettingsError { field, rule } = error;
+    let find = |wanted: &str| given.iter().find(|(key, _)| *key == wanted);
+    if compared.is_empty() {
+        let entry = find(field).map_or_else(|| Entry::at_start(field), |(_, entry)| entry.clone());
+        return reader.report(&entry, "out of range", &format!("{field} {rule}"));
+    }
+    let (at, remedy) = match find(field) {
+        Some(own) => (Some(own), format!("{field} {rule}: change one of them")),
+        None => {
+            let other = compared.iter().find_map(|other| find(other));
+            let key = other.map_or("one", |(key, _)| *key);
+            (other, format!("{field} {rule}: change {key}, or set {field}"))
+        }
     };
-    let remedy = format!("{} {}: change one of the two", error.field, error.rule);
-    match named(error.field).or_else(|| named(error.rule)) {
-        Some((_, entry)) => reader.report(entry, "contradicts another limit", &remedy),
-        None => reader.report(&Entry::at_start("limits"), "the limits contradict each other", &remedy),
-    }
-    None
+    let entry = at.map_or_else(|| Entry::at_start(field), |(_, entry)| entry.clone());
+    reader.report(&entry, "contradicts another limit", &remedy);
 }
 
 impl Field {
@@ -183,6 +218,13 @@ mod tests {
             };
             assert!(in_range, "{key}");
         }
+    }
+
+    #[test]
+    fn no_field_that_a_rule_compares_with_is_overlooked() {
+        let rule = "must be at least 16/15 of message_bytes_max + 256 B, and below ping_interval";
+        assert_eq!(fields_of(rule).collect::<Vec<_>>(), ["message_bytes_max", "ping_interval"]);
+        assert_eq!(fields_of("must be at most 1 GiB").count(), 0);
     }
 
     #[test]
