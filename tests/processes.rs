@@ -174,6 +174,17 @@ fn health_metrics_and_status_are_served() {
     let status: serde_json::Value =
         serde_json::from_str(&http::get(admin, "/v1/status").unwrap().body).unwrap();
     assert_eq!((&status["node"], &status["version"]), (&"eu-p1".into(), &env!("CARGO_PKG_VERSION").into()));
+    let links = |node: &str| {
+        let body = http::get(cluster.admin(node), "/v1/status").unwrap().body;
+        serde_json::from_str::<serde_json::Value>(&body).unwrap()["links"].as_array().unwrap().clone()
+    };
+    let to_member = links("eu-p1").into_iter().find(|link| link["peer"] == "eu-m1").unwrap();
+    assert!(to_member["rtt_us"].as_u64() > Some(0), "{to_member}");
+    for accepted in links("eu-m1") {
+        for unknown in ["rtt_us", "rtt_min_us", "clock_offset_us"] {
+            assert!(accepted[unknown].is_null(), "nobody measures there: {accepted}");
+        }
+    }
     assert_eq!(http::get(admin, "/nope").unwrap().code, 404);
     let posted =
         http::exchange(admin, b"POST /livez HTTP/1.1\r\nhost: t\r\ncontent-length: 3\r\n\r\nabc").unwrap();

@@ -214,12 +214,12 @@ pub struct LinkStatus {
     pub draining: bool,
     /// The peer's incarnation, 0 when not known.
     pub incarnation: Incarnation,
-    /// Smoothed round trip, µs; 0 before the first sample.
-    pub rtt_us: u64,
-    /// Smallest round trip seen on this link, µs; 0 before the first sample.
-    pub rtt_min_us: u64,
-    /// Peer's clock minus ours, µs, within ± half the smallest round trip.
-    pub clock_offset_us: i64,
+    /// Smoothed round trip, µs; `None` before the first sample. The side that dialled takes them.
+    pub rtt_us: Option<u64>,
+    /// Smallest round trip seen on this link, µs; `None` before the first sample.
+    pub rtt_min_us: Option<u64>,
+    /// Peer's clock minus ours, µs, within ± half the smallest round trip; `None` before the first sample.
+    pub clock_offset_us: Option<i64>,
 }
 
 /// A sender's view of one proxy.

@@ -37,9 +37,14 @@ async fn links_come_up_between_origin_proxy_and_member() {
     assert_eq!(proxy.mesh().local_addr(), Some(cluster.address("eu-p")));
     eventually("both ends count two connections", || member.mesh().stats().handshakes >= 2).await;
     eventually("a round trip was measured", || {
-        leader.mesh().status().links.iter().any(|link| link.rtt_us > 0)
+        leader.mesh().status().links.iter().any(|link| link.rtt_us > Some(0))
     })
     .await;
+    // Who accepts does not ping: it knows nothing of the way, which is not the same as a way of no length.
+    for link in member.mesh().status().links {
+        assert!(!link.dialled && link.up, "{link:?}");
+        assert_eq!((link.rtt_us, link.rtt_min_us, link.clock_offset_us), (None, None, None));
+    }
     let sent = &leader.mesh().stats().datacenters[&dc("eu")];
     assert!(sent.sent.wire > 0 && sent.received_wire > 0, "{sent:?}");
 }

@@ -80,9 +80,9 @@ mod tests {
             up,
             draining: false,
             incarnation: Incarnation(1),
-            rtt_us: 0,
-            rtt_min_us: 0,
-            clock_offset_us: 0,
+            rtt_us: None,
+            rtt_min_us: None,
+            clock_offset_us: None,
         };
         Status {
             node: NodeId::new("p").unwrap(),

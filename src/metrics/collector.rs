@@ -8,7 +8,7 @@ use trunkline_mesh::stats::{DatacenterStats, LinkStatus};
 use trunkline_mesh::{Datacenter, FailReason, NodeId, Stats, Status};
 
 use super::catalog;
-use super::family::{float, seconds};
+use super::family::{Spec, float, seconds, signed_seconds};
 
 /// Where the numbers come from.
 pub(super) type Source = Box<dyn Fn() -> (Stats, Status) + Send + Sync>;
@@ -196,24 +196,16 @@ fn links(status: &Status) -> Vec<MetricFamily> {
         }
     }
     let peers = || peers.iter().map(|((peer, dc), link)| ([peer.as_str(), dc.as_str()], *link));
-    // A row per peer appears with the first sample: 0 would read as no distance at all.
-    let sampled = || peers().filter(|(_, link)| link.rtt_min_us > 0);
-    #[allow(clippy::cast_precision_loss)] // Exact up to 285 years.
-    let offset_s = |link: &LinkStatus| link.clock_offset_us as f64 / 1e6;
+    // A row of these appears with the first sample: 0 would read as no distance at all.
+    let sampled = |family: &'static Spec, value: fn(&LinkStatus) -> Option<f64>| {
+        let known = peers().filter_map(|(labels, link)| Some((labels, value(link)?)));
+        family.family().each(known, |f, (labels, value)| f.value(&labels, value)).done()
+    };
     vec![
         catalog::LINK_UP.family().each(peers(), |f, (labels, link)| f.value(&labels, flag(link.up))).done(),
-        catalog::LINK_RTT
-            .family()
-            .each(sampled(), |f, (labels, link)| f.value(&labels, seconds(link.rtt_us)))
-            .done(),
-        catalog::LINK_RTT_MIN
-            .family()
-            .each(sampled(), |f, (labels, link)| f.value(&labels, seconds(link.rtt_min_us)))
-            .done(),
-        catalog::LINK_CLOCK_OFFSET
-            .family()
-            .each(sampled(), |f, (labels, link)| f.value(&labels, offset_s(link)))
-            .done(),
+        sampled(&catalog::LINK_RTT, |link| link.rtt_us.map(seconds)),
+        sampled(&catalog::LINK_RTT_MIN, |link| link.rtt_min_us.map(seconds)),
+        sampled(&catalog::LINK_CLOCK_OFFSET, |link| link.clock_offset_us.map(signed_seconds)),
     ]
 }
 

@@ -159,3 +159,9 @@ pub(super) fn float(value: u64) -> f64 {
 pub(super) fn seconds(us: u64) -> f64 {
     float(us) / 1e6
 }
+
+/// The same, of what may be below zero.
+#[allow(clippy::cast_precision_loss)] // Exact up to 285 years.
+pub(super) fn signed_seconds(us: i64) -> f64 {
+    us as f64 / 1e6
+}

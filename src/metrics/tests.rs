@@ -19,7 +19,7 @@ fn dc(name: &str) -> Datacenter {
     Datacenter::new(name).unwrap()
 }
 
-fn link(peer: &str, up: bool, rtt_us: u64) -> LinkStatus {
+fn link(peer: &str, up: bool, rtt_us: Option<u64>) -> LinkStatus {
     LinkStatus {
         peer: node(peer),
         datacenter: dc("eu"),
@@ -29,7 +29,7 @@ fn link(peer: &str, up: bool, rtt_us: u64) -> LinkStatus {
         incarnation: Incarnation(1),
         rtt_us,
         rtt_min_us: rtt_us,
-        clock_offset_us: -1_500,
+        clock_offset_us: rtt_us.map(|_| -1_500),
     }
 }
 
@@ -42,7 +42,11 @@ fn status() -> Status {
         incarnation: Incarnation(1),
         uptime_s: 7,
         draining: false,
-        links: vec![link("eu-p1", false, 0), link("eu-p1", true, 25_000), link("eu-p2", false, 0)],
+        links: vec![
+            link("eu-p1", false, None),
+            link("eu-p1", true, Some(25_000)),
+            link("eu-p2", false, None),
+        ],
         datacenters: vec![DatacenterStatus {
             name: dc("eu"),
             local: false,

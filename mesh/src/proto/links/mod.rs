@@ -565,6 +565,8 @@ impl Links {
             .values()
             .map(|link| {
                 let spec = self.spec(link.peer);
+                // A sample has all three, and an accepted link has none.
+                let sampled = !link.rtt.is_empty();
                 LinkStatus {
                     peer: spec.id.clone(),
                     datacenter: spec.datacenter.clone(),
@@ -572,9 +574,9 @@ impl Links {
                     up: link.up,
                     draining: link.draining,
                     incarnation: link.incarnation,
-                    rtt_us: link.rtt.smoothed_us(),
-                    rtt_min_us: link.rtt.min_us(),
-                    clock_offset_us: link.offset.us(),
+                    rtt_us: sampled.then(|| link.rtt.smoothed_us()),
+                    rtt_min_us: sampled.then(|| link.rtt.min_us()),
+                    clock_offset_us: sampled.then(|| link.offset.us()),
                 }
             })
             .collect()
