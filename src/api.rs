@@ -30,7 +30,25 @@ struct Facts {
     ready: Ready,
 }
 
-/// Serves a node's admin API on the current tokio runtime until [`Api::close`].
+/// Serves a node's admin API on the current tokio runtime until [`Api::close`]. The commands do so for their nodes; a
+/// program that links the mesh does it itself:
+///
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// # use trunkline::{api, config::{Config, Role}};
+/// let config = Config::load("trunkline.toml".as_ref())?;
+/// let node = config.choose(None, Role::Origin)?;
+/// let (client, _inbox) = trunkline_mesh::join(config.mesh(node)).await?;
+/// let address = config.admin(&node.id).ok_or("no `admin` for this node")?;
+/// let api = api::serve(address, client.mesh().clone(), config.topology(), node)?;
+///
+/// // At the end: first nobody is to come any more, then what is here is finished.
+/// api.set_draining();
+/// client.mesh().drain().await;
+/// api.close().await;
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// # Errors
 /// [`ServeError`]: nothing is served.

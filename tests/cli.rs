@@ -160,6 +160,10 @@ fn taken_addresses_are_69() {
         assert_eq!(code, 69, "{stderr}");
         assert!(stderr.contains(&address.to_string()), "{stderr}");
     }
+    let _taken = TcpListener::bind(cluster.admin("us-leader")).unwrap();
+    let (code, stderr) = fails(&["send", "--config", cluster.file(), "--to", "eu-m1"]);
+    assert_eq!(code, 69, "{stderr}");
+    assert!(stderr.contains("cannot serve the admin API on"), "{stderr}");
 }
 
 #[test]

@@ -197,6 +197,26 @@ fn health_metrics_and_status_are_served() {
 }
 
 #[test]
+fn a_sender_serves_health_and_metrics_while_it_runs() {
+    let cluster = Cluster::new(&[]);
+    let _nodes = cluster.start_all(&["eu-p1", "eu-m1"]);
+    let (sender, mut stdin) = start_send(&cluster, "eu-m1");
+    stdin.write_all(lines(20).as_bytes()).unwrap();
+    let admin = cluster.admin("us-leader");
+    let delivered = || {
+        let families = exposition::parse(&http::get(admin, "/metrics")?.body).ok()?;
+        let values = families["trunkline_messages_delivered_total"].samples.values();
+        (values.sum::<f64>() > 19.5).then_some(())
+    };
+    poll("20 messages delivered, says the sender", SOON, delivered);
+    assert_eq!(http::get(admin, "/readyz").unwrap().code, 200);
+    drop(stdin);
+    let (code, table, stderr) = finished(sender.wait_with_output().unwrap());
+    assert_eq!((code, counts(&table, "eu-m1").0), (0, 20), "{table}{stderr}");
+    assert!(http::get(admin, "/livez").is_none(), "nobody is there any more");
+}
+
+#[test]
 fn sigterm_and_sigint_end_a_node_in_good_order() {
     let cluster = Cluster::new(&[]);
     let mut nodes = cluster.start_all(&["eu-m1", "eu-m2", "eu-p1", "eu-p2"]);

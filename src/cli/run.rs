@@ -36,10 +36,7 @@ pub(super) async fn run(args: RunArgs, role: Role) -> Result<(), Failure> {
     let mut stop = Stop::listen()?;
     let (client, inbox) = join(config.mesh(node)).await?;
     let mesh = client.mesh().clone();
-    let api = match config.admin(&node.id) {
-        None => None,
-        Some(address) => Some(api::serve(address, mesh.clone(), config.topology(), node)?),
-    };
+    let api = serve_admin(&config, node, &mesh)?;
     announce(&config, node, &mesh, api.as_ref());
     let mut writer = Writer::start(output, inbox);
 
@@ -64,6 +61,12 @@ pub(super) async fn run(args: RunArgs, role: Role) -> Result<(), Failure> {
     outcome.and(written)?;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// The admin API of a node that has an address for it in the file, whatever the process does besides.
+pub(super) fn serve_admin(config: &Config, node: &NodeSpec, mesh: &Mesh) -> Result<Option<Api>, Failure> {
+    let serve = |address| api::serve(address, mesh.clone(), config.topology(), node);
+    Ok(config.admin(&node.id).map(serve).transpose()?)
 }
 
 fn output(args: &RunArgs, node: &NodeSpec) -> Result<Option<Output>, Failure> {

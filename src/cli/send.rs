@@ -26,6 +26,7 @@ use trunkline_mesh::{Client, Lane, join};
 
 use super::NodeArgs;
 use super::failure::Failure;
+use super::run::serve_admin;
 use super::signal::Stop;
 use crate::config::units::parse_duration;
 use crate::config::{Config, Role};
@@ -87,6 +88,10 @@ pub(super) async fn send(args: SendArgs) -> Result<(), Failure> {
     let input = Input::open(&args.input, framing, plan.group)?;
     let mut stop = Stop::listen()?;
     let (client, _inbox) = join(config.mesh(node)).await?;
+    let api = serve_admin(&config, node, client.mesh())?;
+    if let Some(api) = &api {
+        tracing::info!("admin API on http://{}", api.address());
+    }
 
     let lane = if args.lane == LaneArg::Control { Lane::Control } else { Lane::Bulk };
     let manner = Manner { lane, deadline: args.deadline };
@@ -104,11 +109,17 @@ pub(super) async fn send(args: SendArgs) -> Result<(), Failure> {
         }
     };
     stop.exit_on_next();
+    if let Some(api) = &api {
+        api.set_draining();
+    }
     client.mesh().drain().await;
     let (read, (tally, sent)) = match whole {
         Some(whole) => whole,
         None => (Err(Failure::Failed("stopped by a signal".to_owned())), sending.finish().await),
     };
+    if let Some(api) = api {
+        api.close().await;
+    }
     let report = report::report(&tally, started.elapsed());
     std::io::stdout().write_all(report.as_bytes()).map_err(Failure::stdout)?;
     read.and(sent)?;
