@@ -224,6 +224,18 @@ fn one_of_anything_is_no_plural() {
 }
 
 #[test]
+fn an_empty_input_is_told_and_is_no_failure() {
+    let cluster = Cluster::new(&[]);
+    let (code, stdout, stderr) = run(&["send", "--config", cluster.file(), "--to", "eu-m1"]);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stderr.contains("nothing was sent: the input is empty"), "{stderr}");
+    assert!(stdout.contains("0 delivered, 0 failed, in "), "{stdout}");
+    let input = write(&cluster.path("input"), "a\n");
+    let to = ["send", "--config", cluster.file(), "--to", "eu-m1", "--input", &input, "--deadline", "200 ms"];
+    assert!(!fails(&to).1.contains("the input is empty"));
+}
+
+#[test]
 fn a_line_over_the_limit_is_named() {
     let cluster = Cluster::new(&[]);
     let input = write(&cluster.path("input"), format!("short\n{}\n", "x".repeat((4 << 20) + 1)));

@@ -123,6 +123,9 @@ pub(super) async fn send(args: SendArgs) -> Result<(), Failure> {
     let report = report::report(&tally, started.elapsed());
     std::io::stdout().write_all(report.as_bytes()).map_err(Failure::stdout)?;
     read.and(sent)?;
+    if tally.is_empty() {
+        tracing::warn!("nothing was sent: the input is empty");
+    }
     if tally.failed() > 0 {
         return Err(Failure::Failed(Failure::messages(tally.failed(), "not delivered")));
     }

@@ -71,6 +71,11 @@ impl Tally {
         self.0.iter()
     }
 
+    /// No message was sent at all.
+    pub(super) fn is_empty(&self) -> bool {
+        self.delivered() + self.failed() == 0
+    }
+
     pub(super) fn delivered(&self) -> u64 {
         self.0.values().map(Row::delivered).sum()
     }
