@@ -7,8 +7,8 @@ use std::path::Path;
 use std::process::Command;
 
 use support::exposition;
+use trunkline::config::Config;
 use trunkline::config::units::{parse_bytes, parse_duration};
-use trunkline::config::{Config, Role};
 use trunkline::metrics::Metrics;
 use trunkline_mesh::{Settings, join};
 
@@ -137,6 +137,50 @@ fn every_metric_is_described_as_it_is() {
     assert_eq!(rows, real);
 }
 
+/// What a node says of itself right after its start; nobody else is there.
+fn scraped(config: &Config, id: &str) -> BTreeMap<String, exposition::Family> {
+    let node = config.topology().nodes().find(|node| node.id.as_str() == id).unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let text = runtime.block_on(async {
+        let mut mesh = config.mesh(node);
+        mesh.listen = node.roles.accepts().then(|| "127.0.0.1:0".parse().unwrap());
+        let (client, _inbox) = join(mesh).await.unwrap();
+        Metrics::of(client.mesh().clone()).scrape().unwrap()
+    });
+    exposition::parse(&String::from_utf8(text).unwrap()).unwrap()
+}
+
+#[test]
+fn metrics_that_only_some_nodes_have_are_said_to_be_such() {
+    let rows = tables(&document("docs/operator.md"), "## What exists when");
+    let described: Vec<&str> = Metrics::described().iter().map(|metric| metric.name).collect();
+    for row in &rows {
+        for name in quoted(&row[0]) {
+            assert!(described.contains(&name), "{name}");
+        }
+    }
+    let config = config(
+        "[[node]]\nid = \"origin\"\ndc = \"e\"\nroles = [\"origin\"]\n\
+         [[node]]\nid = \"proxy\"\ndc = \"d\"\nroles = [\"proxy\"]\naddress = \"127.0.0.1:2\"\n",
+    )
+    .unwrap();
+    for (id, own) in [("origin", "at an origin"), ("proxy", "at a proxy"), ("m", "at a member")] {
+        let found = scraped(&config, id);
+        // Dials may be under way already.
+        let expected = |name: &&str| match rows.iter().find(|row| quoted(&row[0]).contains(name)) {
+            Some(row) if row[1].starts_with("with a link") => found.contains_key(*name),
+            Some(row) => row[1].starts_with(own),
+            None => true,
+        };
+        let expected: BTreeSet<&str> = described.iter().copied().filter(expected).collect();
+        assert_eq!(found.keys().map(String::as_str).collect::<BTreeSet<_>>(), expected, "{own}");
+        for (name, family) in found {
+            let zero = family.kind != "counter" || family.samples.values().all(|value| *value < 0.5);
+            assert!(zero || name.starts_with("trunkline_dials"), "{name} at {id}");
+        }
+    }
+}
+
 /// The values of every label that has a fixed list of them, by metric and label.
 fn label_values() -> BTreeSet<Vec<String>> {
     // Every role, and a proxy elsewhere to have a route to.
@@ -145,16 +189,8 @@ fn label_values() -> BTreeSet<Vec<String>> {
          [[node]]\nid = \"p\"\ndc = \"e\"\nroles = [\"proxy\"]\naddress = \"127.0.0.1:3\"\n",
     )
     .unwrap();
-    let node = all.choose(None, Role::Origin).unwrap();
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    let text = runtime.block_on(async {
-        let mut config = all.mesh(node);
-        config.listen = Some("127.0.0.1:0".parse().unwrap());
-        let (client, _inbox) = join(config).await.unwrap();
-        Metrics::of(client.mesh().clone()).scrape().unwrap()
-    });
     let mut values: BTreeMap<(String, String), BTreeSet<String>> = BTreeMap::new();
-    for (name, family) in exposition::parse(&String::from_utf8(text).unwrap()).unwrap() {
+    for (name, family) in scraped(&all, "all") {
         for (label, value) in family.samples.into_keys().flat_map(|(_, labels)| labels) {
             values.entry((name.clone(), label)).or_default().insert(value);
         }
