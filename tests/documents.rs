@@ -69,20 +69,37 @@ fn around(amount: &str) -> (Option<String>, String) {
     (number.checked_sub(1).map(|less| format!("{less}{unit}")), format!("{}{unit}", number + 1))
 }
 
+/// The least that such as "16/15 of `key` and of `key` + `256 B`" allows while all else is at its default, and what is too
+/// little, in bytes. A share is cut off to whole bytes, so it may allow one less than it says.
+fn border(rows: &[Vec<String>], said: &str) -> (u64, u64) {
+    let amount = |word: &str| {
+        let of = rows.iter().find(|row| quoted(&row[0])[0] == word);
+        parse_bytes(of.map_or(word, |row| quoted(&row[1])[0])).unwrap_or_else(|error| panic!("{error}"))
+    };
+    let (share, parts) = match said.strip_prefix("16/15 of ") {
+        Some(parts) => (true, parts),
+        None => (false, said),
+    };
+    let sums = parts.split(" and of ").map(|part| quoted(part).into_iter().map(amount).sum::<u64>());
+    let largest = sums.max().unwrap();
+    if share { ((largest * 16).div_ceil(15), largest * 16 / 15 - 1) } else { (largest, largest - 1) }
+}
+
 #[test]
 fn every_limit_and_timer_has_its_default_and_its_range() {
     let text = document("docs/operator.md");
     let defaults = Settings::default();
     let mut keys = BTreeSet::new();
     for (table, heading) in [("limits", "### Limits"), ("timers", "### Timers")] {
-        for row in tables(&text, heading) {
+        let rows = tables(&text, heading);
+        for row in &rows {
             let (key, default) = (quoted(&row[0])[0], quoted(&row[1])[0]);
             keys.insert(key.to_owned());
             let with_default = setting(table, key, default).unwrap_or_else(|error| panic!("{key}: {error}"));
             assert_eq!(with_default.settings(), &defaults, "{key} has another default than {default}");
             let is_amount = |word: &&&str| word.starts_with(|c: char| c.is_ascii_digit());
-            let (lower, upper) = row[2].split_once(" to ").unwrap_or_else(|| panic!("{key}: a range"));
-            let lower = quoted(lower);
+            let (said_lower, upper) = row[2].split_once(" to ").unwrap_or_else(|| panic!("{key}: a range"));
+            let lower = quoted(said_lower);
             let upper = *quoted(upper).iter().find(is_amount).unwrap();
             // At the border it is in range, though perhaps at odds with another setting; beyond it is not.
             let beyond = |value: &str| {
@@ -99,13 +116,12 @@ fn every_limit_and_timer_has_its_default_and_its_range() {
                     let held = less.is_none_or(|less| beyond(&less));
                     assert!(!beyond(lower) && held, "{key}: the lower bound {lower}");
                 }
-                // Bounded by another setting: that one's default is the border.
+                // Bounded by other settings: the border follows from their defaults.
                 _ => {
-                    let of = tables(&text, heading).into_iter().find(|row| quoted(&row[0])[0] == lower[0]);
-                    let border =
-                        quoted(&of.unwrap_or_else(|| panic!("{key}: no key {}", lower[0]))[1])[0].to_owned();
-                    let less = around(&border).0.unwrap();
-                    let error = setting(table, key, &less).unwrap_err();
+                    let (border, less) = border(&rows, said_lower);
+                    let with_border = setting(table, key, &format!("{border} B"));
+                    assert!(with_border.is_ok(), "{key}: {}", with_border.unwrap_err());
+                    let error = setting(table, key, &format!("{less} B")).unwrap_err();
                     assert!(error.contains("contradicts another limit"), "{key}: {error}");
                 }
             }
@@ -252,6 +268,25 @@ fn the_example_shows_the_defaults_it_promises() {
     assert_eq!(opened, debug.matches(": ").count(), "every key is shown");
     let config = Config::parse(Path::new("example.toml"), open.join("\n").as_bytes()).unwrap();
     assert_eq!(config.settings(), &Settings::default());
+}
+
+#[test]
+fn the_example_says_the_ranges_of_counts() {
+    let text = document("deploy/config/example.toml");
+    let mut counts = 0;
+    for row in tables(&document("docs/operator.md"), "### Limits") {
+        let (key, range) = (quoted(&row[0])[0], quoted(&row[2]));
+        let (Ok(lower), Ok(upper)) = (range[0].parse::<u64>(), range[1].parse::<u64>()) else { continue };
+        let above = text[..text.find(&format!("# {key} = ")).unwrap()].trim_end();
+        assert_eq!(upper, 1_000_000, "shown with its commas");
+        assert!(
+            above.ends_with(&format!(" {lower} to 1,000,000.")),
+            "{key}: …{}",
+            &above[above.len() - 60..]
+        );
+        counts += 1;
+    }
+    assert_eq!(counts, 3);
 }
 
 /// Lines of a document's Rust blocks that are not lines of the source, in its order.
