@@ -197,6 +197,54 @@ fn metrics_that_only_some_nodes_have_are_said_to_be_such() {
     }
 }
 
+/// What stands against a query, as far as can be told without Prometheus.
+fn query_problem(query: &str) -> Option<String> {
+    let words = query.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+    let described = Metrics::described();
+    for word in words.filter(|word| word.starts_with("trunkline_")) {
+        let known = |metric: &trunkline::metrics::Described| {
+            let histogram = metric.kind == "histogram";
+            metric.name == word || (histogram && word.strip_suffix("_bucket") == Some(metric.name))
+        };
+        if !described.iter().any(known) {
+            return Some(format!("no metric {word}"));
+        }
+    }
+    for (at, _) in query.match_indices("rate(") {
+        let selector = query[at..].split(')').next().unwrap_or_default();
+        if !selector.ends_with("m]") {
+            return Some(format!("{selector}) has no range"));
+        }
+    }
+    // Both sides of a division must have the same labels: else nothing matches.
+    let sides: Vec<&str> = query.split(" / ").collect();
+    if sides.len() > 1 && !sides.iter().all(|side| side.contains("sum by (")) {
+        return Some("a division of different labels".to_owned());
+    }
+    (query.matches('(').count() != query.matches(')').count()).then(|| "brackets".to_owned())
+}
+
+#[test]
+fn queries_are_such_that_prometheus_takes_them() {
+    let rows = tables(&document("docs/operator.md"), "## What to watch");
+    let mut ranges = 0;
+    for row in &rows {
+        for query in quoted(&row[1]).into_iter().filter(|word| word.contains("trunkline_")) {
+            assert_eq!(query_problem(query), None, "{query}");
+            ranges += query.matches("rate(").count();
+        }
+    }
+    assert!(ranges > 5, "{ranges}");
+    for wrong in [
+        "1 - rate(trunkline_busy_total) / 2",
+        "rate(trunkline_busy_total[5m]) / rate(trunkline_busy_total[5m])",
+        "trunkline_no_such",
+        "sum by (reason) (rate(trunkline_fallbacks_total[5m])",
+    ] {
+        assert!(query_problem(wrong).is_some(), "{wrong}");
+    }
+}
+
 /// The values of every label that has a fixed list of them, by metric and label.
 fn label_values() -> BTreeSet<Vec<String>> {
     // Every role, and a proxy elsewhere to have a route to.
