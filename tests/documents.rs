@@ -5,10 +5,13 @@ mod support;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use support::exposition;
 use trunkline::config::Config;
 use trunkline::config::units::{parse_bytes, parse_duration};
+use trunkline::demo::ledger::Tally;
+use trunkline::demo::report::{Failover, Report, WanBytes};
 use trunkline::metrics::Metrics;
 use trunkline_mesh::{Settings, join};
 
@@ -284,6 +287,25 @@ fn every_label_value_is_listed() {
         missing.join("\n"),
         wrong.join("\n")
     );
+}
+
+#[test]
+fn every_key_of_the_demo_is_explained() {
+    let document = document("docs/operator.md");
+    let rows = tables(&document, "## The demo");
+    let explained: BTreeSet<&str> = rows.iter().flat_map(|row| quoted(&row[0])).collect();
+    let bytes = WanBytes { direct: 0, diff: 0, wan: 0 };
+    let failover = Failover { rtt: Duration::ZERO, clean_max: None, silent_max: None };
+    let report = Report::new(Tally::default(), bytes, failover, None, None, Duration::ZERO);
+    let json: serde_json::Value = serde_json::from_str(&report.json()).unwrap();
+    let keys: BTreeSet<&str> = json.as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(explained, keys);
+    // The words of the summary are quoted as they are.
+    for row in &rows {
+        if let Some((label, _)) = row[2].strip_prefix('"').and_then(|cell| cell.split_once('"')) {
+            assert!(report.summary().contains(&format!("\n{label} ")), "{label}");
+        }
+    }
 }
 
 #[test]

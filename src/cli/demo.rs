@@ -20,7 +20,7 @@ pub(super) struct DemoArgs {
     /// Members per datacenter
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..=100))]
     members: u8,
-    /// Proxies per datacenter
+    /// Proxies per datacenter; with 1, direct sends take over while it is away, and the WAN is too narrow for them
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=10))]
     proxies: u8,
     /// Factor on all delays; at 1 the one-way delays from the first datacenter are 40, 75, 110, … ms
