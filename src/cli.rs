@@ -23,7 +23,7 @@ pub use failure::Failure;
 const EXIT_CODES: &str = "\
 Exit codes:
    0  done; stopped by a signal and drained
-   1  something failed: a message was not delivered, or a signal cut send or the draining short
+   1  something failed: message not delivered, input cut off or too long, signal cut work short
    2  the command line is wrong
   69  an address is in use, or cannot be used
   74  reading or writing failed

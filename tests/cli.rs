@@ -248,6 +248,19 @@ fn a_line_over_the_limit_is_named() {
 }
 
 #[test]
+fn frames_that_are_cut_off_or_too_long_are_1() {
+    let cluster = Cluster::new(&[]);
+    for (name, bytes) in [("cut", &[0, 0, 0, 9, b'a'][..]), ("long", &[0, 0x50, 0, 0, b'a'])] {
+        let input = write(&cluster.path(name), bytes);
+        let to =
+            ["send", "--config", cluster.file(), "--to", "eu-m1", "--length-delimited", "--input", &input];
+        let (code, stderr) = fails(&to);
+        assert_eq!(code, 1, "{name}: {stderr}");
+        assert!(stderr.contains("frame 1"), "{name}: {stderr}");
+    }
+}
+
+#[test]
 fn json_logs_are_json_to_the_last_word() {
     let (code, stderr) = fails(&["--log", "json", "proxy", "--config", EXAMPLE]);
     assert_eq!(code, 78);

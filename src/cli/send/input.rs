@@ -256,6 +256,8 @@ mod tests {
         );
         assert_eq!(error, None);
         assert_eq!(read(Framing::Lines, b"").0.len(), 0);
+        // The line feed alone ends a line.
+        assert_eq!(read(Framing::Lines, b"a\r\n").0, [[b"a\r"]]);
     }
 
     #[test]
