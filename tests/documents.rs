@@ -367,6 +367,61 @@ fn not_of(document: &str, source: &str) -> Vec<String> {
     excerpt.filter(|line| !lines.any(|of| of == *line)).map(str::to_owned).collect()
 }
 
+/// The shell blocks of a document, in its order.
+fn shell(document: &str) -> String {
+    document.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next()).collect()
+}
+
+#[test]
+fn the_readme_can_be_followed_from_its_top_to_its_end() {
+    let shell = shell(&document("README.md"));
+    let mut commands = shell.split(['\n', ';', '&', '|']).map(str::trim);
+    let leaves = commands
+        .find(|command| ["cd", "pushd", "exit", "exec"].contains(&command.split(' ').next().unwrap()));
+    assert_eq!(leaves, None, "what follows is for the root of the repository");
+    let at = |part: &str| shell.find(part).unwrap_or_else(|| panic!("no `{part}`"));
+    let nodes = at("trunkline member ")..at("kill $(jobs -p)");
+    for with_nodes in ["trunkline send ", "/readyz", "/metrics", "/v1/status", "--example leader"] {
+        assert!(nodes.contains(&at(with_nodes)), "the nodes run: {with_nodes}");
+    }
+}
+
+/// `#[test]` and `#[tokio::test]` in a test binary's own files.
+fn tests_of(binary: &Path) -> usize {
+    let mut files = vec![binary.to_owned()];
+    if let Ok(entries) = std::fs::read_dir(binary.with_extension("")) {
+        files.extend(entries.map(|entry| entry.unwrap().path()));
+    }
+    let text = files.iter().map(|file| std::fs::read_to_string(file).unwrap()).collect::<String>();
+    let is_test = |line: &&str| {
+        let line = line.trim_start();
+        line.starts_with("#[test]") || line.starts_with("#[tokio::test")
+    };
+    text.lines().filter(is_test).count()
+}
+
+#[test]
+fn the_readme_counts_the_tests_as_they_are() {
+    let readme = document("README.md");
+    let shown = readme.split("     Running ").skip(1);
+    let mut package = Path::new(env!("CARGO_MANIFEST_DIR")).to_owned();
+    let mut counted = 0;
+    for shown in shown {
+        let (binary, rest) = shown.split_once('\n').unwrap();
+        let passed = rest
+            .strip_prefix("test result: ok. ")
+            .and_then(|rest| rest.split_once(" passed; 0 failed; 0 ign"));
+        let (passed, _) = passed.unwrap_or_else(|| panic!("{binary}: {rest}"));
+        assert_eq!(passed, tests_of(&package.join(binary)).to_string(), "{binary}");
+        counted += 1;
+        // What comes behind the ellipsis is of the mesh.
+        if shown.contains("\n…\n") {
+            package.push("mesh");
+        }
+    }
+    assert_eq!(counted, 6);
+}
+
 #[test]
 fn the_readme_shows_lines_of_the_example() {
     let (readme, example) = (document("README.md"), document("examples/leader.rs"));
