@@ -104,6 +104,27 @@ impl<'a> Reference<'a> {
     }
 }
 
+/// Appends the common runs of two short texts that lie close together: prefix, suffix, and what probes find between them.
+pub(crate) fn align_near(reference: &[u8], message: &[u8], out: &mut Vec<Run>, work: &mut Work) {
+    let prefix = common_prefix(reference, message);
+    push(out, Run { at: 0, from: 0, len: prefix });
+    let suffix = common_suffix(&reference[prefix..], &message[prefix..]);
+    work.compared_bytes += prefix + suffix + 2;
+    let (at_end, from_end) = (reference.len() - suffix, message.len() - suffix);
+    let (mut at, mut from) = (prefix, prefix);
+    while at < at_end && from < from_end {
+        let (rest, wanted) = (&reference[at..at_end], &message[from..from_end]);
+        work.probes += 1;
+        let Some((skip_at, skip_from)) = probe(rest, wanted) else { break };
+        let len = common_prefix(&rest[skip_at..], &wanted[skip_from..]);
+        work.compared_bytes += len + 1;
+        push(out, Run { at: at + skip_at, from: from + skip_from, len });
+        at += skip_at + len;
+        from += skip_from + len;
+    }
+    push(out, Run { at: at_end, from: from_end, len: suffix });
+}
+
 fn push(out: &mut Vec<Run>, run: Run) {
     if run.len >= RUN_BYTES_MIN {
         out.push(run);

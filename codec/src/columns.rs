@@ -1,7 +1,8 @@
 //! Short texts of equal length, one below the other: what changes is sent for each, what does not is sent once.
 
 use crate::destination_set::DestinationSet;
-use crate::plan::{Item, Records};
+use crate::plan::Item;
+use crate::records::Records;
 use crate::varint;
 
 /// Longer texts are not laid out in columns.
@@ -67,7 +68,7 @@ fn put_varying(items: &[Item<'_>], set: &DestinationSet, start: usize, end: usiz
     let alike = |a: &&Item<'_>, b: &&Item<'_>| a.bytes[start..end] == b.bytes[start..end];
     // Sorting compares every item with about log2(count) others.
     out.work.compared_bytes += items.len() * len * (items.len().ilog2() as usize + 2);
-    let table = out.head.table();
+    let table = out.table();
     let len_bytes = varint::len(len);
     let each_bytes = 1 + table.cost(set) + len_bytes + len * items.len();
     let mut alike_bytes = 0;
@@ -122,7 +123,7 @@ mod tests {
         let span = |message: usize| Span { message, start: 0, end: messages[message].len() };
         let items: Vec<Item<'_>> =
             messages.iter().enumerate().map(|(k, bytes)| Item { span: span(k), bytes }).collect();
-        let mut out = Records { texts, head: &mut head, data: &mut data, work: Work::default() };
+        let mut out = Records::new(texts, &mut head, &mut data, Work::default());
         let accepted = try_put(&items, must, &mut out);
         head.flush();
         (head.bytes().to_vec(), data.iter().flatten().copied().collect(), accepted)

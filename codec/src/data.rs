@@ -50,6 +50,14 @@ impl DataColumn {
         }
     }
 
+    /// The column in order, to be kept: short parts are copied.
+    pub(crate) fn to_bytes(&self) -> impl Iterator<Item = Bytes> {
+        self.chunks.iter().zip(self.iter()).map(|(chunk, bytes)| match chunk {
+            Chunk::Own(_) => Bytes::copy_from_slice(bytes),
+            Chunk::Shared(segment) => segment.clone(),
+        })
+    }
+
     /// The column in order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &[u8]> {
         let mut own = self.own.as_slice();

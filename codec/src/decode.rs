@@ -4,12 +4,14 @@
 
 use std::fmt;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
-use crate::error::DecodeError;
-use crate::head::Layout;
+use crate::echo::Sent;
+use crate::error::{DecodeError, LimitName};
+use crate::head::{Layout, Source};
 use crate::limits::Limits;
 use crate::stage;
+use crate::streams::Streams;
 use crate::wire;
 
 /// A checked frame. Every message in it can be read without a further error.
@@ -19,6 +21,8 @@ use crate::wire;
 #[derive(Clone)]
 pub struct Frame {
     data: Bytes,
+    /// What is referred to outside of the frame: first the bytes that streams remember, then those that this end sent.
+    referred: Vec<Bytes>,
     no_reference: bool,
     lens: Vec<usize>,
     /// Pieces of message `i` are `pieces[starts[i]..starts[i + 1]]`.
@@ -26,26 +30,38 @@ pub struct Frame {
     pieces: Vec<Piece>,
 }
 
-/// A part of the data column.
+/// A part of the data column or of what is referred to.
 #[derive(Clone, Copy, Debug)]
 struct Piece {
+    /// 0 is the data column, further ones are in `referred`.
+    of: usize,
     start: usize,
     end: usize,
 }
 
-/// The pieces of one message in order; each is a slice of the received buffer.
+/// The pieces of one message in order; each is a slice of the received buffer, or of what it refers to.
 #[derive(Clone)]
 pub struct Pieces<'a> {
-    data: &'a Bytes,
+    frame: &'a Frame,
     pieces: std::slice::Iter<'a, Piece>,
+}
+
+/// What a frame of a connection may refer to.
+pub(crate) struct Memory<'a> {
+    /// The checksum of what came earlier on the connection.
+    pub(crate) history: u32,
+    /// The number of every message's stream.
+    pub(crate) numbers: &'a [u32],
+    pub(crate) streams: &'a Streams,
+    pub(crate) sent: Option<&'a mut Sent>,
 }
 
 impl Iterator for Pieces<'_> {
     type Item = Bytes;
 
     fn next(&mut self) -> Option<Bytes> {
-        let &Piece { start, end } = self.pieces.next()?;
-        Some(self.data.slice(start..end))
+        let &Piece { of, start, end } = self.pieces.next()?;
+        Some(self.frame.buffer(of).slice(start..end))
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
@@ -64,8 +80,45 @@ impl Frame {
     ///
     /// [`DecodeError`] when the bytes are not exactly one canonical frame within `limits`.
     pub fn parse(bytes: Bytes, limits: &Limits) -> Result<Self, DecodeError> {
-        let layout = Layout::read(&bytes, limits)?;
+        let layout = Layout::read(&bytes, limits, None)?;
         let (data, base) = data_of(bytes, &layout)?;
+        Self::assemble(layout, data, base, Vec::new())
+    }
+
+    /// As [`parse`](Self::parse), for a frame of a connection. Gives the frame's checksum and its data column with it.
+    pub(crate) fn parse_with(
+        bytes: Bytes,
+        limits: &Limits,
+        memory: Memory<'_>,
+    ) -> Result<(Self, u32, Bytes), DecodeError> {
+        let Memory { history, numbers, streams, mut sent } = memory;
+        let mut layout = Layout::read(&bytes, limits, Some(history))?;
+        let (messages, given) = (layout.count(), numbers.len());
+        if messages != given {
+            return Err(DecodeError::Streams { messages, streams: given });
+        }
+        if layout.flags & wire::FLAG_ECHO != 0 {
+            let Some(sent) = sent.as_deref_mut() else {
+                return Err(DecodeError::Unsupported { offset: 2, what: "what this end has sent" });
+            };
+            if !sent.arrived(layout.arrived) {
+                return Err(DecodeError::Reference { offset: 3 });
+            }
+        }
+        let referred = refer(&mut layout, limits, numbers, streams, sent.as_deref())?;
+        let (checksum, data_bytes) = (layout.checksum, layout.data_bytes);
+        let (data, base) = data_of(bytes, &layout)?;
+        let column = data.slice(base..base + data_bytes);
+        Ok((Self::assemble(layout, data, base, referred)?, checksum, column))
+    }
+
+    /// Finds every message's pieces. What records refer to is in `referred`, in the order of the records.
+    fn assemble(
+        layout: Layout,
+        data: Bytes,
+        base: usize,
+        referred: Vec<Referred>,
+    ) -> Result<Self, DecodeError> {
         // `starts[i + 1]` is where the next piece of message `i` goes; it ends up as where message `i + 1` starts.
         let mut starts = vec![0; layout.count() + 1];
         let mut free = 0;
@@ -73,21 +126,52 @@ impl Frame {
             *start = free;
             free += count as usize;
         }
-        let mut pieces = vec![Piece { start: 0, end: 0 }; free];
+        let mut pieces = vec![Piece { of: 0, start: 0, end: 0 }; free];
         let mut at = base;
         let mut members = layout.members.iter();
+        let mut put = |member: &u16, piece: Piece| {
+            let next = &mut starts[usize::from(*member) + 1];
+            pieces[*next] = piece;
+            *next += 1;
+        };
+        let mut buffers = Vec::new();
+        let mut referred = referred.into_iter();
         for record in &layout.records {
-            let step = if record.each { record.len } else { 0 };
-            for (index, &member) in members.by_ref().take(record.members).enumerate() {
-                let start = at + index * step;
-                let next = &mut starts[usize::from(member) + 1];
-                pieces[*next] = Piece { start, end: start + record.len };
-                *next += 1;
+            let mut members = members.by_ref().take(record.members);
+            match record.source {
+                Source::Shared => {
+                    members.for_each(|member| put(member, Piece { of: 0, start: at, end: at + record.len }));
+                }
+                Source::Each => {
+                    for (index, member) in members.enumerate() {
+                        let start = at + index * record.len;
+                        put(member, Piece { of: 0, start, end: start + record.len });
+                    }
+                }
+                Source::Past(_) | Source::Echo(_) => match referred.next() {
+                    Some(Referred::Past(buffer)) => {
+                        buffers.push(buffer);
+                        for (index, member) in members.enumerate() {
+                            let start = index * record.len;
+                            put(member, Piece { of: buffers.len(), start, end: start + record.len });
+                        }
+                    }
+                    Some(Referred::Echo(parts)) => {
+                        let first = buffers.len() + 1;
+                        for member in members.by_ref() {
+                            for (of, part) in (first..).zip(&parts) {
+                                put(member, Piece { of, start: 0, end: part.len() });
+                            }
+                        }
+                        buffers.extend(parts);
+                    }
+                    None => return Err(DecodeError::Reference { offset: record.offset }),
+                },
             }
             at += record.data_bytes();
         }
         let no_reference = layout.flags & wire::FLAG_NOREF != 0;
-        Ok(Self { data, no_reference, lens: layout.lens, starts, pieces })
+        Ok(Self { data, referred: buffers, no_reference, lens: layout.lens, starts, pieces })
     }
 
     /// Number of messages; message `i` is for destination `i`.
@@ -113,7 +197,7 @@ impl Frame {
     /// When `index` is not below [`message_count`](Self::message_count).
     #[must_use]
     pub fn message(&self, index: usize) -> Pieces<'_> {
-        Pieces { data: &self.data, pieces: self.pieces_of(index).iter() }
+        Pieces { frame: self, pieces: self.pieces_of(index).iter() }
     }
 
     /// Message `index` in one piece. Copies every byte.
@@ -124,8 +208,8 @@ impl Frame {
     #[must_use]
     pub fn to_vec(&self, index: usize) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.lens[index]);
-        for &Piece { start, end } in self.pieces_of(index) {
-            out.extend_from_slice(&self.data[start..end]);
+        for &Piece { of, start, end } in self.pieces_of(index) {
+            out.extend_from_slice(&self.buffer(of)[start..end]);
         }
         out
     }
@@ -134,6 +218,10 @@ impl Frame {
     #[must_use]
     pub fn no_reference(&self) -> bool {
         self.no_reference
+    }
+
+    fn buffer(&self, of: usize) -> &Bytes {
+        of.checked_sub(1).map_or(&self.data, |index| &self.referred[index])
     }
 
     fn pieces_of(&self, index: usize) -> &[Piece] {
@@ -158,6 +246,56 @@ impl fmt::Debug for Pieces<'_> {
     }
 }
 
+/// What a record refers to.
+enum Referred {
+    /// The bytes of every member, one after another: copied, because streams forget.
+    Past(Bytes),
+    /// The same for every member, in parts.
+    Echo(Vec<Bytes>),
+}
+
+/// Looks up what the records refer to, and counts the pieces that come of it.
+fn refer(
+    layout: &mut Layout,
+    limits: &Limits,
+    numbers: &[u32],
+    streams: &Streams,
+    sent: Option<&Sent>,
+) -> Result<Vec<Referred>, DecodeError> {
+    let past_bytes = layout.past.iter().sum();
+    let mut copied = BytesMut::with_capacity(past_bytes);
+    let mut referred = Vec::new();
+    let mut pieces: usize = layout.counts.iter().map(|count| *count as usize).sum();
+    let mut members = layout.members.iter();
+    for record in &layout.records {
+        let missing = || DecodeError::Reference { offset: record.offset };
+        let members = members.by_ref().take(record.members);
+        match record.source {
+            Source::Shared | Source::Each => members.for_each(drop),
+            Source::Past(distance) => {
+                for member in members {
+                    let stream = streams.get(numbers[usize::from(*member)]).ok_or_else(missing)?;
+                    let start = stream.bytes().len().checked_sub(distance).ok_or_else(missing)?;
+                    copied.extend_from_slice(&stream.bytes()[start..start + record.len]);
+                }
+                referred.push(Referred::Past(copied.split().freeze()));
+            }
+            Source::Echo(distance) => {
+                let parts = sent.and_then(|sent| sent.find(distance, record.len)).ok_or_else(missing)?;
+                pieces = pieces.saturating_add((parts.len() - 1).saturating_mul(record.members));
+                if pieces > limits.pieces {
+                    let (offset, limit, maximum) = (record.offset, LimitName::Pieces, limits.pieces);
+                    return Err(DecodeError::Limit { offset, limit, maximum });
+                }
+                let more = u32::try_from(parts.len() - 1).unwrap_or(u32::MAX);
+                members.for_each(|member| layout.counts[usize::from(*member)] += more);
+                referred.push(Referred::Echo(parts));
+            }
+        }
+    }
+    Ok(referred)
+}
+
 /// The data column before the second stage, and where in the returned buffer it begins.
 fn data_of(bytes: Bytes, layout: &Layout) -> Result<(Bytes, usize), DecodeError> {
     if layout.flags & wire::FLAG_LZ4 == 0 {
@@ -177,7 +315,7 @@ fn data_of(bytes: Bytes, layout: &Layout) -> Result<(Bytes, usize), DecodeError>
 /// Those of [`Frame::parse`].
 #[doc(hidden)]
 pub fn reserialise(bytes: Bytes, limits: &Limits) -> Result<Vec<u8>, DecodeError> {
-    let layout = Layout::read(&bytes, limits)?;
+    let layout = Layout::read(&bytes, limits, None)?;
     let (data, base) = data_of(bytes, &layout)?;
-    Ok(layout.write(&data[base..base + layout.data_bytes]))
+    Ok(layout.write(&data[base..base + layout.data_bytes], None))
 }

@@ -102,6 +102,11 @@ impl DestinationSet {
         }
     }
 
+    /// Whether the two have a member in common.
+    pub(crate) fn intersects(&self, other: &Self) -> bool {
+        self.words.iter().zip(&other.words).any(|(word, with)| word & with != 0)
+    }
+
     /// Removes the members of `other`.
     pub(crate) fn remove_all(&mut self, other: &Self) {
         for (word, with) in self.words.iter_mut().zip(&other.words) {

@@ -6,14 +6,18 @@ use std::hash::{BuildHasher, RandomState};
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::data::{Chunk, DataColumn};
+use crate::echo::{Received, Sent};
 use crate::error::{EncodeError, LimitName};
 use crate::head::HeadWriter;
 use crate::identity::Addresses;
 use crate::index::BlockIndex;
 use crate::limits::{DESTINATIONS_MAX, Limits};
+use crate::past::PastRuns;
 use crate::payload::Payload;
-use crate::plan::{Planner, Records, Scratch};
+use crate::plan::{Planner, Scratch};
+use crate::records::Records;
 use crate::stage::{Compressor, Stage};
+use crate::streams::Streams;
 use crate::texts::{Borders, Span, Texts};
 use crate::varint;
 use crate::wire;
@@ -54,6 +58,7 @@ pub struct Stats {
 /// to any message's segments; what it writes does not depend on what it has written before.
 pub struct Encoder {
     options: Options,
+    seed: u64,
     head: HeadWriter,
     data: DataColumn,
     borders: Borders,
@@ -69,6 +74,10 @@ pub struct Encoder {
 pub struct EncodedFrame {
     slices: Vec<Bytes>,
     stats: Stats,
+    pub(crate) flags: u8,
+    /// Bytes that arrived of what the receiver sent, as the frame says.
+    pub(crate) arrived: Option<usize>,
+    pub(crate) checksum: u32,
 }
 
 impl Encoder {
@@ -79,6 +88,7 @@ impl Encoder {
         let seed = options.seed.unwrap_or_else(|| RandomState::new().hash_one(0u8));
         Self {
             options,
+            seed,
             head: HeadWriter::new(),
             data: DataColumn::default(),
             borders: Borders::default(),
@@ -98,6 +108,12 @@ impl Encoder {
         self.options.stage = stage;
     }
 
+    /// Gives back the working memory that large frames have made grow.
+    pub fn release(&mut self) {
+        // The seed stays: what is written must not depend on when memory was given back.
+        *self = Self::new(Options { seed: Some(self.seed), ..self.options });
+    }
+
     /// Builds the frame for `payloads`; payload `i` is for destination `i`.
     ///
     /// Shared memory costs a few dozen nanoseconds per segment; other bytes are compared a bounded number of times;
@@ -107,6 +123,15 @@ impl Encoder {
     ///
     /// [`EncodeError`] when there is no payload, the stage is not available, or the receivers' limits would be passed.
     pub fn encode(&mut self, payloads: &[Payload]) -> Result<EncodedFrame, EncodeError> {
+        self.encode_with(payloads, None)
+    }
+
+    /// As [`encode`](Self::encode), for a frame of a connection.
+    pub(crate) fn encode_with(
+        &mut self,
+        payloads: &[Payload],
+        mut memory: Option<Memory<'_>>,
+    ) -> Result<EncodedFrame, EncodeError> {
         if self.options.stage == Stage::Zstd {
             return Err(EncodeError::StageUnsupported);
         }
@@ -123,21 +148,32 @@ impl Encoder {
         let concat_head_bytes: usize = payloads.iter().map(|payload| varint::len(payload.len())).sum();
         let mut split = false;
         let mut work = Work::default();
+        if let Some(memory) = &mut memory {
+            let lens = payloads.iter().map(Payload::len);
+            memory.runs.find(texts, memory.numbers, lens, memory.streams, &mut work);
+        }
+        let refers =
+            memory.as_ref().is_some_and(|memory| !memory.runs.is_empty() || memory.received.is_some());
         // Many destinations that differ in many places make more pieces than a receiver takes; smaller groups, each
         // with its own copy of what it shares, make fewer.
         for group in GROUPS.into_iter().filter(|&group| group == GROUPS[0] || group < count) {
-            if count == 1 {
+            if count == 1 && !refers {
                 break;
             }
             self.head.reset(count);
             self.data.reset();
-            let out = Records { texts, head: &mut self.head, data: &mut self.data, work };
+            let mut out = Records::new(texts, &mut self.head, &mut self.data, work);
+            if let Some(memory) = &memory {
+                out.remember(memory.runs, count, input_bytes);
+                if let Some(received) = memory.received {
+                    out.echo(received);
+                }
+            }
             let mut planner = Planner { texts, scratch: &mut self.scratch, out };
             for spans in spans.chunks(group) {
                 planner.plan(spans);
             }
-            work = planner.out.work;
-            self.head.flush();
+            work = planner.out.finish();
             let head_bytes = self.head.bytes().len();
             let split_bytes = varint::len(head_bytes) + head_bytes + self.data.bytes;
             let saves = split_bytes < concat_head_bytes + input_bytes;
@@ -153,7 +189,24 @@ impl Encoder {
                 self.data.push(texts, span);
             }
         }
-        let mut frame = self.assemble(payloads, input_bytes, split);
+        let mut envelope = Envelope { flags: 0, arrived: None, history: 0 };
+        if let Some(memory) = memory {
+            envelope.history = memory.history;
+            envelope.flags = wire::FLAG_HISTORY;
+            envelope.arrived = memory.received.and_then(|received| {
+                let refers = split && self.head.echoes();
+                if refers { Some(received.news()) } else { received.to_say() }
+            });
+            let sent_bytes = self.data.bytes;
+            let remembers =
+                memory.remember && memory.sent.as_ref().is_none_or(|sent| sent.has_room(sent_bytes));
+            if !remembers {
+                envelope.flags |= wire::FLAG_NOREF;
+            } else if let Some(sent) = memory.sent {
+                sent.enter(self.data.to_bytes());
+            }
+        }
+        let mut frame = self.assemble(payloads, input_bytes, split, envelope);
         frame.stats.work = work;
         // No handle to any message outlives the call.
         self.data.reset();
@@ -161,12 +214,23 @@ impl Encoder {
     }
 
     /// Puts prefix, head, data and checksum together.
-    fn assemble(&mut self, payloads: &[Payload], input_bytes: usize, split: bool) -> EncodedFrame {
-        let mut prefix = [0; 3 + 2 * varint::BYTES_MAX];
+    fn assemble(
+        &mut self,
+        payloads: &[Payload],
+        input_bytes: usize,
+        split: bool,
+        envelope: Envelope,
+    ) -> EncodedFrame {
+        let mut prefix = [0; 3 + 3 * varint::BYTES_MAX];
         let mut prefix_bytes = 3;
         prefix[0] = wire::MAGIC;
         prefix[1] = wire::VERSION;
+        prefix[2] = envelope.flags;
         prefix_bytes += varint::write(&mut prefix[prefix_bytes..], payloads.len());
+        if let Some(arrived) = envelope.arrived {
+            prefix[2] |= wire::FLAG_ECHO;
+            prefix_bytes += varint::write(&mut prefix[prefix_bytes..], arrived);
+        }
         let head_bytes = if split {
             prefix_bytes += varint::write(&mut prefix[prefix_bytes..], self.head.bytes().len());
             self.head.bytes().len()
@@ -203,8 +267,12 @@ impl Encoder {
             }
         }
         let slices_max = if staged.is_some() { 1 } else { self.data.chunks.len() + 2 };
-        let mut assembly =
-            Assembly { out: &mut self.out, slices: Vec::with_capacity(slices_max), crc: 0, bytes: 0 };
+        let mut assembly = Assembly {
+            out: &mut self.out,
+            slices: Vec::with_capacity(slices_max),
+            crc: envelope.history,
+            bytes: 0,
+        };
         if let Some(staged) = staged {
             assembly.out.put_slice(staged);
         } else {
@@ -223,12 +291,37 @@ impl Encoder {
                 }
             }
         }
-        let (slices, frame_bytes) = assembly.seal();
+        let (slices, frame_bytes, checksum) = assembly.seal();
         let diff_bytes = around + self.data.bytes;
         let stats =
             Stats { input_bytes, diff_bytes, frame_bytes, concatenated: !split, work: Work::default() };
-        EncodedFrame { slices, stats }
+        EncodedFrame { slices, stats, arrived: envelope.arrived, flags: prefix[2], checksum }
     }
+}
+
+/// What a frame of a connection may refer to, and what is to become of it.
+pub(crate) struct Memory<'a> {
+    /// The checksum of what went before on the connection.
+    pub(crate) history: u32,
+    /// The number of every message's stream.
+    pub(crate) numbers: &'a [u32],
+    pub(crate) streams: &'a Streams,
+    /// Room to compare in.
+    pub(crate) runs: &'a mut PastRuns,
+    /// What the receiver of this frame sent.
+    pub(crate) received: Option<&'a Received>,
+    /// Where this frame's data is kept.
+    pub(crate) sent: Option<&'a mut Sent>,
+    /// Later frames may refer to this one.
+    pub(crate) remember: bool,
+}
+
+/// What a frame says besides its messages.
+#[derive(Clone, Copy)]
+struct Envelope {
+    flags: u8,
+    arrived: Option<usize>,
+    history: u32,
 }
 
 /// A frame in the making.
@@ -256,13 +349,13 @@ impl Assembly<'_> {
     }
 
     /// Appends the checksum of everything.
-    fn seal(mut self) -> (Vec<Bytes>, usize) {
+    fn seal(mut self) -> (Vec<Bytes>, usize, u32) {
         let crc = crc32c::crc32c_append(self.crc, self.out);
         self.out.put_slice(&crc.to_le_bytes());
         let last = self.out.split().freeze();
         self.bytes += last.len();
         self.slices.push(last);
-        (self.slices, self.bytes)
+        (self.slices, self.bytes, crc)
     }
 }
 

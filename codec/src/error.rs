@@ -54,6 +54,13 @@ pub enum EncodeError {
     },
     /// The second stage is not available in this build.
     StageUnsupported,
+    /// A session needs the number of one stream for every message.
+    Streams {
+        /// Messages given.
+        messages: usize,
+        /// Numbers given.
+        streams: usize,
+    },
 }
 
 impl fmt::Display for EncodeError {
@@ -64,6 +71,9 @@ impl fmt::Display for EncodeError {
                 write!(f, "limit {limit} is {maximum}, the messages need {needed}")
             }
             Self::StageUnsupported => f.write_str("the second stage is not available in this build"),
+            Self::Streams { messages, streams } => {
+                write!(f, "{messages} messages came with the numbers of {streams} streams")
+            }
         }
     }
 }
@@ -107,6 +117,26 @@ pub enum DecodeError {
         computed: u32,
         /// Carried by the frame.
         carried: u32,
+    },
+    /// The checksum over everything before it and what came earlier on this connection differs. The two ends do not
+    /// remember the same, or bytes were damaged: nothing that follows can be read. Begin a new connection.
+    History {
+        /// Computed from the bytes and this end's history.
+        computed: u32,
+        /// Carried by the frame.
+        carried: u32,
+    },
+    /// A record refers to bytes that are not remembered.
+    Reference {
+        /// First byte of the record.
+        offset: usize,
+    },
+    /// A session needs the number of one stream for every message.
+    Streams {
+        /// Messages in the frame.
+        messages: usize,
+        /// Numbers given.
+        streams: usize,
     },
     /// An integer is spelled longer than needed or does not fit.
     Varint {
@@ -170,6 +200,17 @@ impl fmt::Display for DecodeError {
             }
             Self::Checksum { computed, carried } => {
                 write!(f, "checksum is {computed:#010x}, the frame carries {carried:#010x}")
+            }
+            Self::History { computed, carried } => write!(
+                f,
+                "checksum over this history is {computed:#010x}, the frame carries {carried:#010x}: the two ends do not \
+                 remember the same, and only a new connection helps"
+            ),
+            Self::Reference { offset } => {
+                write!(f, "record at byte {offset} refers to bytes that are not remembered")
+            }
+            Self::Streams { messages, streams } => {
+                write!(f, "the frame has {messages} messages, and {streams} streams are named for them")
             }
             Self::Varint { offset } => write!(f, "integer at byte {offset} is overlong or too large"),
             Self::Set { offset } => {

@@ -9,6 +9,7 @@ use crate::destination_set::DestinationSet;
 use crate::error::{DecodeError, LimitName};
 use crate::limits::{DESTINATIONS_MAX, Limits};
 use crate::set_table::SetTable;
+use crate::streams::HEAD_BYTES;
 use crate::varint::{self, Reader};
 use crate::wire;
 
@@ -21,11 +22,12 @@ pub(crate) struct HeadWriter {
     open: Option<(DestinationSet, usize)>,
     records: usize,
     pieces: usize,
+    echoes: bool,
 }
 
 impl HeadWriter {
     pub(crate) fn new() -> Self {
-        Self { bytes: Vec::new(), table: SetTable::new(1), open: None, records: 0, pieces: 0 }
+        Self { bytes: Vec::new(), table: SetTable::new(1), open: None, records: 0, pieces: 0, echoes: false }
     }
 
     /// Starts over, for a frame with `count` destinations.
@@ -35,6 +37,7 @@ impl HeadWriter {
         self.open = None;
         self.records = 0;
         self.pieces = 0;
+        self.echoes = false;
     }
 
     /// Appends a record: the next `len` bytes of data go to every member of `set`. Neighbours of one set become one.
@@ -48,25 +51,33 @@ impl HeadWriter {
         }
     }
 
-    /// Appends a record: each member of `set` gets its own `len` bytes of data.
-    pub(crate) fn put_each(&mut self, set: &DestinationSet, len: usize) {
+    /// Appends a record whose members get `len` bytes from elsewhere than one run of data for all.
+    pub(crate) fn put_from(&mut self, set: &DestinationSet, len: usize, source: Source) {
         self.flush();
-        self.write(set, len, true);
+        self.write(set, len, source);
     }
 
     /// Writes out the record that might still have grown.
     pub(crate) fn flush(&mut self) {
         if let Some((set, len)) = self.open.take() {
-            self.write(&set, len, false);
+            self.write(&set, len, Source::Shared);
         }
     }
 
-    fn write(&mut self, set: &DestinationSet, len: usize, each: bool) {
-        if each {
-            self.bytes.push(wire::EACH);
-        }
+    fn write(&mut self, set: &DestinationSet, len: usize, source: Source) {
+        let (prefix, distance) = match source {
+            Source::Shared => (None, None),
+            Source::Each => (Some(wire::EACH), None),
+            Source::Past(distance) => (Some(wire::PAST), Some(distance)),
+            Source::Echo(distance) => (Some(wire::ECHO), Some(distance)),
+        };
+        self.echoes |= prefix == Some(wire::ECHO);
+        self.bytes.extend(prefix);
         self.table.put(&mut self.bytes, set);
         varint::put(&mut self.bytes, len);
+        if let Some(distance) = distance {
+            varint::put(&mut self.bytes, distance);
+        }
         self.records += 1;
         self.pieces += set.count();
     }
@@ -74,6 +85,11 @@ impl HeadWriter {
     /// The head so far; [`flush`](Self::flush) first.
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes
+    }
+
+    /// Whether a record refers to what the receiver sent.
+    pub(crate) fn echoes(&self) -> bool {
+        self.echoes
     }
 
     /// What is known of sets after the last record that was written.
@@ -89,6 +105,19 @@ impl HeadWriter {
     }
 }
 
+/// Where the bytes of a record come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// One run of the data column, for all members.
+    Shared,
+    /// The data column, which has a run for each member.
+    Each,
+    /// What the member's own stream remembers, from so many bytes before its end on.
+    Past(usize),
+    /// What the receiver itself sent, from so many bytes before the end of what has arrived of it on.
+    Echo(usize),
+}
+
 /// One record of a head, its members kept apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Record {
@@ -96,14 +125,20 @@ pub(crate) struct Record {
     pub(crate) len: usize,
     /// Number of members.
     pub(crate) members: usize,
-    /// Each member has its own bytes.
-    pub(crate) each: bool,
+    /// Where they come from.
+    pub(crate) source: Source,
+    /// Where the record begins in the frame.
+    pub(crate) offset: usize,
 }
 
 impl Record {
     /// Bytes of the data column that the record takes.
     pub(crate) fn data_bytes(&self) -> usize {
-        if self.each { self.len * self.members } else { self.len }
+        match self.source {
+            Source::Shared => self.len,
+            Source::Each => self.len.saturating_mul(self.members),
+            Source::Past(_) | Source::Echo(_) => 0,
+        }
     }
 }
 
@@ -112,6 +147,10 @@ impl Record {
 pub(crate) struct Layout {
     /// The flags as carried.
     pub(crate) flags: u8,
+    /// Bytes that arrived of what the receiver sent, since a frame said so last.
+    pub(crate) arrived: usize,
+    /// The checksum, as carried and computed.
+    pub(crate) checksum: u32,
     /// The records in order. A concatenation has one per message that is not empty.
     pub(crate) records: Vec<Record>,
     /// The members of all records, one record after the other.
@@ -120,6 +159,8 @@ pub(crate) struct Layout {
     pub(crate) lens: Vec<usize>,
     /// Pieces of every message.
     pub(crate) counts: Vec<u32>,
+    /// Bytes of every message that its stream remembers. Empty in a frame of no connection.
+    pub(crate) past: Vec<usize>,
     /// Length of the data column before the second stage.
     pub(crate) data_bytes: usize,
     /// Where the data column lies in the frame.
@@ -155,8 +196,7 @@ impl Tally<'_> {
         if self.output_bytes > limits.output_bytes {
             return refuse(LimitName::OutputBytes, limits.output_bytes);
         }
-        let data_bytes = if record.each { record.len.saturating_mul(record.members) } else { record.len };
-        self.data_bytes = self.data_bytes.saturating_add(data_bytes);
+        self.data_bytes = self.data_bytes.saturating_add(record.data_bytes());
         if self.data_bytes > limits.data_bytes {
             return refuse(LimitName::DataBytes, limits.data_bytes);
         }
@@ -165,8 +205,9 @@ impl Tally<'_> {
 }
 
 impl Layout {
-    /// Reads and checks everything of `frame` but the data.
-    pub(crate) fn read(frame: &[u8], limits: &Limits) -> Result<Self, DecodeError> {
+    /// Reads and checks everything of `frame` but the data, and whether what it refers to is remembered. `history` is the
+    /// checksum of what came earlier on the connection, if the frame is one of a connection's.
+    pub(crate) fn read(frame: &[u8], limits: &Limits, history: Option<u32>) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(frame, 0, frame.len());
         let found = reader.byte()?;
         if found != wire::MAGIC {
@@ -179,32 +220,41 @@ impl Layout {
         let flags = reader.byte()?;
         if flags & !wire::FLAGS_KNOWN != 0
             || flags & (wire::FLAG_LZ4 | wire::FLAG_ZSTD) == wire::FLAG_LZ4 | wire::FLAG_ZSTD
+            || flags & (wire::FLAG_ECHO | wire::FLAG_HISTORY) == wire::FLAG_ECHO
+            || history.is_some() && flags & wire::FLAG_HISTORY == 0
         {
             return Err(DecodeError::Flags { found: flags });
+        }
+        if history.is_none() && flags & wire::FLAG_HISTORY != 0 {
+            return Err(DecodeError::Unsupported { offset: 2, what: "the connection's history" });
         }
         if reader.remaining() < wire::CRC_BYTES {
             return Err(DecodeError::Truncated { offset: frame.len() });
         }
         let end = frame.len() - wire::CRC_BYTES;
         let carried = u32::from_le_bytes([frame[end], frame[end + 1], frame[end + 2], frame[end + 3]]);
-        let computed = crc32c::crc32c(&frame[..end]);
+        let computed = crc32c::crc32c_append(history.unwrap_or(0), &frame[..end]);
         if carried != computed {
-            return Err(DecodeError::Checksum { computed, carried });
+            return Err(match history {
+                None => DecodeError::Checksum { computed, carried },
+                Some(_) => DecodeError::History { computed, carried },
+            });
         }
         if flags & wire::FLAG_ZSTD != 0 {
             return Err(DecodeError::Unsupported { offset: 2, what: "the zstd stage" });
         }
-        if flags & wire::FLAG_HISTORY != 0 {
-            return Err(DecodeError::Unsupported { offset: 2, what: "the connection's history" });
-        }
         let mut reader = Reader::new(frame, 3, end);
         let count = Self::read_count(&mut reader, limits)?;
+        let arrived = if flags & wire::FLAG_ECHO == 0 { 0 } else { reader.varint()? };
         let mut layout = Self {
             flags,
+            arrived,
+            checksum: carried,
             records: Vec::new(),
             members: Vec::new(),
             lens: vec![0; count],
             counts: vec![0; count],
+            past: vec![0; if history.is_some() { count } else { 0 }],
             data_bytes: 0,
             data: 0..0,
         };
@@ -214,7 +264,7 @@ impl Layout {
                 let offset = reader.at();
                 let len = reader.varint()?;
                 if len > 0 {
-                    let record = Record { len, members: 1, each: false };
+                    let record = Record { len, members: 1, source: Source::Shared, offset };
                     tally.add(&record, offset)?;
                     layout.push(record, &DestinationSet::one(index), limits, offset)?;
                 }
@@ -254,15 +304,18 @@ impl Layout {
         let mut table = SetTable::new(self.lens.len());
         while head.remaining() > 0 {
             let offset = head.at();
-            let each = match head.peek() {
-                Some(wire::EACH) => {
-                    head.byte()?;
-                    true
+            let prefix = match head.peek() {
+                Some(wire::XOR) => {
+                    return Err(DecodeError::Unsupported { offset, what: "differences to earlier messages" });
                 }
-                Some(wire::PAST | wire::ECHO | wire::XOR) => {
+                Some(wire::PAST) if self.flags & wire::FLAG_HISTORY == 0 => {
                     return Err(DecodeError::Unsupported { offset, what: "the connection's history" });
                 }
-                _ => false,
+                Some(wire::ECHO) if self.flags & wire::FLAG_ECHO == 0 => {
+                    return Err(DecodeError::Unsupported { offset, what: "what this end has sent" });
+                }
+                Some(wire::EACH | wire::PAST | wire::ECHO) => Some(head.byte()?),
+                _ => None,
             };
             let set = table.read(head, limits.set_bytes)?;
             let at = head.at();
@@ -270,9 +323,20 @@ impl Layout {
             if len == 0 {
                 return Err(DecodeError::Length { offset: at });
             }
-            let record = Record { len, members: set.count(), each };
-            if each && record.members == 1 {
+            let source = match prefix {
+                None => Source::Shared,
+                Some(wire::PAST) => Source::Past(head.varint()?),
+                Some(wire::ECHO) => Source::Echo(head.varint()?),
+                Some(_) => Source::Each,
+            };
+            let record = Record { len, members: set.count(), source, offset };
+            if source == Source::Each && record.members == 1 {
                 return Err(DecodeError::NotCanonical { offset, rule: "one destination needs no EACH" });
+            }
+            if let Source::Past(distance) | Source::Echo(distance) = source
+                && len > distance
+            {
+                return Err(DecodeError::Reference { offset });
             }
             tally.add(&record, offset)?;
             self.push(record, &set, limits, offset)?;
@@ -293,6 +357,13 @@ impl Layout {
                 return Err(DecodeError::Limit { offset, limit: LimitName::MessageBytes, maximum });
             }
             self.lens[index] += record.len;
+            if matches!(record.source, Source::Past(_)) {
+                // Only heads are remembered, so no honest message has more from there. These bytes are copied.
+                self.past[index] += record.len;
+                if self.past[index] > HEAD_BYTES {
+                    return Err(DecodeError::Reference { offset });
+                }
+            }
             // Pieces are counted and limited by the tally.
             self.counts[index] = self.counts[index].saturating_add(1);
             // A destination is below 1,024.
@@ -327,9 +398,12 @@ impl Layout {
     }
 
     /// Writes the frame that these records and `data` have, without a second stage.
-    pub(crate) fn write(&self, data: &[u8]) -> Vec<u8> {
+    pub(crate) fn write(&self, data: &[u8], history: Option<u32>) -> Vec<u8> {
         let mut out = vec![wire::MAGIC, wire::VERSION, self.flags & !wire::FLAG_LZ4];
         varint::put(&mut out, self.count());
+        if self.flags & wire::FLAG_ECHO != 0 {
+            varint::put(&mut out, self.arrived);
+        }
         if self.flags & wire::FLAG_CONCAT != 0 {
             for &len in &self.lens {
                 varint::put(&mut out, len);
@@ -343,13 +417,13 @@ impl Layout {
                 for &index in members.by_ref().take(record.members) {
                     set.insert(usize::from(index));
                 }
-                head.write(&set, record.len, record.each);
+                head.write(&set, record.len, record.source);
             }
             varint::put(&mut out, head.bytes().len());
             out.extend_from_slice(head.bytes());
         }
         out.extend_from_slice(data);
-        let crc = crc32c::crc32c(&out);
+        let crc = crc32c::crc32c_append(history.unwrap_or(0), &out);
         out.extend_from_slice(&crc.to_le_bytes());
         out
     }
@@ -372,8 +446,8 @@ mod tests {
         head.put(&set(&[0, 1, 2]), 5);
         head.put(&set(&[0, 1, 2]), 7);
         head.put(&set(&[2]), 1);
-        head.put_each(&set(&[0, 1]), 2);
-        head.put_each(&set(&[0, 1]), 2);
+        head.put_from(&set(&[0, 1]), 2, Source::Each);
+        head.put_from(&set(&[0, 1]), 2, Source::Each);
         head.flush();
         assert_eq!(head.bytes(), [0x00, 12, 0x42, 1, 0xD0, 0x82, 2, 0xD0, 0x82, 2]);
         let limits = |records, pieces| Limits { records, pieces, ..Limits::default() };
@@ -389,12 +463,16 @@ mod tests {
         frame.extend_from_slice(&[b'x'; 17]);
         let crc = crc32c::crc32c(&frame);
         frame.extend_from_slice(&crc.to_le_bytes());
-        let layout = Layout::read(&frame, &Limits::default()).unwrap();
-        let record = |len, members, each| Record { len, members, each };
-        assert_eq!(layout.records, [record(12, 3, false), record(1, 1, false), record(2, 2, true)]);
+        let layout = Layout::read(&frame, &Limits::default(), None).unwrap();
+        let record = |len, members, source, offset| Record { len, members, source, offset };
+        let (shared, each) = (Source::Shared, Source::Each);
+        assert_eq!(
+            layout.records,
+            [record(12, 3, shared, 5), record(1, 1, shared, 7), record(2, 2, each, 9)]
+        );
         assert_eq!(layout.members, [0, 1, 2, 2, 0, 1]);
         assert_eq!((&layout.lens[..], &layout.counts[..]), (&[14, 14, 13][..], &[2, 2, 2][..]));
         assert_eq!((layout.data_bytes, layout.data.clone()), (17, 12..29));
-        assert_eq!(layout.write(&[b'x'; 17]), frame);
+        assert_eq!(layout.write(&[b'x'; 17], None), frame);
     }
 }

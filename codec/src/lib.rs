@@ -51,6 +51,7 @@ pub use encode::{EncodedFrame, Encoder, Options, Stats};
 pub use error::{DecodeError, EncodeError, LimitName};
 pub use limits::Limits;
 pub use payload::Payload;
+pub use session::{Session, SessionDecoder, SessionEncoder};
 pub use stage::Stage;
 pub use work::Work;
 
@@ -73,9 +74,21 @@ mod bytes_equal;
 
 mod sweep;
 
+mod past;
+
+mod records;
+
 mod columns;
 
 mod work;
+
+// What connections remember.
+
+mod session;
+
+mod streams;
+
+mod echo;
 
 // Where encoder and decoder meet.
 mod head;

@@ -7,14 +7,13 @@
 
 use crate::align::Reference;
 use crate::columns::{self, COLUMN_BYTES_MAX};
-use crate::data::{DataColumn, SHARED_BYTES_MIN};
+use crate::data::SHARED_BYTES_MIN;
 use crate::destination_set::DestinationSet;
-use crate::head::HeadWriter;
 use crate::identity::Addresses;
 use crate::index::BlockIndex;
+use crate::records::Records;
 use crate::sweep::{Runs, Sweep};
 use crate::texts::{Span, Texts};
-use crate::work::Work;
 
 /// Rounds of comparing addresses.
 const ADDRESS_ROUNDS: usize = 4;
@@ -60,36 +59,6 @@ pub(crate) struct Planner<'a> {
     pub(crate) out: Records<'a>,
 }
 
-/// Where records go: the head and the data column.
-#[derive(Debug)]
-pub(crate) struct Records<'a> {
-    pub(crate) texts: Texts<'a>,
-    pub(crate) head: &'a mut HeadWriter,
-    pub(crate) data: &'a mut DataColumn,
-    pub(crate) work: Work,
-}
-
-impl Records<'_> {
-    /// The bytes of `span` go to every member of `set`.
-    pub(crate) fn shared(&mut self, set: &DestinationSet, span: Span) {
-        self.head.put(set, span.len());
-        self.data.push(self.texts, span);
-    }
-
-    /// The bytes of `span` go to its own message only.
-    pub(crate) fn private(&mut self, span: Span) {
-        self.shared(&DestinationSet::one(span.message), span);
-    }
-
-    /// Every one of `spans`, equally long and in rising order, goes to its own message.
-    pub(crate) fn each(&mut self, set: &DestinationSet, spans: impl Iterator<Item = Span>, len: usize) {
-        self.head.put_each(set, len);
-        for span in spans {
-            self.data.push(self.texts, span);
-        }
-    }
-}
-
 /// The longest span; of equals, the first.
 fn longest(lens: impl Iterator<Item = usize>) -> usize {
     let mut best = (0, 0);
@@ -132,7 +101,7 @@ impl Planner<'_> {
             self.by_bytes_joined(spans);
             return;
         };
-        let sweep = runs.sweep(spans, reference, self.out.head.table());
+        let sweep = runs.sweep(spans, reference, self.out.table());
         self.out.work.visits += sweep.visits;
         let mut begin = 0;
         for step in &sweep.steps {
@@ -274,7 +243,7 @@ impl Planner<'_> {
             return;
         }
         let spans: Vec<Span> = items.iter().map(|item| item.span).collect();
-        let Sweep { steps, parts, visits } = runs.sweep(&spans, reference, self.out.head.table());
+        let Sweep { steps, parts, visits } = runs.sweep(&spans, reference, self.out.table());
         self.out.work.visits += visits;
         let mut begin = 0;
         let mut gap = Vec::new();

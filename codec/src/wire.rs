@@ -9,14 +9,16 @@ pub(crate) const VERSION: u8 = 1;
 pub(crate) const FLAG_CONCAT: u8 = 0x01;
 /// The data column is one LZ4 block.
 pub(crate) const FLAG_LZ4: u8 = 0x02;
-/// The data column is one zstd frame. Reserved.
+/// The data column is one zstd frame.
 pub(crate) const FLAG_ZSTD: u8 = 0x04;
-/// The head refers to earlier frames of the connection. Reserved.
+/// The frame is one of a connection's: the checksum covers those before it, and the head may refer to them.
 pub(crate) const FLAG_HISTORY: u8 = 0x08;
 /// The frame must not be entered into any history.
 pub(crate) const FLAG_NOREF: u8 = 0x10;
+/// The frame says how much of what its receiver sent has arrived, and the head may refer to that.
+pub(crate) const FLAG_ECHO: u8 = 0x20;
 /// Every flag with a meaning.
-pub(crate) const FLAGS_KNOWN: u8 = FLAG_CONCAT | FLAG_LZ4 | FLAG_ZSTD | FLAG_HISTORY | FLAG_NOREF;
+pub(crate) const FLAGS_KNOWN: u8 = FLAG_CONCAT | FLAG_LZ4 | FLAG_ZSTD | FLAG_HISTORY | FLAG_NOREF | FLAG_ECHO;
 
 /// Values below this fit into a one-byte code.
 pub(crate) const SHORT: usize = 64;
@@ -44,9 +46,9 @@ pub(crate) const LIST: u8 = 0xC6;
 pub(crate) const COLIST: u8 = 0xC7;
 /// Prefix: the data holds one piece of this length per destination.
 pub(crate) const EACH: u8 = 0xD0;
-/// Reserved: copy from the destination's own previous message.
+/// Prefix: nothing in the data; every destination takes the bytes from what its own stream remembers.
 pub(crate) const PAST: u8 = 0xD1;
-/// Reserved: copy from what the receiver itself sent.
+/// Prefix: nothing in the data; the bytes are some that the receiver itself sent.
 pub(crate) const ECHO: u8 = 0xD2;
 /// Reserved: difference against the previous message.
 pub(crate) const XOR: u8 = 0xD3;

@@ -1,0 +1,134 @@
+//! What went the other way on the same connection: bytes that a peer sent need not be sent back to it.
+//!
+//! Both ends keep the data columns of that direction for a while: the one that sent them, [`Sent`], and the one that got
+//! them, [`Received`]. A place in them is counted back from the end of what has arrived, which the receiver of those
+//! bytes says from time to time.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+
+/// Bytes that have arrived and may be referred to.
+pub(crate) const WINDOW_BYTES: usize = 1 << 20;
+/// Bytes that have not, as far as is known. What would go beyond is not entered.
+const UNKNOWN_BYTES_MAX: usize = 4 << 20;
+/// So much has to arrive before it is said.
+const SAY_AFTER_BYTES: usize = WINDOW_BYTES / 4;
+
+/// What this end sent.
+#[derive(Debug, Default)]
+pub(crate) struct Sent {
+    chunks: VecDeque<Bytes>,
+    /// Bytes of all chunks.
+    kept: usize,
+    /// The latest of them, which may not have arrived yet.
+    unknown: usize,
+}
+
+impl Sent {
+    /// Whether so many bytes more can be kept until they have arrived.
+    pub(crate) fn has_room(&self, bytes: usize) -> bool {
+        self.unknown.saturating_add(bytes) <= UNKNOWN_BYTES_MAX
+    }
+
+    /// These bytes were sent next.
+    pub(crate) fn enter(&mut self, chunks: impl Iterator<Item = Bytes>) {
+        for chunk in chunks.filter(|chunk| !chunk.is_empty()) {
+            self.kept += chunk.len();
+            self.unknown += chunk.len();
+            self.chunks.push_back(chunk);
+        }
+    }
+
+    /// So many bytes more have arrived. False when so many were never sent.
+    #[must_use]
+    pub(crate) fn arrived(&mut self, bytes: usize) -> bool {
+        let Some(unknown) = self.unknown.checked_sub(bytes) else { return false };
+        self.unknown = unknown;
+        let needed = WINDOW_BYTES + unknown;
+        while let Some(oldest) = self.chunks.front().filter(|oldest| self.kept - oldest.len() >= needed) {
+            self.kept -= oldest.len();
+            self.chunks.pop_front();
+        }
+        true
+    }
+
+    /// The `len` bytes that begin `distance` before the end of what has arrived, in parts; `None` if they are not kept.
+    pub(crate) fn find(&self, distance: usize, len: usize) -> Option<Vec<Bytes>> {
+        let known = self.kept - self.unknown;
+        let mut skip = known.checked_sub(distance)?;
+        let mut rest = Some(len).filter(|len| *len <= distance && distance <= WINDOW_BYTES)?;
+        let mut parts = Vec::new();
+        for chunk in &self.chunks {
+            if skip >= chunk.len() {
+                skip -= chunk.len();
+                continue;
+            }
+            let taken = rest.min(chunk.len() - skip);
+            parts.push(chunk.slice(skip..skip + taken));
+            (skip, rest) = (0, rest - taken);
+            if rest == 0 {
+                break;
+            }
+        }
+        Some(parts)
+    }
+}
+
+/// What this end got. Where it lies in memory is how it is recognised: whoever passes on the very slices that a frame
+/// gave out has them found without a byte being read.
+#[derive(Debug, Default)]
+pub(crate) struct Received {
+    /// Chunks by address, with the place of their first byte.
+    by_address: BTreeMap<usize, (u64, Bytes)>,
+    order: VecDeque<usize>,
+    kept: usize,
+    /// Bytes that have arrived so far.
+    end: u64,
+    /// As was said last.
+    said: u64,
+}
+
+impl Received {
+    /// These bytes arrived next.
+    pub(crate) fn enter(&mut self, chunk: Bytes) {
+        let (bytes, place, address) = (chunk.len(), self.end, chunk.as_ptr().addr());
+        self.end += u64::try_from(bytes).unwrap_or(0);
+        // Kept whole or not at all, and never longer than can be referred to.
+        if bytes > 0 && bytes <= WINDOW_BYTES && !self.by_address.contains_key(&address) {
+            self.by_address.insert(address, (place, chunk));
+            self.order.push_back(address);
+            self.kept += bytes;
+        }
+        while self.kept > WINDOW_BYTES
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.kept -= self.by_address.remove(&oldest).map_or(0, |(_, chunk)| chunk.len());
+        }
+    }
+
+    /// Bytes that have arrived since this was said.
+    pub(crate) fn news(&self) -> usize {
+        usize::try_from(self.end - self.said).unwrap_or(usize::MAX)
+    }
+
+    /// The same, once it is time to say so.
+    pub(crate) fn to_say(&self) -> Option<usize> {
+        Some(self.news()).filter(|news| *news >= SAY_AFTER_BYTES)
+    }
+
+    /// It was said.
+    pub(crate) fn was_said(&mut self, news: usize) {
+        self.said += u64::try_from(news).unwrap_or(0);
+    }
+
+    /// How far before the end of what has arrived these very bytes in memory lie.
+    pub(crate) fn distance(&self, slice: &[u8]) -> Option<usize> {
+        let address = slice.as_ptr().addr();
+        let (begin, (place, chunk)) = self.by_address.range(..=address).next_back()?;
+        let inside = address - begin;
+        (inside + slice.len() <= chunk.len()).then_some(())?;
+        let distance = usize::try_from(self.end - place).ok()? - inside;
+        (distance <= WINDOW_BYTES).then_some(distance)
+    }
+}

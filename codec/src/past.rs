@@ -1,0 +1,92 @@
+//! What a message has in common with earlier ones of its stream.
+
+use crate::align::{self, Run};
+use crate::bytes_equal::equal_mask;
+use crate::streams::{HEAD_BYTES, Streams};
+use crate::texts::{Span, Texts};
+use crate::work::Work;
+
+/// Earlier messages of a stream that are looked at, the latest first.
+const TRIED: usize = 8;
+
+/// Bytes `from..from + len` of a message are those that begin `distance` before the end of what its stream remembers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PastRun {
+    pub(crate) from: usize,
+    pub(crate) len: usize,
+    pub(crate) distance: usize,
+}
+
+/// The runs of all messages of a frame, each message's in rising order.
+#[derive(Debug, Default)]
+pub(crate) struct PastRuns {
+    runs: Vec<PastRun>,
+    /// Where in `runs` those of each message end.
+    ends: Vec<usize>,
+    found: Vec<Run>,
+    head: Vec<u8>,
+}
+
+impl PastRuns {
+    /// Compares every message's head with those that its stream remembers.
+    pub(crate) fn find(
+        &mut self,
+        texts: Texts<'_>,
+        numbers: &[u32],
+        lens: impl Iterator<Item = usize>,
+        streams: &Streams,
+        work: &mut Work,
+    ) {
+        self.runs.clear();
+        self.ends.clear();
+        for (message, (number, len)) in numbers.iter().zip(lens).enumerate() {
+            if let Some(stream) = streams.get(*number).filter(|_| len > 0) {
+                let span = Span { message, start: 0, end: len.min(HEAD_BYTES) };
+                let mut joined = std::mem::take(&mut self.head);
+                let head = match texts.contiguous(span) {
+                    Some(head) => head,
+                    None => {
+                        joined.clear();
+                        texts.copy_to(span, &mut joined);
+                        work.copied_bytes += joined.len();
+                        &joined
+                    }
+                };
+                let bytes = stream.bytes();
+                let mut best: Option<(u32, usize, usize)> = None;
+                for (start, past_len) in stream.heads().take(TRIED) {
+                    work.compared_bytes += 64;
+                    let past = &bytes[start..start + past_len];
+                    let same_length = past_len == head.len();
+                    let score = equal_mask(past, head).count_ones() + if same_length { 16 } else { 0 };
+                    if best.is_none_or(|(most, ..)| score > most) {
+                        best = Some((score, start, past_len));
+                    }
+                }
+                if let Some((_, start, past_len)) = best {
+                    self.found.clear();
+                    align::align_near(&bytes[start..start + past_len], head, &mut self.found, work);
+                    let distance = |run: &Run| bytes.len() - (start + run.at);
+                    self.runs.extend(self.found.iter().map(|run| PastRun {
+                        from: run.from,
+                        len: run.len,
+                        distance: distance(run),
+                    }));
+                }
+                self.head = joined;
+            }
+            self.ends.push(self.runs.len());
+        }
+    }
+
+    /// The runs of one message.
+    pub(crate) fn of(&self, message: usize) -> &[PastRun] {
+        let begin = message.checked_sub(1).map_or(0, |before| self.ends[before]);
+        &self.runs[begin..self.ends[message]]
+    }
+
+    /// Nothing of any message was said before.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.runs.is_empty()
+    }
+}

@@ -1,0 +1,334 @@
+//! Where records go: the head and the data column, and before that, on a connection, what its streams remember.
+//!
+//! The planner knows what messages have in common with each other, not what they have in common with earlier ones. So
+//! every record that it makes is held against what each member's stream remembers at this place of its message. Bytes
+//! that all members remember at the same distance need not be sent. Neighbouring places of that kind become one record,
+//! however the planner cut them; whether it is worth its bytes is decided when it can grow no more.
+
+use crate::data::DataColumn;
+use crate::destination_set::DestinationSet;
+use crate::echo::Received;
+use crate::head::{HeadWriter, Source};
+use crate::past::PastRuns;
+use crate::set_table::SetTable;
+use crate::texts::{Span, Texts};
+use crate::varint;
+use crate::work::Work;
+
+/// Distances that the members of one record may have; more are sent instead.
+const DISTANCES_MAX: usize = 4;
+/// Records from history that may still grow, each for other members.
+const OPEN_MAX: usize = 4;
+/// Places looked at per message and byte before history is left alone for the rest of a frame.
+const VISITS_PER_BYTE: usize = 2;
+/// ... and in any case allowed, per message.
+const VISITS_PER_MESSAGE: usize = 64;
+/// What a record from history takes, about; one of shared bytes, and one of bytes for each, besides those.
+const RECORD_BYTES: usize = 5;
+const SHARED_RECORD_BYTES: usize = 2;
+const EACH_RECORD_BYTES: usize = 3;
+/// Shorter parts of what the receiver sent are sent back: a record for them costs as much.
+const ECHO_BYTES_MIN: usize = 16;
+
+/// The head and the data column of one frame in the making.
+#[derive(Debug)]
+pub(crate) struct Records<'a> {
+    texts: Texts<'a>,
+    head: &'a mut HeadWriter,
+    data: &'a mut DataColumn,
+    history: Option<History<'a>>,
+    echo: Option<&'a Received>,
+    pub(crate) work: Work,
+}
+
+/// Where every message stands, and what is remembered there.
+#[derive(Debug)]
+struct History<'a> {
+    runs: &'a PastRuns,
+    /// Bytes of every message that have a record.
+    at: Vec<usize>,
+    /// Its first run that ends after that.
+    next: Vec<usize>,
+    open: Vec<Open>,
+    visits_left: usize,
+}
+
+/// A record from history that may still grow, and what would be sent without it.
+#[derive(Debug)]
+struct Open {
+    set: DestinationSet,
+    len: usize,
+    /// Of its first byte.
+    distance: usize,
+    instead: Vec<Part>,
+    /// About what sending that takes.
+    instead_bytes: usize,
+}
+
+#[derive(Debug)]
+enum Part {
+    Shared(Span),
+    /// The same part of every member's message, in order.
+    Each(Vec<Span>),
+}
+
+/// Members that remember a place at the same distance.
+type Group = (usize, DestinationSet);
+
+impl<'a> History<'a> {
+    /// For how many bytes from where it stands a message is remembered, and at which distance; or for how many it is not.
+    fn covered(&mut self, message: usize) -> (usize, Option<usize>) {
+        let (runs, at, next) = (self.runs.of(message), self.at[message], &mut self.next[message]);
+        while runs.get(*next).is_some_and(|run| run.from + run.len <= at) {
+            *next += 1;
+        }
+        match runs.get(*next) {
+            None => (usize::MAX, None),
+            Some(run) if at < run.from => (run.from - at, None),
+            Some(run) => (run.from + run.len - at, Some(run.distance - (at - run.from))),
+        }
+    }
+
+    /// The groups that remember where the members of `set` stand, if all of them do, and cuts `stretch` to the bytes for
+    /// which that holds.
+    fn groups(&mut self, set: &DestinationSet, stretch: &mut usize) -> Option<Vec<Group>> {
+        let mut groups: Vec<Group> = Vec::new();
+        let mut all = true;
+        for message in set.iter() {
+            let Some(left) = self.visits_left.checked_sub(1) else { return None };
+            self.visits_left = left;
+            let (bytes, distance) = self.covered(message);
+            *stretch = bytes.min(*stretch);
+            all = all && distance.is_some_and(|distance| join(&mut groups, distance, message));
+        }
+        // Every record must be worth its bytes on its own where several take the place of one.
+        let worth = groups.len() == 1 || groups.len() * RECORD_BYTES < *stretch;
+        (all && worth).then_some(groups)
+    }
+
+    fn advance(&mut self, set: &DestinationSet, bytes: usize) {
+        for message in set.iter() {
+            self.at[message] += bytes;
+        }
+    }
+}
+
+/// Adds a message to its group. False when there are too many groups.
+fn join(groups: &mut Vec<Group>, distance: usize, message: usize) -> bool {
+    if let Some((_, set)) = groups.iter_mut().find(|(of, _)| *of == distance) {
+        set.insert(message);
+        return true;
+    }
+    let room = groups.len() < DISTANCES_MAX;
+    if room {
+        groups.push((distance, DestinationSet::one(message)));
+    }
+    room
+}
+
+impl<'a> Records<'a> {
+    /// Records of messages that belong to no connection.
+    pub(crate) fn new(
+        texts: Texts<'a>,
+        head: &'a mut HeadWriter,
+        data: &'a mut DataColumn,
+        work: Work,
+    ) -> Self {
+        Self { texts, head, data, history: None, echo: None, work }
+    }
+
+    /// Takes into account what streams remember of `count` messages that have `bytes` together.
+    pub(crate) fn remember(&mut self, runs: &'a PastRuns, count: usize, bytes: usize) {
+        let visits_left = bytes * VISITS_PER_BYTE + count * VISITS_PER_MESSAGE;
+        let history =
+            || History { runs, at: vec![0; count], next: vec![0; count], open: Vec::new(), visits_left };
+        self.history = (!runs.is_empty()).then(history);
+    }
+
+    /// Takes into account what the receiver sent.
+    pub(crate) fn echo(&mut self, received: &'a Received) {
+        self.echo = Some(received);
+    }
+
+    /// What is known of sets after the last record that was written.
+    pub(crate) fn table(&self) -> &SetTable {
+        self.head.table()
+    }
+
+    /// The bytes of `span` go to every member of `set`.
+    pub(crate) fn shared(&mut self, set: &DestinationSet, span: Span) {
+        let Some(history) = self.history.as_mut() else { return self.send_shared(set, span) };
+        let len = span.len();
+        let (mut done, mut unsent) = (0, 0);
+        let mut recalled: Vec<(usize, usize, Vec<Group>)> = Vec::new();
+        while done < len {
+            let mut stretch = len - done;
+            let groups = history.groups(set, &mut stretch);
+            history.advance(set, stretch);
+            if let Some(groups) = groups {
+                recalled.push((done, stretch, groups));
+            }
+            done += stretch;
+        }
+        for (start, stretch, groups) in recalled {
+            self.send_part(set, span, unsent, start);
+            unsent = start + stretch;
+            let alone = groups.len() == 1;
+            for (distance, members) in groups {
+                let instead_bytes = if alone { stretch + SHARED_RECORD_BYTES } else { usize::MAX };
+                let part = Part::Shared(span.part(start, unsent));
+                self.recall(&members, stretch, distance, part, instead_bytes);
+            }
+        }
+        self.send_part(set, span, unsent, len);
+    }
+
+    /// The bytes of `span` go to its own message only.
+    pub(crate) fn private(&mut self, span: Span) {
+        self.shared(&DestinationSet::one(span.message), span);
+    }
+
+    /// Every one of `spans`, equally long and in rising order, goes to its own message.
+    pub(crate) fn each(&mut self, set: &DestinationSet, spans: impl Iterator<Item = Span>, len: usize) {
+        let spans: Vec<Span> = spans.collect();
+        let Some(history) = self.history.as_mut() else { return self.send_each(set, &spans, len) };
+        let (mut groups, mut others): (Vec<Group>, _) = (Vec::new(), DestinationSet::EMPTY);
+        for span in &spans {
+            let (bytes, distance) = history.covered(span.message);
+            let distance = distance.filter(|_| bytes >= len);
+            if !distance.is_some_and(|distance| join(&mut groups, distance, span.message)) {
+                others.insert(span.message);
+            }
+        }
+        history.advance(set, len);
+        let of = |set: &DestinationSet| -> Vec<Span> {
+            spans.iter().filter(|span| set.contains(span.message)).copied().collect()
+        };
+        for (distance, members) in groups {
+            let saved = members.count() * len;
+            let grows = self.growing(&members, distance).is_some();
+            if grows || others == DestinationSet::EMPTY || saved > RECORD_BYTES {
+                self.recall(&members, len, distance, Part::Each(of(&members)), saved + EACH_RECORD_BYTES);
+            } else {
+                others.unite(&members);
+            }
+        }
+        if others != DestinationSet::EMPTY {
+            self.settle(&others);
+            self.send_each(&others, &of(&others), len);
+        }
+    }
+
+    /// Writes out what might still have grown.
+    pub(crate) fn finish(&mut self) -> Work {
+        while let Some(open) = self.history.as_mut().and_then(|history| history.open.pop()) {
+            self.close(open);
+        }
+        self.head.flush();
+        self.work
+    }
+
+    /// The open record that these members' next bytes would continue.
+    fn growing(&mut self, set: &DestinationSet, distance: usize) -> Option<&mut Open> {
+        let open = &mut self.history.as_mut()?.open;
+        open.iter_mut().find(|open| open.set == *set && open.distance == distance + open.len)
+    }
+
+    fn recall(
+        &mut self,
+        set: &DestinationSet,
+        len: usize,
+        distance: usize,
+        part: Part,
+        instead_bytes: usize,
+    ) {
+        if let Some(open) = self.growing(set, distance) {
+            open.len += len;
+            open.instead.push(part);
+            open.instead_bytes = open.instead_bytes.saturating_add(instead_bytes);
+            return;
+        }
+        self.settle(set);
+        let Some(history) = self.history.as_mut() else { return };
+        let eldest = if history.open.len() == OPEN_MAX { Some(history.open.remove(0)) } else { None };
+        history.open.push(Open { set: *set, len, distance, instead: vec![part], instead_bytes });
+        if let Some(eldest) = eldest {
+            self.close(eldest);
+        }
+    }
+
+    /// Writes out whatever members of `set` get before their next bytes.
+    fn settle(&mut self, set: &DestinationSet) {
+        let Some(history) = self.history.as_mut() else { return };
+        let mut at = 0;
+        let mut closed = Vec::new();
+        while let Some(open) = history.open.get(at) {
+            if open.set.intersects(set) {
+                closed.push(history.open.remove(at));
+            } else {
+                at += 1;
+            }
+        }
+        for open in closed {
+            self.close(open);
+        }
+    }
+
+    fn close(&mut self, open: Open) {
+        let Open { set, len, distance, instead, instead_bytes } = open;
+        let bytes = 1 + self.table().cost(&set) + varint::len(len) + varint::len(distance);
+        if bytes < instead_bytes {
+            return self.head.put_from(&set, len, Source::Past(distance));
+        }
+        for part in instead {
+            match part {
+                Part::Shared(span) => self.send_shared(&set, span),
+                Part::Each(spans) => self.send_each(&set, &spans, spans.first().map_or(0, Span::len)),
+            }
+        }
+    }
+
+    fn send_part(&mut self, set: &DestinationSet, span: Span, start: usize, end: usize) {
+        if start < end {
+            self.settle(set);
+            self.send_shared(set, span.part(start, end));
+        }
+    }
+
+    fn send_shared(&mut self, set: &DestinationSet, span: Span) {
+        let Some(echo) = self.echo else { return self.put(set, span) };
+        let (mut at, mut unsent) = (0, 0);
+        for (segment, start, end) in self.texts.parts(span) {
+            let bytes = end - start;
+            self.work.address_lookups += 1;
+            if bytes >= ECHO_BYTES_MIN
+                && let Some(distance) = echo.distance(&segment[start..end])
+            {
+                if unsent < at {
+                    self.put(set, span.part(unsent, at));
+                }
+                self.head.put_from(set, bytes, Source::Echo(distance));
+                unsent = at + bytes;
+            }
+            at += bytes;
+        }
+        if unsent < at {
+            self.put(set, span.part(unsent, at));
+        }
+    }
+
+    fn send_each(&mut self, set: &DestinationSet, spans: &[Span], len: usize) {
+        if let [one] = spans {
+            return self.send_shared(set, *one);
+        }
+        self.head.put_from(set, len, Source::Each);
+        for &span in spans {
+            self.data.push(self.texts, span);
+        }
+    }
+
+    fn put(&mut self, set: &DestinationSet, span: Span) {
+        self.head.put(set, span.len());
+        self.data.push(self.texts, span);
+    }
+}

@@ -1,0 +1,227 @@
+//! Frames of one connection: what was said before need not be said again.
+//!
+//! Each direction of a connection has a history of its own. Its two ends must see the same frames in the same order,
+//! which a transport like TCP guarantees: every encoded frame is sent, in the order of encoding, and parsed in that
+//! order. A frame's checksum covers the one before it, so whatever goes wrong is noticed at the next frame. Then the
+//! connection is over; a new one begins with empty histories.
+
+use bytes::Bytes;
+
+use crate::decode::{self, Frame};
+use crate::echo::{Received, Sent};
+use crate::encode::{self, EncodedFrame, Encoder, Options};
+use crate::error::{DecodeError, EncodeError};
+use crate::limits::Limits;
+use crate::past::PastRuns;
+use crate::payload::Payload;
+use crate::streams::Streams;
+use crate::wire;
+
+/// The sending end of one direction.
+///
+/// Messages carry the number of their **stream**: what one destination hears on this connection. Messages of one stream
+/// are compared with each other; the receiver names the same numbers. A number is any `u32`; at most 1,024 streams are
+/// remembered, 4 KiB each.
+#[derive(Debug)]
+pub struct SessionEncoder {
+    encoder: Encoder,
+    history: u32,
+    streams: Streams,
+    runs: PastRuns,
+}
+
+/// The receiving end of one direction.
+#[derive(Debug)]
+pub struct SessionDecoder {
+    limits: Limits,
+    history: u32,
+    streams: Streams,
+    failed: Option<DecodeError>,
+}
+
+/// One end of a connection, both directions: besides its streams it remembers what the peer sent, and does not send
+/// that back.
+///
+/// Bytes are recognised by where they lie in memory: pass on the slices that [`parse`](Self::parse) gave out, not
+/// copies of them.
+#[derive(Debug)]
+pub struct Session {
+    encoder: SessionEncoder,
+    decoder: SessionDecoder,
+    sent: Sent,
+    received: Received,
+}
+
+/// What the checksums of a connection begin with.
+fn beginning(epoch: u64) -> u32 {
+    crc32c::crc32c(&epoch.to_le_bytes())
+}
+
+impl SessionEncoder {
+    /// The beginning of a direction. `epoch` tells connections apart: both ends draw it from their handshake.
+    #[must_use]
+    pub fn new(options: Options, epoch: u64) -> Self {
+        Self {
+            encoder: Encoder::new(options),
+            history: beginning(epoch),
+            streams: Streams::default(),
+            runs: PastRuns::default(),
+        }
+    }
+
+    /// Builds the next frame; payload `i` is for destination `i` and belongs to stream `streams[i]`. The frame must be
+    /// sent before the next one, or the connection closed.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Encoder::encode`], and [`EncodeError::Streams`]. The history is as it was.
+    pub fn encode(&mut self, streams: &[u32], payloads: &[Payload]) -> Result<EncodedFrame, EncodeError> {
+        self.encode_with(streams, payloads, true, None)
+    }
+
+    /// As [`encode`](Self::encode), for messages that no later frame may refer to: secrets, or what will never come
+    /// again.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`encode`](Self::encode).
+    pub fn encode_unremembered(
+        &mut self,
+        streams: &[u32],
+        payloads: &[Payload],
+    ) -> Result<EncodedFrame, EncodeError> {
+        self.encode_with(streams, payloads, false, None)
+    }
+
+    fn encode_with(
+        &mut self,
+        streams: &[u32],
+        payloads: &[Payload],
+        remember: bool,
+        echo: Option<(&mut Sent, &mut Received)>,
+    ) -> Result<EncodedFrame, EncodeError> {
+        if streams.len() != payloads.len() {
+            return Err(EncodeError::Streams { messages: payloads.len(), streams: streams.len() });
+        }
+        let (sent, received) = echo.unzip();
+        let memory = encode::Memory {
+            history: self.history,
+            numbers: streams,
+            streams: &self.streams,
+            runs: &mut self.runs,
+            received: received.as_deref(),
+            sent,
+            remember,
+        };
+        let frame = self.encoder.encode_with(payloads, Some(memory))?;
+        if let (Some(received), Some(arrived)) = (received, frame.arrived) {
+            received.was_said(arrived);
+        }
+        self.history = frame.checksum;
+        if frame.flags & wire::FLAG_NOREF == 0 {
+            for (number, payload) in streams.iter().zip(payloads) {
+                self.streams.enter(*number, payload.segments().iter());
+            }
+        }
+        self.streams.next_frame();
+        Ok(frame)
+    }
+
+    /// Changes the second stage for the frames that follow.
+    pub fn set_stage(&mut self, stage: crate::Stage) {
+        self.encoder.set_stage(stage);
+    }
+
+    /// Gives back working memory that large frames have made grow; what is remembered stays.
+    pub fn release(&mut self) {
+        self.encoder.release();
+        self.runs = PastRuns::default();
+    }
+}
+
+impl SessionDecoder {
+    /// The beginning of a direction, with the epoch of its sending end.
+    #[must_use]
+    pub fn new(limits: Limits, epoch: u64) -> Self {
+        Self { limits, history: beginning(epoch), streams: Streams::default(), failed: None }
+    }
+
+    /// Checks the next frame and finds every message in it; message `i` belongs to stream `streams[i]`.
+    ///
+    /// # Errors
+    ///
+    /// [`DecodeError`], and from then on the same one for every frame: the connection is over.
+    pub fn parse(&mut self, bytes: Bytes, streams: &[u32]) -> Result<Frame, DecodeError> {
+        self.parse_with(bytes, streams, None)
+    }
+
+    fn parse_with(
+        &mut self,
+        bytes: Bytes,
+        streams: &[u32],
+        echo: Option<(&mut Sent, &mut Received)>,
+    ) -> Result<Frame, DecodeError> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        let (sent, received) = echo.unzip();
+        let memory = decode::Memory { history: self.history, numbers: streams, streams: &self.streams, sent };
+        let (frame, checksum, column) = Frame::parse_with(bytes, &self.limits, memory)
+            .inspect_err(|error| self.failed = Some(error.clone()))?;
+        self.history = checksum;
+        if !frame.no_reference() {
+            for (index, number) in streams.iter().enumerate() {
+                self.streams.enter(*number, frame.message(index));
+            }
+            if let Some(received) = received {
+                received.enter(column);
+            }
+        }
+        self.streams.next_frame();
+        Ok(frame)
+    }
+}
+
+impl Session {
+    /// The beginning of a connection, as one end sees it. `epochs` are those of what this end sends and of what it gets.
+    #[must_use]
+    pub fn new(options: Options, epochs: (u64, u64)) -> Self {
+        Self {
+            encoder: SessionEncoder::new(options, epochs.0),
+            decoder: SessionDecoder::new(options.limits, epochs.1),
+            sent: Sent::default(),
+            received: Received::default(),
+        }
+    }
+
+    /// As [`SessionEncoder::encode`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`SessionEncoder::encode`].
+    pub fn encode(&mut self, streams: &[u32], payloads: &[Payload]) -> Result<EncodedFrame, EncodeError> {
+        self.encoder.encode_with(streams, payloads, true, Some((&mut self.sent, &mut self.received)))
+    }
+
+    /// As [`SessionEncoder::encode_unremembered`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`SessionEncoder::encode`].
+    pub fn encode_unremembered(
+        &mut self,
+        streams: &[u32],
+        payloads: &[Payload],
+    ) -> Result<EncodedFrame, EncodeError> {
+        self.encoder.encode_with(streams, payloads, false, Some((&mut self.sent, &mut self.received)))
+    }
+
+    /// As [`SessionDecoder::parse`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`SessionDecoder::parse`].
+    pub fn parse(&mut self, bytes: Bytes, streams: &[u32]) -> Result<Frame, DecodeError> {
+        self.decoder.parse_with(bytes, streams, Some((&mut self.sent, &mut self.received)))
+    }
+}

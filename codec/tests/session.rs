@@ -1,0 +1,239 @@
+//! Frames of one connection: exact whatever was said before, small where it was, and over at the first thing that is
+//! wrong.
+
+use bytes::Bytes;
+use fastrand::Rng;
+use trunkline_codec::{
+    DecodeError, EncodedFrame, Limits, Options, Payload, Session, SessionDecoder, SessionEncoder,
+};
+
+const EPOCH: u64 = 7;
+
+fn options() -> Options {
+    Options { seed: Some(1), ..Options::default() }
+}
+
+fn pair() -> (SessionEncoder, SessionDecoder) {
+    (SessionEncoder::new(options(), EPOCH), SessionDecoder::new(Limits::default(), EPOCH))
+}
+
+fn check(decoder: &mut SessionDecoder, frame: &EncodedFrame, streams: &[u32], payloads: &[Payload]) {
+    let frame = decoder.parse(frame.to_bytes(), streams).unwrap();
+    assert_eq!(frame.message_count(), payloads.len());
+    for (index, payload) in payloads.iter().enumerate() {
+        assert!(frame.to_vec(index) == payload.to_vec(), "message {index}");
+        assert_eq!(frame.message_len(index), payload.len());
+    }
+}
+
+/// A heartbeat of 40 bytes: to whom, term and commit index, a few that never change.
+fn heartbeat(to: u8, commit: u64, round: u64) -> Payload {
+    let mut message = vec![8, 8, 16, to, 24, 1, 32, 9];
+    message.extend_from_slice(&commit.to_le_bytes());
+    message.extend_from_slice(&round.to_le_bytes());
+    message.extend_from_slice(&[0x5a; 16]);
+    message.into()
+}
+
+#[test]
+fn heartbeats_shrink_to_what_changed() {
+    let (mut encoder, mut decoder) = pair();
+    let streams = [1, 2, 3, 4, 5];
+    let mut last = 0;
+    for round in 0..50 {
+        let payloads: Vec<Payload> =
+            (1..=5).map(|to| heartbeat(to, 1000 + round / 3, 70_000 + round)).collect();
+        let frame = encoder.encode(&streams, &payloads).unwrap();
+        check(&mut decoder, &frame, &streams, &payloads);
+        last = frame.len();
+    }
+    assert!(last <= 25, "{last} bytes for five heartbeats of 40");
+}
+
+#[test]
+fn any_messages_survive_whatever_came_before() {
+    for seed in 0..60 {
+        let mut rng = Rng::with_seed(seed);
+        let (mut encoder, mut decoder) = pair();
+        let mut texts: Vec<Vec<u8>> = (0..12).map(|_| random(&mut rng, 900)).collect();
+        for _ in 0..40 {
+            let count = rng.usize(1..=8);
+            let mut streams = Vec::new();
+            let mut payloads = Vec::new();
+            let base = rng.usize(0..texts.len());
+            for _ in 0..count {
+                let number = rng.usize(0..texts.len());
+                let mut text = texts[if rng.bool() { base } else { number }].clone();
+                for _ in 0..rng.usize(0..4) {
+                    if text.is_empty() {
+                        break;
+                    }
+                    let at = rng.usize(0..text.len());
+                    match rng.u8(0..3) {
+                        0 => text[at] = rng.u8(..),
+                        1 => drop(text.splice(at..at, random(&mut rng, 6))),
+                        _ => drop(text.drain(at..(at + rng.usize(0..9)).min(text.len()))),
+                    }
+                }
+                texts[number] = text.clone();
+                streams.push(u32::try_from(number).unwrap());
+                payloads.push(cut(&mut rng, &text));
+            }
+            let frame = if rng.u8(..) < 30 {
+                encoder.encode_unremembered(&streams, &payloads).unwrap()
+            } else {
+                encoder.encode(&streams, &payloads).unwrap()
+            };
+            let input: usize = payloads.iter().map(Payload::len).sum();
+            assert!(frame.len() <= input + 10 * count + 9, "the bound");
+            check(&mut decoder, &frame, &streams, &payloads);
+        }
+    }
+}
+
+fn random(rng: &mut Rng, most: usize) -> Vec<u8> {
+    let len = rng.usize(0..=most);
+    let alphabet = if rng.bool() { 3 } else { 255 };
+    (0..len).map(|_| rng.u8(0..alphabet)).collect()
+}
+
+fn cut(rng: &mut Rng, text: &[u8]) -> Payload {
+    let mut segments = Vec::new();
+    let mut rest = Bytes::copy_from_slice(text);
+    while !rest.is_empty() {
+        segments.push(rest.split_to(rng.usize(1..=rest.len())));
+    }
+    segments.into_iter().collect()
+}
+
+#[test]
+fn a_frame_of_another_history_is_the_end() {
+    let (mut encoder, mut decoder) = pair();
+    let frames: Vec<Bytes> =
+        (0..4).map(|round| encoder.encode(&[1], &[heartbeat(1, 5, round)]).unwrap().to_bytes()).collect();
+    decoder.parse(frames[0].clone(), &[1]).unwrap();
+    let skipped = decoder.parse(frames[2].clone(), &[1]).unwrap_err();
+    assert!(matches!(skipped, DecodeError::History { .. }), "{skipped}");
+    assert_eq!(
+        decoder.parse(frames[1].clone(), &[1]).unwrap_err(),
+        skipped,
+        "also for what would have fitted"
+    );
+    let mut other = SessionDecoder::new(Limits::default(), EPOCH + 1);
+    assert!(matches!(other.parse(frames[0].clone(), &[1]), Err(DecodeError::History { .. })));
+    let mut twice = SessionDecoder::new(Limits::default(), EPOCH);
+    twice.parse(frames[0].clone(), &[1]).unwrap();
+    assert!(matches!(twice.parse(frames[0].clone(), &[1]), Err(DecodeError::History { .. })));
+    let mut short = SessionDecoder::new(Limits::default(), EPOCH);
+    assert!(matches!(short.parse(frames[0].clone(), &[]), Err(DecodeError::Streams { .. })));
+    let alone = trunkline_codec::Frame::parse(frames[0].clone(), &Limits::default());
+    assert!(matches!(alone, Err(DecodeError::Unsupported { .. })));
+}
+
+#[test]
+fn flipped_bytes_never_pass() {
+    let (mut encoder, _) = pair();
+    let one = encoder.encode(&[1, 2], &[heartbeat(1, 5, 1), heartbeat(2, 5, 1)]).unwrap().to_bytes();
+    let two = encoder.encode(&[1, 2], &[heartbeat(1, 6, 2), heartbeat(2, 6, 2)]).unwrap().to_bytes();
+    for at in 0..two.len() {
+        for bit in 0..8 {
+            let mut bad = two.to_vec();
+            bad[at] ^= 1 << bit;
+            let mut decoder = SessionDecoder::new(Limits::default(), EPOCH);
+            decoder.parse(one.clone(), &[1, 2]).unwrap();
+            assert!(decoder.parse(bad.into(), &[1, 2]).is_err(), "byte {at} bit {bit}");
+        }
+    }
+}
+
+#[test]
+fn what_must_not_be_remembered_is_not() {
+    let (mut encoder, mut decoder) = pair();
+    let mut rng = Rng::with_seed(3);
+    let secret = Payload::from(std::iter::repeat_with(|| rng.u8(..)).take(700).collect::<Vec<u8>>());
+    for _ in 0..3 {
+        let frame = encoder.encode_unremembered(&[1], std::slice::from_ref(&secret)).unwrap();
+        assert!(frame.len() >= secret.len());
+        let parsed = decoder.parse(frame.to_bytes(), &[1]).unwrap();
+        assert!(parsed.no_reference());
+    }
+    let frame = encoder.encode(&[1], std::slice::from_ref(&secret)).unwrap();
+    assert!(frame.len() >= secret.len(), "the first time that it counts");
+    decoder.parse(frame.to_bytes(), &[1]).unwrap();
+    let frame = encoder.encode(&[1], std::slice::from_ref(&secret)).unwrap();
+    assert!(frame.len() + 500 < secret.len());
+    decoder.parse(frame.to_bytes(), &[1]).unwrap();
+}
+
+/// A proposal goes up and comes back in an entry for many.
+#[test]
+fn what_the_peer_sent_is_not_sent_back() {
+    let (mut leader, mut proxy) = (Session::new(options(), (1, 2)), Session::new(options(), (2, 1)));
+    let mut rng = Rng::with_seed(5);
+    for round in 0..60_u64 {
+        let proposal: Bytes =
+            std::iter::repeat_with(|| rng.u8(..)).take(64 << 10).collect::<Vec<u8>>().into();
+        let head = Bytes::copy_from_slice(&round.to_le_bytes());
+        let up = proxy.encode(&[9], &[[head, proposal.clone()].into_iter().collect()]).unwrap();
+        let up = leader.parse(up.to_bytes(), &[9]).unwrap();
+        // The leader appends what it got, as it got it, and sends it to five members.
+        let pieces: Vec<Bytes> = up.message(0).collect();
+        let streams = [1, 2, 3, 4, 5];
+        let payloads: Vec<Payload> = (0..5u8)
+            .map(|to| {
+                [Bytes::copy_from_slice(&[to, 1, 2]), Bytes::from_static(b"entry")]
+                    .into_iter()
+                    .chain(pieces.clone())
+                    .collect()
+            })
+            .collect();
+        let down = leader.encode(&streams, &payloads).unwrap();
+        assert!(down.len() < 200, "round {round}: {} bytes back", down.len());
+        let frame = proxy.parse(down.to_bytes(), &streams).unwrap();
+        for (index, payload) in payloads.iter().enumerate() {
+            assert!(frame.to_vec(index) == payload.to_vec());
+        }
+    }
+}
+
+#[test]
+fn an_echo_survives_any_order_of_frames_and_a_window_that_passes() {
+    for seed in 0..20 {
+        let mut rng = Rng::with_seed(seed);
+        let mut ends = [Session::new(options(), (1, 2)), Session::new(options(), (2, 1))];
+        // What each end got, and may send back.
+        let mut got: [Vec<Bytes>; 2] = [Vec::new(), Vec::new()];
+        let (mut said, mut sent) = (0, 0);
+        let mut under_way: [std::collections::VecDeque<(Bytes, Vec<Vec<u8>>)>; 2] = Default::default();
+        for _ in 0..120 {
+            let end = rng.usize(0..2);
+            if rng.bool() {
+                let count = rng.usize(1..4);
+                let payloads: Vec<Payload> = (0..count)
+                    .map(|_| {
+                        let mut segments = vec![Bytes::from(random(&mut rng, 50_000))];
+                        if let Some(old) = rng.choice(got[end].iter()).filter(|_| rng.u8(..) < 180) {
+                            let from = rng.usize(0..=old.len());
+                            segments.push(old.slice(from..));
+                        }
+                        segments.into_iter().collect()
+                    })
+                    .collect();
+                let streams: Vec<u32> = (0..u32::try_from(count).unwrap()).collect();
+                let frame = ends[end].encode(&streams, &payloads).unwrap();
+                said += payloads.iter().map(Payload::len).sum::<usize>();
+                sent += frame.len();
+                let texts = payloads.iter().map(Payload::to_vec).collect();
+                under_way[1 - end].push_back((frame.to_bytes(), texts));
+            } else if let Some((bytes, texts)) = under_way[end].pop_front() {
+                let streams: Vec<u32> = (0..u32::try_from(texts.len()).unwrap()).collect();
+                let frame = ends[end].parse(bytes, &streams).unwrap();
+                for (index, text) in texts.iter().enumerate() {
+                    assert!(frame.to_vec(index) == *text);
+                    got[end].extend(frame.message(index));
+                }
+            }
+        }
+        assert!(sent * 4 < said * 3, "much went back by reference: {sent} of {said} bytes");
+    }
+}
