@@ -161,7 +161,7 @@ fn what_must_not_be_remembered_is_not() {
     assert!(frame.len() >= secret.len(), "the first time that it counts");
     decoder.parse(frame.to_bytes(), &[1]).unwrap();
     let frame = encoder.encode(&[1], std::slice::from_ref(&secret)).unwrap();
-    assert!(frame.len() + 500 < secret.len());
+    assert!(frame.len() + 480 < secret.len());
     decoder.parse(frame.to_bytes(), &[1]).unwrap();
 }
 
@@ -234,6 +234,6 @@ fn an_echo_survives_any_order_of_frames_and_a_window_that_passes() {
                 }
             }
         }
-        assert!(sent * 4 < said * 3, "much went back by reference: {sent} of {said} bytes");
+        assert!(sent * 8 < said * 7, "much went back by reference: {sent} of {said} bytes");
     }
 }
