@@ -95,8 +95,7 @@ impl<'a> History<'a> {
         let mut groups: Vec<Group> = Vec::new();
         let mut all = true;
         for message in set.iter() {
-            let Some(left) = self.visits_left.checked_sub(1) else { return None };
-            self.visits_left = left;
+            self.visits_left = self.visits_left.checked_sub(1)?;
             let (bytes, distance) = self.covered(message);
             *stretch = bytes.min(*stretch);
             all = all && distance.is_some_and(|distance| join(&mut groups, distance, message));

@@ -196,6 +196,11 @@ fn what_the_peer_sent_is_not_sent_back() {
     }
 }
 
+fn recent(rng: &mut Rng, all: &[Bytes]) -> Option<Bytes> {
+    let from = all.len().saturating_sub(20);
+    (!all.is_empty()).then(|| all[rng.usize(from..all.len())].clone())
+}
+
 #[test]
 fn an_echo_survives_any_order_of_frames_and_a_window_that_passes() {
     for seed in 0..20 {
@@ -212,7 +217,9 @@ fn an_echo_survives_any_order_of_frames_and_a_window_that_passes() {
                 let payloads: Vec<Payload> = (0..count)
                     .map(|_| {
                         let mut segments = vec![Bytes::from(random(&mut rng, 50_000))];
-                        if let Some(old) = rng.choice(got[end].iter()).filter(|_| rng.u8(..) < 180) {
+                        if let Some(old) = recent(&mut rng, &got[end])
+                            && rng.u8(..) < 180
+                        {
                             let from = rng.usize(0..=old.len());
                             segments.push(old.slice(from..));
                         }
@@ -234,6 +241,6 @@ fn an_echo_survives_any_order_of_frames_and_a_window_that_passes() {
                 }
             }
         }
-        assert!(sent * 8 < said * 7, "much went back by reference: {sent} of {said} bytes");
+        assert!(sent * 20 < said * 19, "much went back by reference: {sent} of {said} bytes");
     }
 }
