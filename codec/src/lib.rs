@@ -42,8 +42,12 @@
 //! * one spelling per list of records; output is a function of input, options and seed;
 //! * no panic and no allocation beyond the limits from anything that a peer can send.
 //!
-//! What it does not do: find blocks that changed their order between messages, and, for now, refer to earlier frames.
-//! With hundreds of destinations that differ in thousands of places it may reach the receivers' limit of pieces, and
+//! On a connection that keeps frames in order, a [`Session`] (or its halves, [`SessionEncoder`] and [`SessionDecoder`])
+//! sends only what was not said before: fields that have not changed cost next to nothing, and what a peer sent is not
+//! sent back to it.
+//!
+//! What it does not do: find blocks that changed their order between messages, or long ones of earlier frames. With
+//! hundreds of destinations that differ in thousands of places it may reach the receivers' limit of pieces, and
 //! then sends the messages as they are.
 
 pub use decode::{Frame, Pieces, reserialise};

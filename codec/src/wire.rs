@@ -89,12 +89,15 @@ mod tests {
             ("ZSTD", FLAG_ZSTD),
             ("HISTORY", FLAG_HISTORY),
             ("NOREF", FLAG_NOREF),
+            ("ECHO", FLAG_ECHO),
         ] {
             assert!(format.contains(&format!("| `{flag:02x}` | {name} |")), "flag {flag:02x} is not {name}");
         }
         assert!(format.contains(&format!("| magic | 1 | `{MAGIC:02X}` |")));
         assert!(format.contains(&format!("| version | 1 | `{VERSION:02x}` |")));
-        assert!(format.contains(&format!("| `{PAST:X}`, `{ECHO:X}`, `{XOR:X}` |")));
+        assert!(format.contains(&format!("{PAST:X}, set, uv length, uv distance    PAST")));
+        assert!(format.contains(&format!("{ECHO:X}, set, uv length, uv distance    ECHO")));
+        assert!(format.contains(&format!("`{XOR:X}` is reserved")));
         assert!(format.contains(&format!("{EACH:X}, set, uv length")));
         assert!(format.contains(&format!("| checksum | {CRC_BYTES} |")));
         assert!(format.contains(&format!("expand by more than {LZ4_EXPANSION_MAX}")));

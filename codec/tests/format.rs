@@ -7,11 +7,13 @@ use common::encoder;
 use trunkline_codec::{Frame, Limits, Payload, Stage};
 
 const FORMAT: &str = include_str!("../FORMAT.md");
-const TESTS: [&str; 8] = [
+const TESTS: [&str; 10] = [
     include_str!("format.rs"),
     include_str!("hostile.rs"),
     include_str!("linear.rs"),
     include_str!("round_trip.rs"),
+    include_str!("session.rs"),
+    include_str!("../src/streams.rs"),
     include_str!("sizes.rs"),
     include_str!("vectors.rs"),
     include_str!("zero_copy.rs"),
