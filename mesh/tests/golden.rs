@@ -5,10 +5,11 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use bytes::{Bytes, BytesMut};
-use trunkline_codec::{Encoder, Options, Payload, Stage};
+use trunkline_codec::{Options, Payload, Stage};
 use trunkline_mesh::id::{ClusterId, Datacenter, Incarnation, Lane, NodeId, Seq};
+use trunkline_mesh::proto::coder::BatchEncoder;
 use trunkline_mesh::proto::frame::{
-    FrameError, FrameReader, FrameType, HEADER_BYTES, Received, SealedBatch, Token, control_frame,
+    FrameError, FrameReader, FrameType, HEADER_BYTES, Opened, Received, SealedBatch, Token, control_frame,
 };
 use trunkline_mesh::proto::handshake::transcript;
 use trunkline_mesh::proto::run::message_head;
@@ -132,7 +133,7 @@ fn sealed() -> SealedBatch {
 
 fn batch_frame() -> Vec<u8> {
     let mut wire = Vec::new();
-    sealed().encode(&mut Encoder::new(Options::default()), &mut wire);
+    sealed().encode(&mut BatchEncoder::new(Options::default(), None), &mut wire);
     wire.concat()
 }
 
@@ -172,7 +173,7 @@ fn vector(name: &str, made: &[u8]) -> Vec<u8> {
 fn read_one(bytes: &[u8], lane: Lane) -> Result<Received, FrameError> {
     let mut reader = FrameReader::new();
     assert!(reader.read(&mut BytesMut::from(&PREAMBLE[..]))?.is_none());
-    reader.open(lane, 1 << 20);
+    reader.open(&Opened { lane, frame_bytes_max: 1 << 20, epochs: None });
     let mut buffer = BytesMut::from(bytes);
     let (received, length) = reader.read(&mut buffer)?.expect("a whole frame");
     assert_eq!((length, buffer.len()), (bytes.len(), 0));

@@ -9,7 +9,7 @@ use trunkline_codec::Payload;
 use trunkline_mesh::id::{Datacenter, Incarnation, Lane, Seq};
 use trunkline_mesh::message::{Batch, Message, Outcome};
 use trunkline_mesh::proto::frame::{
-    FrameError, FrameReader, FrameType, HANDSHAKE_BYTES_MAX, Received, control_frame,
+    FrameError, FrameReader, FrameType, HANDSHAKE_BYTES_MAX, Opened, Received, control_frame,
 };
 use trunkline_mesh::proto::node::ConnId;
 use trunkline_mesh::proto::wire::{
@@ -43,7 +43,7 @@ use shell::{
 fn open_reader(lane: Lane) -> FrameReader {
     let mut reader = FrameReader::new();
     assert!(reader.read(&mut BytesMut::from(&PREAMBLE[..])).unwrap().is_none());
-    reader.open(lane, 1 << 20);
+    reader.open(&Opened { lane, frame_bytes_max: 1 << 20, epochs: None });
     reader
 }
 

@@ -30,7 +30,7 @@ pub(super) struct Cutter {
 impl Cutter {
     /// The handshake is complete.
     pub(super) fn open(&mut self, opened: Opened) {
-        self.reader.open(opened.lane, opened.frame_bytes_max);
+        self.reader.open(&opened);
         self.open = true;
     }
 
@@ -93,7 +93,7 @@ mod tests {
         let mut cutter = Cutter::default();
         let mut frames = Vec::new();
         cutter.cut(&mut &PREAMBLE[..], &mut frames).unwrap();
-        cutter.open(Opened { lane: Lane::Control, frame_bytes_max: 1 << 24 });
+        cutter.open(Opened { lane: Lane::Control, frame_bytes_max: 1 << 24, epochs: None });
         cutter
     }
 

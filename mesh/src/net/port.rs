@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::Notify;
 
-use crate::proto::node::ConnId;
+use crate::proto::node::{ConnId, Opened};
 
 /// Longest time a farewell may take: writing the last words, and waiting for the peer to have read them.
 pub(super) const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
@@ -31,31 +31,25 @@ pub(super) struct Port {
     pub(super) id: ConnId,
     /// Rings when the machine may have something to write.
     pub(super) bell: Notify,
-    frame_bytes_max: OnceLock<usize>,
+    opened: OnceLock<Opened>,
     end: OnceLock<End>,
     ended: Notify,
 }
 
 impl Port {
     pub(super) fn new(id: ConnId) -> Self {
-        Self {
-            id,
-            bell: Notify::new(),
-            frame_bytes_max: OnceLock::new(),
-            end: OnceLock::new(),
-            ended: Notify::new(),
-        }
+        Self { id, bell: Notify::new(), opened: OnceLock::new(), end: OnceLock::new(), ended: Notify::new() }
     }
 
-    /// The handshake is complete: both ends have agreed on the longest frame.
-    pub(super) fn open(&self, frame_bytes_max: usize) {
+    /// The handshake is complete.
+    pub(super) fn open(&self, opened: Opened) {
         // A connection is opened once.
-        let _ = self.frame_bytes_max.set(frame_bytes_max);
+        let _ = self.opened.set(opened);
     }
 
-    /// The longest frame, once the handshake is complete.
-    pub(super) fn frame_bytes_max(&self) -> Option<usize> {
-        self.frame_bytes_max.get().copied()
+    /// What both ends have agreed on, once the handshake is complete.
+    pub(super) fn opened(&self) -> Option<&Opened> {
+        self.opened.get()
     }
 
     /// Tells the connection's tasks to end. The first word counts.

@@ -7,11 +7,12 @@ use std::sync::Arc;
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::net::tcp::OwnedWriteHalf;
-use trunkline_codec::{Encoder, Options, Stage};
+use trunkline_codec::Options;
 
 use super::port::{End, FAREWELL_TIMEOUT, Port};
 use super::reader::Ended;
 use super::shared::Shared;
+use crate::proto::coder::BatchEncoder;
 use crate::proto::frame::{FrameError, Token, Written, codec_limits};
 use crate::proto::node::Transmit;
 
@@ -96,7 +97,7 @@ async fn say_farewell(queue: &mut Queue, end: &End, output: &mut (impl AsyncWrit
 struct Outgoing<'a> {
     shared: &'a Shared,
     port: &'a Port,
-    encoder: Option<(Encoder, Stage)>,
+    encoder: Option<BatchEncoder>,
     /// The most that the encoder had to work on since it was made.
     encoder_bytes: usize,
     queue: Queue,
@@ -110,7 +111,8 @@ impl<'a> Outgoing<'a> {
     /// There is nothing to write for now: what a large frame needed is given back.
     fn rest(&mut self) {
         if self.encoder_bytes > ENCODER_BYTES_KEPT {
-            (self.encoder, self.encoder_bytes) = (None, 0);
+            self.encoder.iter_mut().for_each(BatchEncoder::release);
+            self.encoder_bytes = 0;
         }
         self.queue.slices.shrink_to(SLICES_MAX);
     }
@@ -122,7 +124,7 @@ impl<'a> Outgoing<'a> {
         for batch in transmit.batches {
             let work = batch.payloads.iter().map(|of| of.len() + of.segments().len() * SEGMENT_BYTES).sum();
             self.encoder_bytes = self.encoder_bytes.max(work);
-            let encoder = self.encoder_for(batch.stage);
+            let encoder = self.encoder();
             written.push(batch.try_encode(encoder, &mut wire).map_err(|error| (batch.token, error))?);
         }
         let bytes = wire.iter().map(Bytes::len).sum();
@@ -131,17 +133,15 @@ impl<'a> Outgoing<'a> {
     }
 
     /// The connection's encoder, made at its first batch: most connections carry none.
-    fn encoder_for(&mut self, stage: Stage) -> &mut Encoder {
-        let (encoder, current) = self.encoder.get_or_insert_with(|| {
-            let limits =
-                codec_limits(self.port.frame_bytes_max().unwrap_or(self.shared.settings.frame_bytes_max));
-            (Encoder::new(Options { stage, seed: self.shared.seed, limits }), stage)
-        });
-        if *current != stage {
-            encoder.set_stage(stage);
-            *current = stage;
-        }
-        encoder
+    fn encoder(&mut self) -> &mut BatchEncoder {
+        self.encoder.get_or_insert_with(|| {
+            let opened = self.port.opened();
+            let longest =
+                opened.map_or(self.shared.settings.frame_bytes_max, |opened| opened.frame_bytes_max);
+            let limits = codec_limits(longest);
+            let options = Options { seed: self.shared.seed, limits, ..Options::default() };
+            BatchEncoder::new(options, opened.and_then(|opened| opened.epochs))
+        })
     }
 }
 
@@ -186,7 +186,7 @@ impl Queue {
 mod tests {
     use tokio::io::AsyncReadExt;
 
-    use trunkline_codec::Payload;
+    use trunkline_codec::{Payload, Stage};
 
     use super::super::join;
     use super::super::shared::tests::lone_origin;
@@ -234,9 +234,9 @@ mod tests {
             // Not between the frames of a busy connection.
             outgoing.encode(transmit(one(10))).unwrap();
             outgoing.queue.slices.clear();
-            assert!(outgoing.encoder.is_some());
+            assert!(outgoing.encoder_bytes > 0);
             outgoing.rest();
-            assert_eq!(outgoing.encoder.is_some(), kept);
+            assert_eq!(outgoing.encoder_bytes > 0, kept);
             assert!(outgoing.queue.slices.capacity() <= 2 * SLICES_MAX);
         }
     }

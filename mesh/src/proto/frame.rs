@@ -1,8 +1,9 @@
 //! Link frames: header, control body, and for batches a codec frame behind it. Bytes in PROTOCOL.md, "Frames".
 
 use bytes::{Buf, Bytes, BytesMut};
-use trunkline_codec::{EncodeError, Encoder, Frame, Limits, Payload, Stage};
+use trunkline_codec::{DecodeError, EncodeError, Frame, Limits, Payload, Stage};
 
+use super::coder::{BatchDecoder, BatchEncoder, Epochs};
 use super::wire::{
     Ack, CONTROL_BYTES_MAX, Close, Confirm, Envelope, Hello, PREAMBLE, Ping, Pong, Refuse, Roster, Welcome,
     WireError, decode, encode,
@@ -100,6 +101,9 @@ pub enum FrameError {
     /// A codec frame that does not decode.
     #[error("malformed batch: {0}")]
     Codec(String),
+    /// A codec frame that does not follow on those before it, or that was damaged on the way.
+    #[error("batch out of step: {0}")]
+    History(String),
     /// Not as many runs as messages.
     #[error("an envelope of {runs} runs in front of {messages} messages")]
     RunCount {
@@ -115,7 +119,7 @@ pub enum FrameError {
 
 impl FrameError {
     /// All label values, for metrics that exist before they are first counted.
-    pub const LABELS: [&str; 10] = [
+    pub const LABELS: [&str; 11] = [
         "preamble",
         "unknown_type",
         "lane",
@@ -124,6 +128,7 @@ impl FrameError {
         "checksum",
         "body",
         "codec",
+        "history",
         "run_count",
         "encode",
     ];
@@ -140,6 +145,7 @@ impl FrameError {
             Self::Checksum { .. } => "checksum",
             Self::Body(..) => "body",
             Self::Codec(_) => "codec",
+            Self::History(_) => "history",
             Self::RunCount { .. } => "run_count",
             Self::Encode(_) => "encode",
         }
@@ -181,6 +187,18 @@ struct Header {
     covered: [u8; 12],
 }
 
+/// What the two ends of a connection agreed on in their handshake: call [`FrameReader::open`], and have what is written
+/// encoded accordingly.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Opened {
+    /// Lane of the connection.
+    pub lane: Lane,
+    /// Longest frame that either end may send, bytes.
+    pub frame_bytes_max: usize,
+    /// What their histories begin with, if both keep any.
+    pub epochs: Option<Epochs>,
+}
+
 /// Cuts a connection's bytes into frames.
 #[derive(Debug)]
 pub struct FrameReader {
@@ -189,7 +207,7 @@ pub struct FrameReader {
     header: Option<Header>,
     control_bytes_max: usize,
     payload_bytes_max: usize,
-    codec: Limits,
+    codec: BatchDecoder,
 }
 
 impl FrameReader {
@@ -202,16 +220,16 @@ impl FrameReader {
             header: None,
             control_bytes_max: HANDSHAKE_BYTES_MAX,
             payload_bytes_max: 0,
-            codec: Limits::default(),
+            codec: BatchDecoder::Alone(Limits::default()),
         }
     }
 
-    /// The handshake is complete: frames of this lane up to `frame_bytes_max` are legal.
-    pub fn open(&mut self, lane: Lane, frame_bytes_max: usize) {
-        self.lane = Some(lane);
+    /// The handshake is complete: frames of this lane, and so long, are legal.
+    pub fn open(&mut self, opened: &Opened) {
+        self.lane = Some(opened.lane);
         self.control_bytes_max = CONTROL_BYTES_MAX;
-        self.payload_bytes_max = frame_bytes_max;
-        self.codec = codec_limits(frame_bytes_max);
+        self.payload_bytes_max = opened.frame_bytes_max;
+        self.codec = BatchDecoder::new(opened);
     }
 
     /// Takes the next frame from the front of `buffer`, if it is there whole. Also says how long it was.
@@ -298,7 +316,12 @@ impl FrameReader {
         })
     }
 
-    fn parse_body(&self, kind: FrameType, control: Bytes, payload: Bytes) -> Result<Received, FrameError> {
+    fn parse_body(
+        &mut self,
+        kind: FrameType,
+        control: Bytes,
+        payload: Bytes,
+    ) -> Result<Received, FrameError> {
         fn body<T: serde::de::DeserializeOwned>(kind: FrameType, control: &[u8]) -> Result<T, FrameError> {
             decode(control).map_err(|error| FrameError::Body(kind, error))
         }
@@ -318,8 +341,14 @@ impl FrameReader {
             }
             FrameType::Batch => {
                 let envelope: Envelope = body(kind, &control)?;
-                let frame = Frame::parse(payload, &self.codec)
-                    .map_err(|error| FrameError::Codec(error.to_string()))?;
+                let rows = envelope.runs.iter().map(|run| run.flow);
+                let frame = self.codec.parse(payload, rows).map_err(|error| match error {
+                    DecodeError::Streams { messages, streams } => {
+                        FrameError::RunCount { runs: streams, messages }
+                    }
+                    DecodeError::History { .. } => FrameError::History(error.to_string()),
+                    _ => FrameError::Codec(error.to_string()),
+                })?;
                 if envelope.runs.len() != frame.message_count() {
                     return Err(FrameError::RunCount {
                         runs: envelope.runs.len(),
@@ -427,7 +456,7 @@ impl SealedBatch {
     ///
     /// # Panics
     /// When the machines sealed more than one frame can hold.
-    pub fn encode(&self, encoder: &mut Encoder, wire: &mut Vec<Bytes>) -> Written {
+    pub fn encode(&self, encoder: &mut BatchEncoder, wire: &mut Vec<Bytes>) -> Written {
         self.try_encode(encoder, wire).expect("sealed batches keep the codec's limits")
     }
 
@@ -436,8 +465,12 @@ impl SealedBatch {
     /// # Errors
     /// [`FrameError::Encode`] when the machines sealed more than one frame can hold, a defect of this crate. Nothing was
     /// appended; close the connection, as what its books say was sent was not.
-    pub fn try_encode(&self, encoder: &mut Encoder, wire: &mut Vec<Bytes>) -> Result<Written, FrameError> {
-        let frame = encoder.encode(&self.payloads).map_err(FrameError::Encode)?;
+    pub fn try_encode(
+        &self,
+        encoder: &mut BatchEncoder,
+        wire: &mut Vec<Bytes>,
+    ) -> Result<Written, FrameError> {
+        let frame = encoder.encode(self).map_err(FrameError::Encode)?;
         let control = encode(&self.envelope);
         let mut head = BytesMut::with_capacity(HEADER_BYTES + control.len());
         head.extend_from_slice(&header(FrameType::Batch, self.lane, &control, frame.len()));

@@ -16,6 +16,7 @@ pub mod route;
 
 pub mod links;
 // What a link is made of.
+pub mod coder;
 pub mod frame;
 pub mod handshake;
 pub mod roster;

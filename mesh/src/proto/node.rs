@@ -10,6 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::client::{Client, Ticket};
+pub use super::frame::Opened;
 use super::frame::{FrameError, Received, SealedBatch, Token, Written};
 use super::handshake::Identity;
 pub use super::links::{Action, ConnId};
@@ -94,15 +95,6 @@ impl Transmit {
     pub fn is_empty(&self) -> bool {
         self.frames.is_empty() && self.batches.is_empty()
     }
-}
-
-/// Tells a connection's reader that the handshake is complete: call [`FrameReader::open`](super::frame::FrameReader::open).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Opened {
-    /// Lane of the connection.
-    pub lane: Lane,
-    /// Longest frame the peer may send, bytes.
-    pub frame_bytes_max: usize,
 }
 
 /// The machine.
@@ -267,7 +259,7 @@ impl Node {
         let mut opened = None;
         match self.links.handle_frame(conn, received, bytes, now) {
             Arrived::Nothing => {}
-            Arrived::Opened { lane, frame_bytes_max } => opened = Some(Opened { lane, frame_bytes_max }),
+            Arrived::Opened(just) => opened = Some(just),
             Arrived::Batch { link, conn, lane, envelope, frame } => {
                 self.take_batch(link, conn, lane, envelope, &frame, bytes, now);
             }

@@ -16,6 +16,12 @@ pub const PREAMBLE: [u8; 8] = *b"TRUNKLN\x01";
 /// The one wire version this build speaks.
 pub const WIRE_VERSION: u16 = 1;
 
+/// Feature bit: batches are codec frames of a connection, which refer to earlier ones. Used if both ends have it.
+pub const FEATURE_HISTORY: u64 = 1;
+
+/// The features of this build.
+pub const FEATURES: u64 = FEATURE_HISTORY;
+
 /// The control structs of version 1 in order. Its hash is the schema hash that both ends compare in the handshake.
 pub const SCHEMA_V1: &str = "\
 Hello{cluster:str,node:str,datacenter:str,roles:u8,incarnation:u64,versions:[u16,u64],features:u64,frame_bytes_max:u64,\
@@ -67,7 +73,7 @@ pub struct Hello {
     pub incarnation: Incarnation,
     /// All wire versions it speaks, each with its schema hash, ascending.
     pub versions: Vec<VersionOffer>,
-    /// Feature bits; none is defined in version 1.
+    /// Feature bits, such as [`FEATURE_HISTORY`]; unknown ones are ignored.
     pub features: u64,
     /// Largest frame it accepts, bytes.
     pub frame_bytes_max: u64,

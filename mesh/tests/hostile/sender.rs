@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use trunkline_codec::{EncodeError, Encoder, Options};
+use trunkline_codec::{EncodeError, Options};
 use trunkline_mesh::id::{Datacenter, Lane};
 use trunkline_mesh::message::{Batch, FailReason, Message, Outcome};
+use trunkline_mesh::proto::coder::BatchEncoder;
 use trunkline_mesh::proto::frame::{FrameError, Received};
 use trunkline_mesh::proto::node::Action;
 use trunkline_mesh::proto::wire::{AckFlow, RefusedReason};
@@ -229,7 +230,7 @@ fn a_round_trip_does_not_begin_when_its_writer_reports() {
     batch.push(Message::new(id("m"), Bytes::from_static(b"x")));
     shell.node.submit(batch, shell.now).unwrap();
     let sealed = shell.node.poll_transmit(bulk, shell.now).batches.pop().expect("a batch");
-    let written = sealed.encode(&mut Encoder::new(Options::default()), &mut Vec::new());
+    let written = sealed.encode(&mut BatchEncoder::new(Options::default(), None), &mut Vec::new());
     shell.advance(Duration::from_millis(3));
     shell.node.handle_written(bulk, &[written], 100, shell.now);
     shell.feed(control, &ack_frame(vec![entry(0, 100, 1)]));

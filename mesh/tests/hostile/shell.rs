@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use trunkline_codec::{Encoder, Options, Payload, Stage};
+use trunkline_codec::{Options, Payload, Stage};
 use trunkline_mesh::id::{ClusterId, Datacenter, Incarnation, Lane, NodeId, Seq};
+use trunkline_mesh::proto::coder::BatchEncoder;
 use trunkline_mesh::proto::frame::{
-    FrameReader, FrameType, Received, SealedBatch, Token, control_frame, frame_around,
+    FrameReader, FrameType, Opened, Received, SealedBatch, Token, control_frame, frame_around,
 };
 use trunkline_mesh::proto::handshake::transcript;
 use trunkline_mesh::proto::node::{Action, ConnId, Node, NodeInit};
@@ -139,7 +140,7 @@ pub(crate) fn batch_around(lane: Lane, runs: Vec<Run>, payloads: Vec<Payload>) -
     let envelope = Envelope { batch: 1, attempt: 1, runs };
     let sealed = SealedBatch { lane, envelope, payloads, stage: Stage::None, token: Token::Attempt(0) };
     let mut wire = Vec::new();
-    sealed.encode(&mut Encoder::new(Options::default()), &mut wire);
+    sealed.encode(&mut BatchEncoder::new(Options::default(), None), &mut wire);
     wire.concat()
 }
 
@@ -171,7 +172,7 @@ pub(crate) struct Shell {
     /// Their peers read nothing: what waits for them is not asked for.
     pub(crate) unread: BTreeSet<ConnId>,
     wires: BTreeMap<ConnId, Wire>,
-    encoder: Encoder,
+    encoder: BatchEncoder,
     nonce: u64,
 }
 
@@ -201,7 +202,7 @@ impl Shell {
             closed: BTreeMap::new(),
             unread: BTreeSet::new(),
             wires: BTreeMap::new(),
-            encoder: Encoder::new(Options::default()),
+            encoder: BatchEncoder::new(Options::default(), None),
             nonce: 0,
         };
         shell.advance(Duration::from_millis(1));
@@ -287,7 +288,7 @@ impl Shell {
                 Ok(Some((received, length))) => {
                     frames += 1;
                     if let Some(opened) = self.node.handle_frame(conn, received, length, self.now) {
-                        wire.reader.open(opened.lane, opened.frame_bytes_max);
+                        wire.reader.open(&opened);
                     }
                 }
                 Err(error) => {
@@ -361,7 +362,8 @@ impl Shell {
 
     pub(crate) fn open_peer(&mut self, conn: ConnId, lane: Lane) {
         let wire = self.wires.get_mut(&conn).expect("a connection");
-        wire.peer.open(lane, usize::try_from(FRAME_BYTES_MAX).unwrap());
+        let frame_bytes_max = usize::try_from(FRAME_BYTES_MAX).unwrap();
+        wire.peer.open(&Opened { lane, frame_bytes_max, epochs: None });
     }
 
     /// The node's dial to a peer succeeds, and the peer welcomes it on both lanes.

@@ -10,7 +10,7 @@ use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
-use trunkline_mesh::proto::frame::{FrameReader, FrameType, Received, control_frame, frame_around};
+use trunkline_mesh::proto::frame::{FrameReader, FrameType, Opened, Received, control_frame, frame_around};
 use trunkline_mesh::proto::handshake::{role_bits, transcript};
 use trunkline_mesh::proto::wire::{Confirm, Hello, PREAMBLE, RefuseCode, Welcome, encode, offered_versions};
 use trunkline_mesh::{
@@ -183,7 +183,7 @@ impl Raw {
         };
         let confirm = Confirm { version: welcome.version, transcript: transcript(&body, &answer) };
         self.write(&control_frame(FrameType::Confirm, lane, &confirm)).await;
-        self.reader.open(lane, 1 << 24);
+        self.reader.open(&Opened { lane, frame_bytes_max: 1 << 24, epochs: None });
         welcome
     }
 }

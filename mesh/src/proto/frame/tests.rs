@@ -20,7 +20,7 @@ fn sealed(payloads: Vec<Payload>) -> SealedBatch {
 
 fn bytes_of(batch: &SealedBatch) -> Vec<u8> {
     let mut wire = Vec::new();
-    batch.encode(&mut Encoder::new(Options::default()), &mut wire);
+    batch.encode(&mut BatchEncoder::new(Options::default(), None), &mut wire);
     wire.iter().flat_map(|slice| slice.iter().copied()).collect()
 }
 
@@ -28,7 +28,7 @@ fn open_reader() -> FrameReader {
     let mut reader = FrameReader::new();
     let mut preamble = BytesMut::from(&PREAMBLE[..]);
     assert!(reader.read(&mut preamble).unwrap().is_none());
-    reader.open(Lane::Bulk, 1 << 20);
+    reader.open(&Opened { lane: Lane::Bulk, frame_bytes_max: 1 << 20, epochs: None });
     reader
 }
 
@@ -53,12 +53,12 @@ fn a_batch_arrives_whole_whatever_the_cuts() {
 #[test]
 fn a_batch_that_no_frame_holds_is_an_error_and_leaves_nothing_half_written() {
     let mut wire = vec![Bytes::from_static(b"before")];
-    let mut encoder = Encoder::new(Options::default());
+    let mut encoder = BatchEncoder::new(Options::default(), None);
     let error = sealed(Vec::new()).try_encode(&mut encoder, &mut wire).unwrap_err();
     assert_eq!(error, FrameError::Encode(EncodeError::NoDestinations));
     assert_eq!(wire.len(), 1);
     let limits = codec_limits(1000);
-    let mut encoder = Encoder::new(Options { limits, ..Options::default() });
+    let mut encoder = BatchEncoder::new(Options { limits, ..Options::default() }, None);
     let large = sealed(vec![Bytes::from(vec![0; 1001]).into()]);
     assert!(matches!(large.try_encode(&mut encoder, &mut wire), Err(FrameError::Encode(_))));
     assert!(

@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::frame::{FrameError, FrameType, Received, control_frame};
+use super::frame::{FrameError, FrameType, Opened, Received, control_frame};
 use super::handshake::Identity;
 use super::roster::{RosterIn, RosterOut};
 use super::rtt::{ClockOffset, Rtt, TokenBucket};
@@ -99,12 +99,7 @@ pub enum Arrived {
     /// Nothing.
     Nothing,
     /// The connection is through the handshake; tell its reader.
-    Opened {
-        /// Its lane.
-        lane: Lane,
-        /// Longest frame the peer may send, bytes.
-        frame_bytes_max: usize,
-    },
+    Opened(Opened),
     /// A batch.
     Batch {
         /// Over which link.

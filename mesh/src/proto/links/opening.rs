@@ -7,11 +7,13 @@ use super::{
     Action, Arrived, Conn, ConnId, IDLE_TIMEOUT, Link, LinkEvent, LinkId, Links, PeerIx, Stage, Timer,
 };
 use crate::id::{Incarnation, Lane, NodeId};
-use crate::proto::frame::{FrameType, control_frame, frame_around};
+use crate::proto::coder::Epochs;
+use crate::proto::frame::{FrameType, Opened, control_frame, frame_around};
 use crate::proto::handshake::{Refusal, adopt, check_hello, check_welcome, role_bits, transcript};
 use crate::proto::time::Micros;
 use crate::proto::wire::{
-    Close, CloseCode, Confirm, Hello, PREAMBLE, Refuse, RefuseCode, Welcome, encode, offered_versions,
+    Close, CloseCode, Confirm, FEATURE_HISTORY, FEATURES, Hello, PREAMBLE, Refuse, RefuseCode, Welcome,
+    encode, offered_versions,
 };
 
 /// A Hello that passed every check.
@@ -70,7 +72,7 @@ impl Links {
             roles: role_bits(self.me.roles),
             incarnation: self.me.incarnation,
             versions: offered_versions(),
-            features: 0,
+            features: FEATURES,
             frame_bytes_max: u64::try_from(self.settings.frame_bytes_max).unwrap_or(u64::MAX),
             link,
             lane: u8::try_from(lane.index()).unwrap_or(0),
@@ -177,7 +179,7 @@ impl Links {
         link.incarnation = welcome.incarnation;
         link.frame_bytes_max =
             self.settings.frame_bytes_max.min(usize::try_from(welcome.frame_bytes_max).unwrap_or(usize::MAX));
-        let frame_bytes_max = link.frame_bytes_max;
+        let opened = opened(lane, link.frame_bytes_max, welcome.features, confirm.transcript, true);
         let sample =
             link.offset.sample(welcome.hello_sent_us, welcome.hello_received_us, welcome.sent_us, wall_us);
         if let Some(rtt) = sample {
@@ -185,7 +187,7 @@ impl Links {
         }
         self.ready.insert(id);
         self.conn_opened(id, link_id, now);
-        Arrived::Opened { lane, frame_bytes_max }
+        Arrived::Opened(opened)
     }
 
     pub(super) fn take_confirm(&mut self, id: ConnId, confirm: Confirm, now: Micros) -> Arrived {
@@ -199,10 +201,11 @@ impl Links {
             self.refuse(id, &refusal, now);
             return Arrived::Nothing;
         }
-        let (incarnation, lane) = (hello.incarnation, conn.lane);
+        let (incarnation, lane, features) = (hello.incarnation, conn.lane, hello.features);
         conn.stage = Stage::Open;
         let Some(link) = self.links.get(&link_id) else { return Arrived::Nothing };
-        let (peer, frame_bytes_max) = (link.peer, link.frame_bytes_max);
+        let peer = link.peer;
+        let opened = opened(lane, link.frame_bytes_max, features, confirm.transcript, false);
         if incarnation < self.peers[peer.0].highest {
             let refusal = Refusal {
                 highest: self.peers[peer.0].highest,
@@ -213,7 +216,7 @@ impl Links {
         }
         self.peers[peer.0].highest = incarnation;
         self.conn_opened(id, link_id, now);
-        Arrived::Opened { lane, frame_bytes_max }
+        Arrived::Opened(opened)
     }
 
     pub(super) fn conn_opened(&mut self, id: ConnId, link_id: LinkId, now: Micros) {
@@ -332,4 +335,10 @@ impl Links {
 fn refuse_bytes(lane: Lane, refusal: &Refusal, with_preamble: bool) -> Bytes {
     let frame = control_frame(FrameType::Refuse, lane, &refusal.body());
     if with_preamble { [&PREAMBLE[..], &frame[..]].concat().into() } else { frame }
+}
+
+/// What follows from the handshake, of which both ends have the same `transcript`, and the peer these `features`.
+fn opened(lane: Lane, frame_bytes_max: usize, features: u64, transcript: u32, dialled: bool) -> Opened {
+    let histories = features & FEATURE_HISTORY != 0;
+    Opened { lane, frame_bytes_max, epochs: histories.then(|| Epochs::of(transcript, dialled)) }
 }

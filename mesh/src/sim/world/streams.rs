@@ -94,7 +94,8 @@ impl World {
                         _ => {}
                     }
                     if let Some(opened) = node.handle_frame(to.conn, received, length, now) {
-                        conn.reader.open(opened.lane, opened.frame_bytes_max);
+                        conn.reader.open(&opened);
+                        conn.encoder = encoder(opened.epochs);
                     }
                 }
                 // A machine that closed the connection a moment ago ignores this; one that did not counts an error.
@@ -138,12 +139,13 @@ impl World {
         for batch in &mut transmit.batches {
             let number = batch.envelope.batch;
             let planted = self.planted.filter(|_| end.node == LEADER);
-            let length = slices.len();
             let leaves = planted.is_none_or(|planted| planted.out_of_leader(batch));
-            written.push((number, batch.encode(&mut conn.encoder, &mut slices)));
-            if !leaves {
-                slices.truncate(length);
-            }
+            let one = if leaves {
+                batch.encode(&mut conn.encoder, &mut slices)
+            } else {
+                Written { token: batch.token, diff_bytes: 0, staged_bytes: 0 }
+            };
+            written.push((number, one));
         }
         let bytes = Bytes::from(slices.concat());
         let count = bytes.len();
@@ -184,10 +186,9 @@ impl World {
 }
 
 fn new_conn() -> ConnState {
-    ConnState {
-        reader: FrameReader::new(),
-        buffer: BytesMut::new(),
-        encoder: Encoder::new(Options { seed: Some(1), ..Options::default() }),
-        writing: false,
-    }
+    ConnState { reader: FrameReader::new(), buffer: BytesMut::new(), encoder: encoder(None), writing: false }
+}
+
+fn encoder(epochs: Option<Epochs>) -> BatchEncoder {
+    BatchEncoder::new(Options { seed: Some(1), ..Options::default() }, epochs)
 }

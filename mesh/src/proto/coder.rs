@@ -1,0 +1,125 @@
+//! How the batches of one connection become codec frames and the other way round: each alone, or, where both ends keep
+//! histories, as a session that sends only what was not said before.
+//!
+//! A session needs every frame that was encoded to be written, and in that order; the writer of a connection does that, or
+//! closes it. A stream of the session is a row of the connection's roster: one flow.
+
+use bytes::Bytes;
+use trunkline_codec::{
+    DecodeError, EncodeError, EncodedFrame, Encoder, Frame, Options, SessionDecoder, SessionEncoder,
+};
+
+use super::frame::{Opened, SealedBatch, codec_limits};
+
+/// What the histories of a connection begin with, one per direction.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Epochs {
+    /// Of what comes in.
+    pub incoming: u64,
+    /// Of what goes out.
+    pub outgoing: u64,
+}
+
+impl Epochs {
+    /// Both ends have the transcript of their handshake in common, and no other connection has.
+    #[must_use]
+    pub fn of(transcript: u32, dialled: bool) -> Self {
+        let (from_dialler, from_acceptor) = (u64::from(transcript) << 1, u64::from(transcript) << 1 | 1);
+        if dialled {
+            Self { incoming: from_acceptor, outgoing: from_dialler }
+        } else {
+            Self { incoming: from_dialler, outgoing: from_acceptor }
+        }
+    }
+}
+
+/// The sending end of a connection's batches.
+#[derive(Debug)]
+pub enum BatchEncoder {
+    /// Every frame stands alone.
+    Alone(Box<Encoder>),
+    /// Frames refer to earlier ones.
+    Session(Box<SessionEncoder>),
+}
+
+impl BatchEncoder {
+    /// The encoder of a connection.
+    #[must_use]
+    pub fn new(options: Options, epochs: Option<Epochs>) -> Self {
+        match epochs {
+            None => Self::Alone(Box::new(Encoder::new(options))),
+            Some(epochs) => Self::Session(Box::new(SessionEncoder::new(options, epochs.outgoing))),
+        }
+    }
+
+    /// The next codec frame.
+    ///
+    /// # Errors
+    /// [`EncodeError`] when no frame holds the batch.
+    pub fn encode(&mut self, batch: &SealedBatch) -> Result<EncodedFrame, EncodeError> {
+        match self {
+            Self::Alone(encoder) => {
+                encoder.set_stage(batch.stage);
+                encoder.encode(&batch.payloads)
+            }
+            Self::Session(encoder) => {
+                encoder.set_stage(batch.stage);
+                let rows: Vec<u32> = batch.envelope.runs.iter().map(|run| run.flow).collect();
+                encoder.encode(&rows, &batch.payloads)
+            }
+        }
+    }
+
+    /// Gives back working memory. What a session remembers stays.
+    pub fn release(&mut self) {
+        match self {
+            Self::Alone(encoder) => encoder.release(),
+            Self::Session(encoder) => encoder.release(),
+        }
+    }
+}
+
+/// The receiving end of a connection's batches.
+#[derive(Debug)]
+pub enum BatchDecoder {
+    /// Every frame stands alone.
+    Alone(trunkline_codec::Limits),
+    /// Frames refer to earlier ones.
+    Session(Box<SessionDecoder>),
+}
+
+impl BatchDecoder {
+    /// The decoder of a connection.
+    #[must_use]
+    pub fn new(opened: &Opened) -> Self {
+        let limits = codec_limits(opened.frame_bytes_max);
+        match opened.epochs {
+            None => Self::Alone(limits),
+            Some(epochs) => Self::Session(Box::new(SessionDecoder::new(limits, epochs.incoming))),
+        }
+    }
+
+    /// The messages of the next codec frame, whose runs have these rows.
+    ///
+    /// # Errors
+    /// [`DecodeError`]: close the connection.
+    pub fn parse(&mut self, bytes: Bytes, rows: impl Iterator<Item = u32>) -> Result<Frame, DecodeError> {
+        match self {
+            Self::Alone(limits) => Frame::parse(bytes, limits),
+            Self::Session(decoder) => decoder.parse(bytes, &rows.collect::<Vec<_>>()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_two_ends_agree_on_both_directions() {
+        let (dialler, acceptor) = (Epochs::of(7, true), Epochs::of(7, false));
+        assert_eq!((dialler.incoming, dialler.outgoing), (acceptor.outgoing, acceptor.incoming));
+        assert_ne!(dialler.incoming, dialler.outgoing);
+        assert_ne!(Epochs::of(8, true).outgoing, dialler.outgoing);
+    }
+}
