@@ -17,13 +17,15 @@ pub(super) enum Fault {
     Cut,
     /// An application takes nothing from its inbox for a while.
     Deaf,
+    /// The histories of a connection's two ends differ from now on.
+    Desync,
 }
 
 impl Fault {
     /// Nobody is told of it: it can only be waited out. After a fault of another kind no attempt may have to wait for its
     /// timeout.
     pub(super) fn is_silent(self) -> bool {
-        !matches!(self, Self::Reset | Self::Deaf)
+        !matches!(self, Self::Reset | Self::Deaf | Self::Desync)
     }
 }
 
@@ -46,7 +48,15 @@ pub struct Swarm {
 impl Swarm {
     /// A mixture of faults.
     pub(super) fn draw(rng: &mut fastrand::Rng) -> Self {
-        let all = [Fault::Reset, Fault::Restart, Fault::Stop, Fault::Freeze, Fault::Cut, Fault::Deaf];
+        let all = [
+            Fault::Reset,
+            Fault::Restart,
+            Fault::Stop,
+            Fault::Freeze,
+            Fault::Cut,
+            Fault::Deaf,
+            Fault::Desync,
+        ];
         let silent = rng.u8(..) < 180;
         Self {
             faults: all.into_iter().filter(|fault| rng.bool() && (silent || !fault.is_silent())).collect(),

@@ -53,6 +53,7 @@ struct ConnState {
     reader: FrameReader,
     buffer: BytesMut,
     encoder: BatchEncoder,
+    epochs: Option<Epochs>,
     writing: bool,
 }
 

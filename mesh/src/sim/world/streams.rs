@@ -95,6 +95,7 @@ impl World {
                     }
                     if let Some(opened) = node.handle_frame(to.conn, received, length, now) {
                         conn.reader.open(&opened);
+                        conn.epochs = opened.epochs;
                         conn.encoder = encoder(opened.epochs);
                     }
                 }
@@ -186,9 +187,15 @@ impl World {
 }
 
 fn new_conn() -> ConnState {
-    ConnState { reader: FrameReader::new(), buffer: BytesMut::new(), encoder: encoder(None), writing: false }
+    ConnState {
+        reader: FrameReader::new(),
+        buffer: BytesMut::new(),
+        encoder: encoder(None),
+        epochs: None,
+        writing: false,
+    }
 }
 
-fn encoder(epochs: Option<Epochs>) -> BatchEncoder {
+pub(super) fn encoder(epochs: Option<Epochs>) -> BatchEncoder {
     BatchEncoder::new(Options { seed: Some(1), ..Options::default() }, epochs)
 }
