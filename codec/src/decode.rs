@@ -11,7 +11,7 @@ use crate::error::{DecodeError, LimitName};
 use crate::head::{Layout, Source};
 use crate::limits::Limits;
 use crate::stage;
-use crate::streams::Streams;
+use crate::streams::{Stream, Streams};
 use crate::wire;
 
 /// A checked frame. Every message in it can be read without a further error.
@@ -266,17 +266,23 @@ fn refer(
     let mut copied = BytesMut::with_capacity(past_bytes);
     let mut referred = Vec::new();
     let mut pieces: usize = layout.counts.iter().map(|count| *count as usize).sum();
+    // Bytes of every message in front of the record.
+    let mut at = vec![0; layout.count()];
     let mut members = layout.members.iter();
     for record in &layout.records {
         let missing = || DecodeError::Reference { offset: record.offset };
         let members = members.by_ref().take(record.members);
         match record.source {
-            Source::Shared | Source::Each => members.for_each(drop),
-            Source::Past(distance) => {
+            Source::Shared | Source::Each => {
+                members.for_each(|member| at[usize::from(*member)] += record.len);
+            }
+            Source::Past(back) => {
                 for member in members {
-                    let stream = streams.get(numbers[usize::from(*member)]).ok_or_else(missing)?;
-                    let start = stream.bytes().len().checked_sub(distance).ok_or_else(missing)?;
-                    copied.extend_from_slice(&stream.bytes()[start..start + record.len]);
+                    let member = usize::from(*member);
+                    let bytes = streams.get(numbers[member]).map_or(&[][..], Stream::bytes);
+                    let start = (bytes.len() + at[member]).checked_sub(back).ok_or_else(missing)?;
+                    copied.extend_from_slice(bytes.get(start..start + record.len).ok_or_else(missing)?);
+                    at[member] += record.len;
                 }
                 referred.push(Referred::Past(copied.split().freeze()));
             }
@@ -288,7 +294,10 @@ fn refer(
                     return Err(DecodeError::Limit { offset, limit, maximum });
                 }
                 let more = u32::try_from(parts.len() - 1).unwrap_or(u32::MAX);
-                members.for_each(|member| layout.counts[usize::from(*member)] += more);
+                for member in members {
+                    layout.counts[usize::from(*member)] += more;
+                    at[usize::from(*member)] += record.len;
+                }
                 referred.push(Referred::Echo(parts));
             }
         }

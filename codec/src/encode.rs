@@ -10,6 +10,7 @@ use crate::echo::{Received, Sent};
 use crate::error::{EncodeError, LimitName};
 use crate::head::HeadWriter;
 use crate::identity::Addresses;
+use crate::in_step::InStep;
 use crate::index::BlockIndex;
 use crate::limits::{DESTINATIONS_MAX, Limits};
 use crate::past::PastRuns;
@@ -148,12 +149,17 @@ impl Encoder {
         let concat_head_bytes: usize = payloads.iter().map(|payload| varint::len(payload.len())).sum();
         let mut split = false;
         let mut work = Work::default();
+        let mut in_step = false;
         if let Some(memory) = &mut memory {
-            let lens = payloads.iter().map(Payload::len);
-            memory.runs.find(texts, memory.numbers, lens, memory.streams, &mut work);
+            let Memory { numbers, streams, .. } = *memory;
+            in_step = memory.in_step.find(texts, &spans, numbers, streams, &mut work);
+            memory.runs.clear();
+            if !in_step {
+                memory.runs.find(texts, numbers, payloads.iter().map(Payload::len), streams, &mut work);
+            }
         }
-        let refers =
-            memory.as_ref().is_some_and(|memory| !memory.runs.is_empty() || memory.received.is_some());
+        let refers = in_step
+            || memory.as_ref().is_some_and(|memory| !memory.runs.is_empty() || memory.received.is_some());
         // Many destinations that differ in many places make more pieces than a receiver takes; smaller groups, each
         // with its own copy of what it shares, make fewer.
         for group in GROUPS.into_iter().filter(|&group| group == GROUPS[0] || group < count) {
@@ -171,7 +177,10 @@ impl Encoder {
             }
             let mut planner = Planner { texts, scratch: &mut self.scratch, out };
             for spans in spans.chunks(group) {
-                planner.plan(spans);
+                match memory.as_ref().filter(|_| in_step) {
+                    Some(memory) => planner.plan_in_step(spans, memory.in_step),
+                    None => planner.plan(spans),
+                }
             }
             work = planner.out.finish();
             let head_bytes = self.head.bytes().len();
@@ -308,6 +317,7 @@ pub(crate) struct Memory<'a> {
     pub(crate) streams: &'a Streams,
     /// Room to compare in.
     pub(crate) runs: &'a mut PastRuns,
+    pub(crate) in_step: &'a mut InStep,
     /// What the receiver of this frame sent.
     pub(crate) received: Option<&'a Received>,
     /// Where this frame's data is kept.

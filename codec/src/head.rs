@@ -23,11 +23,21 @@ pub(crate) struct HeadWriter {
     records: usize,
     pieces: usize,
     echoes: bool,
+    /// Where the last record from a stream took its bytes.
+    back: Option<usize>,
 }
 
 impl HeadWriter {
     pub(crate) fn new() -> Self {
-        Self { bytes: Vec::new(), table: SetTable::new(1), open: None, records: 0, pieces: 0, echoes: false }
+        Self {
+            bytes: Vec::new(),
+            table: SetTable::new(1),
+            open: None,
+            records: 0,
+            pieces: 0,
+            echoes: false,
+            back: None,
+        }
     }
 
     /// Starts over, for a frame with `count` destinations.
@@ -38,6 +48,7 @@ impl HeadWriter {
         self.records = 0;
         self.pieces = 0;
         self.echoes = false;
+        self.back = None;
     }
 
     /// Appends a record: the next `len` bytes of data go to every member of `set`. Neighbours of one set become one.
@@ -65,18 +76,22 @@ impl HeadWriter {
     }
 
     fn write(&mut self, set: &DestinationSet, len: usize, source: Source) {
-        let (prefix, distance) = match source {
+        let (prefix, place) = match source {
             Source::Shared => (None, None),
             Source::Each => (Some(wire::EACH), None),
-            Source::Past(distance) => (Some(wire::PAST), Some(distance)),
+            Source::Past(back) if self.back == Some(back) => (Some(wire::AGAIN), None),
+            Source::Past(back) => (Some(wire::PAST), Some(back)),
             Source::Echo(distance) => (Some(wire::ECHO), Some(distance)),
         };
         self.echoes |= prefix == Some(wire::ECHO);
+        if let Source::Past(back) = source {
+            self.back = Some(back);
+        }
         self.bytes.extend(prefix);
         self.table.put(&mut self.bytes, set);
         varint::put(&mut self.bytes, len);
-        if let Some(distance) = distance {
-            varint::put(&mut self.bytes, distance);
+        if let Some(place) = place {
+            varint::put(&mut self.bytes, place);
         }
         self.records += 1;
         self.pieces += set.count();
@@ -85,6 +100,11 @@ impl HeadWriter {
     /// The head so far; [`flush`](Self::flush) first.
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes
+    }
+
+    /// Bytes that a record from a stream takes besides its set.
+    pub(crate) fn past_cost(&self, len: usize, back: usize) -> usize {
+        1 + varint::len(len) + if self.back == Some(back) { 0 } else { varint::len(back) }
     }
 
     /// Whether a record refers to what the receiver sent.
@@ -112,7 +132,7 @@ pub(crate) enum Source {
     Shared,
     /// The data column, which has a run for each member.
     Each,
-    /// What the member's own stream remembers, from so many bytes before its end on.
+    /// What the member's own stream remembers: as if its message had begun so many bytes before the end of that.
     Past(usize),
     /// What the receiver itself sent, from so many bytes before the end of what has arrived of it on.
     Echo(usize),
@@ -302,19 +322,20 @@ impl Layout {
     fn read_records(&mut self, head: &mut Reader<'_>, tally: &mut Tally<'_>) -> Result<(), DecodeError> {
         let limits = tally.limits;
         let mut table = SetTable::new(self.lens.len());
+        let mut last_back = None;
         while head.remaining() > 0 {
             let offset = head.at();
             let prefix = match head.peek() {
                 Some(wire::XOR) => {
                     return Err(DecodeError::Unsupported { offset, what: "differences to earlier messages" });
                 }
-                Some(wire::PAST) if self.flags & wire::FLAG_HISTORY == 0 => {
+                Some(wire::PAST | wire::AGAIN) if self.flags & wire::FLAG_HISTORY == 0 => {
                     return Err(DecodeError::Unsupported { offset, what: "the connection's history" });
                 }
                 Some(wire::ECHO) if self.flags & wire::FLAG_ECHO == 0 => {
                     return Err(DecodeError::Unsupported { offset, what: "what this end has sent" });
                 }
-                Some(wire::EACH | wire::PAST | wire::ECHO) => Some(head.byte()?),
+                Some(wire::EACH | wire::PAST | wire::AGAIN | wire::ECHO) => Some(head.byte()?),
                 _ => None,
             };
             let set = table.read(head, limits.set_bytes)?;
@@ -325,7 +346,17 @@ impl Layout {
             }
             let source = match prefix {
                 None => Source::Shared,
-                Some(wire::PAST) => Source::Past(head.varint()?),
+                Some(wire::PAST) => {
+                    let back = head.varint()?;
+                    if last_back.replace(back) == Some(back) {
+                        return Err(DecodeError::NotCanonical {
+                            offset,
+                            rule: "the offset of the last PAST",
+                        });
+                    }
+                    Source::Past(back)
+                }
+                Some(wire::AGAIN) => Source::Past(last_back.ok_or(DecodeError::Reference { offset })?),
                 Some(wire::ECHO) => Source::Echo(head.varint()?),
                 Some(_) => Source::Each,
             };
@@ -333,7 +364,7 @@ impl Layout {
             if source == Source::Each && record.members == 1 {
                 return Err(DecodeError::NotCanonical { offset, rule: "one destination needs no EACH" });
             }
-            if let Source::Past(distance) | Source::Echo(distance) = source
+            if let Source::Echo(distance) = source
                 && len > distance
             {
                 return Err(DecodeError::Reference { offset });

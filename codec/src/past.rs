@@ -9,12 +9,13 @@ use crate::work::Work;
 /// Earlier messages of a stream that are looked at, the latest first.
 const TRIED: usize = 8;
 
-/// Bytes `from..from + len` of a message are those that begin `distance` before the end of what its stream remembers.
+/// Bytes `from..from + len` of a message are what its stream remembers there, if the message is laid so that it begins
+/// `back` bytes before the end of that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PastRun {
     pub(crate) from: usize,
     pub(crate) len: usize,
-    pub(crate) distance: usize,
+    pub(crate) back: usize,
 }
 
 /// The runs of all messages of a frame, each message's in rising order.
@@ -37,8 +38,7 @@ impl PastRuns {
         streams: &Streams,
         work: &mut Work,
     ) {
-        self.runs.clear();
-        self.ends.clear();
+        self.clear();
         for (message, (number, len)) in numbers.iter().zip(lens).enumerate() {
             if let Some(stream) = streams.get(*number).filter(|_| len > 0) {
                 let span = Span { message, start: 0, end: len.min(HEAD_BYTES) };
@@ -66,17 +66,23 @@ impl PastRuns {
                 if let Some((_, start, past_len)) = best {
                     self.found.clear();
                     align::align_near(&bytes[start..start + past_len], head, &mut self.found, work);
-                    let distance = |run: &Run| bytes.len() - (start + run.at);
+                    let back = |run: &Run| bytes.len() + run.from - (start + run.at);
                     self.runs.extend(self.found.iter().map(|run| PastRun {
                         from: run.from,
                         len: run.len,
-                        distance: distance(run),
+                        back: back(run),
                     }));
                 }
                 self.head = joined;
             }
             self.ends.push(self.runs.len());
         }
+    }
+
+    /// Nothing is known.
+    pub(crate) fn clear(&mut self) {
+        self.runs.clear();
+        self.ends.clear();
     }
 
     /// The runs of one message.

@@ -10,6 +10,7 @@ use crate::columns::{self, COLUMN_BYTES_MAX};
 use crate::data::SHARED_BYTES_MIN;
 use crate::destination_set::DestinationSet;
 use crate::identity::Addresses;
+use crate::in_step::InStep;
 use crate::index::BlockIndex;
 use crate::records::Records;
 use crate::sweep::{Runs, Sweep};
@@ -74,6 +75,28 @@ impl Planner<'_> {
     /// Plans whole messages, given in rising order.
     pub(crate) fn plan(&mut self, spans: &[Span]) {
         self.by_address(spans, 0);
+    }
+
+    /// The same, for messages that are in step with what their streams remember.
+    pub(crate) fn plan_in_step(&mut self, spans: &[Span], known: &InStep) {
+        let mut set = DestinationSet::EMPTY;
+        spans.iter().for_each(|span| set.insert(span.message));
+        let mut parts = Vec::with_capacity(spans.len());
+        let mut at = 0;
+        for &(from, to) in &known.unchanged {
+            parts.clear();
+            parts.extend(spans.iter().map(|span| span.part(at, from)));
+            if from > at {
+                self.plan(&parts);
+            }
+            self.out.past(&set, to - from, known.back);
+            at = to;
+        }
+        parts.clear();
+        parts.extend(spans.iter().map(|span| span.part(at, span.len())).filter(|part| part.len() > 0));
+        if !parts.is_empty() {
+            self.plan(&parts);
+        }
     }
 
     fn by_address(&mut self, spans: &[Span], round: usize) {

@@ -2,7 +2,7 @@
 //!
 //! The planner knows what messages have in common with each other, not what they have in common with earlier ones. So
 //! every record that it makes is held against what each member's stream remembers at this place of its message. Bytes
-//! that all members remember at the same distance need not be sent. Neighbouring places of that kind become one record,
+//! that all members remember at the same offset need not be sent. Neighbouring places of that kind become one record,
 //! however the planner cut them; whether it is worth its bytes is decided when it can grow no more.
 
 use crate::data::DataColumn;
@@ -12,7 +12,6 @@ use crate::head::{HeadWriter, Source};
 use crate::past::PastRuns;
 use crate::set_table::SetTable;
 use crate::texts::{Span, Texts};
-use crate::varint;
 use crate::work::Work;
 
 /// Distances that the members of one record may have; more are sent instead.
@@ -59,7 +58,7 @@ struct Open {
     set: DestinationSet,
     len: usize,
     /// Of its first byte.
-    distance: usize,
+    back: usize,
     instead: Vec<Part>,
     /// About what sending that takes.
     instead_bytes: usize,
@@ -72,11 +71,11 @@ enum Part {
     Each(Vec<Span>),
 }
 
-/// Members that remember a place at the same distance.
+/// Members that remember a place at the same offset.
 type Group = (usize, DestinationSet);
 
 impl<'a> History<'a> {
-    /// For how many bytes from where it stands a message is remembered, and at which distance; or for how many it is not.
+    /// For how many bytes from where it stands a message is remembered, and at which offset; or for how many it is not.
     fn covered(&mut self, message: usize) -> (usize, Option<usize>) {
         let (runs, at, next) = (self.runs.of(message), self.at[message], &mut self.next[message]);
         while runs.get(*next).is_some_and(|run| run.from + run.len <= at) {
@@ -85,7 +84,7 @@ impl<'a> History<'a> {
         match runs.get(*next) {
             None => (usize::MAX, None),
             Some(run) if at < run.from => (run.from - at, None),
-            Some(run) => (run.from + run.len - at, Some(run.distance - (at - run.from))),
+            Some(run) => (run.from + run.len - at, Some(run.back)),
         }
     }
 
@@ -96,9 +95,9 @@ impl<'a> History<'a> {
         let mut all = true;
         for message in set.iter() {
             self.visits_left = self.visits_left.checked_sub(1)?;
-            let (bytes, distance) = self.covered(message);
+            let (bytes, back) = self.covered(message);
             *stretch = bytes.min(*stretch);
-            all = all && distance.is_some_and(|distance| join(&mut groups, distance, message));
+            all = all && back.is_some_and(|back| join(&mut groups, back, message));
         }
         // Every record must be worth its bytes on its own where several take the place of one.
         let worth = groups.len() == 1 || groups.len() * RECORD_BYTES < *stretch;
@@ -113,14 +112,14 @@ impl<'a> History<'a> {
 }
 
 /// Adds a message to its group. False when there are too many groups.
-fn join(groups: &mut Vec<Group>, distance: usize, message: usize) -> bool {
-    if let Some((_, set)) = groups.iter_mut().find(|(of, _)| *of == distance) {
+fn join(groups: &mut Vec<Group>, back: usize, message: usize) -> bool {
+    if let Some((_, set)) = groups.iter_mut().find(|(of, _)| *of == back) {
         set.insert(message);
         return true;
     }
     let room = groups.len() < DISTANCES_MAX;
     if room {
-        groups.push((distance, DestinationSet::one(message)));
+        groups.push((back, DestinationSet::one(message)));
     }
     room
 }
@@ -173,13 +172,18 @@ impl<'a> Records<'a> {
             self.send_part(set, span, unsent, start);
             unsent = start + stretch;
             let alone = groups.len() == 1;
-            for (distance, members) in groups {
+            for (back, members) in groups {
                 let instead_bytes = if alone { stretch + SHARED_RECORD_BYTES } else { usize::MAX };
                 let part = Part::Shared(span.part(start, unsent));
-                self.recall(&members, stretch, distance, part, instead_bytes);
+                self.recall(&members, stretch, back, part, instead_bytes);
             }
         }
         self.send_part(set, span, unsent, len);
+    }
+
+    /// Every member of `set` takes `len` bytes of what its stream remembers.
+    pub(crate) fn past(&mut self, set: &DestinationSet, len: usize, back: usize) {
+        self.head.put_from(set, len, Source::Past(back));
     }
 
     /// The bytes of `span` go to its own message only.
@@ -193,9 +197,9 @@ impl<'a> Records<'a> {
         let Some(history) = self.history.as_mut() else { return self.send_each(set, &spans, len) };
         let (mut groups, mut others): (Vec<Group>, _) = (Vec::new(), DestinationSet::EMPTY);
         for span in &spans {
-            let (bytes, distance) = history.covered(span.message);
-            let distance = distance.filter(|_| bytes >= len);
-            if !distance.is_some_and(|distance| join(&mut groups, distance, span.message)) {
+            let (bytes, back) = history.covered(span.message);
+            let back = back.filter(|_| bytes >= len);
+            if !back.is_some_and(|back| join(&mut groups, back, span.message)) {
                 others.insert(span.message);
             }
         }
@@ -203,11 +207,11 @@ impl<'a> Records<'a> {
         let of = |set: &DestinationSet| -> Vec<Span> {
             spans.iter().filter(|span| set.contains(span.message)).copied().collect()
         };
-        for (distance, members) in groups {
+        for (back, members) in groups {
             let saved = members.count() * len;
-            let grows = self.growing(&members, distance).is_some();
+            let grows = self.growing(&members, back).is_some();
             if grows || others == DestinationSet::EMPTY || saved > RECORD_BYTES {
-                self.recall(&members, len, distance, Part::Each(of(&members)), saved + EACH_RECORD_BYTES);
+                self.recall(&members, len, back, Part::Each(of(&members)), saved + EACH_RECORD_BYTES);
             } else {
                 others.unite(&members);
             }
@@ -228,20 +232,13 @@ impl<'a> Records<'a> {
     }
 
     /// The open record that these members' next bytes would continue.
-    fn growing(&mut self, set: &DestinationSet, distance: usize) -> Option<&mut Open> {
+    fn growing(&mut self, set: &DestinationSet, back: usize) -> Option<&mut Open> {
         let open = &mut self.history.as_mut()?.open;
-        open.iter_mut().find(|open| open.set == *set && open.distance == distance + open.len)
+        open.iter_mut().find(|open| open.set == *set && open.back == back)
     }
 
-    fn recall(
-        &mut self,
-        set: &DestinationSet,
-        len: usize,
-        distance: usize,
-        part: Part,
-        instead_bytes: usize,
-    ) {
-        if let Some(open) = self.growing(set, distance) {
+    fn recall(&mut self, set: &DestinationSet, len: usize, back: usize, part: Part, instead_bytes: usize) {
+        if let Some(open) = self.growing(set, back) {
             open.len += len;
             open.instead.push(part);
             open.instead_bytes = open.instead_bytes.saturating_add(instead_bytes);
@@ -250,7 +247,7 @@ impl<'a> Records<'a> {
         self.settle(set);
         let Some(history) = self.history.as_mut() else { return };
         let eldest = if history.open.len() == OPEN_MAX { Some(history.open.remove(0)) } else { None };
-        history.open.push(Open { set: *set, len, distance, instead: vec![part], instead_bytes });
+        history.open.push(Open { set: *set, len, back, instead: vec![part], instead_bytes });
         if let Some(eldest) = eldest {
             self.close(eldest);
         }
@@ -274,10 +271,10 @@ impl<'a> Records<'a> {
     }
 
     fn close(&mut self, open: Open) {
-        let Open { set, len, distance, instead, instead_bytes } = open;
-        let bytes = 1 + self.table().cost(&set) + varint::len(len) + varint::len(distance);
+        let Open { set, len, back, instead, instead_bytes } = open;
+        let bytes = self.table().cost(&set) + self.head.past_cost(len, back);
         if bytes < instead_bytes {
-            return self.head.put_from(&set, len, Source::Past(distance));
+            return self.head.put_from(&set, len, Source::Past(back));
         }
         for part in instead {
             match part {

@@ -11,6 +11,7 @@ use crate::decode::{self, Frame};
 use crate::echo::{Received, Sent};
 use crate::encode::{self, EncodedFrame, Encoder, Options};
 use crate::error::{DecodeError, EncodeError};
+use crate::in_step::InStep;
 use crate::limits::Limits;
 use crate::past::PastRuns;
 use crate::payload::Payload;
@@ -28,6 +29,7 @@ pub struct SessionEncoder {
     history: u32,
     streams: Streams,
     runs: PastRuns,
+    in_step: InStep,
 }
 
 /// The receiving end of one direction.
@@ -66,6 +68,7 @@ impl SessionEncoder {
             history: beginning(epoch),
             streams: Streams::default(),
             runs: PastRuns::default(),
+            in_step: InStep::default(),
         }
     }
 
@@ -109,6 +112,7 @@ impl SessionEncoder {
             numbers: streams,
             streams: &self.streams,
             runs: &mut self.runs,
+            in_step: &mut self.in_step,
             received: received.as_deref(),
             sent,
             remember,

@@ -4,20 +4,23 @@
 //! slowly or never stand at the beginning of a message, so only its head is remembered; what follows is seldom said
 //! twice. Both ends run this code over the same messages and so remember the same bytes.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 /// Bytes of a message that are remembered, from its first one on.
-pub(crate) const HEAD_BYTES: usize = 512;
+pub(crate) const HEAD_BYTES: usize = 256;
 /// Bytes remembered per stream; the oldest are forgotten first.
 pub(crate) const STREAM_BYTES: usize = 4 << 10;
+/// Messages of which it is remembered where they begin.
+const HEADS_MAX: usize = 16;
 /// Streams remembered; the one unused for longest is forgotten first.
 pub(crate) const STREAMS_MAX: usize = 1024;
 
 /// Heads of the latest messages of one stream.
 #[derive(Debug, Default)]
 pub(crate) struct Stream {
-    /// The heads one after another, the latest last.
-    bytes: Vec<u8>,
+    /// The heads one after another, the latest last. Those before `begin` are forgotten.
+    kept: Vec<u8>,
+    begin: usize,
     /// Their lengths. The first one may be cut at its beginning.
     heads: VecDeque<usize>,
     used: u64,
@@ -26,12 +29,12 @@ pub(crate) struct Stream {
 impl Stream {
     /// Everything remembered, the latest bytes last.
     pub(crate) fn bytes(&self) -> &[u8] {
-        &self.bytes
+        &self.kept[self.begin..]
     }
 
     /// Where each whole head begins in [`bytes`](Self::bytes), and how long it is, the latest first.
     pub(crate) fn heads(&self) -> impl Iterator<Item = (usize, usize)> {
-        let mut end = self.bytes.len();
+        let mut end = self.bytes().len();
         self.heads.iter().rev().map_while(move |&len| {
             end = end.checked_sub(len)?;
             Some((end, len))
@@ -43,7 +46,7 @@ impl Stream {
         for part in parts {
             let part = part.as_ref();
             let taken = part.len().min(room);
-            self.bytes.extend_from_slice(&part[..taken]);
+            self.kept.extend_from_slice(&part[..taken]);
             room -= taken;
             if room == 0 {
                 break;
@@ -52,14 +55,15 @@ impl Stream {
         if room < HEAD_BYTES {
             self.heads.push_back(HEAD_BYTES - room);
         }
-        let over = self.bytes.len().saturating_sub(STREAM_BYTES);
-        if over > 0 {
-            self.bytes.drain(..over);
-            let mut kept: usize = self.heads.iter().sum();
-            while let Some(oldest) = self.heads.front().filter(|oldest| kept - **oldest >= STREAM_BYTES) {
-                kept -= oldest;
-                self.heads.pop_front();
-            }
+        self.begin = self.begin.max(self.kept.len().saturating_sub(STREAM_BYTES));
+        // Not at every message, for then each of them would move all the others.
+        if self.begin >= STREAM_BYTES {
+            self.kept.drain(..self.begin);
+            self.begin = 0;
+        }
+        // More heads than anybody looks at, or more than there are bytes.
+        while self.heads.len() > HEADS_MAX {
+            self.heads.pop_front();
         }
     }
 }
@@ -68,8 +72,6 @@ impl Stream {
 #[derive(Debug, Default)]
 pub(crate) struct Streams {
     by_number: BTreeMap<u32, Stream>,
-    /// The same in the order of use.
-    by_use: BTreeSet<(u64, u32)>,
     frames: u64,
 }
 
@@ -86,16 +88,19 @@ impl Streams {
 
     /// Remembers the head of a message, given in parts.
     pub(crate) fn enter(&mut self, number: u32, parts: impl Iterator<Item: AsRef<[u8]>>) {
-        if !self.by_number.contains_key(&number)
-            && self.by_number.len() == STREAMS_MAX
-            && let Some((_, oldest)) = self.by_use.pop_first()
-        {
-            self.by_number.remove(&oldest);
+        if let Some(stream) = self.by_number.get_mut(&number) {
+            stream.used = self.frames;
+            return stream.enter(parts);
+        }
+        if self.by_number.len() == STREAMS_MAX {
+            // Looked for when it is needed: whoever has so many streams has many messages between two of these.
+            let oldest = self.by_number.iter().min_by_key(|(_, stream)| stream.used);
+            if let Some(oldest) = oldest.map(|(number, _)| *number) {
+                self.by_number.remove(&oldest);
+            }
         }
         let stream = self.by_number.entry(number).or_default();
-        self.by_use.remove(&(stream.used, number));
         stream.used = self.frames;
-        self.by_use.insert((stream.used, number));
         stream.enter(parts);
     }
 }
@@ -113,15 +118,17 @@ mod tests {
         let stream = streams.get(7).unwrap();
         assert_eq!(stream.heads().collect::<Vec<_>>(), [(3, HEAD_BYTES), (0, 3)]);
         assert_eq!(&stream.bytes()[..4], b"abc\x09");
-        for fill in 0..8 {
-            streams.enter(7, [[fill; 500]].into_iter());
+        for round in 0..100 {
+            streams.enter(7, [[round; 250]].into_iter());
+            let stream = streams.get(7).unwrap();
+            let (bytes, kept) = (stream.bytes().len(), stream.kept.len());
+            assert!(
+                bytes <= STREAM_BYTES && kept < 2 * STREAM_BYTES && (round < 20 || bytes == STREAM_BYTES)
+            );
+            assert!(stream.bytes().ends_with(&[round; 250]));
         }
-        let stream = streams.get(7).unwrap();
-        assert_eq!(stream.bytes().len(), STREAM_BYTES);
-        let heads: Vec<_> = stream.heads().collect();
-        assert_eq!(heads.len(), 8, "{heads:?}");
-        assert_eq!(heads[7], (96, 500), "before it 96 bytes of a head that is cut");
-        assert_eq!(streams.get(8).map(Stream::bytes), None);
+        let heads: Vec<_> = streams.get(7).unwrap().heads().collect();
+        assert_eq!((heads.len(), heads[15]), (16, (96, 250)), "before it 96 bytes of a head that is cut");
     }
 
     #[test]

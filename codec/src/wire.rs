@@ -48,6 +48,8 @@ pub(crate) const COLIST: u8 = 0xC7;
 pub(crate) const EACH: u8 = 0xD0;
 /// Prefix: nothing in the data; every destination takes the bytes from what its own stream remembers.
 pub(crate) const PAST: u8 = 0xD1;
+/// Prefix: as `PAST`, with the same offset as the last one.
+pub(crate) const AGAIN: u8 = 0xD4;
 /// Prefix: nothing in the data; the bytes are some that the receiver itself sent.
 pub(crate) const ECHO: u8 = 0xD2;
 /// Reserved: difference against the previous message.
@@ -95,7 +97,8 @@ mod tests {
         }
         assert!(format.contains(&format!("| magic | 1 | `{MAGIC:02X}` |")));
         assert!(format.contains(&format!("| version | 1 | `{VERSION:02x}` |")));
-        assert!(format.contains(&format!("{PAST:X}, set, uv length, uv distance    PAST")));
+        assert!(format.contains(&format!("{PAST:X}, set, uv length, uv back        PAST")));
+        assert!(format.contains(&format!("{AGAIN:X}, set, uv length                 AGAIN")));
         assert!(format.contains(&format!("{ECHO:X}, set, uv length, uv distance    ECHO")));
         assert!(format.contains(&format!("`{XOR:X}` is reserved")));
         assert!(format.contains(&format!("{EACH:X}, set, uv length")));
