@@ -49,7 +49,7 @@ fn without_faults_everything_is_delivered_once_and_nothing_is_tried_twice() {
 }
 
 /// Seeds within which every planted bug must show.
-const SEEDS_TO_A_BUG: u64 = 60;
+const SEEDS_TO_A_BUG: u64 = 120;
 
 #[test]
 fn every_planted_bug_is_caught() {
