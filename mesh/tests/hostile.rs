@@ -24,6 +24,8 @@ mod anything;
 mod budgets;
 #[path = "hostile/doors.rs"]
 mod doors;
+#[path = "hostile/history.rs"]
+mod history;
 #[path = "hostile/known.rs"]
 mod known;
 #[path = "hostile/log.rs"]

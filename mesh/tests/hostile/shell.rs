@@ -64,12 +64,13 @@ pub(crate) struct Peer {
     pub(crate) datacenter: &'static str,
     pub(crate) life: u64,
     pub(crate) frame_bytes_max: u64,
+    pub(crate) features: u64,
 }
 
 impl Peer {
     pub(crate) fn new(name: &'static str) -> Self {
         let datacenter = if name.starts_with(['o', 'u']) { "us" } else { "eu" };
-        Self { name, datacenter, life: 100, frame_bytes_max: FRAME_BYTES_MAX }
+        Self { name, datacenter, life: 100, frame_bytes_max: FRAME_BYTES_MAX, features: 0 }
     }
 
     pub(crate) fn hello(&self, lane: Lane, link: u64) -> Hello {
@@ -80,7 +81,7 @@ impl Peer {
             roles: 1,
             incarnation: Incarnation(self.life),
             versions: offered_versions(),
-            features: 0,
+            features: self.features,
             frame_bytes_max: self.frame_bytes_max,
             link,
             lane: u8::try_from(lane.index()).unwrap(),
@@ -97,7 +98,7 @@ impl Peer {
             roles: 6,
             incarnation: hello.incarnation,
             versions: hello.versions,
-            features: 0,
+            features: self.features,
             frame_bytes_max: self.frame_bytes_max,
             version: WIRE_VERSION,
             hello_sent_us: 5,
@@ -157,6 +158,8 @@ struct Wire {
     /// The shell's reader of what the peer sends.
     reader: FrameReader,
     inward: BytesMut,
+    /// As the node's writer has it.
+    encoder: BatchEncoder,
     /// The peer's reader of what the node sends.
     peer: FrameReader,
     outward: BytesMut,
@@ -172,7 +175,6 @@ pub(crate) struct Shell {
     /// Their peers read nothing: what waits for them is not asked for.
     pub(crate) unread: BTreeSet<ConnId>,
     wires: BTreeMap<ConnId, Wire>,
-    encoder: BatchEncoder,
     nonce: u64,
 }
 
@@ -202,7 +204,6 @@ impl Shell {
             closed: BTreeMap::new(),
             unread: BTreeSet::new(),
             wires: BTreeMap::new(),
-            encoder: BatchEncoder::new(Options::default(), None),
             nonce: 0,
         };
         shell.advance(Duration::from_millis(1));
@@ -251,19 +252,18 @@ impl Shell {
     }
 
     fn transmit(&mut self, conn: ConnId) {
+        let Some(wire) = self.wires.get_mut(&conn) else { return };
         for _ in 0..100_000 {
             let transmit = self.node.poll_transmit(conn, self.now);
             if transmit.is_empty() {
                 return;
             }
-            let mut wire = transmit.frames;
-            let written: Vec<_> =
-                transmit.batches.iter().map(|batch| batch.encode(&mut self.encoder, &mut wire)).collect();
-            let bytes = wire.concat();
+            let mut slices = transmit.frames;
+            let encode = |batch: &SealedBatch| batch.encode(&mut wire.encoder, &mut slices);
+            let written: Vec<_> = transmit.batches.iter().map(encode).collect();
+            let bytes = slices.concat();
             self.node.handle_written(conn, &written, bytes.len(), self.now);
-            if let Some(to) = self.wires.get_mut(&conn) {
-                to.outward.extend_from_slice(&bytes);
-            }
+            wire.outward.extend_from_slice(&bytes);
         }
         panic!("transmissions that never end");
     }
@@ -271,7 +271,8 @@ impl Shell {
     fn add_wire(&mut self, conn: ConnId) {
         let (reader, peer) = (FrameReader::new(), FrameReader::new());
         let (inward, outward) = (BytesMut::new(), BytesMut::new());
-        self.wires.insert(conn, Wire { reader, inward, peer, outward });
+        let encoder = BatchEncoder::new(Options::default(), None);
+        self.wires.insert(conn, Wire { reader, inward, encoder, peer, outward });
     }
 
     /// The peer sends bytes. Gives the number of frames that the node took.
@@ -289,6 +290,7 @@ impl Shell {
                     frames += 1;
                     if let Some(opened) = self.node.handle_frame(conn, received, length, self.now) {
                         wire.reader.open(&opened);
+                        wire.encoder = BatchEncoder::new(Options::default(), opened.epochs);
                     }
                 }
                 Err(error) => {
