@@ -307,11 +307,11 @@ fn refer(
 
 /// The data column before the second stage, and where in the returned buffer it begins.
 fn data_of(bytes: Bytes, layout: &Layout) -> Result<(Bytes, usize), DecodeError> {
-    if layout.flags & wire::FLAG_LZ4 == 0 {
+    if layout.flags & wire::FLAGS_STAGE == 0 {
         return Ok((bytes, layout.data.start));
     }
     let offset = layout.data.start;
-    let expanded = stage::expand(&bytes[layout.data.clone()], layout.data_bytes);
+    let expanded = stage::expand(layout.flags, &bytes[layout.data.clone()], layout.data_bytes);
     Ok((Bytes::from(expanded.ok_or(DecodeError::Stage { offset })?), 0))
 }
 

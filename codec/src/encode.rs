@@ -133,7 +133,7 @@ impl Encoder {
         payloads: &[Payload],
         mut memory: Option<Memory<'_>>,
     ) -> Result<EncodedFrame, EncodeError> {
-        if self.options.stage == Stage::Zstd {
+        if !self.options.stage.available() {
             return Err(EncodeError::StageUnsupported);
         }
         let input_bytes = check(payloads, &self.options.limits)?;
@@ -247,19 +247,19 @@ impl Encoder {
             prefix[2] |= wire::FLAG_CONCAT;
             payloads.iter().map(|payload| varint::len(payload.len())).sum()
         };
-        let staged = match self.options.stage {
-            Stage::Lz4 if self.compressor.promising(self.data.iter(), self.data.bytes) => {
-                self.gathered.clear();
-                self.gathered.reserve(self.data.bytes);
-                for part in self.data.iter() {
-                    self.gathered.extend_from_slice(part);
-                }
-                self.compressor.compress(&self.gathered)
+        let stage = self.options.stage;
+        let staged = if stage != Stage::None && self.compressor.promising(self.data.iter(), self.data.bytes) {
+            self.gathered.clear();
+            self.gathered.reserve(self.data.bytes);
+            for part in self.data.iter() {
+                self.gathered.extend_from_slice(part);
             }
-            _ => None,
+            self.compressor.compress(stage, &self.gathered)
+        } else {
+            None
         };
         if staged.is_some() {
-            prefix[2] |= wire::FLAG_LZ4;
+            prefix[2] |= stage.flag();
         }
 
         let around = prefix_bytes + head_bytes + wire::CRC_BYTES;

@@ -9,6 +9,7 @@ use crate::destination_set::DestinationSet;
 use crate::error::{DecodeError, LimitName};
 use crate::limits::{DESTINATIONS_MAX, Limits};
 use crate::set_table::SetTable;
+use crate::stage::Stage;
 use crate::streams::HEAD_BYTES;
 use crate::varint::{self, Reader};
 use crate::wire;
@@ -239,7 +240,7 @@ impl Layout {
         }
         let flags = reader.byte()?;
         if flags & !wire::FLAGS_KNOWN != 0
-            || flags & (wire::FLAG_LZ4 | wire::FLAG_ZSTD) == wire::FLAG_LZ4 | wire::FLAG_ZSTD
+            || flags & wire::FLAGS_STAGE == wire::FLAGS_STAGE
             || flags & (wire::FLAG_ECHO | wire::FLAG_HISTORY) == wire::FLAG_ECHO
             || history.is_some() && flags & wire::FLAG_HISTORY == 0
         {
@@ -260,7 +261,7 @@ impl Layout {
                 Some(_) => DecodeError::History { computed, carried },
             });
         }
-        if flags & wire::FLAG_ZSTD != 0 {
+        if flags & wire::FLAG_ZSTD != 0 && !Stage::Zstd.available() {
             return Err(DecodeError::Unsupported { offset: 2, what: "the zstd stage" });
         }
         let mut reader = Reader::new(frame, 3, end);
@@ -406,7 +407,7 @@ impl Layout {
 
     fn check_data(&self) -> Result<(), DecodeError> {
         let carried = self.data.len();
-        if self.flags & wire::FLAG_LZ4 == 0 {
+        if self.flags & wire::FLAGS_STAGE == 0 {
             return match self.data_bytes {
                 needed if needed > carried => Err(DecodeError::Truncated { offset: self.data.end }),
                 needed if needed < carried => Err(DecodeError::Trailing { offset: self.data.start + needed }),
@@ -417,7 +418,11 @@ impl Layout {
             let rule = "a second stage that saves nothing is left out";
             return Err(DecodeError::NotCanonical { offset: self.data.start, rule });
         }
-        if self.data_bytes / wire::LZ4_EXPANSION_MAX > carried {
+        let expansion_max = match self.flags & wire::FLAG_LZ4 {
+            0 => wire::ZSTD_EXPANSION_MAX,
+            _ => wire::LZ4_EXPANSION_MAX,
+        };
+        if self.data_bytes / expansion_max > carried {
             return Err(DecodeError::Stage { offset: self.data.start });
         }
         Ok(())
@@ -430,7 +435,7 @@ impl Layout {
 
     /// Writes the frame that these records and `data` have, without a second stage.
     pub(crate) fn write(&self, data: &[u8], history: Option<u32>) -> Vec<u8> {
-        let mut out = vec![wire::MAGIC, wire::VERSION, self.flags & !wire::FLAG_LZ4];
+        let mut out = vec![wire::MAGIC, wire::VERSION, self.flags & !wire::FLAGS_STAGE];
         varint::put(&mut out, self.count());
         if self.flags & wire::FLAG_ECHO != 0 {
             varint::put(&mut out, self.arrived);

@@ -112,6 +112,9 @@ mod wire;
 
 mod stage;
 
+#[cfg(feature = "zstd")]
+mod zstd;
+
 // Decoding.
 mod decode;
 

@@ -5,6 +5,10 @@
 
 use lz4_flex::block;
 
+use crate::wire;
+#[cfg(feature = "zstd")]
+use crate::zstd;
+
 /// Data columns below this are not worth a compressor's set-up.
 const DATA_BYTES_MIN: usize = 64;
 /// From this length on, samples decide whether the whole is tried.
@@ -21,8 +25,25 @@ pub enum Stage {
     None,
     /// LZ4 block format: fast, modest.
     Lz4,
-    /// Reserved in the format. This build neither writes nor reads it.
+    /// zstd, level −1: a little slower, finds repeats up to 512 KiB apart. Only with the cargo feature `zstd`; without it
+    /// such frames are neither written nor read.
     Zstd,
+}
+
+impl Stage {
+    /// Whether this build has it.
+    pub(crate) fn available(self) -> bool {
+        self != Self::Zstd || cfg!(feature = "zstd")
+    }
+
+    /// The flag of a frame that has it.
+    pub(crate) fn flag(self) -> u8 {
+        match self {
+            Self::None => 0,
+            Self::Lz4 => wire::FLAG_LZ4,
+            Self::Zstd => wire::FLAG_ZSTD,
+        }
+    }
 }
 
 /// Reused memory of the second stage.
@@ -30,6 +51,8 @@ pub enum Stage {
 pub(crate) struct Compressor {
     sample: Vec<u8>,
     out: Vec<u8>,
+    #[cfg(feature = "zstd")]
+    zstd: zstd::Compressor,
 }
 
 impl Compressor {
@@ -60,15 +83,27 @@ impl Compressor {
     }
 
     /// The block for `data`, if it is smaller than `data`.
-    pub(crate) fn compress(&mut self, data: &[u8]) -> Option<&[u8]> {
+    pub(crate) fn compress(&mut self, stage: Stage, data: &[u8]) -> Option<&[u8]> {
         self.out.resize(self.out.len().max(block::get_maximum_output_size(data.len())), 0);
-        let staged = block::compress_into(data, &mut self.out).ok()?;
+        let staged = match stage {
+            Stage::Lz4 => block::compress_into(data, &mut self.out).ok()?,
+            #[cfg(feature = "zstd")]
+            Stage::Zstd => self.zstd.compress(data, &mut self.out)?,
+            _ => return None,
+        };
         (staged < data.len()).then(|| &self.out[..staged])
     }
 }
 
-/// Expands `block` to exactly `data_bytes` bytes.
-pub(crate) fn expand(staged: &[u8], data_bytes: usize) -> Option<Vec<u8>> {
+/// Expands the block of a frame with these flags to exactly `data_bytes` bytes.
+pub(crate) fn expand(flags: u8, staged: &[u8], data_bytes: usize) -> Option<Vec<u8>> {
+    #[cfg(feature = "zstd")]
+    if flags & wire::FLAG_ZSTD != 0 {
+        return zstd::expand(staged, data_bytes);
+    }
+    if flags & wire::FLAG_LZ4 == 0 {
+        return None;
+    }
     let mut out = vec![0; data_bytes];
     (block::decompress_into(staged, &mut out).ok()? == data_bytes).then_some(out)
 }
@@ -90,10 +125,12 @@ mod tests {
         let mut compressor = Compressor::default();
         assert!(!compressor.promising(random.chunks(3000), random.len()));
         assert!(compressor.promising(text.chunks(3000), text.len()));
-        let staged = compressor.compress(&text).unwrap().to_vec();
-        assert_eq!(expand(&staged, text.len()).unwrap(), text);
-        assert_eq!(expand(&staged, text.len() - 1), None);
-        assert_eq!(expand(&staged, text.len() + 1), None);
-        assert_eq!(compressor.compress(&random), None);
+        for stage in [Stage::Lz4, Stage::Zstd].into_iter().filter(|stage| stage.available()) {
+            let staged = compressor.compress(stage, &text).unwrap().to_vec();
+            assert_eq!(expand(stage.flag(), &staged, text.len()).unwrap(), text);
+            assert_eq!(expand(stage.flag(), &staged, text.len() - 1), None);
+            assert_eq!(expand(stage.flag(), &staged, text.len() + 1), None);
+            assert_eq!(compressor.compress(stage, &random), None);
+        }
     }
 }

@@ -17,6 +17,8 @@ pub(crate) const FLAG_HISTORY: u8 = 0x08;
 pub(crate) const FLAG_NOREF: u8 = 0x10;
 /// The frame says how much of what its receiver sent has arrived, and the head may refer to that.
 pub(crate) const FLAG_ECHO: u8 = 0x20;
+/// A frame has at most one of these.
+pub(crate) const FLAGS_STAGE: u8 = FLAG_LZ4 | FLAG_ZSTD;
 /// Every flag with a meaning.
 pub(crate) const FLAGS_KNOWN: u8 = FLAG_CONCAT | FLAG_LZ4 | FLAG_ZSTD | FLAG_HISTORY | FLAG_NOREF | FLAG_ECHO;
 
@@ -59,6 +61,15 @@ pub(crate) const XOR: u8 = 0xD3;
 pub(crate) const CRC_BYTES: usize = 4;
 /// No LZ4 block expands by more than this factor.
 pub(crate) const LZ4_EXPANSION_MAX: usize = 255;
+/// No zstd frame expands by more than this factor: 4 bytes are the shortest block that expands at all, 128 KiB the longest
+/// that comes of one.
+pub(crate) const ZSTD_EXPANSION_MAX: usize = 32_768;
+/// How a zstd frame begins: the magic number, then no checksum, no content size and no dictionary.
+#[cfg_attr(not(feature = "zstd"), allow(dead_code, reason = "the format has it, this build does not"))]
+pub(crate) const ZSTD_BEGINNING: [u8; 5] = [0x28, 0xB5, 0x2F, 0xFD, 0x00];
+/// The largest window descriptor of a zstd frame: 8 MiB, what RFC 8878 asks of every decoder.
+#[cfg_attr(not(feature = "zstd"), allow(dead_code, reason = "the format has it, this build does not"))]
+pub(crate) const ZSTD_WINDOW_MAX: u8 = 0x68;
 
 #[cfg(test)]
 mod tests {
@@ -104,6 +115,11 @@ mod tests {
         assert!(format.contains(&format!("{EACH:X}, set, uv length")));
         assert!(format.contains(&format!("| checksum | {CRC_BYTES} |")));
         assert!(format.contains(&format!("expand by more than {LZ4_EXPANSION_MAX}")));
+        assert!(format.contains("a ZSTD block that would have to by more than 32,768"));
+        assert_eq!(ZSTD_EXPANSION_MAX, 32_768);
+        let beginning: Vec<String> = ZSTD_BEGINNING.iter().map(|byte| format!("{byte:02X}")).collect();
+        assert!(format.contains(&format!("`{}`", beginning.join(" "))));
+        assert!(format.contains(&format!("above `{ZSTD_WINDOW_MAX:02X}`")));
         assert!(format.contains(&format!("Numbers below {SHORT} use")));
     }
 }
