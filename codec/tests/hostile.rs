@@ -4,7 +4,7 @@
 mod common;
 
 use bytes::Bytes;
-use common::{FAMILIES, encoder, family, frame_of, payloads, random, seal};
+use common::{FAMILIES, STAGES, encoder, family, frame_of, payloads, random, seal};
 use fastrand::Rng;
 use proptest::prelude::*;
 use trunkline_codec::{
@@ -20,9 +20,16 @@ fn frames() -> Vec<(Vec<Payload>, Bytes)> {
     let mut rng = Rng::with_seed(11);
     let mut frames = Vec::new();
     for kind in 0..FAMILIES {
-        for (count, len, stage) in
-            [(5, 150, Stage::None), (70, 16, Stage::None), (3, 400, Stage::Lz4), (1, 40, Stage::None)]
-        {
+        for (count, len, stage) in [
+            (5, 150, Stage::None),
+            (70, 16, Stage::None),
+            (3, 400, Stage::Lz4),
+            (1, 40, Stage::None),
+            (3, 400, Stage::Zstd),
+        ] {
+            if !STAGES.contains(&stage) {
+                continue;
+            }
             let messages = family(kind, &mut rng, count, len);
             let messages = payloads(&mut rng, &messages);
             let frame = encoder(stage).encode(&messages).unwrap().to_bytes();
@@ -40,7 +47,7 @@ fn harmless(bytes: &Bytes) {
         assert_eq!(frame.message(index).map(|piece| piece.len()).sum::<usize>(), frame.message_len(index));
     }
     let again = reserialise(bytes.clone(), &Limits::default()).unwrap();
-    if bytes[2] & 2 == 0 {
+    if bytes[2] & 6 == 0 {
         assert!(again == *bytes, "two spellings of one frame");
     }
 }
@@ -150,7 +157,11 @@ fn unknown_versions_and_flags_are_refused() {
     assert_eq!(with(1, 0), DecodeError::Version { found: 0 });
     assert_eq!(with(2, 0x20), DecodeError::Flags { found: 0x20 });
     assert_eq!(with(2, 0x06), DecodeError::Flags { found: 0x06 });
-    assert!(matches!(with(2, 0x04), DecodeError::Unsupported { offset: 2, .. }));
+    if cfg!(feature = "zstd") {
+        assert!(matches!(with(2, 0x04), DecodeError::NotCanonical { .. } | DecodeError::Stage { .. }));
+    } else {
+        assert!(matches!(with(2, 0x04), DecodeError::Unsupported { offset: 2, .. }));
+    }
     assert!(matches!(with(2, 0x08), DecodeError::Unsupported { offset: 2, .. }));
     for code in [0xD1, 0xD2, 0xD3] {
         let error = parse(&frame_of(&[0, 2, 2, code, 0])).unwrap_err();
@@ -160,10 +171,11 @@ fn unknown_versions_and_flags_are_refused() {
     assert_eq!(error, DecodeError::Record { offset: 5, code: 0xC8 });
     let noref = parse(&frame_of(&[0x11, 1, 1, b'x'])).unwrap();
     assert!(noref.no_reference() && noref.to_vec(0) == b"x");
-    assert!(matches!(
-        Encoder::new(Options { stage: Stage::Zstd, ..Options::default() }).encode(&[Payload::default()]),
-        Err(EncodeError::StageUnsupported)
-    ));
+    let zstd =
+        Encoder::new(Options { stage: Stage::Zstd, ..Options::default() }).encode(&[Payload::default()]);
+    let refused = matches!(zstd, Err(EncodeError::StageUnsupported));
+    assert_eq!(refused, cfg!(not(feature = "zstd")));
+    assert_eq!(zstd.is_ok(), cfg!(feature = "zstd"));
 }
 
 /// Limits of which one is `value`.
@@ -325,4 +337,122 @@ fn second_stages_that_lie_are_refused() {
     // A block that saves nothing.
     let stored = [&[0x03, 1, 4, 0x40][..], b"abcd"].concat();
     assert!(matches!(parse(&frame_of(&stored)), Err(DecodeError::NotCanonical { .. })));
+}
+
+/// A frame of one message of `announced` bytes whose data is this zstd block.
+#[cfg(feature = "zstd")]
+fn zstd_frame(announced: usize, block: &[u8]) -> Bytes {
+    let mut rest = vec![0x05, 1];
+    trunkline_codec::varint::put(&mut rest, announced);
+    rest.extend_from_slice(block);
+    frame_of(&rest)
+}
+
+/// What zstd makes of `data` with these parameters.
+#[cfg(feature = "zstd")]
+fn zstd_block(data: &[u8], parameters: &[zstd_safe::CParameter]) -> Vec<u8> {
+    let mut context = zstd_safe::CCtx::create();
+    for &parameter in parameters {
+        context.set_parameter(parameter).unwrap();
+    }
+    let mut out = Vec::with_capacity(zstd_safe::compress_bound(data.len()));
+    context.compress2(&mut out, data).unwrap();
+    out
+}
+
+#[cfg(feature = "zstd")]
+#[test]
+fn zstd_blocks_of_another_form_are_refused() {
+    use zstd_safe::CParameter::{ChecksumFlag, CompressionLevel, ContentSizeFlag, WindowLog};
+
+    let text = b"the same words come again and again, ".repeat(300);
+    let refused = |announced: usize, block: &[u8]| {
+        assert!(
+            matches!(parse(&zstd_frame(announced, block)), Err(DecodeError::Stage { .. })),
+            "{announced}"
+        );
+    };
+    for level in [-5, 1, 9] {
+        let plain = zstd_block(&text, &[ContentSizeFlag(false), CompressionLevel(level)]);
+        assert_eq!(parse(&zstd_frame(text.len(), &plain)).unwrap().to_vec(0), text);
+        refused(text.len() - 1, &plain);
+        refused(text.len() + 1, &plain);
+        refused(text.len(), &plain[..plain.len() - 1]);
+        refused(text.len(), &[&plain[..], &[0]].concat());
+        // Frames behind it that say nothing, and one before it that is to be skipped.
+        let empty = zstd_block(&[], &[ContentSizeFlag(false)]);
+        let skipped = [0x50, 0x2A, 0x4D, 0x18, 1, 0, 0, 0, 7];
+        refused(text.len(), &[&plain[..], &empty].concat());
+        refused(text.len(), &[&plain[..], &skipped].concat());
+        refused(text.len(), &[&skipped[..], &plain].concat());
+        refused(2 * text.len(), &[&plain[..], &plain].concat());
+    }
+    refused(text.len(), &zstd_block(&text, &[]));
+    refused(text.len(), &zstd_block(&text, &[ContentSizeFlag(false), ChecksumFlag(true)]));
+    // A dictionary by number: the descriptor says one byte of it.
+    let mut dictionary = zstd_block(&text, &[ContentSizeFlag(false)]);
+    dictionary[4] = 1;
+    dictionary.insert(6, 7);
+    refused(text.len(), &dictionary);
+    // The largest window that is allowed, and the next one.
+    for (log, allowed) in [(23, true), (24, false), (27, false)] {
+        let mut windowed = zstd_block(&text, &[ContentSizeFlag(false), WindowLog(20)]);
+        windowed[5] = (log - 10) << 3;
+        assert_eq!(parse(&zstd_frame(text.len(), &windowed)).is_ok(), allowed, "window of 2^{log}");
+    }
+}
+
+#[cfg(feature = "zstd")]
+#[test]
+fn zstd_bombs_are_refused() {
+    // The shortest frame there is for so many zeros: blocks of 4 bytes, 128 KiB each.
+    let bomb = |blocks: usize| {
+        let mut block = vec![0x28, 0xB5, 0x2F, 0xFD, 0x00, 0x68];
+        for index in 0..blocks {
+            let header = (128u32 << 10) << 3 | 1 << 1 | u32::from(index + 1 == blocks);
+            block.extend_from_slice(&header.to_le_bytes()[..3]);
+            block.push(0);
+        }
+        block
+    };
+    let full = 128 << 10;
+    let message = parse(&zstd_frame(4 * full, &bomb(4))).unwrap().to_vec(0);
+    assert!(message.len() == 4 * full && message.iter().all(|byte| *byte == 0));
+    // Longer or shorter than announced: nothing is written beyond what the head allows.
+    for announced in [1 << 10, 3 * full, 4 * full - 1, 4 * full + 1] {
+        assert!(matches!(parse(&zstd_frame(announced, &bomb(4))), Err(DecodeError::Stage { .. })));
+    }
+    // More than the receiver holds.
+    let limits = Limits { data_bytes: full, ..Limits::default() };
+    let error = Frame::parse(zstd_frame(4 * full, &bomb(4)), &limits).unwrap_err();
+    assert!(matches!(error, DecodeError::Limit { limit: LimitName::DataBytes, .. }));
+    // More than any frame of zstd can hold, with limits that allow everything: refused without an allocation.
+    let generous = Limits {
+        message_bytes: usize::MAX,
+        output_bytes: usize::MAX,
+        data_bytes: usize::MAX,
+        ..Limits::default()
+    };
+    for announced in [1 << 40, 1 << 62] {
+        let error = Frame::parse(zstd_frame(announced, &bomb(4)), &generous).unwrap_err();
+        assert!(matches!(error, DecodeError::Stage { .. }));
+    }
+}
+
+#[cfg(feature = "zstd")]
+#[test]
+fn mutated_zstd_blocks_never_panic() {
+    let mut rng = Rng::with_seed(3);
+    for kind in 0..FAMILIES {
+        let messages = family(kind, &mut rng, 3, 3000);
+        let frame = encoder(Stage::Zstd).encode(&payloads(&mut rng, &messages)).unwrap().to_bytes();
+        for _ in 0..400 {
+            let mut bytes = frame.to_vec();
+            for _ in 0..rng.usize(1..4) {
+                let at = rng.usize(3..bytes.len() - 4);
+                bytes[at] = rng.u8(..);
+            }
+            harmless(&seal(bytes));
+        }
+    }
 }

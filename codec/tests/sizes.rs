@@ -3,7 +3,7 @@
 mod common;
 
 use bytes::Bytes;
-use common::{assert_exact, encoder, random};
+use common::{STAGES, assert_exact, encoder, random};
 use fastrand::Rng;
 use trunkline_codec::{Payload, Stage};
 
@@ -21,9 +21,11 @@ fn header(rng: &mut Rng, to: u8) -> Vec<u8> {
 fn frame_bytes(messages: &[Payload]) -> usize {
     let encoded = encoder(Stage::None).encode(messages).unwrap();
     assert_exact(messages, &encoded);
-    let staged = encoder(Stage::Lz4).encode(messages).unwrap();
-    assert_exact(messages, &staged);
-    assert!(staged.len() <= encoded.len());
+    for &stage in STAGES {
+        let staged = encoder(stage).encode(messages).unwrap();
+        assert_exact(messages, &staged);
+        assert!(staged.len() <= encoded.len());
+    }
     encoded.len()
 }
 

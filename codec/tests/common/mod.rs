@@ -175,6 +175,10 @@ pub(crate) fn payloads(rng: &mut Rng, messages: &[Vec<u8>]) -> Vec<Payload> {
         .collect()
 }
 
+/// The stages that this build has.
+pub(crate) const STAGES: &[Stage] =
+    if cfg!(feature = "zstd") { &[Stage::None, Stage::Lz4, Stage::Zstd] } else { &[Stage::None, Stage::Lz4] };
+
 /// An encoder with a fixed seed.
 pub(crate) fn encoder(stage: Stage) -> Encoder {
     Encoder::new(Options { stage, seed: Some(7), ..Options::default() })

@@ -88,8 +88,15 @@ pub(crate) fn decode(frame: &[u8]) -> Vec<Vec<u8>> {
     }
     let bytes: usize =
         records.iter().map(|(set, len, each)| if *each { set.len() * len } else { *len }).sum();
-    let data =
-        if flags & 2 != 0 { lz4_flex::block::decompress(frame.0, bytes).unwrap() } else { frame.0.to_vec() };
+    let data = match flags & 6 {
+        0 => frame.0.to_vec(),
+        2 => lz4_flex::block::decompress(frame.0, bytes).unwrap(),
+        _ => {
+            let mut data = Vec::with_capacity(bytes);
+            zstd_safe::decompress(&mut data, frame.0).unwrap();
+            data
+        }
+    };
     let mut data = Cursor(&data);
     let mut messages = vec![Vec::new(); m];
     for (set, len, each) in records {
