@@ -1,6 +1,8 @@
 //! How far two byte strings agree, and the few word operations beneath it.
 
 const WIDE: usize = 64;
+/// Equality of so many bytes is left to `memcmp`, which knows the processor; where it says no, they are looked at again.
+const LONG: usize = 1024;
 
 /// The first eight bytes as a word.
 #[inline]
@@ -25,13 +27,25 @@ pub(crate) fn mix(a: u64, b: u64) -> u64 {
     u64::from_le_bytes(halves[0]) ^ u64::from_le_bytes(halves[1])
 }
 
+/// Whether all words are equal, without a branch or a call for any of them.
+#[inline]
+fn equal_wide(a: &[u8; WIDE], b: &[u8; WIDE]) -> bool {
+    let (words_a, _) = a.as_chunks::<8>();
+    let (words_b, _) = b.as_chunks::<8>();
+    let differing = |(x, y): (&[u8; 8], &[u8; 8])| u64::from_le_bytes(*x) ^ u64::from_le_bytes(*y);
+    words_a.iter().zip(words_b).map(differing).fold(0, |all, some| all | some) == 0
+}
+
 /// Length of the longest common prefix.
 pub(crate) fn common_prefix(a: &[u8], b: &[u8]) -> usize {
     let len = a.len().min(b.len());
     let (a, b) = (&a[..len], &b[..len]);
-    let (wide_a, _) = a.as_chunks::<WIDE>();
-    let (wide_b, _) = b.as_chunks::<WIDE>();
-    let wide = wide_a.iter().zip(wide_b).take_while(|(x, y)| x == y).count() * WIDE;
+    let (long_a, _) = a.as_chunks::<LONG>();
+    let (long_b, _) = b.as_chunks::<LONG>();
+    let long = long_a.iter().zip(long_b).take_while(|(x, y)| x == y).count() * LONG;
+    let (wide_a, _) = a[long..].as_chunks::<WIDE>();
+    let (wide_b, _) = b[long..].as_chunks::<WIDE>();
+    let wide = long + wide_a.iter().zip(wide_b).take_while(|(x, y)| equal_wide(x, y)).count() * WIDE;
     let (words_a, _) = a[wide..].as_chunks::<8>();
     let (words_b, _) = b[wide..].as_chunks::<8>();
     let mut at = wide;
@@ -49,9 +63,13 @@ pub(crate) fn common_prefix(a: &[u8], b: &[u8]) -> usize {
 pub(crate) fn common_suffix(a: &[u8], b: &[u8]) -> usize {
     let len = a.len().min(b.len());
     let (a, b) = (&a[a.len() - len..], &b[b.len() - len..]);
-    let (_, wide_a) = a.as_rchunks::<WIDE>();
-    let (_, wide_b) = b.as_rchunks::<WIDE>();
-    let wide = wide_a.iter().rev().zip(wide_b.iter().rev()).take_while(|(x, y)| x == y).count() * WIDE;
+    let (_, long_a) = a.as_rchunks::<LONG>();
+    let (_, long_b) = b.as_rchunks::<LONG>();
+    let long = long_a.iter().rev().zip(long_b.iter().rev()).take_while(|(x, y)| x == y).count() * LONG;
+    let (_, wide_a) = a[..len - long].as_rchunks::<WIDE>();
+    let (_, wide_b) = b[..len - long].as_rchunks::<WIDE>();
+    let pairs = wide_a.iter().rev().zip(wide_b.iter().rev());
+    let wide = long + pairs.take_while(|(x, y)| equal_wide(x, y)).count() * WIDE;
     let (_, words_a) = a[..len - wide].as_rchunks::<8>();
     let (_, words_b) = b[..len - wide].as_rchunks::<8>();
     let mut common = wide;
@@ -93,8 +111,8 @@ mod tests {
 
     #[test]
     fn prefix_suffix_and_mask_agree_with_the_plain_loops() {
-        let base: Vec<u8> = (0..300u32).map(|k| (k * k % 251).to_le_bytes()[0]).collect();
-        for len in [0, 1, 7, 8, 9, 63, 64, 65, 128, 200, 300] {
+        let base: Vec<u8> = (0..2500u32).map(|k| (k * k % 251).to_le_bytes()[0]).collect();
+        for len in [0, 1, 7, 8, 9, 63, 64, 65, 128, 200, 300, 1024, 1100, 2500] {
             for flip in 0..len {
                 let mut other = base[..len].to_vec();
                 other[flip] ^= 0x11;
@@ -105,7 +123,7 @@ mod tests {
                 assert_eq!(equal_mask(&base[..len], &other), expected);
             }
             assert_eq!(common_prefix(&base, &base[..len]), len);
-            assert_eq!(common_suffix(&base, &base[300 - len..]), len);
+            assert_eq!(common_suffix(&base, &base[2500 - len..]), len);
         }
     }
 }
