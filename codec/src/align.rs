@@ -17,6 +17,8 @@ const CREDIT_START: usize = 512;
 const PROBE_COST: usize = 32;
 /// How far a probe tolerates that a field grew or shrank.
 const SHIFT_MAX: usize = 16;
+/// Places that such a shift can lead to, and a few more that make whole vectors.
+const SHIFTS: usize = 48;
 /// How far ahead a probe looks for the next NUL.
 const NUL_REACH: usize = 64;
 /// Where the words lie that a probe looks for in the other text.
@@ -151,6 +153,9 @@ fn same_diagonal(rest: &[u8], wanted: &[u8]) -> Option<(usize, usize)> {
 fn shifted(rest: &[u8], wanted: &[u8]) -> Option<(usize, usize)> {
     for anchor in ANCHORS {
         let Some(word) = load_at(wanted, anchor) else { break };
+        if !may_hold(&rest[anchor.saturating_sub(SHIFT_MAX).min(rest.len())..], word) {
+            continue;
+        }
         for shift in 1..=SHIFT_MAX {
             let later = (load_at(rest, anchor + shift) == Some(word)).then_some(anchor + shift);
             let earlier = anchor.checked_sub(shift).filter(|&at| load_at(rest, at) == Some(word));
@@ -163,9 +168,24 @@ fn shifted(rest: &[u8], wanted: &[u8]) -> Option<(usize, usize)> {
     None
 }
 
+/// Whether the first four bytes of `word` may stand at one of the first places of `text`: all of them at once, because
+/// nearly always they do not.
+fn may_hold(text: &[u8], word: u64) -> bool {
+    let Some(window) = text.first_chunk::<{ SHIFTS + 3 }>() else { return true };
+    let [a, b, c, d, ..] = word.to_le_bytes();
+    let mut any = false;
+    for at in 0..SHIFTS {
+        any |= (window[at] == a) & (window[at + 1] == b) & (window[at + 2] == c) & (window[at + 3] == d);
+    }
+    any
+}
+
 /// Strings that end with NUL have other lengths: four equal bytes after the next NUL of each.
 fn after_nul(rest: &[u8], wanted: &[u8]) -> Option<(usize, usize)> {
-    let nul = |text: &[u8]| text.iter().take(NUL_REACH).position(|&byte| byte == 0);
+    let nul = |text: &[u8]| match equal_mask(text, &[0; NUL_REACH]) {
+        0 => None,
+        mask => Some(mask.trailing_zeros() as usize),
+    };
     let (at, from) = (nul(rest)?, nul(wanted)?);
     let equal =
         rest[at..].iter().zip(&wanted[from..]).take(RUN_BYTES_MIN + 1).take_while(|(x, y)| x == y).count();
