@@ -29,10 +29,10 @@ const SEARCH_BYTES_MIN: usize = 64;
 const SEARCH_PART: usize = 64;
 /// Bytes that a message without any credit is searched for at every position. Each message that turns out to share
 /// nothing halves it for the next; the credit that a message has earned comes on top.
-const PATIENCE_BYTES_MAX: usize = 1 << 10;
+const PATIENCE_BYTES_MAX: usize = 256;
 const PATIENCE_BYTES_MIN: usize = 64;
 /// After that, bytes between two faster steps.
-const IMPATIENCE_BYTES: usize = 512;
+const IMPATIENCE_BYTES: usize = 128;
 /// Odd, so that every step meets every alignment of the reference's blocks.
 const STEPS: [usize; 7] = [1, 3, 7, 15, 33, 65, 129];
 /// A block that is not unique is taken only if it lies this close ahead.
@@ -297,7 +297,7 @@ mod tests {
         for shift in 0..40 {
             let run = random(3, 63);
             let reference = [random(4, 1000 + shift), run.clone(), random(5, 500)].concat();
-            let message = [random(6, 777), run, random(7, 300)].concat();
+            let message = [random(6, 200), run, random(7, 300)].concat();
             assert_eq!(covered(&reference, &message), 63, "shift {shift}");
         }
     }
