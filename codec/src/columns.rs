@@ -1,5 +1,7 @@
 //! Short texts of equal length, one below the other: what changes is sent for each, what does not is sent once.
 
+use std::ops::Range;
+
 use crate::destination_set::DestinationSet;
 use crate::plan::Item;
 use crate::records::Records;
@@ -11,7 +13,8 @@ pub(crate) const COLUMN_BYTES_MAX: usize = 512;
 const SPLIT_BYTES: usize = 4;
 
 /// Puts equally long `items` out in columns. Unless it `must`, it declines when more than half of the columns change.
-pub(crate) fn try_put(items: &[Item<'_>], must: bool, out: &mut Records<'_>) -> bool {
+/// `order` is room to sort in.
+pub(crate) fn try_put(items: &[Item<'_>], must: bool, out: &mut Records<'_>, order: &mut Vec<usize>) -> bool {
     let len = items[0].bytes.len();
     let mut changes = [0u8; COLUMN_BYTES_MAX];
     let changes = &mut changes[..len];
@@ -25,77 +28,78 @@ pub(crate) fn try_put(items: &[Item<'_>], must: bool, out: &mut Records<'_>) -> 
     if !must && changes.iter().filter(|change| **change != 0).count() * 2 > len {
         return false;
     }
-    let set = set_of(items);
+    let set = set_of(items.iter());
     let mut at = 0;
     let mut varying = 0;
     while at < len {
         let equal = changes[at..].iter().take_while(|change| **change == 0).count();
         let whole = equal == len;
         if whole || (items.len() - 1) * equal > SPLIT_BYTES {
-            put_varying(items, &set, varying, at, out);
+            put_varying(items, &set, varying..at, out, order);
             out.shared(&set, items[0].span.part(at, at + equal));
             varying = at + equal;
         }
         at += equal;
         at += changes[at..].iter().take_while(|change| **change != 0).count();
     }
-    put_varying(items, &set, varying, len, out);
+    put_varying(items, &set, varying..len, out, order);
     true
 }
 
-/// Puts out items of various short lengths, in columns per length.
-pub(crate) fn put_by_length(items: &[Item<'_>], out: &mut Records<'_>) {
-    let mut order: Vec<Item<'_>> = items.to_vec();
-    order.sort_by_key(|item| item.bytes.len());
-    for class in order.chunk_by(|a, b| a.bytes.len() == b.bytes.len()) {
+/// Puts out items of various short lengths, in columns per length. They are in the order of their messages.
+pub(crate) fn put_by_length(items: &mut [Item<'_>], out: &mut Records<'_>, order: &mut Vec<usize>) {
+    items.sort_unstable_by_key(|item| (item.bytes.len(), item.span.message));
+    for class in items.chunk_by(|a, b| a.bytes.len() == b.bytes.len()) {
         match class {
             [one] => out.private(one.span),
             _ => {
-                try_put(class, true, out);
+                try_put(class, true, out, order);
             }
         }
     }
 }
 
-/// Puts out the columns `start..end`, in which items differ: one piece for each, or one record per distinct content.
-fn put_varying(items: &[Item<'_>], set: &DestinationSet, start: usize, end: usize, out: &mut Records<'_>) {
-    let len = end - start;
+/// Puts out the `columns` in which items differ: one piece for each, or one record per distinct content.
+fn put_varying(
+    items: &[Item<'_>],
+    set: &DestinationSet,
+    columns: Range<usize>,
+    out: &mut Records<'_>,
+    order: &mut Vec<usize>,
+) {
+    let len = columns.len();
     if len == 0 {
         return;
     }
-    let mut order: Vec<&Item<'_>> = items.iter().collect();
-    order.sort_by_key(|item| &item.bytes[start..end]);
-    let alike = |a: &&Item<'_>, b: &&Item<'_>| a.bytes[start..end] == b.bytes[start..end];
+    let bytes = |index: usize| &items[index].bytes[columns.clone()];
+    order.clear();
+    order.extend(0..items.len());
+    order.sort_unstable_by(|&a, &b| bytes(a).cmp(bytes(b)).then(a.cmp(&b)));
+    let alike = |a: &usize, b: &usize| bytes(*a) == bytes(*b);
     // Sorting compares every item with about log2(count) others.
     out.work.compared_bytes += items.len() * len * (items.len().ilog2() as usize + 2);
     let table = out.table();
     let len_bytes = varint::len(len);
     let each_bytes = 1 + table.cost(set) + len_bytes + len * items.len();
+    let members = |group: &[usize]| set_of(group.iter().map(|&index| &items[index]));
     let mut alike_bytes = 0;
     for group in order.chunk_by(alike) {
-        alike_bytes += len + len_bytes + if group.len() == 1 { 1 } else { table.cost(&set_of_refs(group)) };
+        alike_bytes += len + len_bytes + if group.len() == 1 { 1 } else { table.cost(&members(group)) };
         if alike_bytes >= each_bytes {
             break;
         }
     }
+    let part = |item: &Item<'_>| item.span.part(columns.start, columns.end);
     if alike_bytes < each_bytes {
         for group in order.chunk_by(alike) {
-            out.shared(&set_of_refs(group), group[0].span.part(start, end));
+            out.shared(&members(group), part(&items[group[0]]));
         }
     } else {
-        out.each(set, items.iter().map(|item| item.span.part(start, end)), len);
+        out.each(set, items.iter().map(part), len);
     }
 }
 
-fn set_of(items: &[Item<'_>]) -> DestinationSet {
-    let mut set = DestinationSet::EMPTY;
-    for item in items {
-        set.insert(item.span.message);
-    }
-    set
-}
-
-fn set_of_refs(items: &[&Item<'_>]) -> DestinationSet {
+fn set_of<'a>(items: impl Iterator<Item = &'a Item<'a>>) -> DestinationSet {
     let mut set = DestinationSet::EMPTY;
     for item in items {
         set.insert(item.span.message);
@@ -124,7 +128,7 @@ mod tests {
         let items: Vec<Item<'_>> =
             messages.iter().enumerate().map(|(k, bytes)| Item { span: span(k), bytes }).collect();
         let mut out = Records::new(texts, &mut head, &mut data, Work::default());
-        let accepted = try_put(&items, must, &mut out);
+        let accepted = try_put(&items, must, &mut out, &mut Vec::new());
         head.flush();
         (head.bytes().to_vec(), data.iter().flatten().copied().collect(), accepted)
     }

@@ -56,6 +56,11 @@ impl DestinationSet {
         self.words.view_bits_mut::<Lsb0>().set(index, true);
     }
 
+    /// Takes one destination away.
+    pub(crate) fn remove(&mut self, index: usize) {
+        self.words.view_bits_mut::<Lsb0>().set(index, false);
+    }
+
     /// Whether `index` is a member.
     pub(crate) fn contains(&self, index: usize) -> bool {
         self.words.view_bits::<Lsb0>()[index]

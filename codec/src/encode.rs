@@ -9,9 +9,7 @@ use crate::data::{Chunk, DataColumn};
 use crate::echo::{Received, Sent};
 use crate::error::{EncodeError, LimitName};
 use crate::head::HeadWriter;
-use crate::identity::Addresses;
 use crate::in_step::InStep;
-use crate::index::BlockIndex;
 use crate::limits::{DESTINATIONS_MAX, Limits};
 use crate::past::PastRuns;
 use crate::payload::Payload;
@@ -63,6 +61,8 @@ pub struct Encoder {
     head: HeadWriter,
     data: DataColumn,
     borders: Borders,
+    /// The messages that are not empty.
+    spans: Vec<Span>,
     scratch: Scratch,
     compressor: Compressor,
     /// The data column in one piece, for the second stage.
@@ -93,11 +93,8 @@ impl Encoder {
             head: HeadWriter::new(),
             data: DataColumn::default(),
             borders: Borders::default(),
-            scratch: Scratch {
-                index: BlockIndex::new(seed),
-                addresses: Addresses::default(),
-                joined: Vec::new(),
-            },
+            spans: Vec::new(),
+            scratch: Scratch::new(seed),
             compressor: Compressor::default(),
             gathered: Vec::new(),
             out: BytesMut::new(),
@@ -140,19 +137,21 @@ impl Encoder {
         let count = payloads.len();
         self.borders.reset(payloads);
         let texts = Texts::new(payloads, &self.borders);
-        let spans: Vec<Span> = payloads
-            .iter()
-            .enumerate()
-            .filter(|(_, payload)| !payload.is_empty())
-            .map(|(message, payload)| Span { message, start: 0, end: payload.len() })
-            .collect();
+        self.spans.clear();
+        self.spans.extend(
+            payloads
+                .iter()
+                .enumerate()
+                .filter(|(_, payload)| !payload.is_empty())
+                .map(|(message, payload)| Span { message, start: 0, end: payload.len() }),
+        );
         let concat_head_bytes: usize = payloads.iter().map(|payload| varint::len(payload.len())).sum();
         let mut split = false;
         let mut work = Work::default();
         let mut in_step = false;
         if let Some(memory) = &mut memory {
             let Memory { numbers, streams, .. } = *memory;
-            in_step = memory.in_step.find(texts, &spans, numbers, streams, &mut work);
+            in_step = memory.in_step.find(texts, &self.spans, numbers, streams, &mut work);
             memory.runs.clear();
             if !in_step {
                 memory.runs.find(texts, numbers, payloads.iter().map(Payload::len), streams, &mut work);
@@ -176,7 +175,7 @@ impl Encoder {
                 }
             }
             let mut planner = Planner { texts, scratch: &mut self.scratch, out };
-            for spans in spans.chunks(group) {
+            for spans in self.spans.chunks(group) {
                 match memory.as_ref().filter(|_| in_step) {
                     Some(memory) => planner.plan_in_step(spans, memory.in_step),
                     None => planner.plan(spans),
@@ -194,7 +193,7 @@ impl Encoder {
         }
         if !split {
             self.data.reset();
-            for &span in &spans {
+            for &span in &self.spans {
                 self.data.push(texts, span);
             }
         }

@@ -46,10 +46,57 @@ impl<'a> Item<'a> {
 /// Memory that a planner needs and that outlives it.
 #[derive(Debug)]
 pub(crate) struct Scratch {
-    pub(crate) index: BlockIndex,
-    pub(crate) addresses: Addresses,
+    index: BlockIndex,
+    addresses: Addresses,
     /// Bytes of parts that span several segments.
-    pub(crate) joined: Vec<u8>,
+    joined: Vec<u8>,
+    /// One per round that is under way, at most.
+    cuts: Vec<Cuts>,
+    /// Empty lists, for whoever needs one.
+    items: Vec<Vec<Item<'static>>>,
+    spans: Vec<Vec<Span>>,
+    order: Vec<usize>,
+}
+
+/// What is shared in one round, and how it is cut.
+#[derive(Debug, Default)]
+struct Cuts {
+    runs: Runs,
+    sweep: Sweep,
+}
+
+impl Scratch {
+    /// Empty memory; `seed` is the index's.
+    pub(crate) fn new(seed: u64) -> Self {
+        Self {
+            index: BlockIndex::new(seed),
+            addresses: Addresses::default(),
+            joined: Vec::new(),
+            cuts: Vec::new(),
+            items: Vec::new(),
+            spans: Vec::new(),
+            order: Vec::new(),
+        }
+    }
+
+    fn take_items<'a>(&mut self) -> Vec<Item<'a>> {
+        self.items.pop().unwrap_or_default()
+    }
+
+    fn give_items(&mut self, mut items: Vec<Item<'_>>) {
+        items.clear();
+        // No item is left whose bytes could matter. Collecting in place keeps the memory.
+        self.items.push(items.into_iter().map(|item| Item { span: item.span, bytes: &[] }).collect());
+    }
+
+    fn take_spans(&mut self) -> Vec<Span> {
+        self.spans.pop().unwrap_or_default()
+    }
+
+    fn give_spans(&mut self, mut spans: Vec<Span>) {
+        spans.clear();
+        self.spans.push(spans);
+    }
 }
 
 /// Plans one frame.
@@ -110,9 +157,11 @@ impl Planner<'_> {
             && let Some((index, head_bytes)) = self.outsized(spans)
         {
             let long = spans[index];
-            let mut heads = spans.to_vec();
+            let mut heads = self.scratch.take_spans();
+            heads.extend_from_slice(spans);
             heads[index] = long.part(0, head_bytes);
             self.by_address(&heads, round);
+            self.scratch.give_spans(heads);
             self.out.private(long.part(head_bytes, long.len()));
             return;
         }
@@ -120,11 +169,18 @@ impl Planner<'_> {
             self.by_bytes_joined(spans);
             return;
         }
-        let Some((reference, runs)) = self.runs_by_address(spans) else {
-            self.by_bytes_joined(spans);
-            return;
-        };
-        let sweep = runs.sweep(spans, reference, self.out.table());
+        let mut cuts = self.scratch.cuts.pop().unwrap_or_default();
+        match self.runs_by_address(spans, &mut cuts.runs) {
+            Some(reference) => self.along(&mut cuts, spans, reference, round),
+            None => self.by_bytes_joined(spans),
+        }
+        self.scratch.cuts.push(cuts);
+    }
+
+    /// Plans what is shared by address, and between it the next round.
+    fn along(&mut self, cuts: &mut Cuts, spans: &[Span], reference: usize, round: usize) {
+        let Cuts { runs, sweep } = cuts;
+        runs.sweep(spans, reference, self.out.table(), sweep);
         self.out.work.visits += sweep.visits;
         let mut begin = 0;
         for step in &sweep.steps {
@@ -163,9 +219,8 @@ impl Planner<'_> {
         Some((index, head_bytes))
     }
 
-    /// The longest of `spans` that shares memory with others, and what it shares. Gives up after a few.
-    fn runs_by_address(&mut self, spans: &[Span]) -> Option<(usize, Runs)> {
-        let mut runs = Runs::default();
+    /// The longest of `spans` that shares memory with others; what it shares goes to `runs`. Gives up after a few.
+    fn runs_by_address(&mut self, spans: &[Span], runs: &mut Runs) -> Option<usize> {
         let mut tried = DestinationSet::EMPTY;
         for _ in 0..REFERENCES_TRIED.min(spans.len() - 1) {
             let untried = |(index, span): (usize, &Span)| if tried.contains(index) { 0 } else { span.len() };
@@ -181,7 +236,7 @@ impl Planner<'_> {
                 runs.close();
             }
             if !runs.is_empty() {
-                return Some((reference, runs));
+                return Some(reference);
             }
         }
         None
@@ -198,18 +253,17 @@ impl Planner<'_> {
             }
         }
         let mut rest = joined.as_slice();
-        let items: Vec<Item<'_>> = spans
-            .iter()
-            .map(|&span| {
-                let bytes = self.texts.contiguous(span).unwrap_or_else(|| {
-                    let (bytes, others) = rest.split_at(span.len());
-                    rest = others;
-                    bytes
-                });
-                Item { span, bytes }
-            })
-            .collect();
+        let mut items = self.scratch.take_items();
+        items.extend(spans.iter().map(|&span| {
+            let bytes = self.texts.contiguous(span).unwrap_or_else(|| {
+                let (bytes, others) = rest.split_at(span.len());
+                rest = others;
+                bytes
+            });
+            Item { span, bytes }
+        }));
         self.by_bytes(&items, 0, true);
+        self.scratch.give_items(items);
         self.scratch.joined = joined;
     }
 
@@ -223,12 +277,12 @@ impl Planner<'_> {
         let len = first.bytes.len();
         if len <= COLUMN_BYTES_MAX && items.iter().all(|item| item.bytes.len() == len) {
             let must = round == BYTE_ROUNDS || (round > 0 && len <= SHORT_BYTES);
-            if columns::try_put(items, must, &mut self.out) {
+            if columns::try_put(items, must, &mut self.out, &mut self.scratch.order) {
                 return;
             }
         }
         if round > 0 && items.iter().all(|item| item.bytes.len() <= SHORT_BYTES) {
-            columns::put_by_length(items, &mut self.out);
+            self.put_by_length(items.iter());
             return;
         }
         if round == BYTE_ROUNDS {
@@ -239,18 +293,25 @@ impl Planner<'_> {
     }
 
     fn last_round(&mut self, items: &[Item<'_>]) {
-        let short: Vec<Item<'_>> =
-            items.iter().filter(|item| item.bytes.len() <= SHORT_BYTES).copied().collect();
-        columns::put_by_length(&short, &mut self.out);
+        self.put_by_length(items.iter().filter(|item| item.bytes.len() <= SHORT_BYTES));
         for item in items.iter().filter(|item| item.bytes.len() > SHORT_BYTES) {
             self.out.private(item.span);
         }
     }
 
+    fn put_by_length<'b>(&mut self, items: impl Iterator<Item = &'b Item<'b>>) {
+        let mut short = self.scratch.take_items();
+        short.extend(items.copied());
+        columns::put_by_length(&mut short, &mut self.out, &mut self.scratch.order);
+        self.scratch.give_items(short);
+    }
+
     /// Unless `hopeful`, the last reference shared nothing with any of `items`.
     fn against_longest(&mut self, items: &[Item<'_>], round: usize, hopeful: bool) {
         let reference = longest(items.iter().map(|item| item.bytes.len()));
-        let mut runs = Runs::default();
+        let mut cuts = self.scratch.cuts.pop().unwrap_or_default();
+        let Cuts { runs, sweep } = &mut cuts;
+        runs.clear();
         let mut against =
             Reference::new(items[reference].bytes, &mut self.scratch.index, &mut self.out.work, hopeful);
         for (index, item) in items.iter().enumerate() {
@@ -262,17 +323,19 @@ impl Planner<'_> {
         if runs.is_empty() {
             // Two references in a row that nobody resembles: the rest is taken to share nothing either.
             let round = if hopeful { round + 1 } else { BYTE_ROUNDS };
+            self.scratch.cuts.push(cuts);
             self.gap(items, items[reference].span.message, round, false);
             return;
         }
-        let spans: Vec<Span> = items.iter().map(|item| item.span).collect();
-        let Sweep { steps, parts, visits } = runs.sweep(&spans, reference, self.out.table());
-        self.out.work.visits += visits;
+        let mut spans = self.scratch.take_spans();
+        spans.extend(items.iter().map(|item| item.span));
+        runs.sweep(&spans, reference, self.out.table(), sweep);
+        self.out.work.visits += sweep.visits;
         let mut begin = 0;
-        let mut gap = Vec::new();
-        for step in &steps {
+        let mut gap = self.scratch.take_items();
+        for step in &sweep.steps {
             gap.clear();
-            for &part in &parts[begin..step.parts_end] {
+            for &part in &sweep.parts[begin..step.parts_end] {
                 let of = items.binary_search_by_key(&part.message, |item| item.span.message);
                 gap.push(items[of.expect("every part is of an item")].part(part));
             }
@@ -282,6 +345,9 @@ impl Planner<'_> {
                 self.out.shared(set, *span);
             }
         }
+        self.scratch.give_items(gap);
+        self.scratch.give_spans(spans);
+        self.scratch.cuts.push(cuts);
     }
 
     /// Plans a gap. A long part of the last reference has been compared with everything and found unlike it.
@@ -295,7 +361,10 @@ impl Planner<'_> {
             return;
         };
         self.out.private(gap[index].span);
-        let rest: Vec<Item<'_>> = [&gap[..index], &gap[index + 1..]].concat();
+        let mut rest = self.scratch.take_items();
+        rest.extend_from_slice(&gap[..index]);
+        rest.extend_from_slice(&gap[index + 1..]);
         self.by_bytes(&rest, round, hopeful);
+        self.scratch.give_items(rest);
     }
 }

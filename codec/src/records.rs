@@ -193,8 +193,8 @@ impl<'a> Records<'a> {
 
     /// Every one of `spans`, equally long and in rising order, goes to its own message.
     pub(crate) fn each(&mut self, set: &DestinationSet, spans: impl Iterator<Item = Span>, len: usize) {
+        let Some(history) = self.history.as_mut() else { return self.send_each(set, spans, len) };
         let spans: Vec<Span> = spans.collect();
-        let Some(history) = self.history.as_mut() else { return self.send_each(set, &spans, len) };
         let (mut groups, mut others): (Vec<Group>, _) = (Vec::new(), DestinationSet::EMPTY);
         for span in &spans {
             let (bytes, back) = history.covered(span.message);
@@ -218,7 +218,7 @@ impl<'a> Records<'a> {
         }
         if others != DestinationSet::EMPTY {
             self.settle(&others);
-            self.send_each(&others, &of(&others), len);
+            self.send_each(&others, of(&others).into_iter(), len);
         }
     }
 
@@ -279,7 +279,10 @@ impl<'a> Records<'a> {
         for part in instead {
             match part {
                 Part::Shared(span) => self.send_shared(&set, span),
-                Part::Each(spans) => self.send_each(&set, &spans, spans.first().map_or(0, Span::len)),
+                Part::Each(spans) => {
+                    let len = spans.first().map_or(0, Span::len);
+                    self.send_each(&set, spans.into_iter(), len);
+                }
             }
         }
     }
@@ -313,12 +316,12 @@ impl<'a> Records<'a> {
         }
     }
 
-    fn send_each(&mut self, set: &DestinationSet, spans: &[Span], len: usize) {
-        if let [one] = spans {
-            return self.send_shared(set, *one);
+    fn send_each(&mut self, set: &DestinationSet, spans: impl Iterator<Item = Span>, len: usize) {
+        if set.sole().is_some() {
+            return spans.for_each(|span| self.send_shared(set, span));
         }
         self.head.put_from(set, len, Source::Each);
-        for &span in spans {
+        for span in spans {
             self.data.push(self.texts, span);
         }
     }

@@ -29,13 +29,17 @@ pub(crate) struct Runs {
     ends: Vec<usize>,
 }
 
-/// The result of a sweep.
+/// The result of a sweep, and the memory for the next one.
 #[derive(Debug, Default)]
 pub(crate) struct Sweep {
     pub(crate) steps: Vec<Step>,
     pub(crate) parts: Vec<Span>,
     /// Cuts and messages that were visited.
     pub(crate) visits: usize,
+    events: Vec<Event>,
+    cursors: Vec<Cursor>,
+    /// Where in each item the first run begins, or the item ends.
+    firsts: Vec<usize>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -80,16 +84,22 @@ impl Runs {
 
     /// Cuts `items` along these runs. `items[reference]` is the reference and has no runs of its own; `items` are in
     /// rising order of their messages.
-    pub(crate) fn sweep(&self, items: &[Span], reference: usize, table: &SetTable) -> Sweep {
-        let mut events = Vec::with_capacity(self.runs.len() * 2);
-        let mut firsts = Vec::with_capacity(items.len());
+    pub(crate) fn sweep(&self, items: &[Span], reference: usize, table: &SetTable, out: &mut Sweep) {
+        let mut events = std::mem::take(&mut out.events);
+        events.clear();
+        out.steps.clear();
+        out.parts.clear();
+        out.firsts.clear();
+        out.cursors.clear();
+        out.cursors.resize(items.len(), Cursor::default());
+        out.visits = items.len();
         let mut begin = 0;
         for (item, &end) in self.ends.iter().enumerate() {
             for (run, found) in (begin..).zip(&self.runs[begin..end]) {
                 events.push(Event { at: found.at, run, item, begins: true });
                 events.push(Event { at: found.at + found.len, run, item, begins: false });
             }
-            firsts.push(self.runs[begin..end].first().map_or(items[item].len(), |run| run.from));
+            out.firsts.push(self.runs[begin..end].first().map_or(items[item].len(), |run| run.from));
             begin = end;
         }
         // Ends before beginnings: a run may begin where the last one of the same message ended.
@@ -97,12 +107,10 @@ impl Runs {
         let mut walk = Walk {
             items,
             reference,
-            cursors: vec![Cursor::default(); items.len()],
-            firsts,
             active: DestinationSet::one(reference),
             members: DestinationSet::one(items[reference].message),
             sharers: 1,
-            out: Sweep::default(),
+            out,
         };
         let mut at = 0;
         for event in &events {
@@ -113,38 +121,35 @@ impl Runs {
             walk.turn(event, &self.runs[event.run]);
         }
         walk.stretch(at, items[reference].len(), table);
-        walk.out.visits += events.len() + items.len();
-        walk.finish()
+        walk.finish();
+        out.visits += events.len();
+        out.events = events;
     }
 }
 
 struct Walk<'a> {
     items: &'a [Span],
     reference: usize,
-    cursors: Vec<Cursor>,
-    /// Where in each item the first run begins, or the item ends.
-    firsts: Vec<usize>,
     /// Items that have the current stretch; indices into `items`.
     active: DestinationSet,
     /// The same as destinations.
     members: DestinationSet,
     sharers: usize,
-    out: Sweep,
+    out: &'a mut Sweep,
 }
 
 impl Walk<'_> {
     fn turn(&mut self, event: &Event, run: &Run) {
-        let item = DestinationSet::one(event.item);
-        let member = DestinationSet::one(self.items[event.item].message);
+        let member = self.items[event.item].message;
         if event.begins {
-            self.active.unite(&item);
-            self.members.unite(&member);
+            self.active.insert(event.item);
+            self.members.insert(member);
             self.sharers += 1;
-            let cursor = &mut self.cursors[event.item];
+            let cursor = &mut self.out.cursors[event.item];
             (cursor.at, cursor.from) = (run.at, run.from);
         } else {
-            self.active.remove_all(&item);
-            self.members.remove_all(&member);
+            self.active.remove(event.item);
+            self.members.remove(member);
             self.sharers -= 1;
         }
     }
@@ -168,7 +173,7 @@ impl Walk<'_> {
         }
         for item in self.active.iter() {
             let from = self.place(item, start);
-            let cursor = &mut self.cursors[item];
+            let cursor = &mut self.out.cursors[item];
             if cursor.done < from {
                 self.out.parts.push(self.items[item].part(cursor.done, from));
             }
@@ -183,28 +188,28 @@ impl Walk<'_> {
     /// before the first record.
     fn lead(&mut self, start: usize) {
         for item in 0..self.items.len() {
-            let lead = if self.active.contains(item) { self.place(item, start) } else { self.firsts[item] };
+            let lead =
+                if self.active.contains(item) { self.place(item, start) } else { self.out.firsts[item] };
             if lead > 0 {
                 self.out.parts.push(self.items[item].part(0, lead));
             }
-            self.cursors[item].done = lead;
+            self.out.cursors[item].done = lead;
         }
     }
 
     /// Where in an active item the reference's place `start` is.
     fn place(&self, item: usize, start: usize) -> usize {
-        let cursor = &self.cursors[item];
+        let cursor = &self.out.cursors[item];
         if item == self.reference { start } else { cursor.from + (start - cursor.at) }
     }
 
-    fn finish(mut self) -> Sweep {
-        for (item, cursor) in self.items.iter().zip(&self.cursors) {
+    fn finish(self) {
+        for (item, cursor) in self.items.iter().zip(&self.out.cursors) {
             if cursor.done < item.len() {
                 self.out.parts.push(item.part(cursor.done, item.len()));
             }
         }
         self.out.steps.push(Step { parts_end: self.out.parts.len(), shared: None });
-        self.out
     }
 }
 
@@ -265,7 +270,8 @@ mod tests {
         runs.list().push(Run { at: 0, from: 0, len: 300 });
         runs.list().push(Run { at: 400, from: 300, len: 600 });
         runs.close();
-        let sweep = runs.sweep(&items, 0, &SetTable::new(3));
+        let mut sweep = Sweep::default();
+        runs.sweep(&items, 0, &SetTable::new(3), &mut sweep);
         let part = |message, start, end| Span { message, start, end };
         // Message 1 joins at 400 only, but what it has before goes first.
         assert_eq!(sweep.parts, [part(1, 0, 100), part(0, 300, 400)]);
