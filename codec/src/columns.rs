@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use crate::bytes_equal::common_prefix;
 use crate::destination_set::DestinationSet;
 use crate::plan::Item;
 use crate::records::Records;
@@ -32,7 +33,7 @@ pub(crate) fn try_put(items: &[Item<'_>], must: bool, out: &mut Records<'_>, ord
     let mut at = 0;
     let mut varying = 0;
     while at < len {
-        let equal = changes[at..].iter().take_while(|change| **change == 0).count();
+        let equal = common_prefix(&changes[at..], &[0; COLUMN_BYTES_MAX]);
         let whole = equal == len;
         if whole || (items.len() - 1) * equal > SPLIT_BYTES {
             put_varying(items, &set, varying..at, out, order);

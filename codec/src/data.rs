@@ -6,7 +6,7 @@ use crate::texts::{Span, Texts};
 
 /// Parts of a segment from this length on are sent from where they are. Below it, one more slice in the vectored write
 /// and one more reference count cost more than the copy.
-pub(crate) const SHARED_BYTES_MIN: usize = 256;
+pub(crate) const SHARED_BYTES_MIN: usize = 512;
 
 /// A part of the data column.
 #[derive(Clone, Debug)]

@@ -7,7 +7,6 @@
 
 use crate::align::Reference;
 use crate::columns::{self, COLUMN_BYTES_MAX};
-use crate::data::SHARED_BYTES_MIN;
 use crate::destination_set::DestinationSet;
 use crate::identity::Addresses;
 use crate::in_step::InStep;
@@ -18,6 +17,8 @@ use crate::texts::{Span, Texts};
 
 /// Rounds of comparing addresses.
 const ADDRESS_ROUNDS: usize = 4;
+/// Where no part is as long, comparing the bytes is as fast as comparing the addresses.
+const ADDRESS_BYTES_MIN: usize = 256;
 /// References tried in each of them until one shares memory with another message.
 const REFERENCES_TRIED: usize = 3;
 /// A part of a gap that is so many times as long as any other, and so much longer, is planned by its head only.
@@ -165,7 +166,7 @@ impl Planner<'_> {
             self.out.private(long.part(head_bytes, long.len()));
             return;
         }
-        if round == ADDRESS_ROUNDS || spans.iter().all(|span| span.len() < SHARED_BYTES_MIN) {
+        if round == ADDRESS_ROUNDS || spans.iter().all(|span| span.len() < ADDRESS_BYTES_MIN) {
             self.by_bytes_joined(spans);
             return;
         }
