@@ -84,6 +84,22 @@ pub(crate) fn common_suffix(a: &[u8], b: &[u8]) -> usize {
     common + a.iter().rev().zip(b.iter().rev()).take_while(|(x, y)| x == y).count()
 }
 
+/// How many of the first 64 bytes that both have are equal at the same place.
+pub(crate) fn equal_count(a: &[u8], b: &[u8]) -> u8 {
+    const LANES: usize = 16;
+    let len = a.len().min(b.len()).min(WIDE);
+    let (lanes_a, rest_a) = a[..len].as_chunks::<LANES>();
+    let (lanes_b, rest_b) = b[..len].as_chunks::<LANES>();
+    let mut counts = [0u8; LANES];
+    for (x, y) in lanes_a.iter().zip(lanes_b) {
+        for (count, (x, y)) in counts.iter_mut().zip(x.iter().zip(y)) {
+            *count += u8::from(x == y);
+        }
+    }
+    let rest = rest_a.iter().zip(rest_b).map(|(x, y)| u8::from(x == y)).sum::<u8>();
+    counts.iter().sum::<u8>() + rest
+}
+
 /// Bit `j` says whether `a[j] == b[j]`, for the first 64 bytes that both have.
 pub(crate) fn equal_mask(a: &[u8], b: &[u8]) -> u64 {
     const LOW: u64 = 0x7F7F_7F7F_7F7F_7F7F;
@@ -121,6 +137,7 @@ mod tests {
                 let all = if len >= 64 { u64::MAX } else { (1 << len) - 1 };
                 let expected = if flip < 64 { all & !(1 << flip) } else { all };
                 assert_eq!(equal_mask(&base[..len], &other), expected);
+                assert_eq!(u32::from(equal_count(&base[..len], &other)), expected.count_ones());
             }
             assert_eq!(common_prefix(&base, &base[..len]), len);
             assert_eq!(common_suffix(&base, &base[2500 - len..]), len);

@@ -1,7 +1,7 @@
 //! What a message has in common with earlier ones of its stream.
 
 use crate::align::{self, Run};
-use crate::bytes_equal::equal_mask;
+use crate::bytes_equal::equal_count;
 use crate::streams::{HEAD_BYTES, Streams};
 use crate::texts::{Span, Texts};
 use crate::work::Work;
@@ -58,7 +58,7 @@ impl PastRuns {
                     work.compared_bytes += 64;
                     let past = &bytes[start..start + past_len];
                     let same_length = past_len == head.len();
-                    let score = equal_mask(past, head).count_ones() + if same_length { 16 } else { 0 };
+                    let score = u32::from(equal_count(past, head)) + if same_length { 16 } else { 0 };
                     if best.is_none_or(|(most, ..)| score > most) {
                         best = Some((score, start, past_len));
                     }

@@ -22,7 +22,7 @@ use crate::wire;
 ///
 /// Messages carry the number of their **stream**: what one destination hears on this connection. Messages of one stream
 /// are compared with each other; the receiver names the same numbers. A number is any `u32`; at most 1,024 streams are
-/// remembered, 4 KiB each.
+/// remembered, 4 KiB each in up to twice as much memory.
 #[derive(Debug)]
 pub struct SessionEncoder {
     encoder: Encoder,

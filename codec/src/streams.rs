@@ -4,7 +4,7 @@
 //! slowly or never stand at the beginning of a message, so only its head is remembered; what follows is seldom said
 //! twice. Both ends run this code over the same messages and so remember the same bytes.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Bytes of a message that are remembered, from its first one on.
 pub(crate) const HEAD_BYTES: usize = 256;
@@ -72,6 +72,8 @@ impl Stream {
 #[derive(Debug, Default)]
 pub(crate) struct Streams {
     by_number: BTreeMap<u32, Stream>,
+    /// The same in the order of use, as it was when each was last looked at: an entry may be too early, never too late.
+    by_use: BTreeSet<(u64, u32)>,
     frames: u64,
 }
 
@@ -93,15 +95,26 @@ impl Streams {
             return stream.enter(parts);
         }
         if self.by_number.len() == STREAMS_MAX {
-            // Looked for when it is needed: whoever has so many streams has many messages between two of these.
-            let oldest = self.by_number.iter().min_by_key(|(_, stream)| stream.used);
-            if let Some(oldest) = oldest.map(|(number, _)| *number) {
-                self.by_number.remove(&oldest);
-            }
+            self.forget_one();
         }
+        self.by_use.insert((self.frames, number));
         let stream = self.by_number.entry(number).or_default();
         stream.used = self.frames;
         stream.enter(parts);
+    }
+
+    /// Forgets the stream unused for longest. Entries that turn out to be too early are put right on the way, each once
+    /// per use at most.
+    fn forget_one(&mut self) {
+        while let Some((used, number)) = self.by_use.pop_first() {
+            match self.by_number.get(&number).map(|stream| stream.used) {
+                Some(later) if later > used => self.by_use.insert((later, number)),
+                _ => {
+                    self.by_number.remove(&number);
+                    return;
+                }
+            };
+        }
     }
 }
 
