@@ -1,0 +1,167 @@
+//! Two ends of a connection, whatever happens between them: they agree on every message, or the connection is over.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use trunkline_codec::{DecodeError, EncodedFrame, Options, Payload, Session, SessionDecoder, SessionEncoder};
+
+use super::hand::{Hand, seal};
+use super::{PER_BYTE, PER_MESSAGE, PER_SEGMENT, bit_sum};
+
+/// What comparing with earlier messages adds, per byte.
+const PER_BYTE_OF_HISTORY: usize = 300;
+
+/// Frames get lost, come twice or damaged, connections begin anew.
+pub(crate) fn session(data: &[u8]) {
+    let mut hand = Hand::new(data);
+    if hand.byte() & 1 == 0 { one_way(&mut hand) } else { both_ways(&mut hand) }
+}
+
+fn options(hand: &mut Hand<'_>) -> Options {
+    Options { stage: hand.stage(), seed: Some(7), limits: hand.limits() }
+}
+
+fn streams(hand: &mut Hand<'_>, count: usize) -> Vec<u32> {
+    // In order, which leaves the bytes to the messages, or any of a few.
+    let any = hand.below(4) == 0;
+    let number = |index: usize| u32::try_from(if any { hand.below(7) } else { index }).unwrap();
+    (0..count).map(number).collect()
+}
+
+fn assert_bounds(messages: &[Payload], frame: &EncodedFrame) {
+    let (stats, count) = (frame.stats(), messages.len());
+    assert!(frame.len() <= bit_sum(messages.iter()) + count + 48);
+    let segments: usize = messages.iter().map(|message| message.segments().len()).sum();
+    let per_byte = PER_BYTE + PER_BYTE_OF_HISTORY;
+    let most = per_byte * stats.input_bytes + PER_MESSAGE * count + PER_SEGMENT * segments;
+    assert!(stats.work.operations() <= most, "{:?} for {} bytes", stats.work, stats.input_bytes);
+}
+
+/// The checksum that a frame carries.
+fn checksum(frame: &[u8]) -> u32 {
+    u32::from_le_bytes(*frame.last_chunk().unwrap())
+}
+
+fn one_way(hand: &mut Hand<'_>) {
+    let options = options(hand);
+    let begin = |epoch: u64| {
+        let ends = (SessionEncoder::new(options, epoch), SessionDecoder::new(options.limits, epoch));
+        (ends, crc32c::crc32c(&epoch.to_le_bytes()))
+    };
+    let mut epoch = 0;
+    let ((mut encoder, mut decoder), mut history) = begin(epoch);
+    // The error that ended the connection, and whether the next frame must end it.
+    let (mut over, mut astray): (Option<DecodeError>, bool) = (None, false);
+    while !hand.is_empty() {
+        let event = hand.byte();
+        if event >= 250 {
+            epoch += 1;
+            ((encoder, decoder), history) = begin(epoch);
+            (over, astray) = (None, false);
+            continue;
+        }
+        if event >= 245 {
+            encoder.release();
+        }
+        let messages = hand.messages();
+        let numbers = streams(hand, messages.len());
+        let encoded = match event & 7 {
+            7 => encoder.encode_unremembered(&numbers, &messages),
+            _ => encoder.encode(&numbers, &messages),
+        };
+        let Ok(encoded) = encoded else {
+            assert!(!super::fits(&messages, &options.limits));
+            continue;
+        };
+        assert_bounds(&messages, &encoded);
+        let bytes = encoded.to_bytes();
+        let before = std::mem::replace(&mut history, checksum(&bytes));
+        match event >> 3 & 15 {
+            // Lost.
+            0 => astray = true,
+            // Damaged, and sealed again by somebody who knows the history.
+            1 => {
+                let mut other = bytes.to_vec();
+                hand.damage(&mut other);
+                let other = seal(other, before);
+                let parsed = decoder.parse(other.clone(), &numbers);
+                if over.is_some() || astray {
+                    assert!(parsed.is_err());
+                } else if other == bytes {
+                    super::assert_messages(&parsed.unwrap(), &messages);
+                    continue;
+                } else if let Ok(frame) = &parsed {
+                    for index in 0..frame.message_count() {
+                        assert_eq!(frame.to_vec(index).len(), frame.message_len(index));
+                    }
+                }
+                astray = true;
+                over = over.or(parsed.err());
+            }
+            delivery => {
+                let parsed = decoder.parse(bytes.clone(), &numbers);
+                match (&over, parsed) {
+                    (Some(first), parsed) => assert_eq!(parsed.unwrap_err(), *first, "the same error"),
+                    (None, Ok(frame)) => {
+                        assert!(!astray, "a frame of another history was accepted");
+                        super::assert_messages(&frame, &messages);
+                        assert_eq!(frame.no_reference(), event & 7 == 7);
+                    }
+                    (None, Err(error)) => {
+                        assert!(astray, "{error}");
+                        over = Some(error);
+                    }
+                }
+                if delivery == 2 {
+                    // Once more.
+                    let error = decoder.parse(bytes, &numbers).unwrap_err();
+                    over = over.or(Some(error));
+                }
+            }
+        }
+    }
+}
+
+/// A frame, the numbers of its streams, and what it says.
+type Sent = (Bytes, Vec<u32>, Vec<Payload>);
+
+fn both_ways(hand: &mut Hand<'_>) {
+    let options = options(hand);
+    let mut ends = [Session::new(options, (1, 2)), Session::new(options, (2, 1))];
+    let mut under_way: [VecDeque<Sent>; 2] = Default::default();
+    // What each end got and may send back.
+    let mut got: [VecDeque<Bytes>; 2] = Default::default();
+    while !hand.is_empty() {
+        let event = hand.byte();
+        let end = usize::from(event & 1);
+        if event & 2 == 0 {
+            if let Some((bytes, numbers, messages)) = under_way[end].pop_front() {
+                let frame = ends[end].parse(bytes, &numbers).unwrap();
+                super::assert_messages(&frame, &messages);
+                for index in 0..frame.message_count().min(9) {
+                    got[end].extend(frame.message(index).take(40));
+                }
+                let over = got[end].len().saturating_sub(64);
+                got[end].drain(..over);
+            }
+            continue;
+        }
+        let mut messages = hand.messages();
+        if !got[end].is_empty() {
+            for message in &mut messages {
+                let back: Vec<Bytes> =
+                    (0..hand.below(3)).map(|_| got[end][hand.below(got[end].len())].clone()).collect();
+                *message = message.segments().iter().cloned().chain(back).collect();
+            }
+        }
+        let numbers = streams(hand, messages.len());
+        let encoded = match event & 0xE0 {
+            0xE0 => ends[end].encode_unremembered(&numbers, &messages),
+            _ => ends[end].encode(&numbers, &messages),
+        };
+        if let Ok(encoded) = encoded {
+            assert_bounds(&messages, &encoded);
+            under_way[1 - end].push_back((encoded.to_bytes(), numbers, messages));
+        }
+    }
+}
