@@ -7,9 +7,10 @@ use common::encoder;
 use trunkline_codec::{Frame, Limits, Payload, Stage};
 
 const FORMAT: &str = include_str!("../FORMAT.md");
-const TESTS: [&str; 10] = [
+const TESTS: [&str; 11] = [
     include_str!("format.rs"),
     include_str!("hostile.rs"),
+    include_str!("independent.rs"),
     include_str!("linear.rs"),
     include_str!("round_trip.rs"),
     include_str!("session.rs"),

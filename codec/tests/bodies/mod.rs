@@ -87,6 +87,11 @@ fn assert_sound(bytes: &Bytes, frame: &Frame, limits: &Limits) {
     }
 }
 
+/// A frame out of any bytes; about half of them are accepted.
+pub(crate) fn any_frame(data: &[u8]) -> Bytes {
+    frame(&mut Hand::new(data))
+}
+
 /// A frame that the bytes describe in one of several ways, from noise to a frame of the encoder with a few changes.
 fn frame(hand: &mut Hand<'_>) -> Bytes {
     match hand.below(8) {
@@ -118,7 +123,7 @@ fn frame(hand: &mut Hand<'_>) -> Bytes {
 
 /// Anything at all: no panic, and what is accepted is sound.
 pub(crate) fn decode(data: &[u8]) {
-    let bytes = frame(&mut Hand::new(data));
+    let bytes = any_frame(data);
     if let Ok(frame) = Frame::parse(bytes.clone(), &LIMITS) {
         assert_sound(&bytes, &frame, &LIMITS);
     }
@@ -205,7 +210,7 @@ fn fits(messages: &[Payload], limits: &Limits) -> bool {
 
 /// A reader that shares nothing with the crate reads the same in every frame that the crate accepts.
 pub(crate) fn naively(data: &[u8]) {
-    let bytes = frame(&mut Hand::new(data));
+    let bytes = any_frame(data);
     let limits = Limits { output_bytes: 1 << 18, ..LIMITS };
     if let Ok(frame) = Frame::parse(bytes.clone(), &limits) {
         let messages = naive::decode(&bytes);
