@@ -7,7 +7,7 @@ use std::fmt;
 use bytes::{Bytes, BytesMut};
 
 use crate::echo::Sent;
-use crate::error::{DecodeError, LimitName};
+use crate::error::DecodeError;
 use crate::head::{Layout, Source};
 use crate::limits::Limits;
 use crate::stage;
@@ -254,7 +254,7 @@ enum Referred {
     Echo(Vec<Bytes>),
 }
 
-/// Looks up what the records refer to, and counts the pieces that come of it.
+/// Looks up what the records refer to, and counts the pieces that come of it: no more than the limit.
 fn refer(
     layout: &mut Layout,
     limits: &Limits,
@@ -287,11 +287,14 @@ fn refer(
                 referred.push(Referred::Past(copied.split().freeze()));
             }
             Source::Echo(distance) => {
-                let parts = sent.and_then(|sent| sent.find(distance, record.len)).ok_or_else(missing)?;
-                pieces = pieces.saturating_add((parts.len() - 1).saturating_mul(record.members));
-                if pieces > limits.pieces {
-                    let (offset, limit, maximum) = (record.offset, LimitName::Pieces, limits.pieces);
-                    return Err(DecodeError::Limit { offset, limit, maximum });
+                let mut parts = sent.and_then(|sent| sent.find(distance, record.len)).ok_or_else(missing)?;
+                // In how many parts this end keeps the bytes is not known to the sender, who counted one piece for each
+                // member. If more are too many, the bytes are copied; they are within the limit of the output.
+                let more = (parts.len() - 1).saturating_mul(record.members);
+                if pieces.saturating_add(more) > limits.pieces {
+                    parts = vec![parts.concat().into()];
+                } else {
+                    pieces += more;
                 }
                 let more = u32::try_from(parts.len() - 1).unwrap_or(u32::MAX);
                 for member in members {

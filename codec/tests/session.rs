@@ -244,3 +244,23 @@ fn an_echo_survives_any_order_of_frames_and_a_window_that_passes() {
         assert!(sent * 20 < said * 19, "much went back by reference: {sent} of {said} bytes");
     }
 }
+
+/// What one frame carried in thousands of parts goes back to everybody in one record.
+#[test]
+fn an_echo_of_many_parts_is_not_too_many_pieces() {
+    let (mut leader, mut proxy) = (Session::new(options(), (1, 2)), Session::new(options(), (2, 1)));
+    let mut rng = Rng::with_seed(9);
+    // Commands of 300 bytes, each behind a short head.
+    let mut part = |len: usize| std::iter::repeat_with(|| rng.u8(..)).take(len).collect::<Bytes>();
+    let commands: Payload = (0..1000).flat_map(|_| [part(8), part(300)]).collect();
+    let up = proxy.encode(&[9], std::slice::from_ref(&commands)).unwrap();
+    let up = leader.parse(up.to_bytes(), &[9]).unwrap();
+    let back: Payload = up.message(0).collect();
+    let streams: Vec<u32> = (0..700).collect();
+    let down = leader.encode(&streams, &vec![back; 700]).unwrap();
+    assert!(down.len() < 50, "{} bytes back", down.len());
+    let frame = proxy.parse(down.to_bytes(), &streams).unwrap();
+    for index in [0, 1, 699] {
+        assert!(frame.to_vec(index) == commands.to_vec(), "message {index}");
+    }
+}
