@@ -18,7 +18,10 @@ const SAY_AFTER_BYTES: usize = WINDOW_BYTES / 4;
 /// What this end sent.
 #[derive(Debug, Default)]
 pub(crate) struct Sent {
-    chunks: VecDeque<Bytes>,
+    /// Chunks with the place of their first byte.
+    chunks: VecDeque<(u64, Bytes)>,
+    /// The place of the next byte.
+    end: u64,
     /// Bytes of all chunks.
     kept: usize,
     /// The latest of them, which may not have arrived yet.
@@ -36,7 +39,9 @@ impl Sent {
         for chunk in chunks.filter(|chunk| !chunk.is_empty()) {
             self.kept += chunk.len();
             self.unknown += chunk.len();
-            self.chunks.push_back(chunk);
+            let place = self.end;
+            self.end += chunk.len() as u64;
+            self.chunks.push_back((place, chunk));
         }
     }
 
@@ -46,7 +51,9 @@ impl Sent {
         let Some(unknown) = self.unknown.checked_sub(bytes) else { return false };
         self.unknown = unknown;
         let needed = WINDOW_BYTES + unknown;
-        while let Some(oldest) = self.chunks.front().filter(|oldest| self.kept - oldest.len() >= needed) {
+        while let Some((_, oldest)) =
+            self.chunks.front().filter(|(_, oldest)| self.kept - oldest.len() >= needed)
+        {
             self.kept -= oldest.len();
             self.chunks.pop_front();
         }
@@ -54,16 +61,17 @@ impl Sent {
     }
 
     /// The `len` bytes that begin `distance` before the end of what has arrived, in parts; `None` if they are not kept.
+    /// Finding the first part is a binary search.
     pub(crate) fn find(&self, distance: usize, len: usize) -> Option<Vec<Bytes>> {
         let known = self.kept - self.unknown;
-        let mut skip = known.checked_sub(distance)?;
+        let skip = known.checked_sub(distance)?;
         let mut rest = Some(len).filter(|len| *len <= distance && distance <= WINDOW_BYTES)?;
+        let (oldest, _) = self.chunks.front()?;
+        let begin = oldest + skip as u64;
+        let first = self.chunks.partition_point(|(place, _)| *place <= begin).checked_sub(1)?;
+        let mut skip = usize::try_from(begin - self.chunks[first].0).ok()?;
         let mut parts = Vec::new();
-        for chunk in &self.chunks {
-            if skip >= chunk.len() {
-                skip -= chunk.len();
-                continue;
-            }
+        for (_, chunk) in self.chunks.range(first..) {
             let taken = rest.min(chunk.len() - skip);
             parts.push(chunk.slice(skip..skip + taken));
             (skip, rest) = (0, rest - taken);
