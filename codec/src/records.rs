@@ -50,6 +50,8 @@ struct History<'a> {
     next: Vec<usize>,
     open: Vec<Open>,
     visits_left: usize,
+    /// Members and open records looked at so far.
+    visits: usize,
 }
 
 /// A record from history that may still grow, and what would be sent without it.
@@ -95,6 +97,7 @@ impl<'a> History<'a> {
         let mut all = true;
         for message in set.iter() {
             self.visits_left = self.visits_left.checked_sub(1)?;
+            self.visits += 1;
             let (bytes, back) = self.covered(message);
             *stretch = bytes.min(*stretch);
             all = all && back.is_some_and(|back| join(&mut groups, back, message));
@@ -106,6 +109,7 @@ impl<'a> History<'a> {
 
     fn advance(&mut self, set: &DestinationSet, bytes: usize) {
         for message in set.iter() {
+            self.visits += 1;
             self.at[message] += bytes;
         }
     }
@@ -138,8 +142,14 @@ impl<'a> Records<'a> {
     /// Takes into account what streams remember of `count` messages that have `bytes` together.
     pub(crate) fn remember(&mut self, runs: &'a PastRuns, count: usize, bytes: usize) {
         let visits_left = bytes * VISITS_PER_BYTE + count * VISITS_PER_MESSAGE;
-        let history =
-            || History { runs, at: vec![0; count], next: vec![0; count], open: Vec::new(), visits_left };
+        let history = || History {
+            runs,
+            at: vec![0; count],
+            next: vec![0; count],
+            open: Vec::new(),
+            visits_left,
+            visits: 0,
+        };
         self.history = (!runs.is_empty()).then(history);
     }
 
@@ -197,6 +207,7 @@ impl<'a> Records<'a> {
         let spans: Vec<Span> = spans.collect();
         let (mut groups, mut others): (Vec<Group>, _) = (Vec::new(), DestinationSet::EMPTY);
         for span in &spans {
+            history.visits += 1;
             let (bytes, back) = history.covered(span.message);
             let back = back.filter(|_| bytes >= len);
             if !back.is_some_and(|back| join(&mut groups, back, span.message)) {
@@ -228,13 +239,15 @@ impl<'a> Records<'a> {
             self.close(open);
         }
         self.head.flush();
+        self.work.visits += self.history.as_ref().map_or(0, |history| history.visits);
         self.work
     }
 
     /// The open record that these members' next bytes would continue.
     fn growing(&mut self, set: &DestinationSet, back: usize) -> Option<&mut Open> {
-        let open = &mut self.history.as_mut()?.open;
-        open.iter_mut().find(|open| open.set == *set && open.back == back)
+        let history = self.history.as_mut()?;
+        history.visits += history.open.len();
+        history.open.iter_mut().find(|open| open.set == *set && open.back == back)
     }
 
     fn recall(&mut self, set: &DestinationSet, len: usize, back: usize, part: Part, instead_bytes: usize) {
@@ -256,6 +269,7 @@ impl<'a> Records<'a> {
     /// Writes out whatever members of `set` get before their next bytes.
     fn settle(&mut self, set: &DestinationSet) {
         let Some(history) = self.history.as_mut() else { return };
+        history.visits += history.open.len();
         let mut at = 0;
         let mut closed = Vec::new();
         while let Some(open) = history.open.get(at) {

@@ -17,7 +17,8 @@ pub struct Work {
     pub probes: usize,
     /// Addresses looked up; each takes at most 64 steps.
     pub address_lookups: usize,
-    /// Messages visited while cutting the reference into stretches.
+    /// Messages visited while cutting the reference into stretches, and while holding records against what streams
+    /// remember.
     pub visits: usize,
 }
 
