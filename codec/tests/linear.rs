@@ -4,7 +4,7 @@ mod common;
 
 use common::{FAMILIES, encoder, family, payloads};
 use fastrand::Rng;
-use trunkline_codec::{Payload, Stage};
+use trunkline_codec::{Encoder, Options, Payload, SessionEncoder, Stage};
 
 /// What no family needs more of, per byte of input and per message. The two-letter alphabet comes closest, because
 /// nearly every probe succeeds and finds next to nothing.
@@ -63,5 +63,165 @@ fn operations_per_message_do_not_grow_with_their_number() {
         let per_message = |count| work(kind, count, 200, true).operations as f64 / count as f64;
         let (few, many) = (per_message(100), per_message(1000));
         assert!(many <= few * 3.0 + 1000.0, "family {kind}: {few:.0} operations per message, then {many:.0}");
+    }
+}
+
+/// Messages made to drive one part of the encoder, about `len` bytes each, and how many of them.
+type Made = fn(&mut Rng, usize) -> Vec<Vec<u8>>;
+
+fn of_family(kind: usize, rng: &mut Rng, count: usize, len: usize) -> Vec<Vec<u8>> {
+    family(kind, rng, count, len)
+}
+
+/// Blocks that the index with seed 7 takes for one: with a word that equals its key a half of the hash is always 0.
+fn colliding(rng: &mut Rng, len: usize) -> Vec<u8> {
+    let mix = |a: u64, b: u64| {
+        let product = u128::from(a) * u128::from(b);
+        u64::try_from(product & u128::from(u64::MAX)).unwrap() ^ u64::try_from(product >> 64).unwrap()
+    };
+    let mut state = 7u64;
+    let keys: [u64; 4] = std::array::from_fn(|_| {
+        state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        mix(state ^ 0xBF58_476D_1CE4_E5B9, state.rotate_left(32) ^ 0x94D0_49BB_1331_11EB) | 1
+    });
+    let block = |rng: &mut Rng| [keys[0], rng.u64(..), keys[2], rng.u64(..)].map(u64::to_le_bytes).concat();
+    (0..len / 32).flat_map(|_| block(rng)).collect()
+}
+
+/// Blocks of 32 bytes in another order, so that they have to be looked up.
+fn moved(rng: &mut Rng, bytes: &[u8]) -> Vec<u8> {
+    let mut blocks: Vec<&[u8]> = bytes.chunks(32).collect();
+    rng.shuffle(&mut blocks);
+    blocks.concat()
+}
+
+const MADE: [(&str, Made); 8] = [
+    ("zeros with marks", |rng, len| of_family(3, rng, 5, len)),
+    ("one block with varying glue", |rng, len| of_family(4, rng, 5, len)),
+    ("two letters", |rng, len| of_family(5, rng, 5, len)),
+    ("rotations", |rng, len| of_family(6, rng, 5, len)),
+    ("blocks in another order", |rng, len| of_family(11, rng, 5, len)),
+    ("blocks in reverse order", |rng, len| {
+        let base = common::random(rng, len);
+        let reversed = |size: usize| base.rchunks(size).flatten().copied().collect();
+        std::iter::once(base.clone()).chain([8, 32, 33, 64, 500].map(reversed)).collect()
+    }),
+    ("blocks that collide", |rng, len| {
+        let base = colliding(rng, len);
+        (0..5).map(|_| moved(rng, &base)).collect()
+    }),
+    // 1,000 of them are longer together than any other family.
+    ("nested lags of 1,000", |rng, len| of_family(2, rng, 1000, len / 10)),
+];
+
+#[test]
+fn work_doubles_when_messages_do() {
+    for (name, made) in MADE {
+        let mut before = f64::MAX;
+        for times in [1, 2, 4, 8] {
+            let messages: Vec<Payload> =
+                made(&mut Rng::with_seed(3), times * 8000).into_iter().map(Payload::from).collect();
+            let stats = encoder(Stage::None).encode(&messages).unwrap().stats();
+            let (operations, count) = (stats.work.operations(), messages.len());
+            assert!(
+                operations <= PER_BYTE * stats.input_bytes + PER_MESSAGE * count,
+                "{name} × {times}: {operations} operations for {} bytes",
+                stats.input_bytes
+            );
+            let per_byte = operations as f64 / stats.input_bytes as f64;
+            assert!(
+                per_byte <= before * 1.25 + 1.0,
+                "{name} × {times}: {before:.1} per byte, then {per_byte:.1}"
+            );
+            before = per_byte.min(before);
+        }
+    }
+}
+
+#[test]
+fn blocks_collide_for_the_seed_that_they_are_made_for() {
+    let mut rng = Rng::with_seed(3);
+    let base = colliding(&mut rng, 64_000);
+    // Only the index finds what the two have in common.
+    let noise = |rng: &mut Rng| common::random(rng, 500);
+    let other = [noise(&mut rng), base[40_000..60_000].to_vec(), noise(&mut rng)].concat();
+    let messages = [base, other].map(Payload::from);
+    let bytes = |seed| {
+        let options = Options { seed: Some(seed), ..Options::default() };
+        Encoder::new(options).encode(&messages).unwrap().len()
+    };
+    let (known, unknown) = (bytes(7), bytes(8));
+    assert!(known > 84_000, "{known} bytes where blocks collide");
+    assert!(unknown < 66_000, "{unknown} bytes where they do not");
+}
+
+/// What a session adds. A probe is 1,000 operations and finds at least four bytes, but for the last one of a message.
+const PER_BYTE_OF_A_SESSION: usize = 300;
+/// That last probe, eight earlier messages of 64 bytes, and 64 visits.
+const PER_MESSAGE_OF_A_SESSION: usize = 2000;
+
+/// Message `index` of round `round`, about as long as the given text.
+type Said = fn(&mut Rng, &[u8], usize, usize) -> Vec<u8>;
+
+/// Histories against which the last round's messages are held; in the first three these are all alike.
+const HISTORIES: [(&str, Said); 6] = [
+    ("every fifth byte is another", |_, base, index, round| {
+        let other =
+            |(at, byte): (usize, &u8)| if (at + index) % 5 == 0 { byte.wrapping_add(1) } else { *byte };
+        if round == LAST { base.to_vec() } else { base.iter().enumerate().map(other).collect() }
+    }),
+    ("cut in every place", |rng, base, index, round| {
+        let mut bytes = base.to_vec();
+        if round < LAST {
+            for at in (index % 11..bytes.len()).step_by(11) {
+                bytes[at] = rng.u8(..);
+            }
+        }
+        bytes
+    }),
+    ("at every distance", |rng, base, index, round| match round {
+        LAST => base.to_vec(),
+        0 => [&common::random(rng, index % 97)[..], base].concat(),
+        _ => common::random(rng, 1 + index % 300),
+    }),
+    ("two letters", |rng, base, _, _| base.iter().map(|_| if rng.bool() { b'a' } else { b'b' }).collect()),
+    ("zeros with marks", |rng, base, _, _| {
+        let mut bytes = vec![0; base.len()];
+        (0..base.len().div_ceil(20)).for_each(|_| bytes[rng.usize(..base.len())] = rng.u8(..));
+        bytes
+    }),
+    ("nothing in common", |rng, base, _, _| common::random(rng, base.len())),
+];
+const LAST: usize = 3;
+
+fn session_work(kind: usize, count: usize, len: usize) -> (usize, usize) {
+    let mut rng = Rng::with_seed(4);
+    let base = common::random(&mut rng, len);
+    let mut encoder = SessionEncoder::new(Options { seed: Some(7), ..Options::default() }, 1);
+    let streams: Vec<u32> = (0..u32::try_from(count).unwrap()).collect();
+    let (mut operations, mut bytes) = (0, 0);
+    for round in 0..=LAST {
+        let messages: Vec<Payload> =
+            (0..count).map(|index| HISTORIES[kind].1(&mut rng, &base, index, round).into()).collect();
+        let stats = encoder.encode(&streams, &messages).unwrap().stats();
+        // The one that needs most.
+        if stats.work.operations() * bytes.max(1) >= operations * stats.input_bytes {
+            (operations, bytes) = (stats.work.operations(), stats.input_bytes);
+        }
+    }
+    (operations, bytes)
+}
+
+#[test]
+fn a_history_adds_a_constant_per_byte() {
+    for (kind, (name, _)) in HISTORIES.iter().enumerate() {
+        for (count, len) in
+            [(1, 512), (2, 40), (128, 512), (256, 512), (512, 512), (1024, 512), (1024, 60), (1024, 4000)]
+        {
+            let (operations, bytes) = session_work(kind, count, len);
+            let most =
+                (PER_BYTE + PER_BYTE_OF_A_SESSION) * bytes + (PER_MESSAGE + PER_MESSAGE_OF_A_SESSION) * count;
+            assert!(operations <= most, "{name}, {count} x {len}: {operations} operations for {bytes} bytes");
+        }
     }
 }
