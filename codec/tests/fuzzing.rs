@@ -5,7 +5,7 @@ mod bodies;
 use fastrand::Rng;
 
 /// Inputs per target.
-const CASES: u64 = 400;
+const CASES: u64 = 3000;
 
 /// Bytes of one input: long or short, of few values or of all.
 fn input(seed: u64) -> Vec<u8> {

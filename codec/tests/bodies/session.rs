@@ -6,7 +6,7 @@ use bytes::Bytes;
 use trunkline_codec::{DecodeError, EncodedFrame, Options, Payload, Session, SessionDecoder, SessionEncoder};
 
 use super::hand::{Hand, seal};
-use super::{PER_BYTE, PER_MESSAGE, PER_SEGMENT, bit_sum};
+use super::{PER_BYTE, PER_MESSAGE, PER_SEGMENT, bytes_and_lengths};
 
 /// What comparing with earlier messages adds, as in `linear.rs`.
 const PER_BYTE_OF_A_SESSION: usize = 300;
@@ -31,7 +31,8 @@ fn streams(hand: &mut Hand<'_>, count: usize) -> Vec<u32> {
 
 fn assert_bounds(messages: &[Payload], frame: &EncodedFrame) {
     let (stats, count) = (frame.stats(), messages.len());
-    assert!(frame.len() <= bit_sum(messages.iter()) + count + 48);
+    // Besides what every frame has, how much has arrived.
+    assert!(frame.len() <= bytes_and_lengths(messages.iter()) + 9 + 5);
     let segments: usize = messages.iter().map(|message| message.segments().len()).sum();
     let (per_byte, per_message) = (PER_BYTE + PER_BYTE_OF_A_SESSION, PER_MESSAGE + PER_MESSAGE_OF_A_SESSION);
     let most = per_byte * stats.input_bytes + per_message * count + PER_SEGMENT * segments;
@@ -120,6 +121,21 @@ fn one_way(hand: &mut Hand<'_>) {
                 }
             }
         }
+    }
+}
+
+/// An encoder that gives its working memory back between frames writes what one writes that keeps it.
+pub(crate) fn stale(hand: &mut Hand<'_>) {
+    let options = options(hand);
+    let (mut kept, mut released) = (SessionEncoder::new(options, 1), SessionEncoder::new(options, 1));
+    for _ in 0..hand.below(6) {
+        let messages = hand.messages();
+        let numbers = streams(hand, messages.len());
+        released.release();
+        let frame = |encoder: &mut SessionEncoder| {
+            encoder.encode(&numbers, &messages).map(|frame| (frame.to_bytes(), frame.stats()))
+        };
+        assert!(frame(&mut kept) == frame(&mut released));
     }
 }
 
