@@ -12,6 +12,10 @@ use bytes::Bytes;
 pub(crate) const WINDOW_BYTES: usize = 1 << 20;
 /// Bytes that have not, as far as is known. What would go beyond is not entered.
 const UNKNOWN_BYTES_MAX: usize = 4 << 20;
+/// Neighbours that have no more together are kept as one, so that memory is bounded by bytes and not by frames.
+const JOINED_BYTES_MAX: usize = 1 << 10;
+/// What a chunk that was received takes besides its bytes: two entries, and the rest of a buffer that it holds.
+const CHUNK_BYTES: usize = 256;
 /// So much has to arrive before it is said.
 const SAY_AFTER_BYTES: usize = WINDOW_BYTES / 4;
 
@@ -41,7 +45,12 @@ impl Sent {
             self.unknown += chunk.len();
             let place = self.end;
             self.end += chunk.len() as u64;
-            self.chunks.push_back((place, chunk));
+            match self.chunks.back_mut() {
+                Some((_, last)) if last.len() + chunk.len() <= JOINED_BYTES_MAX => {
+                    *last = [&last[..], &chunk[..]].concat().into();
+                }
+                _ => self.chunks.push_back((place, chunk)),
+            }
         }
     }
 
@@ -90,6 +99,7 @@ pub(crate) struct Received {
     /// Chunks by address, with the place of their first byte.
     by_address: BTreeMap<usize, (u64, Bytes)>,
     order: VecDeque<usize>,
+    /// Bytes of all chunks, and what they take besides.
     kept: usize,
     /// Bytes that have arrived so far.
     end: u64,
@@ -106,12 +116,12 @@ impl Received {
         if bytes > 0 && bytes <= WINDOW_BYTES && !self.by_address.contains_key(&address) {
             self.by_address.insert(address, (place, chunk));
             self.order.push_back(address);
-            self.kept += bytes;
+            self.kept += bytes + CHUNK_BYTES;
         }
         while self.kept > WINDOW_BYTES
             && let Some(oldest) = self.order.pop_front()
         {
-            self.kept -= self.by_address.remove(&oldest).map_or(0, |(_, chunk)| chunk.len());
+            self.kept -= self.by_address.remove(&oldest).map_or(0, |(_, chunk)| chunk.len() + CHUNK_BYTES);
         }
     }
 
@@ -138,5 +148,33 @@ impl Received {
         (inside + slice.len() <= chunk.len()).then_some(())?;
         let distance = usize::try_from(self.end - place).ok()? - inside;
         (distance <= WINDOW_BYTES).then_some(distance)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_frames_do_not_pile_up() {
+        let (mut sent, mut received) = (Sent::default(), Received::default());
+        for byte in 0..2 * WINDOW_BYTES {
+            let chunk = Bytes::from(vec![byte.to_le_bytes()[1]]);
+            sent.enter(std::iter::once(chunk.clone()));
+            received.enter(chunk);
+        }
+        assert!(sent.arrived(2 * WINDOW_BYTES) && !sent.arrived(1));
+        assert!(sent.kept < WINDOW_BYTES + JOINED_BYTES_MAX);
+        assert!(sent.chunks.len() <= 2 * WINDOW_BYTES / JOINED_BYTES_MAX, "{}", sent.chunks.len());
+        assert!(received.by_address.len() <= WINDOW_BYTES / CHUNK_BYTES, "{}", received.by_address.len());
+        assert_eq!(received.by_address.len(), received.order.len());
+        assert_eq!(received.news(), 2 * WINDOW_BYTES);
+        for (distance, len) in [(WINDOW_BYTES, 3000), (WINDOW_BYTES, 1), (5000, 5000), (1, 1)] {
+            let found = sent.find(distance, len).unwrap().concat();
+            let from = 2 * WINDOW_BYTES - distance;
+            assert!(found == (from..from + len).map(|byte| byte.to_le_bytes()[1]).collect::<Vec<u8>>());
+        }
+        assert_eq!(sent.find(WINDOW_BYTES + 1, 1), None);
+        assert_eq!(sent.find(5, 6), None);
     }
 }
