@@ -1,0 +1,55 @@
+//! The codec beside its peers, on the same messages, in turns, in one run.
+//!
+//! ```text
+//! cargo bench -p trunkline-codec --features zstd --bench report
+//! ... -- --only json        corpora and sessions whose name contains the word
+//! ... -- --quick            a few seconds, rough
+//! ... -- --json             one object per row
+//! ```
+//!
+//! `benches/README.md` says what every column is, and what bounds it.
+
+mod corpora;
+mod measure;
+mod sessions;
+mod subjects;
+mod table;
+mod targets;
+
+use measure::Clock;
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
+    let only = arguments
+        .iter()
+        .position(|argument| argument == "--only")
+        .map(|at| arguments.get(at + 1).unwrap_or_else(|| panic!("--only wants a part of a name")).as_str());
+    let clock = if has("--quick") { Clock::QUICK } else { Clock::FULL };
+    let wanted = |name: &str| only.is_none_or(|word| name.contains(word));
+
+    let json = has("--json");
+    if !json {
+        table::head(&clock);
+    }
+    let mut reached = Vec::new();
+    for corpus in corpora::all().into_iter().filter(|corpus| wanted(&corpus.name)) {
+        let row = subjects::measure(&corpus, &clock);
+        reached.extend(targets::of(&corpus, &row));
+        if json { table::json(&row) } else { table::rows(&row) }
+    }
+    let sessions = sessions::all().into_iter().filter(|session| wanted(&session.name));
+    for (index, session) in sessions.enumerate() {
+        let row = sessions::measure(&session, &clock);
+        reached.extend(targets::of_session(&row));
+        if json {
+            table::session_json(&row);
+        } else {
+            if index == 0 {
+                table::session_head();
+            }
+            table::session_rows(&row);
+        }
+    }
+    if json { table::targets_json(&reached) } else { table::targets(&reached) }
+}

@@ -1,0 +1,186 @@
+//! A connection's history beside what it competes with: one zstd stream per connection, flushed at every frame.
+
+use std::hint::black_box;
+
+use bytes::Bytes;
+use fastrand::Rng;
+use trunkline_codec::{Limits, Options, Payload, SessionDecoder, SessionEncoder, Stage, varint};
+use zstd_safe::zstd_sys::ZSTD_EndDirective;
+use zstd_safe::{CCtx, CParameter, DCtx, InBuffer, OutBuffer, ResetDirective};
+
+use crate::corpora::{header, random};
+use crate::measure::{Clock, Run};
+use crate::subjects::read;
+
+const FRAMES: usize = 200;
+const ENTRY_BYTES: usize = 1024;
+
+/// Consecutive frames of a running leader.
+pub(crate) struct Session {
+    pub(crate) name: String,
+    frames: Vec<(Vec<u32>, Vec<Payload>)>,
+    input_bytes: usize,
+    /// Bytes of the entries, each counted once.
+    new_bytes: usize,
+    heartbeats: usize,
+}
+
+/// One subject of a session. Times are seconds per run of all frames.
+pub(crate) struct SessionCell {
+    pub(crate) subject: &'static str,
+    pub(crate) bytes: usize,
+    pub(crate) encode: f64,
+    pub(crate) decode: f64,
+}
+
+/// One session, measured.
+pub(crate) struct SessionRow {
+    pub(crate) name: String,
+    pub(crate) frames: usize,
+    pub(crate) input_bytes: usize,
+    pub(crate) new_bytes: usize,
+    pub(crate) heartbeats: usize,
+    pub(crate) cells: Vec<SessionCell>,
+}
+
+/// Every session, in the order of the table.
+pub(crate) fn all() -> Vec<Session> {
+    let mut all = Vec::new();
+    for followers in [5, 20] {
+        all.push(session(format!("session {followers}, heartbeats"), followers, 0, true));
+        all.push(session(format!("session {followers}, entries, shared"), followers, 4, true));
+        all.push(session(format!("session {followers}, entries, copies"), followers, 4, false));
+    }
+    all
+}
+
+/// Frames with a heartbeat for every follower, and an AppendEntries with up to `entries_max` entries behind them.
+fn session(name: String, followers: u32, entries_max: usize, shared: bool) -> Session {
+    let mut rng = Rng::with_seed(8);
+    let (mut index, mut new_bytes, mut heartbeats) = (1_000_000, 0, 0);
+    let mut frames = Vec::new();
+    for _ in 0..FRAMES {
+        let (mut streams, mut payloads) = (Vec::new(), Vec::new());
+        let commit = index - rng.usize(..3);
+        let entries: Vec<Bytes> =
+            (0..rng.usize(..=entries_max)).map(|_| Bytes::from(random(&mut rng, ENTRY_BYTES))).collect();
+        let mut matched = Vec::new();
+        for to in 0..followers {
+            matched.push(index - rng.usize(..20));
+            streams.push(2 * to);
+            payloads.push(Payload::from(header(8, to as usize, 0, commit, matched[to as usize])));
+            heartbeats += 1;
+        }
+        for to in (0..followers).filter(|_| entries_max > 0) {
+            let own = Bytes::from(header(3, to as usize, index, commit, matched[to as usize]));
+            let payload: Payload = std::iter::once(own).chain(entries.iter().cloned()).collect();
+            streams.push(2 * to + 1);
+            payloads.push(if shared { payload } else { payload.to_vec().into() });
+        }
+        index += if entries_max > 0 { entries.len() } else { rng.usize(..5) };
+        new_bytes += entries.len() * ENTRY_BYTES;
+        frames.push((streams, payloads));
+    }
+    let input_bytes = frames.iter().flat_map(|(_, payloads)| payloads).map(Payload::len).sum();
+    Session { name, frames, input_bytes, new_bytes, heartbeats }
+}
+
+/// The messages of a frame as a stream's peer sees them: each behind its length.
+fn lined_up(payloads: &[Payload], out: &mut Vec<u8>) {
+    out.clear();
+    for payload in payloads {
+        varint::put(out, payload.len());
+        payload.segments().iter().for_each(|segment| out.extend_from_slice(segment));
+    }
+}
+
+/// One frame's part of the stream.
+fn flush(context: &mut CCtx<'_>, input: &[u8], out: &mut [u8]) -> usize {
+    let (mut input, mut out) = (InBuffer::around(input), OutBuffer::around(out));
+    let left = context.compress_stream2(&mut out, &mut input, ZSTD_EndDirective::ZSTD_e_flush);
+    assert_eq!(left, Ok(0), "room enough");
+    out.pos()
+}
+
+/// Measures every subject on `session`, in turns.
+pub(crate) fn measure(session: &Session, clock: &Clock) -> SessionRow {
+    let frames = &session.frames;
+    let mut runs: Vec<Run<'_>> = Vec::new();
+    let mut sizes = Vec::new();
+    for (name, stage) in [("session", Stage::None), ("session + LZ4", Stage::Lz4)] {
+        let options = Options { stage, seed: Some(1), ..Options::default() };
+        let mut encoder = SessionEncoder::new(options, 1);
+        let encoded: Vec<Bytes> = frames
+            .iter()
+            .map(|(streams, payloads)| encoder.encode(streams, payloads).expect("within limits").to_bytes())
+            .collect();
+        let mut decoder = SessionDecoder::new(Limits::default(), 1);
+        for ((streams, payloads), bytes) in frames.iter().zip(&encoded) {
+            let frame = decoder.parse(bytes.clone(), streams).expect("own frame");
+            for (index, payload) in payloads.iter().enumerate() {
+                assert!(frame.to_vec(index) == payload.to_vec(), "{}: message {index}", session.name);
+            }
+        }
+        sizes.push((name, encoded.iter().map(Bytes::len).sum()));
+        runs.push(Box::new(move || {
+            let mut encoder = SessionEncoder::new(options, 1);
+            for (streams, payloads) in black_box(frames) {
+                drop(black_box(encoder.encode(streams, payloads)));
+            }
+        }));
+        runs.push(Box::new(move || {
+            let mut decoder = SessionDecoder::new(Limits::default(), 1);
+            for ((streams, _), bytes) in frames.iter().zip(black_box(&encoded)) {
+                read(&decoder.parse(bytes.clone(), streams).expect("own frame"));
+            }
+        }));
+    }
+    let longest =
+        frames.iter().map(|(_, payloads)| payloads.iter().map(|one| one.len() + 9).sum()).max().unwrap_or(0);
+    let mut context = CCtx::create();
+    context.set_parameter(CParameter::CompressionLevel(-1)).expect("a valid level");
+    let (mut input, mut out) = (Vec::new(), vec![0; zstd_safe::compress_bound(longest) + 64]);
+    let encoded: Vec<Vec<u8>> = frames
+        .iter()
+        .map(|(_, payloads)| {
+            lined_up(payloads, &mut input);
+            let bytes = flush(&mut context, &input, &mut out);
+            out[..bytes].to_vec()
+        })
+        .collect();
+    sizes.push(("zstd -1 stream", encoded.iter().map(Vec::len).sum()));
+    runs.push(Box::new(move || {
+        context.reset(ResetDirective::SessionOnly).expect("between frames");
+        for (_, payloads) in black_box(frames) {
+            lined_up(payloads, &mut input);
+            black_box(flush(&mut context, &input, &mut out));
+        }
+    }));
+    let (mut context, mut out) = (DCtx::create(), vec![0; longest]);
+    runs.push(Box::new(move || {
+        context.reset(ResetDirective::SessionOnly).expect("between frames");
+        for block in black_box(&encoded) {
+            let mut input = InBuffer::around(block);
+            let mut out = OutBuffer::around(&mut out[..]);
+            while input.pos() < block.len() {
+                context.decompress_stream(&mut out, &mut input).expect("own stream");
+            }
+            black_box(out.pos());
+        }
+    }));
+    let times = clock.medians(runs);
+    let cells = sizes
+        .into_iter()
+        .zip(times.chunks(2))
+        .map(|((subject, bytes), times)| SessionCell { subject, bytes, encode: times[0], decode: times[1] })
+        .collect();
+    let Session { name, input_bytes, new_bytes, heartbeats, .. } = session;
+    SessionRow {
+        name: name.clone(),
+        frames: frames.len(),
+        input_bytes: *input_bytes,
+        new_bytes: *new_bytes,
+        heartbeats: *heartbeats,
+        cells,
+    }
+}

@@ -1,0 +1,93 @@
+//! What was promised of each corpus, and whether this run keeps it.
+
+use crate::corpora::{Corpus, Kind};
+use crate::sessions::SessionRow;
+use crate::subjects::Row;
+
+/// One promise against what was measured.
+pub(crate) struct Target {
+    pub(crate) corpus: String,
+    pub(crate) what: &'static str,
+    pub(crate) measured: f64,
+    pub(crate) wanted: f64,
+    pub(crate) at_least: bool,
+}
+
+impl Target {
+    pub(crate) fn met(&self) -> bool {
+        if self.at_least { self.measured >= self.wanted } else { self.measured <= self.wanted }
+    }
+}
+
+/// The promises that `corpus` is held against.
+pub(crate) fn of(corpus: &Corpus, row: &Row) -> Vec<Target> {
+    let target = |what, measured, wanted, at_least| Target {
+        corpus: row.name.clone(),
+        what,
+        measured,
+        wanted,
+        at_least,
+    };
+    let cell = |subject| row.cell(subject).expect("every row has it");
+    let codec = cell("codec");
+    let us = 1e6;
+    let mut all = Vec::new();
+    match corpus.kind {
+        Kind::Shared => {
+            let wanted = 1.3 * row.crc + 150e-9 * row.segments as f64;
+            all.push(target(
+                "encode, us: 1.3 x CRC32C + 150 ns per segment",
+                codec.encode * us,
+                wanted * us,
+                false,
+            ));
+        }
+        Kind::Near => all.push(target("encode over memcmp", row.memcmp / codec.encode, 0.4, true)),
+        Kind::NearShort => all.push(target("encode, us", codec.encode * us, 2.0, false)),
+        Kind::Tiny => all.push(target("encode, us", codec.encode * us, 1.0, false)),
+        Kind::Unrelated => {
+            let lz4 = cell("lz4_flex");
+            all.push(target("encode over lz4_flex", lz4.encode / codec.encode, 1.0, true));
+            all.push(target(
+                "encode + LZ4 over lz4_flex",
+                lz4.encode / cell("codec + LZ4").encode,
+                0.9,
+                true,
+            ));
+            if let Some(staged) = row.cell("codec + zstd") {
+                let speed = cell("zstd -1").encode / staged.encode;
+                all.push(target("encode + zstd over zstd -1", speed, 0.9, true));
+            }
+        }
+        Kind::Other => {}
+    }
+    let wanted = row.crc_frame + 40e-9 * row.pieces as f64;
+    all.push(target(
+        "decode, us: CRC32C of the frame + 40 ns per piece",
+        codec.decode * us,
+        wanted * us,
+        false,
+    ));
+    if let Some(owned) = codec.owned {
+        all.push(target("decode to owned over memcpy", row.memcpy / owned, 0.5, true));
+    }
+    all
+}
+
+/// The promises of a session: no larger than the stream and three times as fast.
+pub(crate) fn of_session(row: &SessionRow) -> Vec<Target> {
+    let find = |subject| row.cells.iter().find(|cell| cell.subject == subject).expect("every row has it");
+    let (session, stream) = (find("session"), find("zstd -1 stream"));
+    let target = |what, measured, wanted, at_least| Target {
+        corpus: row.name.clone(),
+        what,
+        measured,
+        wanted,
+        at_least,
+    };
+    vec![
+        target("bytes over the stream's", session.bytes as f64 / stream.bytes as f64, 1.0, false),
+        target("encode over the stream's", stream.encode / session.encode, 3.0, true),
+        target("decode over the stream's", stream.decode / session.decode, 3.0, true),
+    ]
+}
