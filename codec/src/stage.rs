@@ -64,16 +64,22 @@ impl Compressor {
         if bytes < SAMPLED_BYTES_MIN {
             return true;
         }
-        // Samples are spread evenly: the k-th begins where the k-th stride does, or ends with its piece.
+        // Samples are spread evenly: the k-th begins where the k-th stride does. They go on over the borders of pieces:
+        // strides often are multiples of the pieces' length, and all samples would begin just before a border.
         self.sample.clear();
         let stride = bytes / SAMPLES;
-        let (mut passed, mut wanted) = (0, 0);
+        let (mut passed, mut at) = (0, 0);
         for piece in pieces {
-            while wanted < passed + piece.len() && wanted < stride * SAMPLES {
-                let from = wanted.saturating_sub(passed);
-                let to = piece.len().min(from + SAMPLE_BYTES);
+            while at < passed + piece.len() && at < stride * SAMPLES {
+                let taken = at % stride;
+                if taken >= SAMPLE_BYTES {
+                    at += stride - taken;
+                    continue;
+                }
+                let from = at - passed;
+                let to = piece.len().min(from + SAMPLE_BYTES - taken);
                 self.sample.extend_from_slice(&piece[from..to]);
-                wanted += stride;
+                at += to - from;
             }
             passed += piece.len();
         }
@@ -111,6 +117,16 @@ pub(crate) fn expand(flags: u8, staged: &[u8], data_bytes: usize) -> Option<Vec<
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn samples_go_on_over_the_borders_of_pieces() {
+        // A short piece and sixteen of 1 KiB: every stride begins a few bytes before a border.
+        let text = b"the same words come again and again, ".repeat(500);
+        let pieces = || std::iter::once(&text[..60]).chain(text[60..60 + (16 << 10)].chunks(1 << 10));
+        let mut compressor = Compressor::default();
+        assert!(compressor.promising(pieces(), 60 + (16 << 10)));
+        assert_eq!(compressor.sample.len(), SAMPLES * SAMPLE_BYTES);
+    }
 
     #[test]
     fn random_data_is_not_promising_and_text_is() {
