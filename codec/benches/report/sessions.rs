@@ -4,7 +4,9 @@ use std::hint::black_box;
 
 use bytes::Bytes;
 use fastrand::Rng;
-use trunkline_codec::{Limits, Options, Payload, SessionDecoder, SessionEncoder, Stage, varint};
+use trunkline_codec::{
+    Encoder, Frame, Limits, Options, Payload, SessionDecoder, SessionEncoder, Stage, varint,
+};
 use zstd_safe::zstd_sys::ZSTD_EndDirective;
 use zstd_safe::{CCtx, CParameter, DCtx, InBuffer, OutBuffer, ResetDirective};
 
@@ -132,6 +134,21 @@ pub(crate) fn measure(session: &Session, clock: &Clock) -> SessionRow {
             let mut decoder = SessionDecoder::new(Limits::default(), 1);
             for ((streams, _), bytes) in frames.iter().zip(black_box(&encoded)) {
                 read(&decoder.parse(bytes.clone(), streams).expect("own frame"));
+            }
+        }));
+    }
+    {
+        // The same frames without a history: what the session's own work is on top of.
+        let mut encoder = Encoder::new(Options { seed: Some(1), ..Options::default() });
+        let mut encode = move |payloads: &[Payload]| encoder.encode(payloads).expect("within limits");
+        let encoded: Vec<Bytes> = frames.iter().map(|(_, payloads)| encode(payloads).to_bytes()).collect();
+        sizes.push(("codec", encoded.iter().map(Bytes::len).sum()));
+        runs.push(Box::new(move || {
+            black_box(frames).iter().for_each(|(_, payloads)| drop(black_box(encode(payloads))));
+        }));
+        runs.push(Box::new(move || {
+            for bytes in black_box(&encoded) {
+                read(&Frame::parse(bytes.clone(), &Limits::default()).expect("own frame"));
             }
         }));
     }
