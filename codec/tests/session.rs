@@ -1,10 +1,13 @@
 //! Frames of one connection: exact whatever was said before, small where it was, and over at the first thing that is
 //! wrong.
 
+mod common;
+
 use bytes::Bytes;
+use common::STAGES;
 use fastrand::Rng;
 use trunkline_codec::{
-    DecodeError, EncodedFrame, Limits, Options, Payload, Session, SessionDecoder, SessionEncoder,
+    DecodeError, EncodedFrame, Limits, Options, Payload, Session, SessionDecoder, SessionEncoder, Stage,
 };
 
 const EPOCH: u64 = 7;
@@ -48,6 +51,28 @@ fn heartbeats_shrink_to_what_changed() {
         last = frame.len();
     }
     assert!(last <= 25, "{last} bytes for five heartbeats of 40");
+}
+
+#[test]
+fn every_stage_serves_a_connection() {
+    let streams = [1, 2, 3];
+    for &stage in STAGES {
+        let (mut encoder, mut decoder) = pair();
+        encoder.set_stage(stage);
+        for round in 0..20u8 {
+            let text = format!("entry {round}: the same words come again and again, ").repeat(40);
+            let message = |to: u8| Payload::from([&[to, round][..], text.as_bytes()].concat());
+            let payloads: Vec<Payload> = (1..=3).map(message).collect();
+            let frame = encoder.encode(&streams, &payloads).unwrap();
+            check(&mut decoder, &frame, &streams, &payloads);
+            assert_eq!(
+                frame.len() * 4 < text.len(),
+                stage != Stage::None,
+                "{stage:?}: {} bytes",
+                frame.len()
+            );
+        }
+    }
 }
 
 #[test]
