@@ -2,9 +2,10 @@
 
 mod common;
 
+use bytes::Bytes;
 use common::{FAMILIES, encoder, family, payloads};
 use fastrand::Rng;
-use trunkline_codec::{Encoder, Options, Payload, SessionEncoder, Stage};
+use trunkline_codec::{Encoder, Options, Payload, Session, SessionEncoder, Stage};
 
 /// What no family needs more of, per byte of input and per message. The two-letter alphabet comes closest, because
 /// nearly every probe succeeds and finds next to nothing.
@@ -223,5 +224,36 @@ fn a_history_adds_a_constant_per_byte() {
                 (PER_BYTE + PER_BYTE_OF_A_SESSION) * bytes + (PER_MESSAGE + PER_MESSAGE_OF_A_SESSION) * count;
             assert!(operations <= most, "{name}, {count} x {len}: {operations} operations for {bytes} bytes");
         }
+    }
+}
+
+#[test]
+fn looking_for_what_the_receiver_sent_adds_a_constant_per_segment() {
+    let options = Options { seed: Some(7), ..Options::default() };
+    let (mut here, mut there) = (Session::new(options, (1, 2)), Session::new(options, (2, 1)));
+    let mut rng = Rng::with_seed(6);
+    // Many frames, and then all of them in pieces just long enough to be looked for, in any order, to many.
+    let mut pieces: Vec<Bytes> = Vec::new();
+    for _ in 0..200 {
+        let sent = there.encode(&[0], &[common::random(&mut rng, 500).into()]).unwrap();
+        let frame = here.parse(sent.to_bytes(), &[0]).unwrap();
+        for piece in frame.message(0) {
+            pieces.extend((0..piece.len() / 20).map(|k| piece.slice(k * 20..k * 20 + 17)));
+        }
+    }
+    for (count, taken) in [(1, 1000), (10, 500), (100, 100), (1000, 30)] {
+        let streams: Vec<u32> = (0..count).collect();
+        let messages: Vec<Payload> = streams
+            .iter()
+            .map(|_| (0..taken).map(|_| pieces[rng.usize(..pieces.len())].clone()).collect())
+            .collect();
+        let frame = here.encode(&streams, &messages).unwrap();
+        let (stats, count) = (frame.stats(), messages.len());
+        let most = (PER_BYTE + PER_BYTE_OF_A_SESSION) * stats.input_bytes
+            + (PER_MESSAGE + PER_MESSAGE_OF_A_SESSION) * count
+            + PER_SEGMENT * count * taken;
+        assert!(stats.work.operations() <= most, "{count} x {taken}: {:?}", stats.work);
+        let frame = there.parse(frame.to_bytes(), &streams).unwrap();
+        assert!((0..count).all(|index| frame.to_vec(index) == messages[index].to_vec()));
     }
 }
