@@ -44,6 +44,11 @@ fn assert_read(name: &str, arguments: &[&str], input: &[String], expected: &[Str
     let said = String::from_utf8(output.stdout).unwrap();
     assert_eq!(said.lines().count(), input.len(), "{name}");
     for ((said, expected), input) in said.lines().zip(expected).zip(input) {
+        // A module that reads zstd may be missing there.
+        if said.starts_with("skipped zstd: ") {
+            eprintln!("{name}: {said}");
+            continue;
+        }
         let same = if said.starts_with("refused ") { expected == "refused" } else { said == expected };
         assert!(same, "{name}: {input}\nthe crate: {expected}\ndecode.py: {said}");
     }

@@ -6,7 +6,8 @@
                                     of its streams, with commas: f501... 1,2,3
 
 Prints `ok` and the messages in hex, one line per frame (an empty message is `-`), or `refused` and why. Python's standard
-library only; frames with the zstd stage are refused, as the crate refuses them.
+library only, except that frames with the zstd stage need the module `zstandard`, or Python 3.14; without it they are
+`skipped`.
 """
 
 import sys
@@ -14,7 +15,11 @@ import sys
 DESTINATIONS, MESSAGE_BYTES, OUTPUT_BYTES = 1024, 64 << 20, 256 << 20
 PIECES, RECORDS, DATA_BYTES, SET_BYTES = 1 << 20, 1 << 18, 256 << 20, 4 << 20
 CONCAT, LZ4, ZSTD, HISTORY, NOREF, ECHO = 1, 2, 4, 8, 16, 32
-HEAD_BYTES, STREAM_BYTES, STREAMS = 512, 4096, 1024
+HEAD_BYTES, STREAM_BYTES, STREAMS = 256, 4096, 1024
+
+
+class Skipped(Exception):
+    """A frame that this machine cannot read."""
 
 
 class Refused(Exception):
@@ -212,6 +217,29 @@ class Sets:
         return bits
 
 
+def zstd_block(block, length):
+    require(block[:5] == bytes.fromhex("28b52ffd00"), "zstd: another form of frame")
+    require(len(block) > 5 and block[5] <= 0x68, "zstd: the window is too large")
+    try:
+        try:
+            from compression import zstd
+
+            decompressor, error = zstd.ZstdDecompressor(), zstd.ZstdError
+        except ImportError:
+            import zstandard
+
+            decompressor, error = zstandard.ZstdDecompressor().decompressobj(), zstandard.ZstdError
+    except ImportError:
+        raise Skipped("zstd: no module reads it") from None
+    try:
+        data = decompressor.decompress(block)
+    except error:
+        raise Refused("zstd: damaged") from None
+    require(decompressor.eof and not decompressor.unused_data, "zstd: not exactly one frame")
+    require(len(data) == length, "zstd: another length")
+    return data
+
+
 class Session:
     """What one direction of a connection remembers."""
 
@@ -243,7 +271,6 @@ def decode(frame, session=None, numbers=()):
     flags = reader.byte()
     require(flags < 0x40, "unknown flags")
     require(flags & (LZ4 | ZSTD) != LZ4 | ZSTD, "two second stages")
-    require(not flags & ZSTD, "zstd is not supported")
     require(flags & HISTORY or not flags & ECHO, "ECHO without HISTORY")
     require(bool(flags & HISTORY) == (session is not None), "a history where there is none, or none where there is one")
     require(not flags & ECHO, "this end has sent nothing")
@@ -259,21 +286,21 @@ def decode(frame, session=None, numbers=()):
     lengths, from_past = [0] * count, [0] * count
     records, output, pieces, data_bytes = [], 0, 0, 0
 
-    def add(bits, length, each, distance):
+    def add(bits, length, each, back):
         nonlocal output, pieces, data_bytes
         members = members_of(bits)
-        if distance is None:
+        if back is None:
             data_bytes += length * len(members) if each else length
         output += length * len(members)
         pieces += len(members)
-        records.append((members, length, each, distance))
+        records.append((members, length, each, back))
         require(len(records) <= RECORDS, "limit: records")
         require(pieces <= PIECES, "limit: pieces")
         require(output <= OUTPUT_BYTES and data_bytes <= DATA_BYTES, "limit: bytes")
         for member in members:
             lengths[member] += length
             require(lengths[member] <= MESSAGE_BYTES, "limit: bytes of a message")
-            if distance is not None:
+            if back is not None:
                 from_past[member] += length
                 require(from_past[member] <= HEAD_BYTES, "more from the past than a head")
 
@@ -283,38 +310,47 @@ def decode(frame, session=None, numbers=()):
             if length:
                 add(1 << index, length, False, None)
     else:
-        head, sets = Reader(reader.take(reader.uv())), Sets(count)
+        head, sets, last_back = Reader(reader.take(reader.uv())), Sets(count), None
         while head.left():
             prefix = head.data[head.at]
-            if prefix in (0xD0, 0xD1):
+            if prefix in (0xD0, 0xD1, 0xD4):
                 head.byte()
             require(prefix not in (0xD2, 0xD3), "reserved code")
-            require(prefix != 0xD1 or flags & HISTORY, "PAST without a history")
+            require(prefix not in (0xD1, 0xD4) or flags & HISTORY, "PAST without a history")
             bits, length = sets.read(head), head.uv()
             require(length > 0, "a record without bytes")
             require(prefix != 0xD0 or bits.bit_count() > 1, "EACH with one member")
-            distance = head.uv() if prefix == 0xD1 else None
-            require(distance is None or length <= distance, "beyond the end of what is remembered")
-            add(bits, length, prefix == 0xD0, distance)
+            back = None
+            if prefix == 0xD1:
+                back = head.uv()
+                require(back != last_back, "the back of the last PAST")
+                last_back = back
+            elif prefix == 0xD4:
+                require(last_back is not None, "AGAIN without a PAST before it")
+                back = last_back
+            add(bits, length, prefix == 0xD0, back)
 
     column = reader.take(reader.left())
     if flags & LZ4:
         require(len(column) < data_bytes, "a second stage that saves nothing")
         require(data_bytes // 255 <= len(column), "lz4: no block expands so far")
         column = lz4_block(column, data_bytes)
+    if flags & ZSTD:
+        require(len(column) < data_bytes, "a second stage that saves nothing")
+        column = zstd_block(column, data_bytes)
     require(len(column) == data_bytes, "the data is not as long as the records say")
     messages, at = [[] for _ in range(count)], 0
-    for members, length, each, distance in records:
+    for members, length, each, back in records:
         for index, member in enumerate(members):
-            if distance is None:
+            if back is None:
                 begin = at + index * length if each else at
                 messages[member].append(column[begin : begin + length])
             else:
                 memory = session.bytes_of(numbers[member])
-                require(distance <= len(memory), "more than is remembered")
-                begin = len(memory) - distance
+                begin = len(memory) - back + sum(map(len, messages[member]))
+                require(0 <= begin <= len(memory) - length, "more than is remembered")
                 messages[member].append(memory[begin : begin + length])
-        if distance is None:
+        if back is None:
             at += length * len(members) if each else length
     messages = [b"".join(parts) for parts in messages]
     if session:
@@ -341,6 +377,8 @@ def main(arguments):
             frame = b"" if words[0] == "-" else bytes.fromhex(words[0])
             messages = decode(frame, session, numbers)
             print("ok", *[message.hex() or "-" for message in messages])
+        except Skipped as why:
+            print("skipped", why)
         except Refused as refusal:
             print("refused", refusal)
             over = str(refusal) if session else None
