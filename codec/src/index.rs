@@ -67,7 +67,7 @@ impl BlockIndex {
         let key = self.keys[0];
         for (number, block) in (1u64..).zip(reference.as_chunks::<BLOCK>().0) {
             let (word, bit) = filter_place(load(block).wrapping_mul(key), filter_words);
-            self.filter[word] |= bit;
+            self.filter[word] |= 1 << bit;
             let hash = self.hash(block);
             let bucket = self.bucket(hash);
             if let Some(slot) = self.slots[bucket..bucket + BUCKET].iter_mut().find(|slot| **slot == 0) {
@@ -129,11 +129,11 @@ impl BlockIndex {
     }
 }
 
-/// Word and bit that a product stands for in a filter of `words` words, a power of two.
+/// Word and number of the bit that a product stands for in a filter of `words` words, a power of two.
 #[inline]
 fn filter_place(product: u64, words: usize) -> (usize, u64) {
     let word = usize::try_from(product >> 40).unwrap_or(0) & (words - 1);
-    (word, 1 << (product >> 58))
+    (word, product >> 58)
 }
 
 fn next_candidate<const WORDS: usize>(
@@ -144,27 +144,28 @@ fn next_candidate<const WORDS: usize>(
     step: usize,
     end: usize,
 ) -> Option<usize> {
+    // The lowest bit says whether; the others are noise.
     let may_hold = |first: u64| {
         let (word, bit) = filter_place(first.wrapping_mul(key), WORDS);
-        filter[word] & bit != 0
+        filter[word] >> bit
     };
     let mut at = from;
     if step == 1 {
         while at + GO <= end {
             // `at + GO + 8 <= text.len()`, because every place before `end` has a whole window.
             let Some(ahead) = text[at..].first_chunk::<{ GO + 8 }>() else { break };
-            let mut any = false;
+            let mut any = 0;
             for offset in 0..GO {
-                any |= ahead[offset..].first_chunk::<8>().is_some_and(|w| may_hold(u64::from_le_bytes(*w)));
+                any |= ahead[offset..].first_chunk::<8>().map_or(0, |w| may_hold(u64::from_le_bytes(*w)));
             }
-            if any {
+            if any & 1 != 0 {
                 break;
             }
             at += GO;
         }
     }
     while at < end {
-        if may_hold(load_at(text, at)?) {
+        if may_hold(load_at(text, at)?) & 1 != 0 {
             return Some(at);
         }
         at += step;

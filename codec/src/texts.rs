@@ -68,6 +68,9 @@ impl<'a> Texts<'a> {
         let segments = self.payloads[span.message].segments();
         let starts =
             &self.borders.starts[self.borders.first[span.message]..self.borders.first[span.message + 1]];
+        if let [segment] = segments {
+            return Parts { segments: std::slice::from_ref(segment), skip: span.start, rest: span.len() };
+        }
         // The segment that holds the span's first byte; most messages have one or few.
         let index = starts.partition_point(|&start| start <= span.start).saturating_sub(1);
         let skip = starts.get(index).map_or(0, |start| span.start - start);
