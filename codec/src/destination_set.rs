@@ -74,16 +74,7 @@ impl DestinationSet {
 
     /// The member, if there is exactly one.
     pub(crate) fn sole(&self) -> Option<usize> {
-        let mut found = None;
-        for (index, &word) in self.words.iter().enumerate() {
-            if word != 0 {
-                if found.is_some() || !word.is_power_of_two() {
-                    return None;
-                }
-                found = Some(index * WORD_BITS + word.trailing_zeros() as usize);
-            }
-        }
-        found
+        sole(self.words.iter().copied())
     }
 
     /// Members in rising order.
@@ -118,6 +109,20 @@ impl DestinationSet {
             *word &= !with;
         }
     }
+}
+
+/// The member of the set with these words, if there is exactly one.
+pub(crate) fn sole(words: impl Iterator<Item = u64>) -> Option<usize> {
+    let mut found = None;
+    for (index, word) in words.enumerate() {
+        if word != 0 {
+            if found.is_some() || !word.is_power_of_two() {
+                return None;
+            }
+            found = Some(index * WORD_BITS + word.trailing_zeros() as usize);
+        }
+    }
+    found
 }
 
 /// Members of a set in rising order.

@@ -5,7 +5,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 
-use crate::destination_set::DestinationSet;
+use crate::destination_set::{DestinationSet, sole};
 use crate::error::{DecodeError, LimitName};
 use crate::varint::{self, Reader};
 use crate::wire;
@@ -194,13 +194,15 @@ impl SetTable {
 
     /// The one spelling of `set` at this place. FORMAT.md states the order.
     fn choose(&self, set: &DestinationSet) -> Spelling {
-        if *set == self.all {
+        // Neither has members beyond the frame's destinations: mostly one word is all there is to look at.
+        let (words, all) = (&set.words()[..self.words], &self.all.words()[..self.words]);
+        if words == all {
             return Spelling::Ref(0);
         }
-        if let Some(one) = set.sole() {
+        if let Some(one) = sole(words.iter().copied()) {
             return if one == self.next { Spelling::Next } else { Spelling::One(one) };
         }
-        if let Some(one) = set.xor(&self.all).sole() {
+        if let Some(one) = sole(words.iter().zip(all).map(|(word, all)| word ^ all)) {
             return Spelling::But(one);
         }
         if let Some(number) = self.find(set) {
