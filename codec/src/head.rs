@@ -14,6 +14,10 @@ use crate::streams::HEAD_BYTES;
 use crate::varint::{self, Reader};
 use crate::wire;
 
+/// Records of a frame, and pieces of each of its messages, for which a reader makes room from the beginning.
+const USUAL_RECORDS: usize = 16;
+const USUAL_PIECES: usize = 4;
+
 /// Writes records and counts what the reader will be charged for them.
 #[derive(Debug)]
 pub(crate) struct HeadWriter {
@@ -271,8 +275,9 @@ impl Layout {
             flags,
             arrived,
             checksum: carried,
-            records: Vec::new(),
-            members: Vec::new(),
+            // Room for what most frames have; no more than the frame's own bytes can fill.
+            records: Vec::with_capacity(USUAL_RECORDS.min(reader.remaining())),
+            members: Vec::with_capacity(count * USUAL_PIECES),
             lens: vec![0; count],
             counts: vec![0; count],
             past: vec![0; if history.is_some() { count } else { 0 }],
