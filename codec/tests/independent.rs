@@ -1,5 +1,9 @@
 //! A decoder of FORMAT.md in another language, which shares no code with this crate, accepts what it accepts, refuses
 //! what it refuses, and reads the same messages. Without python3 these tests say so and pass.
+#![allow(
+    clippy::duplicate_mod,
+    reason = "two modules of tests use the naive reader, and this file both of them"
+)]
 
 mod bodies;
 mod common;
