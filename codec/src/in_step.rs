@@ -2,8 +2,10 @@
 //!
 //! Such messages have their fields where the last ones of their streams had them. One look at all of them, byte by byte
 //! beside what the streams remember, tells the places where any of them changed. What lies between is one record for all,
-//! and only the rest has to be planned. Where messages are not in step, [`crate::past`] looks at each on its own.
+//! and only the rest has to be planned. Heartbeats and appends in one frame are in step each among themselves. Where
+//! messages are not, [`crate::past`] looks at each on its own.
 
+use crate::destination_set::DestinationSet;
 use crate::streams::{HEAD_BYTES, Streams};
 use crate::texts::{Span, Texts};
 use crate::work::Work;
@@ -11,24 +13,39 @@ use crate::work::Work;
 /// Shorter places without a change are sent with what is around them, of one message and of several.
 const UNCHANGED_BYTES_MIN: usize = 5;
 const UNCHANGED_BYTES_MIN_ALONE: usize = 8;
+/// Kinds of messages in one frame that are told apart.
+const CLASSES_MAX: usize = 4;
 
-/// The heads of all messages of a frame, beside those of one earlier message each.
+/// Messages whose streams remember an earlier one at the same place.
 #[derive(Debug)]
-pub(crate) struct InStep {
+pub(crate) struct Class {
     /// How far before the end of what each stream remembers that message begins.
     pub(crate) back: usize,
+    /// Which messages these are.
+    pub(crate) members: DestinationSet,
     /// The places `from..to` where no message changed, in rising order.
     pub(crate) unchanged: Vec<(usize, usize)>,
+    /// Bytes that are compared.
+    len: usize,
     changes: Box<[u8; HEAD_BYTES]>,
 }
 
-impl Default for InStep {
-    fn default() -> Self {
-        Self { back: 0, unchanged: Vec::new(), changes: Box::new([0; HEAD_BYTES]) }
-    }
+/// The messages of one frame, by class.
+#[derive(Debug, Default)]
+pub(crate) struct InStep {
+    /// Classes in use; there may be more, for their memory.
+    used: usize,
+    classes: Vec<Class>,
+    /// The class of every message.
+    of: Vec<usize>,
 }
 
 impl InStep {
+    /// The classes of the frame that was looked at last.
+    pub(crate) fn classes(&self) -> &[Class] {
+        &self.classes[..self.used]
+    }
+
     /// Looks at all messages, none of which may be empty. False when they are not in step, or it saves nothing to know.
     pub(crate) fn find(
         &mut self,
@@ -38,46 +55,78 @@ impl InStep {
         streams: &Streams,
         work: &mut Work,
     ) -> bool {
-        self.unchanged.clear();
-        let [first, others @ ..] = spans else { return false };
-        if spans.len() != numbers.len() {
+        self.used = 0;
+        if spans.len() != numbers.len() || !self.divide(spans, numbers, streams) {
             return false;
         }
-        // The latest message as long as the first one's now, or else the latest.
-        let Some(stream) = streams.get(numbers[0]) else { return false };
-        let head_len = first.len().min(HEAD_BYTES);
-        let alike = stream.heads().find(|(_, len)| *len == head_len).or_else(|| stream.heads().next());
-        let Some((start, past_len)) = alike else { return false };
-        self.back = stream.bytes().len() - start;
-        let shortest = others.iter().map(Span::len).min().unwrap_or(head_len);
-        let len = past_len.min(head_len).min(shortest);
-        self.changes[..len].fill(0);
-        for (span, number) in spans.iter().zip(numbers) {
+        for ((span, number), class) in spans.iter().zip(numbers).zip(&self.of) {
+            let class = &mut self.classes[*class];
             let bytes = streams.get(*number).map_or(&[][..], |stream| stream.bytes());
-            let Some(past) = bytes.len().checked_sub(self.back).and_then(|from| bytes.get(from..from + len))
-            else {
-                return false;
-            };
-            let head = Span { end: span.start + len, ..*span };
+            let past = &bytes[bytes.len() - class.back..];
             let mut at = 0;
-            for (segment, start, end) in texts.parts(head) {
+            for (segment, start, end) in texts.parts(span.part(0, class.len)) {
                 let (now, until) = (&segment[start..end], at + (end - start));
-                for ((change, now), past) in self.changes[at..until].iter_mut().zip(now).zip(&past[at..until])
+                for ((change, now), past) in
+                    class.changes[at..until].iter_mut().zip(now).zip(&past[at..until])
                 {
                     *change |= now ^ past;
                 }
                 at = until;
             }
+            work.compared_bytes += class.len;
         }
-        work.compared_bytes += spans.len() * len;
-        let least = if others.is_empty() { UNCHANGED_BYTES_MIN_ALONE } else { UNCHANGED_BYTES_MIN };
-        let mut at = 0;
-        for places in self.changes[..len].chunk_by(|a, b| (*a == 0) == (*b == 0)) {
-            if places[0] == 0 && places.len() >= least {
-                self.unchanged.push((at, at + places.len()));
+        let mut any = false;
+        for class in &mut self.classes[..self.used] {
+            let least =
+                if class.members.sole().is_some() { UNCHANGED_BYTES_MIN_ALONE } else { UNCHANGED_BYTES_MIN };
+            let mut at = 0;
+            for places in class.changes[..class.len].chunk_by(|a, b| (*a == 0) == (*b == 0)) {
+                if places[0] == 0 && places.len() >= least {
+                    class.unchanged.push((at, at + places.len()));
+                }
+                at += places.len();
             }
-            at += places.len();
+            any |= !class.unchanged.is_empty();
         }
-        !self.unchanged.is_empty()
+        any
+    }
+
+    /// Finds every message's class. False when a stream remembers nothing, or there are too many classes.
+    fn divide(&mut self, spans: &[Span], numbers: &[u32], streams: &Streams) -> bool {
+        self.of.clear();
+        for (span, number) in spans.iter().zip(numbers) {
+            let Some(stream) = streams.get(*number) else { return false };
+            // The latest message as long as this one, or else the latest.
+            let head_len = span.len().min(HEAD_BYTES);
+            let alike = stream.heads().find(|(_, len)| *len == head_len).or_else(|| stream.heads().next());
+            let Some((start, past_len)) = alike else { return false };
+            let (back, len) = (stream.bytes().len() - start, past_len.min(head_len));
+            let known = self.classes[..self.used].iter().position(|class| class.back == back);
+            let index = known.unwrap_or(self.used);
+            if known.is_none() {
+                if self.used == CLASSES_MAX {
+                    return false;
+                }
+                self.open(back, len);
+            }
+            let class = &mut self.classes[index];
+            class.members.insert(span.message);
+            class.len = class.len.min(len);
+            self.of.push(index);
+        }
+        true
+    }
+
+    fn open(&mut self, back: usize, len: usize) {
+        if self.used == self.classes.len() {
+            let changes = Box::new([0; HEAD_BYTES]);
+            let members = DestinationSet::EMPTY;
+            self.classes.push(Class { back, members, unchanged: Vec::new(), len, changes });
+        }
+        let class = &mut self.classes[self.used];
+        (class.back, class.len, class.members) = (back, len, DestinationSet::EMPTY);
+        class.unchanged.clear();
+        class.changes.fill(0);
+        self.used += 1;
     }
 }

@@ -125,25 +125,37 @@ impl Planner<'_> {
         self.by_address(spans, 0);
     }
 
-    /// The same, for messages that are in step with what their streams remember.
+    /// The same, for messages that are in step with what their streams remember. What has changed is planned class by
+    /// class, what comes behind for all messages together.
     pub(crate) fn plan_in_step(&mut self, spans: &[Span], known: &InStep) {
-        let mut set = DestinationSet::EMPTY;
-        spans.iter().for_each(|span| set.insert(span.message));
-        let mut parts = Vec::with_capacity(spans.len());
-        let mut at = 0;
-        for &(from, to) in &known.unchanged {
-            parts.clear();
-            parts.extend(spans.iter().map(|span| span.part(at, from)));
-            if from > at {
-                self.plan(&parts);
+        let mut parts: Vec<Span> = Vec::with_capacity(spans.len());
+        let mut rest = spans.to_vec();
+        for class in known.classes() {
+            let mut set = DestinationSet::EMPTY;
+            let member = |span: &&Span| class.members.contains(span.message);
+            spans.iter().filter(member).for_each(|span| set.insert(span.message));
+            if set == DestinationSet::EMPTY {
+                continue;
             }
-            self.out.past(&set, to - from, known.back);
-            at = to;
+            let mut at = 0;
+            for &(from, to) in &class.unchanged {
+                if from > at {
+                    parts.clear();
+                    parts.extend(spans.iter().filter(member).map(|span| span.part(at, from)));
+                    self.plan(&parts);
+                }
+                self.out.past(&set, to - from, class.back);
+                at = to;
+            }
+            for (rest, span) in rest.iter_mut().zip(spans) {
+                if class.members.contains(span.message) {
+                    *rest = span.part(at, span.len());
+                }
+            }
         }
-        parts.clear();
-        parts.extend(spans.iter().map(|span| span.part(at, span.len())).filter(|part| part.len() > 0));
-        if !parts.is_empty() {
-            self.plan(&parts);
+        rest.retain(|part| part.len() > 0);
+        if !rest.is_empty() {
+            self.plan(&rest);
         }
     }
 
