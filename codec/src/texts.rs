@@ -71,8 +71,11 @@ impl<'a> Texts<'a> {
         if let [segment] = segments {
             return Parts { segments: std::slice::from_ref(segment), skip: span.start, rest: span.len() };
         }
-        // The segment that holds the span's first byte; most messages have one or few.
-        let index = starts.partition_point(|&start| start <= span.start).saturating_sub(1);
+        // The segment that holds the span's first byte; most messages have few.
+        let index = match starts {
+            [_, second, ..] if span.start < *second => 0,
+            _ => starts.partition_point(|&start| start <= span.start).saturating_sub(1),
+        };
         let skip = starts.get(index).map_or(0, |start| span.start - start);
         Parts { segments: &segments[index..], skip, rest: span.len() }
     }
