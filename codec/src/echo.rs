@@ -108,12 +108,14 @@ pub(crate) struct Received {
 }
 
 impl Received {
-    /// These bytes arrived next.
-    pub(crate) fn enter(&mut self, chunk: Bytes) {
+    /// These bytes arrived next, in a frame of so many bytes.
+    pub(crate) fn enter(&mut self, chunk: Bytes, frame_bytes: usize) {
         let (bytes, place, address) = (chunk.len(), self.end, chunk.as_ptr().addr());
         self.end += u64::try_from(bytes).unwrap_or(0);
-        // Kept whole or not at all, and never longer than can be referred to.
-        if bytes > 0 && bytes <= WINDOW_BYTES && !self.by_address.contains_key(&address) {
+        // Kept whole or not at all, and never longer than can be referred to. It keeps its frame alive, whose head must not
+        // be what most of that is.
+        let worth = bytes > 0 && bytes <= WINDOW_BYTES && frame_bytes <= 2 * bytes + CHUNK_BYTES;
+        if worth && !self.by_address.contains_key(&address) {
             self.by_address.insert(address, (place, chunk));
             self.order.push_back(address);
             self.kept += bytes + CHUNK_BYTES;
@@ -161,7 +163,8 @@ mod tests {
         for byte in 0..2 * WINDOW_BYTES {
             let chunk = Bytes::from(vec![byte.to_le_bytes()[1]]);
             sent.enter(std::iter::once(chunk.clone()));
-            received.enter(chunk);
+            let bytes = chunk.len();
+            received.enter(chunk, bytes);
         }
         assert!(sent.arrived(2 * WINDOW_BYTES) && !sent.arrived(1));
         assert!(sent.kept < WINDOW_BYTES + JOINED_BYTES_MAX);
@@ -176,5 +179,18 @@ mod tests {
         }
         assert_eq!(sent.find(WINDOW_BYTES + 1, 1), None);
         assert_eq!(sent.find(5, 6), None);
+    }
+
+    #[test]
+    fn a_column_that_keeps_a_much_longer_frame_alive_is_not_kept() {
+        let mut received = Received::default();
+        let frame = Bytes::from(vec![1; 100_000]);
+        for (column, kept) in [(..60_000, true), (..10_000, false)] {
+            let column = frame.slice(column);
+            received = Received { end: received.end, ..Received::default() };
+            received.enter(column.clone(), frame.len());
+            assert_eq!(received.distance(&column).is_some(), kept);
+        }
+        assert_eq!(received.news(), 70_000, "it counts all the same");
     }
 }

@@ -168,6 +168,7 @@ impl SessionDecoder {
         if let Some(error) = &self.failed {
             return Err(error.clone());
         }
+        let frame_bytes = bytes.len();
         let (sent, received) = echo.unzip();
         let memory = decode::Memory { history: self.history, numbers: streams, streams: &self.streams, sent };
         let (frame, checksum, column) = Frame::parse_with(bytes, &self.limits, memory)
@@ -178,7 +179,7 @@ impl SessionDecoder {
                 self.streams.enter(*number, frame.message(index));
             }
             if let Some(received) = received {
-                received.enter(column);
+                received.enter(column, frame_bytes);
             }
         }
         self.streams.next_frame();

@@ -10,6 +10,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 pub(crate) const HEAD_BYTES: usize = 256;
 /// Bytes remembered per stream; the oldest are forgotten first.
 pub(crate) const STREAM_BYTES: usize = 4 << 10;
+/// Bytes that a stream takes, with those that it has forgotten but not given back.
+const KEPT_BYTES_MAX: usize = 2 * STREAM_BYTES;
 /// Messages of which it is remembered where they begin.
 const HEADS_MAX: usize = 16;
 /// Streams remembered; the one unused for longest is forgotten first.
@@ -42,6 +44,13 @@ impl Stream {
     }
 
     fn enter(&mut self, parts: impl Iterator<Item: AsRef<[u8]>>) {
+        // Not at every message, for then each of them would move all the others.
+        if self.kept.len() + HEAD_BYTES > KEPT_BYTES_MAX {
+            self.kept.drain(..self.begin);
+            self.begin = 0;
+        }
+        let wanted = (self.kept.len() + HEAD_BYTES).next_power_of_two();
+        self.kept.reserve_exact(wanted.min(KEPT_BYTES_MAX) - self.kept.len());
         let mut room = HEAD_BYTES;
         for part in parts {
             let part = part.as_ref();
@@ -56,11 +65,6 @@ impl Stream {
             self.heads.push_back(HEAD_BYTES - room);
         }
         self.begin = self.begin.max(self.kept.len().saturating_sub(STREAM_BYTES));
-        // Not at every message, for then each of them would move all the others.
-        if self.begin >= STREAM_BYTES {
-            self.kept.drain(..self.begin);
-            self.begin = 0;
-        }
         // More heads than anybody looks at, or more than there are bytes.
         while self.heads.len() > HEADS_MAX {
             self.heads.pop_front();

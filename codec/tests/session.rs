@@ -290,3 +290,59 @@ fn an_echo_of_many_parts_is_not_too_many_pieces() {
         assert!(frame.to_vec(index) == commands.to_vec(), "message {index}");
     }
 }
+
+/// A frame of a connection's first kind: its head and data as they are, with the checksum that belongs to it.
+fn sealed(after: Option<&Bytes>, count: u8, head: &[u8], data: &[u8]) -> Bytes {
+    let before = match after {
+        None => crc32c::crc32c(&EPOCH.to_le_bytes()),
+        Some(frame) => u32::from_le_bytes(*frame.last_chunk().unwrap()),
+    };
+    let mut frame = vec![0xF5, 1, 8, count, u8::try_from(head.len()).unwrap()];
+    frame.extend_from_slice(head);
+    frame.extend_from_slice(data);
+    let checksum = crc32c::crc32c_append(before, &frame);
+    frame.extend_from_slice(&checksum.to_le_bytes());
+    frame.into()
+}
+
+/// Sound checksums do not make up for references that cannot be, or are spelled otherwise.
+#[test]
+fn references_beyond_what_is_remembered_are_refused() {
+    let (mut encoder, _) = pair();
+    let first = encoder.encode(&[1, 2], &[vec![1; 300].into(), vec![2; 20].into()]).unwrap().to_bytes();
+    let parse = |head: &[u8], data: &[u8]| {
+        let mut decoder = SessionDecoder::new(Limits::default(), EPOCH);
+        decoder.parse(first.clone(), &[1, 2]).unwrap();
+        decoder
+            .parse(sealed(Some(&first), 2, head, data), &[1, 2])
+            .map(|frame| (frame.to_vec(0), frame.to_vec(1)))
+    };
+    let legal = |head: &[u8], data: &[u8], one: &[u8], two: &[u8]| {
+        assert_eq!(parse(head, data), Ok((one.to_vec(), two.to_vec())), "{head:02x?}");
+    };
+    legal(&[0xD1, 0x00, 20, 20], b"", &[1; 20], &[2; 20]);
+    // Three bytes, one of its own, and on with the sixteen behind that place.
+    legal(
+        &[0xD1, 0x00, 3, 20, 0x00, 1, 0xD4, 0x00, 16],
+        b"x",
+        &[&[1; 3][..], b"x", &[1; 16]].concat(),
+        &[&[2; 3][..], b"x", &[2; 16]].concat(),
+    );
+    legal(&[0xD1, 0xC0, 0x80, 2, 0x80, 2], b"", &[1; 256], b"");
+    for (what, head, data) in [
+        ("more than is remembered", &[0xD1, 0x00, 20, 21][..], &b""[..]),
+        ("past the end", &[0xD1, 0x00, 21, 20], b""),
+        ("nothing is left there", &[0xD1, 0x00, 1, 0], b""),
+        ("more than a head", &[0xD1, 0xC0, 0x80, 2, 0x80, 2, 0x40, 1, 0xD1, 0x40, 1, 0x81, 2], b"x"),
+        ("again without a place", &[0xD4, 0x00, 1], b""),
+        ("the same place spelled again", &[0xD1, 0xC0, 1, 20, 0xD1, 0xC0, 1, 20], b""),
+        ("an echo where nothing was sent", &[0xD2, 0x00, 1, 1], b""),
+        ("a huge place", &[0xD1, 0x00, 1, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 1], b""),
+    ] {
+        let error = parse(head, data).unwrap_err();
+        let spelling = matches!(error, DecodeError::NotCanonical { .. });
+        let refused =
+            spelling || matches!(error, DecodeError::Reference { .. } | DecodeError::Unsupported { .. });
+        assert!(refused && spelling == what.contains("spelled"), "{what}: {error}");
+    }
+}
