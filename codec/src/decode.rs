@@ -220,6 +220,13 @@ impl Frame {
         self.no_reference
     }
 
+    /// Bytes of all buffers that the messages are slices of: what a message that is kept keeps alive, at most. With a second
+    /// stage, or on a connection, that can be far more than the frame had on its way.
+    #[must_use]
+    pub fn buffer_bytes(&self) -> usize {
+        self.data.len() + self.referred.iter().map(Bytes::len).sum::<usize>()
+    }
+
     fn buffer(&self, of: usize) -> &Bytes {
         of.checked_sub(1).map_or(&self.data, |index| &self.referred[index])
     }

@@ -116,6 +116,25 @@ fn any_messages_survive_whatever_came_before() {
     }
 }
 
+/// Whoever keeps one message has to know what it keeps alive with it.
+#[test]
+fn what_messages_keep_alive_is_more_than_came_in() {
+    let (mut encoder, mut decoder) = pair();
+    let streams: Vec<u32> = (0..100).collect();
+    let payloads: Vec<Payload> = (0..100).map(|to| heartbeat(to, 5, 6)).collect();
+    for round in 0..2 {
+        let frame = encoder.encode(&streams, &payloads).unwrap();
+        let parsed = decoder.parse(frame.to_bytes(), &streams).unwrap();
+        if round == 1 {
+            assert_eq!(parsed.buffer_bytes(), frame.len() + 100 * payloads[0].len());
+        }
+    }
+    encoder.set_stage(Stage::Lz4);
+    let frame = encoder.encode(&[1], &[Payload::from(vec![7; 100_000])]).unwrap();
+    assert!(frame.len() < 1000);
+    assert_eq!(decoder.parse(frame.to_bytes(), &[1]).unwrap().buffer_bytes(), 100_000);
+}
+
 fn random(rng: &mut Rng, most: usize) -> Vec<u8> {
     let len = rng.usize(0..=most);
     let alphabet = if rng.bool() { 3 } else { 255 };

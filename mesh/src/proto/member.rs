@@ -42,7 +42,7 @@ pub struct ArrivedRun<'a> {
     pub flow: &'a Flow,
     /// The numbers.
     pub run: Run,
-    /// Length of the frame that its bytes are slices of.
+    /// Length of the buffers that its bytes are slices of.
     pub buffer_bytes: usize,
 }
 

@@ -261,7 +261,9 @@ impl Node {
             Arrived::Nothing => {}
             Arrived::Opened(just) => opened = Some(just),
             Arrived::Batch { link, conn, lane, envelope, frame } => {
-                self.take_batch(link, conn, lane, envelope, &frame, bytes, now);
+                // A short frame may expand to a long one, and take much from what came earlier.
+                let buffer_bytes = bytes.max(frame.buffer_bytes());
+                self.take_batch(link, conn, lane, envelope, &frame, buffer_bytes, now);
             }
             Arrived::Ack { link, ack } => self.take_ack(link, ack, now),
         }

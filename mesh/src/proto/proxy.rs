@@ -60,7 +60,7 @@ pub struct ForwardedRun {
     pub run: Run,
     /// Its bytes.
     pub payload: Payload,
-    /// Length of the frame that the bytes are slices of.
+    /// Length of the buffers that the bytes are slices of.
     pub buffer_bytes: usize,
 }
 

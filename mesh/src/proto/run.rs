@@ -45,7 +45,7 @@ pub fn split_run(pieces: impl Iterator<Item = Bytes>, count: u32) -> Result<Vec<
     Ok(messages)
 }
 
-/// A copy of a payload that is less than half of the frame it came in, so that what a queue charges is what it keeps alive.
+/// A copy of a payload that is less than half of the buffers it is a slice of, so that what a queue charges is what it keeps alive.
 #[must_use]
 pub fn compact(payload: Payload, buffer_bytes: usize) -> Payload {
     if payload.len() * 2 < buffer_bytes { Payload::from(payload.to_vec()) } else { payload }

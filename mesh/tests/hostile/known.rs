@@ -4,13 +4,14 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use trunkline_codec::{EncodeError, Payload};
+use trunkline_codec::{EncodeError, Options, Payload, Stage};
 use trunkline_mesh::id::{Datacenter, Lane, NodeId, Seq};
 use trunkline_mesh::message::{Batch, Message, Outcome};
-use trunkline_mesh::proto::frame::{FrameError, Received};
+use trunkline_mesh::proto::coder::BatchEncoder;
+use trunkline_mesh::proto::frame::{FrameError, Received, SealedBatch, Token};
 use trunkline_mesh::proto::node::ConnId;
 use trunkline_mesh::proto::run::message_head;
-use trunkline_mesh::proto::wire::{AckFlow, REFUSED_RANGES_MAX, Refused, RefusedReason};
+use trunkline_mesh::proto::wire::{AckFlow, Envelope, REFUSED_RANGES_MAX, Refused, RefusedReason};
 use trunkline_mesh::settings::Settings;
 
 use super::shell::{Peer, Shell, ack_frame, batch_around, batch_frame, entry, flow, id, roster_frame, run};
@@ -337,4 +338,25 @@ fn a_frame_of_very_many_tiny_messages_keeps_all_limits_of_the_codec() {
     shell.drain();
     let (_, runs) = rows_and_runs(&mut shell, proxy[1]);
     assert!(!runs.is_empty());
+}
+
+/// A few hundred bytes on the wire may expand to megabytes: a message that waits for the application must not keep them.
+#[test]
+fn a_message_keeps_nothing_alive_of_what_a_short_frame_expands_to() {
+    let mut shell = Shell::new("m");
+    let [_, bulk] = shell.link_in(&Peer::new("o"));
+    shell.feed(bulk, &roster_frame(Lane::Bulk, 0, vec![flow("o", 100, "m")]));
+    let message = |bytes| [message_head(0, bytes), vec![7; bytes].into()];
+    let payloads = vec![message(100_000).into_iter().chain(message(500)).collect()];
+    let envelope = Envelope { batch: 1, attempt: 1, runs: vec![run(0, 1, 2, 0)] };
+    let token = Token::Attempt(0);
+    let sealed = SealedBatch { lane: Lane::Bulk, envelope, payloads, stage: Stage::Lz4, token };
+    let mut wire = Vec::new();
+    sealed.encode(&mut BatchEncoder::new(Options::default(), None), &mut wire);
+    assert!(wire.concat().len() < 1000);
+    shell.feed(bulk, &wire.concat());
+    let long = shell.node.poll_delivery(shell.now).unwrap();
+    let short = shell.node.poll_delivery(shell.now).unwrap();
+    assert_eq!((long.payload.len(), short.payload.len()), (100_000, 500));
+    assert!(short.payload.segments().iter().all(Bytes::is_unique), "a copy of its own");
 }
