@@ -13,6 +13,8 @@ use crate::work::Work;
 /// Shorter places without a change are sent with what is around them, of one message and of several.
 const UNCHANGED_BYTES_MIN: usize = 5;
 const UNCHANGED_BYTES_MIN_ALONE: usize = 8;
+/// A message with fewer bytes in common with an earlier one is like none of them; of a short one half is enough.
+const ALIKE_BYTES_MIN: usize = 12;
 /// Kinds of messages in one frame that are told apart.
 const CLASSES_MAX: usize = 4;
 
@@ -36,8 +38,8 @@ pub(crate) struct InStep {
     /// Classes in use; there may be more, for their memory.
     used: usize,
     classes: Vec<Class>,
-    /// The class of every message.
-    of: Vec<usize>,
+    /// The class of every message, unless it is like none before it.
+    of: Vec<Option<usize>>,
 }
 
 impl InStep {
@@ -56,11 +58,11 @@ impl InStep {
         work: &mut Work,
     ) -> bool {
         self.used = 0;
-        if spans.len() != numbers.len() || !self.divide(spans, numbers, streams) {
+        if spans.len() != numbers.len() || !self.divide(texts, spans, numbers, streams, work) {
             return false;
         }
         for ((span, number), class) in spans.iter().zip(numbers).zip(&self.of) {
-            let class = &mut self.classes[*class];
+            let Some(class) = class.map(|index| &mut self.classes[index]) else { continue };
             let bytes = streams.get(*number).map_or(&[][..], |stream| stream.bytes());
             let past = &bytes[bytes.len() - class.back..];
             let mut at = 0;
@@ -91,15 +93,28 @@ impl InStep {
         any
     }
 
-    /// Finds every message's class. False when a stream remembers nothing, or there are too many classes.
-    fn divide(&mut self, spans: &[Span], numbers: &[u32], streams: &Streams) -> bool {
+    /// Finds every message's class, if it has one. False when a stream remembers nothing, or there are too many classes.
+    fn divide(
+        &mut self,
+        texts: Texts<'_>,
+        spans: &[Span],
+        numbers: &[u32],
+        streams: &Streams,
+        work: &mut Work,
+    ) -> bool {
         self.of.clear();
         for (span, number) in spans.iter().zip(numbers) {
             let Some(stream) = streams.get(*number) else { return false };
-            // The latest message as long as this one, or else the latest.
             let head_len = span.len().min(HEAD_BYTES);
-            let alike = stream.heads().find(|(_, len)| *len == head_len).or_else(|| stream.heads().next());
-            let Some((start, past_len)) = alike else { return false };
+            let begin =
+                texts.parts(*span).next().map_or(&[][..], |(segment, start, end)| &segment[start..end]);
+            let begin = &begin[..begin.len().min(head_len)];
+            let Some(alike) = stream.most_alike(begin, head_len, work) else { return false };
+            if alike.equal < ALIKE_BYTES_MIN.min(begin.len() / 2) {
+                self.of.push(None);
+                continue;
+            }
+            let (start, past_len) = (alike.start, alike.len);
             let (back, len) = (stream.bytes().len() - start, past_len.min(head_len));
             let known = self.classes[..self.used].iter().position(|class| class.back == back);
             let index = known.unwrap_or(self.used);
@@ -112,7 +127,7 @@ impl InStep {
             let class = &mut self.classes[index];
             class.members.insert(span.message);
             class.len = class.len.min(len);
-            self.of.push(index);
+            self.of.push(Some(index));
         }
         true
     }

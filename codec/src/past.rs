@@ -1,13 +1,9 @@
 //! What a message has in common with earlier ones of its stream.
 
 use crate::align::{self, Run};
-use crate::bytes_equal::equal_count;
-use crate::streams::{HEAD_BYTES, Streams};
+use crate::streams::{Alike, HEAD_BYTES, Streams};
 use crate::texts::{Span, Texts};
 use crate::work::Work;
-
-/// Earlier messages of a stream that are looked at, the latest first.
-const TRIED: usize = 8;
 
 /// Bytes `from..from + len` of a message are what its stream remembers there, if the message is laid so that it begins
 /// `back` bytes before the end of that.
@@ -53,17 +49,7 @@ impl PastRuns {
                     }
                 };
                 let bytes = stream.bytes();
-                let mut best: Option<(u32, usize, usize)> = None;
-                for (start, past_len) in stream.heads().take(TRIED) {
-                    work.compared_bytes += 64;
-                    let past = &bytes[start..start + past_len];
-                    let same_length = past_len == head.len();
-                    let score = u32::from(equal_count(past, head)) + if same_length { 16 } else { 0 };
-                    if best.is_none_or(|(most, ..)| score > most) {
-                        best = Some((score, start, past_len));
-                    }
-                }
-                if let Some((_, start, past_len)) = best {
+                if let Some(Alike { start, len: past_len, .. }) = stream.most_alike(head, head.len(), work) {
                     self.found.clear();
                     align::align_near(&bytes[start..start + past_len], head, &mut self.found, work);
                     let back = |run: &Run| bytes.len() + run.from - (start + run.at);

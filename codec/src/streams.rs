@@ -6,12 +6,21 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use crate::bytes_equal::equal_count;
+use crate::work::Work;
+
 /// Bytes of a message that are remembered, from its first one on.
 pub(crate) const HEAD_BYTES: usize = 256;
 /// Bytes remembered per stream; the oldest are forgotten first.
 pub(crate) const STREAM_BYTES: usize = 4 << 10;
 /// Bytes that a stream takes, with those that it has forgotten but not given back.
 const KEPT_BYTES_MAX: usize = 2 * STREAM_BYTES;
+/// Earlier messages that are looked at for one that is like the next, the latest first.
+const TRIED: usize = 8;
+/// Bytes of each that are looked at.
+const LOOK_BYTES: usize = 64;
+/// What an equal length is worth in equal bytes.
+const SAME_LENGTH: usize = 16;
 /// Messages of which it is remembered where they begin.
 const HEADS_MAX: usize = 16;
 /// Streams remembered; the one unused for longest is forgotten first.
@@ -43,6 +52,24 @@ impl Stream {
         })
     }
 
+    /// The whole head that is most like that of the next message, which has these first bytes and this length. Of equals the
+    /// latest, and the first one that is as good as equal.
+    pub(crate) fn most_alike(&self, begin: &[u8], len: usize, work: &mut Work) -> Option<Alike> {
+        let mut best: Option<(usize, Alike)> = None;
+        for (start, past_len) in self.heads().take(TRIED) {
+            work.compared_bytes += LOOK_BYTES;
+            let equal = usize::from(equal_count(&self.bytes()[start..start + past_len], begin));
+            let score = equal + if past_len == len { SAME_LENGTH } else { 0 };
+            if best.as_ref().is_none_or(|(most, _)| score > *most) {
+                best = Some((score, Alike { start, len: past_len, equal }));
+            }
+            if past_len == len && equal * 4 >= begin.len().min(LOOK_BYTES) * 3 {
+                break;
+            }
+        }
+        best.map(|(_, alike)| alike)
+    }
+
     fn enter(&mut self, parts: impl Iterator<Item: AsRef<[u8]>>) {
         // Not at every message, for then each of them would move all the others.
         if self.kept.len() + HEAD_BYTES > KEPT_BYTES_MAX {
@@ -70,6 +97,16 @@ impl Stream {
             self.heads.pop_front();
         }
     }
+}
+
+/// An earlier message of a stream that is like the next one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Alike {
+    /// Where its head begins in [`Stream::bytes`], and how long that is.
+    pub(crate) start: usize,
+    pub(crate) len: usize,
+    /// Of the bytes that were looked at so many are equal.
+    pub(crate) equal: usize,
 }
 
 /// The streams of one direction.

@@ -53,6 +53,52 @@ fn heartbeats_shrink_to_what_changed() {
     assert!(last <= 25, "{last} bytes for five heartbeats of 40");
 }
 
+/// Nine bytes that all messages begin with, two that change, and a body.
+fn titled(to: u8, round: u8, body: &[u8]) -> Payload {
+    [&[1, 2, 3, 4, 5, 6, 7, 8, 9, to, round][..], body].concat().into()
+}
+
+#[test]
+fn messages_of_two_kinds_in_turn_are_compared_with_their_own() {
+    for members in [1, 5] {
+        let (mut encoder, mut decoder) = pair();
+        let mut rng = Rng::with_seed(4);
+        let kinds = [(); 2].map(|()| std::iter::repeat_with(|| rng.u8(..)).take(190).collect::<Vec<u8>>());
+        let streams: Vec<u32> = (0..members).collect();
+        for round in 0..20 {
+            let payloads: Vec<Payload> = (0..5)
+                .map(|to| titled(to, round, &kinds[usize::from(round % 2)]))
+                .take(streams.len())
+                .collect();
+            let frame = encoder.encode(&streams, &payloads).unwrap();
+            check(&mut decoder, &frame, &streams, &payloads);
+            assert!(round < 2 || frame.len() <= 25, "round {round}: {} bytes", frame.len());
+        }
+    }
+}
+
+#[test]
+fn one_message_out_of_step_does_not_cost_the_others_their_history() {
+    for odd in 0..5 {
+        let (mut encoder, mut decoder) = pair();
+        let mut rng = Rng::with_seed(4);
+        let mut body = |bytes| std::iter::repeat_with(|| rng.u8(..)).take(bytes).collect::<Vec<u8>>();
+        let (own, other) = ([(); 5].map(|()| body(150)), body(90));
+        let streams = [0, 1, 2, 3, 4];
+        for round in 0..4 {
+            let payloads: Vec<Payload> = (0..5u8)
+                .map(|to| {
+                    titled(to, round, if (to, round) == (odd, 3) { &other } else { &own[usize::from(to)] })
+                })
+                .collect();
+            let frame = encoder.encode(&streams, &payloads).unwrap();
+            check(&mut decoder, &frame, &streams, &payloads);
+            let most = [usize::MAX, 25, 25, 170][usize::from(round)];
+            assert!(frame.len() <= most, "{odd} in round {round}: {} bytes", frame.len());
+        }
+    }
+}
+
 #[test]
 fn every_stage_serves_a_connection() {
     let streams = [1, 2, 3];
