@@ -45,10 +45,16 @@ pub fn split_run(pieces: impl Iterator<Item = Bytes>, count: u32) -> Result<Vec<
     Ok(messages)
 }
 
-/// A copy of a payload that is less than half of the buffers it is a slice of, so that what a queue charges is what it keeps alive.
+/// What a queue keeps of a payload besides its bytes: a handle per piece.
+const PIECE_BYTES: usize = size_of::<Bytes>();
+
+/// A copy of a payload that is less than half of the buffers it is a slice of, or of its handles: what a queue charges is
+/// then about what it keeps alive.
 #[must_use]
 pub fn compact(payload: Payload, buffer_bytes: usize) -> Payload {
-    if payload.len() * 2 < buffer_bytes { Payload::from(payload.to_vec()) } else { payload }
+    let few_bytes =
+        payload.len() * 2 < buffer_bytes || payload.len() < payload.segments().len() * PIECE_BYTES;
+    if few_bytes && !payload.is_empty() { Payload::from(payload.to_vec()) } else { payload }
 }
 
 struct Cursor<I> {
@@ -117,6 +123,15 @@ mod tests {
         assert_ne!(compact(small, frame.len()).segments()[0].as_ptr(), frame.as_ptr());
         let large: Payload = frame.slice(..500).into();
         assert_eq!(compact(large, frame.len()).segments()[0].as_ptr(), frame.as_ptr());
+    }
+
+    #[test]
+    fn what_waits_in_tiny_pieces_is_joined() {
+        let frame = Bytes::from(vec![1; 1000]);
+        let pieces =
+            |len: usize| -> Payload { (0..10).map(|at| frame.slice(at * 60..at * 60 + len)).collect() };
+        assert_eq!(compact(pieces(10), 100).segments().len(), 1);
+        assert_eq!(compact(pieces(60), 600).segments().len(), 10);
     }
 
     #[test]
