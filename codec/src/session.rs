@@ -45,7 +45,9 @@ pub struct SessionDecoder {
 /// that back.
 ///
 /// Bytes are recognised by where they lie in memory: pass on the slices that [`parse`](Self::parse) gave out, not
-/// copies of them.
+/// copies of them. One MiB of what came is kept for that, and of what was sent what has not been said to have arrived, up
+/// to 4 MiB; beyond that frames are not remembered. So both ends have to send now and then: where only one does, use its
+/// halves.
 #[derive(Debug)]
 pub struct Session {
     encoder: SessionEncoder,
@@ -140,6 +142,7 @@ impl SessionEncoder {
     pub fn release(&mut self) {
         self.encoder.release();
         self.runs = PastRuns::default();
+        self.in_step = InStep::default();
     }
 }
 
@@ -219,6 +222,16 @@ impl Session {
         payloads: &[Payload],
     ) -> Result<EncodedFrame, EncodeError> {
         self.encoder.encode_with(streams, payloads, false, Some((&mut self.sent, &mut self.received)))
+    }
+
+    /// As [`SessionEncoder::set_stage`].
+    pub fn set_stage(&mut self, stage: crate::Stage) {
+        self.encoder.set_stage(stage);
+    }
+
+    /// As [`SessionEncoder::release`].
+    pub fn release(&mut self) {
+        self.encoder.release();
     }
 
     /// As [`SessionDecoder::parse`].
