@@ -45,7 +45,11 @@ impl<'a> Hand<'a> {
     }
 
     pub(crate) fn stage(&mut self) -> Stage {
-        if self.byte() & 1 == 0 { Stage::None } else { Stage::Lz4 }
+        match self.byte() & 3 {
+            0 | 1 => Stage::None,
+            2 if cfg!(feature = "zstd") => Stage::Zstd,
+            _ => Stage::Lz4,
+        }
     }
 
     /// Limits of which some are tiny.
