@@ -14,8 +14,8 @@ use crate::set_table::SetTable;
 use crate::texts::{Span, Texts};
 use crate::work::Work;
 
-/// Distances that the members of one record may have; more are sent instead.
-const DISTANCES_MAX: usize = 4;
+/// Places that the members of one record may take their bytes from; with more the bytes are sent instead.
+const BACKS_MAX: usize = 4;
 /// Records from history that may still grow, each for other members.
 const OPEN_MAX: usize = 4;
 /// Places looked at per message and byte before history is left alone for the rest of a frame.
@@ -121,7 +121,7 @@ fn join(groups: &mut Vec<Group>, back: usize, message: usize) -> bool {
         set.insert(message);
         return true;
     }
-    let room = groups.len() < DISTANCES_MAX;
+    let room = groups.len() < BACKS_MAX;
     if room {
         groups.push((back, DestinationSet::one(message)));
     }
