@@ -5,6 +5,7 @@ use std::hash::{BuildHasher, RandomState};
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use crate::checksum;
 use crate::data::{Chunk, DataColumn};
 use crate::echo::{Received, Sent};
 use crate::error::{EncodeError, LimitName};
@@ -352,14 +353,14 @@ impl Assembly<'_> {
     }
 
     fn slice(&mut self, slice: Bytes) {
-        self.crc = crc32c::crc32c_append(self.crc, &slice);
+        self.crc = checksum::append(self.crc, &slice);
         self.bytes += slice.len();
         self.slices.push(slice);
     }
 
     /// Appends the checksum of everything.
     fn seal(mut self) -> (Vec<Bytes>, usize, u32) {
-        let crc = crc32c::crc32c_append(self.crc, self.out);
+        let crc = checksum::append(self.crc, self.out);
         self.out.put_slice(&crc.to_le_bytes());
         let last = self.out.split().freeze();
         self.bytes += last.len();

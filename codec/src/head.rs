@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 
+use crate::checksum;
 use crate::destination_set::DestinationSet;
 use crate::error::{DecodeError, LimitName};
 use crate::limits::{DESTINATIONS_MAX, Limits};
@@ -258,7 +259,7 @@ impl Layout {
         }
         let end = frame.len() - wire::CRC_BYTES;
         let carried = u32::from_le_bytes([frame[end], frame[end + 1], frame[end + 2], frame[end + 3]]);
-        let computed = crc32c::crc32c_append(history.unwrap_or(0), &frame[..end]);
+        let computed = checksum::append(history.unwrap_or(0), &frame[..end]);
         if carried != computed {
             return Err(match history {
                 None => DecodeError::Checksum { computed, carried },
@@ -464,7 +465,7 @@ impl Layout {
             out.extend_from_slice(head.bytes());
         }
         out.extend_from_slice(data);
-        let crc = crc32c::crc32c_append(history.unwrap_or(0), &out);
+        let crc = checksum::append(history.unwrap_or(0), &out);
         out.extend_from_slice(&crc.to_le_bytes());
         out
     }
@@ -502,7 +503,7 @@ mod tests {
         let mut frame = vec![wire::MAGIC, wire::VERSION, wire::FLAG_NOREF, 3, 7];
         frame.extend_from_slice(&head);
         frame.extend_from_slice(&[b'x'; 17]);
-        let crc = crc32c::crc32c(&frame);
+        let crc = checksum::crc32c(&frame);
         frame.extend_from_slice(&crc.to_le_bytes());
         let layout = Layout::read(&frame, &Limits::default(), None).unwrap();
         let record = |len, members, source, offset| Record { len, members, source, offset };

@@ -108,6 +108,9 @@ mod destination_set;
 #[doc(hidden)]
 pub mod varint;
 
+#[doc(hidden)]
+pub mod checksum;
+
 mod wire;
 
 mod stage;

@@ -7,6 +7,7 @@
 
 use bytes::Bytes;
 
+use crate::checksum;
 use crate::decode::{self, Frame};
 use crate::echo::{Received, Sent};
 use crate::encode::{self, EncodedFrame, Encoder, Options};
@@ -58,7 +59,7 @@ pub struct Session {
 
 /// What the checksums of a connection begin with.
 fn beginning(epoch: u64) -> u32 {
-    crc32c::crc32c(&epoch.to_le_bytes())
+    checksum::crc32c(&epoch.to_le_bytes())
 }
 
 impl SessionEncoder {

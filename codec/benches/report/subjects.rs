@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::hint::black_box;
 
 use bytes::Bytes;
-use trunkline_codec::{Encoder, Frame, Limits, Options, Payload, Stage, varint};
+use trunkline_codec::{Encoder, Frame, Limits, Options, Payload, Stage, checksum, varint};
 use zstd_safe::{CCtx, CParameter, DCtx};
 
 use crate::corpora::Corpus;
@@ -112,7 +112,7 @@ pub(crate) fn measure(corpus: &Corpus, clock: &Clock) -> Row {
             black_box(black_box(joined) == black_box(&copy));
         }),
         Box::new(|| {
-            black_box(unique.iter().fold(0, |crc, part| crc32c::crc32c_append(crc, part)));
+            black_box(unique.iter().fold(0, |crc, part| checksum::append(crc, part)));
         }),
     ];
     let mut sizes = Vec::new();
@@ -171,7 +171,7 @@ pub(crate) fn measure(corpus: &Corpus, clock: &Clock) -> Row {
         }));
     }
     runs.push(Box::new(move || {
-        black_box(crc32c::crc32c(black_box(&plain)));
+        black_box(checksum::crc32c(black_box(&plain)));
     }));
 
     let times = clock.medians(runs);

@@ -1,7 +1,7 @@
 //! Link frames: header, control body, and for batches a codec frame behind it. Bytes in PROTOCOL.md, "Frames".
 
 use bytes::{Buf, Bytes, BytesMut};
-use trunkline_codec::{DecodeError, EncodeError, Frame, Limits, Payload, Stage};
+use trunkline_codec::{DecodeError, EncodeError, Frame, Limits, Payload, Stage, checksum};
 
 use super::coder::{BatchDecoder, BatchEncoder, Epochs};
 use super::wire::{
@@ -382,7 +382,7 @@ impl Default for FrameReader {
 }
 
 fn checksum(covered: &[u8; 12], control: &[u8]) -> u32 {
-    crc32c::crc32c_append(crc32c::crc32c(covered), control)
+    checksum::append(checksum::crc32c(covered), control)
 }
 
 fn header(kind: FrameType, lane: Lane, control: &[u8], payload_bytes: usize) -> [u8; HEADER_BYTES] {

@@ -1,6 +1,8 @@
 //! The rules of the handshake as pure functions: who may link to whom, and in which version. Bytes and order in
 //! PROTOCOL.md, "Handshake".
 
+use trunkline_codec::checksum;
+
 use super::wire::{Hello, Refuse, RefuseCode, VersionOffer, Welcome, offered_versions};
 use crate::id::{ClusterId, Datacenter, Incarnation, NodeId};
 use crate::topology::{NodeSpec, Roles, Topology};
@@ -165,7 +167,7 @@ fn check_incarnation(
 /// What both ends hold in common after Hello and Welcome.
 #[must_use]
 pub fn transcript(hello: &[u8], welcome: &[u8]) -> u32 {
-    crc32c::crc32c_append(crc32c::crc32c(hello), welcome)
+    checksum::append(checksum::crc32c(hello), welcome)
 }
 
 /// A clock that was never set shows 1970, one that is badly wrong some year of this century: an incarnation further ahead
