@@ -121,9 +121,57 @@ pub(crate) fn equal_mask(a: &[u8], b: &[u8]) -> u64 {
     mask
 }
 
+/// Calls `found` with every run `from..to` of at least `least` zero bytes of `bytes`, in order.
+pub(crate) fn zero_runs(bytes: &[u8], least: usize, mut found: impl FnMut(usize, usize)) {
+    let mut from = 0;
+    let mut zero = false;
+    for (chunk, begin) in bytes.chunks(WIDE).zip((0..).step_by(WIDE)) {
+        let mut mask = equal_mask(chunk, &[0; WIDE]);
+        let mut at = 0;
+        while at < chunk.len() {
+            // Bits of the kind that the run is of, from here on.
+            let same = if zero { mask.trailing_ones() } else { mask.trailing_zeros() } as usize;
+            if same >= chunk.len() - at {
+                break;
+            }
+            at += same;
+            mask >>= same;
+            if zero && begin + at - from >= least {
+                found(from, begin + at);
+            }
+            (from, zero) = (begin + at, !zero);
+        }
+    }
+    if zero && bytes.len() - from >= least {
+        found(from, bytes.len());
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn runs_of_zeros_are_those_of_the_plain_loop() {
+        let mut rng = fastrand::Rng::with_seed(1);
+        for round in 0..2000 {
+            let len = rng.usize(..400);
+            let dense = rng.usize(1..40);
+            let bytes: Vec<u8> = (0..len).map(|_| u8::from(rng.usize(..dense) == 0)).collect();
+            let least = rng.usize(1..9);
+            let mut expected = Vec::new();
+            let mut at = 0;
+            for places in bytes.chunk_by(|a, b| a == b) {
+                if places[0] == 0 && places.len() >= least {
+                    expected.push((at, at + places.len()));
+                }
+                at += places.len();
+            }
+            let mut runs = Vec::new();
+            zero_runs(&bytes, least, |from, to| runs.push((from, to)));
+            assert_eq!(runs, expected, "round {round}");
+        }
+    }
 
     #[test]
     fn prefix_suffix_and_mask_agree_with_the_plain_loops() {

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::bytes_equal::common_prefix;
+use crate::bytes_equal::zero_runs;
 use crate::destination_set::DestinationSet;
 use crate::plan::Item;
 use crate::records::Records;
@@ -12,43 +12,42 @@ use crate::varint;
 pub(crate) const COLUMN_BYTES_MAX: usize = 512;
 /// What ending one record and beginning another costs, about.
 const SPLIT_BYTES: usize = 4;
+/// Bytes that a key has room for.
+const KEY_BYTES: usize = 8;
+
+/// The beginning of a text in columns, such that keys sort as texts do, and the number of its item.
+pub(crate) type Keyed = (u64, usize);
 
 /// Puts equally long `items` out in columns. Unless it `must`, it declines when more than half of the columns change.
 /// `order` is room to sort in.
-pub(crate) fn try_put(items: &[Item<'_>], must: bool, out: &mut Records<'_>, order: &mut Vec<usize>) -> bool {
-    let len = items[0].bytes.len();
+pub(crate) fn try_put(items: &[Item<'_>], must: bool, out: &mut Records<'_>, order: &mut Vec<Keyed>) -> bool {
+    let [first, others @ ..] = items else { return true };
+    let len = first.bytes.len();
     let mut changes = [0u8; COLUMN_BYTES_MAX];
     let changes = &mut changes[..len];
-    let first = items[0].bytes;
-    for item in &items[1..] {
-        for ((change, x), y) in changes.iter_mut().zip(first).zip(item.bytes) {
+    for item in others {
+        for ((change, x), y) in changes.iter_mut().zip(first.bytes).zip(item.bytes) {
             *change |= x ^ y;
         }
     }
     out.work.compared_bytes += items.len() * len;
-    if !must && changes.iter().filter(|change| **change != 0).count() * 2 > len {
+    if !must && changes.iter().map(|change| usize::from(*change != 0)).sum::<usize>() * 2 > len {
         return false;
     }
     let set = set_of(items.iter());
-    let mut at = 0;
     let mut varying = 0;
-    while at < len {
-        let equal = common_prefix(&changes[at..], &[0; COLUMN_BYTES_MAX]);
-        let whole = equal == len;
-        if whole || (items.len() - 1) * equal > SPLIT_BYTES {
-            put_varying(items, &set, varying..at, out, order);
-            out.shared(&set, items[0].span.part(at, at + equal));
-            varying = at + equal;
-        }
-        at += equal;
-        at += changes[at..].iter().take_while(|change| **change != 0).count();
-    }
+    let least = SPLIT_BYTES / others.len().max(1) + 1;
+    zero_runs(changes, least.min(len), |from, to| {
+        put_varying(items, &set, varying..from, out, order);
+        out.shared_item(&set, &first.part(from..to));
+        varying = to;
+    });
     put_varying(items, &set, varying..len, out, order);
     true
 }
 
 /// Puts out items of various short lengths, in columns per length. They are in the order of their messages.
-pub(crate) fn put_by_length(items: &mut [Item<'_>], out: &mut Records<'_>, order: &mut Vec<usize>) {
+pub(crate) fn put_by_length(items: &mut [Item<'_>], out: &mut Records<'_>, order: &mut Vec<Keyed>) {
     items.sort_unstable_by_key(|item| (item.bytes.len(), item.span.message));
     for class in items.chunk_by(|a, b| a.bytes.len() == b.bytes.len()) {
         match class {
@@ -66,23 +65,32 @@ fn put_varying(
     set: &DestinationSet,
     columns: Range<usize>,
     out: &mut Records<'_>,
-    order: &mut Vec<usize>,
+    order: &mut Vec<Keyed>,
 ) {
     let len = columns.len();
     if len == 0 {
         return;
     }
     let bytes = |index: usize| &items[index].bytes[columns.clone()];
+    let key = |index: usize| {
+        let mut key = [0; KEY_BYTES];
+        key.iter_mut().zip(bytes(index)).for_each(|(key, byte)| *key = *byte);
+        u64::from_be_bytes(key)
+    };
     order.clear();
-    order.extend(0..items.len());
-    order.sort_unstable_by(|&a, &b| bytes(a).cmp(bytes(b)).then(a.cmp(&b)));
-    let alike = |a: &usize, b: &usize| bytes(*a) == bytes(*b);
+    order.extend((0..items.len()).map(|index| (key(index), index)));
+    if len <= KEY_BYTES {
+        order.sort_unstable();
+    } else {
+        order.sort_unstable_by(|&(_, a), &(_, b)| bytes(a).cmp(bytes(b)).then(a.cmp(&b)));
+    }
+    let alike = |a: &Keyed, b: &Keyed| a.0 == b.0 && (len <= KEY_BYTES || bytes(a.1) == bytes(b.1));
     // Sorting compares every item with about log2(count) others.
     out.work.compared_bytes += items.len() * len * (items.len().ilog2() as usize + 2);
     let table = out.table();
     let len_bytes = varint::len(len);
     let each_bytes = 1 + table.cost(set) + len_bytes + len * items.len();
-    let members = |group: &[usize]| set_of(group.iter().map(|&index| &items[index]));
+    let members = |group: &[Keyed]| set_of(group.iter().map(|&(_, index)| &items[index]));
     let mut alike_bytes = 0;
     for group in order.chunk_by(alike) {
         alike_bytes += len + len_bytes + if group.len() == 1 { 1 } else { table.cost(&members(group)) };
@@ -90,13 +98,12 @@ fn put_varying(
             break;
         }
     }
-    let part = |item: &Item<'_>| item.span.part(columns.start, columns.end);
     if alike_bytes < each_bytes {
         for group in order.chunk_by(alike) {
-            out.shared(&members(group), part(&items[group[0]]));
+            out.shared_item(&members(group), &items[group[0].1].part(columns.clone()));
         }
     } else {
-        out.each(set, items.iter().map(part), len);
+        out.each_item(set, items.iter().map(|item| item.part(columns.clone())), len);
     }
 }
 

@@ -42,11 +42,21 @@ impl DataColumn {
                 self.chunks.push(Chunk::Shared(segment.slice(start..end)));
                 continue;
             }
-            self.own.extend_from_slice(&segment[start..end]);
-            match self.chunks.last_mut() {
-                Some(Chunk::Own(bytes)) => *bytes += end - start,
-                _ => self.chunks.push(Chunk::Own(end - start)),
-            }
+            self.copied(&segment[start..end]);
+        }
+    }
+
+    /// Appends a copy of `bytes`.
+    pub(crate) fn copy(&mut self, bytes: &[u8]) {
+        self.bytes += bytes.len();
+        self.copied(bytes);
+    }
+
+    fn copied(&mut self, bytes: &[u8]) {
+        self.own.extend_from_slice(bytes);
+        match self.chunks.last_mut() {
+            Some(Chunk::Own(own)) => *own += bytes.len(),
+            _ => self.chunks.push(Chunk::Own(bytes.len())),
         }
     }
 

@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use crate::echo::Sent;
 use crate::error::DecodeError;
@@ -20,23 +20,49 @@ use crate::wire;
 /// of them lives, the whole buffer does.
 #[derive(Clone)]
 pub struct Frame {
-    data: Bytes,
-    /// What is referred to outside of the frame: first the bytes that streams remember, then those that this end sent.
-    referred: Vec<Bytes>,
+    /// What pieces are parts of: the data column, the remembered openings, and then what this end itself sent.
+    buffers: Buffers,
     no_reference: bool,
-    lens: Vec<usize>,
-    /// Pieces of message `i` are `pieces[starts[i]..starts[i + 1]]`.
-    starts: Vec<usize>,
+    messages: Vec<Message>,
     pieces: Vec<Piece>,
 }
 
-/// A part of the data column or of what is referred to.
+#[derive(Clone)]
+struct Buffers {
+    data: Bytes,
+    openings: Bytes,
+    sent: Vec<Bytes>,
+}
+
+/// Where a message's pieces are among those of the frame.
+#[derive(Clone, Copy, Debug)]
+struct Message {
+    len: usize,
+    first: usize,
+    end: usize,
+}
+
+/// A part of a buffer.
 #[derive(Clone, Copy, Debug)]
 struct Piece {
-    /// 0 is the data column, further ones are in `referred`.
     of: usize,
     start: usize,
     end: usize,
+}
+
+/// Numbers of buffers; those sent come behind.
+const DATA: usize = 0;
+const OPENINGS: usize = 1;
+const SENT: usize = 2;
+
+impl Buffers {
+    fn get(&self, of: usize) -> &Bytes {
+        match of {
+            DATA => &self.data,
+            OPENINGS => &self.openings,
+            sent => &self.sent[sent - SENT],
+        }
+    }
 }
 
 /// The pieces of one message in order; each is a slice of the received buffer, or of what it refers to.
@@ -61,7 +87,7 @@ impl Iterator for Pieces<'_> {
 
     fn next(&mut self) -> Option<Bytes> {
         let &Piece { of, start, end } = self.pieces.next()?;
-        Some(self.frame.buffer(of).slice(start..end))
+        Some(self.frame.buffers.get(of).slice(start..end))
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
@@ -82,7 +108,18 @@ impl Frame {
     pub fn parse(bytes: Bytes, limits: &Limits) -> Result<Self, DecodeError> {
         let layout = Layout::read(&bytes, limits, None)?;
         let (data, base) = data_of(bytes, &layout)?;
-        Self::assemble(layout, data, base, Vec::new())
+        let mut assembly = Assembly::new(&layout, data);
+        let mut members = layout.members.iter().map(|member| usize::from(*member));
+        let mut at = base;
+        for record in &layout.records {
+            // Records of a frame of no connection refer to nothing.
+            for (index, member) in members.by_ref().take(record.members).enumerate() {
+                let start = if record.source == Source::Each { at + index * record.len } else { at };
+                assembly.put(member, Piece { of: DATA, start, end: start + record.len });
+            }
+            at += record.data_bytes();
+        }
+        Ok(assembly.finish(&layout))
     }
 
     /// As [`parse`](Self::parse), for a frame of a connection. Gives the frame's checksum and its data column with it.
@@ -97,6 +134,7 @@ impl Frame {
         if messages != given {
             return Err(DecodeError::Streams { messages, streams: given });
         }
+        let mut echoes = Vec::new();
         if layout.flags & wire::FLAG_ECHO != 0 {
             let Some(sent) = sent.as_deref_mut() else {
                 return Err(DecodeError::Unsupported { offset: 2, what: "what this end has sent" });
@@ -104,80 +142,55 @@ impl Frame {
             if !sent.arrived(layout.arrived) {
                 return Err(DecodeError::Reference { offset: 3 });
             }
+            echoes = find_echoes(&mut layout, limits, sent)?;
         }
-        let referred = refer(&mut layout, limits, numbers, streams, sent.as_deref())?;
-        let (checksum, data_bytes) = (layout.checksum, layout.data_bytes);
         let (data, base) = data_of(bytes, &layout)?;
-        let column = data.slice(base..base + data_bytes);
-        Ok((Self::assemble(layout, data, base, referred)?, checksum, column))
-    }
-
-    /// Finds every message's pieces. What records refer to is in `referred`, in the order of the records.
-    fn assemble(
-        layout: Layout,
-        data: Bytes,
-        base: usize,
-        referred: Vec<Referred>,
-    ) -> Result<Self, DecodeError> {
-        // `starts[i + 1]` is where the next piece of message `i` goes; it ends up as where message `i + 1` starts.
-        let mut starts = vec![0; layout.count() + 1];
-        let mut free = 0;
-        for (start, &count) in starts[1..].iter_mut().zip(&layout.counts) {
-            *start = free;
-            free += count as usize;
-        }
-        let mut pieces = vec![Piece { of: 0, start: 0, end: 0 }; free];
+        let column = data.slice(base..base + layout.data_bytes);
+        let mut openings = RememberedOpenings::new(&layout, numbers, streams);
+        let mut assembly = Assembly::new(&layout, data);
+        let mut members = layout.members.iter().map(|member| usize::from(*member));
+        let mut echoes = echoes.into_iter();
         let mut at = base;
-        let mut members = layout.members.iter();
-        let mut put = |member: &u16, piece: Piece| {
-            let next = &mut starts[usize::from(*member) + 1];
-            pieces[*next] = piece;
-            *next += 1;
-        };
-        let mut buffers = Vec::new();
-        let mut referred = referred.into_iter();
         for record in &layout.records {
-            let mut members = members.by_ref().take(record.members);
-            match record.source {
-                Source::Shared => {
-                    members.for_each(|member| put(member, Piece { of: 0, start: at, end: at + record.len }));
-                }
-                Source::Each => {
-                    for (index, member) in members.enumerate() {
-                        let start = at + index * record.len;
-                        put(member, Piece { of: 0, start, end: start + record.len });
+            let missing = || DecodeError::Reference { offset: record.offset };
+            let mut echo = None;
+            if let Source::Echo(_) = record.source {
+                let parts = echoes.next().ok_or_else(missing)?;
+                let first = SENT + assembly.buffers.sent.len();
+                assembly.buffers.sent.extend(parts.iter().cloned());
+                echo = Some((first, parts));
+            }
+            for (index, member) in members.by_ref().take(record.members).enumerate() {
+                let start = if record.source == Source::Each { at + index * record.len } else { at };
+                let piece = Piece { of: DATA, start, end: start + record.len };
+                match (record.source, &echo) {
+                    (Source::Past(back), _) => {
+                        let piece = openings.recall(member, record.len, back).ok_or_else(missing)?;
+                        assembly.put(member, piece);
                     }
-                }
-                Source::Past(_) | Source::Echo(_) => match referred.next() {
-                    Some(Referred::Past(buffer)) => {
-                        buffers.push(buffer);
-                        for (index, member) in members.enumerate() {
-                            let start = index * record.len;
-                            put(member, Piece { of: buffers.len(), start, end: start + record.len });
+                    (_, Some((first, parts))) => {
+                        for (of, part) in (*first..).zip(parts) {
+                            let piece = Piece { of, start: 0, end: part.len() };
+                            assembly.put(member, openings.copy(member, part).unwrap_or(piece));
                         }
                     }
-                    Some(Referred::Echo(parts)) => {
-                        let first = buffers.len() + 1;
-                        for member in members.by_ref() {
-                            for (of, part) in (first..).zip(&parts) {
-                                put(member, Piece { of, start: 0, end: part.len() });
-                            }
-                        }
-                        buffers.extend(parts);
+                    _ => {
+                        let bytes = &assembly.buffers.data[start..piece.end];
+                        let copied = openings.copy(member, bytes);
+                        assembly.put(member, copied.unwrap_or(piece));
                     }
-                    None => return Err(DecodeError::Reference { offset: record.offset }),
-                },
+                }
             }
             at += record.data_bytes();
         }
-        let no_reference = layout.flags & wire::FLAG_NOREF != 0;
-        Ok(Self { data, referred: buffers, no_reference, lens: layout.lens, starts, pieces })
+        assembly.buffers.openings = openings.bytes.into();
+        Ok((assembly.finish(&layout), layout.checksum, column))
     }
 
     /// Number of messages; message `i` is for destination `i`.
     #[must_use]
     pub fn message_count(&self) -> usize {
-        self.lens.len()
+        self.messages.len()
     }
 
     /// Length of message `index` in bytes.
@@ -187,7 +200,7 @@ impl Frame {
     /// When `index` is not below [`message_count`](Self::message_count).
     #[must_use]
     pub fn message_len(&self, index: usize) -> usize {
-        self.lens[index]
+        self.messages[index].len
     }
 
     /// The pieces of message `index`, in order, without copying.
@@ -200,17 +213,34 @@ impl Frame {
         Pieces { frame: self, pieces: self.pieces_of(index).iter() }
     }
 
-    /// Message `index` in one piece. Copies every byte.
+    /// The same without a reference count: what borrows the frame is cheaper to look at.
+    ///
+    /// # Panics
+    ///
+    /// When `index` is not below [`message_count`](Self::message_count).
+    pub fn slices(&self, index: usize) -> impl ExactSizeIterator<Item = &[u8]> {
+        self.pieces_of(index).iter().map(|&Piece { of, start, end }| &self.buffers.get(of)[start..end])
+    }
+
+    /// Appends message `index` to `out`. Copies every byte.
+    ///
+    /// # Panics
+    ///
+    /// When `index` is not below [`message_count`](Self::message_count).
+    pub fn copy_to(&self, index: usize, out: &mut Vec<u8>) {
+        out.reserve(self.messages[index].len);
+        self.slices(index).for_each(|slice| out.extend_from_slice(slice));
+    }
+
+    /// Message `index` in one piece of its own.
     ///
     /// # Panics
     ///
     /// When `index` is not below [`message_count`](Self::message_count).
     #[must_use]
     pub fn to_vec(&self, index: usize) -> Vec<u8> {
-        let mut out = Vec::with_capacity(self.lens[index]);
-        for &Piece { of, start, end } in self.pieces_of(index) {
-            out.extend_from_slice(&self.buffer(of)[start..end]);
-        }
+        let mut out = Vec::new();
+        self.copy_to(index, &mut out);
         out
     }
 
@@ -224,15 +254,13 @@ impl Frame {
     /// stage, or on a connection, that can be far more than the frame had on its way.
     #[must_use]
     pub fn buffer_bytes(&self) -> usize {
-        self.data.len() + self.referred.iter().map(Bytes::len).sum::<usize>()
-    }
-
-    fn buffer(&self, of: usize) -> &Bytes {
-        of.checked_sub(1).map_or(&self.data, |index| &self.referred[index])
+        let Buffers { data, openings, sent } = &self.buffers;
+        data.len() + openings.len() + sent.iter().map(Bytes::len).sum::<usize>()
     }
 
     fn pieces_of(&self, index: usize) -> &[Piece] {
-        &self.pieces[self.starts[index]..self.starts[index + 1]]
+        let Message { first, end, .. } = self.messages[index];
+        &self.pieces[first..end]
     }
 }
 
@@ -240,9 +268,9 @@ impl Frame {
 impl fmt::Debug for Frame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Frame")
-            .field("messages", &self.lens.len())
-            .field("pieces", &self.pieces.len())
-            .field("data_bytes", &self.data.len())
+            .field("messages", &self.messages.len())
+            .field("pieces", &self.messages.iter().map(|message| message.end - message.first).sum::<usize>())
+            .field("data_bytes", &self.buffers.data.len())
             .finish()
     }
 }
@@ -253,66 +281,131 @@ impl fmt::Debug for Pieces<'_> {
     }
 }
 
-/// What a record refers to.
-enum Referred {
-    /// The bytes of every member, one after another: copied, because streams forget.
-    Past(Bytes),
-    /// The same for every member, in parts.
-    Echo(Vec<Bytes>),
+/// A frame in the making: puts pieces in their places, message by message.
+struct Assembly {
+    buffers: Buffers,
+    messages: Vec<Message>,
+    pieces: Vec<Piece>,
 }
 
-/// Looks up what the records refer to, and counts the pieces that come of it: no more than the limit.
-fn refer(
-    layout: &mut Layout,
-    limits: &Limits,
-    numbers: &[u32],
-    streams: &Streams,
-    sent: Option<&Sent>,
-) -> Result<Vec<Referred>, DecodeError> {
-    let past_bytes = layout.past.iter().sum();
-    let mut copied = BytesMut::with_capacity(past_bytes);
-    let mut referred = Vec::new();
-    let mut pieces: usize = layout.counts.iter().map(|count| *count as usize).sum();
-    // Bytes of every message in front of the record.
-    let mut at = vec![0; layout.count()];
-    let mut members = layout.members.iter();
-    for record in &layout.records {
-        let missing = || DecodeError::Reference { offset: record.offset };
-        let members = members.by_ref().take(record.members);
-        match record.source {
-            Source::Shared | Source::Each => {
-                members.for_each(|member| at[usize::from(*member)] += record.len);
-            }
-            Source::Past(back) => {
-                for member in members {
-                    let member = usize::from(*member);
-                    let bytes = streams.get(numbers[member]).map_or(&[][..], Stream::bytes);
-                    let start = (bytes.len() + at[member]).checked_sub(back).ok_or_else(missing)?;
-                    copied.extend_from_slice(bytes.get(start..start + record.len).ok_or_else(missing)?);
-                    at[member] += record.len;
-                }
-                referred.push(Referred::Past(copied.split().freeze()));
-            }
-            Source::Echo(distance) => {
-                let mut parts = sent.and_then(|sent| sent.find(distance, record.len)).ok_or_else(missing)?;
-                // In how many parts this end keeps the bytes is not known to the sender, who counted one piece for each
-                // member. If more are too many, the bytes are copied; they are within the limit of the output.
-                let more = (parts.len() - 1).saturating_mul(record.members);
-                if pieces.saturating_add(more) > limits.pieces {
-                    parts = vec![parts.concat().into()];
-                } else {
-                    pieces += more;
-                }
-                let more = u32::try_from(parts.len() - 1).unwrap_or(u32::MAX);
-                for member in members {
-                    layout.counts[usize::from(*member)] += more;
-                    at[usize::from(*member)] += record.len;
-                }
-                referred.push(Referred::Echo(parts));
-            }
-        }
+impl Assembly {
+    /// Room for what `layout` has.
+    fn new(layout: &Layout, data: Bytes) -> Self {
+        let mut first = 0;
+        let messages = layout.extents.iter().map(|extent| {
+            let message = Message { len: extent.len, first, end: first };
+            first += extent.pieces;
+            message
+        });
+        let messages = messages.collect();
+        let pieces = vec![Piece { of: DATA, start: 0, end: 0 }; first];
+        Self { buffers: Buffers { data, openings: Bytes::new(), sent: Vec::new() }, messages, pieces }
     }
-    Ok(referred)
+
+    /// Appends a piece to a message; neighbours in a buffer become one.
+    fn put(&mut self, message: usize, piece: Piece) {
+        let Message { first, end, .. } = &mut self.messages[message];
+        if let Some(last) = self.pieces[*first..*end].last_mut()
+            && last.end == piece.start
+            && last.of == piece.of
+        {
+            last.end = piece.end;
+            return;
+        }
+        self.pieces[*end] = piece;
+        *end += 1;
+    }
+
+    fn finish(self, layout: &Layout) -> Frame {
+        let Self { buffers, messages, pieces } = self;
+        Frame { buffers, no_reference: layout.flags & wire::FLAG_NOREF != 0, messages, pieces }
+    }
+}
+
+/// The beginnings of messages that refer to what their streams remember, up to the last such reference. They are copied,
+/// because streams forget; and copied whole, because each then is one piece.
+struct RememberedOpenings<'a> {
+    bytes: Vec<u8>,
+    /// One per message. None at all where nothing refers to a stream.
+    cursors: Vec<Cursor<'a>>,
+}
+
+/// Where in [`RememberedOpenings`] the opening of a message is.
+struct Cursor<'a> {
+    stream: &'a [u8],
+    /// The next byte's place in its message, and in all openings.
+    at: usize,
+    place: usize,
+    /// The place behind the opening.
+    end: usize,
+}
+
+impl<'a> RememberedOpenings<'a> {
+    fn new(layout: &Layout, numbers: &[u32], streams: &'a Streams) -> Self {
+        let bytes = layout.extents.iter().map(|extent| extent.remembered).sum();
+        if bytes == 0 {
+            return Self { bytes: Vec::new(), cursors: Vec::new() };
+        }
+        let mut finder = streams.finder();
+        let mut place = 0;
+        let cursors = layout.extents.iter().zip(numbers).map(|(extent, number)| {
+            let stream = finder.find(*number).map_or(&[][..], Stream::bytes);
+            let begin = place;
+            place += extent.remembered;
+            Cursor { stream, at: 0, place: begin, end: place }
+        });
+        let cursors = cursors.collect();
+        Self { bytes: vec![0; bytes], cursors }
+    }
+
+    /// Copies what follows in a message from its stream. `None` if that does not remember it.
+    fn recall(&mut self, message: usize, len: usize, back: usize) -> Option<Piece> {
+        let cursor = self.cursors.get(message)?;
+        let start = (cursor.stream.len() + cursor.at).checked_sub(back)?;
+        let remembered = cursor.stream.get(start..start + len)?;
+        self.copy(message, remembered)
+    }
+
+    /// Copies what follows in a message, if that is part of its opening.
+    fn copy(&mut self, message: usize, bytes: &[u8]) -> Option<Piece> {
+        let cursor = self.cursors.get_mut(message)?;
+        let (start, end) = (cursor.place, cursor.place + bytes.len());
+        // A record ends where the opening does, or before, or begins behind it.
+        if end > cursor.end {
+            return None;
+        }
+        self.bytes[start..end].copy_from_slice(bytes);
+        (cursor.at, cursor.place) = (cursor.at + bytes.len(), end);
+        Some(Piece { of: OPENINGS, start, end })
+    }
+}
+
+/// Looks up what records take of what this end sent, record by record, and counts the pieces that come of it: no more than
+/// the limit.
+fn find_echoes(layout: &mut Layout, limits: &Limits, sent: &Sent) -> Result<Vec<Vec<Bytes>>, DecodeError> {
+    let mut found = Vec::new();
+    let mut pieces: usize = layout.extents.iter().map(|extent| extent.pieces).sum();
+    let mut members = layout.members.iter().map(|member| usize::from(*member));
+    for record in &layout.records {
+        let members = members.by_ref().take(record.members);
+        let Source::Echo(distance) = record.source else {
+            members.for_each(drop);
+            continue;
+        };
+        let missing = DecodeError::Reference { offset: record.offset };
+        let mut parts = sent.find(distance, record.len).ok_or(missing)?;
+        // In how many parts this end keeps the bytes is not known to the sender, who counted one piece for each member. If
+        // more are too many, the bytes are copied; they are within the limit of the output.
+        let more = (parts.len() - 1).saturating_mul(record.members);
+        if pieces.saturating_add(more) > limits.pieces {
+            parts = vec![parts.concat().into()];
+        } else {
+            pieces += more;
+        }
+        members.for_each(|member| layout.extents[member].pieces += parts.len() - 1);
+        found.push(parts);
+    }
+    Ok(found)
 }
 
 /// The data column before the second stage, and where in the returned buffer it begins.

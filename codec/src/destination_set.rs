@@ -13,20 +13,22 @@ const WORD_BITS: usize = 64;
 pub(crate) const WORDS: usize = DESTINATIONS_MAX / WORD_BITS;
 
 /// A set of up to 1,024 destinations.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct DestinationSet {
     words: [u64; WORDS],
+    /// Words from here on are zero: most frames have few destinations, and no loop need look further.
+    used: usize,
 }
 
 impl DestinationSet {
     /// The set without members.
-    pub(crate) const EMPTY: Self = Self { words: [0; WORDS] };
+    pub(crate) const EMPTY: Self = Self { words: [0; WORDS], used: 0 };
 
     /// The destinations `0..count`.
     pub(crate) fn all(count: usize) -> Self {
-        let mut set = Self::EMPTY;
-        for (index, word) in set.words.iter_mut().enumerate() {
-            let below = count.saturating_sub(index * WORD_BITS);
+        let mut set = Self { used: count.div_ceil(WORD_BITS), ..Self::EMPTY };
+        for (index, word) in set.words[..set.used].iter_mut().enumerate() {
+            let below = count - index * WORD_BITS;
             *word = if below >= WORD_BITS { u64::MAX } else { (1u64 << below) - 1 };
         }
         set
@@ -41,7 +43,7 @@ impl DestinationSet {
 
     /// The set whose words are `words`; missing ones are zero.
     pub(crate) fn from_words(words: &[u64]) -> Self {
-        let mut set = Self::EMPTY;
+        let mut set = Self { used: words.len(), ..Self::EMPTY };
         set.words[..words.len()].copy_from_slice(words);
         set
     }
@@ -51,9 +53,15 @@ impl DestinationSet {
         &self.words
     }
 
+    /// Words that may have members.
+    fn used(&self) -> &[u64] {
+        &self.words[..self.used]
+    }
+
     /// Adds one destination.
     pub(crate) fn insert(&mut self, index: usize) {
         self.words.view_bits_mut::<Lsb0>().set(index, true);
+        self.used = self.used.max(index / WORD_BITS + 1);
     }
 
     /// Takes one destination away.
@@ -69,23 +77,24 @@ impl DestinationSet {
     /// Number of members.
     pub(crate) fn count(&self) -> usize {
         // Most words of most sets are zero, and counting bits is slow where the processor may not have it.
-        self.words.iter().filter(|word| **word != 0).map(|word| word.count_ones() as usize).sum()
+        self.used().iter().filter(|word| **word != 0).map(|word| word.count_ones() as usize).sum()
     }
 
     /// The member, if there is exactly one.
     pub(crate) fn sole(&self) -> Option<usize> {
-        sole(self.words.iter().copied())
+        sole(self.used().iter().copied())
     }
 
     /// Members in rising order.
     pub(crate) fn iter(&self) -> Members<'_> {
-        Members { words: &self.words, index: 0, rest: self.words[0] }
+        Members { words: self.used(), index: 0, rest: self.words[0] }
     }
 
     /// What is in exactly one of the two.
     pub(crate) fn xor(&self, other: &Self) -> Self {
         let mut out = *self;
-        for (word, with) in out.words.iter_mut().zip(&other.words) {
+        out.used = self.used.max(other.used);
+        for (word, with) in out.words.iter_mut().zip(other.used()) {
             *word ^= with;
         }
         out
@@ -93,23 +102,33 @@ impl DestinationSet {
 
     /// Adds the members of `other`.
     pub(crate) fn unite(&mut self, other: &Self) {
-        for (word, with) in self.words.iter_mut().zip(&other.words) {
+        self.used = self.used.max(other.used);
+        for (word, with) in self.words.iter_mut().zip(other.used()) {
             *word |= with;
         }
     }
 
     /// Whether the two have a member in common.
     pub(crate) fn intersects(&self, other: &Self) -> bool {
-        self.words.iter().zip(&other.words).any(|(word, with)| word & with != 0)
+        self.used().iter().zip(other.used()).any(|(word, with)| word & with != 0)
     }
 
     /// Removes the members of `other`.
     pub(crate) fn remove_all(&mut self, other: &Self) {
-        for (word, with) in self.words.iter_mut().zip(&other.words) {
+        for (word, with) in self.words.iter_mut().zip(other.used()) {
             *word &= !with;
         }
     }
 }
+
+impl PartialEq for DestinationSet {
+    fn eq(&self, other: &Self) -> bool {
+        let used = self.used.max(other.used);
+        self.words[..used].iter().zip(&other.words[..used]).all(|(word, with)| word == with)
+    }
+}
+
+impl Eq for DestinationSet {}
 
 /// The member of the set with these words, if there is exactly one.
 pub(crate) fn sole(words: impl Iterator<Item = u64>) -> Option<usize> {
@@ -128,7 +147,7 @@ pub(crate) fn sole(words: impl Iterator<Item = u64>) -> Option<usize> {
 /// Members of a set in rising order.
 #[derive(Clone, Debug)]
 pub(crate) struct Members<'a> {
-    words: &'a [u64; WORDS],
+    words: &'a [u64],
     index: usize,
     rest: u64,
 }

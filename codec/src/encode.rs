@@ -12,6 +12,7 @@ use crate::error::{EncodeError, LimitName};
 use crate::head::HeadWriter;
 use crate::in_step::InStep;
 use crate::limits::{DESTINATIONS_MAX, Limits};
+use crate::openings::Openings;
 use crate::past::PastRuns;
 use crate::payload::Payload;
 use crate::plan::{Planner, Scratch};
@@ -74,12 +75,19 @@ pub struct Encoder {
 /// One frame, ready for a vectored write.
 #[derive(Clone)]
 pub struct EncodedFrame {
-    slices: Vec<Bytes>,
+    slices: Slices,
     stats: Stats,
     pub(crate) flags: u8,
     /// Bytes that arrived of what the receiver sent, as the frame says.
     pub(crate) arrived: Option<usize>,
     pub(crate) checksum: u32,
+}
+
+/// Most frames are short and have one slice, which needs no list.
+#[derive(Clone)]
+enum Slices {
+    One(Bytes),
+    Many(Vec<Bytes>),
 }
 
 impl Encoder {
@@ -151,11 +159,11 @@ impl Encoder {
         let mut work = Work::default();
         let mut in_step = false;
         if let Some(memory) = &mut memory {
-            let Memory { numbers, streams, .. } = *memory;
-            in_step = memory.in_step.find(texts, &self.spans, numbers, streams, &mut work);
+            let Memory { numbers, streams, openings, .. } = *memory;
+            in_step = memory.in_step.find(openings, numbers, streams, &mut work);
             memory.runs.clear();
             if !in_step {
-                memory.runs.find(texts, numbers, payloads.iter().map(Payload::len), streams, &mut work);
+                memory.runs.find(openings, numbers, streams, &mut work);
             }
         }
         let refers = in_step
@@ -178,7 +186,7 @@ impl Encoder {
             let mut planner = Planner { texts, scratch: &mut self.scratch, out };
             for spans in self.spans.chunks(group) {
                 match memory.as_ref().filter(|_| in_step) {
-                    Some(memory) => planner.plan_in_step(spans, memory.in_step),
+                    Some(memory) => planner.plan_in_step(spans, memory.in_step, memory.openings),
                     None => planner.plan(spans),
                 }
             }
@@ -275,13 +283,10 @@ impl Encoder {
                 self.out.put_slice(&len[..len_bytes]);
             }
         }
-        let slices_max = if staged.is_some() { 1 } else { self.data.chunks.len() + 2 };
-        let mut assembly = Assembly {
-            out: &mut self.out,
-            slices: Vec::with_capacity(slices_max),
-            crc: envelope.history,
-            bytes: 0,
-        };
+        // What is written in one go makes one slice at the end.
+        let shares = staged.is_none() && self.data.own.len() < self.data.bytes;
+        let slices = Vec::with_capacity(if shares { self.data.chunks.len() + 2 } else { 0 });
+        let mut assembly = Assembly { out: &mut self.out, slices, crc: envelope.history, bytes: 0 };
         if let Some(staged) = staged {
             assembly.out.put_slice(staged);
         } else {
@@ -315,6 +320,8 @@ pub(crate) struct Memory<'a> {
     /// The number of every message's stream.
     pub(crate) numbers: &'a [u32],
     pub(crate) streams: &'a Streams,
+    /// Those of this frame's messages.
+    pub(crate) openings: &'a Openings,
     /// Room to compare in.
     pub(crate) runs: &'a mut PastRuns,
     pub(crate) in_step: &'a mut InStep,
@@ -359,13 +366,16 @@ impl Assembly<'_> {
     }
 
     /// Appends the checksum of everything.
-    fn seal(mut self) -> (Vec<Bytes>, usize, u32) {
+    fn seal(mut self) -> (Slices, usize, u32) {
         let crc = checksum::append(self.crc, self.out);
         self.out.put_slice(&crc.to_le_bytes());
         let last = self.out.split().freeze();
         self.bytes += last.len();
+        if self.slices.is_empty() {
+            return (Slices::One(last), self.bytes, crc);
+        }
         self.slices.push(last);
-        (self.slices, self.bytes, crc)
+        (Slices::Many(self.slices), self.bytes, crc)
     }
 }
 
@@ -404,17 +414,20 @@ impl EncodedFrame {
     /// The frame's bytes in wire order, for a vectored write. Long shared segments are the sender's own.
     #[must_use]
     pub fn slices(&self) -> &[Bytes] {
-        &self.slices
+        match &self.slices {
+            Slices::One(one) => std::slice::from_ref(one),
+            Slices::Many(many) => many,
+        }
     }
 
     /// The frame in one piece; copies unless it is one piece already.
     #[must_use]
     pub fn to_bytes(&self) -> Bytes {
-        if let [one] = self.slices.as_slice() {
+        if let Slices::One(one) = &self.slices {
             return one.clone();
         }
         let mut out = BytesMut::with_capacity(self.len());
-        for slice in &self.slices {
+        for slice in self.slices() {
             out.put_slice(slice);
         }
         out.freeze()
@@ -438,7 +451,7 @@ impl fmt::Debug for Encoder {
 /// Shows sizes only: messages may be secret.
 impl fmt::Debug for EncodedFrame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let slices = self.slices.len();
+        let slices = self.slices().len();
         f.debug_struct("EncodedFrame").field("slices", &slices).field("stats", &self.stats).finish()
     }
 }

@@ -11,11 +11,11 @@ use crate::error::{DecodeError, LimitName};
 use crate::limits::{DESTINATIONS_MAX, Limits};
 use crate::set_table::SetTable;
 use crate::stage::Stage;
-use crate::streams::HEAD_BYTES;
+use crate::streams::OPENING_BYTES;
 use crate::varint::{self, Reader};
 use crate::wire;
 
-/// Records of a frame, and pieces of each of its messages, for which a reader makes room from the beginning.
+/// Records of a frame, and parts of each of its messages, for which a reader makes room from the beginning.
 const USUAL_RECORDS: usize = 16;
 const USUAL_PIECES: usize = 4;
 
@@ -168,6 +168,17 @@ impl Record {
     }
 }
 
+/// How much of a message the records make.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Extent {
+    /// Bytes of the message.
+    pub(crate) len: usize,
+    /// Records that it is a member of.
+    pub(crate) pieces: usize,
+    /// Bytes up to the end of the last part that its stream remembers; 0 without any.
+    pub(crate) remembered: usize,
+}
+
 /// A frame without its data: everything that the head and what precedes it say, checked.
 #[derive(Clone, Debug)]
 pub(crate) struct Layout {
@@ -181,12 +192,8 @@ pub(crate) struct Layout {
     pub(crate) records: Vec<Record>,
     /// The members of all records, one record after the other.
     pub(crate) members: Vec<u16>,
-    /// Length of every message.
-    pub(crate) lens: Vec<usize>,
-    /// Pieces of every message.
-    pub(crate) counts: Vec<u32>,
-    /// Bytes of every message that its stream remembers. Empty in a frame of no connection.
-    pub(crate) past: Vec<usize>,
+    /// What they make of every message.
+    pub(crate) extents: Vec<Extent>,
     /// Length of the data column before the second stage.
     pub(crate) data_bytes: usize,
     /// Where the data column lies in the frame.
@@ -279,9 +286,7 @@ impl Layout {
             // Room for what most frames have; no more than the frame's own bytes can fill.
             records: Vec::with_capacity(USUAL_RECORDS.min(reader.remaining())),
             members: Vec::with_capacity(count * USUAL_PIECES),
-            lens: vec![0; count],
-            counts: vec![0; count],
-            past: vec![0; if history.is_some() { count } else { 0 }],
+            extents: vec![Extent::default(); count],
             data_bytes: 0,
             data: 0..0,
         };
@@ -328,7 +333,7 @@ impl Layout {
 
     fn read_records(&mut self, head: &mut Reader<'_>, tally: &mut Tally<'_>) -> Result<(), DecodeError> {
         let limits = tally.limits;
-        let mut table = SetTable::new(self.lens.len());
+        let mut table = SetTable::new(self.count());
         let mut last_back = None;
         while head.remaining() > 0 {
             let offset = head.at();
@@ -389,21 +394,23 @@ impl Layout {
         limits: &Limits,
         offset: usize,
     ) -> Result<(), DecodeError> {
+        let past = matches!(record.source, Source::Past(_));
         for index in set.iter() {
-            if record.len > limits.message_bytes - self.lens[index] {
+            let extent = &mut self.extents[index];
+            if record.len > limits.message_bytes - extent.len {
                 let maximum = limits.message_bytes;
                 return Err(DecodeError::Limit { offset, limit: LimitName::MessageBytes, maximum });
             }
-            self.lens[index] += record.len;
-            if matches!(record.source, Source::Past(_)) {
-                // Only heads are remembered, so no honest message has more from there. These bytes are copied.
-                self.past[index] += record.len;
-                if self.past[index] > HEAD_BYTES {
+            extent.len += record.len;
+            // Pieces are counted and limited by the tally.
+            extent.pieces += 1;
+            if past {
+                // Nothing else is remembered. These bytes will be copied, and those before them.
+                if extent.len > OPENING_BYTES {
                     return Err(DecodeError::Reference { offset });
                 }
+                extent.remembered = extent.len;
             }
-            // Pieces are counted and limited by the tally.
-            self.counts[index] = self.counts[index].saturating_add(1);
             // A destination is below 1,024.
             self.members.push(u16::try_from(index).unwrap_or(u16::MAX));
         }
@@ -436,7 +443,7 @@ impl Layout {
 
     /// Number of destinations.
     pub(crate) fn count(&self) -> usize {
-        self.lens.len()
+        self.extents.len()
     }
 
     /// Writes the frame that these records and `data` have, without a second stage.
@@ -447,8 +454,8 @@ impl Layout {
             varint::put(&mut out, self.arrived);
         }
         if self.flags & wire::FLAG_CONCAT != 0 {
-            for &len in &self.lens {
-                varint::put(&mut out, len);
+            for extent in &self.extents {
+                varint::put(&mut out, extent.len);
             }
         } else {
             let mut head = HeadWriter::new();
@@ -513,7 +520,8 @@ mod tests {
             [record(12, 3, shared, 5), record(1, 1, shared, 7), record(2, 2, each, 9)]
         );
         assert_eq!(layout.members, [0, 1, 2, 2, 0, 1]);
-        assert_eq!((&layout.lens[..], &layout.counts[..]), (&[14, 14, 13][..], &[2, 2, 2][..]));
+        let extent = |len| Extent { len, pieces: 2, remembered: 0 };
+        assert_eq!(layout.extents, [extent(14), extent(14), extent(13)]);
         assert_eq!((layout.data_bytes, layout.data.clone()), (17, 12..29));
         assert_eq!(layout.write(&[b'x'; 17], None), frame);
     }

@@ -78,6 +78,8 @@ mod bytes_equal;
 
 mod sweep;
 
+mod openings;
+
 mod in_step;
 
 mod past;

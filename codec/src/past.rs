@@ -1,8 +1,8 @@
 //! What a message has in common with earlier ones of its stream.
 
 use crate::align::{self, Run};
-use crate::streams::{Alike, HEAD_BYTES, Streams};
-use crate::texts::{Span, Texts};
+use crate::openings::Openings;
+use crate::streams::{Alike, Streams};
 use crate::work::Work;
 
 /// Bytes `from..from + len` of a message are what its stream remembers there, if the message is laid so that it begins
@@ -21,45 +21,26 @@ pub(crate) struct PastRuns {
     /// Where in `runs` those of each message end.
     ends: Vec<usize>,
     found: Vec<Run>,
-    head: Vec<u8>,
 }
 
 impl PastRuns {
-    /// Compares every message's head with those that its stream remembers.
-    pub(crate) fn find(
-        &mut self,
-        texts: Texts<'_>,
-        numbers: &[u32],
-        lens: impl Iterator<Item = usize>,
-        streams: &Streams,
-        work: &mut Work,
-    ) {
+    /// Compares every message's opening with those that its stream remembers.
+    pub(crate) fn find(&mut self, openings: &Openings, numbers: &[u32], streams: &Streams, work: &mut Work) {
         self.clear();
-        for (message, (number, len)) in numbers.iter().zip(lens).enumerate() {
-            if let Some(stream) = streams.get(*number).filter(|_| len > 0) {
-                let span = Span { message, start: 0, end: len.min(HEAD_BYTES) };
-                let mut joined = std::mem::take(&mut self.head);
-                let head = match texts.contiguous(span) {
-                    Some(head) => head,
-                    None => {
-                        joined.clear();
-                        texts.copy_to(span, &mut joined);
-                        work.copied_bytes += joined.len();
-                        &joined
-                    }
-                };
+        let mut finder = streams.finder();
+        for (opening, number) in openings.iter().zip(numbers) {
+            if let Some(stream) = finder.find(*number).filter(|_| !opening.is_empty())
+                && let Some(Alike { start, len, .. }) = stream.most_alike(opening, work)
+            {
                 let bytes = stream.bytes();
-                if let Some(Alike { start, len: past_len, .. }) = stream.most_alike(head, head.len(), work) {
-                    self.found.clear();
-                    align::align_near(&bytes[start..start + past_len], head, &mut self.found, work);
-                    let back = |run: &Run| bytes.len() + run.from - (start + run.at);
-                    self.runs.extend(self.found.iter().map(|run| PastRun {
-                        from: run.from,
-                        len: run.len,
-                        back: back(run),
-                    }));
-                }
-                self.head = joined;
+                self.found.clear();
+                align::align_near(&bytes[start..start + len], opening, &mut self.found, work);
+                let back = |run: &Run| bytes.len() + run.from - (start + run.at);
+                self.runs.extend(self.found.iter().map(|run| PastRun {
+                    from: run.from,
+                    len: run.len,
+                    back: back(run),
+                }));
             }
             self.ends.push(self.runs.len());
         }

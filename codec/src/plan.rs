@@ -5,12 +5,15 @@
 //! follower's message holds every other one, so lags nest in the reference. What is left over is short or shares
 //! nothing: columns, or private records.
 
+use std::ops::Range;
+
 use crate::align::Reference;
-use crate::columns::{self, COLUMN_BYTES_MAX};
+use crate::columns::{self, COLUMN_BYTES_MAX, Keyed};
 use crate::destination_set::DestinationSet;
 use crate::identity::Addresses;
 use crate::in_step::InStep;
 use crate::index::BlockIndex;
+use crate::openings::Openings;
 use crate::records::Records;
 use crate::sweep::{Runs, Sweep};
 use crate::texts::{Span, Texts};
@@ -38,9 +41,14 @@ pub(crate) struct Item<'a> {
 }
 
 impl<'a> Item<'a> {
-    fn part(&self, span: Span) -> Self {
-        let start = span.start - self.span.start;
-        Self { span, bytes: &self.bytes[start..start + span.len()] }
+    /// The part that `span` names.
+    fn at(&self, span: Span) -> Self {
+        self.part(span.start - self.span.start..span.end - self.span.start)
+    }
+
+    /// A range of its bytes.
+    pub(crate) fn part(&self, range: Range<usize>) -> Self {
+        Self { span: self.span.part(range.start, range.end), bytes: &self.bytes[range] }
     }
 }
 
@@ -56,7 +64,7 @@ pub(crate) struct Scratch {
     /// Empty lists, for whoever needs one.
     items: Vec<Vec<Item<'static>>>,
     spans: Vec<Vec<Span>>,
-    order: Vec<usize>,
+    order: Vec<Keyed>,
 }
 
 /// What is shared in one round, and how it is cut.
@@ -127,35 +135,54 @@ impl Planner<'_> {
 
     /// The same, for messages that are in step with what their streams remember. What has changed is planned class by
     /// class, what comes behind for all messages together.
-    pub(crate) fn plan_in_step(&mut self, spans: &[Span], known: &InStep) {
-        let mut parts: Vec<Span> = Vec::with_capacity(spans.len());
-        let mut rest = spans.to_vec();
+    pub(crate) fn plan_in_step(&mut self, spans: &[Span], known: &InStep, openings: &Openings) {
+        let mut rest = self.scratch.take_spans();
+        rest.extend_from_slice(spans);
+        let mut items = self.scratch.take_items();
+        let mut gap = self.scratch.take_items();
         for class in known.classes() {
+            items.clear();
             let mut set = DestinationSet::EMPTY;
-            let member = |span: &&Span| class.members.contains(span.message);
-            spans.iter().filter(member).for_each(|span| set.insert(span.message));
-            if set == DestinationSet::EMPTY {
+            let unchanged_end = class.unchanged.last().map_or(0, |&(_, to)| to);
+            for (rest, &span) in rest.iter_mut().zip(spans) {
+                if class.members.contains(span.message) {
+                    set.insert(span.message);
+                    let bytes = &openings.of(span.message)[..class.len];
+                    items.push(Item { span: span.part(0, class.len), bytes });
+                    *rest = span.part(unchanged_end, span.len());
+                }
+            }
+            if items.is_empty() {
                 continue;
             }
             let mut at = 0;
             for &(from, to) in &class.unchanged {
                 if from > at {
-                    parts.clear();
-                    parts.extend(spans.iter().filter(member).map(|span| span.part(at, from)));
-                    self.plan(&parts);
+                    gap.clear();
+                    gap.extend(items.iter().map(|item| item.part(at..from)));
+                    self.changed(&gap);
                 }
                 self.out.past(&set, to - from, class.back);
                 at = to;
             }
-            for (rest, span) in rest.iter_mut().zip(spans) {
-                if class.members.contains(span.message) {
-                    *rest = span.part(at, span.len());
-                }
-            }
         }
+        self.scratch.give_items(gap);
+        self.scratch.give_items(items);
         rest.retain(|part| part.len() > 0);
         if !rest.is_empty() {
             self.plan(&rest);
+        }
+        self.scratch.give_spans(rest);
+    }
+
+    /// Plans a place of messages in step where they have changed: equally many bytes of each.
+    fn changed(&mut self, gap: &[Item<'_>]) {
+        match gap {
+            [one] => self.out.private(one.span),
+            [one, ..] if one.bytes.len() <= SHORT_BYTES => {
+                columns::try_put(gap, true, &mut self.out, &mut self.scratch.order);
+            }
+            _ => self.by_bytes(gap, 0, true),
         }
     }
 
@@ -350,7 +377,7 @@ impl Planner<'_> {
             gap.clear();
             for &part in &sweep.parts[begin..step.parts_end] {
                 let of = items.binary_search_by_key(&part.message, |item| item.span.message);
-                gap.push(items[of.expect("every part is of an item")].part(part));
+                gap.push(items[of.expect("every part is of an item")].at(part));
             }
             begin = step.parts_end;
             self.gap(&gap, items[reference].span.message, round + 1, true);

@@ -10,6 +10,7 @@ use crate::destination_set::DestinationSet;
 use crate::echo::Received;
 use crate::head::{HeadWriter, Source};
 use crate::past::PastRuns;
+use crate::plan::Item;
 use crate::set_table::SetTable;
 use crate::texts::{Span, Texts};
 use crate::work::Work;
@@ -189,6 +190,30 @@ impl<'a> Records<'a> {
             }
         }
         self.send_part(set, span, unsent, len);
+    }
+
+    /// As [`shared`](Self::shared), for a short text that lies in one piece.
+    pub(crate) fn shared_item(&mut self, set: &DestinationSet, item: &Item<'_>) {
+        if self.history.is_some() || self.echo.is_some() {
+            return self.shared(set, item.span);
+        }
+        self.head.put(set, item.bytes.len());
+        self.data.copy(item.bytes);
+    }
+
+    /// As [`each`](Self::each), for short texts that lie in one piece.
+    pub(crate) fn each_item<'b>(
+        &mut self,
+        set: &DestinationSet,
+        items: impl Iterator<Item = Item<'b>>,
+        len: usize,
+    ) {
+        if self.history.is_some() || self.echo.is_some() {
+            return self.each(set, items.map(|item| item.span), len);
+        }
+        // Several members, or there would be nothing that varies.
+        self.head.put_from(set, len, Source::Each);
+        items.for_each(|item| self.data.copy(item.bytes));
     }
 
     /// Every member of `set` takes `len` bytes of what its stream remembers.

@@ -14,6 +14,7 @@ use crate::encode::{self, EncodedFrame, Encoder, Options};
 use crate::error::{DecodeError, EncodeError};
 use crate::in_step::InStep;
 use crate::limits::Limits;
+use crate::openings::Openings;
 use crate::past::PastRuns;
 use crate::payload::Payload;
 use crate::streams::Streams;
@@ -29,6 +30,7 @@ pub struct SessionEncoder {
     encoder: Encoder,
     history: u32,
     streams: Streams,
+    openings: Openings,
     runs: PastRuns,
     in_step: InStep,
 }
@@ -70,6 +72,7 @@ impl SessionEncoder {
             encoder: Encoder::new(options),
             history: beginning(epoch),
             streams: Streams::default(),
+            openings: Openings::default(),
             runs: PastRuns::default(),
             in_step: InStep::default(),
         }
@@ -110,10 +113,12 @@ impl SessionEncoder {
             return Err(EncodeError::Streams { messages: payloads.len(), streams: streams.len() });
         }
         let (sent, received) = echo.unzip();
+        self.openings.reset(payloads);
         let memory = encode::Memory {
             history: self.history,
             numbers: streams,
             streams: &self.streams,
+            openings: &self.openings,
             runs: &mut self.runs,
             in_step: &mut self.in_step,
             received: received.as_deref(),
@@ -126,8 +131,8 @@ impl SessionEncoder {
         }
         self.history = frame.checksum;
         if frame.flags & wire::FLAG_NOREF == 0 {
-            for (number, payload) in streams.iter().zip(payloads) {
-                self.streams.enter(*number, payload.segments().iter());
+            for (number, opening) in streams.iter().zip(self.openings.iter()) {
+                self.streams.enter(*number, std::iter::once(opening));
             }
         }
         self.streams.next_frame();
@@ -142,6 +147,7 @@ impl SessionEncoder {
     /// Gives back working memory that large frames have made grow; what is remembered stays.
     pub fn release(&mut self) {
         self.encoder.release();
+        self.openings = Openings::default();
         self.runs = PastRuns::default();
         self.in_step = InStep::default();
     }
@@ -180,7 +186,7 @@ impl SessionDecoder {
         self.history = checksum;
         if !frame.no_reference() {
             for (index, number) in streams.iter().enumerate() {
-                self.streams.enter(*number, frame.message(index));
+                self.streams.enter(*number, frame.slices(index));
             }
             if let Some(received) = received {
                 received.enter(column, frame_bytes);

@@ -196,7 +196,8 @@ impl SetTable {
     fn choose(&self, set: &DestinationSet) -> Spelling {
         // Neither has members beyond the frame's destinations: mostly one word is all there is to look at.
         let (words, all) = (&set.words()[..self.words], &self.all.words()[..self.words]);
-        if words == all {
+        // No comparison of slices: those are calls, even for one word.
+        if words.iter().zip(all).all(|(word, all)| word == all) {
             return Spelling::Ref(0);
         }
         if let Some(one) = sole(words.iter().copied()) {
@@ -279,7 +280,8 @@ impl SetTable {
     fn find(&self, set: &DestinationSet) -> Option<usize> {
         let words = &set.words()[..self.words];
         if self.slots.is_empty() {
-            return self.defined.chunks_exact(self.words).position(|known| known == words).map(|k| k + 1);
+            let same = |known: &[u64]| known.iter().zip(words).all(|(word, with)| word == with);
+            return self.defined.chunks_exact(self.words).position(same).map(|k| k + 1);
         }
         let mut slot = self.slot_of(words);
         loop {

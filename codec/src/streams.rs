@@ -1,16 +1,16 @@
-//! What one direction of a connection remembers of earlier messages: per stream, the heads of its latest ones.
+//! What one direction of a connection remembers of earlier messages: per stream, the openings of its latest ones.
 //!
 //! A stream is what one destination hears: the messages with the same number of stream, in order. Fields that change
-//! slowly or never stand at the beginning of a message, so only its head is remembered; what follows is seldom said
-//! twice. Both ends run this code over the same messages and so remember the same bytes.
+//! slowly or never stand at the beginning of a message, so only that is remembered; what follows is seldom said twice.
+//! Both ends run this code over the same messages and so remember the same bytes.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::bytes_equal::equal_count;
 use crate::work::Work;
 
 /// Bytes of a message that are remembered, from its first one on.
-pub(crate) const HEAD_BYTES: usize = 256;
+pub(crate) const OPENING_BYTES: usize = 256;
 /// Bytes remembered per stream; the oldest are forgotten first.
 pub(crate) const STREAM_BYTES: usize = 4 << 10;
 /// Bytes that a stream takes, with those that it has forgotten but not given back.
@@ -22,19 +22,21 @@ const LOOK_BYTES: usize = 64;
 /// What an equal length is worth in equal bytes.
 const SAME_LENGTH: usize = 16;
 /// Messages of which it is remembered where they begin.
-const HEADS_MAX: usize = 16;
+const OPENINGS_MAX: usize = 16;
 /// Streams remembered; the one unused for longest is forgotten first.
 pub(crate) const STREAMS_MAX: usize = 1024;
 
-/// Heads of the latest messages of one stream.
+/// Openings of the latest messages of one stream.
 #[derive(Debug, Default)]
 pub(crate) struct Stream {
-    /// The heads one after another, the latest last. Those before `begin` are forgotten.
+    number: u32,
+    used: u64,
+    /// The openings one after another, the latest last. Those before `begin` are forgotten.
     kept: Vec<u8>,
     begin: usize,
-    /// Their lengths. The first one may be cut at its beginning.
-    heads: VecDeque<usize>,
-    used: u64,
+    /// The lengths of the latest `openings`, the latest first. The last one may be cut at its beginning.
+    lens: [u16; OPENINGS_MAX],
+    openings: usize,
 }
 
 impl Stream {
@@ -43,27 +45,28 @@ impl Stream {
         &self.kept[self.begin..]
     }
 
-    /// Where each whole head begins in [`bytes`](Self::bytes), and how long it is, the latest first.
-    pub(crate) fn heads(&self) -> impl Iterator<Item = (usize, usize)> {
+    /// Where each whole opening begins in [`bytes`](Self::bytes), and how long it is, the latest first.
+    pub(crate) fn openings(&self) -> impl Iterator<Item = (usize, usize)> {
         let mut end = self.bytes().len();
-        self.heads.iter().rev().map_while(move |&len| {
-            end = end.checked_sub(len)?;
-            Some((end, len))
+        self.lens[..self.openings].iter().map_while(move |&len| {
+            end = end.checked_sub(usize::from(len))?;
+            Some((end, usize::from(len)))
         })
     }
 
-    /// The whole head that is most like that of the next message, which has these first bytes and this length. Of equals the
-    /// latest, and the first one that is as good as equal.
-    pub(crate) fn most_alike(&self, begin: &[u8], len: usize, work: &mut Work) -> Option<Alike> {
+    /// The whole opening that is most like that of the next message. Of equals the latest, and the first one that is as
+    /// good as equal.
+    pub(crate) fn most_alike(&self, opening: &[u8], work: &mut Work) -> Option<Alike> {
         let mut best: Option<(usize, Alike)> = None;
-        for (start, past_len) in self.heads().take(TRIED) {
+        let len = opening.len();
+        for (start, past_len) in self.openings().take(TRIED) {
             work.compared_bytes += LOOK_BYTES;
-            let equal = usize::from(equal_count(&self.bytes()[start..start + past_len], begin));
+            let equal = usize::from(equal_count(&self.bytes()[start..start + past_len], opening));
             let score = equal + if past_len == len { SAME_LENGTH } else { 0 };
             if best.as_ref().is_none_or(|(most, _)| score > *most) {
                 best = Some((score, Alike { start, len: past_len, equal }));
             }
-            if past_len == len && equal * 4 >= begin.len().min(LOOK_BYTES) * 3 {
+            if past_len == len && equal * 4 >= len.min(LOOK_BYTES) * 3 {
                 break;
             }
         }
@@ -72,13 +75,15 @@ impl Stream {
 
     fn enter(&mut self, parts: impl Iterator<Item: AsRef<[u8]>>) {
         // Not at every message, for then each of them would move all the others.
-        if self.kept.len() + HEAD_BYTES > KEPT_BYTES_MAX {
+        if self.kept.len() + OPENING_BYTES > KEPT_BYTES_MAX {
             self.kept.drain(..self.begin);
             self.begin = 0;
         }
-        let wanted = (self.kept.len() + HEAD_BYTES).next_power_of_two();
-        self.kept.reserve_exact(wanted.min(KEPT_BYTES_MAX) - self.kept.len());
-        let mut room = HEAD_BYTES;
+        if self.kept.capacity() < self.kept.len() + OPENING_BYTES {
+            let wanted = (self.kept.len() + OPENING_BYTES).next_power_of_two();
+            self.kept.reserve_exact(wanted.min(KEPT_BYTES_MAX) - self.kept.len());
+        }
+        let mut room = OPENING_BYTES;
         for part in parts {
             let part = part.as_ref();
             let taken = part.len().min(room);
@@ -88,13 +93,12 @@ impl Stream {
                 break;
             }
         }
-        if room < HEAD_BYTES {
-            self.heads.push_back(HEAD_BYTES - room);
-        }
         self.begin = self.begin.max(self.kept.len().saturating_sub(STREAM_BYTES));
-        // More heads than anybody looks at, or more than there are bytes.
-        while self.heads.len() > HEADS_MAX {
-            self.heads.pop_front();
+        if room < OPENING_BYTES {
+            // No more than anybody looks at.
+            self.lens.copy_within(..OPENINGS_MAX - 1, 1);
+            self.lens[0] = u16::try_from(OPENING_BYTES - room).unwrap_or(u16::MAX);
+            self.openings = OPENINGS_MAX.min(self.openings + 1);
         }
     }
 }
@@ -102,7 +106,7 @@ impl Stream {
 /// An earlier message of a stream that is like the next one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Alike {
-    /// Where its head begins in [`Stream::bytes`], and how long that is.
+    /// Where its opening begins in [`Stream::bytes`], and how long that is.
     pub(crate) start: usize,
     pub(crate) len: usize,
     /// Of the bytes that were looked at so many are equal.
@@ -112,50 +116,95 @@ pub(crate) struct Alike {
 /// The streams of one direction.
 #[derive(Debug, Default)]
 pub(crate) struct Streams {
-    by_number: BTreeMap<u32, Stream>,
+    streams: Vec<Stream>,
+    /// Where in `streams` each is.
+    by_number: BTreeMap<u32, usize>,
     /// The same in the order of use, as it was when each was last looked at: an entry may be too early, never too late.
     by_use: BTreeSet<(u64, u32)>,
     frames: u64,
+    /// Where the stream is that is probably entered next.
+    next: usize,
+}
+
+/// Finds the streams of one frame's messages. Frames mostly name the same streams in the same order, so the one behind
+/// the last is tried first.
+#[derive(Clone, Debug)]
+pub(crate) struct Finder<'a> {
+    streams: &'a Streams,
+    next: usize,
+}
+
+impl<'a> Finder<'a> {
+    /// What is remembered of a stream; nothing of one that was never heard, or is forgotten.
+    pub(crate) fn find(&mut self, number: u32) -> Option<&'a Stream> {
+        let place = self.streams.place(number, self.next)?;
+        self.next = place + 1;
+        Some(&self.streams.streams[place])
+    }
 }
 
 impl Streams {
-    /// What is remembered of a stream; nothing of one that was never heard, or is forgotten.
-    pub(crate) fn get(&self, number: u32) -> Option<&Stream> {
-        self.by_number.get(&number)
+    /// For the messages of the next frame, in their order.
+    pub(crate) fn finder(&self) -> Finder<'_> {
+        Finder { streams: self, next: 0 }
+    }
+
+    /// Where a stream is, which is probably at `guess`.
+    fn place(&self, number: u32, guess: usize) -> Option<usize> {
+        match self.streams.get(guess) {
+            Some(stream) if stream.number == number => Some(guess),
+            _ => self.by_number.get(&number).copied(),
+        }
     }
 
     /// A frame is complete: what follows counts as used later.
     pub(crate) fn next_frame(&mut self) {
         self.frames += 1;
+        self.next = 0;
     }
 
-    /// Remembers the head of a message, given in parts.
+    /// Remembers the opening of a message, given in parts.
     pub(crate) fn enter(&mut self, number: u32, parts: impl Iterator<Item: AsRef<[u8]>>) {
-        if let Some(stream) = self.by_number.get_mut(&number) {
-            stream.used = self.frames;
-            return stream.enter(parts);
-        }
-        if self.by_number.len() == STREAMS_MAX {
-            self.forget_one();
-        }
-        self.by_use.insert((self.frames, number));
-        let stream = self.by_number.entry(number).or_default();
+        let place = self.place(number, self.next).unwrap_or_else(|| self.begin(number));
+        self.next = place + 1;
+        let stream = &mut self.streams[place];
         stream.used = self.frames;
         stream.enter(parts);
     }
 
-    /// Forgets the stream unused for longest. Entries that turn out to be too early are put right on the way, each once
-    /// per use at most.
-    fn forget_one(&mut self) {
+    /// Makes room for a stream that is not remembered.
+    fn begin(&mut self, number: u32) -> usize {
+        let stream = Stream { number, ..Stream::default() };
+        let full = self.streams.len() >= STREAMS_MAX;
+        let place = match if full { self.forget_one() } else { None } {
+            Some(place) => {
+                self.streams[place] = stream;
+                place
+            }
+            None => {
+                self.streams.push(stream);
+                self.streams.len() - 1
+            }
+        };
+        self.by_number.insert(number, place);
+        self.by_use.insert((self.frames, number));
+        place
+    }
+
+    /// Forgets the stream unused for longest, of several the one with the lowest number, and says where it was. Entries
+    /// that turn out to be too early are put right on the way, each once per use at most.
+    fn forget_one(&mut self) -> Option<usize> {
         while let Some((used, number)) = self.by_use.pop_first() {
-            match self.by_number.get(&number).map(|stream| stream.used) {
-                Some(later) if later > used => self.by_use.insert((later, number)),
-                _ => {
-                    self.by_number.remove(&number);
-                    return;
-                }
-            };
+            let place = *self.by_number.get(&number)?;
+            let later = self.streams[place].used;
+            if later > used {
+                self.by_use.insert((later, number));
+            } else {
+                self.by_number.remove(&number);
+                return Some(place);
+            }
         }
+        None
     }
 }
 
@@ -164,25 +213,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn heads_are_remembered_and_the_oldest_bytes_forgotten() {
+    fn openings_are_remembered_and_the_oldest_bytes_forgotten() {
         let mut streams = Streams::default();
         streams.enter(7, [&b"ab"[..], b"c"].into_iter());
         streams.enter(7, std::iter::empty::<&[u8]>());
         streams.enter(7, [[9; 700]].into_iter());
-        let stream = streams.get(7).unwrap();
-        assert_eq!(stream.heads().collect::<Vec<_>>(), [(3, HEAD_BYTES), (0, 3)]);
+        let stream = streams.finder().find(7).unwrap();
+        assert_eq!(stream.openings().collect::<Vec<_>>(), [(3, OPENING_BYTES), (0, 3)]);
         assert_eq!(&stream.bytes()[..4], b"abc\x09");
         for round in 0..100 {
             streams.enter(7, [[round; 250]].into_iter());
-            let stream = streams.get(7).unwrap();
+            let stream = streams.finder().find(7).unwrap();
             let (bytes, kept) = (stream.bytes().len(), stream.kept.len());
             assert!(
                 bytes <= STREAM_BYTES && kept < 2 * STREAM_BYTES && (round < 20 || bytes == STREAM_BYTES)
             );
             assert!(stream.bytes().ends_with(&[round; 250]));
         }
-        let heads: Vec<_> = streams.get(7).unwrap().heads().collect();
-        assert_eq!((heads.len(), heads[15]), (16, (96, 250)), "before it 96 bytes of a head that is cut");
+        let openings: Vec<_> = streams.finder().find(7).unwrap().openings().collect();
+        assert_eq!(
+            (openings.len(), openings[15]),
+            (16, (96, 250)),
+            "before it 96 bytes of an opening that is cut"
+        );
     }
 
     #[test]
@@ -194,6 +247,7 @@ mod tests {
         }
         streams.enter(0, [[2]].into_iter());
         streams.enter(5000, [[3]].into_iter());
-        assert!(streams.get(1).is_none() && streams.get(0).is_some() && streams.get(5000).is_some());
+        let remembered = |number| streams.finder().find(number).is_some();
+        assert!(!remembered(1) && remembered(0) && remembered(5000));
     }
 }
