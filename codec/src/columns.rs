@@ -20,7 +20,12 @@ pub(crate) type Keyed = (u64, usize);
 
 /// Puts equally long `items` out in columns. Unless it `must`, it declines when more than half of the columns change.
 /// `order` is room to sort in.
-pub(crate) fn try_put(items: &[Item<'_>], must: bool, out: &mut Records<'_>, order: &mut Vec<Keyed>) -> bool {
+pub(crate) fn try_put<const W: usize>(
+    items: &[Item<'_>],
+    must: bool,
+    out: &mut Records<'_, W>,
+    order: &mut Vec<Keyed>,
+) -> bool {
     let [first, others @ ..] = items else { return true };
     let len = first.bytes.len();
     let mut changes = [0u8; COLUMN_BYTES_MAX];
@@ -47,7 +52,11 @@ pub(crate) fn try_put(items: &[Item<'_>], must: bool, out: &mut Records<'_>, ord
 }
 
 /// Puts out items of various short lengths, in columns per length. They are in the order of their messages.
-pub(crate) fn put_by_length(items: &mut [Item<'_>], out: &mut Records<'_>, order: &mut Vec<Keyed>) {
+pub(crate) fn put_by_length<const W: usize>(
+    items: &mut [Item<'_>],
+    out: &mut Records<'_, W>,
+    order: &mut Vec<Keyed>,
+) {
     items.sort_unstable_by_key(|item| (item.bytes.len(), item.span.message));
     for class in items.chunk_by(|a, b| a.bytes.len() == b.bytes.len()) {
         match class {
@@ -60,11 +69,11 @@ pub(crate) fn put_by_length(items: &mut [Item<'_>], out: &mut Records<'_>, order
 }
 
 /// Puts out the `columns` in which items differ: one piece for each, or one record per distinct content.
-fn put_varying(
+fn put_varying<const W: usize>(
     items: &[Item<'_>],
-    set: &DestinationSet,
+    set: &DestinationSet<W>,
     columns: Range<usize>,
-    out: &mut Records<'_>,
+    out: &mut Records<'_, W>,
     order: &mut Vec<Keyed>,
 ) {
     let len = columns.len();
@@ -107,7 +116,7 @@ fn put_varying(
     }
 }
 
-fn set_of<'a>(items: impl Iterator<Item = &'a Item<'a>>) -> DestinationSet {
+fn set_of<'a, const W: usize>(items: impl Iterator<Item = &'a Item<'a>>) -> DestinationSet<W> {
     let mut set = DestinationSet::EMPTY;
     for item in items {
         set.insert(item.span.message);
@@ -130,7 +139,7 @@ mod tests {
         let mut borders = Borders::default();
         borders.reset(&payloads);
         let texts = Texts::new(&payloads, &borders);
-        let (mut head, mut data) = (HeadWriter::new(), DataColumn::default());
+        let (mut head, mut data) = (HeadWriter::<1>::new(), DataColumn::default());
         head.reset(messages.len());
         let span = |message: usize| Span { message, start: 0, end: messages[message].len() };
         let items: Vec<Item<'_>> =

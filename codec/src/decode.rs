@@ -128,7 +128,7 @@ impl Frame {
         limits: &Limits,
         memory: Memory<'_>,
     ) -> Result<(Self, u32, Bytes), DecodeError> {
-        let Memory { history, numbers, streams, mut sent } = memory;
+        let Memory { history, numbers, streams, sent } = memory;
         let mut layout = Layout::read(&bytes, limits, Some(history))?;
         let (messages, given) = (layout.count(), numbers.len());
         if messages != given {
@@ -136,7 +136,7 @@ impl Frame {
         }
         let mut echoes = Vec::new();
         if layout.flags & wire::FLAG_ECHO != 0 {
-            let Some(sent) = sent.as_deref_mut() else {
+            let Some(sent) = sent else {
                 return Err(DecodeError::Unsupported { offset: 2, what: "what this end has sent" });
             };
             if !sent.arrived(layout.arrived) {

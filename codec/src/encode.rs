@@ -7,25 +7,20 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::checksum;
 use crate::data::{Chunk, DataColumn};
+use crate::destination_set::{NARROW_MAX, WORDS_MAX};
+use crate::draft::{Draft, Input, Outcome};
 use crate::echo::{Received, Sent};
 use crate::error::{EncodeError, LimitName};
-use crate::head::HeadWriter;
-use crate::in_step::InStep;
 use crate::limits::{DESTINATIONS_MAX, Limits};
 use crate::openings::Openings;
 use crate::past::PastRuns;
 use crate::payload::Payload;
-use crate::plan::{Planner, Scratch};
-use crate::records::Records;
 use crate::stage::{Compressor, Stage};
 use crate::streams::Streams;
 use crate::texts::{Borders, Span, Texts};
 use crate::varint;
 use crate::wire;
 use crate::work::Work;
-
-/// How many destinations are planned together, from the first attempt to the last.
-const GROUPS: [usize; 3] = [DESTINATIONS_MAX, 128, 16];
 
 /// How an [`Encoder`] works.
 #[derive(Clone, Copy, Debug, Default)]
@@ -60,12 +55,13 @@ pub struct Stats {
 pub struct Encoder {
     options: Options,
     seed: u64,
-    head: HeadWriter,
+    /// For frames with few destinations, which is most, and for all others.
+    narrow: Draft<1>,
+    wide: Draft<WORDS_MAX>,
     data: DataColumn,
     borders: Borders,
     /// The messages that are not empty.
     spans: Vec<Span>,
-    scratch: Scratch,
     compressor: Compressor,
     /// The data column in one piece, for the second stage.
     gathered: Vec<u8>,
@@ -99,11 +95,11 @@ impl Encoder {
         Self {
             options,
             seed,
-            head: HeadWriter::new(),
+            narrow: Draft::new(seed),
+            wide: Draft::new(seed),
             data: DataColumn::default(),
             borders: Borders::default(),
             spans: Vec::new(),
-            scratch: Scratch::new(seed),
             compressor: Compressor::default(),
             gathered: Vec::new(),
             out: BytesMut::new(),
@@ -154,52 +150,14 @@ impl Encoder {
                 .filter(|(_, payload)| !payload.is_empty())
                 .map(|(message, payload)| Span { message, start: 0, end: payload.len() }),
         );
-        let concat_head_bytes: usize = payloads.iter().map(|payload| varint::len(payload.len())).sum();
-        let mut split = false;
-        let mut work = Work::default();
-        let mut in_step = false;
-        if let Some(memory) = &mut memory {
-            let Memory { numbers, streams, openings, .. } = *memory;
-            in_step = memory.in_step.find(openings, numbers, streams, &mut work);
-            memory.runs.clear();
-            if !in_step {
-                memory.runs.find(openings, numbers, streams, &mut work);
-            }
-        }
-        let refers = in_step
-            || memory.as_ref().is_some_and(|memory| !memory.runs.is_empty() || memory.received.is_some());
-        // Many destinations that differ in many places make more pieces than a receiver takes; smaller groups, each
-        // with its own copy of what it shares, make fewer.
-        for group in GROUPS.into_iter().filter(|&group| group == GROUPS[0] || group < count) {
-            if count == 1 && !refers {
-                break;
-            }
-            self.head.reset(count);
-            self.data.reset();
-            let mut out = Records::new(texts, &mut self.head, &mut self.data, work);
-            if let Some(memory) = &memory {
-                out.remember(memory.runs, count, input_bytes);
-                if let Some(received) = memory.received {
-                    out.echo(received);
-                }
-            }
-            let mut planner = Planner { texts, scratch: &mut self.scratch, out };
-            for spans in self.spans.chunks(group) {
-                match memory.as_ref().filter(|_| in_step) {
-                    Some(memory) => planner.plan_in_step(spans, memory.in_step, memory.openings),
-                    None => planner.plan(spans),
-                }
-            }
-            work = planner.out.finish();
-            let head_bytes = self.head.bytes().len();
-            let split_bytes = varint::len(head_bytes) + head_bytes + self.data.bytes;
-            let saves = split_bytes < concat_head_bytes + input_bytes;
-            split = saves && self.head.within(&self.options.limits);
-            // What saves nothing together saves nothing in groups either.
-            if split || !saves {
-                break;
-            }
-        }
+        let lens_bytes = payloads.iter().map(|payload| varint::len(payload.len())).sum();
+        let limits = &self.options.limits;
+        let input = Input { texts, spans: &self.spans, count, bytes: input_bytes, lens_bytes, limits };
+        let Outcome { split, echoes, work } = if count <= NARROW_MAX {
+            self.narrow.plan(input, &mut self.data, memory.as_mut())
+        } else {
+            self.wide.plan(input, &mut self.data, memory.as_mut())
+        };
         if !split {
             self.data.reset();
             for &span in &self.spans {
@@ -210,10 +168,9 @@ impl Encoder {
         if let Some(memory) = memory {
             envelope.history = memory.history;
             envelope.flags = wire::FLAG_HISTORY;
-            envelope.arrived = memory.received.and_then(|received| {
-                let refers = split && self.head.echoes();
-                if refers { Some(received.news()) } else { received.to_say() }
-            });
+            envelope.arrived = memory
+                .received
+                .and_then(|received| if echoes { Some(received.news()) } else { received.to_say() });
             let sent_bytes = self.data.bytes;
             let remembers =
                 memory.remember && memory.sent.as_ref().is_none_or(|sent| sent.has_room(sent_bytes));
@@ -248,9 +205,10 @@ impl Encoder {
             prefix[2] |= wire::FLAG_ECHO;
             prefix_bytes += varint::write(&mut prefix[prefix_bytes..], arrived);
         }
+        let head = if payloads.len() <= NARROW_MAX { self.narrow.head() } else { self.wide.head() };
         let head_bytes = if split {
-            prefix_bytes += varint::write(&mut prefix[prefix_bytes..], self.head.bytes().len());
-            self.head.bytes().len()
+            prefix_bytes += varint::write(&mut prefix[prefix_bytes..], head.len());
+            head.len()
         } else {
             prefix[2] |= wire::FLAG_CONCAT;
             payloads.iter().map(|payload| varint::len(payload.len())).sum()
@@ -275,7 +233,7 @@ impl Encoder {
         self.out.reserve(around + own);
         self.out.put_slice(&prefix[..prefix_bytes]);
         if split {
-            self.out.put_slice(self.head.bytes());
+            self.out.put_slice(head);
         } else {
             for payload in payloads {
                 let mut len = [0; varint::BYTES_MAX];
@@ -324,7 +282,6 @@ pub(crate) struct Memory<'a> {
     pub(crate) openings: &'a Openings,
     /// Room to compare in.
     pub(crate) runs: &'a mut PastRuns,
-    pub(crate) in_step: &'a mut InStep,
     /// What the receiver of this frame sent.
     pub(crate) received: Option<&'a Received>,
     /// Where this frame's data is kept.

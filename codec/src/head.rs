@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use crate::checksum;
-use crate::destination_set::DestinationSet;
+use crate::destination_set::{DestinationSet, NARROW_MAX, WORDS_MAX};
 use crate::error::{DecodeError, LimitName};
 use crate::limits::{DESTINATIONS_MAX, Limits};
 use crate::set_table::SetTable;
@@ -21,11 +21,11 @@ const USUAL_PIECES: usize = 4;
 
 /// Writes records and counts what the reader will be charged for them.
 #[derive(Debug)]
-pub(crate) struct HeadWriter {
+pub(crate) struct HeadWriter<const W: usize> {
     bytes: Vec<u8>,
-    table: SetTable,
+    table: SetTable<W>,
     /// The last record, while the next one may still prolong it.
-    open: Option<(DestinationSet, usize)>,
+    open: Option<(DestinationSet<W>, usize)>,
     records: usize,
     pieces: usize,
     echoes: bool,
@@ -33,7 +33,7 @@ pub(crate) struct HeadWriter {
     back: Option<usize>,
 }
 
-impl HeadWriter {
+impl<const W: usize> HeadWriter<W> {
     pub(crate) fn new() -> Self {
         Self {
             bytes: Vec::new(),
@@ -58,7 +58,7 @@ impl HeadWriter {
     }
 
     /// Appends a record: the next `len` bytes of data go to every member of `set`. Neighbours of one set become one.
-    pub(crate) fn put(&mut self, set: &DestinationSet, len: usize) {
+    pub(crate) fn put(&mut self, set: &DestinationSet<W>, len: usize) {
         match &mut self.open {
             Some((last, last_len)) if last == set => *last_len += len,
             _ => {
@@ -69,7 +69,7 @@ impl HeadWriter {
     }
 
     /// Appends a record whose members get `len` bytes from elsewhere than one run of data for all.
-    pub(crate) fn put_from(&mut self, set: &DestinationSet, len: usize, source: Source) {
+    pub(crate) fn put_from(&mut self, set: &DestinationSet<W>, len: usize, source: Source) {
         self.flush();
         self.write(set, len, source);
     }
@@ -81,7 +81,7 @@ impl HeadWriter {
         }
     }
 
-    fn write(&mut self, set: &DestinationSet, len: usize, source: Source) {
+    fn write(&mut self, set: &DestinationSet<W>, len: usize, source: Source) {
         let (prefix, place) = match source {
             Source::Shared => (None, None),
             Source::Each => (Some(wire::EACH), None),
@@ -119,7 +119,7 @@ impl HeadWriter {
     }
 
     /// What is known of sets after the last record that was written.
-    pub(crate) fn table(&self) -> &SetTable {
+    pub(crate) fn table(&self) -> &SetTable<W> {
         &self.table
     }
 
@@ -298,7 +298,7 @@ impl Layout {
                 if len > 0 {
                     let record = Record { len, members: 1, source: Source::Shared, offset };
                     tally.add(&record, offset)?;
-                    layout.push(record, &DestinationSet::one(index), limits, offset)?;
+                    layout.push(record, &DestinationSet::<WORDS_MAX>::one(index), limits, offset)?;
                 }
             }
             reader.at()
@@ -309,7 +309,11 @@ impl Layout {
             }
             let head_end = reader.at() + head_bytes;
             let mut head = Reader::new(frame, reader.at(), head_end);
-            layout.read_records(&mut head, &mut tally)?;
+            if count <= NARROW_MAX {
+                layout.read_records::<1>(&mut head, &mut tally)?;
+            } else {
+                layout.read_records::<WORDS_MAX>(&mut head, &mut tally)?;
+            }
             head_end
         };
         layout.data_bytes = tally.data_bytes;
@@ -331,9 +335,13 @@ impl Layout {
         Ok(count)
     }
 
-    fn read_records(&mut self, head: &mut Reader<'_>, tally: &mut Tally<'_>) -> Result<(), DecodeError> {
+    fn read_records<const W: usize>(
+        &mut self,
+        head: &mut Reader<'_>,
+        tally: &mut Tally<'_>,
+    ) -> Result<(), DecodeError> {
         let limits = tally.limits;
-        let mut table = SetTable::new(self.count());
+        let mut table = SetTable::<W>::new(self.count());
         let mut last_back = None;
         while head.remaining() > 0 {
             let offset = head.at();
@@ -387,10 +395,10 @@ impl Layout {
         Ok(())
     }
 
-    fn push(
+    fn push<const W: usize>(
         &mut self,
         record: Record,
-        set: &DestinationSet,
+        set: &DestinationSet<W>,
         limits: &Limits,
         offset: usize,
     ) -> Result<(), DecodeError> {
@@ -458,7 +466,7 @@ impl Layout {
                 varint::put(&mut out, extent.len);
             }
         } else {
-            let mut head = HeadWriter::new();
+            let mut head = HeadWriter::<WORDS_MAX>::new();
             head.reset(self.count());
             let mut members = self.members.iter();
             for record in &self.records {
@@ -482,7 +490,7 @@ impl Layout {
 mod tests {
     use super::*;
 
-    fn set(members: &[usize]) -> DestinationSet {
+    fn set(members: &[usize]) -> DestinationSet<1> {
         let mut set = DestinationSet::EMPTY;
         members.iter().for_each(|&index| set.insert(index));
         set
@@ -490,7 +498,7 @@ mod tests {
 
     #[test]
     fn neighbours_of_one_set_become_one_record() {
-        let mut head = HeadWriter::new();
+        let mut head = HeadWriter::<1>::new();
         head.reset(3);
         head.put(&set(&[0, 1, 2]), 5);
         head.put(&set(&[0, 1, 2]), 7);

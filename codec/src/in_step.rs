@@ -21,11 +21,11 @@ const CLASSES_MAX: usize = 4;
 
 /// Messages whose streams remember an earlier one at the same place.
 #[derive(Debug)]
-pub(crate) struct Class {
+pub(crate) struct Class<const W: usize> {
     /// How far before the end of what each stream remembers that message begins.
     pub(crate) back: usize,
     /// Which messages these are.
-    pub(crate) members: DestinationSet,
+    pub(crate) members: DestinationSet<W>,
     /// The places `from..to` where no message changed, in rising order.
     pub(crate) unchanged: Vec<(usize, usize)>,
     /// Bytes that all of them have, and the earlier ones.
@@ -35,15 +35,15 @@ pub(crate) struct Class {
 
 /// The messages of one frame, by class.
 #[derive(Debug, Default)]
-pub(crate) struct InStep {
+pub(crate) struct InStep<const W: usize> {
     /// Classes in use; there may be more, for their memory.
     used: usize,
-    classes: Vec<Class>,
+    classes: Vec<Class<W>>,
 }
 
-impl InStep {
+impl<const W: usize> InStep<W> {
     /// The classes of the frame that was looked at last.
-    pub(crate) fn classes(&self) -> &[Class] {
+    pub(crate) fn classes(&self) -> &[Class<W>] {
         &self.classes[..self.used]
     }
 
@@ -89,7 +89,7 @@ impl InStep {
     }
 
     /// The class of messages laid so far back; a new one if there is none yet and room for it.
-    fn class(&mut self, back: usize) -> Option<&mut Class> {
+    fn class(&mut self, back: usize) -> Option<&mut Class<W>> {
         let known = self.classes[..self.used].iter().position(|class| class.back == back);
         if let Some(index) = known {
             return Some(&mut self.classes[index]);

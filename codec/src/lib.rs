@@ -64,6 +64,8 @@ mod payload;
 // Encoding, in the order of travel.
 mod encode;
 
+mod draft;
+
 mod plan;
 
 mod texts;

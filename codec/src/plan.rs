@@ -54,13 +54,13 @@ impl<'a> Item<'a> {
 
 /// Memory that a planner needs and that outlives it.
 #[derive(Debug)]
-pub(crate) struct Scratch {
+pub(crate) struct Scratch<const W: usize> {
     index: BlockIndex,
     addresses: Addresses,
     /// Bytes of parts that span several segments.
     joined: Vec<u8>,
     /// One per round that is under way, at most.
-    cuts: Vec<Cuts>,
+    cuts: Vec<Cuts<W>>,
     /// Empty lists, for whoever needs one.
     items: Vec<Vec<Item<'static>>>,
     spans: Vec<Vec<Span>>,
@@ -69,12 +69,12 @@ pub(crate) struct Scratch {
 
 /// What is shared in one round, and how it is cut.
 #[derive(Debug, Default)]
-struct Cuts {
+struct Cuts<const W: usize> {
     runs: Runs,
-    sweep: Sweep,
+    sweep: Sweep<W>,
 }
 
-impl Scratch {
+impl<const W: usize> Scratch<W> {
     /// Empty memory; `seed` is the index's.
     pub(crate) fn new(seed: u64) -> Self {
         Self {
@@ -110,10 +110,10 @@ impl Scratch {
 
 /// Plans one frame.
 #[derive(Debug)]
-pub(crate) struct Planner<'a> {
+pub(crate) struct Planner<'a, const W: usize> {
     pub(crate) texts: Texts<'a>,
-    pub(crate) scratch: &'a mut Scratch,
-    pub(crate) out: Records<'a>,
+    pub(crate) scratch: &'a mut Scratch<W>,
+    pub(crate) out: Records<'a, W>,
 }
 
 /// The longest span; of equals, the first.
@@ -127,7 +127,7 @@ fn longest(lens: impl Iterator<Item = usize>) -> usize {
     best.0
 }
 
-impl Planner<'_> {
+impl<const W: usize> Planner<'_, W> {
     /// Plans whole messages, given in rising order.
     pub(crate) fn plan(&mut self, spans: &[Span]) {
         self.by_address(spans, 0);
@@ -135,7 +135,7 @@ impl Planner<'_> {
 
     /// The same, for messages that are in step with what their streams remember. What has changed is planned class by
     /// class, what comes behind for all messages together.
-    pub(crate) fn plan_in_step(&mut self, spans: &[Span], known: &InStep, openings: &Openings) {
+    pub(crate) fn plan_in_step(&mut self, spans: &[Span], known: &InStep<W>, openings: &Openings) {
         let mut rest = self.scratch.take_spans();
         rest.extend_from_slice(spans);
         let mut items = self.scratch.take_items();
@@ -218,7 +218,7 @@ impl Planner<'_> {
     }
 
     /// Plans what is shared by address, and between it the next round.
-    fn along(&mut self, cuts: &mut Cuts, spans: &[Span], reference: usize, round: usize) {
+    fn along(&mut self, cuts: &mut Cuts<W>, spans: &[Span], reference: usize, round: usize) {
         let Cuts { runs, sweep } = cuts;
         runs.sweep(spans, reference, self.out.table(), sweep);
         self.out.work.visits += sweep.visits;
@@ -261,7 +261,7 @@ impl Planner<'_> {
 
     /// The longest of `spans` that shares memory with others; what it shares goes to `runs`. Gives up after a few.
     fn runs_by_address(&mut self, spans: &[Span], runs: &mut Runs) -> Option<usize> {
-        let mut tried = DestinationSet::EMPTY;
+        let mut tried = DestinationSet::<W>::EMPTY;
         for _ in 0..REFERENCES_TRIED.min(spans.len() - 1) {
             let untried = |(index, span): (usize, &Span)| if tried.contains(index) { 0 } else { span.len() };
             let reference = longest(spans.iter().enumerate().map(untried));

@@ -32,24 +32,24 @@ const ECHO_BYTES_MIN: usize = 16;
 
 /// The head and the data column of one frame in the making.
 #[derive(Debug)]
-pub(crate) struct Records<'a> {
+pub(crate) struct Records<'a, const W: usize> {
     texts: Texts<'a>,
-    head: &'a mut HeadWriter,
+    head: &'a mut HeadWriter<W>,
     data: &'a mut DataColumn,
-    history: Option<History<'a>>,
+    history: Option<History<'a, W>>,
     echo: Option<&'a Received>,
     pub(crate) work: Work,
 }
 
 /// Where every message stands, and what is remembered there.
 #[derive(Debug)]
-struct History<'a> {
+struct History<'a, const W: usize> {
     runs: &'a PastRuns,
     /// Bytes of every message that have a record.
     at: Vec<usize>,
     /// Its first run that ends after that.
     next: Vec<usize>,
-    open: Vec<Open>,
+    open: Vec<Open<W>>,
     visits_left: usize,
     /// Members and open records looked at so far.
     visits: usize,
@@ -57,8 +57,8 @@ struct History<'a> {
 
 /// A record from history that may still grow, and what would be sent without it.
 #[derive(Debug)]
-struct Open {
-    set: DestinationSet,
+struct Open<const W: usize> {
+    set: DestinationSet<W>,
     len: usize,
     /// Of its first byte.
     back: usize,
@@ -75,9 +75,9 @@ enum Part {
 }
 
 /// Members that remember a place at the same offset.
-type Group = (usize, DestinationSet);
+type Group<const W: usize> = (usize, DestinationSet<W>);
 
-impl<'a> History<'a> {
+impl<'a, const W: usize> History<'a, W> {
     /// For how many bytes from where it stands a message is remembered, and at which offset; or for how many it is not.
     fn covered(&mut self, message: usize) -> (usize, Option<usize>) {
         let (runs, at, next) = (self.runs.of(message), self.at[message], &mut self.next[message]);
@@ -93,8 +93,8 @@ impl<'a> History<'a> {
 
     /// The groups that remember where the members of `set` stand, if all of them do, and cuts `stretch` to the bytes for
     /// which that holds.
-    fn groups(&mut self, set: &DestinationSet, stretch: &mut usize) -> Option<Vec<Group>> {
-        let mut groups: Vec<Group> = Vec::new();
+    fn groups(&mut self, set: &DestinationSet<W>, stretch: &mut usize) -> Option<Vec<Group<W>>> {
+        let mut groups: Vec<Group<W>> = Vec::new();
         let mut all = true;
         for message in set.iter() {
             self.visits_left = self.visits_left.checked_sub(1)?;
@@ -108,7 +108,7 @@ impl<'a> History<'a> {
         (all && worth).then_some(groups)
     }
 
-    fn advance(&mut self, set: &DestinationSet, bytes: usize) {
+    fn advance(&mut self, set: &DestinationSet<W>, bytes: usize) {
         for message in set.iter() {
             self.visits += 1;
             self.at[message] += bytes;
@@ -117,7 +117,7 @@ impl<'a> History<'a> {
 }
 
 /// Adds a message to its group. False when there are too many groups.
-fn join(groups: &mut Vec<Group>, back: usize, message: usize) -> bool {
+fn join<const W: usize>(groups: &mut Vec<Group<W>>, back: usize, message: usize) -> bool {
     if let Some((_, set)) = groups.iter_mut().find(|(of, _)| *of == back) {
         set.insert(message);
         return true;
@@ -129,11 +129,11 @@ fn join(groups: &mut Vec<Group>, back: usize, message: usize) -> bool {
     room
 }
 
-impl<'a> Records<'a> {
+impl<'a, const W: usize> Records<'a, W> {
     /// Records of messages that belong to no connection.
     pub(crate) fn new(
         texts: Texts<'a>,
-        head: &'a mut HeadWriter,
+        head: &'a mut HeadWriter<W>,
         data: &'a mut DataColumn,
         work: Work,
     ) -> Self {
@@ -160,16 +160,16 @@ impl<'a> Records<'a> {
     }
 
     /// What is known of sets after the last record that was written.
-    pub(crate) fn table(&self) -> &SetTable {
+    pub(crate) fn table(&self) -> &SetTable<W> {
         self.head.table()
     }
 
     /// The bytes of `span` go to every member of `set`.
-    pub(crate) fn shared(&mut self, set: &DestinationSet, span: Span) {
+    pub(crate) fn shared(&mut self, set: &DestinationSet<W>, span: Span) {
         let Some(history) = self.history.as_mut() else { return self.send_shared(set, span) };
         let len = span.len();
         let (mut done, mut unsent) = (0, 0);
-        let mut recalled: Vec<(usize, usize, Vec<Group>)> = Vec::new();
+        let mut recalled: Vec<(usize, usize, Vec<Group<W>>)> = Vec::new();
         while done < len {
             let mut stretch = len - done;
             let groups = history.groups(set, &mut stretch);
@@ -193,7 +193,7 @@ impl<'a> Records<'a> {
     }
 
     /// As [`shared`](Self::shared), for a short text that lies in one piece.
-    pub(crate) fn shared_item(&mut self, set: &DestinationSet, item: &Item<'_>) {
+    pub(crate) fn shared_item(&mut self, set: &DestinationSet<W>, item: &Item<'_>) {
         if self.history.is_some() || self.echo.is_some() {
             return self.shared(set, item.span);
         }
@@ -204,7 +204,7 @@ impl<'a> Records<'a> {
     /// As [`each`](Self::each), for short texts that lie in one piece.
     pub(crate) fn each_item<'b>(
         &mut self,
-        set: &DestinationSet,
+        set: &DestinationSet<W>,
         items: impl Iterator<Item = Item<'b>>,
         len: usize,
     ) {
@@ -217,7 +217,7 @@ impl<'a> Records<'a> {
     }
 
     /// Every member of `set` takes `len` bytes of what its stream remembers.
-    pub(crate) fn past(&mut self, set: &DestinationSet, len: usize, back: usize) {
+    pub(crate) fn past(&mut self, set: &DestinationSet<W>, len: usize, back: usize) {
         self.head.put_from(set, len, Source::Past(back));
     }
 
@@ -227,10 +227,10 @@ impl<'a> Records<'a> {
     }
 
     /// Every one of `spans`, equally long and in rising order, goes to its own message.
-    pub(crate) fn each(&mut self, set: &DestinationSet, spans: impl Iterator<Item = Span>, len: usize) {
+    pub(crate) fn each(&mut self, set: &DestinationSet<W>, spans: impl Iterator<Item = Span>, len: usize) {
         let Some(history) = self.history.as_mut() else { return self.send_each(set, spans, len) };
         let spans: Vec<Span> = spans.collect();
-        let (mut groups, mut others): (Vec<Group>, _) = (Vec::new(), DestinationSet::EMPTY);
+        let (mut groups, mut others): (Vec<Group<W>>, _) = (Vec::new(), DestinationSet::EMPTY);
         for span in &spans {
             history.visits += 1;
             let (bytes, back) = history.covered(span.message);
@@ -240,7 +240,7 @@ impl<'a> Records<'a> {
             }
         }
         history.advance(set, len);
-        let of = |set: &DestinationSet| -> Vec<Span> {
+        let of = |set: &DestinationSet<W>| -> Vec<Span> {
             spans.iter().filter(|span| set.contains(span.message)).copied().collect()
         };
         for (back, members) in groups {
@@ -269,13 +269,13 @@ impl<'a> Records<'a> {
     }
 
     /// The open record that these members' next bytes would continue.
-    fn growing(&mut self, set: &DestinationSet, back: usize) -> Option<&mut Open> {
+    fn growing(&mut self, set: &DestinationSet<W>, back: usize) -> Option<&mut Open<W>> {
         let history = self.history.as_mut()?;
         history.visits += history.open.len();
         history.open.iter_mut().find(|open| open.set == *set && open.back == back)
     }
 
-    fn recall(&mut self, set: &DestinationSet, len: usize, back: usize, part: Part, instead_bytes: usize) {
+    fn recall(&mut self, set: &DestinationSet<W>, len: usize, back: usize, part: Part, instead_bytes: usize) {
         if let Some(open) = self.growing(set, back) {
             open.len += len;
             open.instead.push(part);
@@ -292,7 +292,7 @@ impl<'a> Records<'a> {
     }
 
     /// Writes out whatever members of `set` get before their next bytes.
-    fn settle(&mut self, set: &DestinationSet) {
+    fn settle(&mut self, set: &DestinationSet<W>) {
         let Some(history) = self.history.as_mut() else { return };
         history.visits += history.open.len();
         let mut at = 0;
@@ -309,7 +309,7 @@ impl<'a> Records<'a> {
         }
     }
 
-    fn close(&mut self, open: Open) {
+    fn close(&mut self, open: Open<W>) {
         let Open { set, len, back, instead, instead_bytes } = open;
         let bytes = self.table().cost(&set) + self.head.past_cost(len, back);
         if bytes < instead_bytes {
@@ -326,14 +326,14 @@ impl<'a> Records<'a> {
         }
     }
 
-    fn send_part(&mut self, set: &DestinationSet, span: Span, start: usize, end: usize) {
+    fn send_part(&mut self, set: &DestinationSet<W>, span: Span, start: usize, end: usize) {
         if start < end {
             self.settle(set);
             self.send_shared(set, span.part(start, end));
         }
     }
 
-    fn send_shared(&mut self, set: &DestinationSet, span: Span) {
+    fn send_shared(&mut self, set: &DestinationSet<W>, span: Span) {
         let Some(echo) = self.echo else { return self.put(set, span) };
         let (mut at, mut unsent) = (0, 0);
         for (segment, start, end) in self.texts.parts(span) {
@@ -355,7 +355,7 @@ impl<'a> Records<'a> {
         }
     }
 
-    fn send_each(&mut self, set: &DestinationSet, spans: impl Iterator<Item = Span>, len: usize) {
+    fn send_each(&mut self, set: &DestinationSet<W>, spans: impl Iterator<Item = Span>, len: usize) {
         if set.sole().is_some() {
             return spans.for_each(|span| self.send_shared(set, span));
         }
@@ -365,7 +365,7 @@ impl<'a> Records<'a> {
         }
     }
 
-    fn put(&mut self, set: &DestinationSet, span: Span) {
+    fn put(&mut self, set: &DestinationSet<W>, span: Span) {
         self.head.put(set, span.len());
         self.data.push(self.texts, span);
     }

@@ -12,7 +12,6 @@ use crate::decode::{self, Frame};
 use crate::echo::{Received, Sent};
 use crate::encode::{self, EncodedFrame, Encoder, Options};
 use crate::error::{DecodeError, EncodeError};
-use crate::in_step::InStep;
 use crate::limits::Limits;
 use crate::openings::Openings;
 use crate::past::PastRuns;
@@ -32,7 +31,6 @@ pub struct SessionEncoder {
     streams: Streams,
     openings: Openings,
     runs: PastRuns,
-    in_step: InStep,
 }
 
 /// The receiving end of one direction.
@@ -74,7 +72,6 @@ impl SessionEncoder {
             streams: Streams::default(),
             openings: Openings::default(),
             runs: PastRuns::default(),
-            in_step: InStep::default(),
         }
     }
 
@@ -120,7 +117,6 @@ impl SessionEncoder {
             streams: &self.streams,
             openings: &self.openings,
             runs: &mut self.runs,
-            in_step: &mut self.in_step,
             received: received.as_deref(),
             sent,
             remember,
@@ -149,7 +145,6 @@ impl SessionEncoder {
         self.encoder.release();
         self.openings = Openings::default();
         self.runs = PastRuns::default();
-        self.in_step = InStep::default();
     }
 }
 

@@ -15,19 +15,19 @@ const SCAN_MAX: usize = 12;
 
 /// The sets of one frame's head as far as it has been read or written.
 #[derive(Debug)]
-pub(crate) struct SetTable {
+pub(crate) struct SetTable<const W: usize> {
     /// Destinations of the frame.
     count: usize,
     /// Words per stored set.
     words: usize,
-    all: DestinationSet,
+    all: DestinationSet<W>,
     /// Sets defined so far, `words` each. Their numbers begin with 1.
     defined: Vec<u64>,
     /// Open addressing over set numbers; 0 is free. Empty while few sets are defined.
     slots: Vec<u32>,
     hasher: RandomState,
     /// Set of the previous record.
-    previous: DestinationSet,
+    previous: DestinationSet<W>,
     /// The destination that the code `NEXT` stands for.
     next: usize,
 }
@@ -51,7 +51,7 @@ enum Spelling {
     Define(Form, usize),
 }
 
-impl SetTable {
+impl<const W: usize> SetTable<W> {
     pub(crate) fn new(count: usize) -> Self {
         let mut table = Self {
             count: 0,
@@ -84,7 +84,7 @@ impl SetTable {
     }
 
     /// Bytes that spelling `set` next would take.
-    pub(crate) fn cost(&self, set: &DestinationSet) -> usize {
+    pub(crate) fn cost(&self, set: &DestinationSet<W>) -> usize {
         match self.choose(set) {
             Spelling::Next => 1,
             Spelling::Ref(k) | Spelling::One(k) | Spelling::But(k) if k < wire::SHORT => 1,
@@ -99,7 +99,7 @@ impl SetTable {
     }
 
     /// Writes `set`, which has members and none beyond the frame's destinations.
-    pub(crate) fn put(&mut self, out: &mut Vec<u8>, set: &DestinationSet) {
+    pub(crate) fn put(&mut self, out: &mut Vec<u8>, set: &DestinationSet<W>) {
         let numbered = |out: &mut Vec<u8>, short: u8, long: u8, k: usize| match u8::try_from(k) {
             Ok(low) if k < wire::SHORT => out.push(short + low),
             _ => {
@@ -138,7 +138,7 @@ impl SetTable {
         &mut self,
         reader: &mut Reader<'_>,
         set_bytes: usize,
-    ) -> Result<DestinationSet, DecodeError> {
+    ) -> Result<DestinationSet<W>, DecodeError> {
         let offset = reader.at();
         let code = reader.byte()?;
         let low = usize::from(code & 0x3F);
@@ -193,7 +193,7 @@ impl SetTable {
     }
 
     /// The one spelling of `set` at this place. FORMAT.md states the order.
-    fn choose(&self, set: &DestinationSet) -> Spelling {
+    fn choose(&self, set: &DestinationSet<W>) -> Spelling {
         // Neither has members beyond the frame's destinations: mostly one word is all there is to look at.
         let (words, all) = (&set.words()[..self.words], &self.all.words()[..self.words]);
         // No comparison of slices: those are calls, even for one word.
@@ -226,7 +226,7 @@ impl SetTable {
     }
 
     /// Remembers what both ends know after this set.
-    fn note(&mut self, set: &DestinationSet, spelling: Spelling) {
+    fn note(&mut self, set: &DestinationSet<W>, spelling: Spelling) {
         self.previous = *set;
         match spelling {
             Spelling::Next => self.next += 1,
@@ -240,7 +240,7 @@ impl SetTable {
         self.defined.len() / self.words
     }
 
-    fn define(&mut self, set: &DestinationSet) {
+    fn define(&mut self, set: &DestinationSet<W>) {
         self.defined.extend_from_slice(&set.words()[..self.words]);
         let number = self.defined_count();
         if number <= SCAN_MAX {
@@ -277,7 +277,7 @@ impl SetTable {
         self.slots[slot] = u32::try_from(number).unwrap_or(u32::MAX);
     }
 
-    fn find(&self, set: &DestinationSet) -> Option<usize> {
+    fn find(&self, set: &DestinationSet<W>) -> Option<usize> {
         let words = &set.words()[..self.words];
         if self.slots.is_empty() {
             let same = |known: &[u64]| known.iter().zip(words).all(|(word, with)| word == with);
@@ -296,7 +296,7 @@ impl SetTable {
         }
     }
 
-    fn get(&self, number: usize, offset: usize) -> Result<DestinationSet, DecodeError> {
+    fn get(&self, number: usize, offset: usize) -> Result<DestinationSet<W>, DecodeError> {
         if number == 0 {
             return Ok(self.all);
         }
@@ -306,7 +306,7 @@ impl SetTable {
         Ok(DestinationSet::from_words(self.stored(number)))
     }
 
-    fn single(&self, index: usize, offset: usize) -> Result<DestinationSet, DecodeError> {
+    fn single(&self, index: usize, offset: usize) -> Result<DestinationSet<W>, DecodeError> {
         if index >= self.count {
             return Err(DecodeError::Set { offset });
         }
@@ -322,9 +322,9 @@ impl SetTable {
         Ok(k)
     }
 
-    fn read_bits(&self, reader: &mut Reader<'_>) -> Result<DestinationSet, DecodeError> {
+    fn read_bits(&self, reader: &mut Reader<'_>) -> Result<DestinationSet<W>, DecodeError> {
         let offset = reader.at();
-        let mut words = [0u64; crate::destination_set::WORDS];
+        let mut words = [0u64; W];
         for index in 0..self.count.div_ceil(8) {
             words[index / 8] |= u64::from(reader.byte()?) << (8 * (index % 8));
         }
@@ -334,7 +334,7 @@ impl SetTable {
         if beyond == DestinationSet::EMPTY { Ok(set) } else { Err(DecodeError::Set { offset }) }
     }
 
-    fn read_list(&self, reader: &mut Reader<'_>) -> Result<DestinationSet, DecodeError> {
+    fn read_list(&self, reader: &mut Reader<'_>) -> Result<DestinationSet<W>, DecodeError> {
         let offset = reader.at();
         let members = reader.varint()?;
         if members == 0 || members > self.count {
@@ -355,7 +355,7 @@ impl SetTable {
     }
 }
 
-fn put_list(out: &mut Vec<u8>, set: &DestinationSet) {
+fn put_list<const W: usize>(out: &mut Vec<u8>, set: &DestinationSet<W>) {
     varint::put(out, set.count());
     let mut from = 0;
     for index in set.iter() {
@@ -364,7 +364,7 @@ fn put_list(out: &mut Vec<u8>, set: &DestinationSet) {
     }
 }
 
-fn list_bytes(set: &DestinationSet) -> usize {
+fn list_bytes<const W: usize>(set: &DestinationSet<W>) -> usize {
     let mut bytes = varint::len(set.count());
     let mut from = 0;
     for index in set.iter() {
@@ -377,6 +377,9 @@ fn list_bytes(set: &DestinationSet) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::destination_set::WORDS_MAX;
+
+    type Table = SetTable<WORDS_MAX>;
 
     fn set(members: &[usize]) -> DestinationSet {
         let mut set = DestinationSet::EMPTY;
@@ -388,14 +391,14 @@ mod tests {
 
     fn round_trip(count: usize, sets: &[DestinationSet]) -> Vec<u8> {
         let mut out = Vec::new();
-        let mut table = SetTable::new(count);
+        let mut table = Table::new(count);
         for one in sets {
             let (before, cost) = (out.len(), table.cost(one));
             table.put(&mut out, one);
             assert_eq!(out.len() - before, cost, "announced cost of {one:?}");
         }
         let mut reader = Reader::new(&out, 0, out.len());
-        let mut table = SetTable::new(count);
+        let mut table = Table::new(count);
         for one in sets {
             assert_eq!(table.read(&mut reader, usize::MAX).unwrap(), *one);
         }
@@ -431,7 +434,7 @@ mod tests {
     #[test]
     fn other_spellings_are_refused() {
         let refused = |count: usize, bytes: &[u8]| {
-            let mut table = SetTable::new(count);
+            let mut table = Table::new(count);
             let mut reader = Reader::new(bytes, 0, bytes.len());
             while reader.remaining() > 0 {
                 if let Err(error) = table.read(&mut reader, usize::MAX) {
@@ -468,11 +471,11 @@ mod tests {
     #[test]
     fn definitions_are_charged() {
         let mut out = Vec::new();
-        let mut table = SetTable::new(100);
+        let mut table = Table::new(100);
         table.put(&mut out, &set(&[3, 9]));
         assert_eq!(table.charged_bytes(), 13);
         let mut reader = Reader::new(&out, 0, out.len());
-        let error = SetTable::new(100).read(&mut reader, 12).unwrap_err();
+        let error = Table::new(100).read(&mut reader, 12).unwrap_err();
         assert_eq!(error, DecodeError::Limit { offset: 0, limit: LimitName::SetBytes, maximum: 12 });
     }
 }

@@ -14,11 +14,11 @@ const SPLIT_BYTES: usize = 3;
 
 /// One step of the plan: first the gap, then the shared bytes.
 #[derive(Clone, Debug)]
-pub(crate) struct Step {
+pub(crate) struct Step<const W: usize> {
     /// Parts of the gap, at most one per message: `parts[..]` of the sweep from the previous step's end to here.
     pub(crate) parts_end: usize,
     /// The shared bytes and who gets them; `None` in the last step.
-    pub(crate) shared: Option<(DestinationSet, Span)>,
+    pub(crate) shared: Option<(DestinationSet<W>, Span)>,
 }
 
 /// The runs of every message with the reference.
@@ -31,8 +31,8 @@ pub(crate) struct Runs {
 
 /// The result of a sweep, and the memory for the next one.
 #[derive(Debug, Default)]
-pub(crate) struct Sweep {
-    pub(crate) steps: Vec<Step>,
+pub(crate) struct Sweep<const W: usize> {
+    pub(crate) steps: Vec<Step<W>>,
     pub(crate) parts: Vec<Span>,
     /// Cuts and messages that were visited.
     pub(crate) visits: usize,
@@ -84,7 +84,13 @@ impl Runs {
 
     /// Cuts `items` along these runs. `items[reference]` is the reference and has no runs of its own; `items` are in
     /// rising order of their messages.
-    pub(crate) fn sweep(&self, items: &[Span], reference: usize, table: &SetTable, out: &mut Sweep) {
+    pub(crate) fn sweep<const W: usize>(
+        &self,
+        items: &[Span],
+        reference: usize,
+        table: &SetTable<W>,
+        out: &mut Sweep<W>,
+    ) {
         let mut events = std::mem::take(&mut out.events);
         events.clear();
         out.steps.clear();
@@ -127,18 +133,18 @@ impl Runs {
     }
 }
 
-struct Walk<'a> {
+struct Walk<'a, const W: usize> {
     items: &'a [Span],
     reference: usize,
     /// Items that have the current stretch; indices into `items`.
-    active: DestinationSet,
+    active: DestinationSet<W>,
     /// The same as destinations.
-    members: DestinationSet,
+    members: DestinationSet<W>,
     sharers: usize,
-    out: &'a mut Sweep,
+    out: &'a mut Sweep<W>,
 }
 
-impl Walk<'_> {
+impl<const W: usize> Walk<'_, W> {
     fn turn(&mut self, event: &Event, run: &Run) {
         let member = self.items[event.item].message;
         if event.begins {
@@ -155,7 +161,7 @@ impl Walk<'_> {
     }
 
     /// The reference's bytes from `start` to `end` are common to all active items.
-    fn stretch(&mut self, start: usize, end: usize, table: &SetTable) {
+    fn stretch(&mut self, start: usize, end: usize, table: &SetTable<W>) {
         let len = end - start;
         if self.sharers < 2 || len == 0 {
             return;
@@ -271,7 +277,7 @@ mod tests {
         runs.list().push(Run { at: 400, from: 300, len: 600 });
         runs.close();
         let mut sweep = Sweep::default();
-        runs.sweep(&items, 0, &SetTable::new(3), &mut sweep);
+        runs.sweep(&items, 0, &SetTable::<1>::new(3), &mut sweep);
         let part = |message, start, end| Span { message, start, end };
         // Message 1 joins at 400 only, but what it has before goes first.
         assert_eq!(sweep.parts, [part(1, 0, 100), part(0, 300, 400)]);

@@ -1,0 +1,114 @@
+//! The plan of one frame: its head and data column, if those are shorter than the messages one after another.
+
+use crate::data::DataColumn;
+use crate::encode::Memory;
+use crate::head::HeadWriter;
+use crate::in_step::InStep;
+use crate::limits::{DESTINATIONS_MAX, Limits};
+use crate::plan::{Planner, Scratch};
+use crate::records::Records;
+use crate::texts::{Span, Texts};
+use crate::varint;
+use crate::work::Work;
+
+/// How many destinations are planned together, from the first attempt to the last.
+const GROUPS: [usize; 3] = [DESTINATIONS_MAX, 128, 16];
+
+/// What is to be planned.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Input<'a> {
+    pub(crate) texts: Texts<'a>,
+    /// The messages that are not empty.
+    pub(crate) spans: &'a [Span],
+    pub(crate) count: usize,
+    /// Bytes of all messages, and of their lengths in a frame that is their concatenation.
+    pub(crate) bytes: usize,
+    pub(crate) lens_bytes: usize,
+    /// Those of the receivers.
+    pub(crate) limits: &'a Limits,
+}
+
+/// What came of it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Outcome {
+    /// Head and data column are shorter than the concatenation, and within the limits.
+    pub(crate) split: bool,
+    /// A record refers to what the receiver sent.
+    pub(crate) echoes: bool,
+    pub(crate) work: Work,
+}
+
+/// Plans frames of up to `64 * W` destinations, one after the other.
+#[derive(Debug)]
+pub(crate) struct Draft<const W: usize> {
+    head: HeadWriter<W>,
+    scratch: Scratch<W>,
+    in_step: InStep<W>,
+}
+
+impl<const W: usize> Draft<W> {
+    /// Empty memory; `seed` is that of the hash.
+    pub(crate) fn new(seed: u64) -> Self {
+        Self { head: HeadWriter::new(), scratch: Scratch::new(seed), in_step: InStep::default() }
+    }
+
+    /// The head that was planned last.
+    pub(crate) fn head(&self) -> &[u8] {
+        self.head.bytes()
+    }
+
+    /// Plans a frame. Its data goes to `data`, which is of no use where the outcome is not a split.
+    pub(crate) fn plan(
+        &mut self,
+        input: Input<'_>,
+        data: &mut DataColumn,
+        mut memory: Option<&mut Memory<'_>>,
+    ) -> Outcome {
+        let Input { texts, spans, count, limits, .. } = input;
+        let mut outcome = Outcome { split: false, echoes: false, work: Work::default() };
+        let mut in_step = false;
+        if let Some(memory) = &mut memory {
+            let Memory { numbers, streams, openings, .. } = **memory;
+            in_step = self.in_step.find(openings, numbers, streams, &mut outcome.work);
+            memory.runs.clear();
+            if !in_step {
+                memory.runs.find(openings, numbers, streams, &mut outcome.work);
+            }
+        }
+        let refers = in_step
+            || memory.as_ref().is_some_and(|memory| !memory.runs.is_empty() || memory.received.is_some());
+        // Many destinations that differ in many places make more pieces than a receiver takes; smaller groups, each
+        // with its own copy of what it shares, make fewer.
+        for group in GROUPS.into_iter().filter(|&group| group == GROUPS[0] || group < count) {
+            if count == 1 && !refers {
+                break;
+            }
+            self.head.reset(count);
+            data.reset();
+            let mut out = Records::new(texts, &mut self.head, data, outcome.work);
+            if let Some(memory) = &memory {
+                out.remember(memory.runs, count, input.bytes);
+                if let Some(received) = memory.received {
+                    out.echo(received);
+                }
+            }
+            let mut planner = Planner { texts, scratch: &mut self.scratch, out };
+            for spans in spans.chunks(group) {
+                match memory.as_ref().filter(|_| in_step) {
+                    Some(memory) => planner.plan_in_step(spans, &self.in_step, memory.openings),
+                    None => planner.plan(spans),
+                }
+            }
+            outcome.work = planner.out.finish();
+            let head_bytes = self.head.bytes().len();
+            let saves = varint::len(head_bytes) + head_bytes + data.bytes < input.lens_bytes + input.bytes;
+            outcome.split = saves && self.head.within(limits);
+            // What saves nothing together saves nothing in groups either.
+            if outcome.split || !saves {
+                break;
+            }
+        }
+        outcome.echoes = outcome.split && self.head.echoes();
+        outcome
+    }
+}
