@@ -8,6 +8,7 @@
 use std::ops::Range;
 
 use crate::align::Reference;
+use crate::bytes_equal::{common_prefix, common_suffix};
 use crate::columns::{self, COLUMN_BYTES_MAX, Keyed};
 use crate::destination_set::DestinationSet;
 use crate::identity::Addresses;
@@ -144,16 +145,25 @@ impl<const W: usize> Planner<'_, W> {
             items.clear();
             let mut set = DestinationSet::EMPTY;
             let unchanged_end = class.unchanged.last().map_or(0, |&(_, to)| to);
-            for (rest, &span) in rest.iter_mut().zip(spans) {
+            for &span in spans {
                 if class.members.contains(span.message) {
                     set.insert(span.message);
                     let bytes = &openings.of(span.message)[..class.len];
                     items.push(Item { span: span.part(0, class.len), bytes });
-                    *rest = span.part(unchanged_end, span.len());
                 }
             }
             if items.is_empty() {
                 continue;
+            }
+            // If what all have in front of their entries ends at one place, its end needs no search either.
+            let border = self.texts.first_border(items[0].span.message);
+            let ends = |item: &Item<'_>| self.texts.first_border(item.span.message) == border;
+            let known = unchanged_end < border && border <= class.len && items.iter().all(ends);
+            let end = if known { border } else { unchanged_end };
+            for (rest, &span) in rest.iter_mut().zip(spans) {
+                if class.members.contains(span.message) {
+                    *rest = span.part(end, span.len());
+                }
             }
             let mut at = 0;
             for &(from, to) in &class.unchanged {
@@ -164,6 +174,11 @@ impl<const W: usize> Planner<'_, W> {
                 }
                 self.out.past(&set, to - from, class.back);
                 at = to;
+            }
+            if end > at {
+                gap.clear();
+                gap.extend(items.iter().map(|item| item.part(at..end)));
+                self.changed(&gap);
             }
         }
         self.scratch.give_items(gap);
@@ -208,6 +223,11 @@ impl<const W: usize> Planner<'_, W> {
         if round == ADDRESS_ROUNDS || spans.iter().all(|span| span.len() < ADDRESS_BYTES_MIN) {
             self.by_bytes_joined(spans);
             return;
+        }
+        if self.texts.identical(spans, &mut self.out.work.address_lookups) {
+            let mut set = DestinationSet::EMPTY;
+            spans.iter().for_each(|span| set.insert(span.message));
+            return self.out.shared(&set, spans[0]);
         }
         let mut cuts = self.scratch.cuts.pop().unwrap_or_default();
         match self.runs_by_address(spans, &mut cuts.runs) {
@@ -262,7 +282,10 @@ impl<const W: usize> Planner<'_, W> {
     /// The longest of `spans` that shares memory with others; what it shares goes to `runs`. Gives up after a few.
     fn runs_by_address(&mut self, spans: &[Span], runs: &mut Runs) -> Option<usize> {
         let mut tried = DestinationSet::<W>::EMPTY;
-        for _ in 0..REFERENCES_TRIED.min(spans.len() - 1) {
+        // Messages of one segment each that do not share the longest one's are soon compared by their bytes.
+        let several = spans.iter().any(|span| self.texts.contiguous(*span).is_none());
+        let references = if several { REFERENCES_TRIED.min(spans.len() - 1) } else { 1 };
+        for _ in 0..references {
             let untried = |(index, span): (usize, &Span)| if tried.contains(index) { 0 } else { span.len() };
             let reference = longest(spans.iter().enumerate().map(untried));
             tried.insert(reference);
@@ -315,9 +338,13 @@ impl<const W: usize> Planner<'_, W> {
             return;
         };
         let len = first.bytes.len();
-        if len <= COLUMN_BYTES_MAX && items.iter().all(|item| item.bytes.len() == len) {
+        if items.iter().all(|item| item.bytes.len() == len) {
             let must = round == BYTE_ROUNDS || (round > 0 && len <= SHORT_BYTES);
-            if columns::try_put(items, must, &mut self.out, &mut self.scratch.order) {
+            let done = match len {
+                ..=COLUMN_BYTES_MAX => columns::try_put(items, must, &mut self.out, &mut self.scratch.order),
+                _ => self.but_for_one_place(items),
+            };
+            if done {
                 return;
             }
         }
@@ -330,6 +357,43 @@ impl<const W: usize> Planner<'_, W> {
             return;
         }
         self.against_longest(items, round, hopeful);
+    }
+
+    /// Long texts that differ in one short place only. False if these do not.
+    fn but_for_one_place(&mut self, items: &[Item<'_>]) -> bool {
+        let Some((first, others)) = items.split_first() else { return true };
+        let len = first.bytes.len();
+        // The place so far: it only grows.
+        let (mut from, mut to) = (len, 0);
+        for item in others {
+            let prefix = common_prefix(&first.bytes[..from], &item.bytes[..from]);
+            self.out.work.compared_bytes += prefix + 1;
+            if prefix == len {
+                continue;
+            }
+            let behind = prefix.max(to);
+            let suffix = common_suffix(&first.bytes[behind..], &item.bytes[behind..]);
+            self.out.work.compared_bytes += suffix + 1;
+            (from, to) = (prefix, len - suffix);
+            if to - from > SHORT_BYTES {
+                return false;
+            }
+        }
+        let mut set = DestinationSet::EMPTY;
+        items.iter().for_each(|item| set.insert(item.span.message));
+        if from > 0 {
+            self.out.shared(&set, first.span.part(0, from));
+        }
+        if from < to {
+            let mut place = self.scratch.take_items();
+            place.extend(items.iter().map(|item| item.part(from..to)));
+            columns::try_put(&place, true, &mut self.out, &mut self.scratch.order);
+            self.scratch.give_items(place);
+        }
+        if from < len && to < len {
+            self.out.shared(&set, first.span.part(to, len));
+        }
+        true
     }
 
     fn last_round(&mut self, items: &[Item<'_>]) {

@@ -18,9 +18,12 @@ const KEPT_BYTES_MAX: usize = 2 * STREAM_BYTES;
 /// Earlier messages that are looked at for one that is like the next, the latest first.
 const TRIED: usize = 8;
 /// Bytes of each that are looked at.
-const LOOK_BYTES: usize = 64;
+const LOOK_BYTES: usize = 32;
 /// What an equal length is worth in equal bytes.
 const SAME_LENGTH: usize = 16;
+/// An older message has to be more alike by so many bytes: a few are equal by chance, and streams that choose by chance
+/// are not in step.
+const OLDER_BYTES: usize = 8;
 /// Messages of which it is remembered where they begin.
 const OPENINGS_MAX: usize = 16;
 /// Streams remembered; the one unused for longest is forgotten first.
@@ -54,19 +57,20 @@ impl Stream {
         })
     }
 
-    /// The whole opening that is most like that of the next message. Of equals the latest, and the first one that is as
-    /// good as equal.
+    /// The whole opening that is most like that of the next message: the first one that is as long and half equal, or else
+    /// the latest of those that are clearly more alike than all later ones.
     pub(crate) fn most_alike(&self, opening: &[u8], work: &mut Work) -> Option<Alike> {
         let mut best: Option<(usize, Alike)> = None;
         let len = opening.len();
+        let look = &opening[..len.min(LOOK_BYTES)];
         for (start, past_len) in self.openings().take(TRIED) {
             work.compared_bytes += LOOK_BYTES;
-            let equal = usize::from(equal_count(&self.bytes()[start..start + past_len], opening));
+            let equal = usize::from(equal_count(&self.bytes()[start..start + past_len], look));
             let score = equal + if past_len == len { SAME_LENGTH } else { 0 };
-            if best.as_ref().is_none_or(|(most, _)| score > *most) {
+            if best.as_ref().is_none_or(|(most, _)| score > *most + OLDER_BYTES) {
                 best = Some((score, Alike { start, len: past_len, equal }));
             }
-            if past_len == len && equal * 4 >= len.min(LOOK_BYTES) * 3 {
+            if past_len == len && equal * 2 >= look.len() {
                 break;
             }
         }

@@ -80,6 +80,26 @@ impl<'a> Texts<'a> {
         Parts { segments: &segments[index..], skip, rest: span.len() }
     }
 
+    /// Where the first segment of a message ends.
+    pub(crate) fn first_border(&self, message: usize) -> usize {
+        self.payloads[message].segments().first().map_or(0, Bytes::len)
+    }
+
+    /// Whether all `spans` are the same memory; counts the addresses that are looked at.
+    pub(crate) fn identical(&self, spans: &[Span], lookups: &mut usize) -> bool {
+        let [first, others @ ..] = spans else { return true };
+        let place = |(segment, start, end): (&Bytes, usize, usize)| {
+            (segment.as_ptr().addr() + start, segment.as_ptr().addr() + end)
+        };
+        others.iter().all(|span| span.len() == first.len())
+            && others.iter().all(|span| {
+                self.parts(*first).zip(self.parts(*span)).all(|(a, b)| {
+                    *lookups += 1;
+                    place(a) == place(b)
+                })
+            })
+    }
+
     /// The bytes of `span`, if they lie in one segment.
     pub(crate) fn contiguous(&self, span: Span) -> Option<&'a [u8]> {
         let (segment, start, end) = self.parts(span).next()?;
