@@ -6,9 +6,9 @@ use std::fmt;
 
 use bytes::Bytes;
 
-use crate::echo::Sent;
+use crate::echo::{ECHO_BYTES_MIN, Sent};
 use crate::error::DecodeError;
-use crate::head::{Layout, Source};
+use crate::head::{Extent, Layout, Room, Source};
 use crate::limits::Limits;
 use crate::stage;
 use crate::streams::{Stream, Streams};
@@ -23,7 +23,7 @@ pub struct Frame {
     /// What pieces are parts of: the data column, the remembered openings, and then what this end itself sent.
     buffers: Buffers,
     no_reference: bool,
-    messages: Vec<Message>,
+    messages: Vec<Extent>,
     pieces: Vec<Piece>,
 }
 
@@ -32,14 +32,6 @@ struct Buffers {
     data: Bytes,
     openings: Bytes,
     sent: Vec<Bytes>,
-}
-
-/// Where a message's pieces are among those of the frame.
-#[derive(Clone, Copy, Debug)]
-struct Message {
-    len: usize,
-    first: usize,
-    end: usize,
 }
 
 /// A part of a buffer.
@@ -80,6 +72,7 @@ pub(crate) struct Memory<'a> {
     pub(crate) numbers: &'a [u32],
     pub(crate) streams: &'a Streams,
     pub(crate) sent: Option<&'a mut Sent>,
+    pub(crate) room: &'a mut Room,
 }
 
 impl Iterator for Pieces<'_> {
@@ -106,9 +99,9 @@ impl Frame {
     ///
     /// [`DecodeError`] when the bytes are not exactly one canonical frame within `limits`.
     pub fn parse(bytes: Bytes, limits: &Limits) -> Result<Self, DecodeError> {
-        let layout = Layout::read(&bytes, limits, None)?;
+        let mut layout = Layout::read(&bytes, limits, None, Room::default())?;
         let (data, base) = data_of(bytes, &layout)?;
-        let mut assembly = Assembly::new(&layout, data);
+        let mut assembly = Assembly::new(std::mem::take(&mut layout.extents), data);
         let mut members = layout.members.iter().map(|member| usize::from(*member));
         let mut at = base;
         for record in &layout.records {
@@ -119,7 +112,7 @@ impl Frame {
             }
             at += record.data_bytes();
         }
-        Ok(assembly.finish(&layout))
+        Ok(assembly.finish(layout.flags))
     }
 
     /// As [`parse`](Self::parse), for a frame of a connection. Gives the frame's checksum and its data column with it.
@@ -128,8 +121,8 @@ impl Frame {
         limits: &Limits,
         memory: Memory<'_>,
     ) -> Result<(Self, u32, Bytes), DecodeError> {
-        let Memory { history, numbers, streams, sent } = memory;
-        let mut layout = Layout::read(&bytes, limits, Some(history))?;
+        let Memory { history, numbers, streams, sent, room } = memory;
+        let mut layout = Layout::read(&bytes, limits, Some(history), std::mem::take(room))?;
         let (messages, given) = (layout.count(), numbers.len());
         if messages != given {
             return Err(DecodeError::Streams { messages, streams: given });
@@ -147,7 +140,7 @@ impl Frame {
         let (data, base) = data_of(bytes, &layout)?;
         let column = data.slice(base..base + layout.data_bytes);
         let mut openings = RememberedOpenings::new(&layout, numbers, streams);
-        let mut assembly = Assembly::new(&layout, data);
+        let mut assembly = Assembly::new(std::mem::take(&mut layout.extents), data);
         let mut members = layout.members.iter().map(|member| usize::from(*member));
         let mut echoes = echoes.into_iter();
         let mut at = base;
@@ -184,7 +177,10 @@ impl Frame {
             at += record.data_bytes();
         }
         assembly.buffers.openings = openings.bytes.into();
-        Ok((assembly.finish(&layout), layout.checksum, column))
+        let frame = assembly.finish(layout.flags);
+        let checksum = layout.checksum;
+        *room = layout.into_room();
+        Ok((frame, checksum, column))
     }
 
     /// Number of messages; message `i` is for destination `i`.
@@ -259,8 +255,8 @@ impl Frame {
     }
 
     fn pieces_of(&self, index: usize) -> &[Piece] {
-        let Message { first, end, .. } = self.messages[index];
-        &self.pieces[first..end]
+        let Extent { first, pieces, .. } = self.messages[index];
+        &self.pieces[first..first + pieces]
     }
 }
 
@@ -269,7 +265,7 @@ impl fmt::Debug for Frame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Frame")
             .field("messages", &self.messages.len())
-            .field("pieces", &self.messages.iter().map(|message| message.end - message.first).sum::<usize>())
+            .field("pieces", &self.messages.iter().map(|message| message.pieces).sum::<usize>())
             .field("data_bytes", &self.buffers.data.len())
             .finish()
     }
@@ -284,46 +280,45 @@ impl fmt::Debug for Pieces<'_> {
 /// A frame in the making: puts pieces in their places, message by message.
 struct Assembly {
     buffers: Buffers,
-    messages: Vec<Message>,
+    messages: Vec<Extent>,
     pieces: Vec<Piece>,
 }
 
 impl Assembly {
-    /// Room for what `layout` has.
-    fn new(layout: &Layout, data: Bytes) -> Self {
-        let mut first = 0;
-        let messages = layout.extents.iter().map(|extent| {
-            let message = Message { len: extent.len, first, end: first };
-            first += extent.pieces;
-            message
-        });
-        let messages = messages.collect();
-        let pieces = vec![Piece { of: DATA, start: 0, end: 0 }; first];
+    /// Room for as many pieces as the records of `messages` make, of which there are none yet.
+    fn new(mut messages: Vec<Extent>, data: Bytes) -> Self {
+        let mut pieces = 0;
+        for message in &mut messages {
+            message.first = pieces;
+            pieces += std::mem::take(&mut message.pieces);
+        }
+        let pieces = vec![Piece { of: DATA, start: 0, end: 0 }; pieces];
         Self { buffers: Buffers { data, openings: Bytes::new(), sent: Vec::new() }, messages, pieces }
     }
 
     /// Appends a piece to a message; neighbours in a buffer become one.
     fn put(&mut self, message: usize, piece: Piece) {
-        let Message { first, end, .. } = &mut self.messages[message];
-        if let Some(last) = self.pieces[*first..*end].last_mut()
+        let message = &mut self.messages[message];
+        let next = message.first + message.pieces;
+        if let Some(last) = self.pieces[message.first..next].last_mut()
             && last.end == piece.start
             && last.of == piece.of
         {
             last.end = piece.end;
             return;
         }
-        self.pieces[*end] = piece;
-        *end += 1;
+        self.pieces[next] = piece;
+        message.pieces += 1;
     }
 
-    fn finish(self, layout: &Layout) -> Frame {
+    fn finish(self, flags: u8) -> Frame {
         let Self { buffers, messages, pieces } = self;
-        Frame { buffers, no_reference: layout.flags & wire::FLAG_NOREF != 0, messages, pieces }
+        Frame { buffers, no_reference: flags & wire::FLAG_NOREF != 0, messages, pieces }
     }
 }
 
-/// The beginnings of messages that refer to what their streams remember, up to the last such reference. They are copied,
-/// because streams forget; and copied whole, because each then is one piece.
+/// The beginnings of messages that refer to what their streams remember, up to the last such reference or a little longer.
+/// They are copied, because streams forget; and copied whole, because each then is one piece.
 struct RememberedOpenings<'a> {
     bytes: Vec<u8>,
     /// One per message. None at all where nothing refers to a stream.
@@ -340,9 +335,19 @@ struct Cursor<'a> {
     end: usize,
 }
 
+/// Bytes that are copied of a message. What follows the last reference is copied too where that is cheaper than a piece of
+/// its own, and too short to be sent back by reference.
+fn opening_bytes(extent: &Extent) -> usize {
+    match extent.remembered {
+        0 => 0,
+        remembered if extent.len - remembered < ECHO_BYTES_MIN => extent.len,
+        remembered => remembered,
+    }
+}
+
 impl<'a> RememberedOpenings<'a> {
     fn new(layout: &Layout, numbers: &[u32], streams: &'a Streams) -> Self {
-        let bytes = layout.extents.iter().map(|extent| extent.remembered).sum();
+        let bytes = layout.extents.iter().map(opening_bytes).sum();
         if bytes == 0 {
             return Self { bytes: Vec::new(), cursors: Vec::new() };
         }
@@ -351,7 +356,7 @@ impl<'a> RememberedOpenings<'a> {
         let cursors = layout.extents.iter().zip(numbers).map(|(extent, number)| {
             let stream = finder.find(*number).map_or(&[][..], Stream::bytes);
             let begin = place;
-            place += extent.remembered;
+            place += opening_bytes(extent);
             Cursor { stream, at: 0, place: begin, end: place }
         });
         let cursors = cursors.collect();
@@ -427,7 +432,7 @@ fn data_of(bytes: Bytes, layout: &Layout) -> Result<(Bytes, usize), DecodeError>
 /// Those of [`Frame::parse`].
 #[doc(hidden)]
 pub fn reserialise(bytes: Bytes, limits: &Limits) -> Result<Vec<u8>, DecodeError> {
-    let layout = Layout::read(&bytes, limits, None)?;
+    let layout = Layout::read(&bytes, limits, None, Room::default())?;
     let (data, base) = data_of(bytes, &layout)?;
     Ok(layout.write(&data[base..base + layout.data_bytes], None))
 }

@@ -10,6 +10,8 @@ use bytes::Bytes;
 
 /// Bytes that have arrived and may be referred to.
 pub(crate) const WINDOW_BYTES: usize = 1 << 20;
+/// Shorter parts of what the receiver sent are sent back: a record for them costs as much.
+pub(crate) const ECHO_BYTES_MIN: usize = 16;
 /// Bytes that have not, as far as is known. What would go beyond is not entered.
 const UNKNOWN_BYTES_MAX: usize = 4 << 20;
 /// Neighbours that have no more together are kept as one, so that memory is bounded by bytes and not by frames.

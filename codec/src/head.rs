@@ -18,6 +18,9 @@ use crate::wire;
 /// Records of a frame, and parts of each of its messages, for which a reader makes room from the beginning.
 const USUAL_RECORDS: usize = 16;
 const USUAL_PIECES: usize = 4;
+/// Longer lists are given back, 40 KiB and 8 KiB: one large frame must not make a connection expensive for ever.
+const KEPT_RECORDS_MAX: usize = 1 << 10;
+const KEPT_MEMBERS_MAX: usize = 1 << 12;
 
 /// Writes records and counts what the reader will be charged for them.
 #[derive(Debug)]
@@ -173,10 +176,19 @@ impl Record {
 pub(crate) struct Extent {
     /// Bytes of the message.
     pub(crate) len: usize,
-    /// Records that it is a member of.
+    /// Records that it is a member of, and later: pieces that those made.
     pub(crate) pieces: usize,
+    /// Where the first of them is among those of the frame.
+    pub(crate) first: usize,
     /// Bytes up to the end of the last part that its stream remembers; 0 without any.
     pub(crate) remembered: usize,
+}
+
+/// Lists that a reader of many frames need not allocate for each.
+#[derive(Debug, Default)]
+pub(crate) struct Room {
+    records: Vec<Record>,
+    members: Vec<u16>,
 }
 
 /// A frame without its data: everything that the head and what precedes it say, checked.
@@ -240,7 +252,12 @@ impl Tally<'_> {
 impl Layout {
     /// Reads and checks everything of `frame` but the data, and whether what it refers to is remembered. `history` is the
     /// checksum of what came earlier on the connection, if the frame is one of a connection's.
-    pub(crate) fn read(frame: &[u8], limits: &Limits, history: Option<u32>) -> Result<Self, DecodeError> {
+    pub(crate) fn read(
+        frame: &[u8],
+        limits: &Limits,
+        history: Option<u32>,
+        room: Room,
+    ) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(frame, 0, frame.len());
         let found = reader.byte()?;
         if found != wire::MAGIC {
@@ -279,17 +296,15 @@ impl Layout {
         let mut reader = Reader::new(frame, 3, end);
         let count = Self::read_count(&mut reader, limits)?;
         let arrived = if flags & wire::FLAG_ECHO == 0 { 0 } else { reader.varint()? };
-        let mut layout = Self {
-            flags,
-            arrived,
-            checksum: carried,
-            // Room for what most frames have; no more than the frame's own bytes can fill.
-            records: Vec::with_capacity(USUAL_RECORDS.min(reader.remaining())),
-            members: Vec::with_capacity(count * USUAL_PIECES),
-            extents: vec![Extent::default(); count],
-            data_bytes: 0,
-            data: 0..0,
-        };
+        let Room { mut records, mut members } = room;
+        records.clear();
+        members.clear();
+        // Room for what most frames have; no more than the frame's own bytes can fill.
+        records.reserve(USUAL_RECORDS.min(reader.remaining()));
+        members.reserve(count * USUAL_PIECES);
+        let extents = vec![Extent::default(); count];
+        let mut layout =
+            Self { flags, arrived, checksum: carried, records, members, extents, data_bytes: 0, data: 0..0 };
         let mut tally = Tally { limits, output_bytes: 0, data_bytes: 0, pieces: 0, records: 0 };
         let head_end = if flags & wire::FLAG_CONCAT != 0 {
             for index in 0..count {
@@ -298,7 +313,7 @@ impl Layout {
                 if len > 0 {
                     let record = Record { len, members: 1, source: Source::Shared, offset };
                     tally.add(&record, offset)?;
-                    layout.push(record, &DestinationSet::<WORDS_MAX>::one(index), limits, offset)?;
+                    layout.push(record, std::iter::once(index), limits, offset)?;
                 }
             }
             reader.at()
@@ -390,20 +405,20 @@ impl Layout {
                 return Err(DecodeError::Reference { offset });
             }
             tally.add(&record, offset)?;
-            self.push(record, &set, limits, offset)?;
+            self.push(record, set.iter(), limits, offset)?;
         }
         Ok(())
     }
 
-    fn push<const W: usize>(
+    fn push(
         &mut self,
         record: Record,
-        set: &DestinationSet<W>,
+        members: impl Iterator<Item = usize>,
         limits: &Limits,
         offset: usize,
     ) -> Result<(), DecodeError> {
         let past = matches!(record.source, Source::Past(_));
-        for index in set.iter() {
+        for index in members {
             let extent = &mut self.extents[index];
             if record.len > limits.message_bytes - extent.len {
                 let maximum = limits.message_bytes;
@@ -447,6 +462,13 @@ impl Layout {
             return Err(DecodeError::Stage { offset: self.data.start });
         }
         Ok(())
+    }
+
+    /// The lists, to be used again, unless an unusual frame has made them large.
+    pub(crate) fn into_room(self) -> Room {
+        let usual =
+            self.records.capacity() <= KEPT_RECORDS_MAX && self.members.capacity() <= KEPT_MEMBERS_MAX;
+        if usual { Room { records: self.records, members: self.members } } else { Room::default() }
     }
 
     /// Number of destinations.
@@ -520,7 +542,7 @@ mod tests {
         frame.extend_from_slice(&[b'x'; 17]);
         let crc = checksum::crc32c(&frame);
         frame.extend_from_slice(&crc.to_le_bytes());
-        let layout = Layout::read(&frame, &Limits::default(), None).unwrap();
+        let layout = Layout::read(&frame, &Limits::default(), None, Room::default()).unwrap();
         let record = |len, members, source, offset| Record { len, members, source, offset };
         let (shared, each) = (Source::Shared, Source::Each);
         assert_eq!(
@@ -528,7 +550,7 @@ mod tests {
             [record(12, 3, shared, 5), record(1, 1, shared, 7), record(2, 2, each, 9)]
         );
         assert_eq!(layout.members, [0, 1, 2, 2, 0, 1]);
-        let extent = |len| Extent { len, pieces: 2, remembered: 0 };
+        let extent = |len| Extent { len, pieces: 2, first: 0, remembered: 0 };
         assert_eq!(layout.extents, [extent(14), extent(14), extent(13)]);
         assert_eq!((layout.data_bytes, layout.data.clone()), (17, 12..29));
         assert_eq!(layout.write(&[b'x'; 17], None), frame);

@@ -7,7 +7,7 @@
 
 use crate::data::DataColumn;
 use crate::destination_set::DestinationSet;
-use crate::echo::Received;
+use crate::echo::{ECHO_BYTES_MIN, Received};
 use crate::head::{HeadWriter, Source};
 use crate::past::PastRuns;
 use crate::plan::Item;
@@ -27,8 +27,6 @@ const VISITS_PER_MESSAGE: usize = 64;
 const RECORD_BYTES: usize = 5;
 const SHARED_RECORD_BYTES: usize = 2;
 const EACH_RECORD_BYTES: usize = 3;
-/// Shorter parts of what the receiver sent are sent back: a record for them costs as much.
-const ECHO_BYTES_MIN: usize = 16;
 
 /// The head and the data column of one frame in the making.
 #[derive(Debug)]

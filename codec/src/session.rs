@@ -12,6 +12,7 @@ use crate::decode::{self, Frame};
 use crate::echo::{Received, Sent};
 use crate::encode::{self, EncodedFrame, Encoder, Options};
 use crate::error::{DecodeError, EncodeError};
+use crate::head::Room;
 use crate::limits::Limits;
 use crate::openings::Openings;
 use crate::past::PastRuns;
@@ -39,6 +40,7 @@ pub struct SessionDecoder {
     limits: Limits,
     history: u32,
     streams: Streams,
+    room: Room,
     failed: Option<DecodeError>,
 }
 
@@ -152,7 +154,13 @@ impl SessionDecoder {
     /// The beginning of a direction, with the epoch of its sending end.
     #[must_use]
     pub fn new(limits: Limits, epoch: u64) -> Self {
-        Self { limits, history: beginning(epoch), streams: Streams::default(), failed: None }
+        Self {
+            limits,
+            history: beginning(epoch),
+            streams: Streams::default(),
+            room: Room::default(),
+            failed: None,
+        }
     }
 
     /// Checks the next frame and finds every message in it; message `i` belongs to stream `streams[i]`.
@@ -175,7 +183,9 @@ impl SessionDecoder {
         }
         let frame_bytes = bytes.len();
         let (sent, received) = echo.unzip();
-        let memory = decode::Memory { history: self.history, numbers: streams, streams: &self.streams, sent };
+        let room = &mut self.room;
+        let memory =
+            decode::Memory { history: self.history, numbers: streams, streams: &self.streams, sent, room };
         let (frame, checksum, column) = Frame::parse_with(bytes, &self.limits, memory)
             .inspect_err(|error| self.failed = Some(error.clone()))?;
         self.history = checksum;
