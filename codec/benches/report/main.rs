@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo bench -p trunkline-codec --features zstd --bench report
-//! ... -- --only json        corpora and sessions whose name contains the word
+//! ... -- --only json        corpora, sessions and echoes whose name contains the word
 //! ... -- --quick            a few seconds, rough
 //! ... -- --json             one object per row
 //! ```
@@ -10,6 +10,7 @@
 //! `benches/README.md` says what every column is, and what bounds it.
 
 mod corpora;
+mod echoes;
 mod measure;
 mod sessions;
 mod subjects;
@@ -49,6 +50,18 @@ fn main() {
                 table::session_head();
             }
             table::session_rows(&row);
+        }
+    }
+    let echoes = echoes::all().into_iter().filter(|echo| wanted(&echo.name));
+    for (index, echo) in echoes.enumerate() {
+        let row = echoes::measure(&echo, &clock);
+        if json {
+            table::echo_json(&row);
+        } else {
+            if index == 0 {
+                table::echo_head();
+            }
+            table::echo_rows(&row);
         }
     }
     if json { table::targets_json(&reached) } else { table::targets(&reached) }

@@ -17,6 +17,14 @@ use crate::subjects::read;
 const FRAMES: usize = 200;
 const ENTRY_BYTES: usize = 1024;
 
+/// The stages of this build.
+const STAGES: &[(&str, Stage)] = &[
+    ("session", Stage::None),
+    ("session + LZ4", Stage::Lz4),
+    #[cfg(feature = "zstd")]
+    ("session + zstd", Stage::Zstd),
+];
+
 /// Consecutive frames of a running leader.
 pub(crate) struct Session {
     pub(crate) name: String,
@@ -88,7 +96,7 @@ fn session(name: String, followers: u32, entries_max: usize, shared: bool) -> Se
 }
 
 /// The messages of a frame as a stream's peer sees them: each behind its length.
-fn lined_up(payloads: &[Payload], out: &mut Vec<u8>) {
+pub(crate) fn lined_up(payloads: &[Payload], out: &mut Vec<u8>) {
     out.clear();
     for payload in payloads {
         varint::put(out, payload.len());
@@ -96,12 +104,62 @@ fn lined_up(payloads: &[Payload], out: &mut Vec<u8>) {
     }
 }
 
-/// One frame's part of the stream.
-fn flush(context: &mut CCtx<'_>, input: &[u8], out: &mut [u8]) -> usize {
-    let (mut input, mut out) = (InBuffer::around(input), OutBuffer::around(out));
-    let left = context.compress_stream2(&mut out, &mut input, ZSTD_EndDirective::ZSTD_e_flush);
-    assert_eq!(left, Ok(0), "room enough");
-    out.pos()
+/// A zstd stream that is flushed at every frame, and keeps its memory.
+pub(crate) struct Stream {
+    context: CCtx<'static>,
+    out: Vec<u8>,
+}
+
+impl Stream {
+    /// For frames of at most `longest` bytes.
+    pub(crate) fn new(longest: usize) -> Self {
+        let mut context = CCtx::create();
+        context.set_parameter(CParameter::CompressionLevel(-1)).expect("a valid level");
+        Self { context, out: vec![0; zstd_safe::compress_bound(longest) + 64] }
+    }
+
+    /// Begins anew.
+    pub(crate) fn reset(&mut self) {
+        self.context.reset(ResetDirective::SessionOnly).expect("between frames");
+    }
+
+    /// One frame's part of the stream.
+    pub(crate) fn flush(&mut self, input: &[u8]) -> &[u8] {
+        let (mut input, mut out) = (InBuffer::around(input), OutBuffer::around(&mut self.out[..]));
+        let left = self.context.compress_stream2(&mut out, &mut input, ZSTD_EndDirective::ZSTD_e_flush);
+        assert_eq!(left, Ok(0), "room enough");
+        let bytes = out.pos();
+        &self.out[..bytes]
+    }
+}
+
+/// The other end of a [`Stream`].
+pub(crate) struct Unstream {
+    context: DCtx<'static>,
+    out: Vec<u8>,
+}
+
+impl Unstream {
+    /// For frames of at most `longest` bytes.
+    pub(crate) fn new(longest: usize) -> Self {
+        Self { context: DCtx::create(), out: vec![0; longest] }
+    }
+
+    /// Begins anew.
+    pub(crate) fn reset(&mut self) {
+        self.context.reset(ResetDirective::SessionOnly).expect("between frames");
+    }
+
+    /// What one frame's part of the stream stands for.
+    pub(crate) fn expand(&mut self, block: &[u8]) -> &[u8] {
+        let mut input = InBuffer::around(block);
+        let mut out = OutBuffer::around(&mut self.out[..]);
+        while input.pos() < block.len() {
+            self.context.decompress_stream(&mut out, &mut input).expect("own stream");
+        }
+        let bytes = out.pos();
+        &self.out[..bytes]
+    }
 }
 
 /// Measures every subject on `session`, in turns.
@@ -109,7 +167,7 @@ pub(crate) fn measure(session: &Session, clock: &Clock) -> SessionRow {
     let frames = &session.frames;
     let mut runs: Vec<Run<'_>> = Vec::new();
     let mut sizes = Vec::new();
-    for (name, stage) in [("session", Stage::None), ("session + LZ4", Stage::Lz4)] {
+    for &(name, stage) in STAGES {
         let options = Options { stage, seed: Some(1), ..Options::default() };
         let mut encoder = SessionEncoder::new(options, 1);
         let encoded: Vec<Bytes> = frames
@@ -154,35 +212,27 @@ pub(crate) fn measure(session: &Session, clock: &Clock) -> SessionRow {
     }
     let longest =
         frames.iter().map(|(_, payloads)| payloads.iter().map(|one| one.len() + 9).sum()).max().unwrap_or(0);
-    let mut context = CCtx::create();
-    context.set_parameter(CParameter::CompressionLevel(-1)).expect("a valid level");
-    let (mut input, mut out) = (Vec::new(), vec![0; zstd_safe::compress_bound(longest) + 64]);
+    let (mut stream, mut input) = (Stream::new(longest), Vec::new());
     let encoded: Vec<Vec<u8>> = frames
         .iter()
         .map(|(_, payloads)| {
             lined_up(payloads, &mut input);
-            let bytes = flush(&mut context, &input, &mut out);
-            out[..bytes].to_vec()
+            stream.flush(&input).to_vec()
         })
         .collect();
     sizes.push(("zstd -1 stream", encoded.iter().map(Vec::len).sum()));
     runs.push(Box::new(move || {
-        context.reset(ResetDirective::SessionOnly).expect("between frames");
+        stream.reset();
         for (_, payloads) in black_box(frames) {
             lined_up(payloads, &mut input);
-            black_box(flush(&mut context, &input, &mut out));
+            black_box(stream.flush(&input));
         }
     }));
-    let (mut context, mut out) = (DCtx::create(), vec![0; longest]);
+    let mut unstream = Unstream::new(longest);
     runs.push(Box::new(move || {
-        context.reset(ResetDirective::SessionOnly).expect("between frames");
+        unstream.reset();
         for block in black_box(&encoded) {
-            let mut input = InBuffer::around(block);
-            let mut out = OutBuffer::around(&mut out[..]);
-            while input.pos() < block.len() {
-                context.decompress_stream(&mut out, &mut input).expect("own stream");
-            }
-            black_box(out.pos());
+            black_box(unstream.expand(block));
         }
     }));
     let times = clock.medians(runs);

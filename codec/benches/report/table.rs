@@ -2,6 +2,7 @@
 
 use std::thread::available_parallelism;
 
+use crate::echoes::EchoRow;
 use crate::measure::Clock;
 use crate::sessions::SessionRow;
 use crate::subjects::Row;
@@ -106,6 +107,32 @@ pub(crate) fn session_rows(row: &SessionRow) {
     }
 }
 
+/// The names of the columns of echoes.
+pub(crate) fn echo_head() {
+    println!(
+        "\n{:<28} {:>8}  {:<14} {:>8} {:>8} {:>8} {:>8} {:>6}",
+        "echo", "input B", "subject", "B up", "B down", "x new", "GB/s", "x"
+    );
+}
+
+/// All subjects of an echo. Bytes are per frame of each direction; the factor is what goes down over what is new.
+pub(crate) fn echo_rows(row: &EchoRow) {
+    let stream = row.cells.last().expect("the peer");
+    for (index, cell) in row.cells.iter().enumerate() {
+        let (name, input) =
+            if index == 0 { (row.name.as_str(), row.input_bytes.to_string()) } else { ("", String::new()) };
+        println!(
+            "{name:<28} {input:>8}  {:<14} {:>8.1} {:>8.1} {:>8.3} {:>8.3} {:>6.2}",
+            cell.subject,
+            cell.up as f64 / row.rounds as f64,
+            cell.down as f64 / row.rounds as f64,
+            cell.down as f64 / row.new_bytes as f64,
+            row.input_bytes as f64 / cell.time / 1e9,
+            stream.time / cell.time,
+        );
+    }
+}
+
 /// Every promise, the broken ones first.
 pub(crate) fn targets(all: &[Target]) {
     let met = all.iter().filter(|target| target.met()).count();
@@ -158,6 +185,24 @@ pub(crate) fn session_json(row: &SessionRow) {
             cell.bytes,
             cell.encode * 1e9,
             cell.decode * 1e9,
+        );
+    }
+}
+
+/// An echo as JSON.
+pub(crate) fn echo_json(row: &EchoRow) {
+    for cell in &row.cells {
+        println!(
+            "{{\"echo\":\"{}\",\"rounds\":{},\"input_bytes\":{},\"new_bytes\":{},\"subject\":\"{}\",\"up_bytes\":{},\
+             \"down_bytes\":{},\"exchange_ns\":{:.1}}}",
+            row.name,
+            row.rounds,
+            row.input_bytes,
+            row.new_bytes,
+            cell.subject,
+            cell.up,
+            cell.down,
+            cell.time * 1e9,
         );
     }
 }
