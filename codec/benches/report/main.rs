@@ -9,6 +9,7 @@
 //!
 //! `benches/README.md` says what every column is, and what bounds it.
 
+#[path = "../corpora/mod.rs"]
 mod corpora;
 mod echoes;
 mod measure;

@@ -1,4 +1,5 @@
 //! What is encoded: messages from fixed seeds, shaped like the traffic of a leader, and some that share nothing or hurt.
+#![allow(dead_code, reason = "every bench uses its own part")]
 
 use bytes::Bytes;
 use fastrand::Rng;
