@@ -4,18 +4,22 @@
     decode.py [FILE ...]            frames in hex, one per line; without a file from standard input
     decode.py --session EPOCH ...   the frames of one direction of a connection, in order; behind each frame the numbers
                                     of its streams, with commas: f501... 1,2,3
+    decode.py --connection IN OUT ...   what one end of a connection sees, in order: the same lines, `<` in front of
+                                    frames that it gets and `>` in front of those that it sends; IN and OUT are the
+                                    epochs. `?` is for a frame that may come next and is forgotten again
 
 Prints `ok` and the messages in hex, one line per frame (an empty message is `-`), or `refused` and why. Python's standard
 library only, except that frames with the zstd stage need the module `zstandard`, or Python 3.14; without it they are
 `skipped`.
 """
 
+import copy
 import sys
 
 DESTINATIONS, MESSAGE_BYTES, OUTPUT_BYTES = 1024, 64 << 20, 256 << 20
 PIECES, RECORDS, DATA_BYTES, SET_BYTES = 1 << 20, 1 << 18, 256 << 20, 4 << 20
 CONCAT, LZ4, ZSTD, HISTORY, NOREF, ECHO = 1, 2, 4, 8, 16, 32
-HEAD_BYTES, STREAM_BYTES, STREAMS = 256, 4096, 1024
+OPENING_BYTES, STREAM_BYTES, STREAMS, ECHO_BYTES = 256, 4096, 1024, 1 << 20
 
 
 class Skipped(Exception):
@@ -241,11 +245,14 @@ def zstd_block(block, length):
 
 
 class Session:
-    """What one direction of a connection remembers."""
+    """What one direction of a connection remembers, and what was sent on it."""
 
     def __init__(self, epoch):
         self.checksum = crc32c(epoch.to_bytes(8, "little"))
         self.streams = {}  # in the order of use, the one unused for longest first
+        self.other = None  # the other direction, where both are known
+        self.columns = bytearray()  # the data of its frames, for references from the other direction
+        self.arrived = 0  # so many bytes of that the other direction has said to have arrived
 
     def bytes_of(self, number):
         return self.streams.get(number, b"")
@@ -258,10 +265,16 @@ class Session:
                 entered = set(numbers[:at])
                 old = [known for known in self.streams if known not in entered]
                 del self.streams[old[0] if old else min(self.streams)]
-            remembered = self.streams.setdefault(number, b"") + message[:HEAD_BYTES]
+            remembered = self.streams.setdefault(number, b"") + message[:OPENING_BYTES]
             self.streams[number] = remembered[-STREAM_BYTES:]
         for number in sorted(used & self.streams.keys()):
             self.streams[number] = self.streams.pop(number)
+
+    def echo(self, arrived, distance, length):
+        """What lies in the other direction's columns, when so many bytes of them have arrived."""
+        require(length <= distance <= ECHO_BYTES, "ECHO: a distance that is none")
+        require(distance <= arrived, "ECHO: before the first byte")
+        return bytes(self.other.columns[arrived - distance : arrived - distance + length])
 
 
 def decode(frame, session=None, numbers=()):
@@ -273,7 +286,7 @@ def decode(frame, session=None, numbers=()):
     require(flags & (LZ4 | ZSTD) != LZ4 | ZSTD, "two second stages")
     require(flags & HISTORY or not flags & ECHO, "ECHO without HISTORY")
     require(bool(flags & HISTORY) == (session is not None), "a history where there is none, or none where there is one")
-    require(not flags & ECHO, "this end has sent nothing")
+    require(not flags & ECHO or session.other, "this end has sent nothing")
     require(reader.left() >= 4, "truncated")
     checksum = crc32c(frame[:-4], session.checksum if session else 0)
     require(checksum == int.from_bytes(frame[-4:], "little"), "checksum")
@@ -283,17 +296,21 @@ def decode(frame, session=None, numbers=()):
     require(0 < count <= DESTINATIONS, "number of destinations")
     if session:
         require(len(numbers) == count, "numbers of streams")
+    arrived = session.other.arrived if session and session.other else 0
+    if flags & ECHO:
+        arrived += reader.uv()
+        require(arrived <= len(session.other.columns), "more has arrived than was sent")
     lengths, from_past = [0] * count, [0] * count
     records, output, pieces, data_bytes = [], 0, 0, 0
 
-    def add(bits, length, each, back):
+    def add(bits, length, each, back, distance):
         nonlocal output, pieces, data_bytes
         members = members_of(bits)
-        if back is None:
+        if back is None and distance is None:
             data_bytes += length * len(members) if each else length
         output += length * len(members)
         pieces += len(members)
-        records.append((members, length, each, back))
+        records.append((members, length, each, back, distance))
         require(len(records) <= RECORDS, "limit: records")
         require(pieces <= PIECES, "limit: pieces")
         require(output <= OUTPUT_BYTES and data_bytes <= DATA_BYTES, "limit: bytes")
@@ -302,25 +319,28 @@ def decode(frame, session=None, numbers=()):
             require(lengths[member] <= MESSAGE_BYTES, "limit: bytes of a message")
             if back is not None:
                 from_past[member] += length
-                require(from_past[member] <= HEAD_BYTES, "more from the past than a head")
+                require(from_past[member] <= OPENING_BYTES, "more from the past than an opening")
 
     if flags & CONCAT:
         for index in range(count):
             length = reader.uv()
             if length:
-                add(1 << index, length, False, None)
+                add(1 << index, length, False, None, None)
     else:
         head, sets, last_back = Reader(reader.take(reader.uv())), Sets(count), None
         while head.left():
             prefix = head.data[head.at]
-            if prefix in (0xD0, 0xD1, 0xD4):
+            if prefix in (0xD0, 0xD1, 0xD2, 0xD4):
                 head.byte()
-            require(prefix not in (0xD2, 0xD3), "reserved code")
+            require(prefix != 0xD3, "reserved code")
+            require(prefix != 0xD2 or flags & ECHO, "ECHO where the frame has none")
             require(prefix not in (0xD1, 0xD4) or flags & HISTORY, "PAST without a history")
             bits, length = sets.read(head), head.uv()
             require(length > 0, "a record without bytes")
             require(prefix != 0xD0 or bits.bit_count() > 1, "EACH with one member")
-            back = None
+            back = distance = None
+            if prefix == 0xD2:
+                distance = head.uv()
             if prefix == 0xD1:
                 back = head.uv()
                 require(back != last_back, "the back of the last PAST")
@@ -328,7 +348,7 @@ def decode(frame, session=None, numbers=()):
             elif prefix == 0xD4:
                 require(last_back is not None, "AGAIN without a PAST before it")
                 back = last_back
-            add(bits, length, prefix == 0xD0, back)
+            add(bits, length, prefix == 0xD0, back, distance)
 
     column = reader.take(reader.left())
     if flags & LZ4:
@@ -340,9 +360,12 @@ def decode(frame, session=None, numbers=()):
         column = zstd_block(column, data_bytes)
     require(len(column) == data_bytes, "the data is not as long as the records say")
     messages, at = [[] for _ in range(count)], 0
-    for members, length, each, back in records:
+    for members, length, each, back, distance in records:
+        echoed = session.echo(arrived, distance, length) if distance is not None else None
         for index, member in enumerate(members):
-            if back is None:
+            if echoed is not None:
+                messages[member].append(echoed)
+            elif back is None:
                 begin = at + index * length if each else at
                 messages[member].append(column[begin : begin + length])
             else:
@@ -350,28 +373,39 @@ def decode(frame, session=None, numbers=()):
                 begin = len(memory) - back + sum(map(len, messages[member]))
                 require(0 <= begin <= len(memory) - length, "more than is remembered")
                 messages[member].append(memory[begin : begin + length])
-        if back is None:
+        if back is None and distance is None:
             at += length * len(members) if each else length
     messages = [b"".join(parts) for parts in messages]
     if session:
         session.checksum = checksum
+        if session.other:
+            session.other.arrived = arrived
         if not flags & NOREF:
             session.enter(numbers, messages)
+            session.columns += column
     return messages
 
 
 def main(arguments):
-    session = None
+    sessions = {}
     if arguments[:1] == ["--session"]:
-        session = Session(int(arguments[1]))
+        sessions[""] = Session(int(arguments[1]))
         arguments = arguments[2:]
+    elif arguments[:1] == ["--connection"]:
+        sessions["<"], sessions[">"] = Session(int(arguments[1])), Session(int(arguments[2]))
+        sessions["<"].other, sessions[">"].other = sessions[">"], sessions["<"]
+        arguments = arguments[3:]
     lines = [line for name in arguments for line in open(name, encoding="ascii")] if arguments else sys.stdin
     over = None
     for line in lines:
         words = line.split()
         if not words:
             continue
+        way = words.pop(0) if words[0] in "<>?" else ""
         numbers = [int(number) for number in words[1].split(",")] if len(words) > 1 else []
+        session = sessions.get(way)
+        if way == "?":
+            session = copy.deepcopy(sessions["<"])
         try:
             require(over is None, over)
             frame = b"" if words[0] == "-" else bytes.fromhex(words[0])
@@ -381,7 +415,7 @@ def main(arguments):
             print("skipped", why)
         except Refused as refusal:
             print("refused", refusal)
-            over = str(refusal) if session else None
+            over = str(refusal) if session and way != "?" else over
 
 
 if __name__ == "__main__":
