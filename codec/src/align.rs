@@ -5,6 +5,8 @@
 //! are looked up. Whoever finds nothing for as long as the credit lasts looks at fewer and fewer positions, so that
 //! messages that share nothing are passed over quickly.
 
+use std::ops::Range;
+
 use crate::bytes_equal::{common_prefix, common_suffix, equal_mask, load_at};
 use crate::index::{BLOCK, BlockIndex, CANDIDATE_BYTES};
 use crate::work::Work;
@@ -27,14 +29,13 @@ const ANCHORS: [usize; 3] = [4, 12, 28];
 const SEARCH_BYTES_MIN: usize = 64;
 /// ... and at least this part of what is left of the reference.
 const SEARCH_PART: usize = 64;
-/// Bytes that a message without any credit is searched for at every position. Each message that turns out to share
-/// nothing halves it for the next; the credit that a message has earned comes on top.
-const PATIENCE_BYTES_MAX: usize = 256;
-const PATIENCE_BYTES_MIN: usize = 64;
-/// After that, bytes between two faster steps.
-const IMPATIENCE_BYTES: usize = 128;
-/// Odd, so that every step meets every alignment of the reference's blocks.
+/// Steps of a search, each taken `LOOKUPS` times and the last one to the end. They are odd, so that this meets every
+/// alignment of the reference's blocks: a run is found at the latest with the step after the one that it begins under,
+/// if it is so long that `LOOKUPS` of those lie in it.
 const STEPS: [usize; 7] = [1, 3, 7, 15, 33, 65, 129];
+const LOOKUPS: usize = BLOCK;
+/// A message that shares something is searched at every position for so many bytes and for the credit that it has earned.
+const PATIENCE_BYTES: usize = 256;
 /// A block that is not unique is taken only if it lies this close ahead.
 const NEAR_BYTES: usize = 4 << 10;
 
@@ -53,17 +54,20 @@ pub(crate) struct Reference<'a> {
     index: &'a mut BlockIndex,
     work: &'a mut Work,
     built: bool,
-    patience: usize,
+    /// The step with which the search of a message begins that shares nothing so far; none if such are not searched.
+    /// Each that turns out to share nothing makes the next one's larger.
+    first_step: Option<usize>,
 }
 
 impl<'a> Reference<'a> {
     /// `hopeful` says that blocks are looked up from the first message on, not only after one has shared something.
     pub(crate) fn new(bytes: &'a [u8], index: &'a mut BlockIndex, work: &'a mut Work, hopeful: bool) -> Self {
-        Self { bytes, index, work, built: false, patience: if hopeful { PATIENCE_BYTES_MAX } else { 0 } }
+        Self { bytes, index, work, built: false, first_step: hopeful.then_some(1) }
     }
 
     /// Appends the common runs of the reference and `message`, in order.
     pub(crate) fn align(&mut self, message: &[u8], out: &mut Vec<Run>) {
+        let known = out.len();
         let prefix = common_prefix(self.bytes, message);
         push(out, Run { at: 0, from: 0, len: prefix });
         let suffix = common_suffix(&self.bytes[prefix..], &message[prefix..]);
@@ -79,15 +83,23 @@ impl<'a> Reference<'a> {
                 self.work.probes += 1;
                 hit = probe(rest, wanted);
             }
-            let patience = self.patience + (credit - credit.min(CREDIT_START));
-            if hit.is_none() && patience > 0 && wanted.len() >= SEARCH_BYTES_MIN.max(rest.len() / SEARCH_PART)
+            let (patience, first_step) = match self.first_step {
+                _ if out.len() > known || suffix >= RUN_BYTES_MIN => {
+                    (PATIENCE_BYTES + credit.saturating_sub(CREDIT_START), 1)
+                }
+                Some(first) => (0, first),
+                None => (0, STEPS.len()),
+            };
+            if hit.is_none()
+                && first_step < STEPS.len()
+                && wanted.len() >= SEARCH_BYTES_MIN.max(rest.len() / SEARCH_PART)
             {
                 if !self.built {
                     self.index.build(self.bytes);
                     self.work.hashed_positions += self.bytes.len() / BLOCK;
                     self.built = true;
                 }
-                hit = search(self.index, &self.bytes[..at_end], at, wanted, patience, self.work);
+                hit = search(self.index, self.bytes, at..at_end, wanted, patience, first_step, self.work);
             }
             let Some((skip_at, skip_from)) = hit else { break };
             let len = common_prefix(&rest[skip_at..], &wanted[skip_from..]);
@@ -98,10 +110,10 @@ impl<'a> Reference<'a> {
             from += skip_from + len;
         }
         push(out, Run { at: at_end, from: from_end, len: suffix });
-        if credit >= CREDIT_START + RUN_BYTES_MIN {
-            self.patience = PATIENCE_BYTES_MAX;
-        } else if self.patience > 0 {
-            self.patience = (self.patience / 2).max(PATIENCE_BYTES_MIN);
+        if out.len() > known {
+            self.first_step = Some(1);
+        } else if let Some(first) = &mut self.first_step {
+            *first = (*first + 1).min(STEPS.len() - 1);
         }
     }
 }
@@ -140,6 +152,9 @@ fn probe(rest: &[u8], wanted: &[u8]) -> Option<(usize, usize)> {
 
 /// A field of fixed width changed: four equal bytes at the same distance within 64.
 fn same_diagonal(rest: &[u8], wanted: &[u8]) -> Option<(usize, usize)> {
+    if !may_hold_four(rest, wanted) {
+        return None;
+    }
     let equal = equal_mask(rest, wanted);
     let four = equal & (equal >> 1) & (equal >> 2) & (equal >> 3);
     if four == 0 {
@@ -147,6 +162,16 @@ fn same_diagonal(rest: &[u8], wanted: &[u8]) -> Option<(usize, usize)> {
     }
     let skip = four.trailing_zeros() as usize;
     Some((skip, skip))
+}
+
+/// Whether four neighbouring bytes may be equal at the same place, in the bytes that [`equal_mask`] looks at. Among them
+/// are two at an even place: all of those at once, because in texts unlike each other there are none.
+fn may_hold_four(rest: &[u8], wanted: &[u8]) -> bool {
+    let (Some(rest), Some(wanted)) = (rest.first_chunk::<64>(), wanted.first_chunk::<64>()) else {
+        return true;
+    };
+    let pairs = rest.as_chunks::<2>().0.iter().zip(wanted.as_chunks::<2>().0);
+    pairs.fold(false, |any, (x, y)| any | (u16::from_le_bytes(*x) == u16::from_le_bytes(*y)))
 }
 
 /// A field grew or shrank: eight equal bytes at a distance that differs by up to 16.
@@ -182,9 +207,11 @@ fn may_hold(text: &[u8], word: u64) -> bool {
 
 /// Strings that end with NUL have other lengths: four equal bytes after the next NUL of each.
 fn after_nul(rest: &[u8], wanted: &[u8]) -> Option<(usize, usize)> {
-    let nul = |text: &[u8]| match equal_mask(text, &[0; NUL_REACH]) {
-        0 => None,
-        mask => Some(mask.trailing_zeros() as usize),
+    let nul = |text: &[u8]| {
+        // All at once, because texts without any are many.
+        let text = &text[..text.len().min(NUL_REACH)];
+        let any = text.iter().fold(false, |any, byte| any | (*byte == 0));
+        if any { text.iter().position(|byte| *byte == 0) } else { None }
     };
     let (at, from) = (nul(rest)?, nul(wanted)?);
     let equal =
@@ -192,34 +219,34 @@ fn after_nul(rest: &[u8], wanted: &[u8]) -> Option<(usize, usize)> {
     (equal > RUN_BYTES_MIN).then_some((at, from))
 }
 
-/// Looks up the windows of `wanted` among the blocks of `reference` at or after `at`: all of the first `patience`
-/// bytes, then fewer and fewer.
+/// Looks up the windows of `wanted` among the blocks in the part `within` of `reference`: all of the first `patience`
+/// bytes, then fewer and fewer, from the step with the number `first_step` on.
 fn search(
-    index: &BlockIndex,
+    index: &mut BlockIndex,
     reference: &[u8],
-    at: usize,
+    within: Range<usize>,
     wanted: &[u8],
     patience: usize,
+    first_step: usize,
     work: &mut Work,
 ) -> Option<(usize, usize)> {
     let mut from = 0;
     let mut end = patience;
-    let mut steps = STEPS.iter();
-    let mut step = *steps.next()?;
+    let mut steps = STEPS[first_step..].iter();
+    let mut step = STEPS[0];
     loop {
         loop {
-            let candidate = index.next_candidate(wanted, from, step, end);
-            let passed = candidate.unwrap_or(end.min(wanted.len()));
-            work.hashed_positions += passed.saturating_sub(from) / step + 1;
+            let (candidate, hashed) = index.next_candidate(wanted, from, step, end);
+            work.hashed_positions += hashed;
             let Some(place) = candidate else { break };
             work.compared_bytes += CANDIDATE_BYTES;
             let window = wanted[place..].first_chunk::<BLOCK>()?;
-            if let Some(found) = index.find(reference, window, at)
-                && (found.unique || found.at - at <= NEAR_BYTES)
+            if let Some(found) = index.find(reference, window, within.clone(), work)
+                && (found.unique || found.at - within.start <= NEAR_BYTES)
             {
-                let back = common_suffix(&reference[at..found.at], &wanted[..place]);
+                let back = common_suffix(&reference[within.start..found.at], &wanted[..place]);
                 work.compared_bytes += back + 1;
-                return Some((found.at - at - back, place - back));
+                return Some((found.at - within.start - back, place - back));
             }
             from = place + step;
         }
@@ -230,7 +257,7 @@ fn search(
         match steps.next() {
             Some(&next) => {
                 step = next;
-                end += IMPATIENCE_BYTES;
+                end += LOOKUPS * step;
             }
             None => end = wanted.len(),
         }
@@ -293,12 +320,25 @@ mod tests {
     }
 
     #[test]
-    fn far_runs_of_63_bytes_are_found() {
+    fn far_runs_of_63_bytes_are_found_where_something_is_shared() {
         for shift in 0..40 {
-            let run = random(3, 63);
-            let reference = [random(4, 1000 + shift), run.clone(), random(5, 500)].concat();
-            let message = [random(6, 200), run, random(7, 300)].concat();
-            assert_eq!(covered(&reference, &message), 63, "shift {shift}");
+            let (first, run) = (random(13, 4), random(3, 63));
+            let reference = [first.clone(), random(4, 1000 + shift), run.clone(), random(5, 500)].concat();
+            let message = [first, random(6, 200), run, random(7, 300)].concat();
+            assert_eq!(covered(&reference, &message), 4 + 63, "shift {shift}");
+        }
+    }
+
+    #[test]
+    fn strangers_are_searched_in_steps() {
+        for shift in 0..40 {
+            // In steps of 3 to the 96th byte, then of 7 to the 320th, then of 15.
+            for (before, len) in [(50, BLOCK * (3 + 7) + BLOCK), (200, BLOCK * (7 + 15) + BLOCK)] {
+                let run = random(3, len);
+                let reference = [random(4, 1000 + shift), run.clone(), random(5, 500)].concat();
+                let message = [random(6, before), run, random(7, 300)].concat();
+                assert_eq!(covered(&reference, &message), len, "shift {shift}, {before} bytes before");
+            }
         }
     }
 

@@ -1,10 +1,13 @@
 //! Where the reference has which block: a hash table over its aligned 32-byte blocks.
 //!
 //! Any run of 63 bytes contains one whole aligned block, so looking up every window of a message finds every common
-//! run of that length. A filter over the first eight bytes of the blocks answers most lookups with one multiplication
-//! and one bit. The hash is keyed: without the seed nobody can prepare blocks that collide.
+//! run of that length. A filter over the first and last eight bytes of the blocks answers most lookups with two
+//! multiplications and three bits of one word. The hash is keyed: without the seed nobody can prepare blocks that collide.
 
-use crate::bytes_equal::{load, load_at, mix};
+use std::ops::Range;
+
+use crate::bytes_equal::{load, mix};
+use crate::work::Work;
 
 /// Bytes per block.
 pub(crate) const BLOCK: usize = 32;
@@ -30,6 +33,8 @@ pub(crate) struct BlockIndex {
     slots: Vec<u64>,
     filter: Vec<u64>,
     bucket_mask: usize,
+    /// The slots are not those of the last reference yet: where the filter answers every lookup nobody needs them.
+    unsorted: bool,
 }
 
 /// What a lookup found.
@@ -51,23 +56,31 @@ impl BlockIndex {
             // Odd keys never turn a factor into zero for every input.
             mixed | 1
         });
-        Self { keys, slots: Vec::new(), filter: vec![0; FILTER_SMALL], bucket_mask: 0 }
+        Self { keys, slots: Vec::new(), filter: vec![0; FILTER_SMALL], bucket_mask: 0, unsorted: false }
     }
 
-    /// Forgets the last reference and takes in `reference`. Costs one hash per 32 bytes.
+    /// Forgets the last reference and takes in `reference`: the first eight bytes of its blocks.
     pub(crate) fn build(&mut self, reference: &[u8]) {
         let blocks = reference.len() / BLOCK;
-        let buckets = (blocks / 2).max(1).next_power_of_two();
         let filter_words = if blocks > SMALL_BLOCKS_MAX { FILTER_LARGE } else { FILTER_SMALL };
+        self.filter.clear();
+        self.filter.resize(filter_words, 0);
+        for block in reference.as_chunks::<BLOCK>().0 {
+            let (word, bits) = filter_place(ends(block, &self.keys), filter_words);
+            self.filter[word] |= bits.iter().fold(0, |all, bit| all | 1 << bit);
+        }
+        self.unsorted = true;
+    }
+
+    /// Takes in the whole blocks of what was built from last.
+    fn sort(&mut self, reference: &[u8]) {
+        let blocks = reference.len() / BLOCK;
+        let buckets = (blocks / 2).max(1).next_power_of_two();
+        self.unsorted = false;
         self.bucket_mask = buckets - 1;
         self.slots.clear();
         self.slots.resize(buckets * BUCKET, 0);
-        self.filter.clear();
-        self.filter.resize(filter_words, 0);
-        let key = self.keys[0];
         for (number, block) in (1u64..).zip(reference.as_chunks::<BLOCK>().0) {
-            let (word, bit) = filter_place(load(block).wrapping_mul(key), filter_words);
-            self.filter[word] |= 1 << bit;
             let hash = self.hash(block);
             let bucket = self.bucket(hash);
             if let Some(slot) = self.slots[bucket..bucket + BUCKET].iter_mut().find(|slot| **slot == 0) {
@@ -77,22 +90,37 @@ impl BlockIndex {
     }
 
     /// The first place `from`, `from + step`, ... in `text` whose window may be a block; places beyond `end` and those
-    /// without a whole window do not count.
-    pub(crate) fn next_candidate(&self, text: &[u8], from: usize, step: usize, end: usize) -> Option<usize> {
+    /// without a whole window do not count. With it the number of places that were looked at.
+    pub(crate) fn next_candidate(
+        &self,
+        text: &[u8],
+        from: usize,
+        step: usize,
+        end: usize,
+    ) -> (Option<usize>, usize) {
         let end = end.min((text.len() + 1).saturating_sub(BLOCK));
         // A fixed length lets the compiler see that no place in the filter is out of bounds.
         if let Some(filter) = self.filter.first_chunk::<FILTER_LARGE>() {
-            next_candidate(filter, self.keys[0], text, from, step, end)
+            next_candidate(filter, &self.keys, text, from, step, end)
         } else if let Some(filter) = self.filter.first_chunk::<FILTER_SMALL>() {
-            next_candidate(filter, self.keys[0], text, from, step, end)
+            next_candidate(filter, &self.keys, text, from, step, end)
         } else {
-            None
+            (None, 0)
         }
     }
 
-    /// The first block of `reference` at or after `from` that equals `window`. `reference` may be shorter than what was
-    /// built from: blocks beyond its end do not count.
-    pub(crate) fn find(&self, reference: &[u8], window: &[u8; BLOCK], from: usize) -> Option<Found> {
+    /// The first block that equals `window` and lies in the part `within` of `reference`, which is what was built from.
+    pub(crate) fn find(
+        &mut self,
+        reference: &[u8],
+        window: &[u8; BLOCK],
+        within: Range<usize>,
+        work: &mut Work,
+    ) -> Option<Found> {
+        if self.unsorted {
+            self.sort(reference);
+            work.hashed_positions += reference.len() / BLOCK;
+        }
         let hash = self.hash(window);
         let bucket = self.bucket(hash);
         let mut alike = 0;
@@ -108,7 +136,8 @@ impl BlockIndex {
             let number = usize::try_from(slot & POSITION_MASK).unwrap_or(usize::MAX);
             let at = (number - 1) * BLOCK;
             // Blocks were entered in rising order, so the first that fits is the nearest.
-            if found.is_none() && at >= from && reference.get(at..at + BLOCK) == Some(window.as_slice()) {
+            let inside = at >= within.start && at + BLOCK <= within.end;
+            if found.is_none() && inside && reference.get(at..at + BLOCK) == Some(window.as_slice()) {
                 found = Some(at);
             }
         }
@@ -129,48 +158,65 @@ impl BlockIndex {
     }
 }
 
-/// Word and number of the bit that a product stands for in a filter of `words` words, a power of two.
+/// What the filter knows of a block: its first and its last eight bytes. In texts the first alone are too often those of
+/// some other block.
 #[inline]
-fn filter_place(product: u64, words: usize) -> (usize, u64) {
-    let word = usize::try_from(product >> 40).unwrap_or(0) & (words - 1);
-    (word, product >> 58)
+fn ends(block: &[u8; BLOCK], keys: &[u64; 4]) -> u64 {
+    let last = block.last_chunk::<8>().map_or(0, |last| u64::from_le_bytes(*last));
+    load(block).wrapping_mul(keys[0]).wrapping_add(last.wrapping_mul(keys[1]))
+}
+
+/// Word and numbers of the bits that a hash stands for in a filter of `words` words, a power of two.
+#[inline]
+fn filter_place(hash: u64, words: usize) -> (usize, [u64; 3]) {
+    let word = usize::try_from(hash >> 34).unwrap_or(0) & (words - 1);
+    (word, [hash >> 58, hash >> 52 & 0x3F, hash >> 46 & 0x3F])
 }
 
 fn next_candidate<const WORDS: usize>(
     filter: &[u64; WORDS],
-    key: u64,
+    keys: &[u64; 4],
     text: &[u8],
     from: usize,
     step: usize,
     end: usize,
-) -> Option<usize> {
-    // The lowest bit says whether; the others are noise.
-    let may_hold = |first: u64| {
-        let (word, bit) = filter_place(first.wrapping_mul(key), WORDS);
-        filter[word] >> bit
+) -> (Option<usize>, usize) {
+    let place = |window: &[u8; BLOCK]| {
+        let (word, bits) = filter_place(ends(window, keys), WORDS);
+        (filter[word], bits)
     };
-    let mut at = from;
+    let (mut at, mut looked_at) = (from, 0);
     if step == 1 {
         while at + GO <= end {
-            // `at + GO + 8 <= text.len()`, because every place before `end` has a whole window.
-            let Some(ahead) = text[at..].first_chunk::<{ GO + 8 }>() else { break };
+            // Every place before `end` has a whole window.
+            let Some(ahead) = text[at..].first_chunk::<{ GO + BLOCK }>() else { break };
+            // The first bit of each place, without a branch for any of them. The lowest bit of the sum says whether.
             let mut any = 0;
             for offset in 0..GO {
-                any |= ahead[offset..].first_chunk::<8>().map_or(0, |w| may_hold(u64::from_le_bytes(*w)));
+                if let Some(window) = ahead[offset..].first_chunk::<BLOCK>() {
+                    let (word, bits) = place(window);
+                    any |= word >> bits[0];
+                }
             }
             if any & 1 != 0 {
                 break;
             }
             at += GO;
+            looked_at += GO;
         }
     }
-    while at < end {
-        if may_hold(load_at(text, at)?) & 1 != 0 {
-            return Some(at);
+    while at < end
+        && let Some(window) = text[at..].first_chunk::<BLOCK>()
+    {
+        looked_at += 1;
+        let (word, bits) = place(window);
+        // One after the other: nearly always the first is not set.
+        if bits.iter().all(|bit| word >> bit & 1 != 0) {
+            return (Some(at), looked_at);
         }
         at += step;
     }
-    None
+    (None, looked_at)
 }
 
 #[cfg(test)]
@@ -188,21 +234,22 @@ mod tests {
             }
         }
         reference.extend_from_slice(&[7; 3 * BLOCK]);
-        let mut index = BlockIndex::new(5);
+        let (mut index, mut work) = (BlockIndex::new(5), Work::default());
         index.build(&reference);
         let mut found = 0;
         for (number, block) in reference.as_chunks::<BLOCK>().0.iter().take(500).enumerate() {
-            assert_eq!(index.next_candidate(block, 0, 1, usize::MAX), Some(0));
-            if let Some(hit) = index.find(&reference, block, 0) {
+            assert_eq!(index.next_candidate(block, 0, 1, usize::MAX), (Some(0), 1));
+            if let Some(hit) = index.find(&reference, block, 0..reference.len(), &mut work) {
                 assert_eq!(hit, Found { at: number * BLOCK, unique: true });
                 found += 1;
             }
         }
         assert!(found > 450, "{found}");
-        let repeat = index.find(&reference, &[7; BLOCK], 501 * BLOCK).unwrap();
+        let end = reference.len();
+        let repeat = index.find(&reference, &[7; BLOCK], 501 * BLOCK..end, &mut work).unwrap();
         assert_eq!(repeat, Found { at: 501 * BLOCK, unique: false });
-        assert_eq!(index.find(&reference, &[7; BLOCK], 503 * BLOCK), None);
+        assert_eq!(index.find(&reference, &[7; BLOCK], 503 * BLOCK..end, &mut work), None);
         index.build(&[]);
-        assert_eq!(index.find(&[], &[7; BLOCK], 0), None);
+        assert_eq!(index.find(&[], &[7; BLOCK], 0..0, &mut work), None);
     }
 }
