@@ -69,7 +69,7 @@ impl DataColumn {
     }
 
     /// The column in order.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &[u8]> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &[u8]> + Clone {
         let mut own = self.own.as_slice();
         self.chunks.iter().map(move |chunk| match chunk {
             Chunk::Own(bytes) => {

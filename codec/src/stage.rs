@@ -11,7 +11,10 @@ use crate::zstd;
 
 /// Data columns below this are not worth a compressor's set-up.
 const DATA_BYTES_MIN: usize = 64;
-/// From this length on, samples decide whether the whole is tried.
+/// Single bytes that are looked at first.
+const LOOKED_AT: usize = 256;
+/// Data that is between noise and text is tried below this length; from it on, compressed samples decide: they see repeats
+/// too, and cost little beside the checksum of the data.
 const SAMPLED_BYTES_MIN: usize = 16 << 10;
 const SAMPLES: usize = 4;
 const SAMPLE_BYTES: usize = 1 << 10;
@@ -57,12 +60,18 @@ pub(crate) struct Compressor {
 
 impl Compressor {
     /// Whether `pieces`, `bytes` long together, look as if they would shrink by at least a thirty-second part.
-    pub(crate) fn promising<'a>(&mut self, pieces: impl Iterator<Item = &'a [u8]>, bytes: usize) -> bool {
+    pub(crate) fn promising<'a>(
+        &mut self,
+        pieces: impl Iterator<Item = &'a [u8]> + Clone,
+        bytes: usize,
+    ) -> bool {
         if bytes < DATA_BYTES_MIN {
             return false;
         }
-        if bytes < SAMPLED_BYTES_MIN {
-            return true;
+        match look(pieces.clone(), bytes) {
+            Look::Text => return true,
+            look if bytes < SAMPLED_BYTES_MIN => return look != Look::Noise,
+            _ => {}
         }
         // Samples are spread evenly: the k-th begins where the k-th stride does. They go on over the borders of pieces:
         // strides often are multiples of the pieces' length, and all samples would begin just before a border.
@@ -101,6 +110,44 @@ impl Compressor {
     }
 }
 
+/// What data looks like when single bytes of it are counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Look {
+    /// As even as random bytes: no compressor saves anything, unless whole parts of the data repeat.
+    Noise,
+    /// Between the two: base64, noise with gaps, short structs.
+    Unclear,
+    /// A few values are most of it.
+    Text,
+}
+
+/// Counts pairs of equal bytes among some that are picked evenly from `pieces`.
+fn look<'a>(pieces: impl Iterator<Item = &'a [u8]>, bytes: usize) -> Look {
+    // Odd, so that structs whose length is a power of two show all of their bytes.
+    let stride = bytes.div_ceil(LOOKED_AT) | 1;
+    let mut seen = [0u16; 256];
+    let (mut skip, mut looked_at, mut pairs) = (0, 0usize, 0);
+    for piece in pieces {
+        let mut at = skip;
+        while let Some(byte) = piece.get(at) {
+            let seen = &mut seen[usize::from(*byte)];
+            pairs += usize::from(*seen);
+            *seen += 1;
+            looked_at += 1;
+            at += stride;
+        }
+        skip = at - piece.len();
+    }
+    // Among 256 random bytes 128 pairs, give or take 11; among as many of base64 500, of JSON or of words above 1,000.
+    // Chance makes more of fewer bytes, and then the whole is tried in vain now and then.
+    let by_chance = looked_at * looked_at / 2 / 256;
+    match pairs {
+        _ if pairs <= by_chance + by_chance / 2 => Look::Noise,
+        _ if pairs < 5 * by_chance => Look::Unclear,
+        _ => Look::Text,
+    }
+}
+
 /// Expands the block of a frame with these flags to exactly `data_bytes` bytes.
 pub(crate) fn expand(flags: u8, staged: &[u8], data_bytes: usize) -> Option<Vec<u8>> {
     #[cfg(feature = "zstd")]
@@ -121,11 +168,28 @@ mod tests {
     #[test]
     fn samples_go_on_over_the_borders_of_pieces() {
         // A short piece and sixteen of 1 KiB: every stride begins a few bytes before a border.
-        let text = b"the same words come again and again, ".repeat(500);
+        let text: Vec<u8> = (0..40_000u32).map(|k| (k % 700).to_le_bytes()[0] / 4).collect();
         let pieces = || std::iter::once(&text[..60]).chain(text[60..60 + (16 << 10)].chunks(1 << 10));
         let mut compressor = Compressor::default();
         assert!(compressor.promising(pieces(), 60 + (16 << 10)));
         assert_eq!(compressor.sample.len(), SAMPLES * SAMPLE_BYTES);
+    }
+
+    #[test]
+    fn single_bytes_tell_noise_from_text() {
+        let mut rng = fastrand::Rng::with_seed(1);
+        let base64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+        for len in [1 << 10, 4 << 10, 100_000] {
+            let noise: Vec<u8> = std::iter::repeat_with(|| rng.u8(..)).take(len).collect();
+            let letters: Vec<u8> = std::iter::repeat_with(|| base64[rng.usize(..64)]).take(len).collect();
+            let words = b"the same words come again and again, ".repeat(len / 37);
+            let padded: Vec<u8> = noise.chunks(16).flat_map(|some| [&some[..8], &[0; 8]].concat()).collect();
+            for (text, expected) in
+                [(noise, Look::Noise), (letters, Look::Unclear), (words, Look::Text), (padded, Look::Text)]
+            {
+                assert_eq!(look(text.chunks(100), text.len()), expected, "{len}");
+            }
+        }
     }
 
     #[test]
