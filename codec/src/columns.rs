@@ -15,7 +15,7 @@ const SPLIT_BYTES: usize = 4;
 /// Bytes that a key has room for.
 const KEY_BYTES: usize = 8;
 
-/// The beginning of a text in columns, such that keys sort as texts do, and the number of its item.
+/// The beginning of a text in columns, such that keys of equally long texts sort as those do, and the number of its item.
 pub(crate) type Keyed = (u64, usize);
 
 /// Puts equally long `items` out in columns. Unless it `must`, it declines when more than half of the columns change.
@@ -36,7 +36,8 @@ pub(crate) fn try_put<const W: usize>(
         }
     }
     out.work.compared_bytes += items.len() * len;
-    if !must && changes.iter().map(|change| usize::from(*change != 0)).sum::<usize>() * 2 > len {
+    let half = u16::try_from(len / 2).unwrap_or(u16::MAX);
+    if !must && changes.iter().map(|change| u16::from(*change != 0)).sum::<u16>() > half {
         return false;
     }
     let set = set_of(items.iter());
@@ -81,13 +82,17 @@ fn put_varying<const W: usize>(
         return;
     }
     let bytes = |index: usize| &items[index].bytes[columns.clone()];
-    let key = |index: usize| {
-        let mut key = [0; KEY_BYTES];
-        key.iter_mut().zip(bytes(index)).for_each(|(key, byte)| *key = *byte);
-        u64::from_be_bytes(key)
-    };
+    let key =
+        |index: usize| bytes(index).iter().take(KEY_BYTES).fold(0, |key, byte| key << 8 | u64::from(*byte));
     order.clear();
     order.extend((0..items.len()).map(|index| (key(index), index)));
+    let table = out.table();
+    let len_bytes = varint::len(len);
+    let each_bytes = 1 + table.cost(set) + len_bytes + len * items.len();
+    // Every distinct content takes a record: where there are too many, there is nothing to sort.
+    if distinct_min(order) * (1 + len_bytes + len) >= each_bytes {
+        return out.each_item(set, items.iter().map(|item| item.part(columns.clone())), len);
+    }
     if len <= KEY_BYTES {
         order.sort_unstable();
     } else {
@@ -97,8 +102,6 @@ fn put_varying<const W: usize>(
     // Sorting compares every item with about log2(count) others.
     out.work.compared_bytes += items.len() * len * (items.len().ilog2() as usize + 2);
     let table = out.table();
-    let len_bytes = varint::len(len);
-    let each_bytes = 1 + table.cost(set) + len_bytes + len * items.len();
     let members = |group: &[Keyed]| set_of(group.iter().map(|&(_, index)| &items[index]));
     let mut alike_bytes = 0;
     for group in order.chunk_by(alike) {
@@ -114,6 +117,12 @@ fn put_varying<const W: usize>(
     } else {
         out.each_item(set, items.iter().map(|item| item.part(columns.clone())), len);
     }
+}
+
+/// How many different keys there are at least: as many as different bits that they stand for.
+fn distinct_min(keys: &[Keyed]) -> usize {
+    let bit = |key: u64| key.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 58;
+    keys.iter().fold(0u64, |bits, (key, _)| bits | 1 << bit(*key)).count_ones() as usize
 }
 
 fn set_of<'a, const W: usize>(items: impl Iterator<Item = &'a Item<'a>>) -> DestinationSet<W> {

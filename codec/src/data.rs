@@ -36,27 +36,38 @@ impl DataColumn {
 
     /// Appends the bytes of `span`.
     pub(crate) fn push(&mut self, texts: Texts<'_>, span: Span) {
-        self.bytes += span.len();
         for (segment, start, end) in texts.parts(span) {
             if end - start >= SHARED_BYTES_MIN {
+                self.bytes += end - start;
                 self.chunks.push(Chunk::Shared(segment.slice(start..end)));
                 continue;
             }
-            self.copied(&segment[start..end]);
+            self.own.extend_from_slice(&segment[start..end]);
+            self.copied(end - start);
         }
     }
 
-    /// Appends a copy of `bytes`.
-    pub(crate) fn copy(&mut self, bytes: &[u8]) {
-        self.bytes += bytes.len();
-        self.copied(bytes);
+    /// Appends copies of short `parts`.
+    pub(crate) fn copy<'a>(&mut self, parts: impl Iterator<Item = &'a [u8]>) {
+        let before = self.own.len();
+        for part in parts {
+            match part {
+                // Fields of messages: the call that copies a slice would take longer than the copy.
+                [one] => self.own.push(*one),
+                [one, two] => self.own.extend_from_slice(&[*one, *two]),
+                [one, two, three] => self.own.extend_from_slice(&[*one, *two, *three]),
+                _ => self.own.extend_from_slice(part),
+            }
+        }
+        self.copied(self.own.len() - before);
     }
 
-    fn copied(&mut self, bytes: &[u8]) {
-        self.own.extend_from_slice(bytes);
+    /// So many bytes of the column are new in `own`.
+    fn copied(&mut self, bytes: usize) {
+        self.bytes += bytes;
         match self.chunks.last_mut() {
-            Some(Chunk::Own(own)) => *own += bytes.len(),
-            _ => self.chunks.push(Chunk::Own(bytes.len())),
+            Some(Chunk::Own(own)) => *own += bytes,
+            _ => self.chunks.push(Chunk::Own(bytes)),
         }
     }
 

@@ -196,7 +196,7 @@ impl<'a, const W: usize> Records<'a, W> {
             return self.shared(set, item.span);
         }
         self.head.put(set, item.bytes.len());
-        self.data.copy(item.bytes);
+        self.data.copy(std::iter::once(item.bytes));
     }
 
     /// As [`each`](Self::each), for short texts that lie in one piece.
@@ -211,7 +211,7 @@ impl<'a, const W: usize> Records<'a, W> {
         }
         // Several members, or there would be nothing that varies.
         self.head.put_from(set, len, Source::Each);
-        items.for_each(|item| self.data.copy(item.bytes));
+        self.data.copy(items.map(|item| item.bytes));
     }
 
     /// Every member of `set` takes `len` bytes of what its stream remembers.
