@@ -22,7 +22,7 @@ pub(crate) fn head(clock: &Clock) {
         "GB/s are 10^9 bytes of all messages per second; cpy and cmp are ratios to memcpy and memcmp of as many."
     );
     println!(
-        "own is decoding to one buffer per message, over memcpy. ! names a peer that is smaller by 2 % and faster.\n"
+        "own is memcpy over decoding to one kept buffer per message. ! names a peer that is smaller by 2 % and faster.\n"
     );
     println!(
         "{:<36} {:>3} {:>8}  {:<13} {:>8} {:>8} {:>5} {:>5} {:>9} {:>8} {:>6} {:>5}",

@@ -69,7 +69,7 @@ pub(crate) fn of(corpus: &Corpus, row: &Row) -> Vec<Target> {
         false,
     ));
     if let Some(owned) = codec.owned {
-        all.push(target("decode to owned over memcpy", row.memcpy / owned, 0.5, true));
+        all.push(target("decode to kept buffers over memcpy", row.memcpy / owned, 0.5, true));
     }
     all
 }
