@@ -167,7 +167,7 @@ impl Config {
 /// Walks the whole document, reporting as it goes. `None` only if something was reported.
 fn check(reader: &mut Reader<'_>, path: &Path, document: &toml::de::DeTable<'_>) -> Option<Config> {
     let root = Section::root(document);
-    reader.known_keys(&root, &["cluster", "security", "limits", "timers", "node"]);
+    reader.known_keys(&root, &["cluster", "security", "limits", "timers", "codec", "node"]);
     let cluster = cluster(reader, &root);
     let insecure = security::read(reader, &root);
     let settings = settings::read(reader, &root);

@@ -130,6 +130,15 @@ fn every_limit_and_timer_has_its_default_and_its_range() {
             }
         }
     }
+    for row in tables(&text, "### Codec") {
+        let (key, default) = (quoted(&row[0])[0], quoted(&row[1])[0]);
+        keys.insert(key.to_owned());
+        for value in quoted(&row[2]) {
+            let config =
+                setting("codec", key, value).unwrap_or_else(|error| panic!("{key} {value}: {error}"));
+            assert_eq!(config.settings() == &defaults, value == default, "{key} {value}");
+        }
+    }
     // The debug form names all fields.
     let debug = format!("{defaults:?}");
     let fields: BTreeSet<String> =

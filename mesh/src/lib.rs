@@ -82,7 +82,7 @@ pub use net::{Client, Config, Inbox, JoinError, Mesh, Receipt, SendError, TrySen
 pub use settings::{Settings, SettingsError};
 pub use stats::{Stats, Status};
 pub use topology::{NodeSpec, Roles, Topology, TopologyError};
-pub use trunkline_codec::Payload;
+pub use trunkline_codec::{Payload, Stage};
 
 #[cfg(feature = "sim")]
 pub mod sim;

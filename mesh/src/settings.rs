@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use trunkline_codec::Stage;
+
 /// Limits and timers. `Settings::default()` suits links of up to 1 Gbit/s and round trips of up to 500 ms.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Settings {
@@ -55,6 +57,9 @@ pub struct Settings {
     pub connections_max: usize,
     /// Accepted connections whose link is not up: within their handshake, or without the other one of the two. Default 256.
     pub handshakes_max: usize,
+    /// What compresses bulk batches to other datacenters. Where the receiver of one does not know zstd, it gets LZ4. Default
+    /// LZ4.
+    pub second_stage: Stage,
 }
 
 impl Default for Settings {
@@ -86,6 +91,7 @@ impl Default for Settings {
             drain_timeout: Duration::from_secs(2),
             connections_max: 4096,
             handshakes_max: 256,
+            second_stage: Stage::Lz4,
         }
     }
 }
@@ -206,8 +212,13 @@ impl Settings {
         ]
     }
 
-    fn rules(&self) -> [Rule; 8] {
+    fn rules(&self) -> [Rule; 9] {
         [
+            (
+                "second_stage",
+                self.second_stage != Stage::Zstd || cfg!(feature = "zstd"),
+                "must not be zstd: this build has none",
+            ),
             ("ping_interval", self.ping_interval < self.silence_timeout, "must be below silence_timeout"),
             ("redial_min", self.redial_min <= self.redial_max, "must be at most redial_max"),
             (
@@ -340,6 +351,7 @@ mod tests {
             snooze_max: MS,
             ack_delay: Duration::ZERO,
             drain_timeout: Duration::ZERO,
+            second_stage: Stage::None,
             connections_max: 2,
             handshakes_max: 2,
         };

@@ -68,7 +68,7 @@ pub struct StageBytes {
     pub logical: u64,
     /// After the diff.
     pub diff: u64,
-    /// After the second stage (LZ4).
+    /// After the second stage.
     pub staged: u64,
     /// On the wire: all frames with headers, acks, pings and resends.
     pub wire: u64,

@@ -1,8 +1,8 @@
-//! `[limits]` and `[timers]`: one row per field of the mesh's settings, by the same name.
+//! `[limits]`, `[timers]` and `[codec]`: one row per field of the mesh's settings, by the same name.
 
 use std::time::Duration;
 
-use trunkline_mesh::{Settings, SettingsError};
+use trunkline_mesh::{Settings, SettingsError, Stage};
 
 use super::reader::{Entry, Reader, Section};
 use super::units::{parse_bytes, parse_duration, show_bytes, show_duration};
@@ -18,12 +18,16 @@ enum Field {
     Rate(fn(&mut Settings) -> &mut u32, u32),
     /// A text such as `500 ms`; from the first to the second.
     Time(fn(&mut Settings) -> &mut Duration, Duration, Duration),
+    /// One of [`STAGES`].
+    Stage(fn(&mut Settings) -> &mut Stage),
 }
 
 const BYTES_MAX: u64 = 1 << 40;
 const MS: Duration = Duration::from_millis(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
+
+const STAGES: [(&str, Stage); 3] = [("none", Stage::None), ("lz4", Stage::Lz4), ("zstd", Stage::Zstd)];
 
 const LIMITS: [(&str, Field); 12] = [
     ("message_bytes_max", Field::Bytes(|s| &mut s.message_bytes_max)),
@@ -55,19 +59,26 @@ const TIMERS: [(&str, Field); 12] = [
     ("drain_timeout", Field::Time(|s| &mut s.drain_timeout, Duration::ZERO, MINUTE)),
 ];
 
-/// Both tables over the defaults, checked against each other. `None` only if something was reported.
+const CODEC: [(&str, Field); 1] = [("second_stage", Field::Stage(|s| &mut s.second_stage))];
+
+/// Every field, by table.
+fn tables() -> [(&'static str, &'static [(&'static str, Field)]); 3] {
+    [("limits", &LIMITS), ("timers", &TIMERS), ("codec", &CODEC)]
+}
+
+/// All tables over the defaults, checked against each other. `None` only if something was reported.
 pub(super) fn read(reader: &mut Reader<'_>, root: &Section<'_>) -> Option<Settings> {
     let mut settings = Settings::default();
     let mut given: Vec<(&str, Entry<'_>)> = Vec::new();
     // Those whose value is not known: nothing is said of how they relate to others.
     let mut unknown: Vec<&str> = Vec::new();
     let mut sound = true;
-    for (table, fields) in [("limits", &LIMITS), ("timers", &TIMERS)] {
+    for (table, fields) in tables() {
         let Some(section) = reader.section(root, table) else {
             sound &= root.get(table).is_none();
             continue;
         };
-        reader.known_keys(&section, &fields.map(|(key, _)| key));
+        reader.known_keys(&section, &fields.iter().map(|(key, _)| *key).collect::<Vec<_>>());
         for (key, field) in fields {
             let Some(entry) = section.get(key) else {
                 if reader.is_misspelt(&section.missing(key)) {
@@ -96,7 +107,8 @@ pub(super) fn read(reader: &mut Reader<'_>, root: &Section<'_>) -> Option<Settin
 /// The fields that a rule names.
 fn fields_of(rule: &str) -> impl Iterator<Item = &'static str> {
     let words = rule.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
-    words.filter_map(|word| LIMITS.iter().chain(&TIMERS).map(|(key, _)| *key).find(|key| *key == word))
+    let known = |word| tables().into_iter().flat_map(|(_, fields)| fields).find(|(key, _)| *key == word);
+    words.filter_map(move |word| known(word).map(|(key, _)| *key))
 }
 
 /// Reports a broken rule at the entry it is about. The field may stand at its default; then one that it is compared with
@@ -163,6 +175,17 @@ impl Field {
                     || format!("use at least {} and at most {}", show_duration(min), show_duration(max));
                 *place(settings) = or_report(reader, entry, time, remedy)?;
             }
+            Self::Stage(place) => {
+                let Some(text) = entry.value.and_then(|value| value.as_str()) else {
+                    reader.wrong_type(entry, "a text such as \"lz4\"");
+                    return None;
+                };
+                let stage = STAGES.into_iter().find(|(name, _)| *name == text).map(|(_, stage)| stage);
+                if stage.is_none() {
+                    reader.report(entry, "unknown second stage", "use \"none\", \"lz4\" or \"zstd\"");
+                }
+                *place(settings) = stage?;
+            }
         }
         Some(())
     }
@@ -209,12 +232,13 @@ mod tests {
     #[test]
     fn every_default_is_in_its_range() {
         let mut settings = Settings::default();
-        for (key, field) in LIMITS.into_iter().chain(TIMERS) {
-            let in_range = match field {
+        for (key, field) in tables().into_iter().flat_map(|(_, fields)| fields) {
+            let in_range = match *field {
                 Field::Bytes(place) => (1..=BYTES_MAX).contains(&(*place(&mut settings) as u64)),
                 Field::Count(place, min, max) => (min..=max).contains(place(&mut settings)),
                 Field::Rate(place, max) => (1..=max).contains(place(&mut settings)),
                 Field::Time(place, min, max) => (min..=max).contains(place(&mut settings)),
+                Field::Stage(place) => STAGES.iter().any(|(_, stage)| stage == place(&mut settings)),
             };
             assert!(in_range, "{key}");
         }
@@ -232,8 +256,9 @@ mod tests {
         // The debug form names all fields of the struct, so a new one cannot be forgotten here.
         let debug = format!("{:?}", Settings::default());
         let fields = debug.matches(": ").count();
-        assert_eq!(fields, LIMITS.len() + TIMERS.len());
-        for (key, _) in LIMITS.into_iter().chain(TIMERS) {
+        let known = || tables().into_iter().flat_map(|(_, fields)| fields);
+        assert_eq!(fields, known().count());
+        for (key, _) in known() {
             assert!(debug.contains(&format!("{key}: ")), "{key}");
         }
     }

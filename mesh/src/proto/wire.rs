@@ -19,8 +19,11 @@ pub const WIRE_VERSION: u16 = 1;
 /// Feature bit: batches are codec frames of a connection, which refer to earlier ones. Used if both ends have it.
 pub const FEATURE_HISTORY: u64 = 1;
 
+/// Feature bit: the second stage of a batch may be zstd. It is used towards an end that has it.
+pub const FEATURE_ZSTD: u64 = 2;
+
 /// The features of this build.
-pub const FEATURES: u64 = FEATURE_HISTORY;
+pub const FEATURES: u64 = FEATURE_HISTORY | if cfg!(feature = "zstd") { FEATURE_ZSTD } else { 0 };
 
 /// The control structs of version 1 in order. Its hash is the schema hash that both ends compare in the handshake.
 pub const SCHEMA_V1: &str = "\

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
+use trunkline_codec::Stage;
 use trunkline_mesh::id::{Lane, NAME_BYTES_MAX};
 use trunkline_mesh::proto::frame::{FrameError, FrameType, HANDSHAKE_BYTES_MAX, HEADER_BYTES, control_frame};
 use trunkline_mesh::proto::roster::ROSTER_ROWS_MAX;
@@ -237,7 +238,10 @@ fn settings_are_the_ones_of_protocol_md() {
     assert_eq!(written, expected);
     // A new field must not be forgotten: its name is in the debug text.
     let fields = format!("{settings:?}").matches(": ").count();
-    assert_eq!(fields, expected.len(), "{settings:?}");
+    assert_eq!(fields, expected.len() + 1, "{settings:?}");
+    // The one that is no quantity.
+    assert_eq!(settings.second_stage, Stage::Lz4);
+    assert!(protocol().contains("`second_stage`, LZ4 by default,"));
 }
 
 #[test]

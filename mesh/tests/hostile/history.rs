@@ -6,7 +6,8 @@ use trunkline_mesh::id::{Datacenter, Lane, Seq};
 use trunkline_mesh::message::{Batch, Message};
 use trunkline_mesh::proto::coder::{BatchEncoder, Epochs};
 use trunkline_mesh::proto::frame::{SealedBatch, Token};
-use trunkline_mesh::proto::wire::{Envelope, FEATURE_HISTORY, Run};
+use trunkline_mesh::proto::wire::{Envelope, FEATURE_HISTORY, FEATURE_ZSTD, Run};
+use trunkline_mesh::settings::Settings;
 
 use super::shell::{Peer, Shell, flow, id, roster_frame};
 
@@ -28,7 +29,7 @@ fn append(to: u8, round: u64, entries: &[Bytes]) -> Payload {
 #[test]
 fn two_hundred_frames_of_a_running_leader_are_no_longer_than_a_zstd_stream() {
     let members = ["m", "m2", "x0000", "x0001", "x0002"];
-    let mut shell = Shell::with("o", 3, trunkline_mesh::settings::Settings::default());
+    let mut shell = Shell::with("o", 3, Settings::default());
     shell.link_out(&peer("p"));
     let mut rng = fastrand::Rng::with_seed(1);
     let mut said = Vec::new();
@@ -68,6 +69,30 @@ fn zstd_stream(texts: &[Vec<u8>]) -> usize {
         bytes += out.pos();
     }
     bytes
+}
+
+#[test]
+fn zstd_is_sent_to_those_who_have_it_and_a_stage_only_to_other_datacenters() {
+    for (wanted, features, expected) in [
+        (Stage::Zstd, FEATURE_HISTORY | FEATURE_ZSTD, Stage::Zstd),
+        (Stage::Zstd, FEATURE_HISTORY, Stage::Lz4),
+        (Stage::Zstd, 0, Stage::Lz4),
+        (Stage::Lz4, FEATURE_HISTORY | FEATURE_ZSTD, Stage::Lz4),
+        (Stage::None, FEATURE_HISTORY | FEATURE_ZSTD, Stage::None),
+    ] {
+        let settings = Settings { second_stage: wanted, ..Settings::default() };
+        let mut shell = Shell::with("o", 3, settings);
+        let [_, far] = shell.link_out(&Peer { features, ..Peer::new("p") });
+        let [_, near] = shell.link_out(&Peer { features, ..Peer::new("um") });
+        for (datacenter, to) in [("eu", "m"), ("us", "um")] {
+            let mut batch = Batch::to(Datacenter::new(datacenter).unwrap());
+            batch.push(Message::new(id(to), Bytes::from_static(&[b'a'; 4000])));
+            shell.node.submit(batch, shell.now).unwrap();
+        }
+        shell.drain();
+        assert_eq!(shell.stages(far), [expected], "{wanted:?} wanted, features {features}");
+        assert_eq!(shell.stages(near), [Stage::None]);
+    }
 }
 
 #[test]

@@ -163,6 +163,8 @@ struct Wire {
     /// The peer's reader of what the node sends.
     peer: FrameReader,
     outward: BytesMut,
+    /// Of the batches that the node sealed.
+    stages: Vec<Stage>,
 }
 
 /// The node with everything a shell does for it, except waiting.
@@ -259,6 +261,7 @@ impl Shell {
                 return;
             }
             let mut slices = transmit.frames;
+            wire.stages.extend(transmit.batches.iter().map(|batch| batch.stage));
             let encode = |batch: &SealedBatch| batch.encode(&mut wire.encoder, &mut slices);
             let written: Vec<_> = transmit.batches.iter().map(encode).collect();
             let bytes = slices.concat();
@@ -272,7 +275,8 @@ impl Shell {
         let (reader, peer) = (FrameReader::new(), FrameReader::new());
         let (inward, outward) = (BytesMut::new(), BytesMut::new());
         let encoder = BatchEncoder::new(Options::default(), None);
-        self.wires.insert(conn, Wire { reader, inward, encoder, peer, outward });
+        let stages = Vec::new();
+        self.wires.insert(conn, Wire { reader, inward, encoder, peer, outward, stages });
     }
 
     /// The peer sends bytes. Gives the number of frames that the node took.
@@ -317,6 +321,11 @@ impl Shell {
             all.push(received);
         }
         all
+    }
+
+    /// The second stages of the batches that the node sent.
+    pub(crate) fn stages(&self, conn: ConnId) -> &[Stage] {
+        &self.wires[&conn].stages
     }
 
     pub(crate) fn acks(&mut self, conn: ConnId) -> Vec<AckFlow> {

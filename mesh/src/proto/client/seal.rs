@@ -14,7 +14,7 @@ use crate::proto::links::{LinkId, Links};
 use crate::proto::route::attempt_timeout;
 use crate::proto::run::message_head;
 use crate::proto::time::{Micros, micros};
-use crate::proto::wire::{Envelope, Flow as WireFlow, Run};
+use crate::proto::wire::{Envelope, FEATURE_ZSTD, Flow as WireFlow, Run};
 use crate::settings::FRAME_OVERHEAD_BYTES;
 
 /// Distinct bytes in one frame before it is full: large enough to compress, small enough that nothing waits long behind it.
@@ -114,10 +114,18 @@ impl Client {
             lane,
             envelope: Envelope { batch: id, attempt: frame.attempt, runs: frame.runs },
             payloads: frame.payloads,
-            // The second stage pays where bytes are dear: between datacenters, and never in front of something urgent.
-            stage: if lane == Lane::Bulk && !self.sites[site].local { Stage::Lz4 } else { Stage::None },
+            stage: self.stage(lane, site, links.link(link).map_or(0, |link| link.features)),
             token: Token::Attempt(id),
         });
+    }
+
+    /// The second stage pays where bytes are dear: between datacenters, and never in front of something urgent.
+    fn stage(&self, lane: Lane, site: usize, features: u64) -> Stage {
+        match self.settings.second_stage {
+            _ if lane != Lane::Bulk || self.sites[site].local => Stage::None,
+            Stage::Zstd if features & FEATURE_ZSTD == 0 => Stage::Lz4,
+            stage => stage,
+        }
     }
 
     /// Puts the runs of one flow into a frame.

@@ -26,6 +26,7 @@ impl Link {
             draining: false,
             incarnation: Incarnation::UNKNOWN,
             frame_bytes_max,
+            features: 0,
             rtt: Rtt::default(),
             nonce,
             conns: [None; 2],

@@ -183,6 +183,8 @@ pub struct Link {
     pub incarnation: Incarnation,
     /// Longest frame that may be sent or received, bytes.
     pub frame_bytes_max: usize,
+    /// Feature bits that both ends have.
+    pub features: u64,
     /// Round trips of pings.
     pub rtt: Rtt,
     nonce: u64,

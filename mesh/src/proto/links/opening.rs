@@ -144,6 +144,7 @@ impl Links {
         link.conns[lane.index()] = Some(id);
         link.incarnation = hello.incarnation;
         link.frame_bytes_max = limit.min(usize::try_from(hello.frame_bytes_max).unwrap_or(usize::MAX));
+        link.features = FEATURES & hello.features;
         conn.lane = lane;
         conn.link = Some(link_id);
         conn.out.push_back(Bytes::from_static(&PREAMBLE));
@@ -179,6 +180,7 @@ impl Links {
         link.incarnation = welcome.incarnation;
         link.frame_bytes_max =
             self.settings.frame_bytes_max.min(usize::try_from(welcome.frame_bytes_max).unwrap_or(usize::MAX));
+        link.features = FEATURES & welcome.features;
         let opened = opened(lane, link.frame_bytes_max, welcome.features, confirm.transcript, true);
         let sample =
             link.offset.sample(welcome.hello_sent_us, welcome.hello_received_us, welcome.sent_us, wall_us);
