@@ -204,6 +204,82 @@ fn every_rule_is_known_independently() {
     assert!((12..30).contains(&accepted), "{accepted} are accepted");
 }
 
+fn uv(value: usize) -> Vec<u8> {
+    let mut out = Vec::new();
+    trunkline_codec::varint::put(&mut out, value);
+    out
+}
+
+/// A frame of a connection from its bytes between version and checksum.
+fn after(before: u32, flags_and_rest: &[u8]) -> Bytes {
+    let mut frame = [&[0xF5, 1], flags_and_rest].concat();
+    let checksum = crc32c::crc32c_append(before, &frame);
+    frame.extend_from_slice(&checksum.to_le_bytes());
+    frame.into()
+}
+
+/// Frames of which each breaks a rule of references to earlier messages, or just keeps it.
+#[test]
+fn every_rule_of_the_past_is_known_independently() {
+    let (streams, epochs) = ([1, 2], (3u64, 4));
+    let mut encoder = SessionEncoder::new(Options { seed: Some(7), ..Options::default() }, epochs.0);
+    let mut rng = Rng::with_seed(8);
+    let mut seen = Seen::default();
+    // The first stream remembers two openings, the second one a short message.
+    let mut earlier = Vec::new();
+    for (count, len) in [(1, 400), (2, 300)] {
+        let messages: Vec<Payload> =
+            [random(&mut rng, len), vec![7; 20]].into_iter().take(count).map(Payload::from).collect();
+        let bytes = encoder.encode(&streams[..count], &messages).unwrap().to_bytes();
+        let texts = messages.iter().map(|message| hex(&message.to_vec()));
+        let expected = std::iter::once("ok".to_owned()).chain(texts).collect::<Vec<_>>().join(" ");
+        seen.frame('<', &bytes, &streams[..count], expected);
+        earlier.push((bytes, count));
+    }
+    let begin = || {
+        let mut end = SessionDecoder::new(Limits::default(), epochs.0);
+        for (bytes, count) in &earlier {
+            end.parse(bytes.clone(), &streams[..*count]).unwrap();
+        }
+        end
+    };
+    let before = u32::from_le_bytes(*earlier[1].0.last_chunk().unwrap());
+    let frame = |flags: u8, head: &[u8], data: usize| {
+        after(before, &[&[flags, 2][..], &uv(head.len()), head, &vec![9; data]].concat())
+    };
+    let past = |code: u8, set: u8, len: usize, back: &[u8]| [&[code, set][..], &uv(len), back].concat();
+    let mut frames = Vec::new();
+    // So many bytes of its own, and then some of what the stream remembers.
+    for own in [0, 1, 100, 255, 256, 257, 300] {
+        for len in [1, 2, 156, 157, 256, 257] {
+            for back in [own + len - 1, own + len, 256, 512, 512 + own, 513 + own, usize::MAX] {
+                let first = if own > 0 { [vec![0xC0], uv(own)].concat() } else { Vec::new() };
+                let set = if own > 0 { 0x40 } else { 0xC0 };
+                let head = [first, past(0xD1, set, len, &uv(back))].concat();
+                frames.push(frame(8, &head, own));
+            }
+        }
+    }
+    // To both at once, of which the second has little; again; the same place spelled again; and without a history.
+    for (len, back) in [(20, 20), (21, 21), (19, 20), (10, 20), (11, 10)] {
+        let both = past(0xD1, 0x00, len, &uv(back));
+        let again = past(0xD4, 0x00, 3, &[]);
+        frames.extend([8, 0, 9, 0x18].map(|flags| frame(flags, &both, 0)));
+        frames.push(frame(8, &[&both[..], &again].concat(), 0));
+        frames.push(frame(8, &[&both[..], &[0x00, 1], &again].concat(), 1));
+        frames.push(frame(8, &[&both[..], &both].concat(), 0));
+        frames.push(frame(8, &[&again[..], &both].concat(), 0));
+    }
+    let mut accepted = 0;
+    for frame in &frames {
+        let parsed = begin().parse(frame.clone(), &streams).ok();
+        accepted += usize::from(parsed.is_some());
+        seen.frame('?', frame, &streams, shown(parsed.as_ref()));
+    }
+    assert!((60..120).contains(&accepted), "{accepted} of {} are accepted", frames.len());
+    seen.assert_read("past-rules", epochs);
+}
+
 /// What the messages of a session have in common.
 #[derive(Clone, Copy)]
 enum Shape {
@@ -363,14 +439,7 @@ fn echoes_are_read_independently() {
 
 /// A frame of a connection for two destinations, with what it says to have arrived and the checksum that belongs to it.
 fn echoing(before: u32, flags: u8, arrived: usize, head: &[u8], data: &[u8]) -> Bytes {
-    let mut frame = vec![0xF5, 1, flags, 2];
-    trunkline_codec::varint::put(&mut frame, arrived);
-    frame.push(u8::try_from(head.len()).unwrap());
-    frame.extend_from_slice(head);
-    frame.extend_from_slice(data);
-    let checksum = crc32c::crc32c_append(before, &frame);
-    frame.extend_from_slice(&checksum.to_le_bytes());
-    frame.into()
+    after(before, &[&[flags, 2][..], &uv(arrived), &uv(head.len()), head, data].concat())
 }
 
 /// Frames of which each breaks a rule of references to what the receiver sent, or just keeps it.
@@ -411,11 +480,6 @@ fn rules_of_echoes(sent: usize) -> usize {
         end
     };
     let before = u32::from_le_bytes(*first.last_chunk().unwrap());
-    let uv = |value: usize| {
-        let mut out = Vec::new();
-        trunkline_codec::varint::put(&mut out, value);
-        out
-    };
     let echo = |len: usize, distance: usize| [vec![0xD2, 0x00], uv(len), uv(distance)].concat();
     let mut frames = Vec::new();
     for arrived in [0, 1, 99, 100, 101, 150, sent, 1 << 40, usize::MAX] {

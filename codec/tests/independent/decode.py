@@ -300,7 +300,7 @@ def decode(frame, session=None, numbers=()):
     if flags & ECHO:
         arrived += reader.uv()
         require(arrived <= len(session.other.columns), "more has arrived than was sent")
-    lengths, from_past = [0] * count, [0] * count
+    lengths = [0] * count
     records, output, pieces, data_bytes = [], 0, 0, 0
 
     def add(bits, length, each, back, distance):
@@ -317,9 +317,7 @@ def decode(frame, session=None, numbers=()):
         for member in members:
             lengths[member] += length
             require(lengths[member] <= MESSAGE_BYTES, "limit: bytes of a message")
-            if back is not None:
-                from_past[member] += length
-                require(from_past[member] <= OPENING_BYTES, "more from the past than an opening")
+            require(back is None or lengths[member] <= OPENING_BYTES, "PAST beyond the opening")
 
     if flags & CONCAT:
         for index in range(count):
