@@ -436,3 +436,21 @@ pub fn reserialise(bytes: Bytes, limits: &Limits) -> Result<Vec<u8>, DecodeError
     let (data, base) = data_of(bytes, &layout)?;
     Ok(layout.write(&data[base..base + layout.data_bytes], None))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::head::Record;
+
+    /// What FORMAT.md says under "Limits"; `tests/allocations.rs` measures it.
+    #[test]
+    #[cfg(target_pointer_width = "64")]
+    fn pieces_records_and_messages_take_what_is_said() {
+        assert_eq!((size_of::<Piece>(), size_of::<u16>()), (24, 2));
+        assert_eq!((size_of::<Record>(), size_of::<Bytes>()), (40, 32));
+        assert!(size_of::<Extent>() + size_of::<Cursor<'_>>() <= 80);
+        let format = include_str!("../FORMAT.md");
+        assert!(format.contains("a piece takes 24 bytes and its member 2: at most 32"));
+        assert!(format.contains("record takes 40, at most 80"));
+    }
+}

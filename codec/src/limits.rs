@@ -15,7 +15,8 @@ pub struct Limits {
     pub message_bytes: usize,
     /// Bytes of all messages together, as the destinations will receive them. Default 256 MiB.
     pub output_bytes: usize,
-    /// Pieces: (record, destination) pairs. One costs the receiver up to 32 bytes. Default 1,048,576.
+    /// Pieces: (record, destination) pairs. One costs the receiver up to 32 bytes; FORMAT.md says what a record does.
+    /// Default 1,048,576.
     pub pieces: usize,
     /// Records per frame. Default 262,144.
     pub records: usize,

@@ -57,8 +57,8 @@ impl Stream {
         })
     }
 
-    /// The whole opening that is most like that of the next message: the first one that is as long and half equal, or else
-    /// the latest of those that are clearly more alike than all later ones.
+    /// The whole opening that is most like that of the next message: the latest one, or an older one that is clearly more
+    /// alike than all later ones. The first that is as long and half equal is the last to be looked at.
     pub(crate) fn most_alike(&self, opening: &[u8], work: &mut Work) -> Option<Alike> {
         let mut best: Option<(usize, Alike)> = None;
         let len = opening.len();
