@@ -1,4 +1,4 @@
-//! FORMAT.md is true: its example decodes, its defaults are the crate's, its tests exist.
+//! FORMAT.md is true: its example decodes, its defaults and numbers are the crate's, its tests exist.
 
 mod common;
 
@@ -51,13 +51,6 @@ fn the_defaults_are_these() {
     }
 }
 
-/// A file of the crate: one of `src` unless the path says otherwise.
-fn file(path: &str) -> String {
-    let path = if path.contains('/') { path.to_owned() } else { format!("src/{path}") };
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
-    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-}
-
 #[test]
 fn the_table_names_tests_that_exist() {
     let table = FORMAT.split("## Which test fails").nth(1).unwrap();
@@ -75,4 +68,167 @@ fn the_table_names_tests_that_exist() {
         }
     }
     assert!(count > 50, "{count}");
+}
+
+/// A file of the crate: one of `src` unless the path says otherwise.
+fn file(path: &str) -> String {
+    let path = if path.contains('/') { path.to_owned() } else { format!("src/{path}") };
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// The value of a constant, as its file spells it: `NAME` or, of a list, `NAME[1]`.
+fn constant(path: &str, name: &str) -> usize {
+    let (name, index) = name.trim_end_matches(']').split_once('[').unwrap_or((name, "0"));
+    let text = file(path);
+    let spelled =
+        text.split(&format!("const {name}: ")).nth(1).unwrap_or_else(|| panic!("{path}: no {name}"));
+    let spelled = spelled.split(';').find(|part| part.contains('=')).unwrap().split('=').nth(1).unwrap();
+    let list = spelled.trim().trim_start_matches('[').trim_end_matches(']');
+    let term = list.split(", ").nth(index.parse().unwrap()).unwrap().split(' ');
+    let operand = |word: &str| match word.strip_prefix("0x") {
+        Some(digits) => usize::from_str_radix(digits, 16).unwrap(),
+        None => word.replace('_', "").parse().unwrap_or_else(|_| constant(path, word)),
+    };
+    let words: Vec<&str> = term.collect();
+    words[1..].chunks(2).fold(operand(words[0]), |value, operation| match operation[0] {
+        "<<" => value << operand(operation[1]),
+        "*" => value * operand(operation[1]),
+        "/" => value / operand(operation[1]),
+        other => panic!("{path}: {name} has {other}"),
+    })
+}
+
+/// As the document writes numbers.
+fn with_commas(number: usize) -> String {
+    let digits = number.to_string();
+    let groups: Vec<&str> =
+        digits.as_bytes().rchunks(3).rev().map(|group| std::str::from_utf8(group).unwrap()).collect();
+    groups.join(",")
+}
+
+/// What the document says with a number, and the constant that has it.
+const NUMBERS: [(&str, &[(&str, &str)]); 36] = [
+    ("1 ≤ m ≤ {};", &[("limits.rs", "DESTINATIONS_MAX")]),
+    ("at most 2 for m (m ≤ {})", &[("limits.rs", "DESTINATIONS_MAX")]),
+    // Connections.
+    ("The first {} bytes of a message are its **opening**", &[("streams.rs", "OPENING_BYTES")]),
+    ("it keeps the last {}.", &[("streams.rs", "STREAM_BYTES")]),
+    ("Both ends remember {} streams", &[("streams.rs", "STREAMS_MAX")]),
+    ("p + length ≤ {}, whatever", &[("streams.rs", "OPENING_BYTES")]),
+    (
+        "looks at the first {} bytes of a stream's latest {} whole openings",
+        &[("streams.rs", "LOOK_BYTES"), ("streams.rs", "TRIED")],
+    ),
+    (
+        "an equal length of the opening {}; an older one is taken if it counts over {} more",
+        &[("streams.rs", "SAME_LENGTH"), ("streams.rs", "OLDER_BYTES")],
+    ),
+    ("`length ≤ distance ≤ {}`", &[("echo.rs", "WINDOW_BYTES")]),
+    ("and else after each {} bytes", &[("echo.rs", "SAY_AFTER_BYTES")]),
+    ("columns more than {} bytes would be unknown", &[("echo.rs", "UNKNOWN_BYTES_MAX")]),
+    ("shorter than {} bytes this encoder does not look for", &[("echo.rs", "ECHO_BYTES_MIN")]),
+    // The second stage.
+    (
+        "An LZ4 block that would have to expand by more than {} is refused",
+        &[("wire.rs", "LZ4_EXPANSION_MAX")],
+    ),
+    ("a ZSTD block that would have to by more than {}.", &[("wire.rs", "ZSTD_EXPANSION_MAX")]),
+    ("What {} allows is much", &[("wire.rs", "ZSTD_EXPANSION_MAX")]),
+    // Work.
+    ("At most {} rounds, over disjoint parts", &[("plan.rs", "ADDRESS_ROUNDS")]),
+    ("per reference, of which at most {} are tried", &[("plan.rs", "REFERENCES_TRIED")]),
+    ("At most {} rounds, over disjoint gaps", &[("plan.rs", "BYTE_ROUNDS")]),
+    (
+        "in more than {} alignments as a message and {} as a reference",
+        &[("plan.rs", "BYTE_ROUNDS"), ("plan.rs", "BYTE_ROUNDS")],
+    ),
+    (
+        "at most {} of each a second time and {} a third",
+        &[("bytes_equal.rs", "LONG"), ("bytes_equal.rs", "WIDE")],
+    ),
+    ("costs {} of the credit", &[("align.rs", "PROBE_COST")]),
+    ("credit is {} per message plus one per matched byte", &[("align.rs", "CREDIT_START")]),
+    ("so probes cost O(n + {} m)", &[("align.rs", "CREDIT_START")]),
+    (
+        "A candidate block is compared on {} bytes, at most {} per position",
+        &[("index.rs", "BLOCK"), ("index.rs", "BUCKET")],
+    ),
+    ("**The index** hashes every {} bytes", &[("index.rs", "BLOCK")]),
+    ("Equally long texts of at most {} bytes are tried in columns", &[("columns.rs", "COLUMN_BYTES_MAX")]),
+    ("texts that differ in one place of at most {} bytes only", &[("plan.rs", "SHORT_BYTES")]),
+    ("groups of {} destinations, then of {}.", &[("draft.rs", "GROUPS[1]"), ("draft.rs", "GROUPS[2]")]),
+    (
+        "Of at most {} earlier messages of a stream {} bytes are looked at",
+        &[("streams.rs", "TRIED"), ("streams.rs", "LOOK_BYTES")],
+    ),
+    ("streams remember them at no more than {} distances", &[("in_step.rs", "CLASSES_MAX")]),
+    (
+        "finds at least {} bytes, so that {} bytes take at most one probe per {} bytes",
+        &[("align.rs", "RUN_BYTES_MIN"), ("streams.rs", "OPENING_BYTES"), ("align.rs", "RUN_BYTES_MIN")],
+    ),
+    (
+        "after {} visits per byte and {} per message",
+        &[("records.rs", "VISITS_PER_BYTE"), ("records.rs", "VISITS_PER_MESSAGE")],
+    ),
+    ("At most {} records from history may still grow", &[("records.rs", "OPEN_MAX")]),
+    (
+        "A session adds at most {} per byte and {} per message",
+        &[("tests/linear.rs", "PER_BYTE_OF_A_SESSION"), ("tests/linear.rs", "PER_MESSAGE_OF_A_SESSION")],
+    ),
+    ("a piece takes 24 bytes and its member 2: at most {}", &[("tests/allocations.rs", "PIECE_BYTES")]),
+    (
+        "at most {} with that room, and a message {}. An ECHO record takes at most {} more, and for each part beyond \
+         its fourth {}",
+        &[
+            ("tests/allocations.rs", "RECORD_BYTES"),
+            ("tests/allocations.rs", "MESSAGE_BYTES"),
+            ("tests/allocations.rs", "ECHO_RECORD_BYTES"),
+            ("tests/allocations.rs", "ECHO_PART_BYTES"),
+        ],
+    ),
+];
+
+#[test]
+fn the_numbers_are_those_of_the_code() {
+    let text = FORMAT.split_whitespace().collect::<Vec<_>>().join(" ");
+    for (phrase, constants) in NUMBERS {
+        let said = constants.iter().fold(phrase.to_owned(), |phrase, (path, name)| {
+            phrase.replacen("{}", &with_commas(constant(path, name)), 1)
+        });
+        assert!(text.contains(&said), "FORMAT.md does not say: {said}");
+    }
+    // Columns are tried before each round and after the last.
+    assert!(text.contains(&format!("so at most {} times", constant("plan.rs", "BYTE_ROUNDS") + 1)));
+    // A window descriptor of zstd: five bits for the power of two above 1 KiB.
+    let window = 1 << (10 + (constant("wire.rs", "ZSTD_WINDOW_MAX") >> 3));
+    assert!(text.contains(&format!("none above `68` ({} MiB) is valid", window >> 20)));
+}
+
+/// The decoder in another language has the numbers once more.
+#[test]
+fn the_numbers_are_those_of_decode_py() {
+    let python = file("tests/independent/decode.py");
+    let list = |names: &[(&str, &str)]| {
+        names.iter().map(|(path, name)| constant(path, name).to_string()).collect::<Vec<_>>().join(", ")
+    };
+    let window = constant("echo.rs", "WINDOW_BYTES").ilog2();
+    let remembered =
+        [("streams.rs", "OPENING_BYTES"), ("streams.rs", "STREAM_BYTES"), ("streams.rs", "STREAMS_MAX")];
+    let remembered = format!("= {}, 1 << {window}\n", list(&remembered));
+    assert!(python.contains(&format!("OPENING_BYTES, STREAM_BYTES, STREAMS, ECHO_BYTES {remembered}")));
+    let Limits { destinations, message_bytes, output_bytes, pieces, records, data_bytes, set_bytes } =
+        Limits::default();
+    let (message, output) = (message_bytes >> 20, output_bytes >> 20);
+    assert!(python.contains(&format!(
+        "DESTINATIONS, MESSAGE_BYTES, OUTPUT_BYTES = {destinations}, {message} << 20, {output} << 20\n"
+    )));
+    assert!(python.contains(&format!(
+        "PIECES, RECORDS, DATA_BYTES, SET_BYTES = 1 << {}, 1 << {}, {} << 20, {} << 20\n",
+        pieces.ilog2(),
+        records.ilog2(),
+        data_bytes >> 20,
+        set_bytes >> 20
+    )));
+    assert!(python.contains(&format!("data_bytes // {} <=", constant("wire.rs", "LZ4_EXPANSION_MAX"))));
 }
