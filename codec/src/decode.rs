@@ -432,9 +432,18 @@ fn data_of(bytes: Bytes, layout: &Layout) -> Result<(Bytes, usize), DecodeError>
 /// Those of [`Frame::parse`].
 #[doc(hidden)]
 pub fn reserialise(bytes: Bytes, limits: &Limits) -> Result<Vec<u8>, DecodeError> {
-    let layout = Layout::read(&bytes, limits, None, Room::default())?;
+    reserialise_after(bytes, limits, None)
+}
+
+/// The same for a frame of a connection, after so much `history`. What its records refer to is not looked at.
+pub(crate) fn reserialise_after(
+    bytes: Bytes,
+    limits: &Limits,
+    history: Option<u32>,
+) -> Result<Vec<u8>, DecodeError> {
+    let layout = Layout::read(&bytes, limits, history, Room::default())?;
     let (data, base) = data_of(bytes, &layout)?;
-    Ok(layout.write(&data[base..base + layout.data_bytes], None))
+    Ok(layout.write(&data[base..base + layout.data_bytes], history))
 }
 
 #[cfg(test)]

@@ -200,6 +200,20 @@ impl SessionDecoder {
         self.streams.next_frame();
         Ok(frame)
     }
+
+    /// Reads what may be the next frame into its records and writes those again, without a second stage. For tests, as
+    /// [`crate::reserialise`]: what the records refer to is not looked at, and nothing is remembered.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`parse`](Self::parse), but for references.
+    #[doc(hidden)]
+    pub fn reserialise(&self, bytes: Bytes) -> Result<Vec<u8>, DecodeError> {
+        match &self.failed {
+            Some(error) => Err(error.clone()),
+            None => decode::reserialise_after(bytes, &self.limits, Some(self.history)),
+        }
+    }
 }
 
 impl Session {
@@ -253,5 +267,15 @@ impl Session {
     /// Those of [`SessionDecoder::parse`].
     pub fn parse(&mut self, bytes: Bytes, streams: &[u32]) -> Result<Frame, DecodeError> {
         self.decoder.parse_with(bytes, streams, Some((&mut self.sent, &mut self.received)))
+    }
+
+    /// As [`SessionDecoder::reserialise`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`SessionDecoder::reserialise`].
+    #[doc(hidden)]
+    pub fn reserialise(&self, bytes: Bytes) -> Result<Vec<u8>, DecodeError> {
+        self.decoder.reserialise(bytes)
     }
 }

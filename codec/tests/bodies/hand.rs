@@ -170,16 +170,22 @@ impl<'a> Hand<'a> {
         }
     }
 
-    /// The head of a frame for `count` destinations: likely bytes in a likely order.
-    pub(crate) fn head(&mut self, count: usize) -> Vec<u8> {
+    /// The head of a frame for `count` destinations: likely bytes in a likely order. On a connection some records take
+    /// their bytes from earlier messages.
+    pub(crate) fn head(&mut self, count: usize, on_a_connection: bool) -> Vec<u8> {
         let mut head = Vec::new();
         // One wrong record is enough, so most heads are short.
         let records = [1, 3, 3, 40][self.below(4)];
+        let mut back = 1;
         for _ in 0..1 + self.below(records) {
             let shape = self.byte();
-            if shape & 7 == 0 {
-                head.push(0xD0);
-            }
+            let prefix = match shape & 7 {
+                0 => Some(0xD0),
+                1 | 2 if on_a_connection => Some(0xD1),
+                3 if on_a_connection => Some(0xD4),
+                _ => None,
+            };
+            head.extend(prefix);
             match shape >> 3 & 7 {
                 0 => head.push(0x00),
                 1 => head.push(0xC0),
@@ -209,6 +215,12 @@ impl<'a> Hand<'a> {
                 }
             }
             put_varint(&mut head, 1 + self.below(70));
+            if prefix == Some(0xD1) {
+                // Sometimes that of the last one, which is spelled otherwise.
+                let most = [0, 70, 600][self.below(3)];
+                back = if most == 0 { back } else { 1 + self.below(most) };
+                put_varint(&mut head, back);
+            }
         }
         head
     }

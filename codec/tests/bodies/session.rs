@@ -81,12 +81,19 @@ fn one_way(hand: &mut Hand<'_>) {
         match event >> 3 & 15 {
             // Lost.
             0 => astray = true,
-            // Damaged, and sealed again by somebody who knows the history.
-            1 => {
-                let mut other = bytes.to_vec();
-                hand.damage(&mut other);
-                let other = seal(other, before);
+            // Damaged or made up, by somebody who knows the history.
+            kind @ (1 | 3) => {
+                let other = if kind == 1 {
+                    let mut other = bytes.to_vec();
+                    hand.damage(&mut other);
+                    seal(other, before)
+                } else {
+                    let flags = 8 | hand.byte() & 0x10;
+                    super::made(hand, flags, numbers.len(), before, |bytes| decoder.reserialise(bytes).err())
+                };
+                let spelled = super::has_one_spelling(&other, |bytes| decoder.reserialise(bytes));
                 let parsed = decoder.parse(other.clone(), &numbers);
+                assert!(spelled || parsed.is_err());
                 if over.is_some() || astray {
                     assert!(parsed.is_err());
                 } else if other == bytes {
@@ -101,7 +108,9 @@ fn one_way(hand: &mut Hand<'_>) {
                 over = over.or(parsed.err());
             }
             delivery => {
+                let spelled = super::has_one_spelling(&bytes, |bytes| decoder.reserialise(bytes));
                 let parsed = decoder.parse(bytes.clone(), &numbers);
+                assert_eq!(spelled, parsed.is_ok());
                 match (&over, parsed) {
                     (Some(first), parsed) => assert_eq!(parsed.unwrap_err(), *first, "the same error"),
                     (None, Ok(frame)) => {
@@ -153,6 +162,7 @@ fn both_ways(hand: &mut Hand<'_>) {
         let end = usize::from(event & 1);
         if event & 2 == 0 {
             if let Some((bytes, numbers, messages)) = under_way[end].pop_front() {
+                assert!(super::has_one_spelling(&bytes, |bytes| ends[end].reserialise(bytes)));
                 let frame = ends[end].parse(bytes, &numbers).unwrap();
                 super::assert_messages(&frame, &messages);
                 for index in 0..frame.message_count().min(9) {
