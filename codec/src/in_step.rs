@@ -110,3 +110,124 @@ impl<const W: usize> InStep<W> {
         Some(class)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::payload::Payload;
+
+    /// Back, members and unchanged places of a class.
+    type Known = (usize, Vec<usize>, Vec<(usize, usize)>);
+
+    /// Every class of the messages `now`, which the streams 0, 1, 2, ... hear after those that come `earlier`; nothing if
+    /// they are not in step. An empty earlier message stands for none.
+    fn classes(earlier: &[&[&[u8]]], now: &[&[u8]]) -> Option<Vec<Known>> {
+        let mut streams = Streams::default();
+        for round in earlier {
+            for (message, number) in round.iter().zip(0..).filter(|(message, _)| !message.is_empty()) {
+                streams.enter(number, std::iter::once(message));
+            }
+            streams.next_frame();
+        }
+        let (mut openings, mut in_step) = (Openings::default(), InStep::<1>::default());
+        let mut find = |messages: &[&[u8]], flips: u8| {
+            let flip = |(at, byte): (usize, &u8)| byte ^ if at % 2 == 1 { flips } else { 0 };
+            let flipped = |message: &&[u8]| message.iter().enumerate().map(flip).collect::<Vec<u8>>();
+            let payloads: Vec<Payload> = messages.iter().map(flipped).map(Payload::from).collect();
+            let numbers: Vec<u32> = (0..).take(messages.len()).collect();
+            openings.reset(&payloads);
+            in_step.find(&openings, &numbers, &streams, &mut Work::default())
+        };
+        // Nothing is left of a frame in which much has changed, and of one in which nothing has.
+        if let Some(last) = earlier.last() {
+            find(last, 1);
+            find(last, 0);
+        }
+        let found = find(now, 0);
+        let class = |class: &Class<1>| (class.back, class.members.iter().collect(), class.unchanged.clone());
+        found.then(|| in_step.classes().iter().map(class).collect())
+    }
+
+    /// Forty bytes of one kind, with other ones at the given places.
+    fn text(kind: u8, changed: &[usize]) -> Vec<u8> {
+        let mut text: Vec<u8> = (0..40).map(|at| at ^ kind).collect();
+        changed.iter().for_each(|&at| text[at] ^= 0x40);
+        text
+    }
+
+    #[test]
+    fn a_place_is_unchanged_if_it_is_in_every_message() {
+        let (one, two, three) = (text(0, &[]), text(64, &[]), text(128, &[]));
+        let earlier: [&[u8]; 3] = [&one, &two, &three];
+        let found = classes(&[&earlier], &[&text(0, &[10]), &text(64, &[20, 21, 22]), &text(128, &[10, 23])]);
+        assert_eq!(found, Some(vec![(40, vec![0, 1, 2], vec![(0, 10), (11, 20), (24, 40)])]));
+        let found = classes(&[&earlier], &[&one, &two, &three]);
+        assert_eq!(found, Some(vec![(40, vec![0, 1, 2], vec![(0, 40)])]));
+    }
+
+    #[test]
+    fn short_places_are_sent_with_what_is_around_them() {
+        // Places of five, four and seven bytes between changes.
+        let (old, new) = (text(0, &[]), text(0, &[20, 26, 31, 39]));
+        let found = classes(&[&[&old, &old]], &[&new, &new]);
+        assert_eq!(found, Some(vec![(40, vec![0, 1], vec![(0, 20), (21, 26), (32, 39)])]));
+        let found = classes(&[&[&old]], &[&new]);
+        assert_eq!(found, Some(vec![(40, vec![0], vec![(0, 20)])]), "alone");
+    }
+
+    #[test]
+    fn messages_at_other_places_are_another_class() {
+        let (one, two) = (text(0, &[]), text(64, &[]));
+        // The third stream remembers a longer message, the fourth the right one but not as the last.
+        let long = [&one[..], b"more"].concat();
+        let found = classes(
+            &[&[b"", b"", b"", &two], &[&one, &two, &long, &one]],
+            &[&text(0, &[15]), &text(64, &[25]), &text(0, &[35]), &text(64, &[5])],
+        );
+        let expected = vec![
+            (40, vec![0, 1], vec![(0, 15), (16, 25), (26, 40)]),
+            (44, vec![2], vec![(0, 35)]),
+            (80, vec![3], vec![(6, 40)]),
+        ];
+        assert_eq!(found, Some(expected));
+    }
+
+    #[test]
+    fn more_kinds_than_are_told_apart_are_not_in_step() {
+        let texts: Vec<Vec<u8>> = (0..5).map(|more| [text(0, &[]), vec![7; more]].concat()).collect();
+        let texts: Vec<&[u8]> = texts.iter().map(Vec::as_slice).collect();
+        let kinds = |count: usize| classes(&[&texts[..count]], &texts[..count]).map(|found| found.len());
+        assert_eq!((kinds(CLASSES_MAX), kinds(CLASSES_MAX + 1)), (Some(CLASSES_MAX), None));
+    }
+
+    #[test]
+    fn a_message_of_a_new_stream_is_not_in_step_and_an_empty_one_does_not_matter() {
+        let old = text(0, &[]);
+        assert_eq!(classes(&[&[&old]], &[&old, &old]), None);
+        let found = classes(&[&[&old, &old]], &[&old, b""]);
+        assert_eq!(found, Some(vec![(40, vec![0], vec![(0, 40)])]));
+    }
+
+    #[test]
+    fn a_message_like_no_earlier_one_is_in_no_class() {
+        let (old, other) = (text(0, &[]), text(64, &[]));
+        let found = classes(&[&[&old, &old]], &[&old, &other]);
+        assert_eq!(found, Some(vec![(40, vec![0], vec![(0, 40)])]));
+        assert_eq!(classes(&[&[&old]], &[&other]), None, "nobody is in step");
+        // Twelve equal bytes are enough, of a short message a half.
+        let equal = |count: usize| text(0, &(count..40).collect::<Vec<_>>());
+        assert_eq!(classes(&[&[&old]], &[&equal(11)]), None);
+        assert_eq!(classes(&[&[&old]], &[&equal(12)]), Some(vec![(40, vec![0], vec![(0, 12)])]));
+        let short = |bytes: &[u8]| [bytes, &[0xFF; 8]].concat();
+        let (eight, seven) = (short(&old[..8]), short(&old[..7]));
+        assert_eq!(classes(&[&[&old[..16]]], &[&eight]), Some(vec![(16, vec![0], vec![(0, 8)])]));
+        assert_eq!(classes(&[&[&old[..15]]], &[&seven]), None, "half of it, but nothing long enough");
+    }
+
+    #[test]
+    fn nothing_is_known_beyond_the_shortest_message() {
+        let (old, now) = (text(0, &[]), text(0, &[]));
+        let found = classes(&[&[&old, &old]], &[&now, &now[..30]]);
+        assert_eq!(found, Some(vec![(40, vec![0, 1], vec![(0, 30)])]));
+    }
+}

@@ -41,3 +41,34 @@ impl Openings {
         (0..self.ends.len()).map(|message| self.of(message))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+
+    #[test]
+    fn openings_are_the_first_bytes_however_messages_are_cut() {
+        let long: Vec<u8> = (0..=255).cycle().take(700).collect();
+        let cut = |at: &[usize]| -> Payload {
+            let mut rest = Bytes::from(long.clone());
+            at.iter().map(|&len| rest.split_to(len)).collect()
+        };
+        let payloads = [
+            cut(&[700]),
+            Payload::default(),
+            cut(&[1, 254, 1, 444]),
+            cut(&[100, 57]),
+            cut(&[255, 2]),
+            Payload::default(),
+        ];
+        let mut openings = Openings::default();
+        for _ in 0..2 {
+            openings.reset(&payloads);
+            let found: Vec<&[u8]> = openings.iter().collect();
+            let opening = |bytes: usize| &long[..bytes];
+            assert_eq!(found, [opening(256), b"", opening(256), opening(157), opening(256), b""]);
+            assert!((0..payloads.len()).all(|message| openings.of(message) == found[message]));
+        }
+    }
+}
