@@ -195,4 +195,98 @@ mod tests {
         }
         assert_eq!(received.news(), 70_000, "it counts all the same");
     }
+
+    #[test]
+    fn what_lies_inside_one_chunk_is_recognised() {
+        let mut received = Received::default();
+        // Two chunks of one buffer, with a hole between them, and one elsewhere.
+        let buffer = Bytes::from(vec![7; 3000]);
+        let elsewhere = Bytes::from(vec![7; 500]);
+        for chunk in [buffer.slice(..1000), elsewhere.clone(), buffer.slice(1500..)] {
+            let bytes = chunk.len();
+            received.enter(chunk, bytes);
+        }
+        for (from, to, distance) in [
+            (0, 1000, Some(3000)),
+            (1, 20, Some(2999)),
+            (980, 1000, Some(2020)),
+            (980, 1001, None),
+            (1100, 1200, None),
+            (1499, 1600, None),
+            (1500, 3000, Some(1500)),
+            (2999, 3000, Some(1)),
+        ] {
+            assert_eq!(received.distance(&buffer[from..to]), distance, "{from}..{to}");
+        }
+        assert_eq!(received.distance(&elsewhere), Some(2000));
+        assert_eq!(received.distance(&[7; 500]), None, "the same bytes elsewhere");
+    }
+
+    #[test]
+    fn both_ends_count_the_same_distance() {
+        let (mut sent, mut received) = (Sent::default(), Received::default());
+        let chunks: Vec<Bytes> =
+            (0..9).map(|kind| Bytes::from(vec![kind; 700 + usize::from(kind)])).collect();
+        for chunk in &chunks {
+            sent.enter(std::iter::once(chunk.clone()));
+        }
+        // The last two have not arrived yet.
+        for chunk in &chunks[..7] {
+            received.enter(chunk.clone(), chunk.len());
+        }
+        assert_eq!(sent.find(1, 1), None, "nothing has arrived as far as is known");
+        assert!(sent.arrived(received.news()));
+        for chunk in &chunks[..7] {
+            let distance = received.distance(chunk).unwrap();
+            assert_eq!(sent.find(distance, chunk.len()).unwrap().concat(), chunk[..]);
+        }
+        let over = received.distance(&chunks[5][600..]).unwrap();
+        let parts = sent.find(over, 205).unwrap();
+        assert_eq!(parts.concat(), [&chunks[5][600..], &chunks[6][..100]].concat());
+    }
+
+    #[test]
+    fn it_is_said_what_has_arrived_after_a_quarter_of_the_window() {
+        let mut received = Received::default();
+        received.enter(Bytes::from(vec![1; SAY_AFTER_BYTES - 1]), SAY_AFTER_BYTES);
+        assert_eq!((received.news(), received.to_say()), (SAY_AFTER_BYTES - 1, None));
+        received.enter(Bytes::from(vec![1; 3]), 3);
+        assert_eq!(received.to_say(), Some(SAY_AFTER_BYTES + 2));
+        for bytes in [SAY_AFTER_BYTES, 2] {
+            received.was_said(bytes);
+        }
+        assert_eq!((received.news(), received.to_say()), (0, None));
+    }
+
+    #[test]
+    fn no_more_is_kept_than_may_be_unknown() {
+        let mut sent = Sent::default();
+        let chunk = Bytes::from(vec![1; WINDOW_BYTES]);
+        for _ in 0..4 {
+            assert!(sent.has_room(WINDOW_BYTES));
+            sent.enter(std::iter::once(chunk.clone()));
+        }
+        assert!(sent.has_room(0) && !sent.has_room(1) && !sent.has_room(usize::MAX));
+        // Two have arrived: the first can no longer be referred to, the second is the window.
+        assert!(sent.arrived(2 * WINDOW_BYTES) && sent.has_room(2 * WINDOW_BYTES));
+        assert_eq!((sent.kept, sent.chunks.len()), (3 * WINDOW_BYTES, 3));
+        assert!(sent.find(WINDOW_BYTES, WINDOW_BYTES).is_some() && sent.find(WINDOW_BYTES + 1, 1).is_none());
+    }
+
+    #[test]
+    fn what_was_received_longest_ago_is_forgotten_first() {
+        let mut received = Received::default();
+        let chunks: Vec<Bytes> = (0..5).map(|_| Bytes::from(vec![1; WINDOW_BYTES / 4])).collect();
+        for chunk in &chunks {
+            received.enter(chunk.clone(), chunk.len());
+        }
+        // What a chunk takes besides its bytes counts, so the fourth but last goes as well.
+        let known: Vec<bool> = chunks.iter().map(|chunk| received.distance(chunk).is_some()).collect();
+        assert_eq!(known, [false, false, true, true, true]);
+        let long = Bytes::from(vec![1; WINDOW_BYTES + 1]);
+        received.enter(long.clone(), long.len());
+        assert_eq!(received.distance(&long[..20]), None, "longer than can be referred to");
+        assert_eq!(received.distance(&chunks[4]), None, "too far back now");
+        assert_eq!(received.news(), 5 * (WINDOW_BYTES / 4) + WINDOW_BYTES + 1);
+    }
 }

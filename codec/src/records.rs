@@ -368,3 +368,180 @@ impl<'a, const W: usize> Records<'a, W> {
         self.data.push(self.texts, span);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::openings::Openings;
+    use crate::payload::Payload;
+    use crate::streams::Streams;
+    use crate::texts::Borders;
+
+    /// A text of forty bytes.
+    const TEXT: &[u8; 40] = b"abcdefghijklmnopqrstuvwxyz0123456789ABCD";
+
+    fn span(message: usize, start: usize, end: usize) -> Span {
+        Span { message, start, end }
+    }
+
+    fn set(members: &[usize]) -> DestinationSet<1> {
+        let mut set = DestinationSet::EMPTY;
+        members.iter().for_each(|&member| set.insert(member));
+        set
+    }
+
+    /// Head and data that `make` makes of messages, whose streams remember one earlier message each.
+    fn made(earlier: &[&[u8]], now: &[&[u8]], make: impl FnOnce(&mut Records<'_, 1>)) -> (Vec<u8>, Vec<u8>) {
+        let mut streams = Streams::default();
+        for (message, number) in earlier.iter().zip(0..) {
+            streams.enter(number, std::iter::once(message));
+        }
+        let payloads: Vec<Payload> = now.iter().map(|message| Payload::from(message.to_vec())).collect();
+        let numbers: Vec<u32> = (0..).take(now.len()).collect();
+        let (mut openings, mut runs) = (Openings::default(), PastRuns::default());
+        openings.reset(&payloads);
+        runs.find(&openings, &numbers, &streams, &mut Work::default());
+        let mut borders = Borders::default();
+        borders.reset(&payloads);
+        let texts = Texts::new(&payloads, &borders);
+        let (mut head, mut data) = (HeadWriter::new(), DataColumn::default());
+        head.reset(now.len());
+        let mut out = Records::new(texts, &mut head, &mut data, Work::default());
+        out.remember(&runs, now.len(), payloads.iter().map(Payload::len).sum());
+        make(&mut out);
+        out.finish();
+        let data = data.iter().flatten().copied().collect();
+        (head.bytes().to_vec(), data)
+    }
+
+    #[test]
+    fn what_all_members_remember_at_one_place_is_one_record_however_it_is_cut() {
+        let (head, data) = made(&[TEXT, TEXT], &[TEXT, TEXT], |out| {
+            out.shared(&set(&[0, 1]), span(0, 0, 9));
+            out.each(&set(&[0, 1]), [span(0, 9, 12), span(1, 9, 12)].into_iter(), 3);
+            out.shared(&set(&[0, 1]), span(0, 12, 40));
+        });
+        assert_eq!((&head[..], &data[..]), (&[0xD1, 0x00, 40, 40][..], &b""[..]));
+    }
+
+    #[test]
+    fn what_is_not_worth_its_record_is_sent() {
+        // A record from the past takes four bytes here, and two bytes with a record of their own as many.
+        for (bytes, recalled) in [(2, false), (3, true)] {
+            let (head, data) = made(&[TEXT, b""], &[TEXT, b"x"], |out| out.private(span(0, 0, bytes)));
+            if recalled {
+                assert_eq!((&head[..], &data[..]), (&[0xD1, 0xC0, 3, 40][..], &b""[..]));
+            } else {
+                assert_eq!((&head[..], &data[..]), (&[0xC0, 2][..], &TEXT[..2]));
+            }
+        }
+        // What was put off because it might grow comes before what follows.
+        let (head, data) = made(&[TEXT, TEXT], &[TEXT, TEXT], |out| {
+            out.shared(&set(&[0, 1]), span(0, 0, 2));
+            out.private(span(0, 2, 40));
+        });
+        assert_eq!((&head[..], &data[..]), (&[0x00, 2, 0xD1, 0xC0, 38, 40][..], &b"ab"[..]));
+    }
+
+    #[test]
+    fn only_what_is_remembered_is_left_out() {
+        let mut changed = *TEXT;
+        changed[20] = b'!';
+        let (head, data) = made(&[TEXT, b""], &[&changed, b"x"], |out| out.private(span(0, 0, 40)));
+        assert_eq!(head, [0xD1, 0xC0, 20, 40, 0x40, 1, 0xD4, 0x40, 19]);
+        assert_eq!(data, b"!");
+    }
+
+    #[test]
+    fn what_lies_elsewhere_is_another_record() {
+        let shorter = [&TEXT[..10], &TEXT[20..]].concat();
+        let (head, data) = made(&[TEXT, b""], &[&shorter, b"x"], |out| out.private(span(0, 0, 30)));
+        assert_eq!((&head[..], &data[..]), (&[0xD1, 0xC0, 10, 40, 0xD1, 0x40, 20, 30][..], &b""[..]));
+    }
+
+    #[test]
+    fn members_that_remember_it_elsewhere_are_a_group_if_every_record_is_worth_it() {
+        let longer = [&TEXT[..], b"more"].concat();
+        for (bytes, recalled) in [(10, false), (11, true)] {
+            let (head, data) = made(&[TEXT, &longer, TEXT], &[TEXT, TEXT, TEXT], |out| {
+                out.shared(&set(&[0, 1, 2]), span(0, 0, bytes));
+            });
+            if recalled {
+                assert_eq!((&head[..], &data[..]), (&[0xD1, 0x41, 11, 44, 0xD1, 0x81, 11, 40][..], &b""[..]));
+            } else {
+                assert_eq!((&head[..], &data[..]), (&[0x00, 10][..], &TEXT[..10]));
+            }
+        }
+    }
+
+    #[test]
+    fn more_groups_than_are_worth_it_are_none() {
+        let earlier: Vec<Vec<u8>> = (0..5).map(|more| [&TEXT[..], &vec![7; more]].concat()).collect();
+        let earlier: Vec<&[u8]> = earlier.iter().map(Vec::as_slice).collect();
+        for (count, data_bytes) in [(4, 0), (5, 40)] {
+            let now = vec![&TEXT[..]; count];
+            let all: Vec<usize> = (0..count).collect();
+            let (_, data) = made(&earlier, &now, |out| out.shared(&set(&all), span(0, 0, 40)));
+            assert_eq!(data.len(), data_bytes);
+        }
+    }
+
+    #[test]
+    fn a_member_that_remembers_nothing_has_it_sent_to_all_and_of_each_only_to_itself() {
+        let now: [&[u8]; 3] = [TEXT, TEXT, TEXT];
+        let (head, data) = made(&[TEXT, TEXT], &now, |out| out.shared(&set(&[0, 1, 2]), span(0, 0, 40)));
+        assert_eq!((&head[..], &data[..]), (&[0x00, 40][..], &TEXT[..]));
+        let spans = || [span(0, 0, 30), span(1, 0, 30), span(2, 0, 30)].into_iter();
+        let (head, data) = made(&[TEXT, TEXT], &now, |out| out.each(&set(&[0, 1, 2]), spans(), 30));
+        assert_eq!((&head[..], &data[..]), (&[0x42, 30, 0xD1, 0x82, 30, 40][..], &TEXT[..30]));
+        // Where it saves less than a record takes, everybody gets its own.
+        let spans = || [span(0, 0, 2), span(1, 0, 2), span(2, 0, 2)].into_iter();
+        let (head, data) = made(&[TEXT, TEXT], &now, |out| out.each(&set(&[0, 1, 2]), spans(), 2));
+        assert_eq!((&head[..], &data[..]), (&[0xD0, 0x00, 2][..], &b"ababab"[..]));
+    }
+
+    #[test]
+    fn records_that_may_still_grow_are_settled_before_their_members_get_something_else() {
+        let other = TEXT.map(|byte| byte ^ 0x80);
+        let third = TEXT.map(|byte| byte ^ 0x20);
+        let now = [&[&TEXT[..20], b"!!!!"].concat()[..], &other[..20], &third[..20]];
+        let (head, data) = made(&[TEXT, &other, &third], &now, |out| {
+            out.private(span(0, 0, 10));
+            out.private(span(1, 0, 10));
+            out.private(span(0, 10, 20));
+            out.private(span(2, 0, 20));
+            out.private(span(1, 10, 20));
+            out.private(span(0, 20, 24));
+        });
+        // The first is settled by what its member gets next; the others grow until the end.
+        let expected = [&[0xD1, 0xC0, 20, 40][..], &[0x40, 4], &[0xD4, 0x42, 20], &[0xD4, 0x41, 20]].concat();
+        assert_eq!((head, &data[..]), (expected, &b"!!!!"[..]));
+    }
+
+    #[test]
+    fn records_are_settled_before_each_member_gets_its_own() {
+        let changed = [&TEXT[..20], b"!!!!", &TEXT[24..]].concat();
+        let (head, data) = made(&[TEXT, TEXT], &[TEXT, &changed], |out| {
+            out.shared(&set(&[0, 1]), span(0, 0, 20));
+            out.each(&set(&[0, 1]), [span(0, 20, 24), span(1, 20, 24)].into_iter(), 4);
+        });
+        assert_eq!((&head[..], &data[..]), (&[0xD1, 0x00, 20, 40, 0xD0, 0x00, 4][..], &b"uvwx!!!!"[..]));
+    }
+
+    #[test]
+    fn the_eldest_record_is_closed_when_there_are_too_many() {
+        let texts: Vec<[u8; 40]> = (0..6).map(|kind| TEXT.map(|byte| byte ^ kind << 5)).collect();
+        let texts: Vec<&[u8]> = texts.iter().map(|text| &text[..]).collect();
+        let (head, _) = made(&texts, &texts, |out| {
+            for message in 0..6 {
+                out.private(span(message, 0, 20));
+            }
+            // The fifth still grows, the first does not.
+            out.private(span(4, 20, 40));
+            out.private(span(0, 20, 40));
+        });
+        let records: Vec<(u8, u8)> = head[4..].chunks(3).map(|record| (record[1], record[2])).collect();
+        assert_eq!(head[..4], [0xD1, 0xC0, 20, 40]);
+        assert_eq!(records, [(0xC0, 20), (0xC0, 20), (0x40, 20), (0x45, 20), (0x44, 40), (0x43, 20)]);
+    }
+}

@@ -242,6 +242,64 @@ mod tests {
         );
     }
 
+    /// Which of the earlier messages, the latest is 0, is found to be most like one.
+    fn most_alike(earlier: &[&[u8]], message: &[u8]) -> Option<usize> {
+        let mut stream = Stream::default();
+        for earlier in earlier {
+            stream.enter(std::iter::once(earlier));
+        }
+        let alike = stream.most_alike(message, &mut Work::default())?;
+        stream.openings().position(|opening| opening == (alike.start, alike.len))
+    }
+
+    /// Forty bytes that begin with so many equal ones.
+    fn equal(count: usize) -> [u8; 40] {
+        std::array::from_fn(|at| if at < count { 1 } else { 2 })
+    }
+
+    #[test]
+    fn the_latest_message_that_is_half_alike_is_taken() {
+        let message = [1; 40];
+        assert_eq!(most_alike(&[], &message), None);
+        assert_eq!(most_alike(&[&equal(0)], &message), Some(0), "however little that is");
+        assert_eq!(most_alike(&[&equal(40), &equal(16)], &message), Some(0), "it is not looked further");
+        assert_eq!(most_alike(&[&equal(40), &equal(15)], &message), Some(1));
+        // The first 32 bytes are looked at only.
+        let behind = std::array::from_fn::<u8, 40, _>(|at| if at < 32 { 2 } else { 1 });
+        assert_eq!(most_alike(&[&equal(8), &behind], &message), Some(0));
+        assert_eq!(most_alike(&[&equal(9), &behind], &message), Some(1));
+    }
+
+    #[test]
+    fn an_older_message_has_to_be_clearly_more_alike() {
+        let message = [1; 40];
+        for (older, taken) in [(8, 0), (9, 1), (15, 1)] {
+            assert_eq!(most_alike(&[&equal(older), &equal(0)], &message), Some(taken), "{older}");
+        }
+        // An equal length counts as sixteen bytes.
+        for (older, later, taken) in
+            [(16, 8, 0), (16, 7, 1), (32, 23, 1), (32, 24, 0), (8, 15, 0), (8, 16, 0)]
+        {
+            let earlier: [&[u8]; 2] = [&equal(older), &[&equal(later)[..], b"x"].concat()];
+            let with_length = older + 16 > later + 8;
+            assert_eq!(most_alike(&earlier, &message), Some(usize::from(with_length)), "{older} {later}");
+            let earlier: [&[u8]; 2] =
+                [&[&equal(older)[..], b"x"].concat(), &[&equal(later)[..], b"x"].concat()];
+            assert_eq!(most_alike(&earlier, &message), Some(taken), "{older} {later}");
+        }
+    }
+
+    #[test]
+    fn the_latest_eight_messages_are_looked_at() {
+        let (message, other) = ([1; 40], equal(0));
+        let earlier = |between: usize| {
+            let mut earlier: Vec<&[u8]> = vec![&message];
+            earlier.extend(std::iter::repeat_n(&other[..], between));
+            most_alike(&earlier, &message)
+        };
+        assert_eq!((earlier(7), earlier(8)), (Some(7), Some(0)));
+    }
+
     #[test]
     fn the_stream_unused_for_longest_is_forgotten() {
         let mut streams = Streams::default();
