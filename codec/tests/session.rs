@@ -111,6 +111,43 @@ fn one_message_out_of_step_does_not_cost_the_others_their_history() {
     }
 }
 
+/// Two equal messages and one that differs in a place, in one frame and one after the other, whichever comes first.
+#[test]
+fn an_equal_pair_and_one_that_differs_survive_in_any_order() {
+    for (len, place) in [(40, 9), (40, 39), (256, 255), (300, 280), (600, 0), (600, 599), (2000, 1000)] {
+        let mut rng = Rng::with_seed(len as u64);
+        let equal: Vec<u8> = std::iter::repeat_with(|| rng.u8(..)).take(len).collect();
+        let mut differs = equal.clone();
+        differs[place] ^= 0xFF;
+        let text = |kind: usize| Payload::from(if kind == 0 { equal.clone() } else { differs.clone() });
+        for odd in 0..3 {
+            let kinds: Vec<usize> = (0..3).map(|index| usize::from(index == odd)).collect();
+            // One stream hears all of them, or the pair, or each has its own.
+            for streams in [[1, 1, 1], [1, 1, 2], [1, 2, 3]] {
+                let (mut encoder, mut decoder) = pair();
+                // In one frame, three times; the last time all are as they were, and little has to be said.
+                let payloads: Vec<Payload> = kinds.iter().map(|&kind| text(kind)).collect();
+                for round in 0..3 {
+                    let frame = encoder.encode(&streams, &payloads).unwrap();
+                    check(&mut decoder, &frame, &streams, &payloads);
+                    let most = len.saturating_sub(256) + 40;
+                    assert!(round == 0 || frame.len() <= most, "{len}, {odd}: {} bytes", frame.len());
+                }
+                // One after the other.
+                for (index, &kind) in kinds.iter().chain(&kinds).chain(&kinds).enumerate() {
+                    let (streams, payloads) = ([streams[index % 3]], [text(kind)]);
+                    let frame = encoder.encode(&streams, &payloads).unwrap();
+                    check(&mut decoder, &frame, &streams, &payloads);
+                }
+                // And all of the other kind, for those that remember both and those that do not.
+                let payloads = [1 - kinds[0], 1 - kinds[1], 1 - kinds[2]].map(text);
+                let frame = encoder.encode(&streams, &payloads).unwrap();
+                check(&mut decoder, &frame, &streams, &payloads);
+            }
+        }
+    }
+}
+
 #[test]
 fn every_stage_serves_a_connection() {
     let streams = [1, 2, 3];
