@@ -8,11 +8,13 @@ use crate::plan::Item;
 use crate::records::Records;
 use crate::varint;
 
-/// Longer texts are not laid out in columns.
+/// Longer texts are not laid out in columns: whether a column changes is noted on the stack. 128 to 1,024 make no difference
+/// for sessions.
 pub(crate) const COLUMN_BYTES_MAX: usize = 512;
-/// What ending one record and beginning another costs, about.
+/// What ending one record and beginning another costs, about: a set and a length each. 2 or 3 save up to 2 % of heartbeats in
+/// which fields lie close together, and make more pieces of them.
 const SPLIT_BYTES: usize = 4;
-/// Bytes that a key has room for.
+/// Bytes that a key has room for: those of a word.
 const KEY_BYTES: usize = 8;
 
 /// The beginning of a text in columns, such that keys of equally long texts sort as those do, and the number of its item.

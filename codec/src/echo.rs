@@ -8,17 +8,22 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 
-/// Bytes that have arrived and may be referred to.
+/// Bytes that have arrived and may be referred to, of the format: what arrives within 100 ms at 10 MB/s. Both ends keep as
+/// much.
 pub(crate) const WINDOW_BYTES: usize = 1 << 20;
-/// Shorter parts of what the receiver sent are sent back: a record for them costs as much.
+/// Shorter parts of what the receiver sent are sent back: a record for them takes up to nine bytes, and cuts the one around
+/// it in two, for some more.
 pub(crate) const ECHO_BYTES_MIN: usize = 16;
-/// Bytes that have not, as far as is known. What would go beyond is not entered.
+/// Bytes that have not, as far as is known. What would go beyond is not entered. It bounds what a peer that never says what
+/// has arrived makes this end keep: four windows, for it says so four times in each.
 const UNKNOWN_BYTES_MAX: usize = 4 << 20;
-/// Neighbours that have no more together are kept as one, so that memory is bounded by bytes and not by frames.
+/// Neighbours that have no more together are kept as one, so that memory is bounded by bytes and not by frames: at most two
+/// chunks per KiB. Joining copies so many bytes per frame at most.
 const JOINED_BYTES_MAX: usize = 1 << 10;
 /// What a chunk that was received takes besides its bytes: two entries, and the rest of a buffer that it holds.
 const CHUNK_BYTES: usize = 256;
-/// So much has to arrive before it is said.
+/// So much has to arrive before it is said: three bytes per 256 KiB, and three quarters of the window may be referred to by
+/// whoever hears nothing else.
 const SAY_AFTER_BYTES: usize = WINDOW_BYTES / 4;
 
 /// What this end sent.

@@ -15,15 +15,19 @@ use crate::set_table::SetTable;
 use crate::texts::{Span, Texts};
 use crate::work::Work;
 
-/// Places that the members of one record may take their bytes from; with more the bytes are sent instead.
+/// Places that the members of one record may take their bytes from; with more the bytes are sent instead. With 2, frames for
+/// some of 20 destinations take 206 bytes instead of 133, with 1 224; with 8 at most 2 % less of anything tried.
 const BACKS_MAX: usize = 4;
-/// Records from history that may still grow, each for other members.
+/// Records from earlier messages that may still grow, each for other members. 1 to 8 differ by 0.2 % in all traffic tried;
+/// all of them are looked through for each record.
 const OPEN_MAX: usize = 4;
 /// Places looked at per message and byte before history is left alone for the rest of a frame.
 const VISITS_PER_BYTE: usize = 2;
 /// ... and in any case allowed, per message.
 const VISITS_PER_MESSAGE: usize = 64;
-/// What a record from history takes, about; one of shared bytes, and one of bytes for each, besides those.
+/// What a record from earlier messages takes, about: a code, a set of one or two bytes, a length, a back of one or two. What
+/// one of shared bytes takes besides those: set and length; and one of bytes for each: a code more. One byte more or less of
+/// any of them changes all traffic tried by less than 1 %.
 const RECORD_BYTES: usize = 5;
 const SHARED_RECORD_BYTES: usize = 2;
 const EACH_RECORD_BYTES: usize = 3;

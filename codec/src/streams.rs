@@ -9,25 +9,33 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::bytes_equal::equal_count;
 use crate::work::Work;
 
-/// Bytes of a message that are remembered, from its first one on.
+/// Bytes of a message that are remembered, from its first one on; of the format. A decoder copies as many of a message that
+/// refers to them.
 pub(crate) const OPENING_BYTES: usize = 256;
-/// Bytes remembered per stream; the oldest are forgotten first.
+/// Bytes remembered per stream; the oldest are forgotten first. Of the format: what all streams of a direction remember is
+/// at most 4 MiB.
 pub(crate) const STREAM_BYTES: usize = 4 << 10;
-/// Bytes that a stream takes, with those that it has forgotten but not given back.
+/// Bytes that a stream takes, with those that it has forgotten but not given back: each is moved at most once that way.
 const KEPT_BYTES_MAX: usize = 2 * STREAM_BYTES;
-/// Earlier messages that are looked at for one that is like the next, the latest first.
+/// Earlier messages that are looked at for one that is like the next, the latest first. Matters where a stream hears several
+/// kinds in turn: with 1, five such messages of three kinds take 323 bytes instead of 116, with 4 198, with 16 92; every one
+/// is work for all.
 const TRIED: usize = 8;
-/// Bytes of each that are looked at.
+/// Bytes of each that are looked at. 16 and 64 choose the same in all traffic tried; 64 are half as much work again.
 const LOOK_BYTES: usize = 32;
-/// What an equal length is worth in equal bytes.
+/// What an equal length is worth in equal bytes. With 8, five messages with a field that grows and shrinks take 275 bytes
+/// instead of 132, because they are laid beside ones in which everything behind the field has moved; with 32 as many.
 const SAME_LENGTH: usize = 16;
 /// An older message has to be more alike by so many bytes: a few are equal by chance, and streams that choose by chance
-/// are not in step.
+/// are not in step. With 16 an equal length alone is no longer enough: 275 bytes instead of 132, as above.
 const OLDER_BYTES: usize = 8;
-/// Messages of which it is remembered where they begin.
-const OPENINGS_MAX: usize = 16;
-/// Streams remembered; the one unused for longest is forgotten first.
+/// Messages of which it is remembered where they begin: as many as a stream remembers of the longest.
+const OPENINGS_MAX: usize = STREAM_BYTES / OPENING_BYTES;
+/// Streams remembered; the one unused for longest is forgotten first. Of the format: as many as a frame has destinations.
 pub(crate) const STREAMS_MAX: usize = 1024;
+
+const _: () =
+    assert!(TRIED <= OPENINGS_MAX && LOOK_BYTES <= OPENING_BYTES && OPENING_BYTES <= u16::MAX as usize);
 
 /// Openings of the latest messages of one stream.
 #[derive(Debug, Default)]
@@ -99,7 +107,6 @@ impl Stream {
         }
         self.begin = self.begin.max(self.kept.len().saturating_sub(STREAM_BYTES));
         if room < OPENING_BYTES {
-            // No more than anybody looks at.
             self.lens.copy_within(..OPENINGS_MAX - 1, 1);
             self.lens[0] = u16::try_from(OPENING_BYTES - room).unwrap_or(u16::MAX);
             self.openings = OPENINGS_MAX.min(self.openings + 1);
