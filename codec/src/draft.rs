@@ -87,7 +87,7 @@ impl<const W: usize> Draft<W> {
             data.reset();
             let mut out = Records::new(texts, &mut self.head, data, outcome.work);
             if let Some(memory) = &memory {
-                out.remember(memory.runs, count, input.bytes);
+                out.remember(memory.runs, count);
                 if let Some(received) = memory.received {
                     out.echo(received);
                 }

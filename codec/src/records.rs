@@ -21,10 +21,6 @@ const BACKS_MAX: usize = 4;
 /// Records from earlier messages that may still grow, each for other members. 1 to 8 differ by 0.2 % in all traffic tried;
 /// all of them are looked through for each record.
 const OPEN_MAX: usize = 4;
-/// Places looked at per message and byte before history is left alone for the rest of a frame.
-const VISITS_PER_BYTE: usize = 2;
-/// ... and in any case allowed, per message.
-const VISITS_PER_MESSAGE: usize = 64;
 /// What a record from earlier messages takes, about: a code, a set of one or two bytes, a length, a back of one or two. What
 /// one of shared bytes takes besides those: set and length; and one of bytes for each: a code more. One byte more or less of
 /// any of them changes all traffic tried by less than 1 %.
@@ -52,7 +48,6 @@ struct History<'a, const W: usize> {
     /// Its first run that ends after that.
     next: Vec<usize>,
     open: Vec<Open<W>>,
-    visits_left: usize,
     /// Members and open records looked at so far.
     visits: usize,
 }
@@ -94,12 +89,11 @@ impl<'a, const W: usize> History<'a, W> {
     }
 
     /// The groups that remember where the members of `set` stand, if all of them do, and cuts `stretch` to the bytes for
-    /// which that holds.
+    /// which that holds. That is at least one, so no member is visited more often than its message has bytes.
     fn groups(&mut self, set: &DestinationSet<W>, stretch: &mut usize) -> Option<Vec<Group<W>>> {
         let mut groups: Vec<Group<W>> = Vec::new();
         let mut all = true;
         for message in set.iter() {
-            self.visits_left = self.visits_left.checked_sub(1)?;
             self.visits += 1;
             let (bytes, back) = self.covered(message);
             *stretch = bytes.min(*stretch);
@@ -142,17 +136,10 @@ impl<'a, const W: usize> Records<'a, W> {
         Self { texts, head, data, history: None, echo: None, work }
     }
 
-    /// Takes into account what streams remember of `count` messages that have `bytes` together.
-    pub(crate) fn remember(&mut self, runs: &'a PastRuns, count: usize, bytes: usize) {
-        let visits_left = bytes * VISITS_PER_BYTE + count * VISITS_PER_MESSAGE;
-        let history = || History {
-            runs,
-            at: vec![0; count],
-            next: vec![0; count],
-            open: Vec::new(),
-            visits_left,
-            visits: 0,
-        };
+    /// Takes into account what streams remember of `count` messages.
+    pub(crate) fn remember(&mut self, runs: &'a PastRuns, count: usize) {
+        let history =
+            || History { runs, at: vec![0; count], next: vec![0; count], open: Vec::new(), visits: 0 };
         self.history = (!runs.is_empty()).then(history);
     }
 
@@ -411,7 +398,7 @@ mod tests {
         let (mut head, mut data) = (HeadWriter::new(), DataColumn::default());
         head.reset(now.len());
         let mut out = Records::new(texts, &mut head, &mut data, Work::default());
-        out.remember(&runs, now.len(), payloads.iter().map(Payload::len).sum());
+        out.remember(&runs, now.len());
         make(&mut out);
         out.finish();
         let data = data.iter().flatten().copied().collect();

@@ -108,7 +108,7 @@ fn with_commas(number: usize) -> String {
 }
 
 /// What the document says with a number, and the constant that has it.
-const NUMBERS: [(&str, &[(&str, &str)]); 36] = [
+const NUMBERS: [(&str, &[(&str, &str)]); 35] = [
     ("1 ≤ m ≤ {};", &[("limits.rs", "DESTINATIONS_MAX")]),
     ("at most 2 for m (m ≤ {})", &[("limits.rs", "DESTINATIONS_MAX")]),
     // Connections.
@@ -166,10 +166,6 @@ const NUMBERS: [(&str, &[(&str, &str)]); 36] = [
     (
         "finds at least {} bytes, so that {} bytes take at most one probe per {} bytes",
         &[("align.rs", "RUN_BYTES_MIN"), ("streams.rs", "OPENING_BYTES"), ("align.rs", "RUN_BYTES_MIN")],
-    ),
-    (
-        "after {} visits per byte and {} per message",
-        &[("records.rs", "VISITS_PER_BYTE"), ("records.rs", "VISITS_PER_MESSAGE")],
     ),
     ("At most {} records from history may still grow", &[("records.rs", "OPEN_MAX")]),
     (

@@ -158,7 +158,7 @@ fn blocks_collide_for_the_seed_that_they_are_made_for() {
 
 /// What a session adds. A probe is 1,000 operations and finds at least four bytes, but for the last one of a message.
 const PER_BYTE_OF_A_SESSION: usize = 300;
-/// That last probe, twice eight earlier messages of 32 bytes, and 64 visits.
+/// That last probe, and twice eight earlier messages of 32 bytes.
 const PER_MESSAGE_OF_A_SESSION: usize = 2000;
 
 /// Message `index` of round `round`, about as long as the given text.
