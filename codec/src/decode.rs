@@ -65,9 +65,9 @@ pub struct Pieces<'a> {
 }
 
 /// What a frame of a connection may refer to.
-pub(crate) struct Memory<'a> {
-    /// The checksum of what came earlier on the connection.
-    pub(crate) history: u32,
+pub(crate) struct Referents<'a> {
+    /// The checksum of the frame before.
+    pub(crate) before: u32,
     /// The number of every message's stream.
     pub(crate) numbers: &'a [u32],
     pub(crate) streams: &'a Streams,
@@ -101,28 +101,28 @@ impl Frame {
     pub fn parse(bytes: Bytes, limits: &Limits) -> Result<Self, DecodeError> {
         let mut layout = Layout::read(&bytes, limits, None, Room::default())?;
         let (data, base) = data_of(bytes, &layout)?;
-        let mut assembly = Assembly::new(std::mem::take(&mut layout.extents), data);
+        let mut rebuilder = Rebuilder::new(std::mem::take(&mut layout.extents), data);
         let mut members = layout.members.iter().map(|member| usize::from(*member));
         let mut at = base;
         for record in &layout.records {
             // Records of a frame of no connection refer to nothing.
             for (index, member) in members.by_ref().take(record.members).enumerate() {
                 let start = if record.source == Source::Each { at + index * record.len } else { at };
-                assembly.put(member, Piece { of: DATA, start, end: start + record.len });
+                rebuilder.put(member, Piece { of: DATA, start, end: start + record.len });
             }
             at += record.data_bytes();
         }
-        Ok(assembly.finish(layout.flags))
+        Ok(rebuilder.finish(layout.flags))
     }
 
     /// As [`parse`](Self::parse), for a frame of a connection. Gives the frame's checksum and its data column with it.
     pub(crate) fn parse_with(
         bytes: Bytes,
         limits: &Limits,
-        memory: Memory<'_>,
+        referents: Referents<'_>,
     ) -> Result<(Self, u32, Bytes), DecodeError> {
-        let Memory { history, numbers, streams, sent, room } = memory;
-        let mut layout = Layout::read(&bytes, limits, Some(history), std::mem::take(room))?;
+        let Referents { before, numbers, streams, sent, room } = referents;
+        let mut layout = Layout::read(&bytes, limits, Some(before), std::mem::take(room))?;
         let (messages, given) = (layout.count(), numbers.len());
         if messages != given {
             return Err(DecodeError::Streams { messages, streams: given });
@@ -140,7 +140,7 @@ impl Frame {
         let (data, base) = data_of(bytes, &layout)?;
         let column = data.slice(base..base + layout.data_bytes);
         let mut openings = RememberedOpenings::new(&layout, numbers, streams);
-        let mut assembly = Assembly::new(std::mem::take(&mut layout.extents), data);
+        let mut rebuilder = Rebuilder::new(std::mem::take(&mut layout.extents), data);
         let mut members = layout.members.iter().map(|member| usize::from(*member));
         let mut echoes = echoes.into_iter();
         let mut at = base;
@@ -149,8 +149,8 @@ impl Frame {
             let mut echo = None;
             if let Source::Echo(_) = record.source {
                 let parts = echoes.next().ok_or_else(missing)?;
-                let first = SENT + assembly.buffers.sent.len();
-                assembly.buffers.sent.extend(parts.iter().cloned());
+                let first = SENT + rebuilder.buffers.sent.len();
+                rebuilder.buffers.sent.extend(parts.iter().cloned());
                 echo = Some((first, parts));
             }
             for (index, member) in members.by_ref().take(record.members).enumerate() {
@@ -159,25 +159,25 @@ impl Frame {
                 match (record.source, &echo) {
                     (Source::Past(back), _) => {
                         let piece = openings.recall(member, record.len, back).ok_or_else(missing)?;
-                        assembly.put(member, piece);
+                        rebuilder.put(member, piece);
                     }
                     (_, Some((first, parts))) => {
                         for (of, part) in (*first..).zip(parts) {
                             let piece = Piece { of, start: 0, end: part.len() };
-                            assembly.put(member, openings.copy(member, part).unwrap_or(piece));
+                            rebuilder.put(member, openings.copy(member, part).unwrap_or(piece));
                         }
                     }
                     _ => {
-                        let bytes = &assembly.buffers.data[start..piece.end];
+                        let bytes = &rebuilder.buffers.data[start..piece.end];
                         let copied = openings.copy(member, bytes);
-                        assembly.put(member, copied.unwrap_or(piece));
+                        rebuilder.put(member, copied.unwrap_or(piece));
                     }
                 }
             }
             at += record.data_bytes();
         }
-        assembly.buffers.openings = openings.bytes.into();
-        let frame = assembly.finish(layout.flags);
+        rebuilder.buffers.openings = openings.bytes.into();
+        let frame = rebuilder.finish(layout.flags);
         let checksum = layout.checksum;
         *room = layout.into_room();
         Ok((frame, checksum, column))
@@ -278,13 +278,13 @@ impl fmt::Debug for Pieces<'_> {
 }
 
 /// A frame in the making: puts pieces in their places, message by message.
-struct Assembly {
+struct Rebuilder {
     buffers: Buffers,
     messages: Vec<Extent>,
     pieces: Vec<Piece>,
 }
 
-impl Assembly {
+impl Rebuilder {
     /// Room for as many pieces as the records of `messages` make, of which there are none yet.
     fn new(mut messages: Vec<Extent>, data: Bytes) -> Self {
         let mut pieces = 0;
@@ -435,15 +435,15 @@ pub fn reserialise(bytes: Bytes, limits: &Limits) -> Result<Vec<u8>, DecodeError
     reserialise_after(bytes, limits, None)
 }
 
-/// The same for a frame of a connection, after so much `history`. What its records refer to is not looked at.
+/// The same for a frame of a connection, after one with the checksum `before`. What its records refer to is not looked at.
 pub(crate) fn reserialise_after(
     bytes: Bytes,
     limits: &Limits,
-    history: Option<u32>,
+    before: Option<u32>,
 ) -> Result<Vec<u8>, DecodeError> {
-    let layout = Layout::read(&bytes, limits, history, Room::default())?;
+    let layout = Layout::read(&bytes, limits, before, Room::default())?;
     let (data, base) = data_of(bytes, &layout)?;
-    Ok(layout.write(&data[base..base + layout.data_bytes], history))
+    Ok(layout.write(&data[base..base + layout.data_bytes], before))
 }
 
 #[cfg(test)]

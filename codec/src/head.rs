@@ -250,12 +250,12 @@ impl Tally<'_> {
 }
 
 impl Layout {
-    /// Reads and checks everything of `frame` but the data, and whether what it refers to is remembered. `history` is the
-    /// checksum of what came earlier on the connection, if the frame is one of a connection's.
+    /// Reads and checks everything of `frame` but the data, and whether what it refers to is remembered. `before` is the
+    /// checksum of the frame before, if it is one of a connection's.
     pub(crate) fn read(
         frame: &[u8],
         limits: &Limits,
-        history: Option<u32>,
+        before: Option<u32>,
         room: Room,
     ) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(frame, 0, frame.len());
@@ -271,11 +271,11 @@ impl Layout {
         if flags & !wire::FLAGS_KNOWN != 0
             || flags & wire::FLAGS_STAGE == wire::FLAGS_STAGE
             || flags & (wire::FLAG_ECHO | wire::FLAG_HISTORY) == wire::FLAG_ECHO
-            || history.is_some() && flags & wire::FLAG_HISTORY == 0
+            || before.is_some() && flags & wire::FLAG_HISTORY == 0
         {
             return Err(DecodeError::Flags { found: flags });
         }
-        if history.is_none() && flags & wire::FLAG_HISTORY != 0 {
+        if before.is_none() && flags & wire::FLAG_HISTORY != 0 {
             return Err(DecodeError::Unsupported { offset: 2, what: "the connection's history" });
         }
         if reader.remaining() < wire::CRC_BYTES {
@@ -283,9 +283,9 @@ impl Layout {
         }
         let end = frame.len() - wire::CRC_BYTES;
         let carried = u32::from_le_bytes([frame[end], frame[end + 1], frame[end + 2], frame[end + 3]]);
-        let computed = checksum::append(history.unwrap_or(0), &frame[..end]);
+        let computed = checksum::append(before.unwrap_or(0), &frame[..end]);
         if carried != computed {
-            return Err(match history {
+            return Err(match before {
                 None => DecodeError::Checksum { computed, carried },
                 Some(_) => DecodeError::History { computed, carried },
             });
@@ -384,10 +384,7 @@ impl Layout {
                 Some(wire::PAST) => {
                     let back = head.varint()?;
                     if last_back.replace(back) == Some(back) {
-                        return Err(DecodeError::NotCanonical {
-                            offset,
-                            rule: "the offset of the last PAST",
-                        });
+                        return Err(DecodeError::NotCanonical { offset, rule: "the back of the last PAST" });
                     }
                     Source::Past(back)
                 }
@@ -477,7 +474,7 @@ impl Layout {
     }
 
     /// Writes the frame that these records and `data` have, without a second stage.
-    pub(crate) fn write(&self, data: &[u8], history: Option<u32>) -> Vec<u8> {
+    pub(crate) fn write(&self, data: &[u8], before: Option<u32>) -> Vec<u8> {
         let mut out = vec![wire::MAGIC, wire::VERSION, self.flags & !wire::FLAGS_STAGE];
         varint::put(&mut out, self.count());
         if self.flags & wire::FLAG_ECHO != 0 {
@@ -502,7 +499,7 @@ impl Layout {
             out.extend_from_slice(head.bytes());
         }
         out.extend_from_slice(data);
-        let crc = checksum::append(history.unwrap_or(0), &out);
+        let crc = checksum::append(before.unwrap_or(0), &out);
         out.extend_from_slice(&crc.to_le_bytes());
         out
     }

@@ -2,7 +2,7 @@
 //!
 //! The planner knows what messages have in common with each other, not what they have in common with earlier ones. So
 //! every record that it makes is held against what each member's stream remembers at this place of its message. Bytes
-//! that all members remember at the same offset need not be sent. Neighbouring places of that kind become one record,
+//! to which one back leads for all members need not be sent. Neighbouring places of that kind become one record,
 //! however the planner cut them; whether it is worth its bytes is decided when it can grow no more.
 
 use crate::data::DataColumn;
@@ -34,14 +34,14 @@ pub(crate) struct Records<'a, const W: usize> {
     texts: Texts<'a>,
     head: &'a mut HeadWriter<W>,
     data: &'a mut DataColumn,
-    history: Option<History<'a, W>>,
+    places: Option<Places<'a, W>>,
     echo: Option<&'a Received>,
     pub(crate) work: Work,
 }
 
 /// Where every message stands, and what is remembered there.
 #[derive(Debug)]
-struct History<'a, const W: usize> {
+struct Places<'a, const W: usize> {
     runs: &'a PastRuns,
     /// Bytes of every message that have a record.
     at: Vec<usize>,
@@ -52,7 +52,7 @@ struct History<'a, const W: usize> {
     visits: usize,
 }
 
-/// A record from history that may still grow, and what would be sent without it.
+/// A record from earlier messages that may still grow, and what would be sent without it.
 #[derive(Debug)]
 struct Open<const W: usize> {
     set: DestinationSet<W>,
@@ -71,11 +71,11 @@ enum Part {
     Each(Vec<Span>),
 }
 
-/// Members that remember a place at the same offset.
+/// A back, and the members for which it leads to what they get next.
 type Group<const W: usize> = (usize, DestinationSet<W>);
 
-impl<'a, const W: usize> History<'a, W> {
-    /// For how many bytes from where it stands a message is remembered, and at which offset; or for how many it is not.
+impl<'a, const W: usize> Places<'a, W> {
+    /// For how many bytes from where it stands a message is remembered, and with which back; or for how many it is not.
     fn covered(&mut self, message: usize) -> (usize, Option<usize>) {
         let (runs, at, next) = (self.runs.of(message), self.at[message], &mut self.next[message]);
         while runs.get(*next).is_some_and(|run| run.from + run.len <= at) {
@@ -133,14 +133,14 @@ impl<'a, const W: usize> Records<'a, W> {
         data: &'a mut DataColumn,
         work: Work,
     ) -> Self {
-        Self { texts, head, data, history: None, echo: None, work }
+        Self { texts, head, data, places: None, echo: None, work }
     }
 
     /// Takes into account what streams remember of `count` messages.
     pub(crate) fn remember(&mut self, runs: &'a PastRuns, count: usize) {
-        let history =
-            || History { runs, at: vec![0; count], next: vec![0; count], open: Vec::new(), visits: 0 };
-        self.history = (!runs.is_empty()).then(history);
+        let places =
+            || Places { runs, at: vec![0; count], next: vec![0; count], open: Vec::new(), visits: 0 };
+        self.places = (!runs.is_empty()).then(places);
     }
 
     /// Takes into account what the receiver sent.
@@ -155,14 +155,14 @@ impl<'a, const W: usize> Records<'a, W> {
 
     /// The bytes of `span` go to every member of `set`.
     pub(crate) fn shared(&mut self, set: &DestinationSet<W>, span: Span) {
-        let Some(history) = self.history.as_mut() else { return self.send_shared(set, span) };
+        let Some(places) = self.places.as_mut() else { return self.send_shared(set, span) };
         let len = span.len();
         let (mut done, mut unsent) = (0, 0);
         let mut recalled: Vec<(usize, usize, Vec<Group<W>>)> = Vec::new();
         while done < len {
             let mut stretch = len - done;
-            let groups = history.groups(set, &mut stretch);
-            history.advance(set, stretch);
+            let groups = places.groups(set, &mut stretch);
+            places.advance(set, stretch);
             if let Some(groups) = groups {
                 recalled.push((done, stretch, groups));
             }
@@ -183,7 +183,7 @@ impl<'a, const W: usize> Records<'a, W> {
 
     /// As [`shared`](Self::shared), for a short text that lies in one piece.
     pub(crate) fn shared_item(&mut self, set: &DestinationSet<W>, item: &Item<'_>) {
-        if self.history.is_some() || self.echo.is_some() {
+        if self.places.is_some() || self.echo.is_some() {
             return self.shared(set, item.span);
         }
         self.head.put(set, item.bytes.len());
@@ -197,7 +197,7 @@ impl<'a, const W: usize> Records<'a, W> {
         items: impl Iterator<Item = Item<'b>>,
         len: usize,
     ) {
-        if self.history.is_some() || self.echo.is_some() {
+        if self.places.is_some() || self.echo.is_some() {
             return self.each(set, items.map(|item| item.span), len);
         }
         // Several members, or there would be nothing that varies.
@@ -217,18 +217,18 @@ impl<'a, const W: usize> Records<'a, W> {
 
     /// Every one of `spans`, equally long and in rising order, goes to its own message.
     pub(crate) fn each(&mut self, set: &DestinationSet<W>, spans: impl Iterator<Item = Span>, len: usize) {
-        let Some(history) = self.history.as_mut() else { return self.send_each(set, spans, len) };
+        let Some(places) = self.places.as_mut() else { return self.send_each(set, spans, len) };
         let spans: Vec<Span> = spans.collect();
         let (mut groups, mut others): (Vec<Group<W>>, _) = (Vec::new(), DestinationSet::EMPTY);
         for span in &spans {
-            history.visits += 1;
-            let (bytes, back) = history.covered(span.message);
+            places.visits += 1;
+            let (bytes, back) = places.covered(span.message);
             let back = back.filter(|_| bytes >= len);
             if !back.is_some_and(|back| join(&mut groups, back, span.message)) {
                 others.insert(span.message);
             }
         }
-        history.advance(set, len);
+        places.advance(set, len);
         let of = |set: &DestinationSet<W>| -> Vec<Span> {
             spans.iter().filter(|span| set.contains(span.message)).copied().collect()
         };
@@ -249,19 +249,19 @@ impl<'a, const W: usize> Records<'a, W> {
 
     /// Writes out what might still have grown.
     pub(crate) fn finish(&mut self) -> Work {
-        while let Some(open) = self.history.as_mut().and_then(|history| history.open.pop()) {
+        while let Some(open) = self.places.as_mut().and_then(|places| places.open.pop()) {
             self.close(open);
         }
         self.head.flush();
-        self.work.visits += self.history.as_ref().map_or(0, |history| history.visits);
+        self.work.visits += self.places.as_ref().map_or(0, |places| places.visits);
         self.work
     }
 
     /// The open record that these members' next bytes would continue.
     fn growing(&mut self, set: &DestinationSet<W>, back: usize) -> Option<&mut Open<W>> {
-        let history = self.history.as_mut()?;
-        history.visits += history.open.len();
-        history.open.iter_mut().find(|open| open.set == *set && open.back == back)
+        let places = self.places.as_mut()?;
+        places.visits += places.open.len();
+        places.open.iter_mut().find(|open| open.set == *set && open.back == back)
     }
 
     fn recall(&mut self, set: &DestinationSet<W>, len: usize, back: usize, part: Part, instead_bytes: usize) {
@@ -272,9 +272,9 @@ impl<'a, const W: usize> Records<'a, W> {
             return;
         }
         self.settle(set);
-        let Some(history) = self.history.as_mut() else { return };
-        let eldest = if history.open.len() == OPEN_MAX { Some(history.open.remove(0)) } else { None };
-        history.open.push(Open { set: *set, len, back, instead: vec![part], instead_bytes });
+        let Some(places) = self.places.as_mut() else { return };
+        let eldest = if places.open.len() == OPEN_MAX { Some(places.open.remove(0)) } else { None };
+        places.open.push(Open { set: *set, len, back, instead: vec![part], instead_bytes });
         if let Some(eldest) = eldest {
             self.close(eldest);
         }
@@ -282,13 +282,13 @@ impl<'a, const W: usize> Records<'a, W> {
 
     /// Writes out whatever members of `set` get before their next bytes.
     fn settle(&mut self, set: &DestinationSet<W>) {
-        let Some(history) = self.history.as_mut() else { return };
-        history.visits += history.open.len();
+        let Some(places) = self.places.as_mut() else { return };
+        places.visits += places.open.len();
         let mut at = 0;
         let mut closed = Vec::new();
-        while let Some(open) = history.open.get(at) {
+        while let Some(open) = places.open.get(at) {
             if open.set.intersects(set) {
-                closed.push(history.open.remove(at));
+                closed.push(places.open.remove(at));
             } else {
                 at += 1;
             }

@@ -28,7 +28,8 @@ use crate::wire;
 #[derive(Debug)]
 pub struct SessionEncoder {
     encoder: Encoder,
-    history: u32,
+    /// The checksum of the frame before.
+    before: u32,
     streams: Streams,
     openings: Openings,
     runs: PastRuns,
@@ -38,7 +39,8 @@ pub struct SessionEncoder {
 #[derive(Debug)]
 pub struct SessionDecoder {
     limits: Limits,
-    history: u32,
+    /// The checksum of the frame before.
+    before: u32,
     streams: Streams,
     room: Room,
     failed: Option<DecodeError>,
@@ -70,7 +72,7 @@ impl SessionEncoder {
     pub fn new(options: Options, epoch: u64) -> Self {
         Self {
             encoder: Encoder::new(options),
-            history: beginning(epoch),
+            before: beginning(epoch),
             streams: Streams::default(),
             openings: Openings::default(),
             runs: PastRuns::default(),
@@ -114,7 +116,7 @@ impl SessionEncoder {
         let (sent, received) = echo.unzip();
         self.openings.reset(payloads);
         let memory = encode::Memory {
-            history: self.history,
+            history: self.before,
             numbers: streams,
             streams: &self.streams,
             openings: &self.openings,
@@ -127,7 +129,7 @@ impl SessionEncoder {
         if let (Some(received), Some(arrived)) = (received, frame.arrived) {
             received.was_said(arrived);
         }
-        self.history = frame.checksum;
+        self.before = frame.checksum;
         if frame.flags & wire::FLAG_NOREF == 0 {
             for (number, opening) in streams.iter().zip(self.openings.iter()) {
                 self.streams.enter(*number, std::iter::once(opening));
@@ -156,7 +158,7 @@ impl SessionDecoder {
     pub fn new(limits: Limits, epoch: u64) -> Self {
         Self {
             limits,
-            history: beginning(epoch),
+            before: beginning(epoch),
             streams: Streams::default(),
             room: Room::default(),
             failed: None,
@@ -184,11 +186,11 @@ impl SessionDecoder {
         let frame_bytes = bytes.len();
         let (sent, received) = echo.unzip();
         let room = &mut self.room;
-        let memory =
-            decode::Memory { history: self.history, numbers: streams, streams: &self.streams, sent, room };
-        let (frame, checksum, column) = Frame::parse_with(bytes, &self.limits, memory)
+        let referents =
+            decode::Referents { before: self.before, numbers: streams, streams: &self.streams, sent, room };
+        let (frame, checksum, column) = Frame::parse_with(bytes, &self.limits, referents)
             .inspect_err(|error| self.failed = Some(error.clone()))?;
-        self.history = checksum;
+        self.before = checksum;
         if !frame.no_reference() {
             for (index, number) in streams.iter().enumerate() {
                 self.streams.enter(*number, frame.slices(index));
@@ -211,7 +213,7 @@ impl SessionDecoder {
     pub fn reserialise(&self, bytes: Bytes) -> Result<Vec<u8>, DecodeError> {
         match &self.failed {
             Some(error) => Err(error.clone()),
-            None => decode::reserialise_after(bytes, &self.limits, Some(self.history)),
+            None => decode::reserialise_after(bytes, &self.limits, Some(self.before)),
         }
     }
 }

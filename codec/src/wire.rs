@@ -50,7 +50,7 @@ pub(crate) const COLIST: u8 = 0xC7;
 pub(crate) const EACH: u8 = 0xD0;
 /// Prefix: nothing in the data; every destination takes the bytes from what its own stream remembers.
 pub(crate) const PAST: u8 = 0xD1;
-/// Prefix: as `PAST`, with the same offset as the last one.
+/// Prefix: as `PAST`, with the same back as the last one.
 pub(crate) const AGAIN: u8 = 0xD4;
 /// Prefix: nothing in the data; the bytes are some that the receiver itself sent.
 pub(crate) const ECHO: u8 = 0xD2;
