@@ -29,9 +29,11 @@
 //!
 //! # The way through the crate
 //!
-//! A [`Payload`] is one message as a list of segments. [`Encoder::encode`] plans all of them (`plan`): first by the
-//! segments' addresses (`identity`), then by content against the longest message (`align`, with blocks looked up in
-//! `index`). What is common is cut into stretches (`sweep`); what is left between them ends up in `columns`. Records go
+//! A [`Payload`] is one message as a list of segments. [`Encoder::encode`] makes a `draft` of all of them: it plans
+//! (`plan`) first by the segments' addresses (`identity`), then by content against the longest message (`align`, with
+//! blocks looked up in `index`). What is common is cut into stretches (`sweep`); what is left between them ends up in
+//! `columns`. On a connection the first bytes of messages (`openings`) are held against earlier ones before that, all
+//! together (`in_step`) or each on its own (`past`), and what need not be sent is left out (`records`, `echo`). Records go
 //! to a `head` and a `data` column, an optional second [`Stage`] compresses the latter, and the result is an
 //! [`EncodedFrame`]. [`Frame::parse`] checks everything against [`Limits`] and hands out slices of the buffer it got.
 //!
@@ -42,13 +44,57 @@
 //! * one spelling per list of records; output is a function of input, options and seed;
 //! * no panic and no allocation beyond the limits from anything that a peer can send.
 //!
-//! On a connection that keeps frames in order, a [`Session`] (or its halves, [`SessionEncoder`] and [`SessionDecoder`])
-//! sends only what was not said before: fields that have not changed cost next to nothing, and what a peer sent is not
-//! sent back to it.
+//! # Sessions
 //!
-//! What it does not do: find blocks that changed their order between messages, or long ones of earlier frames. With
-//! hundreds of destinations that differ in thousands of places it may reach the receivers' limit of pieces, and
-//! then sends the messages as they are.
+//! On a connection that keeps frames in order and loses none, a [`Session`] (or its halves, [`SessionEncoder`] and
+//! [`SessionDecoder`]) sends only what was not said before: fields that have not changed cost next to nothing, and what a
+//! peer sent is not sent back to it.
+//!
+//! ```
+//! use trunkline_codec::{Limits, Options, Payload, SessionDecoder, SessionEncoder};
+//!
+//! // Both ends draw the epoch from their handshake, and name the stream that each message belongs to.
+//! let epoch = 0x5EED;
+//! let streams = [1, 2, 3];
+//! let mut encoder = SessionEncoder::new(Options::default(), epoch);
+//! let mut decoder = SessionDecoder::new(Limits::default(), epoch);
+//!
+//! let mut lens = Vec::new();
+//! for commit in 1000..1003_u64 {
+//!     // A heartbeat per follower: to whom, what is committed, and much that never changes.
+//!     let heartbeat = |to: &u32| [&to.to_le_bytes()[..], &commit.to_le_bytes(), &[7; 60]].concat();
+//!     let payloads: Vec<Payload> = streams.iter().map(heartbeat).map(Payload::from).collect();
+//!     let encoded = encoder.encode(&streams, &payloads)?;
+//!     // Frames are sent and parsed in the order of encoding, each of them. The first error is the connection's end.
+//!     let frame = decoder.parse(encoded.to_bytes(), &streams)?;
+//!     assert!((0..3).all(|index| frame.to_vec(index) == payloads[index].to_vec()));
+//!     lens.push(encoded.len());
+//! }
+//! assert!(lens[1] < 30 && lens[2] < 30, "{lens:?}"); // 3 × 72 bytes in
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Features
+//!
+//! None is on by default.
+//!
+//! * `zstd`: [`Stage::Zstd`], which compiles the C library. Without it such frames are refused with
+//!   [`EncodeError::StageUnsupported`] and [`DecodeError::Unsupported`]; everything else is the same.
+//!
+//! # What stays
+//!
+//! Frames: those of version 1 are read by every later release. How an encoder cuts messages into records, and so the very
+//! bytes that it writes, may change with any release; every decoder reads them. The rest is semantic versioning, with
+//! these notes. The enums of this crate, [`Stats`] and [`Work`] are `#[non_exhaustive]`: what they gain breaks nothing;
+//! [`Options`] and [`Limits`] are not, and neither fields nor defaults change but with a breaking release. [`bytes`] 1 is
+//! part of the interface, other dependencies are not. A release that needs a later Rust than `rust-version` in
+//! `Cargo.toml` is at least a minor one. What is hidden from this documentation is for tests and promised to nobody.
+//!
+//! # What it does not do
+//!
+//! Find blocks that changed their order between messages, or long ones of earlier frames. With hundreds of destinations
+//! that differ in thousands of places it may reach the receivers' limit of pieces, and then sends the messages as they
+//! are.
 
 pub use decode::{Frame, Pieces, reserialise};
 pub use encode::{EncodedFrame, Encoder, Options, Stats};

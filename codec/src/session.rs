@@ -53,6 +53,28 @@ pub struct SessionDecoder {
 /// copies of them. One MiB of what came is kept for that, and of what was sent what has not been said to have arrived, up
 /// to 4 MiB; beyond that frames are not remembered. So both ends have to send now and then: where only one does, use its
 /// halves.
+///
+/// ```
+/// use bytes::Bytes;
+/// use trunkline_codec::{Options, Payload, Session};
+///
+/// // What one end sends the other one gets: the epochs are the other way round.
+/// let mut proxy = Session::new(Options::default(), (1, 2));
+/// let mut leader = Session::new(Options::default(), (2, 1));
+///
+/// // A proposal goes up, and is taken in pieces as they come out of the frame.
+/// let proposal: Vec<u8> = (0..10_000_u32).flat_map(|at| at.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+/// let up = proxy.encode(&[9], &[Payload::from(proposal.clone())])?;
+/// let got = leader.parse(up.to_bytes(), &[9])?;
+///
+/// // It comes down in an entry for three followers: by reference, not as 40,000 bytes.
+/// let entry = |to| -> Payload { std::iter::once(Bytes::from(vec![to])).chain(got.message(0)).collect() };
+/// let down = leader.encode(&[1, 2, 3], &[entry(1), entry(2), entry(3)])?;
+/// assert!(down.len() < 40);
+/// let frame = proxy.parse(down.to_bytes(), &[1, 2, 3])?;
+/// assert_eq!(frame.to_vec(2), [&[3], &proposal[..]].concat());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Session {
     encoder: SessionEncoder,
