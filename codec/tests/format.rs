@@ -108,7 +108,7 @@ fn with_commas(number: usize) -> String {
 }
 
 /// What the document says with a number, and the constant that has it.
-const NUMBERS: [(&str, &[(&str, &str)]); 35] = [
+const NUMBERS: [(&str, &[(&str, &str)]); 36] = [
     ("1 ≤ m ≤ {};", &[("limits.rs", "DESTINATIONS_MAX")]),
     ("at most 2 for m (m ≤ {})", &[("limits.rs", "DESTINATIONS_MAX")]),
     // Connections.
@@ -143,10 +143,7 @@ const NUMBERS: [(&str, &[(&str, &str)]); 35] = [
         "in more than {} alignments as a message and {} as a reference",
         &[("plan.rs", "BYTE_ROUNDS"), ("plan.rs", "BYTE_ROUNDS")],
     ),
-    (
-        "at most {} of each a second time and {} a third",
-        &[("bytes_equal.rs", "LONG"), ("bytes_equal.rs", "WIDE")],
-    ),
+    ("at most {} a second time and {} a third", &[("bytes_equal.rs", "LONG"), ("bytes_equal.rs", "WIDE")]),
     ("costs {} of the credit", &[("align.rs", "PROBE_COST")]),
     ("credit is {} per message plus one per matched byte", &[("align.rs", "CREDIT_START")]),
     ("so probes cost O(n + {} m)", &[("align.rs", "CREDIT_START")]),
@@ -154,6 +151,7 @@ const NUMBERS: [(&str, &[(&str, &str)]); 35] = [
         "A candidate block is compared on {} bytes, at most {} per position",
         &[("index.rs", "BLOCK"), ("index.rs", "BUCKET")],
     ),
+    ("at up to {} ahead for each one that may be a block", &[("index.rs", "GO")]),
     ("**The index** hashes every {} bytes", &[("index.rs", "BLOCK")]),
     ("Equally long texts of at most {} bytes are tried in columns", &[("columns.rs", "COLUMN_BYTES_MAX")]),
     ("texts that differ in one place of at most {} bytes only", &[("plan.rs", "SHORT_BYTES")]),
