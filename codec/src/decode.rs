@@ -127,7 +127,7 @@ impl Frame {
         if messages != given {
             return Err(DecodeError::Streams { messages, streams: given });
         }
-        let mut echoes = Vec::new();
+        let mut echoes = Echoes::default();
         if layout.flags & wire::FLAG_ECHO != 0 {
             let Some(sent) = sent else {
                 return Err(DecodeError::Unsupported { offset: 2, what: "what this end has sent" });
@@ -135,39 +135,40 @@ impl Frame {
             if !sent.arrived(layout.arrived) {
                 return Err(DecodeError::Reference { offset: 3 });
             }
-            echoes = find_echoes(&mut layout, limits, sent)?;
+            echoes = Echoes::find(&mut layout, limits, sent)?;
         }
         let (data, base) = data_of(bytes, &layout)?;
         let column = data.slice(base..base + layout.data_bytes);
         let mut openings = RememberedOpenings::new(&layout, numbers, streams);
         let mut rebuilder = Rebuilder::new(std::mem::take(&mut layout.extents), data);
         let mut members = layout.members.iter().map(|member| usize::from(*member));
-        let mut echoes = echoes.into_iter();
-        let mut at = base;
+        rebuilder.buffers.sent = echoes.parts;
+        let mut counts = echoes.counts.into_iter();
+        let (mut at, mut part) = (base, SENT);
         for record in &layout.records {
             let missing = || DecodeError::Reference { offset: record.offset };
-            let mut echo = None;
+            let mut parts = part..part;
             if let Source::Echo(_) = record.source {
-                let parts = echoes.next().ok_or_else(missing)?;
-                let first = SENT + rebuilder.buffers.sent.len();
-                rebuilder.buffers.sent.extend(parts.iter().cloned());
-                echo = Some((first, parts));
+                parts.end += counts.next().ok_or_else(missing)?;
+                part = parts.end;
             }
             for (index, member) in members.by_ref().take(record.members).enumerate() {
                 let start = if record.source == Source::Each { at + index * record.len } else { at };
                 let piece = Piece { of: DATA, start, end: start + record.len };
-                match (record.source, &echo) {
-                    (Source::Past(back), _) => {
+                match record.source {
+                    Source::Past(back) => {
                         let piece = openings.recall(member, record.len, back).ok_or_else(missing)?;
                         rebuilder.put(member, piece);
                     }
-                    (_, Some((first, parts))) => {
-                        for (of, part) in (*first..).zip(parts) {
-                            let piece = Piece { of, start: 0, end: part.len() };
-                            rebuilder.put(member, openings.copy(member, part).unwrap_or(piece));
+                    Source::Echo(_) => {
+                        for of in parts.clone() {
+                            let bytes = rebuilder.buffers.get(of);
+                            let piece = Piece { of, start: 0, end: bytes.len() };
+                            let copied = openings.copy(member, bytes);
+                            rebuilder.put(member, copied.unwrap_or(piece));
                         }
                     }
-                    _ => {
+                    Source::Shared | Source::Each => {
                         let bytes = &rebuilder.buffers.data[start..piece.end];
                         let copied = openings.copy(member, bytes);
                         rebuilder.put(member, copied.unwrap_or(piece));
@@ -385,32 +386,46 @@ impl<'a> RememberedOpenings<'a> {
     }
 }
 
-/// Looks up what records take of what this end sent, record by record, and counts the pieces that come of it: no more than
-/// the limit.
-fn find_echoes(layout: &mut Layout, limits: &Limits, sent: &Sent) -> Result<Vec<Vec<Bytes>>, DecodeError> {
-    let mut found = Vec::new();
-    let mut pieces: usize = layout.extents.iter().map(|extent| extent.pieces).sum();
-    let mut members = layout.members.iter().map(|member| usize::from(*member));
-    for record in &layout.records {
-        let members = members.by_ref().take(record.members);
-        let Source::Echo(distance) = record.source else {
-            members.for_each(drop);
-            continue;
-        };
-        let missing = DecodeError::Reference { offset: record.offset };
-        let mut parts = sent.find(distance, record.len).ok_or(missing)?;
-        // In how many parts this end keeps the bytes is not known to the sender, who counted one piece for each member. If
-        // more are too many, the bytes are copied; they are within the limit of the output.
-        let more = (parts.len() - 1).saturating_mul(record.members);
-        if pieces.saturating_add(more) > limits.pieces {
-            parts = vec![parts.concat().into()];
-        } else {
-            pieces += more;
+/// What records take of what this end sent.
+#[derive(Default)]
+struct Echoes {
+    /// Record by record, in parts.
+    parts: Vec<Bytes>,
+    /// In how many each.
+    counts: Vec<usize>,
+}
+
+impl Echoes {
+    /// Looks all of them up, and counts the pieces that come of it: no more than the limit.
+    fn find(layout: &mut Layout, limits: &Limits, sent: &Sent) -> Result<Self, DecodeError> {
+        let mut found = Self::default();
+        let mut pieces: usize = layout.extents.iter().map(|extent| extent.pieces).sum();
+        let mut members = layout.members.iter().map(|member| usize::from(*member));
+        for record in &layout.records {
+            let members = members.by_ref().take(record.members);
+            let Source::Echo(distance) = record.source else {
+                members.for_each(drop);
+                continue;
+            };
+            let missing = DecodeError::Reference { offset: record.offset };
+            let first = found.parts.len();
+            let mut count = sent.find(distance, record.len, &mut found.parts).ok_or(missing)?;
+            // In how many parts this end keeps the bytes is not known to the sender, who counted one piece for each member.
+            // If more are too many, the bytes are copied; they are within the limit of the output.
+            let more = (count - 1).saturating_mul(record.members);
+            if pieces.saturating_add(more) > limits.pieces {
+                let whole = found.parts[first..].concat().into();
+                found.parts.truncate(first);
+                found.parts.push(whole);
+                count = 1;
+            } else {
+                pieces += more;
+            }
+            members.for_each(|member| layout.extents[member].pieces += count - 1);
+            found.counts.push(count);
         }
-        members.for_each(|member| layout.extents[member].pieces += parts.len() - 1);
-        found.push(parts);
+        Ok(found)
     }
-    Ok(found)
 }
 
 /// The data column before the second stage, and where in the returned buffer it begins.

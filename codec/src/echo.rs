@@ -76,9 +76,9 @@ impl Sent {
         true
     }
 
-    /// The `len` bytes that begin `distance` before the end of what has arrived, in parts; `None` if they are not kept.
-    /// Finding the first part is a binary search.
-    pub(crate) fn find(&self, distance: usize, len: usize) -> Option<Vec<Bytes>> {
+    /// Appends the `len` bytes that begin `distance` before the end of what has arrived, in parts, and says in how many;
+    /// `None` if they are not kept. Finding the first part is a binary search.
+    pub(crate) fn find(&self, distance: usize, len: usize, out: &mut Vec<Bytes>) -> Option<usize> {
         let known = self.kept - self.unknown;
         let skip = known.checked_sub(distance)?;
         let mut rest = Some(len).filter(|len| *len <= distance && distance <= WINDOW_BYTES)?;
@@ -86,16 +86,16 @@ impl Sent {
         let begin = oldest + skip as u64;
         let first = self.chunks.partition_point(|(place, _)| *place <= begin).checked_sub(1)?;
         let mut skip = usize::try_from(begin - self.chunks[first].0).ok()?;
-        let mut parts = Vec::new();
+        let before = out.len();
         for (_, chunk) in self.chunks.range(first..) {
             let taken = rest.min(chunk.len() - skip);
-            parts.push(chunk.slice(skip..skip + taken));
+            out.push(chunk.slice(skip..skip + taken));
             (skip, rest) = (0, rest - taken);
             if rest == 0 {
                 break;
             }
         }
-        Some(parts)
+        Some(out.len() - before)
     }
 }
 
@@ -164,6 +164,14 @@ impl Received {
 mod tests {
     use super::*;
 
+    /// The bytes in parts, if they are kept.
+    fn find(sent: &Sent, distance: usize, len: usize) -> Option<Vec<Bytes>> {
+        let mut parts = Vec::new();
+        let count = sent.find(distance, len, &mut parts)?;
+        assert_eq!(count, parts.len());
+        Some(parts)
+    }
+
     #[test]
     fn small_frames_do_not_pile_up() {
         let (mut sent, mut received) = (Sent::default(), Received::default());
@@ -180,12 +188,12 @@ mod tests {
         assert_eq!(received.by_address.len(), received.order.len());
         assert_eq!(received.news(), 2 * WINDOW_BYTES);
         for (distance, len) in [(WINDOW_BYTES, 3000), (WINDOW_BYTES, 1), (5000, 5000), (1, 1)] {
-            let found = sent.find(distance, len).unwrap().concat();
+            let found = find(&sent, distance, len).unwrap().concat();
             let from = 2 * WINDOW_BYTES - distance;
             assert!(found == (from..from + len).map(|byte| byte.to_le_bytes()[1]).collect::<Vec<u8>>());
         }
-        assert_eq!(sent.find(WINDOW_BYTES + 1, 1), None);
-        assert_eq!(sent.find(5, 6), None);
+        assert_eq!(find(&sent, WINDOW_BYTES + 1, 1), None);
+        assert_eq!(find(&sent, 5, 6), None);
     }
 
     #[test]
@@ -239,14 +247,14 @@ mod tests {
         for chunk in &chunks[..7] {
             received.enter(chunk.clone(), chunk.len());
         }
-        assert_eq!(sent.find(1, 1), None, "nothing has arrived as far as is known");
+        assert_eq!(find(&sent, 1, 1), None, "nothing has arrived as far as is known");
         assert!(sent.arrived(received.news()));
         for chunk in &chunks[..7] {
             let distance = received.distance(chunk).unwrap();
-            assert_eq!(sent.find(distance, chunk.len()).unwrap().concat(), chunk[..]);
+            assert_eq!(find(&sent, distance, chunk.len()).unwrap().concat(), chunk[..]);
         }
         let over = received.distance(&chunks[5][600..]).unwrap();
-        let parts = sent.find(over, 205).unwrap();
+        let parts = find(&sent, over, 205).unwrap();
         assert_eq!(parts.concat(), [&chunks[5][600..], &chunks[6][..100]].concat());
     }
 
@@ -275,7 +283,9 @@ mod tests {
         // Two have arrived: the first can no longer be referred to, the second is the window.
         assert!(sent.arrived(2 * WINDOW_BYTES) && sent.has_room(2 * WINDOW_BYTES));
         assert_eq!((sent.kept, sent.chunks.len()), (3 * WINDOW_BYTES, 3));
-        assert!(sent.find(WINDOW_BYTES, WINDOW_BYTES).is_some() && sent.find(WINDOW_BYTES + 1, 1).is_none());
+        assert!(
+            find(&sent, WINDOW_BYTES, WINDOW_BYTES).is_some() && find(&sent, WINDOW_BYTES + 1, 1).is_none()
+        );
     }
 
     #[test]

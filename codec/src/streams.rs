@@ -77,9 +77,9 @@ impl Stream {
             let score = equal + if past_len == len { SAME_LENGTH } else { 0 };
             if best.as_ref().is_none_or(|(most, _)| score > *most + OLDER_BYTES) {
                 best = Some((score, Alike { start, len: past_len, equal }));
-            }
-            if past_len == len && equal * 2 >= look.len() {
-                break;
+                if past_len == len && equal * 2 >= look.len() {
+                    break;
+                }
             }
         }
         best.map(|(_, alike)| alike)
@@ -275,6 +275,9 @@ mod tests {
         let behind = std::array::from_fn::<u8, 40, _>(|at| if at < 32 { 2 } else { 1 });
         assert_eq!(most_alike(&[&equal(8), &behind], &message), Some(0));
         assert_eq!(most_alike(&[&equal(9), &behind], &message), Some(1));
+        // One that is not taken does not end the search.
+        let longer = [&equal(25)[..], b"x"].concat();
+        assert_eq!(most_alike(&[&equal(40), &equal(16), &longer], &message), Some(2));
     }
 
     #[test]

@@ -154,8 +154,8 @@ fn frame_of(history: Option<(u32, usize)>, count: usize, records: &[u8], data_by
 const PIECE_BYTES: usize = 32;
 const RECORD_BYTES: usize = 80;
 const MESSAGE_BYTES: usize = 80;
-const ECHO_RECORD_BYTES: usize = 256;
-const ECHO_PART_BYTES: usize = 128;
+const ECHO_RECORD_BYTES: usize = 16;
+const ECHO_PART_BYTES: usize = 64;
 
 #[test]
 fn a_piece_costs_its_receiver_no_more_than_is_said() {

@@ -172,8 +172,7 @@ const NUMBERS: [(&str, &[(&str, &str)]); 36] = [
     ),
     ("a piece takes 24 bytes and its member 2: at most {}", &[("tests/allocations.rs", "PIECE_BYTES")]),
     (
-        "at most {} with that room, and a message {}. An ECHO record takes at most {} more, and for each part beyond \
-         its fourth {}",
+        "at most {} with that room, and a message {}. An ECHO record takes at most {} more, and for each of its parts {}",
         &[
             ("tests/allocations.rs", "RECORD_BYTES"),
             ("tests/allocations.rs", "MESSAGE_BYTES"),
