@@ -11,8 +11,8 @@ use trunkline_codec::{Encoder, Options, Payload, Session, SessionEncoder, Stage}
 /// nearly every probe succeeds and finds next to nothing.
 const PER_BYTE: usize = 150;
 const PER_MESSAGE: usize = 4000;
-/// 64 steps, 4 rounds, 3 references.
-const PER_SEGMENT: usize = 768;
+/// In each of 4 rounds 64 steps for each of 3 references, and one address beside that of the first message.
+const PER_SEGMENT: usize = 4 * (64 * 3 + 1);
 
 struct Counted {
     operations: usize,

@@ -19,7 +19,7 @@ use trunkline_codec::{
 /// As in `linear.rs`, where the numbers are explained.
 const PER_BYTE: usize = 150;
 const PER_MESSAGE: usize = 4000;
-const PER_SEGMENT: usize = 768;
+const PER_SEGMENT: usize = 4 * (64 * 3 + 1);
 
 /// Enough for every frame that a few kilobytes of input describe, and not more than a fuzzer can run thousands of times
 /// per second.
