@@ -83,23 +83,16 @@ impl<'a> Reference<'a> {
                 self.work.probes += 1;
                 hit = probe(rest, wanted);
             }
-            let (patience, first_step) = match self.first_step {
-                _ if out.len() > known || suffix >= RUN_BYTES_MIN => {
-                    (PATIENCE_BYTES + credit.saturating_sub(CREDIT_START), 1)
-                }
-                Some(first) => (0, first),
-                None => (0, STEPS.len()),
+            let pace = if out.len() > known || suffix >= RUN_BYTES_MIN {
+                Some(Pace { patience: PATIENCE_BYTES + credit.saturating_sub(CREDIT_START), first_step: 1 })
+            } else {
+                self.first_step.map(|first_step| Pace { patience: 0, first_step })
             };
             if hit.is_none()
-                && first_step < STEPS.len()
                 && wanted.len() >= SEARCH_BYTES_MIN.max(rest.len() / SEARCH_PART)
+                && let Some(pace) = pace
             {
-                if !self.built {
-                    self.index.build(self.bytes);
-                    self.work.hashed_positions += self.bytes.len() / BLOCK;
-                    self.built = true;
-                }
-                hit = search(self.index, self.bytes, at..at_end, wanted, patience, first_step, self.work);
+                hit = self.search(at..at_end, wanted, pace);
             }
             let Some((skip_at, skip_from)) = hit else { break };
             let len = common_prefix(&rest[skip_at..], &wanted[skip_from..]);
@@ -116,6 +109,56 @@ impl<'a> Reference<'a> {
             *first = (*first + 1).min(STEPS.len() - 1);
         }
     }
+
+    /// Looks up the windows of `wanted` among the blocks in the part `within` of the reference.
+    fn search(&mut self, within: Range<usize>, wanted: &[u8], pace: Pace) -> Option<(usize, usize)> {
+        if !self.built {
+            self.index.build(self.bytes);
+            self.work.hashed_positions += self.bytes.len() / BLOCK;
+            self.built = true;
+        }
+        let mut from = 0;
+        let mut end = pace.patience;
+        let mut steps = STEPS[pace.first_step..].iter();
+        let mut step = STEPS[0];
+        loop {
+            loop {
+                let (candidate, hashed) = self.index.next_candidate(wanted, from, step, end);
+                self.work.hashed_positions += hashed;
+                let Some(place) = candidate else { break };
+                self.work.compared_bytes += CANDIDATE_BYTES;
+                let window = wanted[place..].first_chunk::<BLOCK>()?;
+                if let Some(found) = self.index.find(self.bytes, window, within.clone(), self.work)
+                    && (found.unique || found.at - within.start <= NEAR_BYTES)
+                {
+                    let back = common_suffix(&self.bytes[within.start..found.at], &wanted[..place]);
+                    self.work.compared_bytes += back + 1;
+                    return Some((found.at - within.start - back, place - back));
+                }
+                from = place + step;
+            }
+            if end >= wanted.len() {
+                return None;
+            }
+            from = from.max(end);
+            match steps.next() {
+                Some(&next) => {
+                    step = next;
+                    end += LOOKUPS * step;
+                }
+                None => end = wanted.len(),
+            }
+        }
+    }
+}
+
+/// How fast a search goes.
+#[derive(Clone, Copy, Debug)]
+struct Pace {
+    /// So many bytes at every position,
+    patience: usize,
+    /// and then with the steps from this number on.
+    first_step: usize,
 }
 
 /// Appends the common runs of two short texts that lie close together: prefix, suffix, and what probes find between them.
@@ -217,51 +260,6 @@ fn after_nul(rest: &[u8], wanted: &[u8]) -> Option<(usize, usize)> {
     let equal =
         rest[at..].iter().zip(&wanted[from..]).take(RUN_BYTES_MIN + 1).take_while(|(x, y)| x == y).count();
     (equal > RUN_BYTES_MIN).then_some((at, from))
-}
-
-/// Looks up the windows of `wanted` among the blocks in the part `within` of `reference`: all of the first `patience`
-/// bytes, then fewer and fewer, from the step with the number `first_step` on.
-fn search(
-    index: &mut BlockIndex,
-    reference: &[u8],
-    within: Range<usize>,
-    wanted: &[u8],
-    patience: usize,
-    first_step: usize,
-    work: &mut Work,
-) -> Option<(usize, usize)> {
-    let mut from = 0;
-    let mut end = patience;
-    let mut steps = STEPS[first_step..].iter();
-    let mut step = STEPS[0];
-    loop {
-        loop {
-            let (candidate, hashed) = index.next_candidate(wanted, from, step, end);
-            work.hashed_positions += hashed;
-            let Some(place) = candidate else { break };
-            work.compared_bytes += CANDIDATE_BYTES;
-            let window = wanted[place..].first_chunk::<BLOCK>()?;
-            if let Some(found) = index.find(reference, window, within.clone(), work)
-                && (found.unique || found.at - within.start <= NEAR_BYTES)
-            {
-                let back = common_suffix(&reference[within.start..found.at], &wanted[..place]);
-                work.compared_bytes += back + 1;
-                return Some((found.at - within.start - back, place - back));
-            }
-            from = place + step;
-        }
-        if end >= wanted.len() {
-            return None;
-        }
-        from = from.max(end);
-        match steps.next() {
-            Some(&next) => {
-                step = next;
-                end += LOOKUPS * step;
-            }
-            None => end = wanted.len(),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -9,7 +9,6 @@ use crate::texts::{Span, Texts};
 pub(crate) const SHARED_BYTES_MIN: usize = 512;
 
 /// A part of the data column.
-#[derive(Clone, Debug)]
 pub(crate) enum Chunk {
     /// The next so many bytes of [`DataColumn::own`].
     Own(usize),
@@ -18,7 +17,7 @@ pub(crate) enum Chunk {
 }
 
 /// The data column of one frame.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct DataColumn {
     pub(crate) chunks: Vec<Chunk>,
     /// Short parts, one after another.
@@ -71,11 +70,11 @@ impl DataColumn {
         }
     }
 
-    /// The column in order, to be kept: short parts are copied.
-    pub(crate) fn to_bytes(&self) -> impl Iterator<Item = Bytes> {
-        self.chunks.iter().zip(self.iter()).map(|(chunk, bytes)| match chunk {
-            Chunk::Own(_) => Bytes::copy_from_slice(bytes),
-            Chunk::Shared(segment) => segment.clone(),
+    /// The column in order, to be kept: parts of up to `copied_bytes_max` bytes are copied.
+    pub(crate) fn to_bytes(&self, copied_bytes_max: usize) -> impl Iterator<Item = Bytes> {
+        self.chunks.iter().zip(self.iter()).map(move |(chunk, bytes)| match chunk {
+            Chunk::Shared(segment) if segment.len() > copied_bytes_max => segment.clone(),
+            _ => Bytes::copy_from_slice(bytes),
         })
     }
 

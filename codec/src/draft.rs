@@ -39,7 +39,6 @@ pub(crate) struct Outcome {
 }
 
 /// Plans frames of up to `64 * W` destinations, one after the other.
-#[derive(Debug)]
 pub(crate) struct Draft<const W: usize> {
     head: HeadWriter<W>,
     scratch: Scratch<W>,

@@ -5,6 +5,7 @@
 //! bytes says from time to time.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 
 use bytes::Bytes;
 
@@ -20,6 +21,9 @@ const UNKNOWN_BYTES_MAX: usize = 4 << 20;
 /// Neighbours that have no more together are kept as one, so that memory is bounded by bytes and not by frames: at most two
 /// chunks per KiB. Joining copies so many bytes per frame at most.
 const JOINED_BYTES_MAX: usize = 1 << 10;
+/// Shorter parts of what is sent are copied: each may be a slice of a buffer that is far longer, which nothing here can
+/// know, and which would be kept with it. Of longer ones there are at most 64 per MiB.
+pub(crate) const COPIED_BYTES_MAX: usize = 16 << 10;
 /// What a chunk that was received takes besides its bytes: two entries, and the rest of a buffer that it holds.
 const CHUNK_BYTES: usize = 256;
 /// So much has to arrive before it is said: three bytes per 256 KiB, and three quarters of the window may be referred to by
@@ -27,7 +31,7 @@ const CHUNK_BYTES: usize = 256;
 const SAY_AFTER_BYTES: usize = WINDOW_BYTES / 4;
 
 /// What this end sent.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Sent {
     /// Chunks with the place of their first byte.
     chunks: VecDeque<(u64, Bytes)>,
@@ -101,7 +105,7 @@ impl Sent {
 
 /// What this end got. Where it lies in memory is how it is recognised: whoever passes on the very slices that a frame
 /// gave out has them found without a byte being read.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Received {
     /// Chunks by address, with the place of their first byte.
     by_address: BTreeMap<usize, (u64, Bytes)>,
@@ -157,6 +161,22 @@ impl Received {
         (inside + slice.len() <= chunk.len()).then_some(())?;
         let distance = usize::try_from(self.end - place).ok()? - inside;
         (distance <= WINDOW_BYTES).then_some(distance)
+    }
+}
+
+/// Shows sizes only: messages may be secret.
+impl fmt::Debug for Sent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { chunks, kept, unknown, .. } = self;
+        let chunks = chunks.len();
+        f.debug_struct("Sent").field("chunks", &chunks).field("kept", kept).field("unknown", unknown).finish()
+    }
+}
+
+/// Shows sizes only: messages may be secret.
+impl fmt::Debug for Received {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Received").field("chunks", &self.order.len()).field("kept", &self.kept).finish()
     }
 }
 

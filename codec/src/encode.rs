@@ -9,7 +9,7 @@ use crate::checksum;
 use crate::data::{Chunk, DataColumn};
 use crate::destination_set::{NARROW_MAX, WORDS_MAX};
 use crate::draft::{Draft, Input, Outcome};
-use crate::echo::{Received, Sent};
+use crate::echo::{COPIED_BYTES_MAX, Received, Sent};
 use crate::error::{EncodeError, LimitName};
 use crate::limits::{DESTINATIONS_MAX, Limits};
 use crate::openings::Openings;
@@ -119,8 +119,8 @@ impl Encoder {
 
     /// Builds the frame for `payloads`; payload `i` is for destination `i`.
     ///
-    /// Shared memory costs a few dozen nanoseconds per segment; other bytes are compared a bounded number of times;
-    /// every byte of the frame passes one checksum.
+    /// Shared memory is looked up by its address, once per segment and reference; other bytes are compared a bounded
+    /// number of times; every byte of the frame passes one checksum.
     ///
     /// # Errors
     ///
@@ -164,9 +164,9 @@ impl Encoder {
                 self.data.push(texts, span);
             }
         }
-        let mut envelope = Envelope { flags: 0, arrived: None, history: 0 };
+        let mut envelope = Envelope { flags: 0, arrived: None, before: 0 };
         if let Some(memory) = memory {
-            envelope.history = memory.history;
+            envelope.before = memory.before;
             envelope.flags = wire::FLAG_HISTORY;
             envelope.arrived = memory
                 .received
@@ -177,7 +177,7 @@ impl Encoder {
             if !remembers {
                 envelope.flags |= wire::FLAG_NOREF;
             } else if let Some(sent) = memory.sent {
-                sent.enter(self.data.to_bytes());
+                sent.enter(self.data.to_bytes(COPIED_BYTES_MAX));
             }
         }
         let mut frame = self.assemble(payloads, input_bytes, split, envelope);
@@ -244,7 +244,7 @@ impl Encoder {
         // What is written in one go makes one slice at the end.
         let shares = staged.is_none() && self.data.own.len() < self.data.bytes;
         let slices = Vec::with_capacity(if shares { self.data.chunks.len() + 2 } else { 0 });
-        let mut assembly = Assembly { out: &mut self.out, slices, crc: envelope.history, bytes: 0 };
+        let mut assembly = Assembly { out: &mut self.out, slices, crc: envelope.before, bytes: 0 };
         if let Some(staged) = staged {
             assembly.out.put_slice(staged);
         } else {
@@ -273,8 +273,8 @@ impl Encoder {
 
 /// What a frame of a connection may refer to, and what is to become of it.
 pub(crate) struct Memory<'a> {
-    /// The checksum of what went before on the connection.
-    pub(crate) history: u32,
+    /// The checksum of the frame before on the connection.
+    pub(crate) before: u32,
     /// The number of every message's stream.
     pub(crate) numbers: &'a [u32],
     pub(crate) streams: &'a Streams,
@@ -295,7 +295,8 @@ pub(crate) struct Memory<'a> {
 struct Envelope {
     flags: u8,
     arrived: Option<usize>,
-    history: u32,
+    /// The checksum of the frame before.
+    before: u32,
 }
 
 /// A frame in the making.

@@ -81,7 +81,7 @@ impl<const W: usize> InStep<W> {
             for ((change, now), past) in class.changes.iter_mut().zip(opening).zip(past) {
                 *change |= now ^ past;
             }
-            work.compared_bytes += class.len;
+            work.compared_bytes += opening.len().min(past.len());
         }
         let mut any = false;
         for class in &mut self.classes[..self.used] {

@@ -59,7 +59,7 @@ impl BlockIndex {
         Self { keys, slots: Vec::new(), filter: vec![0; FILTER_SMALL], bucket_mask: 0, unsorted: false }
     }
 
-    /// Forgets the last reference and takes in `reference`: the first eight bytes of its blocks.
+    /// Forgets the last reference and takes in `reference`: the first and the last eight bytes of its blocks.
     pub(crate) fn build(&mut self, reference: &[u8]) {
         let blocks = reference.len() / BLOCK;
         let filter_words = if blocks > SMALL_BLOCKS_MAX { FILTER_LARGE } else { FILTER_SMALL };
@@ -153,8 +153,8 @@ impl BlockIndex {
     }
 
     fn bucket(&self, hash: u64) -> usize {
-        let low = usize::try_from(hash & POSITION_MASK).unwrap_or(0);
-        (low & self.bucket_mask) * BUCKET
+        let [a, b, c, d, ..] = hash.to_le_bytes();
+        (u32::from_le_bytes([a, b, c, d]) as usize & self.bucket_mask) * BUCKET
     }
 }
 

@@ -20,7 +20,8 @@ pub struct Limits {
     pub pieces: usize,
     /// Records per frame. Default 262,144.
     pub records: usize,
-    /// Bytes of the data column, counted before the second stage. Default 256 MiB.
+    /// Bytes of the data column, counted before the second stage. An encoder counts all messages here, for it may have to
+    /// send their concatenation. Default 256 MiB.
     pub data_bytes: usize,
     /// Bytes of set definitions; each is charged one bit per destination, rounded up to whole bytes. Default 4 MiB.
     pub set_bytes: usize,

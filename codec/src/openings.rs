@@ -1,10 +1,12 @@
 //! The first bytes of every message of a frame, each in one piece: what is compared with earlier messages, and remembered.
 
+use std::fmt;
+
 use crate::payload::Payload;
-use crate::streams::OPENING_BYTES;
+use crate::streams::put_opening;
 
 /// The openings of one frame's messages.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Openings {
     bytes: Vec<u8>,
     /// Where in `bytes` that of each message ends.
@@ -17,15 +19,7 @@ impl Openings {
         self.bytes.clear();
         self.ends.clear();
         for payload in payloads {
-            let mut room = OPENING_BYTES;
-            for segment in payload.segments() {
-                let taken = segment.len().min(room);
-                self.bytes.extend_from_slice(&segment[..taken]);
-                room -= taken;
-                if room == 0 {
-                    break;
-                }
-            }
+            put_opening(&mut self.bytes, payload.segments().iter());
             self.ends.push(self.bytes.len());
         }
     }
@@ -39,6 +33,16 @@ impl Openings {
     /// All openings in order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &[u8]> {
         (0..self.ends.len()).map(|message| self.of(message))
+    }
+}
+
+/// Shows sizes only: messages may be secret.
+impl fmt::Debug for Openings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Openings")
+            .field("openings", &self.ends.len())
+            .field("bytes", &self.bytes.len())
+            .finish()
     }
 }
 

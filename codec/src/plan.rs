@@ -54,7 +54,6 @@ impl<'a> Item<'a> {
 }
 
 /// Memory that a planner needs and that outlives it.
-#[derive(Debug)]
 pub(crate) struct Scratch<const W: usize> {
     index: BlockIndex,
     addresses: Addresses,
@@ -110,7 +109,6 @@ impl<const W: usize> Scratch<W> {
 }
 
 /// Plans one frame.
-#[derive(Debug)]
 pub(crate) struct Planner<'a, const W: usize> {
     pub(crate) texts: Texts<'a>,
     pub(crate) scratch: &'a mut Scratch<W>,

@@ -29,7 +29,6 @@ const SHARED_RECORD_BYTES: usize = 2;
 const EACH_RECORD_BYTES: usize = 3;
 
 /// The head and the data column of one frame in the making.
-#[derive(Debug)]
 pub(crate) struct Records<'a, const W: usize> {
     texts: Texts<'a>,
     head: &'a mut HeadWriter<W>,

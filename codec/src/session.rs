@@ -50,9 +50,10 @@ pub struct SessionDecoder {
 /// that back.
 ///
 /// Bytes are recognised by where they lie in memory: pass on the slices that [`parse`](Self::parse) gave out, not
-/// copies of them. One MiB of what came is kept for that, and of what was sent what has not been said to have arrived, up
-/// to 4 MiB; beyond that frames are not remembered. So both ends have to send now and then: where only one does, use its
-/// halves.
+/// copies of them. One MiB of what came is kept for that. Of what was sent is kept what has not been said to have
+/// arrived, up to 4 MiB, and one MiB before that with the whole segment that it begins in; beyond that frames are not
+/// remembered. Segments of more than 16 KiB are kept by reference, and with them the buffers that they are slices of.
+/// Both ends have to send now and then: where only one does, use its halves.
 ///
 /// ```
 /// use bytes::Bytes;
@@ -138,7 +139,7 @@ impl SessionEncoder {
         let (sent, received) = echo.unzip();
         self.openings.reset(payloads);
         let memory = encode::Memory {
-            history: self.before,
+            before: self.before,
             numbers: streams,
             streams: &self.streams,
             openings: &self.openings,

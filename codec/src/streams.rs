@@ -5,6 +5,7 @@
 //! Both ends run this code over the same messages and so remember the same bytes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use crate::bytes_equal::equal_count;
 use crate::work::Work;
@@ -37,8 +38,23 @@ pub(crate) const STREAMS_MAX: usize = 1024;
 const _: () =
     assert!(TRIED <= OPENINGS_MAX && LOOK_BYTES <= OPENING_BYTES && OPENING_BYTES <= u16::MAX as usize);
 
+/// Appends the opening of a message that is given in parts; returns its length.
+pub(crate) fn put_opening(out: &mut Vec<u8>, parts: impl Iterator<Item: AsRef<[u8]>>) -> usize {
+    let mut room = OPENING_BYTES;
+    for part in parts {
+        let part = part.as_ref();
+        let taken = part.len().min(room);
+        out.extend_from_slice(&part[..taken]);
+        room -= taken;
+        if room == 0 {
+            break;
+        }
+    }
+    OPENING_BYTES - room
+}
+
 /// Openings of the latest messages of one stream.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Stream {
     number: u32,
     used: u64,
@@ -66,7 +82,8 @@ impl Stream {
     }
 
     /// The whole opening that is most like that of the next message: the latest one, or an older one that is clearly more
-    /// alike than all later ones. The first that is as long and half equal is the last to be looked at.
+    /// alike than all later ones. The first of these that is as long and half equal is the last to be looked
+    /// at.
     pub(crate) fn most_alike(&self, opening: &[u8], work: &mut Work) -> Option<Alike> {
         let mut best: Option<(usize, Alike)> = None;
         let len = opening.len();
@@ -95,20 +112,11 @@ impl Stream {
             let wanted = (self.kept.len() + OPENING_BYTES).next_power_of_two();
             self.kept.reserve_exact(wanted.min(KEPT_BYTES_MAX) - self.kept.len());
         }
-        let mut room = OPENING_BYTES;
-        for part in parts {
-            let part = part.as_ref();
-            let taken = part.len().min(room);
-            self.kept.extend_from_slice(&part[..taken]);
-            room -= taken;
-            if room == 0 {
-                break;
-            }
-        }
+        let opening = put_opening(&mut self.kept, parts);
         self.begin = self.begin.max(self.kept.len().saturating_sub(STREAM_BYTES));
-        if room < OPENING_BYTES {
+        if opening > 0 {
             self.lens.copy_within(..OPENINGS_MAX - 1, 1);
-            self.lens[0] = u16::try_from(OPENING_BYTES - room).unwrap_or(u16::MAX);
+            self.lens[0] = u16::try_from(opening).expect("an opening has at most 256 bytes");
             self.openings = OPENINGS_MAX.min(self.openings + 1);
         }
     }
@@ -125,7 +133,7 @@ pub(crate) struct Alike {
 }
 
 /// The streams of one direction.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Streams {
     streams: Vec<Stream>,
     /// Where in `streams` each is.
@@ -139,7 +147,7 @@ pub(crate) struct Streams {
 
 /// Finds the streams of one frame's messages. Frames mostly name the same streams in the same order, so the one behind
 /// the last is tried first.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Finder<'a> {
     streams: &'a Streams,
     next: usize,
@@ -216,6 +224,14 @@ impl Streams {
             }
         }
         None
+    }
+}
+
+/// Shows sizes only: messages may be secret.
+impl fmt::Debug for Streams {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bytes: usize = self.streams.iter().map(|stream| stream.bytes().len()).sum();
+        f.debug_struct("Streams").field("streams", &self.streams.len()).field("bytes", &bytes).finish()
     }
 }
 
