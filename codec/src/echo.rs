@@ -122,7 +122,7 @@ impl Received {
     /// These bytes arrived next, in a frame of so many bytes.
     pub(crate) fn enter(&mut self, chunk: Bytes, frame_bytes: usize) {
         let (bytes, place, address) = (chunk.len(), self.end, chunk.as_ptr().addr());
-        self.end += u64::try_from(bytes).unwrap_or(0);
+        self.end += bytes as u64;
         // Kept whole or not at all, and never longer than can be referred to. It keeps its frame alive, whose head must not
         // be what most of that is.
         let worth = bytes > 0 && bytes <= WINDOW_BYTES && frame_bytes <= 2 * bytes + CHUNK_BYTES;
@@ -150,7 +150,7 @@ impl Received {
 
     /// It was said.
     pub(crate) fn was_said(&mut self, news: usize) {
-        self.said += u64::try_from(news).unwrap_or(0);
+        self.said += news as u64;
     }
 
     /// How far before the end of what has arrived these very bytes in memory lie.

@@ -194,16 +194,13 @@ impl Streams {
     /// Makes room for a stream that is not remembered.
     fn begin(&mut self, number: u32) -> usize {
         let stream = Stream { number, ..Stream::default() };
-        let full = self.streams.len() >= STREAMS_MAX;
-        let place = match if full { self.forget_one() } else { None } {
-            Some(place) => {
-                self.streams[place] = stream;
-                place
-            }
-            None => {
-                self.streams.push(stream);
-                self.streams.len() - 1
-            }
+        let place = if self.streams.len() < STREAMS_MAX {
+            self.streams.push(stream);
+            self.streams.len() - 1
+        } else {
+            let place = self.forget_one();
+            self.streams[place] = stream;
+            place
         };
         self.by_number.insert(number, place);
         self.by_use.insert((self.frames, number));
@@ -212,18 +209,17 @@ impl Streams {
 
     /// Forgets the stream unused for longest, of several the one with the lowest number, and says where it was. Entries
     /// that turn out to be too early are put right on the way, each once per use at most.
-    fn forget_one(&mut self) -> Option<usize> {
-        while let Some((used, number)) = self.by_use.pop_first() {
-            let place = *self.by_number.get(&number)?;
+    fn forget_one(&mut self) -> usize {
+        loop {
+            let (used, number) = self.by_use.pop_first().expect("every stream has its entry");
+            let place = self.by_number[&number];
             let later = self.streams[place].used;
-            if later > used {
-                self.by_use.insert((later, number));
-            } else {
+            if later == used {
                 self.by_number.remove(&number);
-                return Some(place);
+                return place;
             }
+            self.by_use.insert((later, number));
         }
-        None
     }
 }
 
