@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use crate::bytes_equal::zero_runs;
 use crate::destination_set::DestinationSet;
-use crate::plan::Item;
 use crate::records::Records;
+use crate::texts::Item;
 use crate::varint;
 
 /// Longer texts are not laid out in columns: whether a column changes is noted on the stack. 128 to 1,024 make no difference

@@ -1,12 +1,15 @@
 //! The plan of one frame: its head and data column, if those are shorter than the messages one after another.
 
 use crate::data::DataColumn;
-use crate::encode::Memory;
+use crate::echo::{Received, Sent};
 use crate::head::HeadWriter;
 use crate::in_step::InStep;
 use crate::limits::{DESTINATIONS_MAX, Limits};
+use crate::openings::Openings;
+use crate::past::PastRuns;
 use crate::plan::{Planner, Scratch};
 use crate::records::Records;
+use crate::streams::Streams;
 use crate::texts::{Span, Texts};
 use crate::varint;
 use crate::work::Work;
@@ -26,6 +29,25 @@ pub(crate) struct Input<'a> {
     pub(crate) lens_bytes: usize,
     /// Those of the receivers.
     pub(crate) limits: &'a Limits,
+}
+
+/// What a frame of a connection may refer to, and what is to become of it.
+pub(crate) struct Memory<'a> {
+    /// The checksum of the frame before on the connection.
+    pub(crate) before: u32,
+    /// The number of every message's stream.
+    pub(crate) numbers: &'a [u32],
+    pub(crate) streams: &'a Streams,
+    /// Those of this frame's messages.
+    pub(crate) openings: &'a Openings,
+    /// Room to compare in.
+    pub(crate) runs: &'a mut PastRuns,
+    /// What the receiver of this frame sent.
+    pub(crate) received: Option<&'a Received>,
+    /// Where this frame's data is kept.
+    pub(crate) sent: Option<&'a mut Sent>,
+    /// Later frames may refer to this one.
+    pub(crate) remember: bool,
 }
 
 /// What came of it.

@@ -3,20 +3,17 @@
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, BytesMut};
 
-use crate::checksum;
 use crate::data::{Chunk, DataColumn};
 use crate::destination_set::{NARROW_MAX, WORDS_MAX};
-use crate::draft::{Draft, Input, Outcome};
-use crate::echo::{COPIED_BYTES_MAX, Received, Sent};
+use crate::draft::{Draft, Input, Memory, Outcome};
+use crate::echo::COPIED_BYTES_MAX;
+use crate::encoded::{Assembly, EncodedFrame, Stats};
 use crate::error::{EncodeError, LimitName};
 use crate::limits::{DESTINATIONS_MAX, Limits};
-use crate::openings::Openings;
-use crate::past::PastRuns;
 use crate::payload::Payload;
 use crate::stage::{Compressor, Stage};
-use crate::streams::Streams;
 use crate::texts::{Borders, Span, Texts};
 use crate::varint;
 use crate::wire;
@@ -32,22 +29,6 @@ pub struct Options {
     pub seed: Option<u64>,
     /// The limits of the receivers. No frame is built that they would refuse.
     pub limits: Limits,
-}
-
-/// What one encoding did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Stats {
-    /// Bytes of all messages together.
-    pub input_bytes: usize,
-    /// Length of the frame before the second stage.
-    pub diff_bytes: usize,
-    /// Length of the frame as sent.
-    pub frame_bytes: usize,
-    /// The messages share too little: the frame is their concatenation.
-    pub concatenated: bool,
-    /// Operations that planning took.
-    pub work: Work,
 }
 
 /// Turns messages into frames. Keeps its working memory between calls, which grows with the largest frame, but no handle
@@ -66,24 +47,6 @@ pub struct Encoder {
     /// The data column in one piece, for the second stage.
     gathered: Vec<u8>,
     out: BytesMut,
-}
-
-/// One frame, ready for a vectored write.
-#[derive(Clone)]
-pub struct EncodedFrame {
-    slices: Slices,
-    stats: Stats,
-    pub(crate) flags: u8,
-    /// Bytes that arrived of what the receiver sent, as the frame says.
-    pub(crate) arrived: Option<usize>,
-    pub(crate) checksum: u32,
-}
-
-/// Most frames are short and have one slice, which needs no list.
-#[derive(Clone)]
-enum Slices {
-    One(Bytes),
-    Many(Vec<Bytes>),
 }
 
 impl Encoder {
@@ -271,25 +234,6 @@ impl Encoder {
     }
 }
 
-/// What a frame of a connection may refer to, and what is to become of it.
-pub(crate) struct Memory<'a> {
-    /// The checksum of the frame before on the connection.
-    pub(crate) before: u32,
-    /// The number of every message's stream.
-    pub(crate) numbers: &'a [u32],
-    pub(crate) streams: &'a Streams,
-    /// Those of this frame's messages.
-    pub(crate) openings: &'a Openings,
-    /// Room to compare in.
-    pub(crate) runs: &'a mut PastRuns,
-    /// What the receiver of this frame sent.
-    pub(crate) received: Option<&'a Received>,
-    /// Where this frame's data is kept.
-    pub(crate) sent: Option<&'a mut Sent>,
-    /// Later frames may refer to this one.
-    pub(crate) remember: bool,
-}
-
 /// What a frame says besides its messages.
 #[derive(Clone, Copy)]
 struct Envelope {
@@ -297,44 +241,6 @@ struct Envelope {
     arrived: Option<usize>,
     /// The checksum of the frame before.
     before: u32,
-}
-
-/// A frame in the making.
-struct Assembly<'a> {
-    /// Bytes that are not yet a slice.
-    out: &'a mut BytesMut,
-    slices: Vec<Bytes>,
-    crc: u32,
-    bytes: usize,
-}
-
-impl Assembly<'_> {
-    /// Makes a slice of what was written so far.
-    fn cut(&mut self) {
-        if !self.out.is_empty() {
-            let written = self.out.split().freeze();
-            self.slice(written);
-        }
-    }
-
-    fn slice(&mut self, slice: Bytes) {
-        self.crc = checksum::append(self.crc, &slice);
-        self.bytes += slice.len();
-        self.slices.push(slice);
-    }
-
-    /// Appends the checksum of everything.
-    fn seal(mut self) -> (Slices, usize, u32) {
-        let crc = checksum::append(self.crc, self.out);
-        self.out.put_slice(&crc.to_le_bytes());
-        let last = self.out.split().freeze();
-        self.bytes += last.len();
-        if self.slices.is_empty() {
-            return (Slices::One(last), self.bytes, crc);
-        }
-        self.slices.push(last);
-        (Slices::Many(self.slices), self.bytes, crc)
-    }
 }
 
 /// Checks what is known before anything is planned; returns the bytes of all messages.
@@ -361,56 +267,11 @@ fn check(payloads: &[Payload], limits: &Limits) -> Result<usize, EncodeError> {
     Ok(input_bytes)
 }
 
-impl EncodedFrame {
-    /// Length in bytes.
-    #[must_use]
-    #[allow(clippy::len_without_is_empty, reason = "a frame is never empty")]
-    pub fn len(&self) -> usize {
-        self.stats.frame_bytes
-    }
-
-    /// The frame's bytes in wire order, for a vectored write. Long shared segments are the sender's own.
-    #[must_use]
-    pub fn slices(&self) -> &[Bytes] {
-        match &self.slices {
-            Slices::One(one) => std::slice::from_ref(one),
-            Slices::Many(many) => many,
-        }
-    }
-
-    /// The frame in one piece; copies unless it is one piece already.
-    #[must_use]
-    pub fn to_bytes(&self) -> Bytes {
-        if let Slices::One(one) = &self.slices {
-            return one.clone();
-        }
-        let mut out = BytesMut::with_capacity(self.len());
-        for slice in self.slices() {
-            out.put_slice(slice);
-        }
-        out.freeze()
-    }
-
-    /// What the encoding did.
-    #[must_use]
-    pub fn stats(&self) -> Stats {
-        self.stats
-    }
-}
-
 /// Shows no working memory: it may hold parts of messages.
 impl fmt::Debug for Encoder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Options { stage, seed: _, limits } = &self.options;
         f.debug_struct("Encoder").field("stage", stage).field("limits", limits).finish_non_exhaustive()
-    }
-}
-
-/// Shows sizes only: messages may be secret.
-impl fmt::Debug for EncodedFrame {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let slices = self.slices().len();
-        f.debug_struct("EncodedFrame").field("slices", &slices).field("stats", &self.stats).finish()
     }
 }
 

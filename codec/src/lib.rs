@@ -97,7 +97,8 @@
 //! are.
 
 pub use decode::{Frame, Pieces, reserialise};
-pub use encode::{EncodedFrame, Encoder, Options, Stats};
+pub use encode::{Encoder, Options};
+pub use encoded::{EncodedFrame, Stats};
 pub use error::{DecodeError, EncodeError, LimitName};
 pub use limits::Limits;
 pub use payload::Payload;
@@ -137,6 +138,8 @@ mod records;
 mod columns;
 
 mod work;
+
+mod encoded;
 
 // What connections remember.
 

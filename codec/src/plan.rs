@@ -5,8 +5,6 @@
 //! follower's message holds every other one, so lags nest in the reference. What is left over is short or shares
 //! nothing: columns, or private records.
 
-use std::ops::Range;
-
 use crate::align::Reference;
 use crate::bytes_equal::{common_prefix, common_suffix};
 use crate::columns::{self, COLUMN_BYTES_MAX, Keyed};
@@ -17,7 +15,7 @@ use crate::index::BlockIndex;
 use crate::openings::Openings;
 use crate::records::Records;
 use crate::sweep::{Runs, Sweep};
-use crate::texts::{Span, Texts};
+use crate::texts::{Item, Span, Texts};
 
 /// Rounds of comparing addresses.
 const ADDRESS_ROUNDS: usize = 4;
@@ -33,25 +31,6 @@ const HEAD_OF_OUTSIZED: usize = 2;
 const BYTE_ROUNDS: usize = 3;
 /// Gaps in which no part is longer go to the columns without another round.
 const SHORT_BYTES: usize = 64;
-
-/// A part of a message together with its bytes in one piece.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Item<'a> {
-    pub(crate) span: Span,
-    pub(crate) bytes: &'a [u8],
-}
-
-impl<'a> Item<'a> {
-    /// The part that `span` names.
-    fn at(&self, span: Span) -> Self {
-        self.part(span.start - self.span.start..span.end - self.span.start)
-    }
-
-    /// A range of its bytes.
-    pub(crate) fn part(&self, range: Range<usize>) -> Self {
-        Self { span: self.span.part(range.start, range.end), bytes: &self.bytes[range] }
-    }
-}
 
 /// Memory that a planner needs and that outlives it.
 pub(crate) struct Scratch<const W: usize> {

@@ -10,9 +10,8 @@ use crate::destination_set::DestinationSet;
 use crate::echo::{ECHO_BYTES_MIN, Received};
 use crate::head::{HeadWriter, Source};
 use crate::past::PastRuns;
-use crate::plan::Item;
 use crate::set_table::SetTable;
-use crate::texts::{Span, Texts};
+use crate::texts::{Item, Span, Texts};
 use crate::work::Work;
 
 /// Places that the members of one record may take their bytes from; with more the bytes are sent instead. With 2, frames for

@@ -9,8 +9,10 @@ use bytes::Bytes;
 
 use crate::checksum;
 use crate::decode::{self, Frame};
+use crate::draft::Memory;
 use crate::echo::{Received, Sent};
-use crate::encode::{self, EncodedFrame, Encoder, Options};
+use crate::encode::{Encoder, Options};
+use crate::encoded::EncodedFrame;
 use crate::error::{DecodeError, EncodeError};
 use crate::head::Room;
 use crate::limits::Limits;
@@ -138,7 +140,7 @@ impl SessionEncoder {
         }
         let (sent, received) = echo.unzip();
         self.openings.reset(payloads);
-        let memory = encode::Memory {
+        let memory = Memory {
             before: self.before,
             numbers: streams,
             streams: &self.streams,

@@ -1,5 +1,7 @@
 //! The messages of one frame as texts with positions, whatever segments they consist of.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 
 use crate::payload::Payload;
@@ -23,6 +25,25 @@ impl Span {
     /// The part from `start` to `end`, counted from this span's start.
     pub(crate) fn part(&self, start: usize, end: usize) -> Self {
         Self { message: self.message, start: self.start + start, end: self.start + end }
+    }
+}
+
+/// A part of a message together with its bytes in one piece.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Item<'a> {
+    pub(crate) span: Span,
+    pub(crate) bytes: &'a [u8],
+}
+
+impl<'a> Item<'a> {
+    /// The part that `span` names.
+    pub(crate) fn at(&self, span: Span) -> Self {
+        self.part(span.start - self.span.start..span.end - self.span.start)
+    }
+
+    /// A range of its bytes.
+    pub(crate) fn part(&self, range: Range<usize>) -> Self {
+        Self { span: self.span.part(range.start, range.end), bytes: &self.bytes[range] }
     }
 }
 
