@@ -416,9 +416,15 @@ impl<const W: usize> Planner<'_, W> {
         let mut gap = self.scratch.take_items();
         for step in &sweep.steps {
             gap.clear();
+            // Parts are in the order of the items, and mostly there is one of each.
+            let mut next = 0;
             for &part in &sweep.parts[begin..step.parts_end] {
-                let of = items.binary_search_by_key(&part.message, |item| item.span.message);
-                gap.push(items[of.expect("every part is of an item")].at(part));
+                if items.get(next).is_none_or(|item| item.span.message != part.message) {
+                    let of = items.binary_search_by_key(&part.message, |item| item.span.message);
+                    next = of.expect("every part is of an item");
+                }
+                gap.push(items[next].at(part));
+                next += 1;
             }
             begin = step.parts_end;
             self.gap(&gap, items[reference].span.message, round + 1, true);
