@@ -6,6 +6,10 @@
 use crate::align::Run;
 use crate::texts::{Span, Texts};
 
+/// A message may be looked up once for each of its segments and once more for so many bytes: against a reference of tiny
+/// segments, none of which is worth a record, one long segment would be looked up once for every byte.
+const BYTES_PER_LOOKUP: usize = 16;
+
 /// One segment of the reference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Place {
@@ -43,10 +47,16 @@ impl Addresses {
         let first = out.len();
         // The reference's segment and position up to which it is used.
         let (mut next, mut at_min, mut from) = (0, 0, 0);
-        for (segment, start, end) in texts.parts(message) {
+        let mut budget = message.len() / BYTES_PER_LOOKUP;
+        'parts: for (segment, start, end) in texts.parts(message) {
+            budget += 1;
             let mut address = segment.as_ptr().addr() + start;
             let mut rest = end - start;
             while rest > 0 {
+                if budget == 0 {
+                    break 'parts;
+                }
+                budget -= 1;
                 lookups += 1;
                 let Some((place, skip)) = self.find(next, address, rest, at_min) else { break };
                 address += skip;

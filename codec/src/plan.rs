@@ -219,6 +219,10 @@ impl<const W: usize> Planner<'_, W> {
         let Cuts { runs, sweep } = cuts;
         runs.sweep(spans, reference, self.out.table(), sweep);
         self.out.work.visits += sweep.visits;
+        if sweep.steps.iter().all(|step| step.shared.is_none()) {
+            // Nothing of it was worth a record, nor would it be in the next round.
+            return self.by_bytes_joined(spans);
+        }
         let mut begin = 0;
         for step in &sweep.steps {
             let parts = &sweep.parts[begin..step.parts_end];

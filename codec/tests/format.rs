@@ -137,7 +137,7 @@ const NUMBERS: [(&str, &[(&str, &str)]); 36] = [
     ("What {} allows is much", &[("wire.rs", "ZSTD_EXPANSION_MAX")]),
     // Work.
     ("At most {} rounds, over disjoint parts", &[("plan.rs", "ADDRESS_ROUNDS")]),
-    ("per reference, of which at most {} are tried", &[("plan.rs", "REFERENCES_TRIED")]),
+    ("a part is looked up against at most {} references", &[("plan.rs", "REFERENCES_TRIED")]),
     ("At most {} rounds, over disjoint gaps", &[("plan.rs", "BYTE_ROUNDS")]),
     (
         "in more than {} alignments as a message and {} as a reference",

@@ -5,7 +5,7 @@ mod common;
 use bytes::Bytes;
 use common::{FAMILIES, encoder, family, payloads};
 use fastrand::Rng;
-use trunkline_codec::{Encoder, Options, Payload, Session, SessionEncoder, Stage};
+use trunkline_codec::{Encoder, Limits, Options, Payload, Session, SessionEncoder, Stage};
 
 /// What no family needs more of, per byte of input and per message. The two-letter alphabet comes closest, because
 /// nearly every probe succeeds and finds next to nothing.
@@ -65,6 +65,41 @@ fn operations_per_message_do_not_grow_with_their_number() {
         let (few, many) = (per_message(100), per_message(1000));
         assert!(many <= few * 3.0 + 1000.0, "family {kind}: {few:.0} operations per message, then {many:.0}");
     }
+}
+
+#[test]
+fn tiny_segments_of_long_buffers_are_not_looked_up_byte_by_byte() {
+    // The first message is every byte of four buffers in turn; 460 others are one of the buffers each.
+    let mut rng = Rng::with_seed(1);
+    let buffers: Vec<Bytes> = (0..4).map(|_| Bytes::from(common::random(&mut rng, 4000))).collect();
+    let mut messages = vec![Payload::default(); 1024];
+    messages[0] = (0..4000).flat_map(|at| buffers.iter().map(move |one| one.slice(at..at + 1))).collect();
+    let mut places: Vec<usize> = (1..1024).collect();
+    rng.shuffle(&mut places);
+    for (one, places) in buffers.iter().zip(places.chunks(115)) {
+        for &place in places {
+            messages[place] = one.clone().into();
+        }
+    }
+    let segments: usize = messages.iter().map(|message| message.segments().len()).sum();
+    let stats = encoder(Stage::None).encode(&messages).unwrap().stats();
+    let most = 10 * stats.input_bytes + PER_MESSAGE * messages.len() + PER_SEGMENT * segments;
+    assert!(stats.work.operations() <= most, "{:?} for {} bytes", stats.work, stats.input_bytes);
+}
+
+#[test]
+fn smaller_groups_take_three_times_the_work_at_most() {
+    let mut rng = Rng::with_seed(1);
+    let blob = common::random(&mut rng, 64);
+    let mut letters = || std::iter::repeat_with(|| rng.u8(..2)).take(300).collect::<Vec<u8>>();
+    let messages: Vec<Payload> = (0..200).map(|_| [&blob[..], &letters()].concat().into()).collect();
+    let limits = Limits { pieces: 200, ..Limits::default() };
+    let work = |limits| {
+        let mut encoder = Encoder::new(Options { seed: Some(7), limits, ..Options::default() });
+        encoder.encode(&messages).unwrap().stats().work.operations()
+    };
+    let (one, all) = (work(Limits::default()), work(limits));
+    assert!(one < all && all <= 3 * one, "{one} operations, {all} in groups");
 }
 
 /// Messages made to drive one part of the encoder, about `len` bytes each, and how many of them.
