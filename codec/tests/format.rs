@@ -155,7 +155,7 @@ const NUMBERS: [(&str, &[(&str, &str)]); 36] = [
     ("**The index** hashes every {} bytes", &[("index.rs", "BLOCK")]),
     ("Equally long texts of at most {} bytes are tried in columns", &[("columns.rs", "COLUMN_BYTES_MAX")]),
     ("texts that differ in one place of at most {} bytes only", &[("plan.rs", "SHORT_BYTES")]),
-    ("groups of {} destinations, then of {}.", &[("draft.rs", "GROUPS[1]"), ("draft.rs", "GROUPS[2]")]),
+    ("groups of {} destinations, then of {}", &[("draft.rs", "GROUPS[1]"), ("draft.rs", "GROUPS[2]")]),
     (
         "Of at most {} earlier messages of a stream {} bytes are looked at",
         &[("streams.rs", "TRIED"), ("streams.rs", "LOOK_BYTES")],
