@@ -184,11 +184,11 @@ pub(crate) fn encoder(stage: Stage) -> Encoder {
     Encoder::new(Options { stage, seed: Some(7), ..Options::default() })
 }
 
-/// What FORMAT.md promises as the longest frame.
-pub(crate) fn bound(payloads: &[Payload]) -> usize {
+/// What FORMAT.md promises as the longest frame, which may say how much has arrived.
+pub(crate) fn bound(payloads: &[Payload], echo: bool) -> usize {
     let varint = |len: usize| (usize::BITS - (len | 1).leading_zeros()).div_ceil(7) as usize;
     let input: usize = payloads.iter().map(|payload| payload.len() + varint(payload.len())).sum();
-    input + payloads.len() + 48
+    input + 9 + if echo { 10 } else { 0 }
 }
 
 /// Decodes `encoded` and compares every message.
