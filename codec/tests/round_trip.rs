@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{FAMILIES, STAGES, assert_exact, bound, encoder, family, payloads};
+use common::{FAMILIES, STAGES, assert_exact, bound, cases, encoder, family, payloads};
 use fastrand::Rng;
 use proptest::prelude::*;
 use trunkline_codec::{Frame, Limits, Payload, Stage, reserialise};
@@ -24,7 +24,7 @@ fn check(messages: &[Payload], stage: Stage) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(600))]
+    #![proptest_config(cases(600))]
 
     #[test]
     fn families_survive(kind in 0..FAMILIES, seed: u64, count in 1usize..12, len in 0usize..3000, stage in prop::sample::select(STAGES)) {
@@ -51,7 +51,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(40))]
+    #![proptest_config(cases(40))]
 
     #[test]
     fn long_and_many_survive(kind in 0..FAMILIES, seed: u64, many: bool, stage in prop::sample::select(STAGES)) {
