@@ -7,6 +7,7 @@
 
 mod bodies;
 mod common;
+mod connections;
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -96,7 +97,10 @@ fn vectors_are_read_independently() {
     let (mut lines, mut expected) = (Vec::new(), Vec::new());
     for entry in std::fs::read_dir(directory).unwrap() {
         let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
-        // Only frames of the stateless kind stand alone.
+        // Those of a connection do not stand alone.
+        if connections::Connection::read(&text).is_some() {
+            continue;
+        }
         let of = |kind: &'static str| text.lines().filter_map(move |line| line.strip_prefix(kind));
         let frames: Vec<&str> = of("frame").collect();
         if let [frame] = frames[..] {
@@ -108,6 +112,43 @@ fn vectors_are_read_independently() {
     }
     assert!(lines.len() >= 12);
     assert_read("vectors", &[], &lines, &expected);
+}
+
+/// As either end sees them; and as one sees them that sends nothing, where that is enough.
+#[test]
+fn connections_are_read_independently() {
+    for (name, connection) in connections::all() {
+        let epochs = connection.epochs;
+        for end in 0..2 {
+            let mut seen = Seen::default();
+            for frame in &connection.frames {
+                let texts = |messages: &Vec<Vec<u8>>| {
+                    let texts = messages.iter().map(|message| hex(message));
+                    std::iter::once("ok".to_owned()).chain(texts).collect::<Vec<_>>().join(" ")
+                };
+                let expected = frame.messages.as_ref().map_or("refused".to_owned(), texts);
+                match (frame.from == end, &frame.messages) {
+                    (true, Some(_)) => seen.frame('>', &frame.bytes, &frame.streams, expected),
+                    (true, None) => {}
+                    (false, Some(_)) => seen.frame('<', &frame.bytes, &frame.streams, expected),
+                    (false, None) => seen.frame('?', &frame.bytes, &frame.streams, expected),
+                }
+            }
+            seen.assert_read(&format!("{name}-{end}"), (epochs[1 - end], epochs[end]));
+            let came = |line: &String| line.starts_with('<');
+            if !connection.frames.iter().any(|frame| frame.from != end && frame.has_flag(0x20)) {
+                let (lines, expected): (Vec<String>, Vec<String>) = seen
+                    .lines
+                    .iter()
+                    .zip(&seen.expected)
+                    .filter(|(line, _)| came(line))
+                    .map(|(line, expected)| (line[2..].to_owned(), expected.clone()))
+                    .unzip();
+                let epoch = epochs[1 - end].to_string();
+                assert_read(&format!("{name}-{end}-alone"), &["--session", &epoch], &lines, &expected);
+            }
+        }
+    }
 }
 
 #[test]

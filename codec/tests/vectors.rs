@@ -1,18 +1,24 @@
-//! Frames that every later release decodes. A vector is a text file: comments, the frame and its messages in hex.
+//! Frames that every later release decodes. A vector is a text file: comments, the frame and its messages in hex; or the
+//! frames of a connection, as `connections/mod.rs` explains.
 //!
 //! Vectors are never edited. `WRITE_VECTORS=1 cargo test -p trunkline-codec --features zstd --test vectors` writes those
 //! that do not exist yet; a version that encodes better leaves the old ones and adds its own under new names.
 
+#[path = "connections/by_encoder.rs"]
+mod by_encoder;
+#[path = "connections/by_hand.rs"]
+mod by_hand;
 mod common;
+mod connections;
 
 use std::fmt::Write as _;
 use std::fs;
-use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use common::{encoder, family, payloads};
+use connections::{Connection, directory};
 use fastrand::Rng;
-use trunkline_codec::{DecodeError, Frame, Limits, Payload, Stage};
+use trunkline_codec::{DecodeError, Frame, Limits, Options, Payload, Session, SessionDecoder, Stage};
 
 /// What the encoder with seed 7 is expected to still write: name, family, destinations, length, stage.
 const WRITTEN: [(&str, usize, usize, usize, Stage); 12] = [
@@ -39,10 +45,6 @@ const WRITTEN_ZSTD: [(&str, usize, usize, usize, Stage); 3] = [
 ];
 #[cfg(not(feature = "zstd"))]
 const WRITTEN_ZSTD: [(&str, usize, usize, usize, Stage); 0] = [];
-
-fn directory() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors")
-}
 
 fn messages(kind: usize, count: usize, len: usize) -> Vec<Payload> {
     let mut rng = Rng::with_seed(2026);
@@ -77,7 +79,11 @@ fn vectors_decode_forever() {
     let mut count = 0;
     for entry in fs::read_dir(directory()).unwrap() {
         let path = entry.unwrap().path();
-        let (frame, expected) = read(&fs::read_to_string(&path).unwrap());
+        let text = fs::read_to_string(&path).unwrap();
+        if Connection::read(&text).is_some() {
+            continue;
+        }
+        let (frame, expected) = read(&text);
         let frame = Frame::parse(frame, &Limits::default());
         if !cfg!(feature = "zstd") && path.to_string_lossy().ends_with("-zstd.txt") {
             assert!(matches!(frame, Err(DecodeError::Unsupported { offset: 2, .. })), "{}", path.display());
@@ -113,4 +119,136 @@ fn the_encoder_still_writes_the_vectors() {
         let (expected, _) = read(&fs::read_to_string(&path).unwrap());
         assert_eq!(hex(&frame), hex(&expected), "{name}");
     }
+}
+
+const FLAG_CONCAT: u8 = 0x01;
+const FLAG_ZSTD: u8 = 0x04;
+const FLAG_ECHO: u8 = 0x20;
+
+/// The data column of a frame without a second stage.
+fn column(frame: &[u8]) -> &[u8] {
+    let (flags, mut rest) = (frame[2], &frame[3..frame.len() - 4]);
+    let integer = |rest: &mut &[u8]| {
+        let len = 1 + rest.iter().position(|byte| byte & 0x80 == 0).unwrap();
+        let (integer, behind) = rest.split_at(len);
+        *rest = behind;
+        integer.iter().rev().fold(0, |value, byte| value << 7 | usize::from(byte & 0x7F))
+    };
+    let count = integer(&mut rest);
+    if flags & FLAG_ECHO != 0 {
+        integer(&mut rest);
+    }
+    if flags & FLAG_CONCAT != 0 {
+        for _ in 0..count {
+            integer(&mut rest);
+        }
+        return rest;
+    }
+    let head = integer(&mut rest);
+    &rest[head..]
+}
+
+/// Both ends of a connection, and for each direction a receiver that sends nothing.
+struct Ends {
+    sessions: [Session; 2],
+    /// Until the direction refers to what was sent.
+    alone: [Option<SessionDecoder>; 2],
+    sent: u32,
+}
+
+impl Ends {
+    fn new(epochs: [u64; 2]) -> Self {
+        let session = |out: u64, back: u64| Session::new(Options::default(), (out, back));
+        Self {
+            sessions: [session(epochs[0], epochs[1]), session(epochs[1], epochs[0])],
+            alone: epochs.map(|epoch| Some(SessionDecoder::new(Limits::default(), epoch))),
+            sent: 0,
+        }
+    }
+
+    /// The frame is sent and arrives.
+    fn pass(&mut self, frame: &connections::Sent) -> Result<Vec<Vec<u8>>, DecodeError> {
+        let messages =
+            |frame: &Frame| (0..frame.message_count()).map(|index| frame.to_vec(index)).collect::<Vec<_>>();
+        let to = 1 - frame.from;
+        let written = self.sessions[to].reserialise(frame.bytes.clone());
+        let parsed = self.sessions[to].parse(frame.bytes.clone(), &frame.streams)?;
+        let alone = self.alone[frame.from].take();
+        if let Some(mut alone) = alone {
+            let read = alone.parse(frame.bytes.clone(), &frame.streams);
+            if frame.has_flag(FLAG_ECHO) {
+                assert!(matches!(read, Err(DecodeError::Unsupported { .. })), "{read:?}");
+            } else {
+                assert!(messages(&read.unwrap()) == messages(&parsed));
+                self.alone[frame.from] = Some(alone);
+            }
+        }
+        if !parsed.no_reference() {
+            self.have_sent(frame.from, column(&written.unwrap()));
+        }
+        Ok(messages(&parsed))
+    }
+
+    /// What an encoder chooses must not matter, and yet an end has to have sent what the frame carried: it sends the same
+    /// column as one message of a stream that has heard nothing.
+    fn have_sent(&mut self, end: usize, data: &[u8]) {
+        self.sent += 1;
+        let message = Payload::from(data.to_vec());
+        let frame = self.sessions[end].encode(&[u32::MAX - self.sent], &[message]).unwrap();
+        assert!(column(&frame.to_bytes()) == data);
+    }
+}
+
+#[test]
+fn connections_decode_forever() {
+    let connections = connections::all();
+    assert!(connections.len() >= 11, "vectors are missing");
+    for (name, connection) in connections {
+        let after = |count: usize| {
+            let mut ends = Ends::new(connection.epochs);
+            for frame in connection.frames[..count].iter().filter(|frame| frame.messages.is_some()) {
+                ends.pass(frame).unwrap();
+            }
+            ends
+        };
+        let mut ends = after(0);
+        for (index, frame) in connection.frames.iter().enumerate() {
+            let what = format!("{name}, frame {index}");
+            let Some(messages) = &frame.messages else {
+                let read = after(index).pass(frame);
+                assert!(matches!(read, Err(DecodeError::Reference { .. })), "{what}: {read:?}");
+                continue;
+            };
+            let read = ends.pass(frame);
+            if !cfg!(feature = "zstd") && frame.has_flag(FLAG_ZSTD) {
+                assert!(matches!(read, Err(DecodeError::Unsupported { offset: 2, .. })), "{what}: {read:?}");
+                break;
+            }
+            let read = read.unwrap_or_else(|error| panic!("{what}: {error}"));
+            assert!(read == *messages, "{what}");
+        }
+    }
+}
+
+fn assert_written(all: Vec<(&str, &str, Connection)>) {
+    for (name, comment, connection) in all {
+        let path = directory().join(name).with_extension("txt");
+        let text = connection.write(comment);
+        if !path.exists() && std::env::var_os("WRITE_VECTORS").is_some() {
+            fs::write(&path, &text).unwrap();
+        }
+        let expected = fs::read_to_string(&path).unwrap();
+        let differs = text.lines().zip(expected.lines()).position(|(one, other)| one != other);
+        assert!(text == expected, "{name}, line {:?}", differs.map(|line| line + 1));
+    }
+}
+
+#[test]
+fn the_encoder_still_writes_the_connections() {
+    assert_written(by_encoder::connections());
+}
+
+#[test]
+fn connections_written_by_hand_are_what_is_said_of_them() {
+    assert_written(by_hand::connections());
 }

@@ -10,7 +10,7 @@
 
 Prints `ok` and the messages in hex, one line per frame (an empty message is `-`), or `refused` and why. Python's standard
 library only, except that frames with the zstd stage need the module `zstandard`, or Python 3.14; without it they are
-`skipped`.
+`skipped`, and so are those that follow on the same connection.
 """
 
 import copy
@@ -394,7 +394,7 @@ def main(arguments):
         sessions["<"].other, sessions[">"].other = sessions[">"], sessions["<"]
         arguments = arguments[3:]
     lines = [line for name in arguments for line in open(name, encoding="ascii")] if arguments else sys.stdin
-    over = None
+    over = unread = None
     for line in lines:
         words = line.split()
         if not words:
@@ -406,11 +406,14 @@ def main(arguments):
             session = copy.deepcopy(sessions["<"])
         try:
             require(over is None, over)
+            if unread:
+                raise Skipped(unread)
             frame = b"" if words[0] == "-" else bytes.fromhex(words[0])
             messages = decode(frame, session, numbers)
             print("ok", *[message.hex() or "-" for message in messages])
         except Skipped as why:
             print("skipped", why)
+            unread = str(why) if session and way != "?" else unread
         except Refused as refusal:
             print("refused", refusal)
             over = str(refusal) if session and way != "?" else over
