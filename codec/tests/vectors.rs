@@ -183,19 +183,20 @@ impl Ends {
                 self.alone[frame.from] = Some(alone);
             }
         }
-        if !parsed.no_reference() {
-            self.have_sent(frame.from, column(&written.unwrap()));
-        }
+        self.have_sent(frame.from, column(&written.unwrap()), !parsed.no_reference());
         Ok(messages(&parsed))
     }
 
     /// What an encoder chooses must not matter, and yet an end has to have sent what the frame carried: it sends the same
     /// column as one message of a stream that has heard nothing.
-    fn have_sent(&mut self, end: usize, data: &[u8]) {
+    fn have_sent(&mut self, end: usize, data: &[u8], remember: bool) {
         self.sent += 1;
-        let message = Payload::from(data.to_vec());
-        let frame = self.sessions[end].encode(&[u32::MAX - self.sent], &[message]).unwrap();
-        assert!(column(&frame.to_bytes()) == data);
+        let (streams, messages) = ([u32::MAX - self.sent], [Payload::from(data.to_vec())]);
+        let frame = match remember {
+            true => self.sessions[end].encode(&streams, &messages),
+            false => self.sessions[end].encode_unremembered(&streams, &messages),
+        };
+        assert!(column(&frame.unwrap().to_bytes()) == data);
     }
 }
 
