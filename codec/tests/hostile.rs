@@ -4,7 +4,7 @@
 mod common;
 
 use bytes::Bytes;
-use common::{FAMILIES, STAGES, encoder, family, frame_of, payloads, random, seal};
+use common::{FAMILIES, STAGES, cases, encoder, family, frame_of, payloads, random, seal};
 use fastrand::Rng;
 use proptest::prelude::*;
 use trunkline_codec::{
@@ -96,7 +96,7 @@ fn resealed_frames_never_panic() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(3000))]
+    #![proptest_config(cases(3000))]
 
     #[test]
     fn what_is_accepted_is_canonical(flags in 0u8..32, m in 1u8..80, head in prop::collection::vec(any::<u8>(), 0..40), data in 0usize..60) {

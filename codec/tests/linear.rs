@@ -94,12 +94,14 @@ fn smaller_groups_take_three_times_the_work_at_most() {
     let mut letters = || std::iter::repeat_with(|| rng.u8(..2)).take(300).collect::<Vec<u8>>();
     let messages: Vec<Payload> = (0..200).map(|_| [&blob[..], &letters()].concat().into()).collect();
     let limits = Limits { pieces: 200, ..Limits::default() };
-    let work = |limits| {
+    let stats = |limits| {
         let mut encoder = Encoder::new(Options { seed: Some(7), limits, ..Options::default() });
-        encoder.encode(&messages).unwrap().stats().work.operations()
+        encoder.encode(&messages).unwrap().stats()
     };
-    let (one, all) = (work(Limits::default()), work(limits));
-    assert!(one < all && all <= 3 * one, "{one} operations, {all} in groups");
+    let (one, all) = (stats(Limits::default()), stats(limits));
+    let (one, all, bytes) = (one.work.operations(), all.work.operations(), one.input_bytes);
+    let most = PER_BYTE * bytes + PER_MESSAGE * messages.len();
+    assert!(one <= most && most < all && all <= 3 * most, "{one} operations, {all} in groups");
 }
 
 /// Messages made to drive one part of the encoder, about `len` bytes each, and how many of them.
