@@ -475,6 +475,6 @@ mod tests {
         assert!(size_of::<Extent>() + size_of::<Cursor<'_>>() <= 80);
         let format = include_str!("../FORMAT.md");
         assert!(format.contains("a piece takes 24 bytes and its member 2: at most 32"));
-        assert!(format.contains("record takes 40, at most 80"));
+        assert!(format.contains("record takes 40, at most 120"));
     }
 }

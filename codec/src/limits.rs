@@ -23,7 +23,8 @@ pub struct Limits {
     /// Bytes of the data column, counted before the second stage. An encoder counts all messages here, for it may have to
     /// send their concatenation. Default 256 MiB.
     pub data_bytes: usize,
-    /// Bytes of set definitions; each is charged one bit per destination, rounded up to whole bytes. Default 4 MiB.
+    /// Bytes of set definitions; each is charged one bit per destination, rounded up to whole bytes, and
+    /// takes a few times that until the head is read: FORMAT.md says how much. Default 4 MiB.
     pub set_bytes: usize,
 }
 

@@ -4,10 +4,13 @@
 //! The bounds are what is true today, and what remains is said beside each: lower them when less is asked for.
 //! `cargo test -p trunkline-codec --test allocations -- --nocapture` prints the figures.
 
+mod common;
+
 use std::hint::black_box;
 
 use allocation_counter::measure;
 use bytes::Bytes;
+use common::bombs::{self, Bomb, Held};
 use trunkline_codec::{
     EncodedFrame, Encoder, Frame, Limits, Options, Payload, Session, SessionDecoder, SessionEncoder, varint,
 };
@@ -150,28 +153,102 @@ fn frame_of(history: Option<(u32, usize)>, count: usize, records: &[u8], data_by
     frame.into()
 }
 
-/// What FORMAT.md says under "Limits" that pieces, records, messages and parts of echoes take, at most.
+/// What FORMAT.md says under "Limits" that pieces, records, messages, definitions and parts of echoes take, at most.
 const PIECE_BYTES: usize = 32;
-const RECORD_BYTES: usize = 80;
+const RECORD_BYTES: usize = 120;
 const MESSAGE_BYTES: usize = 80;
+/// Per definition, and per 64 destinations of it.
+const DEFINITION_BYTES: usize = 24;
+const DEFINITION_WORD_BYTES: usize = 24;
 const ECHO_RECORD_BYTES: usize = 16;
 const ECHO_PART_BYTES: usize = 64;
+/// What does not grow with what a frame holds: the room for a usual one, and an error.
+const FRAME_BYTES: usize = 16 << 10;
+
+/// What a frame that holds this may take, after FORMAT.md.
+fn most_bytes(held: Held) -> usize {
+    let Held { messages, records, pieces, definitions, data_bytes } = held;
+    let definition = DEFINITION_WORD_BYTES * messages.div_ceil(64) + DEFINITION_BYTES;
+    PIECE_BYTES * pieces
+        + RECORD_BYTES * records
+        + MESSAGE_BYTES * messages
+        + definition * definitions
+        + data_bytes
+}
+
+/// Bytes that are taken at one time while the frame is read, at most.
+fn taken_bytes(frame: &Bytes, limits: &Limits) -> usize {
+    let info = measure(|| drop(black_box(Frame::parse(frame.clone(), limits))));
+    usize::try_from(info.bytes_max).unwrap()
+}
+
+#[test]
+fn a_bomb_costs_its_receiver_no_more_than_what_it_holds() {
+    for Bomb { name, frame, limits, held, .. } in bombs::bombs() {
+        let (taken, most) = (taken_bytes(&frame, &limits), most_bytes(held) + FRAME_BYTES);
+        println!("{name:<34} {:>8} bytes, takes {taken:>9}, {most:>9} at most", frame.len());
+        assert!(taken <= most, "{name}: {taken} bytes, {most} at most");
+    }
+}
 
 #[test]
 fn a_piece_costs_its_receiver_no_more_than_is_said() {
-    for (count, records) in [(1000, 10), (1024, 1000), (300, 3400), (64, 10_000), (16, 60_000), (3, 262_144)]
-    {
-        // All but the first, all but the second, and so on in turn: no two neighbours become one piece for everybody.
+    // All but the first, all but the second, and so on in turn: no two neighbours become one piece for everybody.
+    let in_turn = |count: usize, records: usize| {
         let head: Vec<u8> = (0..records).flat_map(|index| [0x80 + u8::from(index % 2 == 1), 1]).collect();
-        let bytes = frame_of(None, count, &head, records);
-        let mut messages = 0;
-        let info = measure(|| {
-            messages = Frame::parse(bytes.clone(), &Limits::default()).unwrap().message_count();
-        });
-        let most = PIECE_BYTES * (count - 1) * records + RECORD_BYTES * records + MESSAGE_BYTES * messages;
-        let taken = info.bytes_max;
-        println!("{count:>5} x {records:<8} {taken:>10} bytes, {most:>10} at most");
-        assert!(usize::try_from(taken).unwrap() <= most + 1000, "{count} x {records}: {taken} bytes");
+        let held = Held { messages: count, records, pieces: (count - 1) * records, ..Held::default() };
+        (head, held)
+    };
+    // One after the other to a destination of its own: as few pieces as records.
+    let alone = |records: usize| {
+        let head = [0x00, 1].repeat(records);
+        (head, Held { messages: 1, records, pieces: records, ..Held::default() })
+    };
+    // A new set each.
+    let defined = |records: usize| {
+        let pieces = 3 * records;
+        (
+            bombs::definitions(records),
+            Held { messages: 1024, records, pieces, definitions: records, data_bytes: 0 },
+        )
+    };
+    let frames = [(1000, 10), (1024, 1000), (300, 3400), (64, 10_000), (16, 60_000), (3, 262_144)]
+        .map(|(count, records)| in_turn(count, records))
+        .into_iter()
+        // Full lists, and such as have just been moved to twice the room.
+        .chain([262_144, 131_073].map(alone))
+        .chain([32_768, 16_385, 8_193, 1_025, 33, 13].map(defined));
+    for (head, held) in frames {
+        let frame = frame_of(None, held.messages, &head, held.records);
+        assert_eq!(Frame::parse(frame.clone(), &Limits::default()).unwrap().message_count(), held.messages);
+        let (taken, most) = (taken_bytes(&frame, &Limits::default()), most_bytes(held) + 1000);
+        let Held { messages, records, definitions, .. } = held;
+        println!("{messages:>5} x {records:<8} {definitions:>6} sets {taken:>10} bytes, {most:>10} at most");
+        assert!(taken <= most, "{messages} x {records}, {definitions} sets: {taken} bytes");
+    }
+}
+
+/// Bytes of lists that a decoder keeps for the next frame, at most: 40 KiB of records and 8 KiB of members.
+const KEPT_BYTES_MAX: i64 = (40 + 8) << 10;
+
+#[test]
+fn a_large_frame_does_not_make_its_connection_expensive() {
+    // Many records, and few that have many members.
+    for (count, records) in [(1, 262_144), (1024, 900)] {
+        let mut decoder = SessionDecoder::new(Limits::default(), 1);
+        let before = crc32c::crc32c(&1u64.to_le_bytes());
+        let mut frame = frame_of(None, count, &[0x00, 1].repeat(records), records).to_vec();
+        // With HISTORY and NOREF: what remains is not what streams remember.
+        frame[2] = 0x18;
+        let end = frame.len() - 4;
+        let checksum = crc32c::crc32c_append(before, &frame[..end]);
+        frame[end..].copy_from_slice(&checksum.to_le_bytes());
+        let streams: Vec<u32> = (0..u32::try_from(count).unwrap()).collect();
+        let frame = Bytes::from(frame);
+        drop(frame.clone());
+        let info = measure(|| drop(decoder.parse(frame.clone(), &streams).unwrap()));
+        println!("{count:>5} x {records:<8} {:>9} bytes taken, {} kept", info.bytes_max, info.bytes_current);
+        assert!(info.bytes_current <= KEPT_BYTES_MAX, "{count} x {records}: {} bytes", info.bytes_current);
     }
 }
 

@@ -108,7 +108,7 @@ fn with_commas(number: usize) -> String {
 }
 
 /// What the document says with a number, and the constant that has it.
-const NUMBERS: [(&str, &[(&str, &str)]); 36] = [
+const NUMBERS: [(&str, &[(&str, &str)]); 37] = [
     ("1 ≤ m ≤ {};", &[("limits.rs", "DESTINATIONS_MAX")]),
     ("at most 2 for m (m ≤ {})", &[("limits.rs", "DESTINATIONS_MAX")]),
     // Connections.
@@ -172,13 +172,18 @@ const NUMBERS: [(&str, &[(&str, &str)]); 36] = [
     ),
     ("a piece takes 24 bytes and its member 2: at most {}", &[("tests/allocations.rs", "PIECE_BYTES")]),
     (
-        "at most {} with that room, and a message {}. An ECHO record takes at most {} more, and for each of its parts {}",
+        "at most {} while its list moves to one of twice the room, and a message {}. An ECHO record takes at most {} \
+         more, and for each of its parts {}:",
         &[
             ("tests/allocations.rs", "RECORD_BYTES"),
             ("tests/allocations.rs", "MESSAGE_BYTES"),
             ("tests/allocations.rs", "ECHO_RECORD_BYTES"),
             ("tests/allocations.rs", "ECHO_PART_BYTES"),
         ],
+    ),
+    (
+        "per 64 destinations, at most {} while its list moves, and at most {} in the table",
+        &[("tests/allocations.rs", "DEFINITION_WORD_BYTES"), ("tests/allocations.rs", "DEFINITION_BYTES")],
     ),
 ];
 

@@ -4,6 +4,7 @@
 mod common;
 
 use bytes::Bytes;
+use common::bombs::{Bomb, bombs};
 use common::{FAMILIES, STAGES, cases, encoder, family, frame_of, payloads, random, seal};
 use fastrand::Rng;
 use proptest::prelude::*;
@@ -247,63 +248,18 @@ fn the_encoder_keeps_to_the_receivers_limits() {
     }
 }
 
+/// `tests/allocations.rs` measures what they make their receiver take.
 #[test]
 fn bombs_are_refused_from_the_head() {
-    let limit = |rest: &[u8]| match parse(&frame_of(rest)) {
-        Err(DecodeError::Limit { limit, .. }) => limit,
-        other => panic!("{:?}", other.map(|_| ())),
-    };
-    let varint = |mut value: u64| {
-        let mut out = Vec::new();
-        while value >= 0x80 {
-            out.push(value.to_le_bytes()[0] | 0x80);
-            value >>= 7;
+    for Bomb { name, frame, limits, limit, .. } in bombs() {
+        match (Frame::parse(frame, &limits), limit) {
+            (Err(DecodeError::Limit { limit: passed, .. }), Some(limit)) => {
+                assert_eq!(passed, limit, "{name}")
+            }
+            (Err(_), None) => {}
+            (other, _) => panic!("{name}: {:?}", other.map(|_| ())),
         }
-        out.push(value.to_le_bytes()[0]);
-        out
-    };
-    let split = |m: u64, head: &[u8], data: &[u8]| {
-        let head_len = u64::try_from(head.len()).unwrap();
-        [&[0][..], &varint(m), &varint(head_len), head, data].concat()
-    };
-    // A record of 1 MiB for 1,000 destinations.
-    let record = [&[0x00][..], &varint(1 << 20)].concat();
-    assert_eq!(limit(&split(1000, &record, &vec![0; 1 << 20])), LimitName::OutputBytes);
-    // Lengths of 2^64 - 1, once and often.
-    let huge = [&[0x00][..], &varint(u64::MAX)].concat();
-    assert_eq!(limit(&split(1000, &huge, &[])), LimitName::MessageBytes);
-    let generous = Limits {
-        message_bytes: usize::MAX,
-        output_bytes: usize::MAX,
-        data_bytes: usize::MAX,
-        ..Limits::default()
-    };
-    for (m, head) in
-        [(1, [&huge[..], &huge].concat()), (1000, huge.clone()), (1000, [&[0xD0][..], &huge].concat())]
-    {
-        assert!(Frame::parse(frame_of(&split(m, &head, &[])), &generous).is_err());
     }
-    let lens = [&[1, 2][..], &varint(u64::MAX), &varint(u64::MAX)].concat();
-    assert!(Frame::parse(frame_of(&lens), &generous).is_err());
-    // Two head bytes make 1,024 pieces.
-    let pieces = [0x00, 0x01].repeat(1025);
-    assert_eq!(limit(&split(1024, &pieces, &[1; 1025])), LimitName::Pieces);
-    // Records and sets by the hundred thousand.
-    let records = [0x00, 0x01].repeat((1 << 18) + 1);
-    assert_eq!(limit(&split(1, &records, &[1; (1 << 18) + 1])), LimitName::Records);
-    let mut sets = Vec::new();
-    for k in 0..33_000u64 {
-        sets.extend_from_slice(&[0xC6, 3]);
-        sets.extend([k / 300, k % 300, 1].into_iter().flat_map(varint));
-        sets.push(1);
-    }
-    assert_eq!(limit(&split(1024, &sets, &[1; 33_000])), LimitName::SetBytes);
-    // Two sets in one head that are announced but not there, and a head that is not there.
-    assert!(parse(&frame_of(&[0, 9, 0xFF, 0xFF, 0x03])).is_err());
-    // More destinations than the format has.
-    assert_eq!(limit(&[&[1][..], &varint(1025)].concat()), LimitName::Destinations);
-    assert_eq!(limit(&[&[1][..], &varint(u64::MAX)].concat()), LimitName::Destinations);
-    assert!(parse(&frame_of(&[1, 0])).is_err());
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Messages for tests: families that resemble traffic, and families made to hurt.
 #![allow(dead_code, reason = "every test file uses its own part")]
 
+pub(crate) mod bombs;
 mod naive;
 
 use bytes::Bytes;
