@@ -431,8 +431,7 @@ impl Layout {
                 }
                 extent.remembered = extent.len;
             }
-            // A destination is below 1,024.
-            self.members.push(u16::try_from(index).unwrap_or(u16::MAX));
+            self.members.push(u16::try_from(index).expect("destinations are below 1,024"));
         }
         self.records.push(record);
         Ok(())

@@ -13,6 +13,9 @@ use crate::wire;
 /// Up to this many sets are searched one after another; more go through a hash table.
 const SCAN_MAX: usize = 12;
 
+/// A definition is charged at least one byte, so their numbers fit into a slot, whatever the limit says.
+const SET_BYTES_MAX: usize = u32::MAX as usize;
+
 /// The sets of one frame's head as far as it has been read or written.
 #[derive(Debug)]
 pub(crate) struct SetTable<const W: usize> {
@@ -183,6 +186,7 @@ impl<const W: usize> SetTable<W> {
             return Err(DecodeError::NotCanonical { offset, rule: "a set has one spelling" });
         }
         if matches!(spelling, Spelling::Define(..)) {
+            let set_bytes = set_bytes.min(SET_BYTES_MAX);
             let needed = self.charged_bytes() + self.count.div_ceil(8);
             if needed > set_bytes {
                 return Err(DecodeError::Limit { offset, limit: LimitName::SetBytes, maximum: set_bytes });
@@ -273,8 +277,8 @@ impl<const W: usize> SetTable<W> {
         while self.slots[slot] != 0 {
             slot = (slot + 1) & (self.slots.len() - 1);
         }
-        // More sets than a u32 counts would need terabytes of head.
-        self.slots[slot] = u32::try_from(number).unwrap_or(u32::MAX);
+        self.slots[slot] =
+            u32::try_from(number).expect("a reader's definitions are limited, a writer's would be terabytes");
     }
 
     fn find(&self, set: &DestinationSet<W>) -> Option<usize> {
