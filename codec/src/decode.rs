@@ -133,7 +133,8 @@ impl Frame {
                 return Err(DecodeError::Unsupported { offset: 2, what: "what this end has sent" });
             };
             if !sent.arrived(layout.arrived) {
-                return Err(DecodeError::Reference { offset: 3 });
+                let Layout { arrived: announced, arrived_offset: offset, .. } = layout;
+                return Err(DecodeError::Arrived { offset, announced });
             }
             echoes = Echoes::find(&mut layout, limits, sent)?;
         }

@@ -54,7 +54,7 @@ pub enum EncodeError {
     },
     /// The second stage is not available in this build.
     StageUnsupported,
-    /// A session needs the number of one stream for every message.
+    /// A session needs the number of one stream for every message: name as many as there are messages.
     Streams {
         /// Messages given.
         messages: usize,
@@ -68,11 +68,17 @@ impl fmt::Display for EncodeError {
         match self {
             Self::NoDestinations => f.write_str("a frame needs at least one destination"),
             Self::Limit { limit, maximum, needed } => {
-                write!(f, "limit {limit} is {maximum}, the messages need {needed}")
+                write!(
+                    f,
+                    "limit {limit} is {maximum}, the messages need {needed}: send less at once, or raise it at both ends"
+                )
             }
             Self::StageUnsupported => f.write_str("the second stage is not available in this build"),
             Self::Streams { messages, streams } => {
-                write!(f, "{messages} messages came with the numbers of {streams} streams")
+                write!(
+                    f,
+                    "{messages} messages came with the numbers of {streams} streams: name one for each message"
+                )
             }
         }
     }
@@ -104,6 +110,12 @@ pub enum DecodeError {
         /// The flags found.
         found: u8,
     },
+    /// The frame belongs to no connection, and this decoder is a connection's, whose frames all have the flag HISTORY. The
+    /// two ends did not agree: read it with [`Frame::parse`](crate::Frame::parse), or begin a new connection.
+    NoHistory {
+        /// The flags found.
+        found: u8,
+    },
     /// The frame needs something this decoder does not have.
     Unsupported {
         /// Where the need shows.
@@ -131,7 +143,16 @@ pub enum DecodeError {
         /// First byte of the record.
         offset: usize,
     },
-    /// A session needs the number of one stream for every message.
+    /// More is said to have arrived than was sent and is not known to have. The two ends do not remember the same: begin a
+    /// new connection.
+    Arrived {
+        /// Where it is said.
+        offset: usize,
+        /// Bytes that are said to have arrived since this was said last.
+        announced: usize,
+    },
+    /// A session needs the number of one stream for every message. The connection is over: whoever transports frames has
+    /// to say whose messages they are, of each.
     Streams {
         /// Messages in the frame.
         messages: usize,
@@ -195,6 +216,11 @@ impl fmt::Display for DecodeError {
             Self::Magic { found } => write!(f, "byte 0 is {found:#04x}, not a frame"),
             Self::Version { found } => write!(f, "frame version {found} at byte 1 is not known"),
             Self::Flags { found } => write!(f, "flags {found:#04x} at byte 2 have no meaning"),
+            Self::NoHistory { found } => write!(
+                f,
+                "flags {found:#04x} at byte 2 are those of a frame that belongs to no connection, and only frames of this \
+                 connection are read here"
+            ),
             Self::Unsupported { offset, what } => {
                 write!(f, "byte {offset} needs {what}, which is not available")
             }
@@ -209,9 +235,16 @@ impl fmt::Display for DecodeError {
             Self::Reference { offset } => {
                 write!(f, "record at byte {offset} refers to bytes that are not remembered")
             }
-            Self::Streams { messages, streams } => {
-                write!(f, "the frame has {messages} messages, and {streams} streams are named for them")
-            }
+            Self::Arrived { offset, announced } => write!(
+                f,
+                "byte {offset} says that {announced} bytes more have arrived, which is more than was sent: the two ends do \
+                 not remember the same, and only a new connection helps"
+            ),
+            Self::Streams { messages, streams } => write!(
+                f,
+                "the frame has {messages} messages, and {streams} streams are named for them: name one for each message, \
+                 on a new connection"
+            ),
             Self::Varint { offset } => write!(f, "integer at byte {offset} is overlong or too large"),
             Self::Set { offset } => {
                 write!(f, "set of destinations at byte {offset} is empty, too wide or unknown")
@@ -233,3 +266,19 @@ impl fmt::Display for DecodeError {
 }
 
 impl Error for DecodeError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_its_caller_can_mend_says_how() {
+        let limit = EncodeError::Limit { limit: LimitName::Pieces, maximum: 1, needed: 2 };
+        let limit = limit.to_string();
+        assert!(limit.ends_with("need 2: send less at once, or raise it at both ends"), "{limit}");
+        let encode = EncodeError::Streams { messages: 3, streams: 2 }.to_string();
+        let decode = DecodeError::Streams { messages: 3, streams: 2 }.to_string();
+        assert!(encode.ends_with("name one for each message"), "{encode}");
+        assert!(decode.ends_with("name one for each message, on a new connection"), "{decode}");
+    }
+}

@@ -198,6 +198,8 @@ pub(crate) struct Layout {
     pub(crate) flags: u8,
     /// Bytes that arrived of what the receiver sent, since a frame said so last.
     pub(crate) arrived: usize,
+    /// Where the frame says so, if it does.
+    pub(crate) arrived_offset: usize,
     /// The checksum, as carried and computed.
     pub(crate) checksum: u32,
     /// The records in order. A concatenation has one per message that is not empty.
@@ -271,9 +273,11 @@ impl Layout {
         if flags & !wire::FLAGS_KNOWN != 0
             || flags & wire::FLAGS_STAGE == wire::FLAGS_STAGE
             || flags & (wire::FLAG_ECHO | wire::FLAG_HISTORY) == wire::FLAG_ECHO
-            || before.is_some() && flags & wire::FLAG_HISTORY == 0
         {
             return Err(DecodeError::Flags { found: flags });
+        }
+        if before.is_some() && flags & wire::FLAG_HISTORY == 0 {
+            return Err(DecodeError::NoHistory { found: flags });
         }
         if before.is_none() && flags & wire::FLAG_HISTORY != 0 {
             return Err(DecodeError::Unsupported { offset: 2, what: "the connection's history" });
@@ -295,6 +299,7 @@ impl Layout {
         }
         let mut reader = Reader::new(frame, 3, end);
         let count = Self::read_count(&mut reader, limits)?;
+        let arrived_offset = reader.at();
         let arrived = if flags & wire::FLAG_ECHO == 0 { 0 } else { reader.varint()? };
         let Room { mut records, mut members } = room;
         records.clear();
@@ -303,8 +308,17 @@ impl Layout {
         records.reserve(USUAL_RECORDS.min(reader.remaining()));
         members.reserve(count * USUAL_PIECES);
         let extents = vec![Extent::default(); count];
-        let mut layout =
-            Self { flags, arrived, checksum: carried, records, members, extents, data_bytes: 0, data: 0..0 };
+        let mut layout = Self {
+            flags,
+            arrived,
+            arrived_offset,
+            checksum: carried,
+            records,
+            members,
+            extents,
+            data_bytes: 0,
+            data: 0..0,
+        };
         let mut tally = Tally { limits, output_bytes: 0, data_bytes: 0, pieces: 0, records: 0 };
         let head_end = if flags & wire::FLAG_CONCAT != 0 {
             for index in 0..count {

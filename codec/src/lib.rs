@@ -85,8 +85,9 @@
 //!
 //! Frames: those of version 1 are read by every later release. How an encoder cuts messages into records, and so the very
 //! bytes that it writes, may change with any release; every decoder reads them. The rest is semantic versioning, with
-//! these notes. The enums of this crate, [`Stats`] and [`Work`] are `#[non_exhaustive]`: what they gain breaks nothing;
-//! [`Options`] and [`Limits`] are not, and neither fields nor defaults change but with a breaking release. [`bytes`] 1 is
+//! these notes. The enums of this crate, [`Stats`] and [`Work`] are `#[non_exhaustive]`: a variant or a figure more breaks
+//! nothing. The variants themselves, [`Options`] and [`Limits`] are not, and neither their fields nor defaults change but
+//! with a breaking release. [`bytes`] 1 is
 //! part of the interface, other dependencies are not. A release that needs a later Rust than `rust-version` in
 //! `Cargo.toml` is at least a minor one. What is hidden from this documentation is for tests and promised to nobody.
 //!

@@ -9,7 +9,8 @@ use common::{FAMILIES, STAGES, cases, encoder, family, frame_of, payloads, rando
 use fastrand::Rng;
 use proptest::prelude::*;
 use trunkline_codec::{
-    DecodeError, EncodeError, Encoder, Frame, LimitName, Limits, Options, Payload, Stage, reserialise,
+    DecodeError, EncodeError, Encoder, Frame, LimitName, Limits, Options, Payload, Session, SessionDecoder,
+    Stage, reserialise, varint,
 };
 
 fn parse(bytes: &Bytes) -> Result<Frame, DecodeError> {
@@ -177,6 +178,55 @@ fn unknown_versions_and_flags_are_refused() {
     let refused = matches!(zstd, Err(EncodeError::StageUnsupported));
     assert_eq!(refused, cfg!(not(feature = "zstd")));
     assert_eq!(zstd.is_ok(), cfg!(feature = "zstd"));
+}
+
+/// A frame of a connection that begins with this epoch: flags, and what is between them and the checksum.
+fn first_frame_of(epoch: u64, flags_and_rest: &[u8]) -> Bytes {
+    let frame = [&[0xF5, 1], flags_and_rest].concat();
+    let checksum = crc32c::crc32c_append(crc32c::crc32c(&epoch.to_le_bytes()), &frame);
+    [&frame[..], &checksum.to_le_bytes()].concat().into()
+}
+
+#[test]
+fn frames_of_the_other_kind_are_refused_as_such() {
+    let decode = |frame: Bytes| SessionDecoder::new(Limits::default(), 7).parse(frame, &[1]);
+    assert_eq!(decode(first_frame_of(7, &[0x09, 1, 1, b'x'])).unwrap().to_vec(0), b"x");
+    // Alone, with the checksum of such a frame or of a connection's; with NOREF.
+    for frame in [frame_of(&[0x01, 1, 1, b'x']), first_frame_of(7, &[0x01, 1, 1, b'x'])] {
+        assert_eq!(decode(frame).unwrap_err(), DecodeError::NoHistory { found: 0x01 });
+    }
+    let error = decode(frame_of(&[0x11, 1, 1, b'x'])).unwrap_err();
+    assert_eq!(error, DecodeError::NoHistory { found: 0x11 });
+    assert!(error.to_string().contains("belongs to no connection"), "{error}");
+    // What has no meaning anywhere has none here.
+    for flags in [0x20, 0x06, 0x40] {
+        let error = decode(frame_of(&[flags, 1, 1, b'x'])).unwrap_err();
+        assert_eq!(error, DecodeError::Flags { found: flags });
+    }
+    let error = parse(&first_frame_of(7, &[0x09, 1, 1, b'x'])).unwrap_err();
+    assert!(error.to_string().contains("the connection's history"), "{error}");
+}
+
+#[test]
+fn more_cannot_have_arrived_than_was_sent() {
+    for (count, at) in [(1, 4), (300, 5)] {
+        let streams: Vec<u32> = (0..count).collect();
+        let mut rest = vec![0x29];
+        varint::put(&mut rest, streams.len());
+        rest.push(6);
+        rest.resize(rest.len() + streams.len(), 0);
+        for (sent, fits) in [(5, false), (6, true), (7, true)] {
+            let mut end = Session::new(Options::default(), (7, 7));
+            end.encode(&[1], &[vec![1; sent].into()]).unwrap();
+            match end.parse(first_frame_of(7, &rest), &streams) {
+                Ok(_) => assert!(fits, "{sent} bytes sent"),
+                Err(error) => {
+                    assert_eq!(error, DecodeError::Arrived { offset: at, announced: 6 });
+                    assert!(!fits, "{sent} bytes sent");
+                }
+            }
+        }
+    }
 }
 
 /// Limits of which one is `value`.
