@@ -103,7 +103,7 @@ pub use encoded::{EncodedFrame, Stats};
 pub use error::{DecodeError, EncodeError, LimitName};
 pub use limits::Limits;
 pub use payload::Payload;
-pub use session::{Session, SessionDecoder, SessionEncoder};
+pub use session::{Epochs, Session, SessionDecoder, SessionEncoder};
 pub use stage::Stage;
 pub use work::Work;
 

@@ -59,11 +59,12 @@ pub struct SessionDecoder {
 ///
 /// ```
 /// use bytes::Bytes;
-/// use trunkline_codec::{Options, Payload, Session};
+/// use trunkline_codec::{Epochs, Options, Payload, Session};
 ///
 /// // What one end sends the other one gets: the epochs are the other way round.
-/// let mut proxy = Session::new(Options::default(), (1, 2));
-/// let mut leader = Session::new(Options::default(), (2, 1));
+/// let epochs = Epochs { outgoing: 1, incoming: 2 };
+/// let mut proxy = Session::new(Options::default(), epochs);
+/// let mut leader = Session::new(Options::default(), epochs.reversed());
 ///
 /// // A proposal goes up, and is taken in pieces as they come out of the frame.
 /// let proposal: Vec<u8> = (0..10_000_u32).flat_map(|at| at.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
@@ -86,7 +87,25 @@ pub struct Session {
     received: Received,
 }
 
-/// What the checksums of a connection begin with.
+/// What tells a connection from every other one, as one end sees it: a number per direction. Both ends draw the two from
+/// their handshake; they need not be secret, but no other connection should have them, and the directions should differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Epochs {
+    /// Of what comes in.
+    pub incoming: u64,
+    /// Of what goes out.
+    pub outgoing: u64,
+}
+
+impl Epochs {
+    /// As the other end sees them.
+    #[must_use]
+    pub fn reversed(self) -> Self {
+        Self { incoming: self.outgoing, outgoing: self.incoming }
+    }
+}
+
+/// What the checksums of a direction begin with.
 fn beginning(epoch: u64) -> u32 {
     checksum::crc32c(&epoch.to_le_bytes())
 }
@@ -244,12 +263,12 @@ impl SessionDecoder {
 }
 
 impl Session {
-    /// The beginning of a connection, as one end sees it. `epochs` are those of what this end sends and of what it gets.
+    /// The beginning of a connection, as one end sees it.
     #[must_use]
-    pub fn new(options: Options, epochs: (u64, u64)) -> Self {
+    pub fn new(options: Options, epochs: Epochs) -> Self {
         Self {
-            encoder: SessionEncoder::new(options, epochs.0),
-            decoder: SessionDecoder::new(options.limits, epochs.1),
+            encoder: SessionEncoder::new(options, epochs.outgoing),
+            decoder: SessionDecoder::new(options.limits, epochs.incoming),
             sent: Sent::default(),
             received: Received::default(),
         }

@@ -12,9 +12,11 @@ use allocation_counter::measure;
 use bytes::Bytes;
 use common::bombs::{self, Bomb, Held};
 use trunkline_codec::{
-    EncodedFrame, Encoder, Frame, Limits, Options, Payload, Session, SessionDecoder, SessionEncoder, varint,
+    EncodedFrame, Encoder, Epochs, Frame, Limits, Options, Payload, Session, SessionDecoder, SessionEncoder,
+    varint,
 };
 
+const EPOCHS: Epochs = Epochs { outgoing: 1, incoming: 2 };
 const STREAMS: [u32; 5] = [1, 2, 3, 4, 5];
 /// Frames until nothing grows any more: streams have forgotten their oldest bytes more than once by then.
 const WARM: usize = 300;
@@ -105,7 +107,7 @@ fn encoding_in_a_session_asks_for_no_more_memory_than_is_known() {
 #[test]
 fn encoding_at_an_end_of_a_connection_asks_for_no_more_memory_than_is_known() {
     assert_bounds("encode at an end", ENCODE_AT_AN_END, |frames| {
-        let mut end = Session::new(options(), (1, 2));
+        let mut end = Session::new(options(), EPOCHS);
         per_frame(frames, |payloads| end.encode(&STREAMS, payloads).unwrap())
     });
 }
@@ -255,7 +257,7 @@ fn a_large_frame_does_not_make_its_connection_expensive() {
 #[test]
 fn an_echo_costs_its_receiver_no_more_than_is_said() {
     for (count, records, len) in [(1, 262_144, 1), (3, 80_000, 1), (1, 60, 1 << 20), (3, 60, 1 << 20)] {
-        let mut end = Session::new(options(), (1, 2));
+        let mut end = Session::new(options(), EPOCHS);
         // In so many parts it is kept: each is too long to be joined with the next.
         const PARTS: usize = (1 << 20) / 600 + 2;
         for index in 0..PARTS {

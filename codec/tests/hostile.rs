@@ -9,8 +9,8 @@ use common::{FAMILIES, STAGES, cases, encoder, family, frame_of, payloads, rando
 use fastrand::Rng;
 use proptest::prelude::*;
 use trunkline_codec::{
-    DecodeError, EncodeError, Encoder, Frame, LimitName, Limits, Options, Payload, Session, SessionDecoder,
-    Stage, reserialise, varint,
+    DecodeError, EncodeError, Encoder, Epochs, Frame, LimitName, Limits, Options, Payload, Session,
+    SessionDecoder, Stage, reserialise, varint,
 };
 
 fn parse(bytes: &Bytes) -> Result<Frame, DecodeError> {
@@ -216,7 +216,7 @@ fn more_cannot_have_arrived_than_was_sent() {
         rest.push(6);
         rest.resize(rest.len() + streams.len(), 0);
         for (sent, fits) in [(5, false), (6, true), (7, true)] {
-            let mut end = Session::new(Options::default(), (7, 7));
+            let mut end = Session::new(Options::default(), Epochs { outgoing: 7, incoming: 7 });
             end.encode(&[1], &[vec![1; sent].into()]).unwrap();
             match end.parse(first_frame_of(7, &rest), &streams) {
                 Ok(_) => assert!(fits, "{sent} bytes sent"),

@@ -16,7 +16,9 @@ use std::process::Command;
 use bytes::Bytes;
 use common::{FAMILIES, encoder, family, frame_of, payloads, random, seal};
 use fastrand::Rng;
-use trunkline_codec::{Frame, Limits, Options, Payload, Session, SessionDecoder, SessionEncoder, Stage};
+use trunkline_codec::{
+    Epochs, Frame, Limits, Options, Payload, Session, SessionDecoder, SessionEncoder, Stage,
+};
 
 /// Python takes about a microsecond per byte of a frame.
 const FRAME_BYTES_MAX: usize = 8 << 10;
@@ -262,8 +264,8 @@ fn after(before: u32, flags_and_rest: &[u8]) -> Bytes {
 /// Frames of which each breaks a rule of references to earlier messages, or just keeps it.
 #[test]
 fn every_rule_of_the_past_is_known_independently() {
-    let (streams, epochs) = ([1, 2], (3u64, 4));
-    let mut encoder = SessionEncoder::new(Options { seed: Some(7), ..Options::default() }, epochs.0);
+    let (streams, epochs) = ([1, 2], Epochs { incoming: 3, outgoing: 4 });
+    let mut encoder = SessionEncoder::new(Options { seed: Some(7), ..Options::default() }, epochs.incoming);
     let mut rng = Rng::with_seed(8);
     let mut seen = Seen::default();
     // The first stream remembers two openings, the second one a short message.
@@ -278,7 +280,7 @@ fn every_rule_of_the_past_is_known_independently() {
         earlier.push((bytes, count));
     }
     let begin = || {
-        let mut end = SessionDecoder::new(Limits::default(), epochs.0);
+        let mut end = SessionDecoder::new(Limits::default(), epochs.incoming);
         for (bytes, count) in &earlier {
             end.parse(bytes.clone(), &streams[..*count]).unwrap();
         }
@@ -410,8 +412,8 @@ impl Seen {
         self.expected.push(expected);
     }
 
-    fn assert_read(&self, name: &str, epochs: (u64, u64)) {
-        let (from, to) = (epochs.0.to_string(), epochs.1.to_string());
+    fn assert_read(&self, name: &str, epochs: Epochs) {
+        let (from, to) = (epochs.incoming.to_string(), epochs.outgoing.to_string());
         assert_read(name, &["--connection", &from, &to], &self.lines, &self.expected);
     }
 }
@@ -429,8 +431,8 @@ fn echoes_are_read_independently() {
         let mut rng = Rng::with_seed(seed);
         let longest = if seed < 6 { 700 } else { 50_000 };
         let options = Options { seed: Some(7), ..Options::default() };
-        let epochs = (rng.u64(..), rng.u64(..));
-        let mut ends = [Session::new(options, epochs), Session::new(options, (epochs.1, epochs.0))];
+        let epochs = Epochs { outgoing: rng.u64(..), incoming: rng.u64(..) };
+        let mut ends = [Session::new(options, epochs), Session::new(options, epochs.reversed())];
         let mut seen = [Seen::default(), Seen::default()];
         let mut got: [Vec<Bytes>; 2] = Default::default();
         let mut under_way: [VecDeque<(Bytes, Vec<u32>, String)>; 2] = Default::default();
@@ -472,7 +474,7 @@ fn echoes_are_read_independently() {
         }
         assert!(echoes > 20 && sent * 20 < said * 17, "{echoes} echoes, {sent} of {said} bytes");
         assert!(longest < 1000 || sent > 2 << 20, "the window has passed: {sent} bytes");
-        for (end, epochs) in [(epochs.1, epochs.0), epochs].into_iter().enumerate() {
+        for (end, epochs) in [epochs, epochs.reversed()].into_iter().enumerate() {
             seen[end].assert_read(&format!("echo-{seed}-{end}"), epochs);
         }
     }
@@ -495,14 +497,19 @@ fn every_rule_of_echoes_is_known_independently() {
 /// Says how many frames are accepted where so many bytes were sent.
 fn rules_of_echoes(sent: usize) -> usize {
     const WINDOW: usize = 1 << 20;
-    let (streams, epochs) = ([1, 2], (3u64, 4));
+    let (streams, epochs) = ([1, 2], Epochs { incoming: 3, outgoing: 4 });
     let own = [vec![9; 50], random(&mut Rng::with_seed(2), sent), vec![8; 50]];
     // An end that has sent, and got a frame which says that all but the last 100 bytes have arrived.
-    let first =
-        echoing(crc32c::crc32c(&epochs.0.to_le_bytes()), 0x28, sent - 100, &[0x00, 5, 0xC0, 1], b"firstx");
+    let first = echoing(
+        crc32c::crc32c(&epochs.incoming.to_le_bytes()),
+        0x28,
+        sent - 100,
+        &[0x00, 5, 0xC0, 1],
+        b"firstx",
+    );
     let begin = |mut seen: Option<&mut Seen>| {
         let options = Options { seed: Some(7), ..Options::default() };
-        let mut end = Session::new(options, (epochs.1, epochs.0));
+        let mut end = Session::new(options, epochs);
         for (index, text) in own.iter().enumerate() {
             let message = [Payload::from(text.clone())];
             let frame = match index {

@@ -5,7 +5,7 @@ mod common;
 use bytes::Bytes;
 use common::{FAMILIES, encoder, family, payloads};
 use fastrand::Rng;
-use trunkline_codec::{Encoder, Limits, Options, Payload, Session, SessionEncoder, Stage};
+use trunkline_codec::{Encoder, Epochs, Limits, Options, Payload, Session, SessionEncoder, Stage};
 
 /// What no family needs more of, per byte of input and per message. The two-letter alphabet comes closest, because
 /// nearly every probe succeeds and finds next to nothing.
@@ -267,7 +267,8 @@ fn a_history_adds_a_constant_per_byte() {
 #[test]
 fn looking_for_what_the_receiver_sent_adds_a_constant_per_segment() {
     let options = Options { seed: Some(7), ..Options::default() };
-    let (mut here, mut there) = (Session::new(options, (1, 2)), Session::new(options, (2, 1)));
+    let epochs = Epochs { outgoing: 1, incoming: 2 };
+    let (mut here, mut there) = (Session::new(options, epochs), Session::new(options, epochs.reversed()));
     let mut rng = Rng::with_seed(6);
     // Many frames, and then all of them in pieces just long enough to be looked for, in any order, to many.
     let mut pieces: Vec<Bytes> = Vec::new();

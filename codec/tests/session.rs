@@ -7,10 +7,12 @@ use bytes::Bytes;
 use common::{STAGES, bound};
 use fastrand::Rng;
 use trunkline_codec::{
-    DecodeError, EncodedFrame, Limits, Options, Payload, Session, SessionDecoder, SessionEncoder, Stage,
+    DecodeError, EncodedFrame, Epochs, Limits, Options, Payload, Session, SessionDecoder, SessionEncoder,
+    Stage,
 };
 
 const EPOCH: u64 = 7;
+const EPOCHS: Epochs = Epochs { outgoing: 1, incoming: 2 };
 
 fn options() -> Options {
     Options { seed: Some(1), ..Options::default() }
@@ -311,7 +313,8 @@ fn what_must_not_be_remembered_is_not() {
 /// A proposal goes up and comes back in an entry for many.
 #[test]
 fn what_the_peer_sent_is_not_sent_back() {
-    let (mut leader, mut proxy) = (Session::new(options(), (1, 2)), Session::new(options(), (2, 1)));
+    let (mut leader, mut proxy) =
+        (Session::new(options(), EPOCHS), Session::new(options(), EPOCHS.reversed()));
     let mut rng = Rng::with_seed(5);
     for round in 0..60_u64 {
         let proposal: Bytes =
@@ -348,7 +351,7 @@ fn recent(rng: &mut Rng, all: &[Bytes]) -> Option<Bytes> {
 fn an_echo_survives_any_order_of_frames_and_a_window_that_passes() {
     for seed in 0..20 {
         let mut rng = Rng::with_seed(seed);
-        let mut ends = [Session::new(options(), (1, 2)), Session::new(options(), (2, 1))];
+        let mut ends = [Session::new(options(), EPOCHS), Session::new(options(), EPOCHS.reversed())];
         // What each end got, and may send back.
         let mut got: [Vec<Bytes>; 2] = [Vec::new(), Vec::new()];
         let (mut said, mut sent) = (0, 0);
@@ -394,7 +397,7 @@ fn an_echo_survives_any_order_of_frames_and_a_window_that_passes() {
 #[test]
 fn an_echo_of_many_parts_is_not_too_many_pieces() {
     let options = Options { limits: Limits { pieces: 10_000, ..Limits::default() }, ..options() };
-    let (mut leader, mut proxy) = (Session::new(options, (1, 2)), Session::new(options, (2, 1)));
+    let (mut leader, mut proxy) = (Session::new(options, EPOCHS), Session::new(options, EPOCHS.reversed()));
     let mut rng = Rng::with_seed(9);
     // Commands of 1,100 bytes, each behind a short head.
     let mut part = |len: usize| std::iter::repeat_with(|| rng.u8(..)).take(len).collect::<Bytes>();

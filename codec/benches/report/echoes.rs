@@ -9,7 +9,7 @@ use std::ops::Range;
 use bytes::Bytes;
 use fastrand::Rng;
 use trunkline_codec::{
-    EncodedFrame, Frame, Limits, Options, Payload, Session, SessionDecoder, SessionEncoder, varint,
+    EncodedFrame, Epochs, Frame, Limits, Options, Payload, Session, SessionDecoder, SessionEncoder, varint,
 };
 
 use crate::corpora::{header, random};
@@ -117,12 +117,13 @@ impl End {
 /// Proxy and leader.
 fn ends(echoing: bool) -> [End; 2] {
     let options = Options { seed: Some(1), ..Options::default() };
-    [(1, 2), (2, 1)].map(|epochs: (u64, u64)| {
+    let epochs = Epochs { outgoing: 1, incoming: 2 };
+    [epochs, epochs.reversed()].map(|epochs| {
         if echoing {
             End::Echoing(Box::new(Session::new(options, epochs)))
         } else {
-            let decoder = SessionDecoder::new(Limits::default(), epochs.1);
-            End::Plain(Box::new((SessionEncoder::new(options, epochs.0), decoder)))
+            let decoder = SessionDecoder::new(Limits::default(), epochs.incoming);
+            End::Plain(Box::new((SessionEncoder::new(options, epochs.outgoing), decoder)))
         }
     })
 }

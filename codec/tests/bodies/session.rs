@@ -3,7 +3,9 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use trunkline_codec::{DecodeError, EncodedFrame, Options, Payload, Session, SessionDecoder, SessionEncoder};
+use trunkline_codec::{
+    DecodeError, EncodedFrame, Epochs, Options, Payload, Session, SessionDecoder, SessionEncoder,
+};
 
 use super::hand::{Hand, seal};
 use super::{PER_BYTE, PER_MESSAGE, PER_SEGMENT, bytes_and_lengths};
@@ -154,7 +156,8 @@ type Sent = (Bytes, Vec<u32>, Vec<Payload>);
 
 fn both_ways(hand: &mut Hand<'_>) {
     let options = options(hand);
-    let mut ends = [Session::new(options, (1, 2)), Session::new(options, (2, 1))];
+    let epochs = Epochs { outgoing: 1, incoming: 2 };
+    let mut ends = [Session::new(options, epochs), Session::new(options, epochs.reversed())];
     let mut under_way: [VecDeque<Sent>; 2] = Default::default();
     // What each end got and may send back.
     let mut got: [VecDeque<Bytes>; 2] = Default::default();

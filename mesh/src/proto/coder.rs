@@ -6,31 +6,18 @@
 
 use bytes::Bytes;
 use trunkline_codec::{
-    DecodeError, EncodeError, EncodedFrame, Encoder, Frame, Options, SessionDecoder, SessionEncoder,
+    DecodeError, EncodeError, EncodedFrame, Encoder, Epochs, Frame, Options, SessionDecoder, SessionEncoder,
 };
 
 use super::frame::{Opened, SealedBatch, codec_limits};
 
-/// What the histories of a connection begin with, one per direction.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Epochs {
-    /// Of what comes in.
-    pub incoming: u64,
-    /// Of what goes out.
-    pub outgoing: u64,
-}
-
-impl Epochs {
-    /// Both ends have the transcript of their handshake in common, and no other connection has.
-    #[must_use]
-    pub fn of(transcript: u32, dialled: bool) -> Self {
-        let (from_dialler, from_acceptor) = (u64::from(transcript) << 1, u64::from(transcript) << 1 | 1);
-        if dialled {
-            Self { incoming: from_acceptor, outgoing: from_dialler }
-        } else {
-            Self { incoming: from_dialler, outgoing: from_acceptor }
-        }
-    }
+/// What the histories of a connection begin with. Both ends have the transcript of their handshake in common, and no other
+/// connection has.
+#[must_use]
+pub fn epochs_of(transcript: u32, dialled: bool) -> Epochs {
+    let (from_dialler, from_acceptor) = (u64::from(transcript) << 1, u64::from(transcript) << 1 | 1);
+    let epochs = Epochs { incoming: from_acceptor, outgoing: from_dialler };
+    if dialled { epochs } else { epochs.reversed() }
 }
 
 /// The sending end of a connection's batches.
@@ -117,9 +104,9 @@ mod tests {
 
     #[test]
     fn the_two_ends_agree_on_both_directions() {
-        let (dialler, acceptor) = (Epochs::of(7, true), Epochs::of(7, false));
-        assert_eq!((dialler.incoming, dialler.outgoing), (acceptor.outgoing, acceptor.incoming));
+        let (dialler, acceptor) = (epochs_of(7, true), epochs_of(7, false));
+        assert_eq!(dialler, acceptor.reversed());
         assert_ne!(dialler.incoming, dialler.outgoing);
-        assert_ne!(Epochs::of(8, true).outgoing, dialler.outgoing);
+        assert_ne!(epochs_of(8, true).outgoing, dialler.outgoing);
     }
 }

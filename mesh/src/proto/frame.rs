@@ -1,9 +1,9 @@
 //! Link frames: header, control body, and for batches a codec frame behind it. Bytes in PROTOCOL.md, "Frames".
 
 use bytes::{Buf, Bytes, BytesMut};
-use trunkline_codec::{DecodeError, EncodeError, Frame, Limits, Payload, Stage, checksum};
+use trunkline_codec::{DecodeError, EncodeError, Epochs, Frame, Limits, Payload, Stage, checksum};
 
-use super::coder::{BatchDecoder, BatchEncoder, Epochs};
+use super::coder::{BatchDecoder, BatchEncoder};
 use super::wire::{
     Ack, CONTROL_BYTES_MAX, Close, Confirm, Envelope, Hello, PREAMBLE, Ping, Pong, Refuse, Roster, Welcome,
     WireError, decode, encode,

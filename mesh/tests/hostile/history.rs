@@ -1,10 +1,10 @@
 //! What the ends of a connection remember: little is said twice, and what does not follow on the rest ends it.
 
 use bytes::Bytes;
-use trunkline_codec::{Options, Payload, Stage};
+use trunkline_codec::{Epochs, Options, Payload, Stage};
 use trunkline_mesh::id::{Datacenter, Lane, Seq};
 use trunkline_mesh::message::{Batch, Message};
-use trunkline_mesh::proto::coder::{BatchEncoder, Epochs};
+use trunkline_mesh::proto::coder::BatchEncoder;
 use trunkline_mesh::proto::frame::{SealedBatch, Token};
 use trunkline_mesh::proto::wire::{Envelope, FEATURE_HISTORY, FEATURE_ZSTD, Run};
 use trunkline_mesh::settings::Settings;

@@ -7,7 +7,7 @@ use super::{
     Action, Arrived, Conn, ConnId, IDLE_TIMEOUT, Link, LinkEvent, LinkId, Links, PeerIx, Stage, Timer,
 };
 use crate::id::{Incarnation, Lane, NodeId};
-use crate::proto::coder::Epochs;
+use crate::proto::coder::epochs_of;
 use crate::proto::frame::{FrameType, Opened, control_frame, frame_around};
 use crate::proto::handshake::{Refusal, adopt, check_hello, check_welcome, role_bits, transcript};
 use crate::proto::time::Micros;
@@ -342,5 +342,5 @@ fn refuse_bytes(lane: Lane, refusal: &Refusal, with_preamble: bool) -> Bytes {
 /// What follows from the handshake, of which both ends have the same `transcript`, and the peer these `features`.
 fn opened(lane: Lane, frame_bytes_max: usize, features: u64, transcript: u32, dialled: bool) -> Opened {
     let histories = features & FEATURE_HISTORY != 0;
-    Opened { lane, frame_bytes_max, epochs: histories.then(|| Epochs::of(transcript, dialled)) }
+    Opened { lane, frame_bytes_max, epochs: histories.then(|| epochs_of(transcript, dialled)) }
 }

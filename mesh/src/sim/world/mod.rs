@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use trunkline_codec::Options;
+use trunkline_codec::{Epochs, Options};
 
 use super::app::{App, Drawn, Mood, read_body};
 use super::checker::Checker;
@@ -23,7 +23,7 @@ use super::wire::{Cargo, End, NodeIx, Wire};
 use crate::id::{ClusterId, Datacenter, Incarnation, NodeId};
 use crate::message::{Batch, FailReason};
 use crate::proto::client::Ticket;
-use crate::proto::coder::{BatchEncoder, Epochs};
+use crate::proto::coder::BatchEncoder;
 use crate::proto::frame::{FrameReader, Written};
 use crate::proto::links::{Action, ConnId};
 use crate::proto::node::{Node, NodeInit};
