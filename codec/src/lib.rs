@@ -97,6 +97,8 @@
 //! that differ in thousands of places it may reach the receivers' limit of pieces, and then sends the messages as they
 //! are.
 
+#![forbid(unsafe_code)]
+
 pub use decode::{Frame, Pieces, reserialise};
 pub use encode::{Encoder, Options};
 pub use encoded::{EncodedFrame, Stats};
