@@ -8,7 +8,8 @@ use bytes::Bytes;
 
 use crate::echo::{ECHO_BYTES_MIN, Sent};
 use crate::error::DecodeError;
-use crate::head::{Extent, Layout, Room, Source};
+use crate::head::Source;
+use crate::layout::{Extent, Layout, Room};
 use crate::limits::Limits;
 use crate::stage;
 use crate::streams::{Stream, Streams};
@@ -465,7 +466,7 @@ pub(crate) fn reserialise_after(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::head::Record;
+    use crate::layout::Record;
 
     /// What FORMAT.md says under "Limits"; `tests/allocations.rs` measures it.
     #[test]

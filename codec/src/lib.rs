@@ -177,6 +177,8 @@ mod zstd;
 // Decoding.
 mod decode;
 
+mod layout;
+
 mod limits;
 
 mod error;

@@ -14,7 +14,7 @@ use crate::echo::{Received, Sent};
 use crate::encode::{Encoder, Options};
 use crate::encoded::EncodedFrame;
 use crate::error::{DecodeError, EncodeError};
-use crate::head::Room;
+use crate::layout::Room;
 use crate::limits::Limits;
 use crate::openings::Openings;
 use crate::past::PastRuns;

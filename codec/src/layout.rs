@@ -1,0 +1,421 @@
+//! The head of a frame, read: everything that a frame says, but for its data.
+//!
+//! Every limit is checked while the head is read, before anything that grows with the announced numbers is allocated.
+
+use std::ops::Range;
+
+use crate::checksum;
+use crate::destination_set::{DestinationSet, NARROW_MAX, WORDS_MAX};
+use crate::error::{DecodeError, LimitName};
+use crate::head::{HeadWriter, Source};
+use crate::limits::{DESTINATIONS_MAX, Limits};
+use crate::set_table::SetTable;
+use crate::stage::Stage;
+use crate::streams::OPENING_BYTES;
+use crate::varint::{self, Reader};
+use crate::wire;
+
+/// Records of a frame, and parts of each of its messages, for which a reader makes room from the beginning.
+const USUAL_RECORDS: usize = 16;
+const USUAL_PIECES: usize = 4;
+/// Longer lists are given back, 40 KiB and 8 KiB: one large frame must not make a connection expensive for ever.
+const KEPT_RECORDS_MAX: usize = 1 << 10;
+const KEPT_MEMBERS_MAX: usize = 1 << 12;
+
+/// One record of a head, its members kept apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Record {
+    /// Bytes per member.
+    pub(crate) len: usize,
+    /// Number of members.
+    pub(crate) members: usize,
+    /// Where they come from.
+    pub(crate) source: Source,
+    /// Where the record begins in the frame.
+    pub(crate) offset: usize,
+}
+
+impl Record {
+    /// Bytes of the data column that the record takes.
+    pub(crate) fn data_bytes(&self) -> usize {
+        match self.source {
+            Source::Shared => self.len,
+            Source::Each => self.len.saturating_mul(self.members),
+            Source::Past(_) | Source::Echo(_) => 0,
+        }
+    }
+}
+
+/// How much of a message the records make.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Extent {
+    /// Bytes of the message.
+    pub(crate) len: usize,
+    /// Records that it is a member of, and later: pieces that those made.
+    pub(crate) pieces: usize,
+    /// Where the first of them is among those of the frame.
+    pub(crate) first: usize,
+    /// Bytes up to the end of the last part that its stream remembers; 0 without any.
+    pub(crate) remembered: usize,
+}
+
+/// Lists that a reader of many frames need not allocate for each.
+#[derive(Debug, Default)]
+pub(crate) struct Room {
+    records: Vec<Record>,
+    members: Vec<u16>,
+}
+
+/// A frame without its data: everything that the head and what precedes it say, checked.
+#[derive(Clone, Debug)]
+pub(crate) struct Layout {
+    /// The flags as carried.
+    pub(crate) flags: u8,
+    /// Bytes that arrived of what the receiver sent, since a frame said so last.
+    pub(crate) arrived: usize,
+    /// Where the frame says so, if it does.
+    pub(crate) arrived_offset: usize,
+    /// The checksum, as carried and computed.
+    pub(crate) checksum: u32,
+    /// The records in order. A concatenation has one per message that is not empty.
+    pub(crate) records: Vec<Record>,
+    /// The members of all records, one record after the other.
+    pub(crate) members: Vec<u16>,
+    /// What they make of every message.
+    pub(crate) extents: Vec<Extent>,
+    /// Length of the data column before the second stage.
+    pub(crate) data_bytes: usize,
+    /// Where the data column lies in the frame.
+    pub(crate) data: Range<usize>,
+}
+
+/// Sums of one head against the reader's limits.
+struct Tally<'a> {
+    limits: &'a Limits,
+    output_bytes: usize,
+    data_bytes: usize,
+    pieces: usize,
+    records: usize,
+}
+
+impl Tally<'_> {
+    /// Adds one record. Nothing is allocated here, and nothing may be before this has agreed.
+    fn add(&mut self, record: &Record, offset: usize) -> Result<(), DecodeError> {
+        let refuse = |limit, maximum| Err(DecodeError::Limit { offset, limit, maximum });
+        let limits = self.limits;
+        self.records += 1;
+        if self.records > limits.records {
+            return refuse(LimitName::Records, limits.records);
+        }
+        self.pieces += record.members;
+        if self.pieces > limits.pieces {
+            return refuse(LimitName::Pieces, limits.pieces);
+        }
+        if record.len > limits.message_bytes {
+            return refuse(LimitName::MessageBytes, limits.message_bytes);
+        }
+        self.output_bytes = self.output_bytes.saturating_add(record.len.saturating_mul(record.members));
+        if self.output_bytes > limits.output_bytes {
+            return refuse(LimitName::OutputBytes, limits.output_bytes);
+        }
+        self.data_bytes = self.data_bytes.saturating_add(record.data_bytes());
+        if self.data_bytes > limits.data_bytes {
+            return refuse(LimitName::DataBytes, limits.data_bytes);
+        }
+        Ok(())
+    }
+}
+
+impl Layout {
+    /// Reads and checks everything of `frame` but the data, and whether what it refers to is remembered. `before` is the
+    /// checksum of the frame before, if it is one of a connection's.
+    pub(crate) fn read(
+        frame: &[u8],
+        limits: &Limits,
+        before: Option<u32>,
+        room: Room,
+    ) -> Result<Self, DecodeError> {
+        let mut reader = Reader::new(frame, 0, frame.len());
+        let found = reader.byte()?;
+        if found != wire::MAGIC {
+            return Err(DecodeError::Magic { found });
+        }
+        let found = reader.byte()?;
+        if found != wire::VERSION {
+            return Err(DecodeError::Version { found });
+        }
+        let flags = reader.byte()?;
+        if flags & !wire::FLAGS_KNOWN != 0
+            || flags & wire::FLAGS_STAGE == wire::FLAGS_STAGE
+            || flags & (wire::FLAG_ECHO | wire::FLAG_HISTORY) == wire::FLAG_ECHO
+        {
+            return Err(DecodeError::Flags { found: flags });
+        }
+        if before.is_some() && flags & wire::FLAG_HISTORY == 0 {
+            return Err(DecodeError::NoHistory { found: flags });
+        }
+        if before.is_none() && flags & wire::FLAG_HISTORY != 0 {
+            return Err(DecodeError::Unsupported { offset: 2, what: "the connection's history" });
+        }
+        if reader.remaining() < wire::CRC_BYTES {
+            return Err(DecodeError::Truncated { offset: frame.len() });
+        }
+        let end = frame.len() - wire::CRC_BYTES;
+        let carried = u32::from_le_bytes([frame[end], frame[end + 1], frame[end + 2], frame[end + 3]]);
+        let computed = checksum::append(before.unwrap_or(0), &frame[..end]);
+        if carried != computed {
+            return Err(match before {
+                None => DecodeError::Checksum { computed, carried },
+                Some(_) => DecodeError::History { computed, carried },
+            });
+        }
+        if flags & wire::FLAG_ZSTD != 0 && !Stage::Zstd.available() {
+            return Err(DecodeError::Unsupported { offset: 2, what: "the zstd stage" });
+        }
+        let mut reader = Reader::new(frame, 3, end);
+        let count = Self::read_count(&mut reader, limits)?;
+        let arrived_offset = reader.at();
+        let arrived = if flags & wire::FLAG_ECHO == 0 { 0 } else { reader.varint()? };
+        let Room { mut records, mut members } = room;
+        records.clear();
+        members.clear();
+        // Room for what most frames have; no more than the frame's own bytes can fill.
+        records.reserve(USUAL_RECORDS.min(reader.remaining()));
+        members.reserve(count * USUAL_PIECES);
+        let extents = vec![Extent::default(); count];
+        let mut layout = Self {
+            flags,
+            arrived,
+            arrived_offset,
+            checksum: carried,
+            records,
+            members,
+            extents,
+            data_bytes: 0,
+            data: 0..0,
+        };
+        let mut tally = Tally { limits, output_bytes: 0, data_bytes: 0, pieces: 0, records: 0 };
+        let head_end = if flags & wire::FLAG_CONCAT != 0 {
+            for index in 0..count {
+                let offset = reader.at();
+                let len = reader.varint()?;
+                if len > 0 {
+                    let record = Record { len, members: 1, source: Source::Shared, offset };
+                    tally.add(&record, offset)?;
+                    layout.push(record, std::iter::once(index), limits, offset)?;
+                }
+            }
+            reader.at()
+        } else {
+            let head_bytes = reader.varint()?;
+            if head_bytes > reader.remaining() {
+                return Err(DecodeError::Truncated { offset: end });
+            }
+            let head_end = reader.at() + head_bytes;
+            let mut head = Reader::new(frame, reader.at(), head_end);
+            if count <= NARROW_MAX {
+                layout.read_records::<1>(&mut head, &mut tally)?;
+            } else {
+                layout.read_records::<WORDS_MAX>(&mut head, &mut tally)?;
+            }
+            head_end
+        };
+        layout.data_bytes = tally.data_bytes;
+        layout.data = head_end..end;
+        layout.check_data()?;
+        Ok(layout)
+    }
+
+    fn read_count(reader: &mut Reader<'_>, limits: &Limits) -> Result<usize, DecodeError> {
+        let offset = reader.at();
+        let count = reader.varint()?;
+        if count == 0 {
+            return Err(DecodeError::Length { offset });
+        }
+        let maximum = limits.destinations.min(DESTINATIONS_MAX);
+        if count > maximum {
+            return Err(DecodeError::Limit { offset, limit: LimitName::Destinations, maximum });
+        }
+        Ok(count)
+    }
+
+    fn read_records<const W: usize>(
+        &mut self,
+        head: &mut Reader<'_>,
+        tally: &mut Tally<'_>,
+    ) -> Result<(), DecodeError> {
+        let limits = tally.limits;
+        let mut table = SetTable::<W>::new(self.count());
+        let mut last_back = None;
+        while head.remaining() > 0 {
+            let offset = head.at();
+            let prefix = match head.peek() {
+                Some(wire::XOR) => {
+                    return Err(DecodeError::Unsupported { offset, what: "differences to earlier messages" });
+                }
+                Some(wire::PAST | wire::AGAIN) if self.flags & wire::FLAG_HISTORY == 0 => {
+                    return Err(DecodeError::Unsupported { offset, what: "the connection's history" });
+                }
+                Some(wire::ECHO) if self.flags & wire::FLAG_ECHO == 0 => {
+                    return Err(DecodeError::Unsupported { offset, what: "what this end has sent" });
+                }
+                Some(wire::EACH | wire::PAST | wire::AGAIN | wire::ECHO) => Some(head.byte()?),
+                _ => None,
+            };
+            let set = table.read(head, limits.set_bytes)?;
+            let at = head.at();
+            let len = head.varint()?;
+            if len == 0 {
+                return Err(DecodeError::Length { offset: at });
+            }
+            let source = match prefix {
+                None => Source::Shared,
+                Some(wire::PAST) => {
+                    let back = head.varint()?;
+                    if last_back.replace(back) == Some(back) {
+                        return Err(DecodeError::NotCanonical { offset, rule: "the back of the last PAST" });
+                    }
+                    Source::Past(back)
+                }
+                Some(wire::AGAIN) => Source::Past(last_back.ok_or(DecodeError::Reference { offset })?),
+                Some(wire::ECHO) => Source::Echo(head.varint()?),
+                Some(_) => Source::Each,
+            };
+            let record = Record { len, members: set.count(), source, offset };
+            if source == Source::Each && record.members == 1 {
+                return Err(DecodeError::NotCanonical { offset, rule: "one destination needs no EACH" });
+            }
+            if let Source::Echo(distance) = source
+                && len > distance
+            {
+                return Err(DecodeError::Reference { offset });
+            }
+            tally.add(&record, offset)?;
+            self.push(record, set.iter(), limits, offset)?;
+        }
+        Ok(())
+    }
+
+    fn push(
+        &mut self,
+        record: Record,
+        members: impl Iterator<Item = usize>,
+        limits: &Limits,
+        offset: usize,
+    ) -> Result<(), DecodeError> {
+        let past = matches!(record.source, Source::Past(_));
+        for index in members {
+            let extent = &mut self.extents[index];
+            if record.len > limits.message_bytes - extent.len {
+                let maximum = limits.message_bytes;
+                return Err(DecodeError::Limit { offset, limit: LimitName::MessageBytes, maximum });
+            }
+            extent.len += record.len;
+            // Pieces are counted and limited by the tally.
+            extent.pieces += 1;
+            if past {
+                // Nothing else is remembered. These bytes will be copied, and those before them.
+                if extent.len > OPENING_BYTES {
+                    return Err(DecodeError::Reference { offset });
+                }
+                extent.remembered = extent.len;
+            }
+            self.members.push(u16::try_from(index).expect("destinations are below 1,024"));
+        }
+        self.records.push(record);
+        Ok(())
+    }
+
+    fn check_data(&self) -> Result<(), DecodeError> {
+        let carried = self.data.len();
+        if self.flags & wire::FLAGS_STAGE == 0 {
+            return match self.data_bytes {
+                needed if needed > carried => Err(DecodeError::Truncated { offset: self.data.end }),
+                needed if needed < carried => Err(DecodeError::Trailing { offset: self.data.start + needed }),
+                _ => Ok(()),
+            };
+        }
+        if carried >= self.data_bytes {
+            let rule = "a second stage that saves nothing is left out";
+            return Err(DecodeError::NotCanonical { offset: self.data.start, rule });
+        }
+        let expansion_max = match self.flags & wire::FLAG_LZ4 {
+            0 => wire::ZSTD_EXPANSION_MAX,
+            _ => wire::LZ4_EXPANSION_MAX,
+        };
+        if self.data_bytes / expansion_max > carried {
+            return Err(DecodeError::Stage { offset: self.data.start });
+        }
+        Ok(())
+    }
+
+    /// The lists, to be used again, unless an unusual frame has made them large.
+    pub(crate) fn into_room(self) -> Room {
+        let usual =
+            self.records.capacity() <= KEPT_RECORDS_MAX && self.members.capacity() <= KEPT_MEMBERS_MAX;
+        if usual { Room { records: self.records, members: self.members } } else { Room::default() }
+    }
+
+    /// Number of destinations.
+    pub(crate) fn count(&self) -> usize {
+        self.extents.len()
+    }
+
+    /// Writes the frame that these records and `data` have, without a second stage.
+    pub(crate) fn write(&self, data: &[u8], before: Option<u32>) -> Vec<u8> {
+        let mut out = vec![wire::MAGIC, wire::VERSION, self.flags & !wire::FLAGS_STAGE];
+        varint::put(&mut out, self.count());
+        if self.flags & wire::FLAG_ECHO != 0 {
+            varint::put(&mut out, self.arrived);
+        }
+        if self.flags & wire::FLAG_CONCAT != 0 {
+            for extent in &self.extents {
+                varint::put(&mut out, extent.len);
+            }
+        } else {
+            let mut head = HeadWriter::<WORDS_MAX>::new();
+            head.reset(self.count());
+            let mut members = self.members.iter();
+            for record in &self.records {
+                let mut set = DestinationSet::EMPTY;
+                for &index in members.by_ref().take(record.members) {
+                    set.insert(usize::from(index));
+                }
+                head.put_from(&set, record.len, record.source);
+            }
+            varint::put(&mut out, head.bytes().len());
+            out.extend_from_slice(head.bytes());
+        }
+        out.extend_from_slice(data);
+        let crc = checksum::append(before.unwrap_or(0), &out);
+        out.extend_from_slice(&crc.to_le_bytes());
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_layout_is_read_and_written() {
+        let head = [0x00, 12, 0x42, 1, 0xD0, 0x82, 2];
+        let mut frame = vec![wire::MAGIC, wire::VERSION, wire::FLAG_NOREF, 3, 7];
+        frame.extend_from_slice(&head);
+        frame.extend_from_slice(&[b'x'; 17]);
+        let crc = checksum::crc32c(&frame);
+        frame.extend_from_slice(&crc.to_le_bytes());
+        let layout = Layout::read(&frame, &Limits::default(), None, Room::default()).unwrap();
+        let record = |len, members, source, offset| Record { len, members, source, offset };
+        let (shared, each) = (Source::Shared, Source::Each);
+        assert_eq!(
+            layout.records,
+            [record(12, 3, shared, 5), record(1, 1, shared, 7), record(2, 2, each, 9)]
+        );
+        assert_eq!(layout.members, [0, 1, 2, 2, 0, 1]);
+        let extent = |len| Extent { len, pieces: 2, first: 0, remembered: 0 };
+        assert_eq!(layout.extents, [extent(14), extent(14), extent(13)]);
+        assert_eq!((layout.data_bytes, layout.data.clone()), (17, 12..29));
+        assert_eq!(layout.write(&[b'x'; 17], None), frame);
+    }
+}
