@@ -6,13 +6,16 @@ use std::fmt;
 
 use bytes::Bytes;
 
-use crate::echo::{ECHO_BYTES_MIN, Sent};
+use crate::echo::Sent;
+use crate::echoes::Echoes;
 use crate::error::DecodeError;
 use crate::head::Source;
 use crate::layout::{Extent, Layout, Room};
 use crate::limits::Limits;
+use crate::rebuilder::{Buffers, DATA, Piece, Rebuilder, SENT};
+use crate::remembered::RememberedOpenings;
 use crate::stage;
-use crate::streams::{Stream, Streams};
+use crate::streams::Streams;
 use crate::wire;
 
 /// A checked frame. Every message in it can be read without a further error.
@@ -21,41 +24,10 @@ use crate::wire;
 /// of them lives, the whole buffer does.
 #[derive(Clone)]
 pub struct Frame {
-    /// What pieces are parts of: the data column, the remembered openings, and then what this end itself sent.
     buffers: Buffers,
     no_reference: bool,
     messages: Vec<Extent>,
     pieces: Vec<Piece>,
-}
-
-#[derive(Clone)]
-struct Buffers {
-    data: Bytes,
-    openings: Bytes,
-    sent: Vec<Bytes>,
-}
-
-/// A part of a buffer.
-#[derive(Clone, Copy, Debug)]
-struct Piece {
-    of: usize,
-    start: usize,
-    end: usize,
-}
-
-/// Numbers of buffers; those sent come behind.
-const DATA: usize = 0;
-const OPENINGS: usize = 1;
-const SENT: usize = 2;
-
-impl Buffers {
-    fn get(&self, of: usize) -> &Bytes {
-        match of {
-            DATA => &self.data,
-            OPENINGS => &self.openings,
-            sent => &self.sent[sent - SENT],
-        }
-    }
 }
 
 /// The pieces of one message in order; each is a slice of the received buffer, or of what it refers to.
@@ -113,7 +85,7 @@ impl Frame {
             }
             at += record.data_bytes();
         }
-        Ok(rebuilder.finish(layout.flags))
+        Ok(Self::finish(rebuilder, layout.flags))
     }
 
     /// As [`parse`](Self::parse), for a frame of a connection. Gives the frame's checksum and its data column with it.
@@ -180,10 +152,15 @@ impl Frame {
             at += record.data_bytes();
         }
         rebuilder.buffers.openings = openings.bytes.into();
-        let frame = rebuilder.finish(layout.flags);
+        let frame = Self::finish(rebuilder, layout.flags);
         let checksum = layout.checksum;
         *room = layout.into_room();
         Ok((frame, checksum, column))
+    }
+
+    fn finish(rebuilder: Rebuilder, flags: u8) -> Self {
+        let Rebuilder { buffers, messages, pieces } = rebuilder;
+        Self { buffers, no_reference: flags & wire::FLAG_NOREF != 0, messages, pieces }
     }
 
     /// Number of messages; message `i` is for destination `i`.
@@ -280,156 +257,6 @@ impl fmt::Debug for Pieces<'_> {
     }
 }
 
-/// A frame in the making: puts pieces in their places, message by message.
-struct Rebuilder {
-    buffers: Buffers,
-    messages: Vec<Extent>,
-    pieces: Vec<Piece>,
-}
-
-impl Rebuilder {
-    /// Room for as many pieces as the records of `messages` make, of which there are none yet.
-    fn new(mut messages: Vec<Extent>, data: Bytes) -> Self {
-        let mut pieces = 0;
-        for message in &mut messages {
-            message.first = pieces;
-            pieces += std::mem::take(&mut message.pieces);
-        }
-        let pieces = vec![Piece { of: DATA, start: 0, end: 0 }; pieces];
-        Self { buffers: Buffers { data, openings: Bytes::new(), sent: Vec::new() }, messages, pieces }
-    }
-
-    /// Appends a piece to a message; neighbours in a buffer become one.
-    fn put(&mut self, message: usize, piece: Piece) {
-        let message = &mut self.messages[message];
-        let next = message.first + message.pieces;
-        if let Some(last) = self.pieces[message.first..next].last_mut()
-            && last.end == piece.start
-            && last.of == piece.of
-        {
-            last.end = piece.end;
-            return;
-        }
-        self.pieces[next] = piece;
-        message.pieces += 1;
-    }
-
-    fn finish(self, flags: u8) -> Frame {
-        let Self { buffers, messages, pieces } = self;
-        Frame { buffers, no_reference: flags & wire::FLAG_NOREF != 0, messages, pieces }
-    }
-}
-
-/// The beginnings of messages that refer to what their streams remember, up to the last such reference or a little longer.
-/// They are copied, because streams forget; and copied whole, because each then is one piece.
-struct RememberedOpenings<'a> {
-    bytes: Vec<u8>,
-    /// One per message. None at all where nothing refers to a stream.
-    cursors: Vec<Cursor<'a>>,
-}
-
-/// Where in [`RememberedOpenings`] the opening of a message is.
-struct Cursor<'a> {
-    stream: &'a [u8],
-    /// The next byte's place in its message, and in all openings.
-    at: usize,
-    place: usize,
-    /// The place behind the opening.
-    end: usize,
-}
-
-/// Bytes that are copied of a message. What follows the last reference is copied too where that is cheaper than a piece of
-/// its own, and too short to be sent back by reference.
-fn opening_bytes(extent: &Extent) -> usize {
-    match extent.remembered {
-        0 => 0,
-        remembered if extent.len - remembered < ECHO_BYTES_MIN => extent.len,
-        remembered => remembered,
-    }
-}
-
-impl<'a> RememberedOpenings<'a> {
-    fn new(layout: &Layout, numbers: &[u32], streams: &'a Streams) -> Self {
-        let bytes = layout.extents.iter().map(opening_bytes).sum();
-        if bytes == 0 {
-            return Self { bytes: Vec::new(), cursors: Vec::new() };
-        }
-        let mut finder = streams.finder();
-        let mut place = 0;
-        let cursors = layout.extents.iter().zip(numbers).map(|(extent, number)| {
-            let stream = finder.find(*number).map_or(&[][..], Stream::bytes);
-            let begin = place;
-            place += opening_bytes(extent);
-            Cursor { stream, at: 0, place: begin, end: place }
-        });
-        let cursors = cursors.collect();
-        Self { bytes: vec![0; bytes], cursors }
-    }
-
-    /// Copies what follows in a message from its stream. `None` if that does not remember it.
-    fn recall(&mut self, message: usize, len: usize, back: usize) -> Option<Piece> {
-        let cursor = self.cursors.get(message)?;
-        let start = (cursor.stream.len() + cursor.at).checked_sub(back)?;
-        let remembered = cursor.stream.get(start..start + len)?;
-        self.copy(message, remembered)
-    }
-
-    /// Copies what follows in a message, if that is part of its opening.
-    fn copy(&mut self, message: usize, bytes: &[u8]) -> Option<Piece> {
-        let cursor = self.cursors.get_mut(message)?;
-        let (start, end) = (cursor.place, cursor.place + bytes.len());
-        // A record ends where the opening does, or before, or begins behind it.
-        if end > cursor.end {
-            return None;
-        }
-        self.bytes[start..end].copy_from_slice(bytes);
-        (cursor.at, cursor.place) = (cursor.at + bytes.len(), end);
-        Some(Piece { of: OPENINGS, start, end })
-    }
-}
-
-/// What records take of what this end sent.
-#[derive(Default)]
-struct Echoes {
-    /// Record by record, in parts.
-    parts: Vec<Bytes>,
-    /// In how many each.
-    counts: Vec<usize>,
-}
-
-impl Echoes {
-    /// Looks all of them up, and counts the pieces that come of it: no more than the limit.
-    fn find(layout: &mut Layout, limits: &Limits, sent: &Sent) -> Result<Self, DecodeError> {
-        let mut found = Self::default();
-        let mut pieces: usize = layout.extents.iter().map(|extent| extent.pieces).sum();
-        let mut members = layout.members.iter().map(|member| usize::from(*member));
-        for record in &layout.records {
-            let members = members.by_ref().take(record.members);
-            let Source::Echo(distance) = record.source else {
-                members.for_each(drop);
-                continue;
-            };
-            let missing = DecodeError::Reference { offset: record.offset };
-            let first = found.parts.len();
-            let mut count = sent.find(distance, record.len, &mut found.parts).ok_or(missing)?;
-            // In how many parts this end keeps the bytes is not known to the sender, who counted one piece for each member.
-            // If more are too many, the bytes are copied; they are within the limit of the output.
-            let more = (count - 1).saturating_mul(record.members);
-            if pieces.saturating_add(more) > limits.pieces {
-                let whole = found.parts[first..].concat().into();
-                found.parts.truncate(first);
-                found.parts.push(whole);
-                count = 1;
-            } else {
-                pieces += more;
-            }
-            members.for_each(|member| layout.extents[member].pieces += count - 1);
-            found.counts.push(count);
-        }
-        Ok(found)
-    }
-}
-
 /// The data column before the second stage, and where in the returned buffer it begins.
 fn data_of(bytes: Bytes, layout: &Layout) -> Result<(Bytes, usize), DecodeError> {
     if layout.flags & wire::FLAGS_STAGE == 0 {
@@ -467,6 +294,7 @@ pub(crate) fn reserialise_after(
 mod tests {
     use super::*;
     use crate::layout::Record;
+    use crate::remembered::Cursor;
 
     /// What FORMAT.md says under "Limits"; `tests/allocations.rs` measures it.
     #[test]

@@ -179,6 +179,12 @@ mod decode;
 
 mod layout;
 
+mod echoes;
+
+mod remembered;
+
+mod rebuilder;
+
 mod limits;
 
 mod error;

@@ -1,0 +1,51 @@
+//! What messages of a frame take of what this end sent itself.
+
+use bytes::Bytes;
+
+use crate::echo::Sent;
+use crate::error::DecodeError;
+use crate::head::Source;
+use crate::layout::Layout;
+use crate::limits::Limits;
+
+/// What records take of what this end sent.
+#[derive(Default)]
+pub(crate) struct Echoes {
+    /// Record by record, in parts.
+    pub(crate) parts: Vec<Bytes>,
+    /// In how many each.
+    pub(crate) counts: Vec<usize>,
+}
+
+impl Echoes {
+    /// Looks all of them up, and counts the pieces that come of it: no more than the limit.
+    pub(crate) fn find(layout: &mut Layout, limits: &Limits, sent: &Sent) -> Result<Self, DecodeError> {
+        let mut found = Self::default();
+        let mut pieces: usize = layout.extents.iter().map(|extent| extent.pieces).sum();
+        let mut members = layout.members.iter().map(|member| usize::from(*member));
+        for record in &layout.records {
+            let members = members.by_ref().take(record.members);
+            let Source::Echo(distance) = record.source else {
+                members.for_each(drop);
+                continue;
+            };
+            let missing = DecodeError::Reference { offset: record.offset };
+            let first = found.parts.len();
+            let mut count = sent.find(distance, record.len, &mut found.parts).ok_or(missing)?;
+            // In how many parts this end keeps the bytes is not known to the sender, who counted one piece for each member.
+            // If more are too many, the bytes are copied; they are within the limit of the output.
+            let more = (count - 1).saturating_mul(record.members);
+            if pieces.saturating_add(more) > limits.pieces {
+                let whole = found.parts[first..].concat().into();
+                found.parts.truncate(first);
+                found.parts.push(whole);
+                count = 1;
+            } else {
+                pieces += more;
+            }
+            members.for_each(|member| layout.extents[member].pieces += count - 1);
+            found.counts.push(count);
+        }
+        Ok(found)
+    }
+}
