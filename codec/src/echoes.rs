@@ -1,5 +1,7 @@
 //! What messages of a frame take of what this end sent itself.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 
 use crate::echo::Sent;
@@ -7,6 +9,7 @@ use crate::error::DecodeError;
 use crate::head::Source;
 use crate::layout::Layout;
 use crate::limits::Limits;
+use crate::wire;
 
 /// What records take of what this end sent.
 #[derive(Default)]
@@ -14,12 +17,25 @@ pub(crate) struct Echoes {
     /// Record by record, in parts.
     pub(crate) parts: Vec<Bytes>,
     /// In how many each.
-    pub(crate) counts: Vec<usize>,
+    counts: Vec<usize>,
 }
 
 impl Echoes {
-    /// Looks all of them up, and counts the pieces that come of it: no more than the limit.
-    pub(crate) fn find(layout: &mut Layout, limits: &Limits, sent: &Sent) -> Result<Self, DecodeError> {
+    /// Notes what has arrived, looks all of them up, and counts the pieces that come of it: no more than the limit.
+    pub(crate) fn find(
+        layout: &mut Layout,
+        limits: &Limits,
+        sent: Option<&mut Sent>,
+    ) -> Result<Self, DecodeError> {
+        if layout.flags & wire::FLAG_ECHO == 0 {
+            return Ok(Self::default());
+        }
+        let Some(sent) = sent else {
+            return Err(DecodeError::Unsupported { offset: 2, what: "what this end has sent" });
+        };
+        if !sent.arrived(layout.arrived) {
+            return Err(DecodeError::Arrived { offset: layout.arrived_offset, announced: layout.arrived });
+        }
         let mut found = Self::default();
         let mut pieces: usize = layout.extents.iter().map(|extent| extent.pieces).sum();
         let mut members = layout.members.iter().map(|member| usize::from(*member));
@@ -47,5 +63,15 @@ impl Echoes {
             found.counts.push(count);
         }
         Ok(found)
+    }
+
+    /// The numbers of the parts that each record takes, in the order of the records.
+    pub(crate) fn ranges(&self) -> impl Iterator<Item = Range<usize>> {
+        let mut end = 0;
+        self.counts.iter().map(move |count| {
+            let begin = end;
+            end += count;
+            begin..end
+        })
     }
 }

@@ -51,10 +51,8 @@ impl Record {
 pub(crate) struct Extent {
     /// Bytes of the message.
     pub(crate) len: usize,
-    /// Records that it is a member of, and later: pieces that those made.
+    /// Pieces that they make of it, before neighbours become one.
     pub(crate) pieces: usize,
-    /// Where the first of them is among those of the frame.
-    pub(crate) first: usize,
     /// Bytes up to the end of the last part that its stream remembers; 0 without any.
     pub(crate) remembered: usize,
 }
@@ -413,7 +411,7 @@ mod tests {
             [record(12, 3, shared, 5), record(1, 1, shared, 7), record(2, 2, each, 9)]
         );
         assert_eq!(layout.members, [0, 1, 2, 2, 0, 1]);
-        let extent = |len| Extent { len, pieces: 2, first: 0, remembered: 0 };
+        let extent = |len| Extent { len, pieces: 2, remembered: 0 };
         assert_eq!(layout.extents, [extent(14), extent(14), extent(13)]);
         assert_eq!((layout.data_bytes, layout.data.clone()), (17, 12..29));
         assert_eq!(layout.write(&[b'x'; 17], None), frame);

@@ -2,11 +2,12 @@
 
 use crate::echo::ECHO_BYTES_MIN;
 use crate::layout::{Extent, Layout};
-use crate::rebuilder::{OPENINGS, Piece};
+use crate::rebuilder::{Origin, Piece};
 use crate::streams::{Stream, Streams};
 
 /// The beginnings of messages that refer to what their streams remember, up to the last such reference or a little longer.
 /// They are copied, because streams forget; and copied whole, because each then is one piece.
+#[derive(Default)]
 pub(crate) struct RememberedOpenings<'a> {
     pub(crate) bytes: Vec<u8>,
     /// One per message. None at all where nothing refers to a stream.
@@ -37,7 +38,7 @@ impl<'a> RememberedOpenings<'a> {
     pub(crate) fn new(layout: &Layout, numbers: &[u32], streams: &'a Streams) -> Self {
         let bytes = layout.extents.iter().map(opening_bytes).sum();
         if bytes == 0 {
-            return Self { bytes: Vec::new(), cursors: Vec::new() };
+            return Self::default();
         }
         let mut finder = streams.finder();
         let mut place = 0;
@@ -69,6 +70,6 @@ impl<'a> RememberedOpenings<'a> {
         }
         self.bytes[start..end].copy_from_slice(bytes);
         (cursor.at, cursor.place) = (cursor.at + bytes.len(), end);
-        Some(Piece { of: OPENINGS, start, end })
+        Some(Piece { origin: Origin::OPENINGS, start, end })
     }
 }
