@@ -134,44 +134,13 @@ impl Layout {
         room: Room,
     ) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(frame, 0, frame.len());
-        let found = reader.byte()?;
-        if found != wire::MAGIC {
-            return Err(DecodeError::Magic { found });
-        }
-        let found = reader.byte()?;
-        if found != wire::VERSION {
-            return Err(DecodeError::Version { found });
-        }
-        let flags = reader.byte()?;
-        if flags & !wire::FLAGS_KNOWN != 0
-            || flags & wire::FLAGS_STAGE == wire::FLAGS_STAGE
-            || flags & (wire::FLAG_ECHO | wire::FLAG_HISTORY) == wire::FLAG_ECHO
-        {
-            return Err(DecodeError::Flags { found: flags });
-        }
-        if before.is_some() && flags & wire::FLAG_HISTORY == 0 {
-            return Err(DecodeError::NoHistory { found: flags });
-        }
-        if before.is_none() && flags & wire::FLAG_HISTORY != 0 {
-            return Err(DecodeError::Unsupported { offset: 2, what: "the connection's history" });
-        }
-        if reader.remaining() < wire::CRC_BYTES {
-            return Err(DecodeError::Truncated { offset: frame.len() });
-        }
-        let end = frame.len() - wire::CRC_BYTES;
-        let carried = u32::from_le_bytes([frame[end], frame[end + 1], frame[end + 2], frame[end + 3]]);
-        let computed = checksum::append(before.unwrap_or(0), &frame[..end]);
-        if carried != computed {
-            return Err(match before {
-                None => DecodeError::Checksum { computed, carried },
-                Some(_) => DecodeError::History { computed, carried },
-            });
-        }
+        let flags = read_flags(&mut reader, before.is_some())?;
+        let (checksum, end) = read_checksum(frame, &reader, before)?;
         if flags & wire::FLAG_ZSTD != 0 && !Stage::Zstd.available() {
             return Err(DecodeError::Unsupported { offset: 2, what: "the zstd stage" });
         }
-        let mut reader = Reader::new(frame, 3, end);
-        let count = Self::read_count(&mut reader, limits)?;
+        let mut reader = Reader::new(frame, reader.at(), end);
+        let count = read_count(&mut reader, limits)?;
         let arrived_offset = reader.at();
         let arrived = if flags & wire::FLAG_ECHO == 0 { 0 } else { reader.varint()? };
         let Room { mut records, mut members } = room;
@@ -185,7 +154,7 @@ impl Layout {
             flags,
             arrived,
             arrived_offset,
-            checksum: carried,
+            checksum,
             records,
             members,
             extents,
@@ -194,15 +163,7 @@ impl Layout {
         };
         let mut tally = Tally { limits, output_bytes: 0, data_bytes: 0, pieces: 0, records: 0 };
         let head_end = if flags & wire::FLAG_CONCAT != 0 {
-            for index in 0..count {
-                let offset = reader.at();
-                let len = reader.varint()?;
-                if len > 0 {
-                    let record = Record { len, members: 1, source: Source::Shared, offset };
-                    tally.add(&record, offset)?;
-                    layout.push(record, std::iter::once(index), limits, offset)?;
-                }
-            }
+            layout.read_lengths(&mut reader, &mut tally)?;
             reader.at()
         } else {
             let head_bytes = reader.varint()?;
@@ -224,17 +185,18 @@ impl Layout {
         Ok(layout)
     }
 
-    fn read_count(reader: &mut Reader<'_>, limits: &Limits) -> Result<usize, DecodeError> {
-        let offset = reader.at();
-        let count = reader.varint()?;
-        if count == 0 {
-            return Err(DecodeError::Length { offset });
+    /// The head of a concatenation: a record for every message that is not empty.
+    fn read_lengths(&mut self, reader: &mut Reader<'_>, tally: &mut Tally<'_>) -> Result<(), DecodeError> {
+        for index in 0..self.count() {
+            let offset = reader.at();
+            let len = reader.varint()?;
+            if len > 0 {
+                let record = Record { len, members: 1, source: Source::Shared, offset };
+                tally.add(&record, offset)?;
+                self.push(record, std::iter::once(index), tally.limits, offset)?;
+            }
         }
-        let maximum = limits.destinations.min(DESTINATIONS_MAX);
-        if count > maximum {
-            return Err(DecodeError::Limit { offset, limit: LimitName::Destinations, maximum });
-        }
-        Ok(count)
+        Ok(())
     }
 
     fn read_records<const W: usize>(
@@ -247,19 +209,7 @@ impl Layout {
         let mut last_back = None;
         while head.remaining() > 0 {
             let offset = head.at();
-            let prefix = match head.peek() {
-                Some(wire::XOR) => {
-                    return Err(DecodeError::Unsupported { offset, what: "differences to earlier messages" });
-                }
-                Some(wire::PAST | wire::AGAIN) if self.flags & wire::FLAG_HISTORY == 0 => {
-                    return Err(DecodeError::Unsupported { offset, what: "the connection's history" });
-                }
-                Some(wire::ECHO) if self.flags & wire::FLAG_ECHO == 0 => {
-                    return Err(DecodeError::Unsupported { offset, what: "what this end has sent" });
-                }
-                Some(wire::EACH | wire::PAST | wire::AGAIN | wire::ECHO) => Some(head.byte()?),
-                _ => None,
-            };
+            let prefix = self.read_prefix(head)?;
             let set = table.read(head, limits.set_bytes)?;
             let at = head.at();
             let len = head.varint()?;
@@ -292,6 +242,20 @@ impl Layout {
             self.push(record, set.iter(), limits, offset)?;
         }
         Ok(())
+    }
+
+    /// What the next record begins with before its set, if that can be read here.
+    fn read_prefix(&self, head: &mut Reader<'_>) -> Result<Option<u8>, DecodeError> {
+        let needed = match head.peek() {
+            Some(wire::XOR) => "differences to earlier messages",
+            Some(wire::PAST | wire::AGAIN) if self.flags & wire::FLAG_HISTORY == 0 => {
+                "the connection's history"
+            }
+            Some(wire::ECHO) if self.flags & wire::FLAG_ECHO == 0 => "what this end has sent",
+            Some(wire::EACH | wire::PAST | wire::AGAIN | wire::ECHO) => return Ok(Some(head.byte()?)),
+            _ => return Ok(None),
+        };
+        Err(DecodeError::Unsupported { offset: head.at(), what: needed })
     }
 
     fn push(
@@ -389,6 +353,63 @@ impl Layout {
         out.extend_from_slice(&crc.to_le_bytes());
         out
     }
+}
+
+/// The bytes that every frame begins with. `connection` says whether the frame is to be one of a connection's.
+fn read_flags(reader: &mut Reader<'_>, connection: bool) -> Result<u8, DecodeError> {
+    let found = reader.byte()?;
+    if found != wire::MAGIC {
+        return Err(DecodeError::Magic { found });
+    }
+    let found = reader.byte()?;
+    if found != wire::VERSION {
+        return Err(DecodeError::Version { found });
+    }
+    let flags = reader.byte()?;
+    if flags & !wire::FLAGS_KNOWN != 0
+        || flags & wire::FLAGS_STAGE == wire::FLAGS_STAGE
+        || flags & (wire::FLAG_ECHO | wire::FLAG_HISTORY) == wire::FLAG_ECHO
+    {
+        return Err(DecodeError::Flags { found: flags });
+    }
+    match (connection, flags & wire::FLAG_HISTORY != 0) {
+        (true, false) => Err(DecodeError::NoHistory { found: flags }),
+        (false, true) => Err(DecodeError::Unsupported { offset: 2, what: "the connection's history" }),
+        _ => Ok(flags),
+    }
+}
+
+/// The checksum of `frame`, of which `reader` has read the beginning, and where it lies.
+fn read_checksum(
+    frame: &[u8],
+    reader: &Reader<'_>,
+    before: Option<u32>,
+) -> Result<(u32, usize), DecodeError> {
+    if reader.remaining() < wire::CRC_BYTES {
+        return Err(DecodeError::Truncated { offset: frame.len() });
+    }
+    let end = frame.len() - wire::CRC_BYTES;
+    let carried = u32::from_le_bytes([frame[end], frame[end + 1], frame[end + 2], frame[end + 3]]);
+    let computed = checksum::append(before.unwrap_or(0), &frame[..end]);
+    match before {
+        _ if carried == computed => Ok((carried, end)),
+        None => Err(DecodeError::Checksum { computed, carried }),
+        Some(_) => Err(DecodeError::History { computed, carried }),
+    }
+}
+
+/// The number of destinations.
+fn read_count(reader: &mut Reader<'_>, limits: &Limits) -> Result<usize, DecodeError> {
+    let offset = reader.at();
+    let count = reader.varint()?;
+    if count == 0 {
+        return Err(DecodeError::Length { offset });
+    }
+    let maximum = limits.destinations.min(DESTINATIONS_MAX);
+    if count > maximum {
+        return Err(DecodeError::Limit { offset, limit: LimitName::Destinations, maximum });
+    }
+    Ok(count)
 }
 
 #[cfg(test)]
