@@ -136,7 +136,8 @@ fn connections_are_read_independently() {
                     (false, None) => seen.frame('?', &frame.bytes, &frame.streams, expected),
                 }
             }
-            seen.assert_read(&format!("{name}-{end}"), (epochs[1 - end], epochs[end]));
+            let epochs = Epochs { incoming: epochs[1 - end], outgoing: epochs[end] };
+            seen.assert_read(&format!("{name}-{end}"), epochs);
             let came = |line: &String| line.starts_with('<');
             if !connection.frames.iter().any(|frame| frame.from != end && frame.has_flag(0x20)) {
                 let (lines, expected): (Vec<String>, Vec<String>) = seen
@@ -146,7 +147,7 @@ fn connections_are_read_independently() {
                     .filter(|(line, _)| came(line))
                     .map(|(line, expected)| (line[2..].to_owned(), expected.clone()))
                     .unzip();
-                let epoch = epochs[1 - end].to_string();
+                let epoch = epochs.incoming.to_string();
                 assert_read(&format!("{name}-{end}-alone"), &["--session", &epoch], &lines, &expected);
             }
         }

@@ -5,7 +5,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use allocation_counter::measure;
 use bytes::Bytes;
-use trunkline_codec::{Encoder, Frame, Limits, Options, Payload, Session, SessionDecoder, SessionEncoder};
+use trunkline_codec::{
+    Encoder, Epochs, Frame, Limits, Options, Payload, Session, SessionDecoder, SessionEncoder,
+};
+
+const EPOCHS: Epochs = Epochs { incoming: 2, outgoing: 1 };
 
 fn options() -> Options {
     Options { seed: Some(1), ..Options::default() }
@@ -26,7 +30,7 @@ fn nothing_that_is_printed_has_a_message_in_it() {
     let streams = [1, 2];
     let (mut encoder, mut sending) = (Encoder::new(options()), SessionEncoder::new(options(), 1));
     let mut receiving = SessionDecoder::new(Limits::default(), 1);
-    let (mut one, mut other) = (Session::new(options(), (1, 2)), Session::new(options(), (2, 1)));
+    let (mut one, mut other) = (Session::new(options(), EPOCHS), Session::new(options(), EPOCHS.reversed()));
     let encoded = encoder.encode(&payloads).unwrap();
     let frame = Frame::parse(encoded.to_bytes(), &Limits::default()).unwrap();
     for _ in 0..2 {
@@ -62,7 +66,7 @@ impl Drop for Counted {
 #[test]
 fn what_was_sent_is_not_kept_with_the_buffer_that_it_is_a_slice_of() {
     let alive = Arc::new(AtomicUsize::new(0));
-    let mut end = Session::new(options(), (1, 2));
+    let mut end = Session::new(options(), EPOCHS);
     for seed in 0..200 {
         alive.fetch_add(1, Ordering::Relaxed);
         let buffer = Bytes::from_owner(Counted(Arc::clone(&alive), noise(seed, 64 << 10)));
@@ -70,8 +74,8 @@ fn what_was_sent_is_not_kept_with_the_buffer_that_it_is_a_slice_of() {
     }
     assert_eq!(alive.load(Ordering::Relaxed), 0);
     // Of long ones it keeps what may be referred to.
-    let mut other = Session::new(options(), (2, 1));
-    let mut end = Session::new(options(), (1, 2));
+    let mut other = Session::new(options(), EPOCHS.reversed());
+    let mut end = Session::new(options(), EPOCHS);
     for seed in 0..200 {
         alive.fetch_add(1, Ordering::Relaxed);
         let buffer = Bytes::from_owner(Counted(Arc::clone(&alive), noise(seed, 64 << 10)));
@@ -88,7 +92,7 @@ fn what_was_sent_is_not_kept_with_the_buffer_that_it_is_a_slice_of() {
 #[test]
 fn an_end_that_hears_nothing_sends_what_need_not_be_kept() {
     const NOREF: u8 = 0x10;
-    let (mut end, mut other) = (Session::new(options(), (1, 2)), Session::new(options(), (2, 1)));
+    let (mut end, mut other) = (Session::new(options(), EPOCHS), Session::new(options(), EPOCHS.reversed()));
     let mut send = |end: &mut Session, seed| {
         let frame = end.encode(&[1], &[Payload::from(noise(seed, 64 << 10))]).unwrap().to_bytes();
         other.parse(frame.clone(), &[1]).unwrap();

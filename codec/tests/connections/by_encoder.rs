@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use fastrand::Rng;
-use trunkline_codec::{Frame, Options, Payload, Session, Stage};
+use trunkline_codec::{Epochs, Frame, Options, Payload, Session, Stage};
 
 use super::common::random;
 use super::connections::{Connection, Sent};
@@ -37,7 +37,8 @@ impl Talk {
     fn new() -> Self {
         let epochs = [0x0123_4567_89AB_CDEF, 0xFEDC_BA98_7654_3210];
         let options = Options { seed: Some(7), ..Options::default() };
-        let ends = [epochs, [epochs[1], epochs[0]]].map(|[out, back]| Session::new(options, (out, back)));
+        let ends = [epochs, [epochs[1], epochs[0]]]
+            .map(|[outgoing, incoming]| Session::new(options, Epochs { incoming, outgoing }));
         Self { ends, under_way: Default::default(), connection: Connection { epochs, frames: Vec::new() } }
     }
 
