@@ -38,7 +38,7 @@ pub(crate) fn try_put<const W: usize>(
         }
     }
     out.work.compared_bytes += items.len() * len;
-    let half = u16::try_from(len / 2).unwrap_or(u16::MAX);
+    let half = u16::try_from(len / 2).expect("columns are short");
     if !must && changes.iter().map(|change| u16::from(*change != 0)).sum::<u16>() > half {
         return false;
     }

@@ -9,9 +9,8 @@ use std::fmt;
 
 use bytes::Bytes;
 
-/// Bytes that have arrived and may be referred to, of the format: what arrives within 100 ms at 10 MB/s. Both ends keep as
-/// much.
-pub(crate) const WINDOW_BYTES: usize = 1 << 20;
+use crate::wire::WINDOW_BYTES;
+
 /// Shorter parts of what the receiver sent are sent back: a record for them takes up to nine bytes, and cuts the one around
 /// it in two, for some more.
 pub(crate) const ECHO_BYTES_MIN: usize = 16;
@@ -100,6 +99,19 @@ impl Sent {
             }
         }
         Some(out.len() - before)
+    }
+
+    /// All that may be referred to, in one piece: it ends where what has arrived does.
+    pub(crate) fn window(&self) -> Bytes {
+        let known = (self.kept - self.unknown).min(WINDOW_BYTES);
+        let mut parts = Vec::new();
+        self.find(known, known, &mut parts);
+        parts.concat().into()
+    }
+
+    /// Bytes that are not known to have arrived.
+    pub(crate) fn unknown(&self) -> usize {
+        self.unknown
     }
 }
 

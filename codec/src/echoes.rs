@@ -34,9 +34,11 @@ impl Echoes {
             return Err(DecodeError::Unsupported { offset: 2, what: "what this end has sent" });
         };
         if !sent.arrived(layout.arrived) {
-            return Err(DecodeError::Arrived { offset: layout.arrived_offset, announced: layout.arrived });
+            let (offset, announced) = (layout.arrived_offset, layout.arrived);
+            return Err(DecodeError::Arrived { offset, announced, unknown: sent.unknown() });
         }
         let mut found = Self::default();
+        let mut window: Option<Bytes> = None;
         let mut pieces: usize = layout.extents.iter().map(|extent| extent.pieces).sum();
         let mut members = layout.members.iter().map(|member| usize::from(*member));
         for record in &layout.records {
@@ -49,12 +51,13 @@ impl Echoes {
             let first = found.parts.len();
             let mut count = sent.find(distance, record.len, &mut found.parts).ok_or(missing)?;
             // In how many parts this end keeps the bytes is not known to the sender, who counted one piece for each member.
-            // If more are too many, the bytes are copied; they are within the limit of the output.
+            // If more are too many, all that may be referred to is joined, once for the whole frame.
             let more = (count - 1).saturating_mul(record.members);
             if pieces.saturating_add(more) > limits.pieces {
-                let whole = found.parts[first..].concat().into();
+                let window = window.get_or_insert_with(|| sent.window());
+                let begin = window.len() - distance;
                 found.parts.truncate(first);
-                found.parts.push(whole);
+                found.parts.push(window.slice(begin..begin + record.len));
                 count = 1;
             } else {
                 pieces += more;

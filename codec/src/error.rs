@@ -150,6 +150,8 @@ pub enum DecodeError {
         offset: usize,
         /// Bytes that are said to have arrived since this was said last.
         announced: usize,
+        /// Bytes that were sent and are not known to have arrived.
+        unknown: usize,
     },
     /// A session needs the number of one stream for every message. The connection is over: whoever transports frames has
     /// to say whose messages they are, of each.
@@ -235,10 +237,10 @@ impl fmt::Display for DecodeError {
             Self::Reference { offset } => {
                 write!(f, "record at byte {offset} refers to bytes that are not remembered")
             }
-            Self::Arrived { offset, announced } => write!(
+            Self::Arrived { offset, announced, unknown } => write!(
                 f,
-                "byte {offset} says that {announced} bytes more have arrived, which is more than was sent: the two ends do \
-                 not remember the same, and only a new connection helps"
+                "byte {offset} says that {announced} bytes more have arrived, of {unknown} that were sent and not known to \
+                 have: the two ends do not remember the same, and only a new connection helps"
             ),
             Self::Streams { messages, streams } => write!(
                 f,

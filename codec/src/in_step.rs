@@ -8,7 +8,8 @@
 use crate::bytes_equal::zero_runs;
 use crate::destination_set::DestinationSet;
 use crate::openings::Openings;
-use crate::streams::{Alike, OPENING_BYTES, Streams};
+use crate::streams::{Alike, Streams};
+use crate::wire::OPENING_BYTES;
 use crate::work::Work;
 
 /// Shorter places without a change are sent with what is around them, of several messages and of one. A record takes three

@@ -11,7 +11,6 @@ use crate::head::{HeadWriter, Source};
 use crate::limits::{DESTINATIONS_MAX, Limits};
 use crate::set_table::SetTable;
 use crate::stage::Stage;
-use crate::streams::OPENING_BYTES;
 use crate::varint::{self, Reader};
 use crate::wire;
 
@@ -277,7 +276,7 @@ impl Layout {
             extent.pieces += 1;
             if past {
                 // Nothing else is remembered. These bytes will be copied, and those before them.
-                if extent.len > OPENING_BYTES {
+                if extent.len > wire::OPENING_BYTES {
                     return Err(DecodeError::Reference { offset });
                 }
                 extent.remembered = extent.len;
@@ -289,6 +288,11 @@ impl Layout {
     }
 
     fn check_data(&self) -> Result<(), DecodeError> {
+        let echoes = |record: &Record| matches!(record.source, Source::Echo(_));
+        if self.flags & wire::FLAG_ECHO != 0 && self.arrived == 0 && !self.records.iter().any(echoes) {
+            let rule = "where nothing has arrived and nothing is referred to, it is not said";
+            return Err(DecodeError::NotCanonical { offset: self.arrived_offset, rule });
+        }
         let carried = self.data.len();
         if self.flags & wire::FLAGS_STAGE == 0 {
             return match self.data_bytes {

@@ -8,14 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use crate::bytes_equal::equal_count;
+use crate::wire::{OPENING_BYTES, STREAM_BYTES, STREAMS_MAX};
 use crate::work::Work;
 
-/// Bytes of a message that are remembered, from its first one on; of the format. A decoder copies as many of a message that
-/// refers to them.
-pub(crate) const OPENING_BYTES: usize = 256;
-/// Bytes remembered per stream; the oldest are forgotten first. Of the format: what all streams of a direction remember is
-/// at most 4 MiB.
-pub(crate) const STREAM_BYTES: usize = 4 << 10;
 /// Bytes that a stream takes, with those that it has forgotten but not given back: each is moved at most once that way.
 const KEPT_BYTES_MAX: usize = 2 * STREAM_BYTES;
 /// Earlier messages that are looked at for one that is like the next, the latest first. Matters where a stream hears several
@@ -32,8 +27,6 @@ const SAME_LENGTH: usize = 16;
 const OLDER_BYTES: usize = 8;
 /// Messages of which it is remembered where they begin: as many as a stream remembers of the longest.
 const OPENINGS_MAX: usize = STREAM_BYTES / OPENING_BYTES;
-/// Streams remembered; the one unused for longest is forgotten first. Of the format: as many as a frame has destinations.
-pub(crate) const STREAMS_MAX: usize = 1024;
 
 const _: () =
     assert!(TRIED <= OPENINGS_MAX && LOOK_BYTES <= OPENING_BYTES && OPENING_BYTES <= u16::MAX as usize);

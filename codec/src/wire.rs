@@ -71,6 +71,21 @@ pub(crate) const ZSTD_BEGINNING: [u8; 5] = [0x28, 0xB5, 0x2F, 0xFD, 0x00];
 #[cfg_attr(not(feature = "zstd"), allow(dead_code, reason = "the format has it, this build does not"))]
 pub(crate) const ZSTD_WINDOW_MAX: u8 = 0x68;
 
+/// Bytes of a message that are remembered, from its first one on; of the format. A decoder copies as many of a message that
+/// refers to them.
+pub(crate) const OPENING_BYTES: usize = 256;
+
+/// Bytes remembered per stream; the oldest are forgotten first. Of the format: what all streams of a direction remember is
+/// at most 4 MiB.
+pub(crate) const STREAM_BYTES: usize = 4 << 10;
+
+/// Streams remembered; the one unused for longest is forgotten first. Of the format: as many as a frame has destinations.
+pub(crate) const STREAMS_MAX: usize = 1024;
+
+/// Bytes that have arrived and may be referred to, of the format: what arrives within 100 ms at 10 MB/s. Both ends keep as
+/// much.
+pub(crate) const WINDOW_BYTES: usize = 1 << 20;
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -255,6 +255,34 @@ fn a_large_frame_does_not_make_its_connection_expensive() {
 }
 
 #[test]
+fn echoes_in_too_many_parts_are_joined_once() {
+    let limits = Limits { data_bytes: 1 << 16, ..Limits::default() };
+    let mut end = Session::new(Options { limits, ..options() }, EPOCHS);
+    // Kept in 1,200 parts of 800 bytes.
+    for seed in 0..20 {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let text: Vec<u8> = std::iter::repeat_with(|| rng.u8(..)).take(60 * 800).collect();
+        let message: Payload = text.chunks(800).map(Bytes::copy_from_slice).collect();
+        end.encode(&[1], &[message]).unwrap();
+    }
+    let total = 20 * 60 * 800;
+    // Nearly all pieces that there may be are used up before 250 records take everything that was sent.
+    let mut head: Vec<u8> = [0x00, 1].repeat(1023);
+    for _ in 0..250 {
+        head.extend([0xD2, 0xC0]);
+        varint::put(&mut head, total);
+        varint::put(&mut head, total);
+    }
+    let before = crc32c::crc32c(&EPOCHS.incoming.to_le_bytes());
+    let frame = frame_of(Some((before, total)), 1024, &head, 1023);
+    let streams: Vec<u32> = (0..1024).collect();
+    let mut read = Ok(0);
+    let info = measure(|| read = end.parse(frame.clone(), &streams).map(|frame| frame.message_count()));
+    println!("{} bytes for a frame of {}: {read:?}", info.bytes_max, frame.len());
+    assert!(info.bytes_max < 64 << 20, "{} bytes for a frame of {}", info.bytes_max, frame.len());
+}
+
+#[test]
 fn an_echo_costs_its_receiver_no_more_than_is_said() {
     for (count, records, len) in [(1, 262_144, 1), (3, 80_000, 1), (1, 60, 1 << 20), (3, 60, 1 << 20)] {
         let mut end = Session::new(options(), EPOCHS);

@@ -112,10 +112,10 @@ const NUMBERS: [(&str, &[(&str, &str)]); 37] = [
     ("1 ≤ m ≤ {};", &[("limits.rs", "DESTINATIONS_MAX")]),
     ("at most 2 for m (m ≤ {})", &[("limits.rs", "DESTINATIONS_MAX")]),
     // Connections.
-    ("The first {} bytes of a message are its **opening**", &[("streams.rs", "OPENING_BYTES")]),
-    ("it keeps the last {}.", &[("streams.rs", "STREAM_BYTES")]),
-    ("Both ends remember {} streams", &[("streams.rs", "STREAMS_MAX")]),
-    ("p + length ≤ {}, whatever", &[("streams.rs", "OPENING_BYTES")]),
+    ("The first {} bytes of a message are its **opening**", &[("wire.rs", "OPENING_BYTES")]),
+    ("it keeps the last {}.", &[("wire.rs", "STREAM_BYTES")]),
+    ("Both ends remember {} streams", &[("wire.rs", "STREAMS_MAX")]),
+    ("p + length ≤ {}, whatever", &[("wire.rs", "OPENING_BYTES")]),
     (
         "looks at the first {} bytes of a stream's latest {} whole openings",
         &[("streams.rs", "LOOK_BYTES"), ("streams.rs", "TRIED")],
@@ -124,7 +124,7 @@ const NUMBERS: [(&str, &[(&str, &str)]); 37] = [
         "an equal length of the opening {}; an older one is taken if it counts over {} more",
         &[("streams.rs", "SAME_LENGTH"), ("streams.rs", "OLDER_BYTES")],
     ),
-    ("`length ≤ distance ≤ {}`", &[("echo.rs", "WINDOW_BYTES")]),
+    ("`length ≤ distance ≤ {}`", &[("wire.rs", "WINDOW_BYTES")]),
     ("and else after each {} bytes", &[("echo.rs", "SAY_AFTER_BYTES")]),
     ("columns more than {} bytes would be unknown", &[("echo.rs", "UNKNOWN_BYTES_MAX")]),
     ("shorter than {} bytes this encoder does not look for", &[("echo.rs", "ECHO_BYTES_MIN")]),
@@ -163,7 +163,7 @@ const NUMBERS: [(&str, &[(&str, &str)]); 37] = [
     ("streams remember them at no more than {} distances", &[("in_step.rs", "CLASSES_MAX")]),
     (
         "finds at least {} bytes, so that {} bytes take at most one probe per {} bytes",
-        &[("align.rs", "RUN_BYTES_MIN"), ("streams.rs", "OPENING_BYTES"), ("align.rs", "RUN_BYTES_MIN")],
+        &[("align.rs", "RUN_BYTES_MIN"), ("wire.rs", "OPENING_BYTES"), ("align.rs", "RUN_BYTES_MIN")],
     ),
     ("At most {} records from history may still grow", &[("records.rs", "OPEN_MAX")]),
     (
@@ -210,9 +210,8 @@ fn the_numbers_are_those_of_decode_py() {
     let list = |names: &[(&str, &str)]| {
         names.iter().map(|(path, name)| constant(path, name).to_string()).collect::<Vec<_>>().join(", ")
     };
-    let window = constant("echo.rs", "WINDOW_BYTES").ilog2();
-    let remembered =
-        [("streams.rs", "OPENING_BYTES"), ("streams.rs", "STREAM_BYTES"), ("streams.rs", "STREAMS_MAX")];
+    let window = constant("wire.rs", "WINDOW_BYTES").ilog2();
+    let remembered = [("wire.rs", "OPENING_BYTES"), ("wire.rs", "STREAM_BYTES"), ("wire.rs", "STREAMS_MAX")];
     let remembered = format!("= {}, 1 << {window}\n", list(&remembered));
     assert!(python.contains(&format!("OPENING_BYTES, STREAM_BYTES, STREAMS, ECHO_BYTES {remembered}")));
     let Limits { destinations, message_bytes, output_bytes, pieces, records, data_bytes, set_bytes } =

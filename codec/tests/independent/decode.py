@@ -348,6 +348,8 @@ def decode(frame, session=None, numbers=()):
                 back = last_back
             add(bits, length, prefix == 0xD0, back, distance)
 
+    says = not flags & ECHO or arrived > session.other.arrived or any(record[4] is not None for record in records)
+    require(says, "ECHO without anything arrived or referred to")
     column = reader.take(reader.left())
     if flags & LZ4:
         require(len(column) < data_bytes, "a second stage that saves nothing")
