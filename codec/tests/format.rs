@@ -88,7 +88,11 @@ fn constant(path: &str, name: &str) -> usize {
     let term = list.split(", ").nth(index.parse().unwrap()).unwrap().split(' ');
     let operand = |word: &str| match word.strip_prefix("0x") {
         Some(digits) => usize::from_str_radix(digits, 16).unwrap(),
-        None => word.replace('_', "").parse().unwrap_or_else(|_| constant(path, word)),
+        // What its own file has not is one of the format's.
+        None => word.replace('_', "").parse().unwrap_or_else(|_| {
+            let own = text.contains(&format!("const {word}: "));
+            constant(if own { path } else { "wire.rs" }, word)
+        }),
     };
     let words: Vec<&str> = term.collect();
     words[1..].chunks(2).fold(operand(words[0]), |value, operation| match operation[0] {
