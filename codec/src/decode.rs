@@ -191,7 +191,8 @@ impl Frame {
         Pieces { frame: self, pieces: self.pieces_of(index).iter() }
     }
 
-    /// The same without a reference count: what borrows the frame is cheaper to look at.
+    /// The pieces of message `index`, in order, borrowed: cheaper than [`message`](Self::message), which counts a reference
+    /// for each.
     ///
     /// # Panics
     ///

@@ -3,6 +3,8 @@
 use std::error::Error;
 use std::fmt;
 
+use crate::limits::DESTINATIONS_MAX;
+
 /// Names one field of [`Limits`](crate::Limits) in an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -52,7 +54,7 @@ pub enum EncodeError {
         /// What the messages need.
         needed: usize,
     },
-    /// The second stage is not available in this build.
+    /// The second stage zstd was asked of a build without the cargo feature `zstd`.
     StageUnsupported,
     /// A session needs the number of one stream for every message: name as many as there are messages.
     Streams {
@@ -67,17 +69,24 @@ impl fmt::Display for EncodeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoDestinations => f.write_str("a frame needs at least one destination"),
+            Self::Limit { limit: LimitName::Destinations, maximum, needed }
+                if *maximum == DESTINATIONS_MAX =>
+            {
+                write!(f, "a frame has at most {maximum} destinations, not {needed}: send several frames")
+            }
             Self::Limit { limit, maximum, needed } => {
                 write!(
                     f,
                     "limit {limit} is {maximum}, the messages need {needed}: send less at once, or raise it at both ends"
                 )
             }
-            Self::StageUnsupported => f.write_str("the second stage is not available in this build"),
+            Self::StageUnsupported => {
+                f.write_str("the second stage zstd needs the cargo feature `zstd` of trunkline-codec")
+            }
             Self::Streams { messages, streams } => {
                 write!(
                     f,
-                    "{messages} messages came with the numbers of {streams} streams: name one for each message"
+                    "the messages are {messages}, the numbers of their streams {streams}: name one for each message"
                 )
             }
         }

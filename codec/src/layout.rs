@@ -136,7 +136,10 @@ impl Layout {
         let flags = read_flags(&mut reader, before.is_some())?;
         let (checksum, end) = read_checksum(frame, &reader, before)?;
         if flags & wire::FLAG_ZSTD != 0 && !Stage::Zstd.available() {
-            return Err(DecodeError::Unsupported { offset: 2, what: "the zstd stage" });
+            return Err(DecodeError::Unsupported {
+                offset: 2,
+                what: "the cargo feature `zstd`, for its second stage,",
+            });
         }
         let mut reader = Reader::new(frame, reader.at(), end);
         let count = read_count(&mut reader, limits)?;

@@ -109,6 +109,11 @@ pub use session::{Epochs, Session, SessionDecoder, SessionEncoder};
 pub use stage::Stage;
 pub use work::Work;
 
+/// The example of the crate's README, which is run as a test like the others.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 mod payload;
 
 // Encoding, in the order of travel.

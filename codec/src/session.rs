@@ -52,10 +52,12 @@ pub struct SessionDecoder {
 /// that back.
 ///
 /// Bytes are recognised by where they lie in memory: pass on the slices that [`parse`](Self::parse) gave out, not
-/// copies of them. One MiB of what came is kept for that. Of what was sent is kept what has not been said to have
-/// arrived, up to 4 MiB, and one MiB before that with the whole segment that it begins in; beyond that frames are not
-/// remembered. Segments of more than 16 KiB are kept by reference, and with them the buffers that they are slices of.
-/// Both ends have to send now and then: where only one does, use its halves.
+/// copies of them. One MiB of what came is kept for that. Of what this end sent it keeps up to 4 MiB that the peer has not
+/// yet said to have got, and the MiB before that, in whole segments; once 4 MiB are open, frames are sent unremembered
+/// until the peer says more ([`Frame::no_reference`]). Segments of more than 16 KiB are kept by reference, and with them
+/// the buffers that they are slices of.
+/// Both ends have to send now and then, and both use a `Session`: a half refuses frames that refer to what it sent. Where
+/// only one end sends, use the halves at both.
 ///
 /// ```
 /// use bytes::Bytes;
@@ -123,8 +125,8 @@ impl SessionEncoder {
         }
     }
 
-    /// Builds the next frame; payload `i` is for destination `i` and belongs to stream `streams[i]`. The frame must be
-    /// sent before the next one, or the connection closed.
+    /// Builds the next frame; payload `i` is for destination `i` and belongs to stream `streams[i]`. Several messages of a
+    /// frame may belong to one stream. The frame must be sent before the next one, or the connection closed.
     ///
     /// # Errors
     ///
@@ -210,6 +212,9 @@ impl SessionDecoder {
     }
 
     /// Checks the next frame and finds every message in it; message `i` belongs to stream `streams[i]`.
+    ///
+    /// The numbers are not in the frame and not under its checksum: transport them beside it, under a checksum of your own,
+    /// as the sender named them. With other numbers messages may be rebuilt from another stream's bytes without an error.
     ///
     /// # Errors
     ///

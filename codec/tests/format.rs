@@ -130,7 +130,10 @@ const NUMBERS: [(&str, &[(&str, &str)]); 37] = [
     ),
     ("`length ≤ distance ≤ {}`", &[("wire.rs", "WINDOW_BYTES")]),
     ("and else after each {} bytes", &[("echo.rs", "SAY_AFTER_BYTES")]),
-    ("columns more than {} bytes would be unknown", &[("echo.rs", "UNKNOWN_BYTES_MAX")]),
+    (
+        "A sender of which more than {} bytes of columns would not yet be said to have arrived",
+        &[("echo.rs", "UNKNOWN_BYTES_MAX")],
+    ),
     ("shorter than {} bytes this encoder does not look for", &[("echo.rs", "ECHO_BYTES_MIN")]),
     // The second stage.
     (

@@ -22,11 +22,25 @@ use measure::Clock;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let mut known = arguments.iter().map(String::as_str).filter(|argument| *argument != "--bench");
+    while let Some(argument) = known.next() {
+        match argument {
+            "--json" | "--quick" => {}
+            "--only" if known.next().is_some() => {}
+            _ => {
+                eprintln!(
+                    "report: {argument} is not known; use --quick, --json, and --only with a part of a name"
+                );
+                std::process::exit(2);
+            }
+        }
+    }
     let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
     let only = arguments
         .iter()
         .position(|argument| argument == "--only")
-        .map(|at| arguments.get(at + 1).unwrap_or_else(|| panic!("--only wants a part of a name")).as_str());
+        .and_then(|at| arguments.get(at + 1))
+        .map(String::as_str);
     let clock = if has("--quick") { Clock::QUICK } else { Clock::FULL };
     let wanted = |name: &str| only.is_none_or(|word| name.contains(word));
 

@@ -22,7 +22,7 @@ pub(crate) fn head(clock: &Clock) {
         "GB/s are 10^9 bytes of all messages per second; cpy and cmp are ratios to memcpy and memcmp of as many."
     );
     println!(
-        "own is memcpy over decoding to one kept buffer per message. ! names a peer that is smaller by 2 % and faster.\n"
+        "own is memcpy over decoding to one kept buffer per message. ! names a peer that is smaller by more than 2 % and encodes faster.\n"
     );
     println!(
         "{:<36} {:>3} {:>8}  {:<13} {:>8} {:>8} {:>5} {:>5} {:>9} {:>8} {:>6} {:>5}",
@@ -135,6 +135,9 @@ pub(crate) fn echo_rows(row: &EchoRow) {
 
 /// Every promise, the broken ones first.
 pub(crate) fn targets(all: &[Target]) {
+    if all.is_empty() {
+        return;
+    }
     let met = all.iter().filter(|target| target.met()).count();
     println!("\nOf {} targets {met} are met in this run. Missed:", all.len());
     for target in all.iter().filter(|target| !target.met()) {

@@ -410,7 +410,10 @@ def main(arguments):
             require(over is None, over)
             if unread:
                 raise Skipped(unread)
-            frame = b"" if words[0] == "-" else bytes.fromhex(words[0])
+            try:
+                frame = b"" if words[0] == "-" else bytes.fromhex(words[0])
+            except ValueError:
+                raise Refused("the line is not a frame in hex") from None
             messages = decode(frame, session, numbers)
             print("ok", *[message.hex() or "-" for message in messages])
         except Skipped as why:
