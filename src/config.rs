@@ -130,6 +130,12 @@ impl Config {
         &self.settings
     }
 
+    /// What compresses bulk batches to other datacenters, as the file says it.
+    #[must_use]
+    pub fn second_stage(&self) -> &'static str {
+        settings::stage_name(self.settings.second_stage)
+    }
+
     /// Where a node serves its admin API, if it does.
     #[must_use]
     pub fn admin(&self, node: &NodeId) -> Option<SocketAddr> {

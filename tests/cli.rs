@@ -221,6 +221,7 @@ fn one_of_anything_is_no_plural() {
                   address = \"127.0.0.1:7400\"\n";
     let (_, stdout, _) = run(&["check-config", &write(&cluster.path("one.toml"), member)]);
     assert!(stdout.contains("cluster c: 1 node in 1 datacenter, plaintext"), "{stdout}");
+    assert!(stdout.contains(", second stage lz4\n"), "{stdout}");
 }
 
 #[test]

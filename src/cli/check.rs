@@ -71,10 +71,11 @@ fn describe(config: &Config) -> String {
     let insecure =
         if config.insecure() { "allowed on every address (insecure = true)" } else { "on loopback only" };
     format!(
-        "ok: {}\n\ncluster {}: {} in {}, plaintext {insecure}\n\n{sites}\n{nodes}",
+        "ok: {}\n\ncluster {}: {} in {}, plaintext {insecure}, second stage {}\n\n{sites}\n{nodes}",
         config.path().display(),
         topology.cluster(),
         show_count(topology.nodes().count() as u64, "node"),
         show_count(datacenters.len() as u64, "datacenter"),
+        config.second_stage(),
     )
 }

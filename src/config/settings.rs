@@ -61,6 +61,11 @@ const TIMERS: [(&str, Field); 12] = [
 
 const CODEC: [(&str, Field); 1] = [("second_stage", Field::Stage(|s| &mut s.second_stage))];
 
+/// How the file says a stage.
+pub(super) fn stage_name(stage: Stage) -> &'static str {
+    STAGES.into_iter().find(|(_, of)| *of == stage).map_or("unknown", |(name, _)| name)
+}
+
 /// Every field, by table.
 fn tables() -> [(&'static str, &'static [(&'static str, Field)]); 3] {
     [("limits", &LIMITS), ("timers", &TIMERS), ("codec", &CODEC)]
