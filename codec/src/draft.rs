@@ -93,7 +93,7 @@ impl<const W: usize> Draft<W> {
             in_step = self.in_step.find(openings, numbers, streams, &mut outcome.work);
             memory.runs.clear();
             if !in_step {
-                memory.runs.find(openings, numbers, streams, &mut outcome.work);
+                memory.runs.find(openings, numbers, streams, self.in_step.alike(), &mut outcome.work);
             }
         }
         let refers = in_step

@@ -46,12 +46,20 @@ pub(crate) struct InStep<const W: usize> {
     /// Classes in use; there may be more, for their memory.
     used: usize,
     classes: Vec<Class<W>>,
+    /// For the messages looked at so far, the earlier one that each is most like: all of them, or up to the one that was of
+    /// one kind too many.
+    alike: Vec<Option<Alike>>,
 }
 
 impl<const W: usize> InStep<W> {
     /// The classes of the frame that was looked at last.
     pub(crate) fn classes(&self) -> &[Class<W>] {
         &self.classes[..self.used]
+    }
+
+    /// What was found out of the messages of that frame, for whoever looks at each on its own.
+    pub(crate) fn alike(&self) -> &[Option<Alike>] {
+        &self.alike
     }
 
     /// Looks at all messages. False when they are not in step, or it saves nothing to know.
@@ -63,13 +71,14 @@ impl<const W: usize> InStep<W> {
         work: &mut Work,
     ) -> bool {
         self.used = 0;
+        self.alike.clear();
         let mut finder = streams.finder();
         for (message, (opening, number)) in openings.iter().zip(numbers).enumerate() {
-            if opening.is_empty() {
-                continue;
-            }
-            let Some(stream) = finder.find(*number) else { return false };
-            let Some(Alike { start, len, equal }) = stream.most_alike(opening, work) else { return false };
+            let stream = finder.find(*number).filter(|_| !opening.is_empty());
+            let alike = stream.and_then(|stream| stream.most_alike(opening, work));
+            self.alike.push(alike);
+            // The first one of a stream is in step with nothing, and does not keep the others from being.
+            let (Some(stream), Some(Alike { start, len, equal })) = (stream, alike) else { continue };
             if equal < ALIKE_BYTES_MIN.min(opening.len() / 2) {
                 continue;
             }
@@ -208,9 +217,11 @@ mod tests {
     }
 
     #[test]
-    fn a_message_of_a_new_stream_is_not_in_step_and_an_empty_one_does_not_matter() {
+    fn a_message_of_a_new_stream_and_an_empty_one_are_in_no_class() {
         let old = text(0, &[]);
-        assert_eq!(classes(&[&[&old]], &[&old, &old]), None);
+        assert_eq!(classes(&[&[]], &[&old, &old]), None, "all are new");
+        let found = classes(&[&[b"", &old]], &[&old, &old]);
+        assert_eq!(found, Some(vec![(40, vec![1], vec![(0, 40)])]));
         let found = classes(&[&[&old, &old]], &[&old, b""]);
         assert_eq!(found, Some(vec![(40, vec![0], vec![(0, 40)])]));
     }

@@ -24,13 +24,24 @@ pub(crate) struct PastRuns {
 }
 
 impl PastRuns {
-    /// Compares every message's opening with those that its stream remembers.
-    pub(crate) fn find(&mut self, openings: &Openings, numbers: &[u32], streams: &Streams, work: &mut Work) {
+    /// Compares every message's opening with that of the earlier message that it is most like; for the first ones that is
+    /// `known`.
+    pub(crate) fn find(
+        &mut self,
+        openings: &Openings,
+        numbers: &[u32],
+        streams: &Streams,
+        known: &[Option<Alike>],
+        work: &mut Work,
+    ) {
         self.clear();
         let mut finder = streams.finder();
+        let mut known = known.iter();
         for (opening, number) in openings.iter().zip(numbers) {
+            let known = known.next();
             if let Some(stream) = finder.find(*number).filter(|_| !opening.is_empty())
-                && let Some(Alike { start, len, .. }) = stream.most_alike(opening, work)
+                && let Some(Alike { start, len, .. }) =
+                    known.copied().unwrap_or_else(|| stream.most_alike(opening, work))
             {
                 let bytes = stream.bytes();
                 self.found.clear();
@@ -82,7 +93,7 @@ mod tests {
                 messages.iter().map(|message| Payload::from(message.to_vec())).collect();
             let numbers: Vec<u32> = (0..).take(messages.len()).collect();
             openings.reset(&payloads);
-            found.find(&openings, &numbers, &streams, &mut Work::default());
+            found.find(&openings, &numbers, &streams, &[], &mut Work::default());
         }
         found
     }
@@ -132,7 +143,7 @@ mod tests {
         }
         let (mut openings, mut found) = (Openings::default(), PastRuns::default());
         openings.reset(&[Payload::from(TEXT.to_vec())]);
-        found.find(&openings, &[5], &streams, &mut Work::default());
+        found.find(&openings, &[5], &streams, &[], &mut Work::default());
         assert_eq!(found.of(0), [PastRun { from: 0, len: 32, back: 64 }]);
     }
 }

@@ -389,7 +389,7 @@ mod tests {
         let numbers: Vec<u32> = (0..).take(now.len()).collect();
         let (mut openings, mut runs) = (Openings::default(), PastRuns::default());
         openings.reset(&payloads);
-        runs.find(&openings, &numbers, &streams, &mut Work::default());
+        runs.find(&openings, &numbers, &streams, &[], &mut Work::default());
         let mut borders = Borders::default();
         borders.reset(&payloads);
         let texts = Texts::new(&payloads, &borders);
