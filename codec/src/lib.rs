@@ -41,7 +41,8 @@
 //!
 //! * exact for every input, and never longer than the messages, their lengths and a few bytes;
 //! * linear in the bytes of all messages, whatever they contain;
-//! * one spelling per list of records; output is a function of input, options and seed;
+//! * one spelling per list of records; output is a function of the messages, of which segments are the same memory, of
+//!   options and seed, and in a session of what went before;
 //! * no panic and no allocation beyond the limits from anything that a peer can send.
 //!
 //! # Sessions

@@ -19,6 +19,7 @@ use crate::limits::Limits;
 use crate::openings::Openings;
 use crate::past::PastRuns;
 use crate::payload::Payload;
+use crate::stage::Stage;
 use crate::streams::Streams;
 use crate::wire;
 
@@ -186,7 +187,7 @@ impl SessionEncoder {
     }
 
     /// Changes the second stage for the frames that follow.
-    pub fn set_stage(&mut self, stage: crate::Stage) {
+    pub fn set_stage(&mut self, stage: Stage) {
         self.encoder.set_stage(stage);
     }
 
@@ -302,7 +303,7 @@ impl Session {
     }
 
     /// As [`SessionEncoder::set_stage`].
-    pub fn set_stage(&mut self, stage: crate::Stage) {
+    pub fn set_stage(&mut self, stage: Stage) {
         self.encoder.set_stage(stage);
     }
 

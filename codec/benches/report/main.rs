@@ -20,31 +20,40 @@ mod targets;
 
 use measure::Clock;
 
-fn main() {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let mut known = arguments.iter().map(String::as_str).filter(|argument| *argument != "--bench");
-    while let Some(argument) = known.next() {
-        match argument {
-            "--json" | "--quick" => {}
-            "--only" if known.next().is_some() => {}
-            _ => {
-                eprintln!(
-                    "report: {argument} is not known; use --quick, --json, and --only with a part of a name"
-                );
-                std::process::exit(2);
+/// What the command line asks for.
+struct Arguments {
+    clock: Clock,
+    json: bool,
+    /// A part of the names to measure.
+    only: Option<String>,
+}
+
+impl Arguments {
+    /// Ends the process when an argument is not known.
+    fn read() -> Self {
+        let mut read = Self { clock: Clock::FULL, json: false, only: None };
+        // `--bench` is cargo's.
+        let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
+        while let Some(argument) = arguments.next() {
+            match argument.as_str() {
+                "--json" => read.json = true,
+                "--quick" => read.clock = Clock::QUICK,
+                "--only" => read.only = Some(arguments.next().unwrap_or_else(|| unknown(&argument))),
+                _ => unknown(&argument),
             }
         }
+        read
     }
-    let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
-    let only = arguments
-        .iter()
-        .position(|argument| argument == "--only")
-        .and_then(|at| arguments.get(at + 1))
-        .map(String::as_str);
-    let clock = if has("--quick") { Clock::QUICK } else { Clock::FULL };
-    let wanted = |name: &str| only.is_none_or(|word| name.contains(word));
+}
 
-    let json = has("--json");
+fn unknown(argument: &str) -> ! {
+    eprintln!("report: {argument} is not known; use --quick, --json, and --only with a part of a name");
+    std::process::exit(2)
+}
+
+fn main() {
+    let Arguments { clock, json, only } = Arguments::read();
+    let wanted = |name: &str| only.as_deref().is_none_or(|word| name.contains(word));
     if !json {
         table::head(&clock);
     }
