@@ -5,6 +5,7 @@
 //! GET /livez      200 while the process answers; never depends on peers
 //! GET /readyz     200, or 503 with the reasons
 //! GET /v1/status  what the node is and does now, as JSON
+//! GET /v1/routes  how a sender reaches every datacenter, and why, as JSON
 //! ```
 //!
 //! It changes nothing and accepts no bodies. Everything a caller can do to it has a limit: connections, bytes of a head,

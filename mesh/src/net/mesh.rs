@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::shared::Shared;
+use crate::stats::decision::RoutesStatus;
 use crate::stats::{Stats, Status};
 
 /// A running node. Cheap to clone; when the last handle ([`Client`](super::Client) and [`Inbox`](super::Inbox) hold one
@@ -46,6 +47,12 @@ impl Mesh {
     #[must_use]
     pub fn status(&self) -> Status {
         self.shared().look(|core, now| core.node.status(now))
+    }
+
+    /// How a sender reaches every datacenter, and the latest decisions that led there. A copy.
+    #[must_use]
+    pub fn routes(&self) -> RoutesStatus {
+        self.shared().look(|core, now| core.node.routes(now))
     }
 
     /// Where the node listens; `None` for an origin that is nothing else.

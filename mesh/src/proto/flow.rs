@@ -135,6 +135,8 @@ pub struct Flow {
     flying: usize,
     /// Ways and times to leave alone.
     pub pauses: Pauses,
+    /// The entry of its latest decision in the log of its datacenter.
+    pub decision: Option<u64>,
 }
 
 /// Most runs of one flow in a frame: a flow with more gaps than that goes on in the next frame.
@@ -164,6 +166,7 @@ impl Flow {
             floor_told: 0,
             flying: 0,
             pauses: Pauses::default(),
+            decision: None,
         }
     }
 
@@ -381,6 +384,13 @@ impl Flow {
             runs.push(Selected { first: self.next, count: 0 });
         }
         runs
+    }
+
+    /// Which attempt the next one of its messages would be.
+    #[must_use]
+    pub fn next_attempt(&self) -> u32 {
+        let again = self.retry.first().and_then(|seq| self.sent.get(seq));
+        again.map_or(1, |sent| sent.attempts.saturating_add(1))
     }
 
     /// Payload bytes of the message that goes next; 0 without one.

@@ -23,6 +23,7 @@ use super::wire::{Ack, Envelope};
 use crate::id::{Incarnation, Lane, NodeId};
 use crate::message::{Batch, Delivery, Outcome};
 use crate::settings::Settings;
+use crate::stats::decision::RoutesStatus;
 use crate::stats::{Stats, Status};
 use crate::topology::Topology;
 
@@ -487,6 +488,17 @@ impl Node {
             stats.member = member.stats.clone();
         }
         stats
+    }
+
+    /// How every datacenter is reached, and why.
+    #[must_use]
+    pub fn routes(&self, now: Micros) -> RoutesStatus {
+        RoutesStatus {
+            node: self.links.me.node.clone(),
+            origin: self.client.is_some(),
+            now_unix_ms: self.links.wall_us(now) / 1000,
+            datacenters: self.client.as_ref().map_or_else(Vec::new, |client| client.routes(&self.links, now)),
+        }
     }
 
     /// What the node is and does now.

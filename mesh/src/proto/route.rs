@@ -10,6 +10,8 @@
 
 use std::time::Duration;
 
+use super::decision::{Obstacle, Passed, Why};
+use super::flow::Way;
 use super::links::{LinkId, Links, PeerIx};
 use super::rtt::Rtt;
 use super::time::{Micros, micros};
@@ -33,12 +35,19 @@ pub struct ProxyRoute {
     snoozed_until: Micros,
     /// The next snooze, once one was given.
     snooze: Option<Duration>,
+    /// Snoozes since the start.
+    failures: u64,
 }
 
 impl ProxyRoute {
     fn usable(&self, links: &Links, now: Micros) -> bool {
         self.snoozed_until <= now
             && self.link.and_then(|link| links.link(link)).is_some_and(|link| link.up && !link.draining)
+    }
+
+    /// Its snooze is over, and it has not delivered since.
+    fn is_on_trial(&self, now: Micros) -> bool {
+        self.snooze.is_some() && self.snoozed_until <= now
     }
 
     /// It delivered nothing in time. False when that is known already: what else was under way then says nothing new.
@@ -49,6 +58,7 @@ impl ProxyRoute {
         let snooze = self.snooze.unwrap_or(settings.snooze_min);
         self.snoozed_until = now + snooze;
         self.snooze = Some(snooze.saturating_mul(2).min(settings.snooze_max));
+        self.failures += 1;
         true
     }
 
@@ -82,6 +92,7 @@ impl Routes {
                 answered_written_at: None,
                 snoozed_until: Micros(0),
                 snooze: None,
+                failures: 0,
             })
             .collect();
         Self { proxies, in_use: 0 }
@@ -111,6 +122,35 @@ impl Routes {
         (0..count).map(move |step| (first + step) % count).filter(move |index| usable[*index])
     }
 
+    /// The datacenter has no proxy, or the sender stands in it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.proxies.is_empty()
+    }
+
+    /// Why a proxy is taken that is.
+    #[must_use]
+    pub fn why(&self, index: usize, now: Micros) -> Why {
+        match &self.proxies[index] {
+            proxy if proxy.is_on_trial(now) => Why::Trial,
+            _ if index == self.in_use => Why::InUse,
+            _ => Why::Next,
+        }
+    }
+
+    /// What stands against a proxy for every flow; `None` if it is usable.
+    #[must_use]
+    pub fn obstacle(&self, index: usize, links: &Links, now: Micros) -> Option<Passed> {
+        let proxy = &self.proxies[index];
+        let (why, until) = match proxy.link.and_then(|link| links.link(link)) {
+            Some(link) if link.draining => (Obstacle::Draining, Micros::NEVER),
+            Some(link) if link.up && proxy.snoozed_until > now => (Obstacle::Snoozed, proxy.snoozed_until),
+            Some(link) if link.up => return None,
+            _ => (Obstacle::NotLinked, Micros::NEVER),
+        };
+        Some(Passed { way: Way::Proxy(index), why, until })
+    }
+
     /// When the first snooze ends.
     #[must_use]
     pub fn next_wake(&self, now: Micros) -> Micros {
@@ -137,6 +177,11 @@ impl Routes {
                 state,
                 snoozed_ms: micros(proxy.snoozed_until.since(now)) / 1000,
                 attempt_timeout_ms: micros(timeout.unwrap_or_default()) / 1000,
+                linked: link.is_some_and(|link| link.up),
+                rtt_us: link.filter(|link| !link.rtt.is_empty()).map(|link| link.rtt.smoothed_us()),
+                ack_us: (!proxy.rtt.is_empty()).then(|| proxy.rtt.smoothed_us()),
+                failures: proxy.failures,
+                trial: proxy.is_on_trial(now),
             }
         };
         self.proxies.iter().enumerate().map(row).collect()

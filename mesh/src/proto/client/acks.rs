@@ -8,6 +8,7 @@ use crate::message::FailReason;
 use crate::proto::flow::{FlowIx, Place, Way};
 use crate::proto::handshake::is_plausible;
 use crate::proto::links::{LinkId, Links};
+use crate::proto::pause::Cause;
 use crate::proto::time::Micros;
 use crate::proto::wire::{AckFlow, Flow as WireFlow, RefusedReason};
 
@@ -215,7 +216,7 @@ impl Client {
                 Some(RefusedReason::StaleDestination) if entry.incarnation > flow.incarnation => {}
                 Some(RefusedReason::Draining) => {
                     self.stats.fallbacks.proxy_draining += ended;
-                    ways.into_iter().for_each(|way| flow.pauses.avoid(way, now));
+                    ways.into_iter().for_each(|way| flow.pauses.avoid(way, Cause::Refused(reason), now));
                 }
                 Some(
                     RefusedReason::Unreachable
@@ -228,7 +229,7 @@ impl Client {
                 )
                 | None => {
                     self.stats.fallbacks.member_unreachable += ended;
-                    ways.into_iter().for_each(|way| flow.pauses.avoid(way, now));
+                    ways.into_iter().for_each(|way| flow.pauses.avoid(way, Cause::Refused(reason), now));
                 }
             }
         }

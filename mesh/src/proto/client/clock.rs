@@ -7,6 +7,7 @@ use super::{Client, Due, Timer};
 use crate::message::FailReason;
 use crate::proto::flow::{FlowIx, Place, Way};
 use crate::proto::links::Links;
+use crate::proto::pause::Cause;
 use crate::proto::time::Micros;
 
 /// A timer that rings so late says that this process was late, not the proxy.
@@ -100,13 +101,13 @@ impl Client {
                 }
             } else {
                 for ix in &silent {
-                    self.flows[ix.0].pauses.avoid(way, now);
+                    self.flows[ix.0].pauses.avoid(way, Cause::TimedOut, now);
                 }
             }
         } else {
             for ix in &silent {
                 if !self.sites[site].local {
-                    self.flows[ix.0].pauses.avoid(way, now);
+                    self.flows[ix.0].pauses.avoid(way, Cause::TimedOut, now);
                 }
             }
         }

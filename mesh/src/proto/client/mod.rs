@@ -23,6 +23,7 @@ use std::ops::Range;
 
 use super::attempt::Attempts;
 use super::budget::{BatchCharge, Budget};
+use super::decision::DecisionLog;
 use super::flow::{Flow, FlowIx, MessageId, Pending, Way};
 use super::links::{LinkId, Links, PeerIx};
 use super::node::{RejectReason, Rejected};
@@ -32,6 +33,7 @@ use super::timers::Timers;
 use crate::id::{Datacenter, Lane, NodeId};
 use crate::message::{Batch, FailReason, Message, Outcome};
 use crate::settings::{MESSAGE_OVERHEAD_BYTES, Settings};
+use crate::stats::decision::DatacenterRoutes;
 use crate::stats::{DatacenterStatus, Stats};
 use crate::topology::Topology;
 
@@ -57,6 +59,8 @@ struct Site {
     /// Where the next frame of a lane begins to look, so that nobody is always last.
     turn: [FlowIx; 2],
     pending_messages: u64,
+    /// Why messages took the way they did.
+    decisions: DecisionLog,
 }
 
 /// What a peer is to this sender.
@@ -144,6 +148,7 @@ impl Client {
                 ready: [BTreeSet::new(), BTreeSet::new()],
                 turn: [FlowIx(0); 2],
                 pending_messages: 0,
+                decisions: DecisionLog::default(),
             });
         }
         Self {
@@ -299,5 +304,19 @@ impl Client {
             routes: site.routes.status(links, &self.settings, now),
         };
         self.sites.iter().enumerate().map(row).collect()
+    }
+
+    /// The same, and how it came to that.
+    #[must_use]
+    pub fn routes(&self, links: &Links, now: Micros) -> Vec<DatacenterRoutes> {
+        let with_decisions = |(status, site): (DatacenterStatus, &Site)| DatacenterRoutes {
+            status,
+            decisions_forgotten: site.decisions.forgotten(),
+            decisions: site.decisions.shown(
+                |index| site.routes.proxies.get(index).map(|proxy| proxy.id.clone()),
+                |at| links.wall_us(at),
+            ),
+        };
+        self.status(links, now).into_iter().zip(&self.sites).map(with_decisions).collect()
     }
 }

@@ -325,7 +325,8 @@ impl Links {
     }
 
     /// The wall clock as first seen, carried on by the monotonic one.
-    fn wall_us(&self, now: Micros) -> u64 {
+    #[must_use]
+    pub fn wall_us(&self, now: Micros) -> u64 {
         self.wall_base_us.saturating_add(now.0)
     }
 
