@@ -5,6 +5,7 @@
 //! GET /livez      200 while the process answers; never depends on peers
 //! GET /readyz     200, or 503 with the reasons
 //! GET /v1/status  what the node is and does now, as JSON
+//! GET /v1/stats   what the node counted since its start, as JSON
 //! GET /v1/routes  how a sender reaches every datacenter, and why, as JSON
 //! ```
 //!

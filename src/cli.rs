@@ -4,12 +4,16 @@ mod check;
 mod demo;
 mod environment;
 mod failure;
+mod fetch;
 mod log;
 mod output;
+mod routes;
 mod run;
 mod send;
 mod signal;
+mod status;
 mod table;
+mod top;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -61,6 +65,12 @@ enum Command {
     Send(send::SendArgs),
     /// Check a configuration file and show what it says
     CheckConfig(check::CheckArgs),
+    /// Show what a running node is and does: health, links, queues
+    Status(status::StatusArgs),
+    /// Show how a running sender reaches every datacenter, and why: proxies, and the latest decisions
+    Routes(routes::RoutesArgs),
+    /// Watch a running node: rates, queues, routes, every second
+    Top(top::TopArgs),
     /// Three datacenters on this machine, two failing proxies, every arrival checked
     Demo(demo::DemoArgs),
 }
@@ -131,6 +141,9 @@ fn run(command: Command) -> Result<(), Failure> {
             Command::Member(args) => run::run(args, crate::config::Role::Member).await,
             Command::Send(args) => send::send(args).await,
             Command::CheckConfig(args) => check::check(&args),
+            Command::Status(args) => status::status(args).await,
+            Command::Routes(args) => routes::routes(args).await,
+            Command::Top(args) => top::top(args).await,
             Command::Demo(args) => demo::demo(args).await,
         }
     });

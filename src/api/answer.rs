@@ -13,7 +13,7 @@ use super::Facts;
 
 type Answer = Response<Full<Bytes>>;
 
-const PATHS: [&str; 5] = ["/metrics", "/livez", "/readyz", "/v1/status", "/v1/routes"];
+const PATHS: [&str; 6] = ["/metrics", "/livez", "/readyz", "/v1/status", "/v1/routes", "/v1/stats"];
 /// Characters of a path that an answer repeats.
 const ECHO_CHARS_MAX: usize = 128;
 
@@ -49,6 +49,7 @@ pub(super) fn answer<B: Body>(request: &Request<B>, facts: &Facts) -> Answer {
         "/metrics" => metrics(facts),
         "/livez" => json(StatusCode::OK, &json!({ "alive": true })),
         "/readyz" => ready(facts),
+        "/v1/stats" => json(StatusCode::OK, &facts.mesh.stats()),
         "/v1/routes" => json(StatusCode::OK, &facts.mesh.routes()),
         _ => status(facts),
     }
