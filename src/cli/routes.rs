@@ -101,11 +101,7 @@ impl Routes {
             let more =
                 datacenter.decisions.len().saturating_sub(last) as u64 + datacenter.decisions_forgotten;
             if more > 0 {
-                let _ = write!(
-                    text,
-                    ", and {} before these",
-                    show_count(more, "entry").replace("entrys", "entries")
-                );
+                let _ = write!(text, ", and {more} before these");
             }
             let _ = write!(text, "\n{}", self.decisions(datacenter.decisions.iter().take(last)));
         }
@@ -188,7 +184,7 @@ datacenter  proxy  state    snoozed for  round trip  ack  ack timeout  failures
 eu          eu-p1  snoozed       700 ms       40 ms    -        90 ms         1
 eu          eu-p2  down               -       40 ms    -            -         1
 
-eu: direct: no proxy is usable, and 2 entries before these
+eu: direct: no proxy is usable, and 2 before these
      last  times  destination  lane  attempt  way     why
 1.5 s ago      3  eu-m1        bulk        2  direct  proxies passed, one message at a time, eu-p1 snoozed (800 ms left), eu-p2 not linked
 ";

@@ -6,8 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::shared::Shared;
+use crate::id::{Datacenter, NodeId};
+use crate::settings::{Settings, SettingsError};
 use crate::stats::decision::RoutesStatus;
 use crate::stats::{Stats, Status};
+use crate::topology::{NodeSpec, Topology, TopologyChange, TopologyChangeError};
 
 /// A running node. Cheap to clone; when the last handle ([`Client`](super::Client) and [`Inbox`](super::Inbox) hold one
 /// each) is dropped, the node closes.
@@ -61,6 +64,107 @@ impl Mesh {
         self.shared().local_addr
     }
 
+    /// Who is in the cluster, as this node knows it now.
+    #[must_use]
+    pub fn topology(&self) -> Arc<Topology> {
+        self.shared().look(|core, _| Arc::clone(core.node.topology()))
+    }
+
+    /// Goes on with another topology: links to nodes that left end, new ones are dialled, routing follows at once. Messages
+    /// under way to a destination that left, or that stands in another datacenter now, end as
+    /// [`FailReason::Removed`](crate::FailReason::Removed); senders that wait for a datacenter that left are told
+    /// [`SendError::UnknownDatacenter`](crate::SendError::UnknownDatacenter). A destination that comes back goes on where
+    /// it was: what it had already, it does not get again. Says what is different.
+    ///
+    /// Only this node's view changes: nodes refuse links of peers that are not in theirs, so give the change to all.
+    ///
+    /// # Errors
+    /// [`TopologyChangeError`]: nothing was changed. What a node itself is cannot change while it runs.
+    pub fn set_topology(
+        &self,
+        topology: impl Into<Arc<Topology>>,
+    ) -> Result<Vec<TopologyChange>, TopologyChangeError> {
+        let topology = topology.into();
+        self.change_topology(|_| Ok(topology))
+    }
+
+    /// As [`Mesh::set_topology`], with one more node.
+    ///
+    /// # Errors
+    /// [`TopologyChangeError`]: nothing was changed.
+    pub fn add_node(&self, node: NodeSpec) -> Result<Vec<TopologyChange>, TopologyChangeError> {
+        self.change_topology(|now| Ok(now.with(node)?.into()))
+    }
+
+    /// As [`Mesh::set_topology`], with another address, datacenter or other roles of one node.
+    ///
+    /// # Errors
+    /// [`TopologyChangeError`]: nothing was changed.
+    pub fn replace_node(&self, node: NodeSpec) -> Result<Vec<TopologyChange>, TopologyChangeError> {
+        self.change_topology(|now| {
+            if now.node(&node.id).is_none() {
+                return Err(TopologyChangeError::UnknownNode(node.id));
+            }
+            Ok(now.without(|known| known.id == node.id).with(node)?.into())
+        })
+    }
+
+    /// As [`Mesh::set_topology`], without one node.
+    ///
+    /// # Errors
+    /// [`TopologyChangeError`]: nothing was changed.
+    pub fn remove_node(&self, node: &NodeId) -> Result<Vec<TopologyChange>, TopologyChangeError> {
+        self.change_topology(|now| {
+            if now.node(node).is_none() {
+                return Err(TopologyChangeError::UnknownNode(node.clone()));
+            }
+            Ok(now.without(|known| known.id == *node).into())
+        })
+    }
+
+    /// As [`Mesh::set_topology`], without all nodes of one datacenter.
+    ///
+    /// # Errors
+    /// [`TopologyChangeError`]: nothing was changed.
+    pub fn remove_datacenter(
+        &self,
+        datacenter: &Datacenter,
+    ) -> Result<Vec<TopologyChange>, TopologyChangeError> {
+        self.change_topology(|now| {
+            if !now.nodes().any(|known| known.datacenter == *datacenter) {
+                return Err(TopologyChangeError::UnknownDatacenter(datacenter.clone()));
+            }
+            Ok(now.without(|known| known.datacenter == *datacenter).into())
+        })
+    }
+
+    fn change_topology(
+        &self,
+        change: impl FnOnce(&Topology) -> Result<Arc<Topology>, TopologyChangeError>,
+    ) -> Result<Vec<TopologyChange>, TopologyChangeError> {
+        let changed = self.shared().with(|core, now| {
+            if core.closed {
+                return Err(TopologyChangeError::Closed);
+            }
+            let before = Arc::clone(core.node.topology());
+            let after = change(&before)?;
+            core.node.set_topology(Arc::clone(&after), now)?;
+            Ok(before.changes_to(&after))
+        });
+        changed.unwrap_or(Err(TopologyChangeError::Closed))
+    }
+
+    /// Goes on with other limits and timers. What runs already keeps its deadline; what two ends agreed on, as the longest
+    /// frame, holds until their link ends; the kernel's own timeout of a connection stays what it was at the start.
+    ///
+    /// # Errors
+    /// [`SettingsError`]: nothing was changed.
+    pub fn set_settings(&self, settings: &Settings) -> Result<(), SettingsError> {
+        settings.check()?;
+        let _ = self.shared().with(|core, _| core.node.set_settings(settings));
+        Ok(())
+    }
+
     /// Goes away in good order: takes nothing new in, tells all peers, finishes what it has, but for no longer than
     /// `drain_timeout`, then closes. What is undecided then fails with `Closed`. Returns when all sockets are closed.
     ///
@@ -86,8 +190,9 @@ impl Mesh {
                 quiet.await;
             }
         };
-        if tokio::time::timeout(shared.settings.drain_timeout, finished).await.is_err() {
-            tracing::warn!(after = ?shared.settings.drain_timeout, "drain timed out: closing with work undone");
+        let patience = shared.look(|core, _| core.node.settings().drain_timeout);
+        if tokio::time::timeout(patience, finished).await.is_err() {
+            tracing::warn!(after = ?patience, "drain timed out: closing with work undone");
         }
         self.close();
         self.closed().await;

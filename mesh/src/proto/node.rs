@@ -5,6 +5,7 @@
 //! call; it asks [`Node::poll_transmit`] for a connection that was named by [`Action::Ready`] and whose writer is idle, and
 //! reports [`Node::handle_written`]. Encoding stands between the two, so that no codec work runs inside the machine.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -14,7 +15,7 @@ pub use super::frame::Opened;
 use super::frame::{FrameError, Received, SealedBatch, Token, Written};
 use super::handshake::Identity;
 pub use super::links::{Action, ConnId};
-use super::links::{Arrived, LinkEvent, LinkId, Links};
+use super::links::{Arrived, LinkEvent, LinkId, Links, NODES_KNOWN_MAX};
 use super::member::{ArrivedRun, Member};
 use super::proxy::{ForwardedRun, Proxy};
 use super::time::{Micros, micros};
@@ -25,7 +26,7 @@ use crate::message::{Batch, Delivery, Outcome};
 use crate::settings::Settings;
 use crate::stats::decision::RoutesStatus;
 use crate::stats::{Stats, Status};
-use crate::topology::Topology;
+use crate::topology::{Topology, TopologyChangeError};
 
 /// What a node is made from.
 #[derive(Clone, Debug)]
@@ -138,6 +139,67 @@ impl Node {
         let client = spec.roles.origin.then(|| Client::new(&topology, settings, &mut links, now));
         let (acks_ignored, busy, draining) = (0, 0, false);
         Ok(Self { links, client, proxy, member, acks_ignored, busy, started_at: now, draining })
+    }
+
+    /// Who is in the cluster now.
+    #[must_use]
+    pub fn topology(&self) -> &Arc<Topology> {
+        self.links.topology()
+    }
+
+    /// Another topology from now on: links, rosters and routes follow. Messages for a destination that left end as
+    /// [`FailReason::Removed`](crate::message::FailReason::Removed).
+    ///
+    /// # Errors
+    /// [`TopologyChangeError`]: nothing was changed.
+    pub fn set_topology(&mut self, topology: Arc<Topology>, now: Micros) -> Result<(), TopologyChangeError> {
+        let me = self.links.me.node.clone();
+        self.links.topology().check_change(&me, &topology)?;
+        let (known, max) = (self.links.known_with(&topology), NODES_KNOWN_MAX);
+        if known > max {
+            return Err(TopologyChangeError::TooManyNodes { known, max });
+        }
+        self.links.set_topology(Arc::clone(&topology), now);
+        // Links that ended give back what was under way on them, before their peers are forgotten.
+        self.settle(now);
+        let mut wanted = BTreeSet::new();
+        if let Some(proxy) = self.proxy.as_mut() {
+            let members = topology.members_of(&self.links.me.datacenter).filter(|member| member.id != me);
+            let members = members.filter_map(|member| self.links.peer(&member.id)).collect();
+            proxy.set_members(&members, &self.links);
+            wanted.extend(members);
+        }
+        if let Some(client) = self.client.as_mut() {
+            client.set_topology(&topology, &mut self.links, now);
+            wanted.extend(client.wanted());
+        }
+        self.links.set_wanted(&wanted, now);
+        self.settle(now);
+        // Who waits for a datacenter that is gone is told so.
+        self.links.push_action(Action::Room);
+        Ok(())
+    }
+
+    /// Limits and timers.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        self.links.settings()
+    }
+
+    /// Other limits and timers from now on; `settings` are checked. What runs already keeps its deadline, and what two ends
+    /// agreed on holds as long as their link.
+    pub fn set_settings(&mut self, settings: &Settings) {
+        self.links.set_settings(settings.clone());
+        if let Some(client) = self.client.as_mut() {
+            client.set_settings(settings.clone());
+        }
+        if let Some(proxy) = self.proxy.as_mut() {
+            proxy.set_settings(settings.clone());
+        }
+        if let Some(member) = self.member.as_mut() {
+            member.set_settings(settings.clone());
+        }
+        self.links.push_action(Action::Room);
     }
 
     /// This node's life. Changes when a peer has seen a higher one.

@@ -26,6 +26,8 @@ pub struct ProxyRoute {
     pub peer: PeerIx,
     /// Its id.
     pub id: NodeId,
+    /// The topology lists it there now. One that it once did keeps its place: messages under way name it.
+    pub present: bool,
     /// The link to it, while it is up.
     pub link: Option<LinkId>,
     /// Write to ack.
@@ -40,8 +42,23 @@ pub struct ProxyRoute {
 }
 
 impl ProxyRoute {
+    fn new(peer: PeerIx, id: NodeId) -> Self {
+        Self {
+            peer,
+            id,
+            present: true,
+            link: None,
+            rtt: Rtt::default(),
+            answered_written_at: None,
+            snoozed_until: Micros(0),
+            snooze: None,
+            failures: 0,
+        }
+    }
+
     fn usable(&self, links: &Links, now: Micros) -> bool {
-        self.snoozed_until <= now
+        self.present
+            && self.snoozed_until <= now
             && self.link.and_then(|link| links.link(link)).is_some_and(|link| link.up && !link.draining)
     }
 
@@ -73,7 +90,7 @@ impl ProxyRoute {
 /// The proxies of one datacenter.
 #[derive(Debug)]
 pub struct Routes {
-    /// All of them, in the topology's order.
+    /// All of them, in the order in which they came; those that left have their places still.
     pub proxies: Vec<ProxyRoute>,
     in_use: usize,
 }
@@ -82,20 +99,27 @@ impl Routes {
     /// None is up yet.
     #[must_use]
     pub fn new(proxies: impl IntoIterator<Item = (PeerIx, NodeId)>) -> Self {
-        let proxies = proxies
-            .into_iter()
-            .map(|(peer, id)| ProxyRoute {
-                peer,
-                id,
-                link: None,
-                rtt: Rtt::default(),
-                answered_written_at: None,
-                snoozed_until: Micros(0),
-                snooze: None,
-                failures: 0,
-            })
-            .collect();
-        Self { proxies, in_use: 0 }
+        let mut routes = Self { proxies: Vec::new(), in_use: 0 };
+        routes.set(proxies);
+        routes
+    }
+
+    /// Exactly these proxies from now on. One that was there before begins with a clean record when it comes back.
+    pub fn set(&mut self, proxies: impl IntoIterator<Item = (PeerIx, NodeId)>) {
+        let before: Vec<bool> =
+            self.proxies.iter_mut().map(|proxy| std::mem::take(&mut proxy.present)).collect();
+        for (peer, id) in proxies {
+            match self.proxies.iter().position(|proxy| proxy.id == id) {
+                Some(known) if before.get(known).copied().unwrap_or(false) => {
+                    self.proxies[known].present = true
+                }
+                Some(known) => self.proxies[known] = ProxyRoute::new(peer, id),
+                None => self.proxies.push(ProxyRoute::new(peer, id)),
+            }
+        }
+        for proxy in self.proxies.iter_mut().filter(|proxy| !proxy.present) {
+            proxy.link = None;
+        }
     }
 
     /// Which proxy a link leads to.
@@ -125,7 +149,7 @@ impl Routes {
     /// The datacenter has no proxy, or the sender stands in it.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.proxies.is_empty()
+        !self.proxies.iter().any(|proxy| proxy.present)
     }
 
     /// Why a proxy is taken that is.
@@ -184,7 +208,7 @@ impl Routes {
                 trial: proxy.is_on_trial(now),
             }
         };
-        self.proxies.iter().enumerate().map(row).collect()
+        self.proxies.iter().enumerate().filter(|(_, proxy)| proxy.present).map(row).collect()
     }
 }
 

@@ -84,9 +84,9 @@ impl Client {
             let suspects = silent.len()
                 + self.sites[site]
                     .flows
-                    .clone()
-                    .filter(|other| !silent.contains(&FlowIx(*other)))
-                    .filter(|other| self.flows[*other].pauses.avoids(way, now))
+                    .iter()
+                    .filter(|other| !silent.contains(other))
+                    .filter(|other| self.flows[other.0].pauses.avoids(way, now))
                     .count();
             if !answered && !heard_since && suspects >= 2 && proxy.link == Some(link) {
                 let proxy = &mut self.sites[site].routes.proxies[index];

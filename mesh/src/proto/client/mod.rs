@@ -4,6 +4,8 @@
 //! What is sealed is decided as late as possible: a frame is made when its connection is ready, from all that is queued
 //! then. There is no timer in front of it; under load frames grow by themselves.
 
+mod members;
+
 // In the order a message meets them.
 mod detach;
 
@@ -19,7 +21,6 @@ mod ends;
 use ends::failed;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::ops::Range;
 
 use super::attempt::Attempts;
 use super::budget::{BatchCharge, Budget};
@@ -30,7 +31,7 @@ use super::node::{RejectReason, Rejected};
 use super::route::Routes;
 use super::time::Micros;
 use super::timers::Timers;
-use crate::id::{Datacenter, Lane, NodeId};
+use crate::id::{Datacenter, NodeId};
 use crate::message::{Batch, FailReason, Message, Outcome};
 use crate::settings::{MESSAGE_OVERHEAD_BYTES, Settings};
 use crate::stats::decision::DatacenterRoutes;
@@ -50,10 +51,12 @@ struct OpenBatch {
 
 struct Site {
     name: Datacenter,
+    /// The topology lists it now.
+    present: bool,
     local: bool,
     routes: Routes,
     /// Its flows' places in the table of flows.
-    flows: Range<usize>,
+    flows: Vec<FlowIx>,
     /// Flows with something to seal, per lane.
     ready: [BTreeSet<FlowIx>; 2],
     /// Where the next frame of a lane begins to look, so that nobody is always last.
@@ -95,7 +98,10 @@ pub struct Client {
     settings: Settings,
     sites: Vec<Site>,
     flows: Vec<Flow>,
+    /// The flow of the first lane of each member; the other lane's follows.
     destinations: BTreeMap<NodeId, FlowIx>,
+    /// The same of members that left. Their seqs go on should they come back.
+    retired: BTreeMap<NodeId, FlowIx>,
     reaches: BTreeMap<PeerIx, Reach>,
     destination_bytes: Vec<usize>,
     budget: Budget,
@@ -113,52 +119,15 @@ impl Client {
     /// A sender that wants links to all remote proxies and all members of its own datacenter.
     #[must_use]
     pub fn new(topology: &Topology, settings: Settings, links: &mut Links, now: Micros) -> Self {
-        let me = links.me.clone();
-        let names = topology.datacenters();
-        let mut sites = Vec::with_capacity(names.len());
-        let (mut flows, mut destinations, mut reaches) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
-        for (datacenter, name) in names.iter().enumerate() {
-            let first = flows.len();
-            let local = *name == me.datacenter;
-            let proxies: Vec<(PeerIx, NodeId)> = topology
-                .proxies_of(name)
-                .filter(|_| !local)
-                .filter_map(|spec| Some((links.peer(&spec.id)?, spec.id.clone())))
-                .collect();
-            for (peer, _) in &proxies {
-                links.want(*peer, now);
-                reaches.insert(*peer, Reach { site: datacenter, flows: None });
-            }
-            for spec in topology.members_of(name).filter(|spec| spec.id != me.node) {
-                let Some(peer) = links.peer(&spec.id) else { continue };
-                if local {
-                    links.want(peer, now);
-                }
-                let ix = FlowIx(flows.len());
-                destinations.insert(spec.id.clone(), ix);
-                let reach = Reach { site: datacenter, flows: None };
-                reaches.entry(peer).or_insert(reach).flows = Some(ix);
-                flows.extend(Lane::ALL.map(|lane| Flow::new(peer, spec.id.clone(), datacenter, lane)));
-            }
-            sites.push(Site {
-                name: name.clone(),
-                local,
-                routes: Routes::new(proxies),
-                flows: first..flows.len(),
-                ready: [BTreeSet::new(), BTreeSet::new()],
-                turn: [FlowIx(0); 2],
-                pending_messages: 0,
-                decisions: DecisionLog::default(),
-            });
-        }
-        Self {
-            budget: Budget::new(&settings, sites.len()),
+        let mut client = Self {
+            budget: Budget::new(&settings, 0),
             settings,
-            destination_bytes: vec![0; flows.len()],
-            sites,
-            flows,
-            destinations,
-            reaches,
+            destination_bytes: Vec::new(),
+            sites: Vec::new(),
+            flows: Vec::new(),
+            destinations: BTreeMap::new(),
+            retired: BTreeMap::new(),
+            reaches: BTreeMap::new(),
             batches: BTreeMap::new(),
             outcomes: VecDeque::new(),
             attempts: Attempts::default(),
@@ -166,8 +135,13 @@ impl Client {
             timers: Timers::default(),
             next_ticket: 0,
             next_message: 0,
-            stats: Stats::for_datacenters(names),
+            stats: Stats::for_datacenters(topology.datacenters()),
+        };
+        client.set_topology(topology, links, now);
+        for peer in client.wanted() {
+            links.want(peer, now);
         }
+        client
     }
 
     /// Takes a batch in.
@@ -175,7 +149,8 @@ impl Client {
     /// # Errors
     /// [`Rejected`] gives it back.
     pub fn submit(&mut self, batch: Batch, links: &mut Links, now: Micros) -> Result<Ticket, Rejected> {
-        let Some(site) = self.sites.iter().position(|site| site.name == batch.datacenter) else {
+        let Some(site) = self.sites.iter().position(|site| site.present && site.name == batch.datacenter)
+        else {
             return Err(Rejected { batch, reason: RejectReason::UnknownDatacenter });
         };
         let (charge, urgent) = (BatchCharge::of(&batch.messages), batch.is_urgent());
@@ -303,7 +278,7 @@ impl Client {
             pending_messages: site.pending_messages,
             routes: site.routes.status(links, &self.settings, now),
         };
-        self.sites.iter().enumerate().map(row).collect()
+        self.sites.iter().enumerate().filter(|(_, site)| site.present).map(row).collect()
     }
 
     /// The same, and how it came to that.
@@ -317,6 +292,10 @@ impl Client {
                 |at| links.wall_us(at),
             ),
         };
-        self.status(links, now).into_iter().zip(&self.sites).map(with_decisions).collect()
+        self.status(links, now)
+            .into_iter()
+            .zip(self.sites.iter().filter(|site| site.present))
+            .map(with_decisions)
+            .collect()
     }
 }

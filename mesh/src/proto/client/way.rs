@@ -82,7 +82,8 @@ impl Client {
             let (cause, until) = pauses.why_avoided(way, now)?;
             Some(Passed { way, why: Obstacle::Avoided(cause), until })
         };
-        let proxies = (0..routes.proxies.len()).filter(|index| way != Some(Way::Proxy(*index)));
+        let proxies = (0..routes.proxies.len())
+            .filter(|index| routes.proxies[*index].present && way != Some(Way::Proxy(*index)));
         let proxies = proxies
             .filter_map(|index| routes.obstacle(index, links, now).or_else(|| avoided(Way::Proxy(index))));
         let straight = way.is_none().then(|| {
@@ -164,7 +165,7 @@ impl Client {
 
     /// As [`Client::wake_site`], for flows whose work may have just come to be.
     pub(super) fn wake_all_of(&mut self, site: usize, links: &mut Links, now: Micros) {
-        for ix in self.sites[site].flows.clone().map(FlowIx) {
+        for ix in self.sites[site].flows.clone() {
             self.wake(ix, links, now);
         }
     }

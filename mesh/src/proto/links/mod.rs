@@ -11,6 +11,9 @@ mod opening;
 
 mod lives;
 
+mod members;
+pub use members::NODES_KNOWN_MAX;
+
 mod clock;
 
 mod output;
@@ -29,7 +32,7 @@ use super::rtt::{ClockOffset, Rtt, TokenBucket};
 use super::time::Micros;
 use super::timers::Timers;
 use super::wire::{Ack, AckFlow, CloseCode, Envelope, Hello, Pong, RefuseCode};
-use crate::id::{Incarnation, Lane, NodeId};
+use crate::id::{Datacenter, Incarnation, Lane, NodeId};
 use crate::settings::Settings;
 use crate::stats::{LinkStatus, Stats};
 use crate::topology::{NodeSpec, Topology};
@@ -137,7 +140,7 @@ pub struct LinkCounters {
     pub dials: u64,
     /// Dials that failed.
     pub dials_failed: u64,
-    /// (sent, received) bytes per datacenter, in the order of `Topology::datacenters`.
+    /// (sent, received) bytes per datacenter, in the order in which this node got to know them.
     pub wire: Vec<(u64, u64)>,
 }
 
@@ -208,6 +211,8 @@ struct Dialling {
 
 struct Peer {
     spec: NodeSpec,
+    /// The topology lists it now. One that it once did keeps its place, and what is known of its lives.
+    present: bool,
     datacenter: usize,
     dialling: Dialling,
     accepted: Option<LinkId>,
@@ -244,6 +249,8 @@ pub struct Links {
     /// Counters.
     pub counters: LinkCounters,
     topology: Arc<Topology>,
+    /// All that were ever listed; places are never used twice.
+    datacenters: Vec<Datacenter>,
     settings: Settings,
     rng: fastrand::Rng,
     conns: BTreeMap<ConnId, Conn>,
@@ -280,6 +287,7 @@ impl Links {
             .nodes()
             .map(|spec| Peer {
                 spec: spec.clone(),
+                present: true,
                 datacenter: datacenters.binary_search(&spec.datacenter).expect("listed"),
                 dialling: Dialling::default(),
                 accepted: None,
@@ -304,6 +312,7 @@ impl Links {
             me,
             counters,
             topology,
+            datacenters,
             dial_tokens: TokenBucket::new(settings.dials_per_second),
             settings,
             rng: fastrand::Rng::with_seed(seed),
@@ -330,10 +339,10 @@ impl Links {
         self.wall_base_us.saturating_add(now.0)
     }
 
-    /// The index of a node.
+    /// The index of a node that the topology lists.
     #[must_use]
     pub fn peer(&self, node: &NodeId) -> Option<PeerIx> {
-        self.peer_index.get(node).copied()
+        self.peer_index.get(node).copied().filter(|peer| self.peers[peer.0].present)
     }
 
     /// The node of an index.
@@ -549,8 +558,8 @@ impl Links {
         stats.protocol_errors = counters.protocol_errors.clone();
         stats.dials = counters.dials;
         stats.dials_failed = counters.dials_failed;
-        for (name, (sent, received)) in self.topology.datacenters().into_iter().zip(&counters.wire) {
-            let row = stats.datacenters.entry(name).or_default();
+        for (name, (sent, received)) in self.datacenters.iter().zip(&counters.wire) {
+            let row = stats.datacenters.entry(name.clone()).or_default();
             row.sent.wire = *sent;
             row.received_wire = *received;
         }
