@@ -19,7 +19,7 @@ mod server;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use trunkline_mesh::{Mesh, NodeSpec, Topology};
+use trunkline_mesh::{Mesh, NodeSpec};
 
 use crate::metrics::Metrics;
 pub use ready::{NotReady, Ready};
@@ -42,7 +42,7 @@ struct Facts {
 /// let node = config.choose(None, Role::Origin)?;
 /// let (client, _inbox) = trunkline_mesh::join(config.mesh(node)).await?;
 /// let address = config.admin(&node.id).ok_or("no `admin` for this node")?;
-/// let api = api::serve(address, client.mesh().clone(), config.topology(), node)?;
+/// let api = api::serve(address, client.mesh().clone(), node)?;
 ///
 /// // At the end: first nobody is to come any more, then what is here is finished.
 /// api.set_draining();
@@ -54,14 +54,9 @@ struct Facts {
 ///
 /// # Errors
 /// [`ServeError`]: nothing is served.
-pub fn serve(
-    address: SocketAddr,
-    mesh: Mesh,
-    topology: &Topology,
-    node: &NodeSpec,
-) -> Result<Api, ServeError> {
+pub fn serve(address: SocketAddr, mesh: Mesh, node: &NodeSpec) -> Result<Api, ServeError> {
     let metrics = Metrics::of(mesh.clone());
-    let ready = Ready::new(topology, node);
+    let ready = Ready::new(node);
     let facts = Arc::new(Facts { mesh, metrics, ready });
     Api::bind(address, facts)
 }

@@ -6,7 +6,9 @@ mod environment;
 mod failure;
 mod fetch;
 mod log;
+mod notify;
 mod output;
+mod reload;
 mod routes;
 mod run;
 mod send;
@@ -34,7 +36,7 @@ Exit codes:
   78  the configuration is wrong, or does not suit the command
 
 SIGTERM and SIGINT drain: /readyz answers 503, peers are told, what is under way is finished within drain_timeout.
-A second one exits at once. The demo just ends.";
+A second one exits at once. The demo just ends. SIGHUP: a node reads its file again.";
 
 /// A broadcast mesh between datacenters: one batch per datacenter, fanned out by proxies.
 #[derive(Debug, Parser)]
@@ -105,7 +107,7 @@ pub fn main() -> ExitCode {
     };
     // A run that shows a table of its own keeps the log quiet: its proxies fail on purpose.
     let level = if matches!(cli.command, Command::Demo(_)) { "error" } else { "info" };
-    let outcome = log::start(&cli.log, level).and_then(|()| run(cli.command));
+    let outcome = log::start(&cli.log, level).and_then(|log| run(cli.command, &log));
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
@@ -127,7 +129,7 @@ fn told(error: &clap::Error) -> ExitCode {
     }
 }
 
-fn run(command: Command) -> Result<(), Failure> {
+fn run(command: Command, log: &log::Log) -> Result<(), Failure> {
     if let Command::CheckConfig(args) = command {
         return check::check(&args);
     }
@@ -137,9 +139,9 @@ fn run(command: Command) -> Result<(), Failure> {
         .map_err(|error| Failure::Failed(format!("cannot start the runtime: {error}")))?;
     let outcome = runtime.block_on(async {
         match command {
-            Command::Proxy(args) => run::run(args, crate::config::Role::Proxy).await,
-            Command::Member(args) => run::run(args, crate::config::Role::Member).await,
-            Command::Send(args) => send::send(args).await,
+            Command::Proxy(args) => run::run(args, crate::config::Role::Proxy, log).await,
+            Command::Member(args) => run::run(args, crate::config::Role::Member, log).await,
+            Command::Send(args) => send::send(args, log).await,
             Command::CheckConfig(args) => check::check(&args),
             Command::Status(args) => status::status(args).await,
             Command::Routes(args) => routes::routes(args).await,
