@@ -7,6 +7,7 @@
 //! GET /v1/status  what the node is and does now, as JSON
 //! GET /v1/stats   what the node counted since its start, as JSON
 //! GET /v1/routes  how a sender reaches every datacenter, and why, as JSON
+//! POST /v1/ping/NODE  one round trip through the mesh, as JSON
 //! ```
 //!
 //! It changes nothing and accepts no bodies. Everything a caller can do to it has a limit: connections, bytes of a head,

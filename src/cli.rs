@@ -8,6 +8,7 @@ mod fetch;
 mod log;
 mod notify;
 mod output;
+mod ping;
 mod reload;
 mod routes;
 mod run;
@@ -71,6 +72,8 @@ enum Command {
     Status(status::StatusArgs),
     /// Show how a running sender reaches every datacenter, and why: proxies, and the latest decisions
     Routes(routes::RoutesArgs),
+    /// Send a round trip through the mesh from a running node, and time it
+    Ping(ping::PingArgs),
     /// Watch a running node: rates, queues, routes, every second
     Top(top::TopArgs),
     /// Three datacenters on this machine, two failing proxies, every arrival checked
@@ -145,6 +148,7 @@ fn run(command: Command, log: &log::Log) -> Result<(), Failure> {
             Command::CheckConfig(args) => check::check(&args),
             Command::Status(args) => status::status(args).await,
             Command::Routes(args) => routes::routes(args).await,
+            Command::Ping(args) => ping::ping(args).await,
             Command::Top(args) => top::top(args).await,
             Command::Demo(args) => demo::demo(args).await,
         }

@@ -102,6 +102,19 @@ fn status_routes_and_top_show_a_running_sender() {
     }
     assert!(!picture.contains('\u{1b}'), "no terminal, no control codes");
 
+    // Round trips by the way that messages take, of the link to a proxy, and to whom nobody reaches.
+    let pinged = of(ask("ping", &["eu-m1", "--count", "3", "--interval", "1 ms", "--json"]));
+    assert_eq!(
+        (&pinged["answered"], &pinged["way"], &pinged["proxy"]),
+        (&3.into(), &"proxy".into(), &"eu-p1".into())
+    );
+    let rtts = ["rtt_min_us", "rtt_avg_us", "rtt_max_us"].map(|key| pinged[key].as_u64().unwrap());
+    assert!(rtts[0] > 0 && rtts.is_sorted(), "{pinged}");
+    let told = text(ask("ping", &["eu-p1", "--count", "1"]));
+    assert!(told.contains(", link, clock offset ") && told.contains("1 sent, 1 answered, min "), "{told}");
+    let (code, _, stderr) = run(&["ping", "eu-p9", "--config", cluster.file(), "--node", "us-leader"]);
+    assert_eq!((code, stderr.contains("node `eu-p9` is not in the topology")), (2, true), "{stderr}");
+
     // The same process by its address, and others in their roles.
     let admin = cluster.admin("us-leader").to_string();
     assert_eq!(json(&["status", "--at", &admin, "--json"])["node"], "us-leader");
@@ -250,6 +263,27 @@ fn a_service_manager_is_told_what_happens() {
     signal(&node.child, "TERM");
     told("STOPPING=1\n");
     assert_eq!(exit_code(&mut node.child, Duration::from_secs(3)), 0);
+}
+
+#[test]
+fn units_start_what_the_command_line_knows() {
+    for role in ["proxy", "member"] {
+        let unit = std::fs::read_to_string(format!("deploy/systemd/trunkline-{role}@.service")).unwrap();
+        let value = |key: &str| {
+            let line = unit.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+            line.unwrap_or_else(|| panic!("{role}: no {key}")).to_owned()
+        };
+        let command = value("ExecStart").replace("%i", "eu-m1");
+        let args: Vec<&str> = command.split(' ').skip(1).chain(["--help"]).collect();
+        let (code, help, stderr) = run(&args);
+        assert_eq!(code, 0, "{stderr}");
+        assert!(help.contains(&format!("trunkline {role} ")), "{help}");
+        assert_eq!(value("Type"), "notify-reload");
+        assert_eq!(value("RestartPreventExitStatus"), "2 78");
+        for hardened in ["DynamicUser", "NoNewPrivileges", "PrivateDevices", "MemoryDenyWriteExecute"] {
+            assert_eq!(value(hardened), "yes");
+        }
+    }
 }
 
 /// A sender that cannot end draining: a member took its connection and says nothing.

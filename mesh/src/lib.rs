@@ -80,6 +80,7 @@ mod net;
 pub use id::{ClusterId, Datacenter, Incarnation, Lane, NameError, NodeId, Seq};
 pub use message::{Batch, Delivery, FailReason, Message, Outcome, Route};
 pub use net::{Client, Config, Inbox, JoinError, Mesh, Receipt, SendError, TrySendError, join};
+pub use proto::node::PingError;
 pub use settings::{Settings, SettingsError};
 pub use stats::{Stats, Status};
 pub use topology::{NodeSpec, Roles, Topology, TopologyChange, TopologyChangeError, TopologyError};

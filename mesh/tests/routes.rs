@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use support::{Cluster, Running, dc, eventually, id, soon};
 use trunkline_mesh::stats::decision::{DatacenterRoutes, Decision};
-use trunkline_mesh::{Batch, Message, Outcome, Roles};
+use trunkline_mesh::{Batch, Message, Outcome, PingError, Roles};
 
 const MEMBERS: [&str; 2] = ["eu-1", "eu-2"];
 
@@ -114,4 +114,43 @@ async fn a_node_that_sends_nothing_has_no_routes() {
     let routes = member.mesh().routes();
     assert_eq!((routes.node, routes.origin, routes.datacenters), (id("eu-1"), false, Vec::new()));
     assert!(routes.now_unix_ms > 1_600_000_000_000);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_ping_takes_the_way_of_messages_and_delivers_nothing() {
+    let cluster = nodes();
+    let mut member = cluster.start("eu-1").await;
+    let leader = cluster.start("leader").await;
+    let patience = support::SOON;
+    // Nobody is between them: straight.
+    let straight = leader.mesh().ping(&id("eu-1"), patience).await.unwrap();
+    assert_eq!((straight.way, straight.proxy), ("direct", None));
+    assert!(straight.rtt_us > 0 && straight.clock_offset_us.is_some());
+    let pa = cluster.start("eu-pa").await;
+    eventually("links", || leader.reaches("eu-pa") && pa.reaches("eu-1")).await;
+    let by_proxy = leader.mesh().ping(&id("eu-1"), patience).await.unwrap();
+    assert_eq!((by_proxy.way, by_proxy.proxy), ("proxy", Some(id("eu-pa"))));
+    // One that swallows it costs an attempt.
+    pa.mesh().set_frozen(true);
+    let again = leader.mesh().ping(&id("eu-1"), patience).await.unwrap();
+    assert_eq!(again.way, "direct");
+    assert!(again.attempts >= 2, "{again:?}");
+    pa.mesh().set_frozen(false);
+    // A proxy is no destination: the link to it.
+    let link = leader.mesh().ping(&id("eu-pa"), patience).await.unwrap();
+    assert_eq!(link.way, "link");
+    // Several wait for one answer, or each for an own one.
+    let node = id("eu-1");
+    let both = tokio::join!(leader.mesh().ping(&node, patience), leader.mesh().ping(&node, patience));
+    assert!(both.0.is_ok() && both.1.is_ok());
+    send(&leader, "eu", &["eu-1"]).await;
+    assert_eq!(member.inbox.try_recv().unwrap().payload.to_vec(), b"x");
+    assert!(member.inbox.try_recv().is_none(), "pings were not delivered");
+
+    let none = leader.mesh().ping(&id("eu-2"), Duration::from_millis(50)).await;
+    assert_eq!(none, Err(PingError::TimedOut(Duration::from_millis(50))));
+    assert_eq!(leader.mesh().ping(&id("x"), patience).await, Err(PingError::UnknownNode(id("x"))));
+    assert_eq!(member.mesh().ping(&id("eu-pb"), patience).await, Err(PingError::NotLinked(id("eu-pb"))));
+    leader.mesh().close();
+    assert_eq!(leader.mesh().ping(&node, patience).await, Err(PingError::Closed));
 }

@@ -240,7 +240,7 @@ pub(super) fn time(us: Option<u64>) -> String {
 }
 
 /// How much later the other clock is.
-fn offset(us: i64) -> String {
+pub(super) fn offset(us: i64) -> String {
     let sign = if us < 0 { "-" } else { "+" };
     format!("{sign}{}", show_duration(Duration::from_micros(us.unsigned_abs())))
 }

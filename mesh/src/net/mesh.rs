@@ -4,13 +4,39 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
 
 use super::shared::Shared;
 use crate::id::{Datacenter, NodeId};
+use crate::proto::node::PingError;
 use crate::settings::{Settings, SettingsError};
-use crate::stats::decision::RoutesStatus;
+use crate::stats::decision::{Pinged, RoutesStatus};
 use crate::stats::{Stats, Status};
 use crate::topology::{NodeSpec, Topology, TopologyChange, TopologyChangeError};
+
+/// Round trips that may be waited for at one time.
+const PINGS_MAX: usize = 64;
+
+/// A round trip that somebody waits for. It is not tried again once nobody does.
+struct Asked<'a> {
+    shared: &'a Arc<Shared>,
+    node: &'a NodeId,
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        let _ = self.shared.with(|core, now| {
+            let Some(waiters) = core.pings.get_mut(self.node) else { return };
+            waiters.retain(|waiter| !waiter.is_closed());
+            if waiters.is_empty() {
+                core.pings.remove(self.node);
+                core.node.end_ping(self.node, now);
+            }
+        });
+    }
+}
 
 /// A running node. Cheap to clone; when the last handle ([`Client`](super::Client) and [`Inbox`](super::Inbox) hold one
 /// each) is dropped, the node closes.
@@ -56,6 +82,35 @@ impl Mesh {
     #[must_use]
     pub fn routes(&self) -> RoutesStatus {
         self.shared().look(|core, now| core.node.routes(now))
+    }
+
+    /// One round trip through the mesh. To a member that this node sends to it takes the way that messages would take now,
+    /// on the control lane, and falls back as they do; the member's mesh answers and its application sees nothing. To
+    /// another peer, as a proxy, it is a ping of the link. While messages of the lane are acknowledged at the same time it
+    /// may look shorter than it was.
+    ///
+    /// # Errors
+    /// [`PingError`], [`PingError::TimedOut`] after `patience`.
+    pub async fn ping(&self, node: &NodeId, patience: Duration) -> Result<Pinged, PingError> {
+        let asked = self.shared().with(|core, now| {
+            if core.closed {
+                return Err(PingError::Closed);
+            }
+            if core.pings.values().map(Vec::len).sum::<usize>() >= PINGS_MAX {
+                return Err(PingError::TooMany);
+            }
+            core.node.ping(node, now)?;
+            let (sender, receiver) = oneshot::channel();
+            core.pings.entry(node.clone()).or_default().push(sender);
+            Ok(receiver)
+        });
+        let receiver = asked.unwrap_or(Err(PingError::Closed))?;
+        let _asked = Asked { shared: self.shared(), node };
+        // Moved into the timeout, so that it is gone when `_asked` looks.
+        match tokio::time::timeout(patience, receiver).await {
+            Ok(pinged) => pinged.map_err(|_| PingError::Closed),
+            Err(_) => Err(PingError::TimedOut(patience)),
+        }
     }
 
     /// Where the node listens; `None` for an origin that is nothing else.

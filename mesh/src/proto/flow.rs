@@ -137,6 +137,19 @@ pub struct Flow {
     pub pauses: Pauses,
     /// The entry of its latest decision in the log of its datacenter.
     pub decision: Option<u64>,
+    /// A round trip that somebody asked for.
+    pub ping: Ping,
+}
+
+/// A round trip that somebody asked for: an empty run, which asks for an ack and delivers nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Ping {
+    /// It waits for its next attempt.
+    pub waits: bool,
+    /// The attempt under way.
+    pub attempt: Option<u64>,
+    /// Attempts made.
+    pub attempts: u32,
 }
 
 /// Most runs of one flow in a frame: a flow with more gaps than that goes on in the next frame.
@@ -167,6 +180,7 @@ impl Flow {
             flying: 0,
             pauses: Pauses::default(),
             decision: None,
+            ping: Ping::default(),
         }
     }
 
@@ -256,8 +270,10 @@ impl Flow {
     /// There is something to seal now.
     #[must_use]
     pub fn has_work(&self) -> bool {
-        let some =
-            !self.retry.is_empty() || self.floor_due() || (!self.queue.is_empty() && self.window_open());
+        let some = !self.retry.is_empty()
+            || self.floor_due()
+            || self.ping.waits
+            || (!self.queue.is_empty() && self.window_open());
         some && !self.probe_flies()
     }
 
@@ -380,7 +396,7 @@ impl Flow {
             self.sent.insert(self.next, sent);
             self.next += 1;
         }
-        if runs.is_empty() && open && runs_max > 0 && self.floor_due() {
+        if runs.is_empty() && open && runs_max > 0 && (self.floor_due() || self.ping.waits) {
             runs.push(Selected { first: self.next, count: 0 });
         }
         runs
@@ -406,6 +422,10 @@ impl Flow {
         let Leg { attempt, way, link, now } = leg;
         if run.count == 0 {
             self.asking.insert(attempt);
+            if self.ping.waits {
+                let attempts = self.ping.attempts.saturating_add(1);
+                self.ping = Ping { waits: false, attempt: Some(attempt), attempts };
+            }
         }
         for seq in run.seqs() {
             self.retry.remove(&seq);

@@ -78,6 +78,23 @@ pub struct RoutesStatus {
     pub datacenters: Vec<DatacenterRoutes>,
 }
 
+/// One round trip through the mesh, asked for by [`Mesh::ping`](crate::Mesh::ping).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Pinged {
+    /// To whom.
+    pub node: NodeId,
+    /// `proxy`, `direct`, or `link` for a peer that is no destination of this node, as a proxy: then only the link was used.
+    pub way: &'static str,
+    /// Through which proxy, if through one.
+    pub proxy: Option<NodeId>,
+    /// From the write to the answer, µs.
+    pub rtt_us: u64,
+    /// Attempts that it took.
+    pub attempts: u32,
+    /// Peer's clock minus ours, µs, where this node has a link of its own to it.
+    pub clock_offset_us: Option<i64>,
+}
+
 /// How a lane is called here.
 pub(crate) fn lane_name(lane: Lane) -> &'static str {
     match lane {

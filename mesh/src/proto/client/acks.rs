@@ -56,14 +56,21 @@ impl Client {
                     self.flows[ix.0].incarnation = entry.incarnation;
                 }
             }
-            self.take_state(ix, link, entry, now);
+            self.take_state(ix, link, entry, links, now);
         }
         self.take_refusals(ix, link, entry, links, now);
         true
     }
 
     /// What the destination has: decided and held seqs.
-    pub(super) fn take_state(&mut self, ix: FlowIx, link: LinkId, entry: &AckFlow, now: Micros) {
+    pub(super) fn take_state(
+        &mut self,
+        ix: FlowIx,
+        link: LinkId,
+        entry: &AckFlow,
+        links: &Links,
+        now: Micros,
+    ) {
         let mut progress = self.flows[ix.0].raise_decided(entry.decided);
         let mut attempt_answered = false;
         while let Some(seq) =
@@ -93,6 +100,7 @@ impl Client {
         };
         for id in self.flows[ix.0].asking.iter().copied().filter(answered).collect::<Vec<_>>() {
             self.flows[ix.0].asking.remove(&id);
+            self.ping_answered(ix, id, links, now);
             self.landed(id);
         }
         if progress

@@ -118,11 +118,14 @@ impl Client {
     pub(super) fn end_attempt(&mut self, id: u64, uncertain: bool) -> u64 {
         self.timers.clear(Timer::Attempt(id));
         let Some(attempt) = self.attempts.remove(id) else { return 0 };
-        let (mut waiting, mut lost) = (0, Vec::new());
+        let (mut waiting, mut lost, mut pings) = (0, Vec::new(), Vec::new());
         for (ix, run) in attempt.entries {
             let flow = &mut self.flows[ix.0];
             flow.forget_floor_told();
             flow.asking.remove(&id);
+            if flow.ping.attempt == Some(id) {
+                pings.push(ix);
+            }
             for seq in run.seqs() {
                 if flow.sent.get(&seq).is_some_and(|sent| sent.place == Place::Flying(id)) {
                     if !flow.retry(seq, uncertain) {
@@ -134,6 +137,9 @@ impl Client {
         }
         for (ix, seq) in lost {
             self.give_up(ix, seq, FailReason::PeerRestarted);
+        }
+        for ix in pings {
+            self.ping_lost(ix, id);
         }
         waiting
     }

@@ -7,7 +7,7 @@ use super::{Client, Reach, Site};
 use crate::id::{Datacenter, Lane, NodeId};
 use crate::message::FailReason;
 use crate::proto::decision::DecisionLog;
-use crate::proto::flow::{Flow, FlowIx};
+use crate::proto::flow::{Flow, FlowIx, Ping};
 use crate::proto::links::{Links, PeerIx};
 use crate::proto::pause::Pauses;
 use crate::proto::route::Routes;
@@ -92,6 +92,7 @@ impl Client {
             let flow = &mut self.flows[ix.0];
             // Its seqs go on: the member may live the same life as before.
             (flow.peer, flow.datacenter, flow.pauses, flow.decision) = (peer, site, Pauses::default(), None);
+            flow.ping = Ping::default();
             self.sites[site].flows.push(ix);
         }
         self.destinations.insert(id.clone(), first);

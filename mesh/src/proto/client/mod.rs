@@ -6,6 +6,8 @@
 
 mod members;
 
+mod ping;
+
 // In the order a message meets them.
 mod detach;
 
@@ -34,7 +36,7 @@ use super::timers::Timers;
 use crate::id::{Datacenter, NodeId};
 use crate::message::{Batch, FailReason, Message, Outcome};
 use crate::settings::{MESSAGE_OVERHEAD_BYTES, Settings};
-use crate::stats::decision::DatacenterRoutes;
+use crate::stats::decision::{DatacenterRoutes, Pinged};
 use crate::stats::{DatacenterStatus, Stats};
 use crate::topology::Topology;
 
@@ -107,6 +109,8 @@ pub struct Client {
     budget: Budget,
     batches: BTreeMap<Ticket, OpenBatch>,
     outcomes: VecDeque<(Ticket, Vec<Outcome>)>,
+    /// Round trips that were asked for and are done.
+    pinged: VecDeque<Pinged>,
     attempts: Attempts,
     deadlines: BTreeSet<(Micros, FlowIx, Due)>,
     timers: Timers<Timer>,
@@ -130,6 +134,7 @@ impl Client {
             reaches: BTreeMap::new(),
             batches: BTreeMap::new(),
             outcomes: VecDeque::new(),
+            pinged: VecDeque::new(),
             attempts: Attempts::default(),
             deadlines: BTreeSet::new(),
             timers: Timers::default(),

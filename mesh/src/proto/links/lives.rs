@@ -34,6 +34,7 @@ impl Link {
             heard_at: now,
             used_at: now,
             offset: ClockOffset::default(),
+            ping_asked: false,
             acks: BTreeMap::new(),
             ack_bytes: 0,
             acks_due: false,

@@ -90,6 +90,13 @@ pub enum LinkEvent {
     },
     /// The peer is going away, and still answers what it has.
     Draining(LinkId),
+    /// A ping that somebody asked for was answered.
+    Pinged {
+        /// By whom.
+        peer: PeerIx,
+        /// The round trip without the peer's own time.
+        rtt: Duration,
+    },
     /// The peer could not be dialled.
     DialFailed(PeerIx),
     /// A peer knew a higher incarnation of this node; this is the one taken now. All links are gone.
@@ -196,6 +203,8 @@ pub struct Link {
     heard_at: Micros,
     used_at: Micros,
     offset: ClockOffset,
+    /// Somebody waits for the next answer to a ping.
+    ping_asked: bool,
     acks: BTreeMap<(u8, u32), AckFlow>,
     /// Of all entries of `acks`, as they are kept.
     ack_bytes: usize,
@@ -364,6 +373,23 @@ impl Links {
         self.links.get(&id).filter(|link| link.up).map(|link| (id, link))
     }
 
+    /// Peer's clock minus ours, µs, where this node dialled it and has samples.
+    #[must_use]
+    pub fn clock_offset_us(&self, peer: PeerIx) -> Option<i64> {
+        let (_, link) = self.dialled(peer)?;
+        (!link.rtt.is_empty()).then(|| link.offset.us())
+    }
+
+    /// Pings a peer that this node dialled now, out of turn. False: there is no such link.
+    pub fn ping(&mut self, peer: PeerIx, now: Micros) -> bool {
+        let Some(id) = self.dialled(peer).map(|(id, _)| id) else { return false };
+        if let Some(link) = self.links.get_mut(&id) {
+            link.ping_asked = true;
+        }
+        self.timers.set_earlier(Timer::Ping(id), now);
+        true
+    }
+
     /// Both connections of a link are open.
     #[must_use]
     pub fn is_up(&self, link: LinkId) -> bool {
@@ -501,6 +527,9 @@ impl Links {
                     link.offset.sample(pong.ping_sent_us, pong.ping_received_us, pong.sent_us, wall_us);
                 if let Some(rtt) = sample {
                     link.rtt.sample(rtt);
+                    if std::mem::take(&mut link.ping_asked) {
+                        self.events.push_back(LinkEvent::Pinged { peer: link.peer, rtt });
+                    }
                 }
                 Arrived::Nothing
             }
