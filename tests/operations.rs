@@ -150,8 +150,9 @@ fn sighup_takes_a_changed_file_on_and_refuses_a_wrong_one_whole() {
     let hangup = |nodes: &[Node]| signal(&nodes[1].child, "HUP");
 
     // A member is new, a limit another one, and more is logged.
-    let changed =
-        whole.replace("# dials_per_second = 200", "dials_per_second = 100") + "\n[log]\nlevel = \"debug\"\n";
+    let changed = whole
+        .replace("# dials_per_second = 200", "dials_per_second = 100")
+        .replace("# level = \"info\"", "level = \"debug\"");
     std::fs::write(cluster.file(), &changed).unwrap();
     hangup(&nodes);
     await_log(&cluster, "eu-p1", "reloaded");
@@ -220,7 +221,7 @@ fn a_level_of_the_command_line_stays_whatever_the_file_says() {
     ]);
     let node = Node { id: "eu-p1".to_owned(), child: command.stderr(log).spawn().unwrap() };
     await_log(&cluster, "eu-p1", "listens on");
-    rewrite(&cluster, |text| text + "\n[log]\nlevel = \"error\"\n");
+    rewrite(&cluster, |text| text.replace("# level = \"info\"", "level = \"error\""));
     signal(&node.child, "HUP");
     await_log(&cluster, "eu-p1", "reload: log.level default -> error");
     await_log(&cluster, "eu-p1", "\"reloaded\"");
