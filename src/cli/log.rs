@@ -32,12 +32,15 @@ enum Form {
     Json,
 }
 
+/// Takes other rules on.
+type SetLevel = Box<dyn Fn(EnvFilter) -> Result<(), String> + Send + Sync>;
+
 /// The log of this process, whose level can change.
 pub(super) struct Log {
     /// The level that the command line or the environment gave: the file does not change it.
     given: bool,
     default: &'static str,
-    set: Box<dyn Fn(EnvFilter) -> Result<(), String> + Send + Sync>,
+    set: SetLevel,
     flood: Flood,
 }
 
@@ -47,7 +50,7 @@ pub(super) fn start(args: &LogArgs, default: &'static str) -> Result<Log, Failur
         .map_err(|error| Failure::Usage(format!("--log-level or TRUNKLINE_LOG: {error}")))?;
     let flood = Flood::default();
     let logs = tracing_subscriber::fmt().with_writer(std::io::stderr);
-    let (started, set): (_, Box<dyn Fn(EnvFilter) -> Result<(), String> + Send + Sync>) = match args.log {
+    let (started, set): (_, SetLevel) = match args.log {
         Form::Text => {
             let colours = std::io::stderr().is_terminal() && variable("NO_COLOR").is_none();
             let logs = logs.with_ansi(colours).with_env_filter(filter).with_filter_reloading();
