@@ -45,6 +45,8 @@ pub struct Settings {
     pub attempt_timeout_min: Duration,
     /// Longest time an attempt waits for its ack. Default 2 s.
     pub attempt_timeout_max: Duration,
+    /// What may be sent again because nobody answered in time, in percent of the bytes sent to other datacenters. Default 10.
+    pub resend_percent: u32,
     /// First time a convicted route is left alone; doubles per conviction. Default 1 s.
     pub snooze_min: Duration,
     /// Longest time a convicted route is left alone. Default 60 s.
@@ -85,6 +87,7 @@ impl Default for Settings {
             dials_per_second: 200,
             attempt_timeout_min: Duration::from_millis(20),
             attempt_timeout_max: Duration::from_secs(2),
+            resend_percent: 10,
             snooze_min: Duration::from_secs(1),
             snooze_max: Duration::from_secs(60),
             ack_delay: Duration::from_millis(1),
@@ -212,7 +215,7 @@ impl Settings {
         ]
     }
 
-    fn rules(&self) -> [Rule; 9] {
+    fn rules(&self) -> [Rule; 10] {
         [
             (
                 "second_stage",
@@ -233,6 +236,7 @@ impl Settings {
                 "must be below attempt_timeout_max: every attempt by proxy would be over before its ack left",
             ),
             ("dials_per_second", self.dials_per_second > 0, "must be at least 1"),
+            ("resend_percent", (1..=100).contains(&self.resend_percent), "must be 1 to 100"),
             ("connections_max", self.connections_max >= 2, "must be at least 2: a link has two connections"),
             ("handshakes_max", self.handshakes_max >= 2, "must be at least 2: a link has two connections"),
         ]
@@ -251,7 +255,7 @@ mod tests {
         const MS: Duration = Duration::from_millis(1);
         const SHORT: Duration = Duration::from_nanos(999_999);
         const NONE: Duration = Duration::ZERO;
-        let faults: [(&str, Fault); 40] = [
+        let faults: [(&str, Fault); 42] = [
             ("message_bytes_max", |s| s.message_bytes_max = 0),
             ("message_bytes_max", |s| s.message_bytes_max = (256 << 20) + 1),
             ("message_bytes_max", |s| s.message_bytes_max = usize::MAX),
@@ -282,6 +286,8 @@ mod tests {
             ("redial_max", |s| s.redial_max = NONE),
             ("redial_max", |s| (s.redial_min, s.redial_max) = (SHORT, SHORT)),
             ("dials_per_second", |s| s.dials_per_second = 0),
+            ("resend_percent", |s| s.resend_percent = 0),
+            ("resend_percent", |s| s.resend_percent = 101),
             ("attempt_timeout_min", |s| s.attempt_timeout_min = NONE),
             ("attempt_timeout_min", |s| s.attempt_timeout_min = SHORT),
             ("attempt_timeout_min", |s| s.attempt_timeout_min = s.attempt_timeout_max + MS),
@@ -345,6 +351,7 @@ mod tests {
             redial_min: MS,
             redial_max: MS,
             dials_per_second: 1,
+            resend_percent: 1,
             attempt_timeout_min: MS,
             attempt_timeout_max: MS,
             snooze_min: MS,

@@ -166,6 +166,10 @@ pub struct Stats {
     pub attempts: AttemptStats,
     /// Why routes were left.
     pub fallbacks: FallbackStats,
+    /// Whom this sender blamed when nobody answered in time, by verdict.
+    pub verdicts: BTreeMap<&'static str, u64>,
+    /// Bytes sent again to other datacenters because nobody answered in time, after the second stage.
+    pub resent_bytes: u64,
     /// `try_send` answered `Busy`, or `send` had to wait.
     pub busy: u64,
     /// At a proxy.

@@ -31,6 +31,11 @@ catalog! {
     FALLBACKS = counter("fallbacks_total", ["reason"],
         "Messages that left the route they were on, by reason; reason direct means that no proxy was \
          usable.");
+    VERDICTS = counter("verdicts_total", ["verdict"],
+        "Whom this sender blamed when nobody answered in time: a proxy, a member, a datacenter, itself; capped means that \
+         half of the proxies were left alone already.");
+    RESENT_BYTES = counter("resent_bytes_total", [],
+        "Bytes sent again to other datacenters because nobody answered in time, after the second stage.");
     BUSY = counter("busy_total", [],
         "Batches that were turned away or had to wait because a budget was used up.");
     SENT_BYTES = counter("sent_bytes_total", ["datacenter", "stage"],

@@ -84,6 +84,11 @@ fn sender(stats: &Stats, status: &Status) -> Vec<MetricFamily> {
             .done(),
         catalog::ATTEMPTS.family().each(attempts, |f, (outcome, count)| f.count(&[outcome], count)).done(),
         catalog::FALLBACKS.family().each(fallbacks, |f, (reason, count)| f.count(&[reason], count)).done(),
+        catalog::VERDICTS
+            .family()
+            .each(&stats.verdicts, |f, (verdict, count)| f.count(&[verdict], *count))
+            .done(),
+        catalog::RESENT_BYTES.family().count(&[], stats.resent_bytes).done(),
         catalog::BUSY.family().count(&[], stats.busy).done(),
         catalog::SENT_BYTES
             .family()

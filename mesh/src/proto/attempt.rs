@@ -27,8 +27,22 @@ pub struct Attempt {
     pub flying: usize,
     /// Something inside was answered.
     pub answered: bool,
-    /// The timeout rang late, because this process was late, and was given a second chance.
+    /// This process was late when the timeout rang, and it waits a second time.
     pub graced: bool,
+    /// Payload bytes inside, each message in full, and those of messages that were late before.
+    pub payload_bytes: usize,
+    /// See `payload_bytes`.
+    pub late_bytes: usize,
+}
+
+impl Attempt {
+    /// How many of the frame's bytes on the wire were sent for having been late before.
+    #[must_use]
+    pub fn late_share(&self, wire_bytes: u64) -> u64 {
+        let all = u128::try_from(self.payload_bytes.max(self.late_bytes).max(1)).unwrap_or(u128::MAX);
+        let late = u128::try_from(self.late_bytes).unwrap_or(0);
+        u64::try_from(u128::from(wire_bytes) * late / all).unwrap_or(u64::MAX)
+    }
 }
 
 /// All frames under way.

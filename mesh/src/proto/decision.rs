@@ -21,6 +21,8 @@ pub enum Why {
     Next,
     /// Its snooze is over, and it has not delivered since.
     Trial,
+    /// It alone was silent by proxy: it is asked directly.
+    Probe,
     /// The sender stands in the datacenter.
     Local,
     /// The datacenter has no proxy.
@@ -43,6 +45,7 @@ impl Why {
             Self::InUse => "in_use",
             Self::Next => "next",
             Self::Trial => "trial",
+            Self::Probe => "probe",
             Self::Local => "local",
             Self::NoProxy => "no_proxy",
             Self::ProxiesPassed => "proxies_passed",

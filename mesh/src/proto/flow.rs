@@ -87,6 +87,8 @@ pub struct Sent {
     pub first_link: LinkId,
     /// An attempt ended without a word, so it may have been delivered.
     pub uncertain: bool,
+    /// The last attempt was not answered in time, so the next one is of the share that may be sent again.
+    pub late: bool,
     /// The last attempt was refused because the receiver is full.
     pub full: bool,
     /// The attempt under way is meant for a life of the destination that is over.
@@ -330,12 +332,13 @@ impl Flow {
     }
 
     /// The seqs to put into the next frame, lowest first, cut into runs of consecutive ones. Unsent messages get their seq
-    /// here. At most `runs_max` runs. `fits` is asked per message and ends the selection with `false`; the first one is
+    /// here. At most `runs_max` runs. What was late waits unless `late_too`. `fits` is asked per message and ends the selection with `false`; the first one is
     /// taken whatever it says, if `alone` holds. A single run without messages tells the floor when there is nothing else to carry it.
     pub fn select(
         &mut self,
         runs_max: usize,
         alone: bool,
+        late_too: bool,
         mut fits: impl FnMut(&Payload) -> bool,
     ) -> Vec<Selected> {
         let mut runs: Vec<Selected> = Vec::new();
@@ -366,7 +369,7 @@ impl Flow {
         };
         let mut open = true;
         for seq in &self.retry {
-            let Some(sent) = self.sent.get(seq) else { continue };
+            let Some(sent) = self.sent.get(seq).filter(|sent| late_too || !sent.late) else { continue };
             if !take(*seq, &sent.pending.payload, &mut taken) {
                 open = false;
                 break;
@@ -390,6 +393,7 @@ impl Flow {
                 first_sealed: Micros(0),
                 first_link: LinkId(u64::MAX),
                 uncertain: false,
+                late: false,
                 full: false,
                 stale: false,
             };
@@ -400,6 +404,12 @@ impl Flow {
             runs.push(Selected { first: self.next, count: 0 });
         }
         runs
+    }
+
+    /// Something waits to be sent again for having been late.
+    #[must_use]
+    pub fn has_late(&self) -> bool {
+        self.retry.iter().any(|seq| self.sent.get(seq).is_some_and(|sent| sent.late))
     }
 
     /// Which attempt the next one of its messages would be.
@@ -437,7 +447,7 @@ impl Flow {
                 sent.attempts = sent.attempts.saturating_add(1);
                 sent.place = Place::Flying(attempt);
                 sent.way = way;
-                (sent.full, sent.stale) = (false, false);
+                (sent.full, sent.stale, sent.late) = (false, false, false);
             }
         }
         // A floor above the run's first seq cannot be: the run itself is alive. Only an empty run may tell less than it

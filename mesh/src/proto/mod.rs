@@ -14,6 +14,7 @@ pub mod decision;
 pub mod flow;
 pub mod pause;
 pub mod route;
+pub mod verdict;
 
 pub mod links;
 // What a link is made of.

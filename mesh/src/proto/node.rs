@@ -547,6 +547,10 @@ impl Node {
 
     /// Rings what is due.
     pub fn handle_timeout(&mut self, now: Micros) {
+        let due = self.poll_timeout();
+        if let Some(lag) = self.client.as_mut().and_then(|client| client.note_lag(due, now)) {
+            self.links.forgive(lag, now);
+        }
         self.links.handle_timeout(now);
         self.settle(now);
         if let Some(client) = self.client.as_mut() {

@@ -48,6 +48,8 @@ pub struct Pauses {
     full_until: Micros,
     full_pause: Duration,
     failures: u32,
+    /// It was silent alone by a proxy: a direct link, once there is one, says whether it is the proxy or itself.
+    probes_directly: bool,
 }
 
 /// First pause of one flow on a way that failed it, and longest.
@@ -64,7 +66,13 @@ const FAILURES_BEFORE_PROBING: u32 = 2;
 
 impl Default for Pauses {
     fn default() -> Self {
-        Self { avoided: BTreeMap::new(), full_until: Micros(0), full_pause: FULL_MIN, failures: 0 }
+        Self {
+            avoided: BTreeMap::new(),
+            full_until: Micros(0),
+            full_pause: FULL_MIN,
+            failures: 0,
+            probes_directly: false,
+        }
     }
 }
 
@@ -73,6 +81,7 @@ impl Pauses {
     pub fn answered(&mut self, way: Way) {
         self.failures = 0;
         self.full_pause = FULL_MIN;
+        self.probes_directly = false;
         self.avoided.remove(&way);
     }
 
@@ -100,6 +109,7 @@ impl Pauses {
 
     /// This way failed this flow: leave it alone, longer each time.
     pub fn avoid(&mut self, way: Way, cause: Cause, now: Micros) {
+        self.probes_directly &= way != Way::Direct;
         let first = Avoided { until: Micros(0), pause: AVOID_MIN, cause };
         let avoided = self.avoided.entry(way).or_insert(first);
         if avoided.until <= now {
@@ -108,6 +118,17 @@ impl Pauses {
             avoided.pause = (avoided.pause * 2).min(AVOID_MAX);
             self.failures = self.failures.saturating_add(1);
         }
+    }
+
+    /// The next message goes directly, as soon as there is a link.
+    pub fn probe_directly(&mut self) {
+        self.probes_directly = true;
+    }
+
+    /// See [`Pauses::probe_directly`]: until something is answered, or the direct way failed as well.
+    #[must_use]
+    pub fn probes_directly(&self) -> bool {
+        self.probes_directly
     }
 
     /// The way is left alone at present for having failed this flow.
@@ -155,6 +176,20 @@ mod tests {
         assert_eq!(pauses.next_wake(later), later + AVOID_MIN * 2);
         pauses.answered(Way::Direct);
         assert_eq!((pauses.next_wake(later), pauses.is_probing()), (Micros::NEVER, false));
+    }
+
+    #[test]
+    fn a_silent_member_is_probed_directly_until_that_says_something() {
+        let mut pauses = Pauses::default();
+        pauses.avoid(Way::Proxy(0), Cause::TimedOut, Micros(0));
+        pauses.probe_directly();
+        pauses.avoid(Way::Proxy(1), Cause::TimedOut, Micros(0));
+        assert!(pauses.probes_directly(), "another proxy says nothing of it");
+        pauses.avoid(Way::Direct, Cause::DialFailed, Micros(0));
+        assert!(!pauses.probes_directly(), "it is the member");
+        pauses.probe_directly();
+        pauses.answered(Way::Direct);
+        assert!(!pauses.probes_directly(), "it is the proxy");
     }
 
     #[test]

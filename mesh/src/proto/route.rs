@@ -1,11 +1,14 @@
 //! Which way to a datacenter: its proxies as this sender sees them, one of them in use. Sticky: a proxy is left when it is
-//! down, draining or convicted, never because another looks a little better.
+//! down, draining or convicted, or when another one has been clearly better for a while; never because one looks a little
+//! better now.
 //!
 //! ```text
-//!            link up              attempt timed out, nobody answered
+//!            link up             verdict: nobody answered
 //!   down ────────────→ usable ──────────────────────────→ snoozed (1 s, doubling to 60 s)
-//!    ↑                   │ ↑                                 │
-//!    └── link down ──────┘ └──── time is up, or a late ack ──┘
+//!    ↑                   │ ↑ ↑                               │ ↑
+//!    └── link down ──────┘ │ └── a late ack, or a pardon ────┤ │ silent again
+//!                          └────── it delivers ── on trial ←─┘ │ time is up: one message at a time
+//!                                                    └─────────┘
 //! ```
 
 use std::time::Duration;
@@ -15,6 +18,7 @@ use super::flow::Way;
 use super::links::{LinkId, Links, PeerIx};
 use super::rtt::Rtt;
 use super::time::{Micros, micros};
+use super::verdict::Evidence;
 use crate::id::NodeId;
 use crate::settings::Settings;
 use crate::stats::RouteStatus;
@@ -37,6 +41,10 @@ pub struct ProxyRoute {
     snoozed_until: Micros,
     /// The next snooze, once one was given.
     snooze: Option<Duration>,
+    /// A message tries it, until then at most.
+    trial_until: Micros,
+    /// When it was found to be late, while it has delivered nothing since.
+    late_at: Option<Micros>,
     /// Snoozes since the start.
     failures: u64,
 }
@@ -52,6 +60,8 @@ impl ProxyRoute {
             answered_written_at: None,
             snoozed_until: Micros(0),
             snooze: None,
+            trial_until: Micros(0),
+            late_at: None,
             failures: 0,
         }
     }
@@ -63,8 +73,20 @@ impl ProxyRoute {
     }
 
     /// Its snooze is over, and it has not delivered since.
-    fn is_on_trial(&self, now: Micros) -> bool {
+    #[must_use]
+    pub fn is_on_trial(&self, now: Micros) -> bool {
         self.snooze.is_some() && self.snoozed_until <= now
+    }
+
+    /// A message is on its way to say what became of it. Others wait for that, as far as they have another way.
+    pub fn begin_trial(&mut self, settings: &Settings, now: Micros) {
+        self.trial_until = now + settings.attempt_timeout_max;
+    }
+
+    /// It delivered nothing in time, whatever that is blamed on.
+    pub fn find_late(&mut self, now: Micros) {
+        self.late_at = Some(now);
+        self.trial_until = Micros(0);
     }
 
     /// It delivered nothing in time. False when that is known already: what else was under way then says nothing new.
@@ -84,6 +106,8 @@ impl ProxyRoute {
         self.answered_written_at = self.answered_written_at.max(written_at);
         self.snoozed_until = Micros(0);
         self.snooze = None;
+        self.trial_until = Micros(0);
+        self.late_at = None;
     }
 }
 
@@ -93,13 +117,26 @@ pub struct Routes {
     /// All of them, in the order in which they came; those that left have their places still.
     pub proxies: Vec<ProxyRoute>,
     in_use: usize,
+    /// A proxy that is clearly better than the one in use, and since when.
+    challenger: Option<(usize, Micros)>,
+    rng: fastrand::Rng,
 }
+
+/// How long another proxy has to be clearly better before it is taken: a switch costs the history of a connection.
+const SWITCH_AFTER: Duration = Duration::from_secs(5);
+
+/// Clearly better: two thirds of the time to an ack, and less by this.
+const SWITCH_GAIN: Duration = Duration::from_millis(2);
+
+/// The rest of a snooze after it turned out that all proxies are late: long enough to try what else there is.
+const PARDON: Duration = Duration::from_millis(200);
 
 impl Routes {
     /// None is up yet.
     #[must_use]
-    pub fn new(proxies: impl IntoIterator<Item = (PeerIx, NodeId)>) -> Self {
-        let mut routes = Self { proxies: Vec::new(), in_use: 0 };
+    pub fn new(seed: u64, proxies: impl IntoIterator<Item = (PeerIx, NodeId)>) -> Self {
+        let rng = fastrand::Rng::with_seed(seed);
+        let mut routes = Self { proxies: Vec::new(), in_use: 0, challenger: None, rng };
         routes.set(proxies);
         routes
     }
@@ -128,22 +165,120 @@ impl Routes {
         self.proxies.iter().position(|proxy| proxy.link == Some(link))
     }
 
-    /// The usable proxies, the one in use first, then those with the shortest way.
-    pub fn usable(&mut self, links: &Links, now: Micros) -> impl Iterator<Item = usize> + use<'_> {
-        let usable: Vec<bool> = self.proxies.iter().map(|proxy| proxy.usable(links, now)).collect();
-        if !usable.get(self.in_use).copied().unwrap_or(false) {
-            let way = |index: &usize| {
-                let proxy = &self.proxies[*index];
-                let ping =
-                    proxy.link.and_then(|link| links.link(link)).map_or(0, |link| link.rtt.smoothed_us());
-                if proxy.rtt.is_empty() { ping } else { proxy.rtt.smoothed_us() }
-            };
-            if let Some(best) = (0..usable.len()).filter(|index| usable[*index]).min_by_key(way) {
-                self.in_use = best;
+    /// The usable proxies in the order in which to try them: one that is due for its trial, the one in use, the others. One
+    /// whose trial is under way is left out where there is another.
+    pub fn usable(&mut self, links: &Links, now: Micros) -> Vec<usize> {
+        let count = self.proxies.len();
+        let all: Vec<usize> = (0..count).filter(|index| self.proxies[*index].usable(links, now)).collect();
+        let (tried, good): (Vec<usize>, Vec<usize>) =
+            all.into_iter().partition(|index| self.proxies[*index].is_on_trial(now));
+        if good.is_empty() {
+            self.choose(&tried, links, now);
+            return self.from_in_use(&tried);
+        }
+        self.choose(&good, links, now);
+        let due = tried.into_iter().find(|index| self.proxies[*index].trial_until <= now);
+        due.into_iter().chain(self.from_in_use(&good)).collect()
+    }
+
+    /// A single message is to try this proxy: it is on trial, no message does that yet, and the others have a better way.
+    #[must_use]
+    pub fn is_due_for_trial(&self, index: usize, links: &Links, now: Micros) -> bool {
+        let tried = |proxy: &ProxyRoute| proxy.is_on_trial(now);
+        tried(&self.proxies[index])
+            && self.proxies[index].trial_until <= now
+            && self.proxies.iter().any(|proxy| !tried(proxy) && proxy.usable(links, now))
+    }
+
+    /// In their order, from the one in use on.
+    fn from_in_use(&self, usable: &[usize]) -> Vec<usize> {
+        let (before, from): (Vec<usize>, Vec<usize>) =
+            usable.iter().copied().partition(|index| *index < self.in_use);
+        from.into_iter().chain(before).collect()
+    }
+
+    /// Keeps the proxy in use, or takes another: the better of two that are drawn, so that senders who lose the same proxy
+    /// do not all run to the same next one.
+    fn choose(&mut self, usable: &[usize], links: &Links, now: Micros) {
+        if !usable.contains(&self.in_use) {
+            self.challenger = None;
+            if let Some(better) = self.draw(usable, links) {
+                self.in_use = better;
+            }
+            return;
+        }
+        let holds = |challenger: &(usize, Micros)| {
+            usable.contains(&challenger.0) && self.is_clearly_better(challenger.0, links)
+        };
+        match self.challenger.filter(holds) {
+            Some((better, since)) if now.since(since) >= SWITCH_AFTER => {
+                (self.in_use, self.challenger) = (better, None);
+            }
+            Some(_) => {}
+            None => {
+                let others: Vec<usize> =
+                    usable.iter().copied().filter(|index| *index != self.in_use).collect();
+                let better = self.draw(&others, links);
+                self.challenger =
+                    better.filter(|index| self.is_clearly_better(*index, links)).map(|index| (index, now));
             }
         }
-        let (first, count) = (self.in_use, self.proxies.len());
-        (0..count).map(move |step| (first + step) % count).filter(move |index| usable[*index])
+    }
+
+    /// The better of two that are drawn.
+    fn draw(&mut self, from: &[usize], links: &Links) -> Option<usize> {
+        let count = from.len();
+        if count <= 2 {
+            return from.iter().copied().min_by_key(|index| self.cost_us(*index, links));
+        }
+        let one = self.rng.usize(..count);
+        let other = (one + self.rng.usize(1..count)) % count;
+        [from[one], from[other]].into_iter().min_by_key(|index| self.cost_us(*index, links))
+    }
+
+    fn is_clearly_better(&self, index: usize, links: &Links) -> bool {
+        let (cost, now) = (self.cost_us(index, links), self.cost_us(self.in_use, links));
+        cost.saturating_mul(3) < now.saturating_mul(2) && cost.saturating_add(micros(SWITCH_GAIN)) < now
+    }
+
+    /// What an ack by this proxy takes: round trip, queue and ack delay. Measured, where messages went there; else the ping,
+    /// and the least that the one in use ever took on top of its own.
+    fn cost_us(&self, index: usize, links: &Links) -> u64 {
+        let ping = |proxy: &ProxyRoute| {
+            proxy.link.and_then(|link| links.link(link)).map(|link| link.rtt).unwrap_or_default()
+        };
+        let (proxy, in_use) = (&self.proxies[index], &self.proxies[self.in_use]);
+        if !proxy.rtt.is_empty() {
+            return proxy.rtt.smoothed_us().max(ping(proxy).smoothed_us());
+        }
+        ping(proxy).smoothed_us() + in_use.rtt.min_us().saturating_sub(ping(in_use).min_us())
+    }
+
+    /// What is known of the other proxies when one is late.
+    #[must_use]
+    pub fn others(&self, index: usize, links: &Links, settings: &Settings, now: Micros) -> Evidence {
+        let memory = settings.attempt_timeout_max.saturating_mul(2);
+        let linked = |proxy: &&ProxyRoute| {
+            proxy.link.and_then(|link| links.link(link)).is_some_and(|link| link.up && !link.draining)
+        };
+        let present = || self.proxies.iter().filter(|proxy| proxy.present);
+        let others = || present().filter(|proxy| proxy.peer != self.proxies[index].peer);
+        let is_late = |proxy: &&ProxyRoute| proxy.late_at.is_some_and(|at| now.since(at) <= memory);
+        Evidence {
+            proxies: present().count(),
+            others: others().filter(linked).count(),
+            others_late: others().filter(linked).filter(is_late).count(),
+            others_snoozed: others().filter(|proxy| proxy.snoozed_until > now).count(),
+            ..Evidence::default()
+        }
+    }
+
+    /// All proxies are late: it is none of them. What was said of one of them is taken back.
+    pub fn pardon(&mut self, now: Micros) {
+        for proxy in self.proxies.iter_mut().filter(|proxy| proxy.snoozed_until > now) {
+            proxy.snooze = None;
+            proxy.snoozed_until = proxy.snoozed_until.min(now + PARDON);
+        }
     }
 
     /// The datacenter has no proxy, or the sender stands in it.
@@ -244,7 +379,7 @@ mod tests {
         assert_eq!(attempt_timeout(&acks, &pings, 2, &settings), first * 2);
         assert_eq!(attempt_timeout(&acks, &pings, 99, &settings), Duration::from_secs(2));
 
-        let mut routes = Routes::new([(PeerIx(0), NodeId::new("p").unwrap())]);
+        let mut routes = Routes::new(1, [(PeerIx(0), NodeId::new("p").unwrap())]);
         let proxy = &mut routes.proxies[0];
         assert!(proxy.convict(&settings, Micros(0)));
         assert_eq!(proxy.snoozed_until, Micros(1_000_000));
@@ -268,7 +403,7 @@ mod tests {
         };
         assert_eq!(settings.check(), Ok(()));
         assert_eq!(attempt_timeout(&Rtt::default(), &Rtt::default(), 2, &settings), ever);
-        let mut routes = Routes::new([(PeerIx(0), NodeId::new("p").unwrap())]);
+        let mut routes = Routes::new(1, [(PeerIx(0), NodeId::new("p").unwrap())]);
         let proxy = &mut routes.proxies[0];
         assert!(proxy.convict(&settings, Micros(0)));
         assert_eq!(proxy.snoozed_until, Micros::NEVER);

@@ -22,7 +22,7 @@ pub struct Decision {
     /// Through which proxy, if through one.
     pub proxy: Option<NodeId>,
     /// `in_use`: the proxy in use. `next`: that one is left alone by this destination. `trial`: its snooze is over and it
-    /// has delivered nothing yet. `local`: the sender stands in that datacenter. `no_proxy`: the datacenter has none.
+    /// has delivered nothing yet. `probe`: it alone was silent, and is asked directly. `local`: the sender stands in that datacenter. `no_proxy`: the datacenter has none.
     /// `proxies_passed`: none would do, see `passed`. When it waits, `receiver_full`; `dialling`: the direct link is not
     /// up; `all_avoided`: every way failed it a moment ago.
     pub why: &'static str,
@@ -63,6 +63,50 @@ pub struct DatacenterRoutes {
     pub decisions_forgotten: u64,
     /// The latest decisions, the latest entry first.
     pub decisions: Vec<Decision>,
+    /// Whom this sender blamed for silence, the latest entry first.
+    pub verdicts: Vec<Verdict>,
+}
+
+/// Whom a sender blamed when nobody answered in time, and what it saw.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Verdict {
+    /// `proxy`: it delivered nothing to several destinations, and is left alone. `member`: one destination is silent, and
+    /// is asked directly. `datacenter`: all its proxies are late at once, and none is left alone for it. `capped`: a proxy,
+    /// but half of them are left alone already. `own_lag`: this process was late itself, and waits longer.
+    pub verdict: &'static str,
+    /// The proxy that the messages went through; `None` if they went directly.
+    pub proxy: Option<NodeId>,
+    /// The silent destination, if it is one.
+    pub destination: Option<NodeId>,
+    /// What was seen, the last time.
+    pub evidence: VerdictEvidence,
+    /// How often in a row.
+    pub times: u64,
+    /// When first, ms since 1970.
+    pub first_unix_ms: u64,
+    /// When last, ms since 1970.
+    pub last_unix_ms: u64,
+}
+
+/// What a verdict follows from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct VerdictEvidence {
+    /// Destinations of the attempt that said nothing.
+    pub silent: u64,
+    /// The same, with the destinations that avoid the proxy already.
+    pub suspects: u64,
+    /// The proxy answered something that was written as late.
+    pub answers: bool,
+    /// It had been left alone, and this was its trial.
+    pub on_trial: bool,
+    /// Proxies that the datacenter has.
+    pub proxies: u64,
+    /// Other proxies with a link.
+    pub others: u64,
+    /// Those of them that were late as well.
+    pub others_late: u64,
+    /// Other proxies that were left alone.
+    pub others_snoozed: u64,
 }
 
 /// All ways of one node; served as JSON by the admin API.

@@ -225,6 +225,7 @@ fn settings_are_the_ones_of_protocol_md() {
         ("dials_per_second", u64::from(settings.dials_per_second)),
         ("attempt_timeout_min", us(settings.attempt_timeout_min)),
         ("attempt_timeout_max", us(settings.attempt_timeout_max)),
+        ("resend_percent", u64::from(settings.resend_percent)),
         ("snooze_min", us(settings.snooze_min)),
         ("snooze_max", us(settings.snooze_max)),
         ("ack_delay", us(settings.ack_delay)),

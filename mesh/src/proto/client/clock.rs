@@ -5,13 +5,22 @@ use std::time::Duration;
 
 use super::{Client, Due, Timer};
 use crate::message::FailReason;
-use crate::proto::flow::{FlowIx, Place, Way};
-use crate::proto::links::Links;
+use crate::proto::flow::{FlowIx, Place, Selected, Way};
+use crate::proto::links::{LinkId, Links};
 use crate::proto::pause::Cause;
 use crate::proto::time::Micros;
+use crate::proto::verdict::{Blame, Evidence, judge};
 
-/// A timer that rings so late says that this process was late, not the proxy.
-const OWN_LAG: Duration = Duration::from_millis(20);
+/// How an attempt ended without an answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Ended {
+    /// Nothing of it reached a connection.
+    Unsent,
+    /// Its way is gone, so that nobody will answer. What is sent again for that is not rationed.
+    Lost,
+    /// Nobody answered in time.
+    TimedOut,
+}
 
 impl Client {
     /// When [`Client::handle_timeout`] has something to do.
@@ -28,9 +37,8 @@ impl Client {
             self.wake(ix, links, now);
         }
         while self.timers.next() <= now {
-            let due = self.timers.next();
             match self.timers.pop_due(now) {
-                Some(Timer::Attempt(id)) => self.attempt_timed_out(id, due, links, now),
+                Some(Timer::Attempt(id)) => self.attempt_timed_out(id, links, now),
                 Some(Timer::Wake(site)) => self.wake_site(site, links, now),
                 None => break,
             }
@@ -53,69 +61,146 @@ impl Client {
         }
     }
 
-    /// Nobody answered in time for some messages of a frame. Which of proxy, member or this process is to blame?
-    pub(super) fn attempt_timed_out(&mut self, id: u64, due: Micros, links: &mut Links, now: Micros) {
+    /// A timer that was due rings now: by how much this process was late, if it was.
+    pub fn note_lag(&mut self, due: Micros, now: Micros) -> Option<Duration> {
+        self.lag.note(due, now)
+    }
+
+    /// Nobody answered in time for some messages of a frame. Who is to blame?
+    pub(super) fn attempt_timed_out(&mut self, id: u64, links: &mut Links, now: Micros) {
+        let grace = self.lag.grace(now);
         let Some(attempt) = self.attempts.get_mut(id) else { return };
-        if now.since(due) > OWN_LAG && !attempt.graced {
+        if !grace.is_zero() && !attempt.graced {
             attempt.graced = true;
-            self.timers.set(Timer::Attempt(id), now + OWN_LAG);
-            return;
+            let (site, way) = (attempt.datacenter, attempt.way);
+            self.timers.set(Timer::Attempt(id), now + grace);
+            return self.note_verdict(site, Blame::OwnLag, way, None, Evidence::default(), now);
         }
-        let (way, site, link, answered) = (attempt.way, attempt.datacenter, attempt.link, attempt.answered);
-        let (written_at, entries) = (attempt.written_at.unwrap_or(now), attempt.entries.clone());
-        let silent: BTreeSet<FlowIx> = entries
-            .iter()
-            .filter(|(ix, run)| {
-                (run.count == 0 && self.flows[ix.0].asking.contains(&id))
-                    || run.seqs().any(|seq| {
-                        self.flows[ix.0].sent.get(&seq).is_some_and(|sent| sent.place == Place::Flying(id))
-                    })
-            })
-            .map(|(ix, _)| *ix)
-            .collect();
-        let waiting = self.end_attempt(id, true);
+        let (way, site, link) = (attempt.way, attempt.datacenter, attempt.link);
+        let silent = self.silent_in(id);
+        let (blame, seen) = match way {
+            Way::Proxy(index) => {
+                let seen = self.evidence(id, index, &silent, links, now);
+                (judge(&seen), seen)
+            }
+            Way::Direct => (Blame::Member, Evidence { silent: silent.len(), ..Evidence::default() }),
+        };
+        let waiting = self.end_attempt(id, Ended::TimedOut);
         self.stats.attempts.timed_out += waiting;
         if let Way::Proxy(index) = way {
             self.stats.fallbacks.proxy_timeout += waiting;
-            let proxy = &self.sites[site].routes.proxies[index];
-            let heard_since = proxy.answered_written_at.is_some_and(|at| at >= written_at);
-            // Several destinations silent, and nothing that was written as late was answered: the proxy. One: perhaps
-            // only that member.
-            let suspects = silent.len()
-                + self.sites[site]
-                    .flows
-                    .iter()
-                    .filter(|other| !silent.contains(other))
-                    .filter(|other| self.flows[other.0].pauses.avoids(way, now))
-                    .count();
-            if !answered && !heard_since && suspects >= 2 && proxy.link == Some(link) {
-                let proxy = &mut self.sites[site].routes.proxies[index];
-                if proxy.convict(&self.settings, now) {
-                    tracing::warn!(proxy = %proxy.id, messages = waiting, "proxy delivered nothing in time, left alone");
-                }
-                // Frames that never left cannot time out: they take the next way with the rest.
-                for other in self.attempts.on_link(link) {
-                    if self.attempts.get(other).is_some_and(|attempt| attempt.written_at.is_none()) {
-                        self.stats.attempts.timed_out += self.end_attempt(other, true);
-                    }
-                }
-            } else {
-                for ix in &silent {
-                    self.flows[ix.0].pauses.avoid(way, Cause::TimedOut, now);
-                }
-            }
-        } else {
-            for ix in &silent {
-                if !self.sites[site].local {
-                    self.flows[ix.0].pauses.avoid(way, Cause::TimedOut, now);
-                }
+            self.sentence(blame, site, index, link, &silent, now);
+        }
+        let avoids = match way {
+            Way::Proxy(_) => blame != Blame::Proxy,
+            Way::Direct => !self.sites[site].local,
+        };
+        for ix in silent.iter().filter(|_| avoids) {
+            let flow = &mut self.flows[ix.0];
+            flow.pauses.avoid(way, Cause::TimedOut, now);
+            if blame == Blame::Member && way != Way::Direct {
+                flow.pauses.probe_directly();
+                links.want_once(flow.peer, now);
             }
         }
+        let alone = silent.first().filter(|_| silent.len() == 1).copied();
+        self.note_verdict(site, blame, way, alone, seen, now);
         self.wake_all_of(site, links, now);
     }
 
+    /// What a verdict does to the proxies.
+    fn sentence(
+        &mut self,
+        blame: Blame,
+        site: usize,
+        index: usize,
+        link: LinkId,
+        silent: &BTreeSet<FlowIx>,
+        now: Micros,
+    ) {
+        let routes = &mut self.sites[site].routes;
+        if matches!(blame, Blame::Proxy | Blame::Capped | Blame::Datacenter) {
+            routes.proxies[index].find_late(now);
+        }
+        match blame {
+            Blame::Proxy => {
+                let proxy = &mut routes.proxies[index];
+                if proxy.convict(&self.settings, now) {
+                    tracing::warn!(proxy = %proxy.id, destinations = silent.len(), "proxy delivered nothing in time, left alone");
+                }
+            }
+            Blame::Datacenter => routes.pardon(now),
+            Blame::Capped | Blame::Member | Blame::OwnLag => {}
+        }
+        if matches!(blame, Blame::Proxy | Blame::Capped) {
+            // Frames that never left cannot time out: they take the next way with the rest.
+            for other in self.attempts.on_link(link) {
+                if self.attempts.get(other).is_some_and(|attempt| attempt.written_at.is_none()) {
+                    self.stats.attempts.timed_out += self.end_attempt(other, Ended::Lost);
+                }
+            }
+        }
+    }
+
+    /// The flows of a frame that wait for an answer.
+    fn silent_in(&self, id: u64) -> BTreeSet<FlowIx> {
+        let Some(attempt) = self.attempts.get(id) else { return BTreeSet::new() };
+        let waits = |ix: &FlowIx, run: &Selected| {
+            let flow = &self.flows[ix.0];
+            (run.count == 0 && flow.asking.contains(&id))
+                || run
+                    .seqs()
+                    .any(|seq| flow.sent.get(&seq).is_some_and(|sent| sent.place == Place::Flying(id)))
+        };
+        attempt.entries.iter().filter(|(ix, run)| waits(ix, run)).map(|(ix, _)| *ix).collect()
+    }
+
+    fn evidence(
+        &self,
+        id: u64,
+        index: usize,
+        silent: &BTreeSet<FlowIx>,
+        links: &Links,
+        now: Micros,
+    ) -> Evidence {
+        let Some(attempt) = self.attempts.get(id) else { return Evidence::default() };
+        let site = &self.sites[attempt.datacenter];
+        let proxy = &site.routes.proxies[index];
+        let written_at = attempt.written_at.unwrap_or(now);
+        let heard_since = proxy.answered_written_at.is_some_and(|at| at >= written_at);
+        let avoiding = site.flows.iter().filter(|other| !silent.contains(other));
+        let avoiding =
+            avoiding.filter(|other| self.flows[other.0].pauses.avoids(Way::Proxy(index), now)).count();
+        Evidence {
+            silent: silent.len(),
+            suspects: silent.len() + avoiding,
+            answers: attempt.answered || heard_since || proxy.link != Some(attempt.link),
+            on_trial: proxy.is_on_trial(now),
+            ..site.routes.others(index, links, &self.settings, now)
+        }
+    }
+
+    fn note_verdict(
+        &mut self,
+        site: usize,
+        blame: Blame,
+        way: Way,
+        alone: Option<FlowIx>,
+        seen: Evidence,
+        now: Micros,
+    ) {
+        *self.stats.verdicts.entry(blame.label()).or_default() += 1;
+        let site = &mut self.sites[site];
+        let proxy = match way {
+            Way::Proxy(index) => Some(&site.routes.proxies[index].id),
+            Way::Direct => None,
+        };
+        let destination = alone.map(|ix| &self.flows[ix.0].destination);
+        site.verdicts.note(blame, proxy, destination, seen, now);
+    }
+
     /// Ends an attempt; what still flies in it waits for another one. Gives the number of those messages.
-    pub(super) fn end_attempt(&mut self, id: u64, uncertain: bool) -> u64 {
+    pub(super) fn end_attempt(&mut self, id: u64, ended: Ended) -> u64 {
         self.timers.clear(Timer::Attempt(id));
         let Some(attempt) = self.attempts.remove(id) else { return 0 };
         let (mut waiting, mut lost, mut pings) = (0, Vec::new(), Vec::new());
@@ -128,8 +213,11 @@ impl Client {
             }
             for seq in run.seqs() {
                 if flow.sent.get(&seq).is_some_and(|sent| sent.place == Place::Flying(id)) {
-                    if !flow.retry(seq, uncertain) {
+                    if !flow.retry(seq, ended != Ended::Unsent) {
                         lost.push((ix, seq));
+                    }
+                    if let Some(sent) = flow.sent.get_mut(&seq) {
+                        sent.late = ended == Ended::TimedOut;
                     }
                     waiting += 1;
                 }

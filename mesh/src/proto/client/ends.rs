@@ -1,5 +1,6 @@
 //! How a message ends: exactly one outcome, its bytes given back.
 
+use super::clock::Ended;
 use super::{Client, Due, Ticket};
 use crate::message::{FailReason, Outcome, Route};
 use crate::proto::flow::{FlowIx, Pending, Place, Sent, Way};
@@ -41,7 +42,7 @@ impl Client {
     /// A frame could not be made: what it was to carry fails, in this attempt unsent.
     pub fn give_up_attempt(&mut self, id: u64) {
         let entries = self.attempts.get(id).map(|attempt| attempt.entries.clone()).unwrap_or_default();
-        self.end_attempt(id, false);
+        self.end_attempt(id, Ended::Unsent);
         for (ix, run) in entries {
             for seq in run.seqs() {
                 self.give_up(ix, seq, FailReason::TooLarge);

@@ -8,10 +8,12 @@ use crate::id::{Datacenter, Lane, NodeId};
 use crate::message::FailReason;
 use crate::proto::decision::DecisionLog;
 use crate::proto::flow::{Flow, FlowIx, Ping};
+use crate::proto::handshake::Identity;
 use crate::proto::links::{Links, PeerIx};
 use crate::proto::pause::Pauses;
 use crate::proto::route::Routes;
 use crate::proto::time::Micros;
+use crate::proto::verdict::VerdictLog;
 use crate::settings::Settings;
 use crate::topology::Topology;
 
@@ -21,7 +23,7 @@ impl Client {
     pub fn set_topology(&mut self, topology: &Topology, links: &mut Links, now: Micros) {
         let me = links.me.clone();
         for name in topology.datacenters() {
-            self.add_site(&name, name == me.datacenter);
+            self.add_site(&name, &me);
         }
         for site in 0..self.sites.len() {
             let name = self.sites[site].name.clone();
@@ -62,7 +64,7 @@ impl Client {
         }
     }
 
-    fn add_site(&mut self, name: &Datacenter, local: bool) {
+    fn add_site(&mut self, name: &Datacenter, me: &Identity) {
         if self.sites.iter().any(|site| site.name == *name) {
             return;
         }
@@ -71,13 +73,14 @@ impl Client {
         self.sites.push(Site {
             name: name.clone(),
             present: true,
-            local,
-            routes: Routes::new([]),
+            local: *name == me.datacenter,
+            routes: Routes::new(seed(&me.node, name), []),
             flows: Vec::new(),
             ready: [BTreeSet::new(), BTreeSet::new()],
             turn: [FlowIx(0); 2],
             pending_messages: 0,
             decisions: DecisionLog::default(),
+            verdicts: VerdictLog::default(),
         });
     }
 
@@ -143,6 +146,15 @@ impl Client {
     /// Other limits and timers from now on. What is queued or under way keeps its deadline.
     pub fn set_settings(&mut self, settings: Settings) {
         self.budget.set_limits(&settings);
+        self.resends.set_percent(settings.resend_percent);
         self.settings = settings;
     }
+}
+
+/// What a sender draws its proxies of a datacenter with: another for every sender, so that they do not all draw the same.
+fn seed(me: &NodeId, datacenter: &Datacenter) -> u64 {
+    let names = me.as_str().bytes().chain([b'/']).chain(datacenter.as_str().bytes());
+    names.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
 }

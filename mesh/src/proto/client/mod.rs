@@ -33,6 +33,7 @@ use super::node::{RejectReason, Rejected};
 use super::route::Routes;
 use super::time::Micros;
 use super::timers::Timers;
+use super::verdict::{Blame, OwnLag, Resends, VerdictLog};
 use crate::id::{Datacenter, NodeId};
 use crate::message::{Batch, FailReason, Message, Outcome};
 use crate::settings::{MESSAGE_OVERHEAD_BYTES, Settings};
@@ -66,6 +67,8 @@ struct Site {
     pending_messages: u64,
     /// Why messages took the way they did.
     decisions: DecisionLog,
+    /// Whom silence was blamed on.
+    verdicts: VerdictLog,
 }
 
 /// What a peer is to this sender.
@@ -114,6 +117,10 @@ pub struct Client {
     attempts: Attempts,
     deadlines: BTreeSet<(Micros, FlowIx, Due)>,
     timers: Timers<Timer>,
+    /// How late this process was of late.
+    lag: OwnLag,
+    /// What may be sent again for having been late.
+    resends: Resends,
     next_ticket: u64,
     next_message: u64,
     stats: Stats,
@@ -125,6 +132,8 @@ impl Client {
     pub fn new(topology: &Topology, settings: Settings, links: &mut Links, now: Micros) -> Self {
         let mut client = Self {
             budget: Budget::new(&settings, 0),
+            resends: Resends::new(settings.resend_percent),
+            lag: OwnLag::default(),
             settings,
             destination_bytes: Vec::new(),
             sites: Vec::new(),
@@ -140,7 +149,10 @@ impl Client {
             timers: Timers::default(),
             next_ticket: 0,
             next_message: 0,
-            stats: Stats::for_datacenters(topology.datacenters()),
+            stats: Stats {
+                verdicts: Blame::ALL.map(|blame| (blame.label(), 0)).into(),
+                ..Stats::for_datacenters(topology.datacenters())
+            },
         };
         client.set_topology(topology, links, now);
         for peer in client.wanted() {
@@ -296,6 +308,7 @@ impl Client {
                 |index| site.routes.proxies.get(index).map(|proxy| proxy.id.clone()),
                 |at| links.wall_us(at),
             ),
+            verdicts: site.verdicts.shown(|at| links.wall_us(at)),
         };
         self.status(links, now)
             .into_iter()

@@ -48,7 +48,9 @@ impl Client {
         let ready = &self.sites[site].ready[lane.index()];
         let order: Vec<FlowIx> = ready.range(turn..).chain(ready.range(..turn)).copied().collect();
         let id = self.attempts.reserve();
-        let mut frame = Filling { frame_bytes_max, ..Filling::default() };
+        let local = self.sites[site].local;
+        let late_too = local || self.resends.check(now).is_ok();
+        let mut frame = Filling { frame_bytes_max, late_too, ..Filling::default() };
         let mut attempt = None;
         // The first flow that this frame has no room for begins the next one.
         let mut left_out = None;
@@ -75,6 +77,7 @@ impl Client {
                 self.wake(ix, links, now);
                 continue;
             }
+            frame.single = matches!(way, Way::Proxy(index) if self.sites[site].routes.is_due_for_trial(index, links, now));
             let entries = self.fill(ix, Leg { attempt: id, way, link, now }, links, &mut frame);
             let nothing = entries.is_empty();
             if !nothing {
@@ -89,12 +92,22 @@ impl Client {
                     flying: 0,
                     answered: false,
                     graced: false,
+                    payload_bytes: 0,
+                    late_bytes: 0,
                 });
                 for run in entries {
                     let messages = usize::try_from(run.count).unwrap_or(usize::MAX);
                     attempt.flying += messages.max(1);
                     attempt.entries.push((ix, run));
                 }
+            }
+            if let Way::Proxy(index) = way
+                && frame.single
+                && !nothing
+            {
+                // One message tries the proxy; the others go on by the one that delivers.
+                self.sites[site].routes.proxies[index].begin_trial(&self.settings, now);
+                self.wake(ix, links, now);
             }
             if !self.flows[ix.0].has_work() {
                 self.sites[site].ready[lane.index()].remove(&ix);
@@ -107,6 +120,8 @@ impl Client {
         }
         let Some(mut attempt) = attempt else { return };
         attempt.number = frame.attempt;
+        (attempt.payload_bytes, attempt.late_bytes) =
+            (frame.total_bytes, if local { 0 } else { frame.late_bytes });
         let row = self.stats.datacenters.entry(self.sites[site].name.clone()).or_default();
         row.frames += 1;
         row.sent.logical += frame.logical_bytes;
@@ -150,10 +165,15 @@ impl Client {
         let alone = frame.payloads.is_empty();
         let mut first = true;
         let runs_max = FRAME_RUNS_MAX - frame.runs.len();
-        let selected = flow.select(runs_max, alone, |payload| {
+        let single = frame.single;
+        let selected = flow.select(runs_max, alone, frame.late_too, |payload| {
+            let leads = std::mem::take(&mut first);
+            if single && !leads {
+                return false;
+            }
             run_bytes = run_bytes.saturating_add(payload.len() + MESSAGE_HEAD_BYTES);
             // A message larger than a run is a run of its own, next to the same message for others.
-            let run_fits = std::mem::take(&mut first) || run_bytes <= run_bytes_max;
+            let run_fits = leads || run_bytes <= run_bytes_max;
             frame.admit(payload, run_fits)
         });
         // What got its seq here is looked for by its seq from now on.
@@ -174,6 +194,9 @@ impl Client {
                 }
                 segments.push(head);
                 segments.extend(sent.pending.payload.segments().iter().cloned());
+                if sent.late {
+                    frame.late_bytes += sent.pending.payload.len() + MESSAGE_HEAD_BYTES;
+                }
                 expires_at = expires_at.max(sent.pending.expires_at);
                 attempt = attempt.max(sent.attempts.saturating_add(1));
             }
@@ -205,6 +228,11 @@ impl Client {
         let row = self.stats.datacenters.entry(self.sites[attempt.datacenter].name.clone()).or_default();
         row.sent.diff += written.diff_bytes;
         row.sent.staged += written.staged_bytes;
+        if !self.sites[attempt.datacenter].local {
+            let again = attempt.late_share(written.staged_bytes);
+            self.stats.resent_bytes += again;
+            self.resends.sent(written.staged_bytes, again);
+        }
         if !waiting {
             // All of it was answered before the writer came back to say so.
             self.attempts.remove(id);
@@ -233,6 +261,12 @@ struct Filling {
     total_bytes: usize,
     /// Payload bytes, shared segments once: about what the frame has.
     unique_bytes: usize,
+    /// Of `total_bytes`, those of messages that were late.
+    late_bytes: usize,
+    /// Messages that were late may be in it.
+    late_too: bool,
+    /// It tries a proxy that was left alone, with one message.
+    single: bool,
     seen: BTreeSet<(usize, usize)>,
     heads: BTreeMap<(u8, usize), Bytes>,
 }

@@ -1,5 +1,6 @@
 //! Which way a flow takes now, and what the news of links change in that.
 
+use super::clock::Ended;
 use super::{Client, Pick, Timer};
 use crate::id::Lane;
 use crate::proto::decision::{Obstacle, Passed, Verdict, Why};
@@ -16,8 +17,15 @@ impl Client {
         if flow.pauses.is_full(now) {
             return Pick::Wait(flow.pauses.next_wake(now));
         }
+        // One that was silent alone is asked directly, as soon as that is possible; nothing waits for it.
+        if flow.pauses.probes_directly()
+            && let Some((link, _)) = links.dialled(flow.peer).filter(|(_, link)| !link.draining)
+        {
+            return Pick::Link(link, Way::Direct);
+        }
         let routes = &mut self.sites[flow.datacenter].routes;
-        let by_proxy = routes.usable(links, now).find(|index| !flow.pauses.avoids(Way::Proxy(*index), now));
+        let by_proxy =
+            routes.usable(links, now).into_iter().find(|index| !flow.pauses.avoids(Way::Proxy(*index), now));
         if let Some(index) = by_proxy
             && let Some(link) = routes.proxies[index].link
         {
@@ -43,6 +51,13 @@ impl Client {
         self.sites[site].ready[lane.index()].insert(ix);
         match self.pick(ix, links, now) {
             Pick::Link(link, _) => {
+                // What was late and may not go yet is looked at again.
+                if !self.sites[site].local
+                    && self.flows[ix.0].has_late()
+                    && let Err(until) = self.resends.check(now)
+                {
+                    self.timers.set_earlier(Timer::Wake(site), until);
+                }
                 if let Some(conn) = links.conn_of(link, lane) {
                     links.wake(conn);
                 }
@@ -72,6 +87,7 @@ impl Client {
         let why = match way {
             Some(Way::Proxy(index)) => routes.why(index, now),
             Some(Way::Direct) if site.local => Why::Local,
+            Some(Way::Direct) if pauses.probes_directly() => Why::Probe,
             Some(Way::Direct) if routes.is_empty() => Why::NoProxy,
             Some(Way::Direct) => Why::ProxiesPassed,
             None if pauses.is_full(now) => Why::ReceiverFull,
@@ -125,7 +141,7 @@ impl Client {
             }
         }
         for id in self.attempts.on_link(link) {
-            let waiting = self.end_attempt(id, true);
+            let waiting = self.end_attempt(id, Ended::Lost);
             self.stats.attempts.lost += waiting;
             self.stats.fallbacks.proxy_closed += waiting;
         }

@@ -21,7 +21,7 @@ fn push(flow: &mut Flow, id: u64, slot: Option<u32>) -> Option<u64> {
 }
 
 fn seal(flow: &mut Flow, attempt: u64) -> Vec<Run> {
-    let runs = flow.select(8, true, |_| true);
+    let runs = flow.select(8, true, true, |_| true);
     let leg = Leg { attempt, way: Way::Direct, link: LinkId(0), now: Micros(0) };
     runs.into_iter().map(|run| flow.fly(run, leg, 0, 1)).collect()
 }
