@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{Client, Due, Timer};
 use crate::message::FailReason;
 use crate::proto::flow::{FlowIx, Place, Selected, Way};
-use crate::proto::links::{LinkId, Links};
+use crate::proto::links::{LinkId, Links, PeerIx};
 use crate::proto::pause::Cause;
 use crate::proto::time::Micros;
 use crate::proto::verdict::{Blame, Evidence, judge};
@@ -87,9 +87,10 @@ impl Client {
         };
         let waiting = self.end_attempt(id, Ended::TimedOut);
         self.stats.attempts.timed_out += waiting;
+        let mut news = true;
         if let Way::Proxy(index) = way {
             self.stats.fallbacks.proxy_timeout += waiting;
-            self.sentence(blame, site, index, link, &silent, now);
+            news = self.sentence(blame, site, index, link, &silent, now);
         }
         let avoids = match way {
             Way::Proxy(_) => blame != Blame::Proxy,
@@ -104,11 +105,13 @@ impl Client {
             }
         }
         let alone = silent.first().filter(|_| silent.len() == 1).copied();
-        self.note_verdict(site, blame, way, alone, seen, now);
+        if news {
+            self.note_verdict(site, blame, way, alone, seen, now);
+        }
         self.wake_all_of(site, links, now);
     }
 
-    /// What a verdict does to the proxies.
+    /// What a verdict does to the proxies. False when it says nothing new.
     fn sentence(
         &mut self,
         blame: Blame,
@@ -117,21 +120,26 @@ impl Client {
         link: LinkId,
         silent: &BTreeSet<FlowIx>,
         now: Micros,
-    ) {
+    ) -> bool {
         let routes = &mut self.sites[site].routes;
         if matches!(blame, Blame::Proxy | Blame::Capped | Blame::Datacenter) {
             routes.proxies[index].find_late(now);
         }
-        match blame {
+        let news = match blame {
             Blame::Proxy => {
                 let proxy = &mut routes.proxies[index];
-                if proxy.convict(&self.settings, now) {
+                let news = proxy.convict(&self.settings, now);
+                if news {
                     tracing::warn!(proxy = %proxy.id, destinations = silent.len(), "proxy delivered nothing in time, left alone");
                 }
+                news
             }
-            Blame::Datacenter => routes.pardon(now),
-            Blame::Capped | Blame::Member | Blame::OwnLag => {}
-        }
+            Blame::Datacenter => {
+                routes.pardon(now);
+                true
+            }
+            Blame::Capped | Blame::Member | Blame::OwnLag => true,
+        };
         if matches!(blame, Blame::Proxy | Blame::Capped) {
             // Frames that never left cannot time out: they take the next way with the rest.
             for other in self.attempts.on_link(link) {
@@ -140,6 +148,7 @@ impl Client {
                 }
             }
         }
+        news
     }
 
     /// The flows of a frame that wait for an answer.
@@ -168,12 +177,15 @@ impl Client {
         let proxy = &site.routes.proxies[index];
         let written_at = attempt.written_at.unwrap_or(now);
         let heard_since = proxy.answered_written_at.is_some_and(|at| at >= written_at);
-        let avoiding = site.flows.iter().filter(|other| !silent.contains(other));
-        let avoiding =
-            avoiding.filter(|other| self.flows[other.0].pauses.avoids(Way::Proxy(index), now)).count();
+        // Both lanes of a member are one destination.
+        let peer = |ix: &FlowIx| self.flows[ix.0].peer;
+        let said_nothing: BTreeSet<PeerIx> = silent.iter().map(peer).collect();
+        let avoiding = |ix: &&FlowIx| self.flows[ix.0].pauses.avoids(Way::Proxy(index), now);
+        let suspects: BTreeSet<PeerIx> =
+            said_nothing.iter().copied().chain(site.flows.iter().filter(avoiding).map(peer)).collect();
         Evidence {
-            silent: silent.len(),
-            suspects: silent.len() + avoiding,
+            silent: said_nothing.len(),
+            suspects: suspects.len(),
             answers: attempt.answered || heard_since || proxy.link != Some(attempt.link),
             on_trial: proxy.is_on_trial(now),
             ..site.routes.others(index, links, &self.settings, now)
