@@ -171,6 +171,13 @@ impl Checker {
         (delivered, failed)
     }
 
+    /// When each message was handed over first, and to whom.
+    #[must_use]
+    pub fn arrivals(&self) -> BTreeMap<u64, (Micros, NodeId)> {
+        let first = |all: &Vec<Handed>| all.first().map(|one| (one.at, one.member.0.clone()));
+        self.handed.iter().filter_map(|(id, all)| Some((*id, first(all)?))).collect()
+    }
+
     /// What was wrong.
     #[must_use]
     pub fn violations(self) -> Vec<String> {

@@ -19,4 +19,4 @@ mod world;
 pub use checker::{Checker, Told};
 pub use faults::Swarm;
 pub use planted::Planted;
-pub use world::{Report, run, run_planted, run_with};
+pub use world::{Failover, Report, Strike, failover, run, run_planted, run_with};

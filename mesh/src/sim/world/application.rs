@@ -109,6 +109,11 @@ impl World {
                 self.checker.broken(format!("{all} bytes queued, over the budget of the process"));
             }
             for row in rows {
+                let snoozed = row.routes.iter().filter(|route| route.state == "snoozed").count();
+                if 2 * snoozed > row.routes.len() {
+                    let text = format!("{snoozed} proxies of {} are left alone, over half", row.name);
+                    self.checker.broken(text);
+                }
                 if row.queued_bytes > u64::try_from(self.settings.datacenter_budget_bytes).unwrap_or(0) {
                     let text = format!("{} bytes queued for {}, over its budget", row.queued_bytes, row.name);
                     self.checker.broken(text);

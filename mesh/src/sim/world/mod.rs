@@ -6,6 +6,9 @@ mod application;
 
 mod trouble;
 
+mod failover;
+pub use failover::{Failover, Strike, failover};
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -45,6 +48,8 @@ pub struct Report {
     pub delivered: u64,
     /// Messages told *failed*, by reason.
     pub failed: BTreeMap<FailReason, u64>,
+    /// When each message first entered its destination's inbox, and whose that was.
+    pub arrivals: BTreeMap<u64, (Micros, NodeId)>,
     /// The leader's counters, of its last life.
     pub leader: Stats,
 }
@@ -104,6 +109,8 @@ enum Event {
     Fault,
     /// One fault that leaves a way.
     Trial,
+    /// The one fault of a scripted run.
+    Strike(Strike),
     Undo(Undo),
 }
 
@@ -126,7 +133,7 @@ impl Event {
             }
             Self::Alarm { host, .. } => Some(*host),
             Self::Send => Some(LEADER),
-            Self::Fault | Self::Trial | Self::Undo(_) => None,
+            Self::Fault | Self::Trial | Self::Strike(_) | Self::Undo(_) => None,
         }
     }
 }
@@ -152,6 +159,10 @@ struct World {
     /// Print the trace as it goes.
     spoken: bool,
     phase: Phase,
+    /// When the run ends.
+    over_at: Micros,
+    /// One fault, at a known moment.
+    scripted: bool,
     must_arrive: BTreeSet<u64>,
     planted: Option<Planted>,
     /// For a planted bug: batches without an outcome, to be sent again.
@@ -287,6 +298,8 @@ impl World {
             events: 0,
             spoken: std::env::var_os("SIM_TRACE").is_some(),
             phase: Phase::Faults,
+            over_at: OVER_AT,
+            scripted: false,
             must_arrive: BTreeSet::new(),
             planted,
             unanswered: VecDeque::new(),
@@ -305,7 +318,7 @@ impl World {
     fn run(mut self) -> Report {
         let (mut steps, mut total) = (0, 0);
         while let Some(((at, _), event)) = self.queue.pop_first() {
-            if at > OVER_AT {
+            if at > self.over_at {
                 break;
             }
             steps = if at == self.now { steps + 1 } else { 0 };
@@ -404,6 +417,7 @@ impl World {
             Event::Send => self.send(),
             Event::Fault => self.fault(),
             Event::Trial => self.trial(),
+            Event::Strike(strike) => self.strike_as_scripted(strike),
             Event::Undo(undo) => self.undo(undo),
         }
     }
@@ -498,12 +512,15 @@ impl World {
         self.checker.check_delivered(&must_arrive);
         let leader = self.hosts[LEADER].node.as_ref().map(Node::stats).unwrap_or_default();
         let (waited, told) = (leader.attempts.timed_out, leader.attempts.lost);
-        if waited > told + TIMEOUTS_MAX && !self.swarm.faults.iter().any(|fault| fault.is_silent()) {
+        let silent = self.scripted || self.swarm.faults.iter().any(|fault| fault.is_silent());
+        if waited > told + TIMEOUTS_MAX && !silent {
             let text = format!("{waited} attempts waited for a timeout, and nobody was silent");
             self.checker.broken(text);
         }
         let (delivered, failed) = self.checker.counts();
+        let arrivals = self.checker.arrivals();
         Report {
+            arrivals,
             violations: self.checker.violations(),
             trace: self.trace,
             events: self.events,

@@ -46,7 +46,7 @@ impl World {
         self.strike(fault, host, until);
     }
 
-    fn strike(&mut self, fault: Fault, host: NodeIx, until: Micros) {
+    pub(super) fn strike(&mut self, fault: Fault, host: NodeIx, until: Micros) {
         self.note(&format!("fault {fault:?} {host}"));
         match fault {
             Fault::Reset => {
