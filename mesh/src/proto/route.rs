@@ -174,11 +174,11 @@ impl Routes {
             all.into_iter().partition(|index| self.proxies[*index].is_on_trial(now));
         if good.is_empty() {
             self.choose(&tried, links, now);
-            return self.from_in_use(&tried);
+            return self.in_turn(&tried);
         }
         self.choose(&good, links, now);
         let due = tried.into_iter().find(|index| self.proxies[*index].trial_until <= now);
-        due.into_iter().chain(self.from_in_use(&good)).collect()
+        due.into_iter().chain(self.in_turn(&good)).collect()
     }
 
     /// A single message is to try this proxy: it is on trial, no message does that yet, and the others have a better way.
@@ -191,7 +191,7 @@ impl Routes {
     }
 
     /// In their order, from the one in use on.
-    fn from_in_use(&self, usable: &[usize]) -> Vec<usize> {
+    fn in_turn(&self, usable: &[usize]) -> Vec<usize> {
         let (before, from): (Vec<usize>, Vec<usize>) =
             usable.iter().copied().partition(|index| *index < self.in_use);
         from.into_iter().chain(before).collect()
