@@ -13,7 +13,7 @@ use trunkline_mesh::sim::{Failover, Strike, failover};
 use trunkline_mesh::{Batch, Message, Roles};
 
 /// Runs of one kind. Each has delays of its own.
-const SEEDS: u64 = 24;
+const SEEDS: u64 = 12;
 
 fn runs(strike: Strike) -> impl Iterator<Item = (u64, Failover)> {
     (0..SEEDS).map(move |seed| {
