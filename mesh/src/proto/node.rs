@@ -20,6 +20,7 @@ use super::links::{Arrived, LinkEvent, LinkId, Links, NODES_KNOWN_MAX};
 use super::member::{ArrivedRun, Member};
 use super::proxy::{ForwardedRun, Proxy};
 use super::time::{Micros, micros};
+use super::verdict::Blame;
 use super::window::Upstream;
 use super::wire::{Ack, Envelope};
 use crate::id::{Incarnation, Lane, NodeId};
@@ -609,6 +610,10 @@ impl Node {
     pub fn stats(&self) -> Stats {
         let mut stats = self.client.as_ref().map_or_else(Stats::default, Client::stats);
         self.links.add_to(&mut stats);
+        // Zero at a node that sends nothing, and there all the same.
+        for blame in Blame::ALL {
+            stats.verdicts.entry(blame.label()).or_default();
+        }
         stats.busy = self.busy;
         stats.acks_ignored = self.acks_ignored;
         if let Some(proxy) = &self.proxy {

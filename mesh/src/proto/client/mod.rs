@@ -33,7 +33,7 @@ use super::node::{RejectReason, Rejected};
 use super::route::Routes;
 use super::time::Micros;
 use super::timers::Timers;
-use super::verdict::{Blame, OwnLag, Resends, VerdictLog};
+use super::verdict::{OwnLag, Resends, VerdictLog};
 use crate::id::{Datacenter, NodeId};
 use crate::message::{Batch, FailReason, Message, Outcome};
 use crate::settings::{MESSAGE_OVERHEAD_BYTES, Settings};
@@ -149,10 +149,7 @@ impl Client {
             timers: Timers::default(),
             next_ticket: 0,
             next_message: 0,
-            stats: Stats {
-                verdicts: Blame::ALL.map(|blame| (blame.label(), 0)).into(),
-                ..Stats::for_datacenters(topology.datacenters())
-            },
+            stats: Stats::for_datacenters(topology.datacenters()),
         };
         client.set_topology(topology, links, now);
         for peer in client.wanted() {
