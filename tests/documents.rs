@@ -365,7 +365,7 @@ fn the_example_says_the_ranges_of_counts() {
         assert!(above.ends_with(&format!(" {lower} to {shown}.")), "{key}: …{}", &above[above.len() - 60..]);
         counts += 1;
     }
-    assert_eq!(counts, 3);
+    assert_eq!(counts, 4);
 }
 
 /// Lines of a document's Rust blocks that are not lines of the source, in its order.
