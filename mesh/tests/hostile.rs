@@ -13,8 +13,8 @@ use trunkline_mesh::proto::frame::{
 };
 use trunkline_mesh::proto::node::ConnId;
 use trunkline_mesh::proto::wire::{
-    Ack, AckFlow, Close, Confirm, Envelope, Hello, PREAMBLE, Ping, Pong, Refuse, RefuseCode, Refused,
-    RefusedReason, Roster, Welcome, decode,
+    Ack, AckFlow, Envelope, Hello, PREAMBLE, Ping, Pong, Refuse, RefuseCode, Refused, RefusedReason, Roster,
+    Welcome, decode,
 };
 use trunkline_mesh::settings::Settings;
 
@@ -26,10 +26,14 @@ mod budgets;
 mod doors;
 #[path = "hostile/history.rs"]
 mod history;
+#[path = "bodies/honest.rs"]
+mod honest;
 #[path = "hostile/known.rs"]
 mod known;
 #[path = "hostile/log.rs"]
 mod log;
+#[path = "hostile/rogue.rs"]
+mod rogue;
 #[path = "hostile/sender.rs"]
 mod sender;
 #[path = "hostile/shell.rs"]

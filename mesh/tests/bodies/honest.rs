@@ -2,20 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bytes::Bytes;
 use trunkline_codec::Payload;
 use trunkline_mesh::id::{Lane, NodeId};
-use trunkline_mesh::proto::frame::{FrameType, Received, control_frame};
+use trunkline_mesh::proto::frame::Received;
 use trunkline_mesh::proto::node::ConnId;
 use trunkline_mesh::proto::run::{message_head, split_run};
-use trunkline_mesh::proto::wire::{AckFlow, Flow, Ping};
+use trunkline_mesh::proto::wire::{AckFlow, Flow};
 
 use super::shell::{Peer, Shell, ack_frame, batch_around, entry, flow, roster_frame, run};
-
-/// Says that it lives.
-pub(crate) fn ping(shell: &mut Shell, control: ConnId) {
-    shell.feed(control, &control_frame(FrameType::Ping, Lane::Control, &Ping { sent_us: 1 }));
-}
 
 /// What the honest origin's message of this seq says.
 pub(crate) fn text(seq: u64) -> Vec<u8> {
@@ -143,9 +137,4 @@ impl Server {
             Some(bits.fold(0, |word, bit| word | 1 << bit)).filter(|word| *word != 0).into_iter().collect();
         AckFlow { lane: u8::try_from(lane).unwrap(), held, ..entry(row, 100, decided) }
     }
-}
-
-/// A payload that a node is asked to send.
-pub(crate) fn payload(fill: u8, length: usize) -> Bytes {
-    Bytes::from(vec![fill; length])
 }

@@ -12,7 +12,7 @@ use trunkline_mesh::proto::wire::{Close, Ping, Pong, Refuse, Run};
 use trunkline_mesh::settings::{MESSAGE_OVERHEAD_BYTES, Settings};
 
 use super::hand::Hand;
-use super::honest::{self, Origin, Server, payload};
+use super::honest::{self, Origin, Server};
 use super::shell::{Peer, Shell, ack_frame, batch_around, every_frame, flow, frame_of, id, roster_frame};
 
 /// Payload of the largest run that a hand makes, bytes.
@@ -91,7 +91,8 @@ impl Scene {
     /// Honest peers live.
     fn beat(&mut self) {
         for [control, _] in self.honest.clone() {
-            honest::ping(&mut self.shell, control);
+            let ping = control_frame(FrameType::Ping, Lane::Control, &Ping { sent_us: 1 });
+            self.shell.feed(control, &ping);
         }
     }
 
@@ -199,7 +200,8 @@ impl Scene {
                 assert!(conns.iter().all(|conn| self.shell.closed.contains_key(conn)), "the older one ends");
             }
             2 => _ = self.shell.unread.insert(conn),
-            _ => self.shell.read_again(conn),
+            // What it is asked next is answered again.
+            _ => _ = self.shell.unread.remove(&conn),
         }
     }
 
@@ -329,7 +331,7 @@ impl Desk {
         let mut batch = Batch::to(Datacenter::new(datacenter).unwrap());
         for name in to {
             let lane = hand.lane();
-            batch.push(Message::new(id(name), payload(fill, length)).lane(lane));
+            batch.push(Message::new(id(name), vec![fill; length]).lane(lane));
         }
         let ticket = shell.node.submit(batch, shell.now).expect("few messages").0;
         assert_eq!(self.open.insert(ticket, (to.len(), safe)), None);

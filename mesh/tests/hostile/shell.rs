@@ -450,14 +450,6 @@ impl Shell {
         self.drain();
     }
 
-    /// The peer of a connection reads again what waits for it.
-    pub(crate) fn read_again(&mut self, conn: ConnId) {
-        if self.unread.remove(&conn) {
-            self.transmit(conn);
-            self.drain();
-        }
-    }
-
     /// The node takes a new link and hands a message over: it lives.
     pub(crate) fn assert_member_usable(&mut self) {
         while self.node.poll_delivery(self.now).is_some() {}

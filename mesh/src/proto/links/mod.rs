@@ -212,6 +212,8 @@ struct Peer {
     dialling: Dialling,
     accepted: Option<LinkId>,
     highest: Incarnation,
+    /// When it last moved this node past its life.
+    moved_us_at: Option<Micros>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -230,6 +232,10 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// After bulk ended, so long is control still read: what a peer wrote before it went arrives on both at about one time.
 const LAST_ACKS: Duration = Duration::from_millis(10);
+
+/// So long a peer that moved this node past its life is not believed again: all links end by it, and one that says so time
+/// and again would keep this node from everybody.
+const ADOPTION_PAUSE: Duration = Duration::from_secs(30);
 
 /// Frames of a connection's own that wait to be written; beyond that pings are not answered.
 const FRAMES_UNWRITTEN_MAX: usize = 64;
@@ -284,6 +290,7 @@ impl Links {
                 dialling: Dialling::default(),
                 accepted: None,
                 highest: Incarnation::UNKNOWN,
+                moved_us_at: None,
             })
             .collect();
         let peer_index =

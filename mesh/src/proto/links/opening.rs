@@ -4,7 +4,8 @@ use bytes::Bytes;
 use tracing::field::display;
 
 use super::{
-    Action, Arrived, Conn, ConnId, IDLE_TIMEOUT, Link, LinkEvent, LinkId, Links, PeerIx, Stage, Timer,
+    ADOPTION_PAUSE, Action, Arrived, Conn, ConnId, IDLE_TIMEOUT, Link, LinkEvent, LinkId, Links, PeerIx,
+    Stage, Timer,
 };
 use crate::id::{Incarnation, Lane, NodeId};
 use crate::proto::coder::epochs_of;
@@ -269,17 +270,25 @@ impl Links {
             detail = %refuse.detail.escape_debug(),
             "peer refuses the link"
         );
+        let by = self.conns.get(&id).and_then(|conn| Some(self.links.get(&conn.link?)?.peer));
         self.drop_conn(id, None, now);
         if code == Some(RefuseCode::StaleIncarnation)
+            && let Some(by) = by.filter(|by| self.is_believed(*by, now))
             && let Some(incarnation) =
                 adopt(self.me.incarnation, refuse.highest_incarnation, self.rng.u64(..))
         {
+            self.peers[by.0].moved_us_at = Some(now);
             self.me.incarnation = incarnation;
             for link in self.links.keys().copied().collect::<Vec<_>>() {
                 self.drop_link(link, None, now);
             }
             self.events.push_back(LinkEvent::Reincarnated(incarnation));
         }
+    }
+
+    /// The peer's word on this node's life counts: it has not moved this node a moment ago.
+    fn is_believed(&self, peer: PeerIx, now: Micros) -> bool {
+        self.peers[peer.0].moved_us_at.is_none_or(|at| now.since(at) >= ADOPTION_PAUSE)
     }
 
     pub(super) fn count_refusal(&mut self, code: RefuseCode) {
