@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::shared::Shared;
+use super::tls::{Reloaded, Tls, TlsError, wall_s};
 use crate::stats::{Stats, Status};
 
 /// A running node. Cheap to clone; when the last handle ([`Client`](super::Client) and [`Inbox`](super::Inbox) hold one
@@ -39,7 +40,8 @@ impl Mesh {
     pub fn stats(&self) -> Stats {
         let shared = self.shared();
         let accept_errors = shared.accept_errors.load(Ordering::Relaxed);
-        Stats { accept_errors, ..shared.look(|core, _| core.node.stats()) }
+        let tls = shared.tls.as_ref().map_or_else(Tls::no_stats, |tls| tls.stats(wall_s()));
+        Stats { accept_errors, tls, ..shared.look(|core, _| core.node.stats()) }
     }
 
     /// What the node is and does now.
@@ -52,6 +54,16 @@ impl Mesh {
     #[must_use]
     pub fn local_addr(&self) -> Option<SocketAddr> {
         self.shared().local_addr
+    }
+
+    /// Reads certificate, key and CA again, as it also happens every [`TlsFiles::check_interval`](super::TlsFiles). If they
+    /// are sound, connections that begin from now on use them, on both sides; those that are open go on with what they began
+    /// with. For a handler of SIGHUP. Cancel-safe: what was begun is finished.
+    ///
+    /// # Errors
+    /// [`TlsError`]: the new files are not used, the old ones stay in use.
+    pub async fn reload(&self) -> Result<Reloaded, TlsError> {
+        self.shared().reload().await
     }
 
     /// Goes away in good order: takes nothing new in, tells all peers, finishes what it has, but for no longer than

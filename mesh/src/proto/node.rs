@@ -20,7 +20,7 @@ use super::proxy::{ForwardedRun, Proxy};
 use super::time::{Micros, micros};
 use super::window::Upstream;
 use super::wire::{Ack, Envelope};
-use crate::id::{Incarnation, Lane, NodeId};
+use crate::id::{Incarnation, Lane, NodeId, SpiffeId};
 use crate::message::{Batch, Delivery, Outcome};
 use crate::settings::Settings;
 use crate::stats::{Stats, Status};
@@ -214,6 +214,13 @@ impl Node {
     /// The last words to write before it is closed: there are too many.
     pub fn handle_accepted(&mut self, now: Micros) -> Result<ConnId, Bytes> {
         self.links.handle_accepted(now)
+    }
+
+    /// The peer of a new connection proved, with a certificate, who it is. Comes before the first byte that it says, and
+    /// before [`Node::handle_dialed`]. Without it nothing is known of the peer but what it says.
+    pub fn handle_certified(&mut self, conn: ConnId, certified: SpiffeId, now: Micros) {
+        self.links.handle_certified(conn, certified, now);
+        self.settle(now);
     }
 
     /// A dial succeeded.

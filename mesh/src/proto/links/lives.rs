@@ -66,6 +66,7 @@ impl Links {
         self.next_conn += 1;
         let conn = Conn {
             accepted: matches!(stage, Stage::AwaitHello),
+            certified: None,
             stage,
             lane,
             link,

@@ -29,7 +29,7 @@ use super::rtt::{ClockOffset, Rtt, TokenBucket};
 use super::time::Micros;
 use super::timers::Timers;
 use super::wire::{Ack, AckFlow, CloseCode, Envelope, Hello, Pong, RefuseCode};
-use crate::id::{Incarnation, Lane, NodeId};
+use crate::id::{Incarnation, Lane, NodeId, SpiffeId};
 use crate::settings::Settings;
 use crate::stats::{LinkStatus, Stats};
 use crate::topology::{NodeSpec, Topology};
@@ -161,6 +161,8 @@ struct Conn {
     stage: Stage,
     /// It came in, rather than being dialled.
     accepted: bool,
+    /// Who its peer is, if it came with a certificate.
+    certified: Option<Box<SpiffeId>>,
     lane: Lane,
     link: Option<LinkId>,
     opened_at: Micros,
