@@ -1,5 +1,6 @@
 //! The command line: what there is to say, and which exit code says how it went.
 
+mod ca;
 mod check;
 mod demo;
 mod environment;
@@ -61,6 +62,9 @@ enum Command {
     Send(send::SendArgs),
     /// Check a configuration file and show what it says
     CheckConfig(check::CheckArgs),
+    /// Make a CA and certificates for nodes, and show what certificates say
+    #[command(subcommand)]
+    Ca(ca::CaCommand),
     /// Three datacenters on this machine, two failing proxies, every arrival checked
     Demo(demo::DemoArgs),
 }
@@ -118,8 +122,11 @@ fn told(error: &clap::Error) -> ExitCode {
 }
 
 fn run(command: Command) -> Result<(), Failure> {
-    if let Command::CheckConfig(args) = command {
-        return check::check(&args);
+    // These need no runtime.
+    match &command {
+        Command::CheckConfig(args) => return check::check(args),
+        Command::Ca(command) => return ca::ca(command),
+        _ => {}
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -131,6 +138,7 @@ fn run(command: Command) -> Result<(), Failure> {
             Command::Member(args) => run::run(args, crate::config::Role::Member).await,
             Command::Send(args) => send::send(args).await,
             Command::CheckConfig(args) => check::check(&args),
+            Command::Ca(command) => ca::ca(&command),
             Command::Demo(args) => demo::demo(args).await,
         }
     });

@@ -48,7 +48,7 @@ pub use tls::{
     read_certificates,
 };
 
-use crate::id::{Incarnation, NodeId, SpiffeId};
+use crate::id::{Incarnation, NodeId};
 use crate::proto::node::NodeInit;
 use crate::settings::{Settings, SettingsError};
 use crate::topology::{NodeSpec, Topology};
@@ -184,14 +184,7 @@ fn protect(
     listens: Option<SocketAddr>,
 ) -> Result<Option<Tls>, JoinError> {
     match security {
-        Security::Tls(files) => {
-            let name = SpiffeId {
-                cluster: topology.cluster().clone(),
-                datacenter: spec.datacenter.clone(),
-                node: spec.id.clone(),
-            };
-            Ok(Some(Tls::load(files.clone(), name)?))
-        }
+        Security::Tls(files) => Ok(Some(Tls::load(files.clone(), topology.name(spec))?)),
         Security::Insecure => Ok(None),
         Security::Loopback => {
             let everybody = topology.nodes().filter_map(|node| node.address);

@@ -49,6 +49,8 @@ pub struct CertificateInfo {
     pub other_names: Vec<String>,
     /// It may issue others.
     pub is_ca: bool,
+    /// Its public key, as a SubjectPublicKeyInfo in DER.
+    pub public_key: Vec<u8>,
     /// SHA-256 of the whole certificate, hexadecimal bytes.
     pub fingerprint: String,
 }
@@ -85,6 +87,7 @@ impl CertificateInfo {
             uris,
             other_names,
             is_ca: certificate.is_ca(),
+            public_key: certificate.public_key().raw.to_vec(),
             fingerprint: sha256(der),
         })
     }
@@ -121,7 +124,10 @@ pub(in super::super) fn wall_s() -> i64 {
 }
 
 fn date(seconds: i64) -> String {
-    ASN1Time::from_timestamp(seconds).map_or_else(|_| format!("{seconds} s"), |time| time.to_string())
+    let Ok(time) = ASN1Time::from_timestamp(seconds) else { return format!("{seconds} s after 1970") };
+    let at = time.to_datetime();
+    let (month, (hour, minute, second)) = (u8::from(at.month()), at.to_hms());
+    format!("{:04}-{month:02}-{:02} {hour:02}:{minute:02}:{second:02} UTC", at.year(), at.day())
 }
 
 /// Texts of certificates end up in logs and on terminals: they must not steer them.
@@ -183,6 +189,13 @@ mod tests {
             }
             let _ = CertificateInfo::of(&bytes.into()).and_then(|info| info.name());
         }
+    }
+
+    #[test]
+    fn times_are_shown_as_dates_whatever_they_are() {
+        assert_eq!(date(0), "1970-01-01 00:00:00 UTC");
+        assert_eq!(date(4_102_444_799), "2099-12-31 23:59:59 UTC");
+        assert_eq!(date(i64::MAX), "9223372036854775807 s after 1970");
     }
 
     #[test]
