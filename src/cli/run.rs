@@ -94,8 +94,12 @@ fn announce(config: &Config, node: &NodeSpec, mesh: &Mesh, api: Option<&Api>) {
         node.datacenter,
         config.topology().cluster(),
     );
-    if config.insecure() {
-        tracing::warn!("insecure = true: links and admin API are plaintext and unauthenticated");
+    match (config.insecure(), config.tls()) {
+        (true, false) => {
+            tracing::warn!("insecure = true: links and admin API are plaintext and unauthenticated")
+        }
+        (true, true) => tracing::warn!("insecure = true: the admin API is plaintext and unauthenticated"),
+        (false, _) => {}
     }
 }
 
