@@ -363,6 +363,31 @@ async fn a_stalled_handshake_is_cut_off_and_its_place_is_free_again() {
 }
 
 #[tokio::test]
+async fn a_handshake_that_goes_on_and_on_is_ended() {
+    let cluster = cluster();
+    let proxy = cluster.start("eu-p").await;
+    // A ClientHello of 60,000 bytes, as TLS allows, in records of 16,000 that are all as they should be.
+    let mut stream = TcpStream::connect(cluster.address("eu-p")).await.unwrap();
+    let mut body = vec![0x01, 0x00, 0xea, 0x60];
+    body.resize(60_004, 0);
+    for part in body.chunks(16_000) {
+        let length = u16::try_from(part.len()).unwrap().to_be_bytes();
+        let record = [&[0x16, 0x03, 0x01][..], &length, part].concat();
+        if stream.write_all(&record).await.is_err() {
+            break;
+        }
+    }
+    answers(&mut stream).await;
+    eventually("counted", || failed(&proxy, "too_long") == 1).await;
+    // A chain of a few certificates is no such thing.
+    let (leaf, key) = pki(&cluster).make("leader", "us", &Special::default());
+    let certificate = Some((leaf.clone() + &leaf.repeat(20), key));
+    let stranger = Stranger { certificate, ..Stranger::of(&cluster, "leader") };
+    let mut raw = stranger.dial(cluster.address("eu-p")).await.unwrap();
+    assert!(raw.gets_an_answer(&cluster.hello("leader", Lane::Control)).await);
+}
+
+#[tokio::test]
 async fn a_peer_that_leaves_in_the_middle_of_its_handshake_is_counted() {
     let cluster = cluster();
     let proxy = cluster.start("eu-p").await;

@@ -9,18 +9,20 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio_rustls::TlsStream;
 
+use super::tls::Gate;
+
 /// What comes from the peer.
 pub(super) enum Input {
     Plain(OwnedReadHalf),
     /// Both halves share the state of TLS, each for the time of one call.
-    Tls(ReadHalf<TlsStream<TcpStream>>),
+    Tls(ReadHalf<TlsStream<Gate>>),
 }
 
 /// What goes to the peer.
 pub(super) enum Output {
     Plain(OwnedWriteHalf),
     /// What was written may wait for the kernel here; a flush waits until it has taken it.
-    Tls(WriteHalf<TlsStream<TcpStream>>),
+    Tls(WriteHalf<TlsStream<Gate>>),
 }
 
 pub(super) fn plain(stream: TcpStream) -> (Input, Output) {
@@ -28,7 +30,7 @@ pub(super) fn plain(stream: TcpStream) -> (Input, Output) {
     (Input::Plain(input), Output::Plain(output))
 }
 
-pub(super) fn tls(stream: TlsStream<TcpStream>) -> (Input, Output) {
+pub(super) fn tls(stream: TlsStream<Gate>) -> (Input, Output) {
     let (input, output) = tokio::io::split(stream);
     (Input::Tls(input), Output::Tls(output))
 }

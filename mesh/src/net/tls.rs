@@ -12,11 +12,13 @@
 mod certificate;
 mod credentials;
 mod failure;
+mod gate;
 mod verify;
 mod watch;
 
 use std::collections::BTreeMap;
 use std::io;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -28,6 +30,7 @@ pub(super) use certificate::wall_s;
 pub use certificate::{CertificateError, CertificateInfo};
 pub use credentials::{CHECK_INTERVAL, Credentials, TlsError, TlsFiles, read_certificates};
 use failure::TlsFailure;
+pub(super) use gate::Gate;
 pub(super) use watch::start as start_watch;
 
 use crate::id::SpiffeId;
@@ -64,6 +67,7 @@ impl Tls {
     pub(super) fn load(files: TlsFiles, name: SpiffeId) -> Result<Self, TlsError> {
         let credentials = Credentials::load(&files)?;
         credentials.check_name(&name)?;
+        warn_if_open(&files.key);
         Ok(Self {
             files,
             name,
@@ -115,19 +119,21 @@ impl Tls {
     }
 
     /// The accepting side. Whoever is waited for is the caller's to limit.
-    pub(super) async fn accept(&self, stream: TcpStream) -> io::Result<(TlsStream<TcpStream>, SpiffeId)> {
+    pub(super) async fn accept(&self, stream: TcpStream) -> io::Result<(TlsStream<Gate>, SpiffeId)> {
         let acceptor = TlsAcceptor::from(Arc::clone(self.current().server()));
+        let stream = Gate::new(stream);
         let stream = acceptor.accept_with(stream, |tls| tls.set_buffer_limit(Some(BUFFER_BYTES_MAX))).await?;
         certified(stream.into())
     }
 
     /// The dialling side.
-    pub(super) async fn connect(&self, stream: TcpStream) -> io::Result<(TlsStream<TcpStream>, SpiffeId)> {
+    pub(super) async fn connect(&self, stream: TcpStream) -> io::Result<(TlsStream<Gate>, SpiffeId)> {
         // An address is never sent as a server name.
         let name = ServerName::IpAddress(stream.peer_addr()?.ip().into());
         let connector = TlsConnector::from(Arc::clone(self.current().client()));
-        let stream =
-            connector.connect_with(name, stream, |tls| tls.set_buffer_limit(Some(BUFFER_BYTES_MAX))).await?;
+        let stream = connector
+            .connect_with(name, Gate::new(stream), |tls| tls.set_buffer_limit(Some(BUFFER_BYTES_MAX)))
+            .await?;
         certified(stream.into())
     }
 
@@ -172,13 +178,31 @@ impl Tls {
     }
 }
 
+/// A key that every user of the machine can read still works: who may is the operator's to say.
+fn warn_if_open(key: &Path) {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        const OTHERS: u32 = 0o007;
+        let mode = std::fs::metadata(key).map(|found| found.permissions().mode()).unwrap_or_default();
+        if mode & OTHERS != 0 {
+            tracing::warn!(key = %key.display(), mode = format!("{:o}", mode & 0o777), "every user can use this key: chmod 600");
+        }
+    }
+    #[cfg(not(unix))]
+    let _ = key;
+}
+
 /// The name in the certificate that the peer has just proved to hold.
-fn certified(stream: TlsStream<TcpStream>) -> io::Result<(TlsStream<TcpStream>, SpiffeId)> {
+fn certified(mut stream: TlsStream<Gate>) -> io::Result<(TlsStream<Gate>, SpiffeId)> {
     let (_, session) = stream.get_ref();
     let leaf = session.peer_certificates().and_then(<[_]>::first);
     let name = leaf.ok_or(CertificateError::Missing).and_then(|leaf| CertificateInfo::of(leaf)?.name());
     match name {
-        Ok(name) => Ok((stream, name)),
+        Ok(name) => {
+            stream.get_mut().0.open();
+            Ok((stream, name))
+        }
         Err(error) => Err(io::Error::new(io::ErrorKind::InvalidData, error)),
     }
 }

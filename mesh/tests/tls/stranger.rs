@@ -53,7 +53,7 @@ impl Stranger {
 
     fn identity(&self) -> Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)> {
         let (certificate, key) = self.certificate.as_ref()?;
-        let chain = vec![CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()];
+        let chain = CertificateDer::pem_slice_iter(certificate.as_bytes()).map(Result::unwrap).collect();
         Some((chain, PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap()))
     }
 

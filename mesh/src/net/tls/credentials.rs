@@ -1,5 +1,6 @@
 //! Certificate, key and CA of one node: three PEM files, read and checked as a whole.
 
+use std::fmt;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -131,7 +132,6 @@ pub enum TlsError {
 }
 
 /// Credentials that passed every check.
-#[derive(Debug)]
 pub struct Credentials {
     files: TlsFiles,
     info: CertificateInfo,
@@ -277,6 +277,16 @@ impl Credentials {
 /// [`TlsError`]: the file is not to be read, or has no certificate.
 pub fn read_certificates(path: &Path) -> Result<Vec<CertificateInfo>, TlsError> {
     certificates(path)?.iter().map(|certificate| info_of(path, certificate)).collect()
+}
+
+/// Never the key.
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credentials")
+            .field("name", &self.name)
+            .field("info", &self.info)
+            .finish_non_exhaustive()
+    }
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {

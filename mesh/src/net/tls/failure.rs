@@ -5,6 +5,7 @@ use std::io;
 use rustls::{CertificateError as Bad, Error};
 
 use super::CertificateError;
+use super::gate::TooLong;
 
 /// Why a TLS handshake failed, or TLS ended a connection that was through it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -26,6 +27,8 @@ pub(in super::super) enum TlsFailure {
     Incompatible,
     /// The peer's bytes are no TLS: a plaintext node, or no node.
     NotTls,
+    /// It says more than an honest peer has to say before it is authenticated.
+    TooLong,
     /// The peer refused, most likely this node's certificate: its log says why.
     RefusedByPeer,
     /// The peer left in the middle of it.
@@ -38,7 +41,7 @@ pub(in super::super) enum TlsFailure {
 
 impl TlsFailure {
     /// In the order of their numbers.
-    pub(super) const ALL: [Self; 12] = [
+    pub(super) const ALL: [Self; 13] = [
         Self::NoCertificate,
         Self::UnknownIssuer,
         Self::Expired,
@@ -47,6 +50,7 @@ impl TlsFailure {
         Self::BadCertificate,
         Self::Incompatible,
         Self::NotTls,
+        Self::TooLong,
         Self::RefusedByPeer,
         Self::Closed,
         Self::Unfinished,
@@ -64,6 +68,7 @@ impl TlsFailure {
             Self::BadCertificate => "bad_certificate",
             Self::Incompatible => "incompatible",
             Self::NotTls => "not_tls",
+            Self::TooLong => "too_long",
             Self::RefusedByPeer => "refused_by_peer",
             Self::Closed => "closed",
             Self::Unfinished => "unfinished",
@@ -95,6 +100,7 @@ impl TlsFailure {
             Self::Expired => "issue the peer a new certificate",
             Self::NotYetValid => "compare the clocks of the two machines",
             Self::Incompatible => "the peer must speak TLS 1.3",
+            Self::TooLong => "give the peer a certificate of fewer bytes, or check the address",
             Self::NotTls => "give the peer certificate, key and ca in [security], or check the address",
             Self::RefusedByPeer => "the log of the peer says what is wrong with this node's certificate",
             Self::Closed | Self::Unfinished | Self::Other => "see the log of the peer",
@@ -106,6 +112,9 @@ impl TlsFailure {
         let inner = error.get_ref()?;
         if inner.is::<CertificateError>() {
             return Some(Self::NoName);
+        }
+        if inner.is::<TooLong>() {
+            return Some(Self::TooLong);
         }
         Some(match inner.downcast_ref::<Error>()? {
             Error::NoCertificatesPresented => Self::NoCertificate,
