@@ -76,8 +76,12 @@ impl Shared {
         tls: Option<Tls>,
     ) -> Result<Arc<Self>, NotInTopology> {
         let settings = init.settings.clone();
+        let mut node = Node::new(init, Micros(0))?;
+        if tls.is_some() {
+            node.require_certificates();
+        }
         let core = Core {
-            node: Node::new(init, Micros(0))?,
+            node,
             waiting: Waiting::default(),
             receipts: Receipts::new(),
             answers: Vec::new(),

@@ -55,11 +55,17 @@ pub(super) struct Tls {
     files: TlsFiles,
     name: SpiffeId,
     current: Mutex<Arc<Credentials>>,
-    /// What was refused last: it is told once, not at every look.
-    refused: Mutex<Option<String>>,
+    /// What was refused last.
+    refused: Mutex<Option<Refused>>,
     reloads: AtomicU64,
     reloads_failed: AtomicU64,
     failures: [AtomicU64; TlsFailure::ALL.len()],
+}
+
+/// Files that were not taken: told once, not at every look.
+struct Refused {
+    text: String,
+    told: bool,
 }
 
 impl Tls {
@@ -108,11 +114,14 @@ impl Tls {
             }
             Err(error) => {
                 let text = error.to_string();
-                if refused.as_ref() != Some(&text) {
+                let before = refused.take().filter(|before| before.text == text);
+                // Two files that are replaced one after the other do not fit for a moment: the next look tells.
+                let between = before.is_none() && matches!(error, TlsError::KeyMismatch { .. });
+                if !between && before.is_none_or(|before| !before.told) {
                     tracing::error!(%error, "certificate not reloaded: the one in use stays");
                     self.reloads_failed.fetch_add(1, Ordering::Relaxed);
-                    *refused = Some(text);
                 }
+                *refused = Some(Refused { text, told: !between });
                 Err(error)
             }
         }

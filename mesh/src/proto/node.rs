@@ -216,6 +216,11 @@ impl Node {
         self.links.handle_accepted(now)
     }
 
+    /// From now on nobody is linked who did not prove who it is: a connection without [`Node::handle_certified`] is refused.
+    pub fn require_certificates(&mut self) {
+        self.links.require_certificates();
+    }
+
     /// The peer of a new connection proved, with a certificate, who it is. Comes before the first byte that it says, and
     /// before [`Node::handle_dialed`]. Without it nothing is known of the peer but what it says.
     pub fn handle_certified(&mut self, conn: ConnId, certified: SpiffeId, now: Micros) {

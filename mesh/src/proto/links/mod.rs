@@ -264,6 +264,8 @@ pub struct Links {
     /// Those of them whose link is not up: in their handshake, or alone.
     handshaking: usize,
     draining: bool,
+    /// A connection whose peer showed no certificate is refused.
+    certificates: bool,
     wall_base_us: u64,
 }
 
@@ -322,6 +324,7 @@ impl Links {
             accepted: 0,
             handshaking: 0,
             draining: false,
+            certificates: false,
             wall_base_us,
         }
     }

@@ -48,6 +48,11 @@ impl Links {
         Ok(self.add_conn(Stage::AwaitHello, Lane::Control, None, now))
     }
 
+    /// Nobody is linked from now on who showed no certificate.
+    pub fn require_certificates(&mut self) {
+        self.certificates = true;
+    }
+
     /// The peer of a new connection proved who it is: checked before it says anything, and before it is told anything.
     pub fn handle_certified(&mut self, id: ConnId, certified: SpiffeId, now: Micros) {
         let Some(conn) = self.conns.get(&id) else { return };
@@ -79,6 +84,10 @@ impl Links {
 
     /// A dial succeeded.
     pub fn handle_dialed(&mut self, id: ConnId, now: Micros) {
+        if self.certificates && self.conns.get(&id).is_some_and(|conn| conn.certified.is_none()) {
+            tracing::error!(conn = id.0, "defect of this node: a dial without a certificate, closed");
+            return self.handle_dial_failed(id, now);
+        }
         let dialling = self.conns.get(&id).filter(|conn| matches!(conn.stage, Stage::Dialing));
         let nonce = |conn: &Conn| Some(self.links.get(&conn.link?)?.nonce);
         let hello = dialling.and_then(|conn| Some(self.hello(nonce(conn)?, conn.lane, now)));
@@ -140,8 +149,13 @@ impl Links {
 
     /// All checks of a Hello: those that the handshake has, and whether there is a place for it among the links.
     fn admit(&self, id: ConnId, hello: &Hello) -> Result<Admitted, Refusal> {
-        if let Some(certified) = self.conns.get(&id).and_then(|conn| conn.certified.as_deref()) {
-            check_claim(hello, certified)?;
+        match self.conns.get(&id).and_then(|conn| conn.certified.as_deref()) {
+            Some(certified) => check_claim(hello, certified)?,
+            // The shell would have to have forgotten it.
+            None if self.certificates => {
+                return Err(Refusal::new(RefuseCode::OtherCertificate, "no certificate was shown"));
+            }
+            None => {}
         }
         let known = self.peer(&hello.node);
         let seen = known.map_or(Incarnation::UNKNOWN, |peer| self.peers[peer.0].highest);
