@@ -2,10 +2,12 @@
 //!
 //! The file says who is in the cluster, where everybody listens, and what the limits and timers are. It is the same on
 //! every node; which of its nodes a process is comes from `--node`. Whatever is wrong with it is told at once, with line,
-//! column, key and remedy. What it does not do: reload, or resolve names.
+//! column, key and remedy. What it does not do: resolve names.
 
+mod change;
 mod choose;
 mod lines;
+mod log;
 mod node;
 mod problem;
 mod reader;
@@ -20,8 +22,10 @@ use std::sync::Arc;
 
 use trunkline_mesh::{ClusterId, NodeId, NodeSpec, Settings, TlsFiles, Topology};
 
+pub use change::Difference;
 pub(crate) use choose::held;
 pub use choose::{ChooseError, Role};
+pub(crate) use log::parse_level;
 pub use problem::{Problem, Problems};
 pub(crate) use reader::nearest;
 
@@ -40,6 +44,7 @@ pub struct Config {
     settings: Settings,
     nodes: BTreeMap<NodeId, Local>,
     security: Security,
+    log_level: Option<String>,
 }
 
 /// What the file says of one node beyond the topology.
@@ -179,6 +184,12 @@ impl Config {
         self.security.files(&self.path, node)
     }
 
+    /// How much is logged, if the file says so.
+    #[must_use]
+    pub fn log_level(&self) -> Option<&str> {
+        self.log_level.as_deref()
+    }
+
     /// What the mesh needs to start one node.
     #[must_use]
     pub fn mesh(&self, node: &NodeSpec) -> trunkline_mesh::Config {
@@ -197,15 +208,23 @@ impl Config {
 /// Walks the whole document, reporting as it goes. `None` only if something was reported.
 fn check(reader: &mut Reader<'_>, path: &Path, document: &toml::de::DeTable<'_>) -> Option<Config> {
     let root = Section::root(document);
-    reader.known_keys(&root, &["cluster", "security", "limits", "timers", "codec", "node"]);
+    reader.known_keys(&root, &["cluster", "security", "limits", "timers", "codec", "log", "node"]);
     let cluster = cluster(reader, &root);
     let security = security::read(reader, &root);
     let settings = settings::read(reader, &root);
+    let log_level = log::read(reader, &root);
     let nodes = node::read_all(reader, &root);
     security::check(reader, &security, &nodes);
     let topology = node::topology(reader, cluster?, &nodes)?;
     let nodes = nodes.into_iter().map(|node: Node| (node.spec.id, node.local)).collect();
-    Some(Config { path: path.to_owned(), topology: Arc::new(topology), settings: settings?, nodes, security })
+    Some(Config {
+        path: path.to_owned(),
+        topology: Arc::new(topology),
+        settings: settings?,
+        nodes,
+        security,
+        log_level,
+    })
 }
 
 fn cluster(reader: &mut Reader<'_>, root: &Section<'_>) -> Option<ClusterId> {

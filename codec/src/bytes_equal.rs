@@ -98,19 +98,58 @@ pub(crate) fn common_suffix(a: &[u8], b: &[u8]) -> usize {
 }
 
 /// How many of the first 64 bytes that both have are equal at the same place.
+#[inline]
 pub(crate) fn equal_count(a: &[u8], b: &[u8]) -> u8 {
-    const LANES: usize = 16;
     let len = a.len().min(b.len()).min(WIDE);
-    let (lanes_a, rest_a) = a[..len].as_chunks::<LANES>();
-    let (lanes_b, rest_b) = b[..len].as_chunks::<LANES>();
-    let mut counts = [0u8; LANES];
-    for (x, y) in lanes_a.iter().zip(lanes_b) {
-        for (count, (x, y)) in counts.iter_mut().zip(x.iter().zip(y)) {
-            *count += u8::from(x == y);
-        }
+    let (wide_a, rest_a) = a[..len].as_chunks::<16>();
+    let (wide_b, rest_b) = b[..len].as_chunks::<16>();
+    let (words_a, rest_a) = rest_a.as_chunks::<4>();
+    let (words_b, rest_b) = rest_b.as_chunks::<4>();
+    let mut counts = [0; 16];
+    for (x, y) in wide_a.iter().zip(wide_b) {
+        count_equal(&mut counts, x, y);
+    }
+    let mut few = [0; 4];
+    for (x, y) in words_a.iter().zip(words_b) {
+        count_equal(&mut few, x, y);
     }
     let rest = rest_a.iter().zip(rest_b).map(|(x, y)| u8::from(x == y)).sum::<u8>();
-    counts.iter().sum::<u8>() + rest
+    counts.iter().sum::<u8>() + few.iter().sum::<u8>() + rest
+}
+
+/// Adds one to every place where both are equal.
+#[inline]
+fn count_equal<const N: usize>(counts: &mut [u8; N], a: &[u8; N], b: &[u8; N]) {
+    for (count, (x, y)) in counts.iter_mut().zip(a.iter().zip(b)) {
+        *count += u8::from(x == y);
+    }
+}
+
+/// Adds to `changes` the bits in which `a` and `b` differ, as far as all three go.
+#[inline]
+pub(crate) fn add_changes(changes: &mut [u8], a: &[u8], b: &[u8]) {
+    let len = changes.len().min(a.len()).min(b.len());
+    if len < 4 {
+        // Fields of messages: what follows would take longer to begin.
+        changes.iter_mut().zip(a.iter().zip(b)).for_each(|(change, (x, y))| *change |= x ^ y);
+        return;
+    }
+    // Chunks of fixed lengths: a loop over bytes has up to fifteen left that are taken one by one, and of short messages
+    // that is all there is.
+    let (changes, rest) = changes[..len].as_chunks_mut::<16>();
+    let (wide_a, rest_a) = a[..len].as_chunks();
+    let (wide_b, rest_b) = b[..len].as_chunks();
+    changes.iter_mut().zip(wide_a.iter().zip(wide_b)).for_each(|(change, (x, y))| add_change(change, x, y));
+    let (changes, rest) = rest.as_chunks_mut::<4>();
+    let (words_a, rest_a) = rest_a.as_chunks();
+    let (words_b, rest_b) = rest_b.as_chunks();
+    changes.iter_mut().zip(words_a.iter().zip(words_b)).for_each(|(change, (x, y))| add_change(change, x, y));
+    rest.iter_mut().zip(rest_a.iter().zip(rest_b)).for_each(|(change, (x, y))| *change |= x ^ y);
+}
+
+#[inline]
+fn add_change<const N: usize>(change: &mut [u8; N], a: &[u8; N], b: &[u8; N]) {
+    change.iter_mut().zip(a.iter().zip(b)).for_each(|(change, (x, y))| *change |= x ^ y);
 }
 
 /// Bit `j` says whether `a[j] == b[j]`, for the first 64 bytes that both have.

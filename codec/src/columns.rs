@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::bytes_equal::zero_runs;
+use crate::bytes_equal::{add_changes, zero_runs};
 use crate::destination_set::DestinationSet;
 use crate::records::Records;
 use crate::texts::Item;
@@ -20,38 +20,50 @@ const KEY_BYTES: usize = 8;
 /// The beginning of a text in columns, such that keys of equally long texts sort as those do, and the number of its item.
 pub(crate) type Keyed = (u64, usize);
 
-/// Puts equally long `items` out in columns. Unless it `must`, it declines when more than half of the columns change.
-/// `order` is room to sort in.
+/// Puts out the same `columns` of all `items`, whose messages are `set`. Unless it `must`, it declines when more than half of
+/// the columns change. `order` is room to sort in.
 pub(crate) fn try_put<const W: usize>(
     items: &[Item<'_>],
+    set: &DestinationSet<W>,
+    columns: Range<usize>,
     must: bool,
     out: &mut Records<'_, W>,
     order: &mut Vec<Keyed>,
 ) -> bool {
     let [first, others @ ..] = items else { return true };
-    let len = first.bytes.len();
+    let Range { start, end } = columns;
+    let len = end - start;
     let mut changes = [0u8; COLUMN_BYTES_MAX];
     let changes = &mut changes[..len];
+    let first_bytes = &first.bytes[start..end];
     for item in others {
-        for ((change, x), y) in changes.iter_mut().zip(first.bytes).zip(item.bytes) {
-            *change |= x ^ y;
-        }
+        add_changes(changes, first_bytes, &item.bytes[start..end]);
     }
     out.work.compared_bytes += items.len() * len;
     let half = u16::try_from(len / 2).expect("columns are short");
     if !must && changes.iter().map(|change| u16::from(*change != 0)).sum::<u16>() > half {
         return false;
     }
-    let set = set_of(items.iter());
-    let mut varying = 0;
+    let mut varying = start;
     let least = SPLIT_BYTES / others.len().max(1) + 1;
     zero_runs(changes, least.min(len), |from, to| {
-        put_varying(items, &set, varying..from, out, order);
-        out.shared_item(&set, &first.part(from..to));
-        varying = to;
+        put_varying(items, set, varying..start + from, out, order);
+        out.shared_item(set, &first.part(start + from..start + to));
+        varying = start + to;
     });
-    put_varying(items, &set, varying..len, out, order);
+    put_varying(items, set, varying..end, out, order);
     true
+}
+
+/// Puts all of equally long `items` out in columns, unless it declines as [`try_put`] does.
+pub(crate) fn try_put_whole<const W: usize>(
+    items: &[Item<'_>],
+    must: bool,
+    out: &mut Records<'_, W>,
+    order: &mut Vec<Keyed>,
+) -> bool {
+    let len = items.first().map_or(0, |first| first.bytes.len());
+    try_put(items, &set_of(items.iter()), 0..len, must, out, order)
 }
 
 /// Puts out items of various short lengths, in columns per length. They are in the order of their messages.
@@ -65,7 +77,7 @@ pub(crate) fn put_by_length<const W: usize>(
         match class {
             [one] => out.private(one.span),
             _ => {
-                try_put(class, true, out, order);
+                try_put_whole(class, true, out, order);
             }
         }
     }
@@ -148,7 +160,7 @@ mod tests {
     fn columns(messages: &[&[u8]], must: bool) -> (Vec<u8>, Vec<u8>, bool) {
         let payloads: Vec<Payload> = messages.iter().map(|message| Payload::from(message.to_vec())).collect();
         let mut borders = Borders::default();
-        borders.reset(&payloads);
+        payloads.iter().for_each(|payload| borders.push(payload));
         let texts = Texts::new(&payloads, &borders);
         let (mut head, mut data) = (HeadWriter::<1>::new(), DataColumn::default());
         head.reset(messages.len());
@@ -156,7 +168,7 @@ mod tests {
         let items: Vec<Item<'_>> =
             messages.iter().enumerate().map(|(k, bytes)| Item { span: span(k), bytes }).collect();
         let mut out = Records::new(texts, &mut head, &mut data, Work::default());
-        let accepted = try_put(&items, must, &mut out, &mut Vec::new());
+        let accepted = try_put_whole(&items, must, &mut out, &mut Vec::new());
         head.flush();
         (head.bytes().to_vec(), data.iter().flatten().copied().collect(), accepted)
     }

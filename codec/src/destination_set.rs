@@ -35,6 +35,11 @@ impl<const W: usize> DestinationSet<W> {
         set
     }
 
+    /// The destinations `from..to`.
+    pub(crate) fn range(from: usize, to: usize) -> Self {
+        Self::all(to).xor(&Self::all(from))
+    }
+
     /// The set of one destination.
     pub(crate) fn one(index: usize) -> Self {
         let mut set = Self::EMPTY;
@@ -90,6 +95,15 @@ impl<const W: usize> DestinationSet<W> {
         let mut out = *self;
         for (word, with) in out.words.iter_mut().zip(&other.words) {
             *word ^= with;
+        }
+        out
+    }
+
+    /// What is in both.
+    pub(crate) fn and(&self, other: &Self) -> Self {
+        let mut out = *self;
+        for (word, with) in out.words.iter_mut().zip(&other.words) {
+            *word &= with;
         }
         out
     }

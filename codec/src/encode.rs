@@ -101,19 +101,9 @@ impl Encoder {
         if !self.options.stage.available() {
             return Err(EncodeError::StageUnsupported);
         }
-        let input_bytes = check(payloads, &self.options.limits)?;
         let count = payloads.len();
-        self.borders.reset(payloads);
+        let Totals { input_bytes, lens_bytes } = self.take_in(payloads)?;
         let texts = Texts::new(payloads, &self.borders);
-        self.spans.clear();
-        self.spans.extend(
-            payloads
-                .iter()
-                .enumerate()
-                .filter(|(_, payload)| !payload.is_empty())
-                .map(|(message, payload)| Span { message, start: 0, end: payload.len() }),
-        );
-        let lens_bytes = payloads.iter().map(|payload| varint::len(payload.len())).sum();
         let limits = &self.options.limits;
         let input = Input { texts, spans: &self.spans, count, bytes: input_bytes, lens_bytes, limits };
         let Outcome { split, echoes, work } = if count <= NARROW_MAX {
@@ -143,18 +133,49 @@ impl Encoder {
                 sent.enter(self.data.to_bytes(COPIED_BYTES_MAX));
             }
         }
-        let mut frame = self.assemble(payloads, input_bytes, split, envelope);
+        let mut frame = self.assemble(payloads, Totals { input_bytes, lens_bytes }, split, envelope);
         frame.stats.work = work;
         // No handle to any message outlives the call.
         self.data.reset();
         Ok(frame)
     }
 
+    /// Takes in the messages of a new frame, and checks what is known before anything is planned.
+    fn take_in(&mut self, payloads: &[Payload]) -> Result<Totals, EncodeError> {
+        let limits = &self.options.limits;
+        let within = |limit, maximum, needed| {
+            if needed > maximum { Err(EncodeError::Limit { limit, maximum, needed }) } else { Ok(()) }
+        };
+        if payloads.is_empty() {
+            return Err(EncodeError::NoDestinations);
+        }
+        within(LimitName::Destinations, limits.destinations.min(DESTINATIONS_MAX), payloads.len())?;
+        self.borders.reset();
+        self.spans.clear();
+        let (mut input_bytes, mut lens_bytes): (usize, usize) = (0, 0);
+        for (message, payload) in payloads.iter().enumerate() {
+            let len = payload.len();
+            within(LimitName::MessageBytes, limits.message_bytes, len)?;
+            input_bytes = input_bytes.saturating_add(len);
+            lens_bytes += varint::len(len);
+            self.borders.push(payload);
+            if len > 0 {
+                self.spans.push(Span { message, start: 0, end: len });
+            }
+        }
+        // A concatenation is always possible within these; a split needs less data and is tried against the rest.
+        within(LimitName::OutputBytes, limits.output_bytes, input_bytes)?;
+        within(LimitName::DataBytes, limits.data_bytes, input_bytes)?;
+        within(LimitName::Pieces, limits.pieces, self.spans.len())?;
+        within(LimitName::Records, limits.records, self.spans.len())?;
+        Ok(Totals { input_bytes, lens_bytes })
+    }
+
     /// Puts prefix, head, data and checksum together.
     fn assemble(
         &mut self,
         payloads: &[Payload],
-        input_bytes: usize,
+        totals: Totals,
         split: bool,
         envelope: Envelope,
     ) -> EncodedFrame {
@@ -174,7 +195,7 @@ impl Encoder {
             head.len()
         } else {
             prefix[2] |= wire::FLAG_CONCAT;
-            payloads.iter().map(|payload| varint::len(payload.len())).sum()
+            totals.lens_bytes
         };
         let stage = self.options.stage;
         let staged = if stage != Stage::None && self.compressor.promising(self.data.iter(), self.data.bytes) {
@@ -228,8 +249,13 @@ impl Encoder {
         }
         let (slices, frame_bytes, checksum) = assembly.seal();
         let diff_bytes = around + self.data.bytes;
-        let stats =
-            Stats { input_bytes, diff_bytes, frame_bytes, concatenated: !split, work: Work::default() };
+        let stats = Stats {
+            input_bytes: totals.input_bytes,
+            diff_bytes,
+            frame_bytes,
+            concatenated: !split,
+            work: Work::default(),
+        };
         EncodedFrame { slices, stats, arrived: envelope.arrived, flags: prefix[2], checksum }
     }
 }
@@ -243,28 +269,11 @@ struct Envelope {
     before: u32,
 }
 
-/// Checks what is known before anything is planned; returns the bytes of all messages.
-fn check(payloads: &[Payload], limits: &Limits) -> Result<usize, EncodeError> {
-    if payloads.is_empty() {
-        return Err(EncodeError::NoDestinations);
-    }
-    let within = |limit, maximum, needed| {
-        if needed > maximum { Err(EncodeError::Limit { limit, maximum, needed }) } else { Ok(()) }
-    };
-    within(LimitName::Destinations, limits.destinations.min(DESTINATIONS_MAX), payloads.len())?;
-    let mut input_bytes: usize = 0;
-    let mut pieces = 0;
-    for payload in payloads {
-        within(LimitName::MessageBytes, limits.message_bytes, payload.len())?;
-        input_bytes = input_bytes.saturating_add(payload.len());
-        pieces += usize::from(!payload.is_empty());
-    }
-    // A concatenation is always possible within these; a split needs less data and is tried against the rest.
-    within(LimitName::OutputBytes, limits.output_bytes, input_bytes)?;
-    within(LimitName::DataBytes, limits.data_bytes, input_bytes)?;
-    within(LimitName::Pieces, limits.pieces, pieces)?;
-    within(LimitName::Records, limits.records, pieces)?;
-    Ok(input_bytes)
+/// Bytes of all messages, and of their lengths in a frame that is their concatenation.
+#[derive(Clone, Copy)]
+struct Totals {
+    input_bytes: usize,
+    lens_bytes: usize,
 }
 
 /// Shows no working memory: it may hold parts of messages.

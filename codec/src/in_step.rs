@@ -5,7 +5,7 @@
 //! and only the rest has to be planned. Heartbeats and appends in one frame are in step each among themselves. Where
 //! messages are not, [`crate::past`] looks at each on its own.
 
-use crate::bytes_equal::zero_runs;
+use crate::bytes_equal::{add_changes, zero_runs};
 use crate::destination_set::DestinationSet;
 use crate::openings::Openings;
 use crate::streams::{Alike, Streams};
@@ -24,7 +24,7 @@ const UNCHANGED_BYTES_MIN_ALONE: usize = 8;
 const ALIKE_BYTES_MIN: usize = 12;
 /// Kinds of messages in one frame that are told apart. With 1, frames of heartbeats and entries take 2 % more bytes and three
 /// times as long; with 8, ones of several kinds in turn 7 to 16 % more, because records are planned for each class.
-const CLASSES_MAX: usize = 4;
+pub(crate) const CLASSES_MAX: usize = 4;
 
 /// Messages whose streams remember an earlier one at the same place.
 #[derive(Debug)]
@@ -37,6 +37,8 @@ pub(crate) struct Class<const W: usize> {
     pub(crate) unchanged: Vec<(usize, usize)>,
     /// Bytes that all of them have, and the earlier ones.
     pub(crate) len: usize,
+    /// Where the first segment of every member ends, if that is one place.
+    pub(crate) border: Option<usize>,
     changes: Box<[u8; OPENING_BYTES]>,
 }
 
@@ -65,7 +67,7 @@ impl<const W: usize> InStep<W> {
     /// Looks at all messages. False when they are not in step, or it saves nothing to know.
     pub(crate) fn find(
         &mut self,
-        openings: &Openings,
+        openings: Openings<'_>,
         numbers: &[u32],
         streams: &Streams,
         work: &mut Work,
@@ -84,13 +86,13 @@ impl<const W: usize> InStep<W> {
             }
             let past = &stream.bytes()[start..start + len];
             let back = stream.bytes().len() - start;
-            let Some(class) = self.class(back) else { return false };
+            let border = openings.border(message);
+            let Some(class) = self.class(back, border) else { return false };
             class.members.insert(message);
+            class.border = class.border.filter(|of| *of == border);
             class.len = class.len.min(past.len()).min(opening.len());
             // What lies beyond the shortest of them is not looked at afterwards.
-            for ((change, now), past) in class.changes.iter_mut().zip(opening).zip(past) {
-                *change |= now ^ past;
-            }
+            add_changes(&mut class.changes[..], opening, past);
             work.compared_bytes += opening.len().min(past.len());
         }
         let mut any = false;
@@ -104,8 +106,9 @@ impl<const W: usize> InStep<W> {
         any
     }
 
-    /// The class of messages laid so far back; a new one if there is none yet and room for it.
-    fn class(&mut self, back: usize) -> Option<&mut Class<W>> {
+    /// The class of messages laid so far back; if there is none yet, and room for it, a new one that begins with a message
+    /// whose first segment ends at `border`.
+    fn class(&mut self, back: usize, border: usize) -> Option<&mut Class<W>> {
         let known = self.classes[..self.used].iter().position(|class| class.back == back);
         if let Some(index) = known {
             return Some(&mut self.classes[index]);
@@ -116,10 +119,11 @@ impl<const W: usize> InStep<W> {
         if self.used == self.classes.len() {
             let changes = Box::new([0; OPENING_BYTES]);
             let members = DestinationSet::EMPTY;
-            self.classes.push(Class { back, members, unchanged: Vec::new(), len: 0, changes });
+            self.classes.push(Class { back, members, unchanged: Vec::new(), len: 0, border: None, changes });
         }
         let class = &mut self.classes[self.used];
         (class.back, class.len, class.members) = (back, OPENING_BYTES, DestinationSet::EMPTY);
+        class.border = Some(border);
         class.unchanged.clear();
         class.changes.fill(0);
         self.used += 1;
@@ -130,6 +134,7 @@ impl<const W: usize> InStep<W> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::openings::JoinedOpenings;
     use crate::payload::Payload;
 
     /// Back, members and unchanged places of a class.
@@ -145,14 +150,13 @@ mod tests {
             }
             streams.next_frame();
         }
-        let (mut openings, mut in_step) = (Openings::default(), InStep::<1>::default());
+        let (mut joined, mut in_step) = (JoinedOpenings::default(), InStep::<1>::default());
         let mut find = |messages: &[&[u8]], flips: u8| {
             let flip = |(at, byte): (usize, &u8)| byte ^ if at % 2 == 1 { flips } else { 0 };
             let flipped = |message: &&[u8]| message.iter().enumerate().map(flip).collect::<Vec<u8>>();
             let payloads: Vec<Payload> = messages.iter().map(flipped).map(Payload::from).collect();
             let numbers: Vec<u32> = (0..).take(messages.len()).collect();
-            openings.reset(&payloads);
-            in_step.find(&openings, &numbers, &streams, &mut Work::default())
+            in_step.find(joined.reset(&payloads), &numbers, &streams, &mut Work::default())
         };
         // Nothing is left of a frame in which much has changed, and of one in which nothing has.
         if let Some(last) = earlier.last() {

@@ -28,7 +28,7 @@ impl PastRuns {
     /// `known`.
     pub(crate) fn find(
         &mut self,
-        openings: &Openings,
+        openings: Openings<'_>,
         numbers: &[u32],
         streams: &Streams,
         known: &[Option<Alike>],
@@ -78,6 +78,7 @@ impl PastRuns {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::openings::JoinedOpenings;
     use crate::payload::Payload;
 
     /// The runs of messages of the streams 0, 1, 2, ..., which have heard what comes before.
@@ -86,14 +87,13 @@ mod tests {
         for (message, number) in earlier.iter().zip(0..) {
             streams.enter(number, std::iter::once(message));
         }
-        let (mut openings, mut found) = (Openings::default(), PastRuns::default());
+        let (mut joined, mut found) = (JoinedOpenings::default(), PastRuns::default());
         // Nothing is left of what was found before.
         for messages in [earlier, now] {
             let payloads: Vec<Payload> =
                 messages.iter().map(|message| Payload::from(message.to_vec())).collect();
             let numbers: Vec<u32> = (0..).take(messages.len()).collect();
-            openings.reset(&payloads);
-            found.find(&openings, &numbers, &streams, &[], &mut Work::default());
+            found.find(joined.reset(&payloads), &numbers, &streams, &[], &mut Work::default());
         }
         found
     }
@@ -141,9 +141,9 @@ mod tests {
         for message in [TEXT, TEXT, &other] {
             streams.enter(5, std::iter::once(message));
         }
-        let (mut openings, mut found) = (Openings::default(), PastRuns::default());
-        openings.reset(&[Payload::from(TEXT.to_vec())]);
-        found.find(&openings, &[5], &streams, &[], &mut Work::default());
+        let (mut joined, mut found) = (JoinedOpenings::default(), PastRuns::default());
+        let payloads = [Payload::from(TEXT.to_vec())];
+        found.find(joined.reset(&payloads), &[5], &streams, &[], &mut Work::default());
         assert_eq!(found.of(0), [PastRun { from: 0, len: 32, back: 64 }]);
     }
 }

@@ -5,12 +5,14 @@
 //! follower's message holds every other one, so lags nest in the reference. What is left over is short or shares
 //! nothing: columns, or private records.
 
+use std::ops::Range;
+
 use crate::align::Reference;
 use crate::bytes_equal::{common_prefix, common_suffix};
 use crate::columns::{self, COLUMN_BYTES_MAX, Keyed};
 use crate::destination_set::DestinationSet;
 use crate::identity::Addresses;
-use crate::in_step::InStep;
+use crate::in_step::{CLASSES_MAX, InStep};
 use crate::index::BlockIndex;
 use crate::openings::Openings;
 use crate::records::Records;
@@ -39,7 +41,11 @@ pub(crate) struct Scratch<const W: usize> {
     /// Bytes of parts that span several segments.
     joined: Vec<u8>,
     /// One per round that is under way, at most.
-    cuts: Vec<Cuts<W>>,
+    #[expect(
+        clippy::vec_box,
+        reason = "it is taken out and put back for every round: moving it takes 4 % of short frames"
+    )]
+    cuts: Vec<Box<Cuts<W>>>,
     /// Empty lists, for whoever needs one.
     items: Vec<Vec<Item<'static>>>,
     spans: Vec<Vec<Span>>,
@@ -113,68 +119,64 @@ impl<const W: usize> Planner<'_, W> {
 
     /// The same, for messages that are in step with what their streams remember. What has changed is planned class by
     /// class, what comes behind for all messages together.
-    pub(crate) fn plan_in_step(&mut self, spans: &[Span], known: &InStep<W>, openings: &Openings) {
-        let mut rest = self.scratch.take_spans();
-        rest.extend_from_slice(spans);
+    pub(crate) fn plan_in_step(&mut self, spans: &[Span], known: &InStep<W>, openings: Openings<'_>) {
+        let ([first, ..], [.., last]) = (spans, spans) else { return };
+        let here = DestinationSet::range(first.message, last.message + 1);
+        let mut left: usize = spans.iter().map(Span::len).sum();
+        // Which messages are planned up to where.
+        let mut planned = [(DestinationSet::EMPTY, 0); CLASSES_MAX];
         let mut items = self.scratch.take_items();
-        let mut gap = self.scratch.take_items();
-        for class in known.classes() {
+        for (class, planned) in known.classes().iter().zip(&mut planned) {
+            let set = class.members.and(&here);
             items.clear();
-            let mut set = DestinationSet::EMPTY;
-            let unchanged_end = class.unchanged.last().map_or(0, |&(_, to)| to);
-            for &span in spans {
-                if class.members.contains(span.message) {
-                    set.insert(span.message);
-                    let bytes = &openings.of(span.message)[..class.len];
-                    items.push(Item { span: span.part(0, class.len), bytes });
-                }
-            }
+            items.extend(set.iter().map(|message| {
+                let span = Span { message, start: 0, end: class.len };
+                Item { span, bytes: &openings.of(message)[..class.len] }
+            }));
             if items.is_empty() {
                 continue;
             }
-            // If what all have in front of their entries ends at one place, its end needs no search either.
-            let border = self.texts.first_border(items[0].span.message);
-            let ends = |item: &Item<'_>| self.texts.first_border(item.span.message) == border;
-            let known = unchanged_end < border && border <= class.len && items.iter().all(ends);
-            let end = if known { border } else { unchanged_end };
-            for (rest, &span) in rest.iter_mut().zip(spans) {
-                if class.members.contains(span.message) {
-                    *rest = span.part(end, span.len());
-                }
-            }
             let mut at = 0;
             for &(from, to) in &class.unchanged {
-                if from > at {
-                    gap.clear();
-                    gap.extend(items.iter().map(|item| item.part(at..from)));
-                    self.changed(&gap);
-                }
+                self.changed(&items, &set, at..from);
                 self.out.past(&set, to - from, class.back);
                 at = to;
             }
-            if end > at {
-                gap.clear();
-                gap.extend(items.iter().map(|item| item.part(at..end)));
-                self.changed(&gap);
+            // If what all have in front of their entries ends at one place, its end needs no search either.
+            if let Some(border) = class.border.filter(|border| (at..=class.len).contains(border)) {
+                self.changed(&items, &set, at..border);
+                at = border;
             }
+            *planned = (set, at);
+            left -= at * items.len();
         }
-        self.scratch.give_items(gap);
         self.scratch.give_items(items);
-        rest.retain(|part| part.len() > 0);
-        if !rest.is_empty() {
+        if left > 0 {
+            let mut rest = self.scratch.take_spans();
+            rest.extend(spans.iter().map(|span| {
+                let known = planned.iter().find(|(set, _)| set.contains(span.message));
+                span.part(known.map_or(0, |&(_, end)| end), span.len())
+            }));
+            rest.retain(|part| part.len() > 0);
             self.plan(&rest);
+            self.scratch.give_spans(rest);
         }
-        self.scratch.give_spans(rest);
     }
 
-    /// Plans a place of messages in step where they have changed: equally many bytes of each.
-    fn changed(&mut self, gap: &[Item<'_>]) {
-        match gap {
-            [one] => self.out.private(one.span),
-            [one, ..] if one.bytes.len() <= SHORT_BYTES => {
-                columns::try_put(gap, true, &mut self.out, &mut self.scratch.order);
+    /// Plans `columns` of messages in step, where these have changed.
+    fn changed(&mut self, items: &[Item<'_>], set: &DestinationSet<W>, columns: Range<usize>) {
+        match items {
+            _ if columns.is_empty() => {}
+            [one] => self.out.private(one.part(columns).span),
+            _ if columns.len() <= SHORT_BYTES => {
+                columns::try_put(items, set, columns, true, &mut self.out, &mut self.scratch.order);
             }
-            _ => self.by_bytes(gap, 0, true),
+            _ => {
+                let mut gap = self.scratch.take_items();
+                gap.extend(items.iter().map(|item| item.part(columns.clone())));
+                self.by_bytes(&gap, 0, true);
+                self.scratch.give_items(gap);
+            }
         }
     }
 
@@ -322,7 +324,9 @@ impl<const W: usize> Planner<'_, W> {
         if items.iter().all(|item| item.bytes.len() == len) {
             let must = round == BYTE_ROUNDS || (round > 0 && len <= SHORT_BYTES);
             let done = match len {
-                ..=COLUMN_BYTES_MAX => columns::try_put(items, must, &mut self.out, &mut self.scratch.order),
+                ..=COLUMN_BYTES_MAX => {
+                    columns::try_put_whole(items, must, &mut self.out, &mut self.scratch.order)
+                }
                 _ => self.but_for_one_place(items),
             };
             if done {
@@ -368,7 +372,7 @@ impl<const W: usize> Planner<'_, W> {
         if from < to {
             let mut place = self.scratch.take_items();
             place.extend(items.iter().map(|item| item.part(from..to)));
-            columns::try_put(&place, true, &mut self.out, &mut self.scratch.order);
+            columns::try_put_whole(&place, true, &mut self.out, &mut self.scratch.order);
             self.scratch.give_items(place);
         }
         if from < len && to < len {
@@ -395,7 +399,7 @@ impl<const W: usize> Planner<'_, W> {
     fn against_longest(&mut self, items: &[Item<'_>], round: usize, hopeful: bool) {
         let reference = longest(items.iter().map(|item| item.bytes.len()));
         let mut cuts = self.scratch.cuts.pop().unwrap_or_default();
-        let Cuts { runs, sweep } = &mut cuts;
+        let Cuts { runs, sweep } = &mut *cuts;
         runs.clear();
         let mut against =
             Reference::new(items[reference].bytes, &mut self.scratch.index, &mut self.out.work, hopeful);

@@ -361,7 +361,7 @@ impl<'a, const W: usize> Records<'a, W> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::openings::Openings;
+    use crate::openings::JoinedOpenings;
     use crate::payload::Payload;
     use crate::streams::Streams;
     use crate::texts::Borders;
@@ -387,11 +387,10 @@ mod tests {
         }
         let payloads: Vec<Payload> = now.iter().map(|message| Payload::from(message.to_vec())).collect();
         let numbers: Vec<u32> = (0..).take(now.len()).collect();
-        let (mut openings, mut runs) = (Openings::default(), PastRuns::default());
-        openings.reset(&payloads);
-        runs.find(&openings, &numbers, &streams, &[], &mut Work::default());
+        let (mut joined, mut runs) = (JoinedOpenings::default(), PastRuns::default());
+        runs.find(joined.reset(&payloads), &numbers, &streams, &[], &mut Work::default());
         let mut borders = Borders::default();
-        borders.reset(&payloads);
+        payloads.iter().for_each(|payload| borders.push(payload));
         let texts = Texts::new(&payloads, &borders);
         let (mut head, mut data) = (HeadWriter::new(), DataColumn::default());
         head.reset(now.len());

@@ -16,7 +16,7 @@ use crate::encoded::EncodedFrame;
 use crate::error::{DecodeError, EncodeError};
 use crate::layout::Room;
 use crate::limits::Limits;
-use crate::openings::Openings;
+use crate::openings::JoinedOpenings;
 use crate::past::PastRuns;
 use crate::payload::Payload;
 use crate::stage::Stage;
@@ -34,7 +34,7 @@ pub struct SessionEncoder {
     /// The checksum of the frame before.
     before: u32,
     streams: Streams,
-    openings: Openings,
+    joined: JoinedOpenings,
     runs: PastRuns,
 }
 
@@ -121,7 +121,7 @@ impl SessionEncoder {
             encoder: Encoder::new(options),
             before: beginning(epoch),
             streams: Streams::default(),
-            openings: Openings::default(),
+            joined: JoinedOpenings::default(),
             runs: PastRuns::default(),
         }
     }
@@ -161,12 +161,12 @@ impl SessionEncoder {
             return Err(EncodeError::Streams { messages: payloads.len(), streams: streams.len() });
         }
         let (sent, received) = echo.unzip();
-        self.openings.reset(payloads);
+        let openings = self.joined.reset(payloads);
         let memory = Memory {
             before: self.before,
             numbers: streams,
             streams: &self.streams,
-            openings: &self.openings,
+            openings,
             runs: &mut self.runs,
             received: received.as_deref(),
             sent,
@@ -178,7 +178,7 @@ impl SessionEncoder {
         }
         self.before = frame.checksum;
         if frame.flags & wire::FLAG_NOREF == 0 {
-            for (number, opening) in streams.iter().zip(self.openings.iter()) {
+            for (number, opening) in streams.iter().zip(openings.iter()) {
                 self.streams.enter(*number, std::iter::once(opening));
             }
         }
@@ -194,7 +194,7 @@ impl SessionEncoder {
     /// Gives back working memory that large frames have made grow; what is remembered stays.
     pub fn release(&mut self) {
         self.encoder.release();
-        self.openings = Openings::default();
+        self.joined = JoinedOpenings::default();
         self.runs = PastRuns::default();
     }
 }

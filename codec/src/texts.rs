@@ -47,12 +47,12 @@ impl<'a> Item<'a> {
     }
 }
 
-/// Where the segments of every message begin.
+/// Where the segments of every message begin, but of those of one segment.
 #[derive(Debug, Default)]
 pub(crate) struct Borders {
-    /// Starts of message `i` are `starts[first[i]..first[i + 1]]`.
     starts: Vec<usize>,
-    first: Vec<usize>,
+    /// Where in `starts` those of every message end.
+    ends: Vec<usize>,
 }
 
 /// All messages of one frame.
@@ -63,19 +63,27 @@ pub(crate) struct Texts<'a> {
 }
 
 impl Borders {
-    /// Takes in the messages of a new frame.
-    pub(crate) fn reset(&mut self, payloads: &[Payload]) {
+    /// Begins a new frame.
+    pub(crate) fn reset(&mut self) {
         self.starts.clear();
-        self.first.clear();
-        for payload in payloads {
-            self.first.push(self.starts.len());
+        self.ends.clear();
+    }
+
+    /// Takes in its next message.
+    pub(crate) fn push(&mut self, payload: &Payload) {
+        if let segments @ [_, _, ..] = payload.segments() {
             let mut start = 0;
-            for segment in payload.segments() {
+            for segment in segments {
                 self.starts.push(start);
                 start += segment.len();
             }
         }
-        self.first.push(self.starts.len());
+        self.ends.push(self.starts.len());
+    }
+
+    fn of(&self, message: usize) -> &[usize] {
+        let begin = message.checked_sub(1).map_or(0, |before| self.ends[before]);
+        &self.starts[begin..self.ends[message]]
     }
 }
 
@@ -87,23 +95,18 @@ impl<'a> Texts<'a> {
     /// The parts of `span` in order, each within one segment: the segment, and the part's range in it.
     pub(crate) fn parts(&self, span: Span) -> Parts<'a> {
         let segments = self.payloads[span.message].segments();
-        let starts =
-            &self.borders.starts[self.borders.first[span.message]..self.borders.first[span.message + 1]];
         if let [segment] = segments {
             return Parts { segments: std::slice::from_ref(segment), skip: span.start, rest: span.len() };
         }
+        let starts = self.borders.of(span.message);
         // The segment that holds the span's first byte; most messages have few.
         let index = match starts {
             [_, second, ..] if span.start < *second => 0,
+            [_, _, third, ..] if span.start < *third => 1,
             _ => starts.partition_point(|&start| start <= span.start).saturating_sub(1),
         };
         let skip = starts.get(index).map_or(0, |start| span.start - start);
         Parts { segments: &segments[index..], skip, rest: span.len() }
-    }
-
-    /// Where the first segment of a message ends.
-    pub(crate) fn first_border(&self, message: usize) -> usize {
-        self.payloads[message].segments().first().map_or(0, Bytes::len)
     }
 
     /// Whether all `spans` are the same memory; counts the addresses that are looked at.
@@ -169,7 +172,7 @@ mod tests {
         let segments = ["abc", "defgh", "ij"].map(|text| Bytes::from_static(text.as_bytes()));
         let payloads = [Payload::default(), segments.into_iter().collect(), Payload::from(b"xyz".to_vec())];
         let mut borders = Borders::default();
-        borders.reset(&payloads);
+        payloads.iter().for_each(|payload| borders.push(payload));
         let texts = Texts::new(&payloads, &borders);
         let span = |message, start, end| Span { message, start, end };
         let parts =

@@ -12,11 +12,15 @@ pub const BYTES_MAX: usize = 10;
 /// Encoded length of `value` in bytes.
 pub(crate) fn len(value: usize) -> usize {
     let bits = (usize::BITS - (value | 1).leading_zeros()) as usize;
-    bits.div_ceil(7)
+    // A seventh, rounded up: for up to 64 bits nine sixty-fourths come to the same.
+    (bits * 9 + 64) / 64
 }
 
 /// Appends `value`.
 pub fn put(out: &mut Vec<u8>, value: usize) {
+    if let Ok(low @ ..0x80) = u8::try_from(value) {
+        return out.push(low);
+    }
     let mut bytes = [0; BYTES_MAX];
     let len = write(&mut bytes, value);
     out.extend_from_slice(&bytes[..len]);

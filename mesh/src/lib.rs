@@ -14,7 +14,8 @@
 //! 4. The destination's [`Inbox`] hands out a [`Delivery`]: in order per (origin, lane), each at most once.
 //! 5. The [`Receipt`] resolves to one [`Outcome`] per message: `Delivered` by which [`Route`], or `Failed` for which
 //!    [`FailReason`], and whether it may have arrived all the same.
-//! 6. [`Mesh`] shows what the node does ([`Stats`], [`Status`]) and ends it ([`Mesh::drain`], [`Mesh::close`]).
+//! 6. [`Mesh`] shows what the node does ([`Stats`], [`Status`]), changes who is in the cluster while it runs
+//!    ([`Mesh::set_topology`]) and ends it ([`Mesh::drain`], [`Mesh::close`]).
 //!
 //! What it does not do: store anything, or order messages of different senders. A message lives until its deadline, and
 //! a node that restarts begins a new [`Incarnation`]; what that means is for the layer above to decide.
@@ -93,9 +94,10 @@ pub use net::{
     read_certificates,
 };
 pub use net::{Client, Config, Inbox, JoinError, Mesh, Receipt, SendError, TrySendError, join};
+pub use proto::node::PingError;
 pub use settings::{Settings, SettingsError};
 pub use stats::{Stats, Status};
-pub use topology::{NodeSpec, Roles, Topology, TopologyError};
+pub use topology::{NodeSpec, Roles, Topology, TopologyChange, TopologyChangeError, TopologyError};
 pub use trunkline_codec::{Payload, Stage};
 
 #[cfg(feature = "sim")]

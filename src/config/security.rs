@@ -42,6 +42,19 @@ impl Security {
         self.tls.iter().flatten().any(|path| path.contains(NODE))
     }
 
+    /// Every key that another version has otherwise: its name, and both values. All of them are read once, at the start.
+    pub(super) fn differences(&self, next: &Self) -> Vec<(&'static str, String, String)> {
+        let file = |security: &Self, at: usize| {
+            security.tls.as_ref().map_or("none".to_owned(), |files| files[at].clone())
+        };
+        let files = FILES.into_iter().enumerate().map(|(at, key)| (key, file(self, at), file(next, at)));
+        let insecure = ("insecure", self.insecure.to_string(), next.insecure.to_string());
+        let interval = |security: &Self| show_duration(security.check_interval);
+        let interval = ("check_interval", interval(self), interval(next));
+        let all = std::iter::once(insecure).chain(files).chain([interval]);
+        all.filter(|(_, before, after)| before != after).collect()
+    }
+
     /// The files of a node. What is not absolute is where the configuration is.
     pub(super) fn files(&self, config: &Path, node: &NodeId) -> Option<TlsFiles> {
         let directory = config.parent().unwrap_or(Path::new(""));

@@ -67,6 +67,21 @@ pub(super) fn stage_name(stage: Stage) -> &'static str {
     STAGES.into_iter().find(|(_, of)| *of == stage).map_or("unknown", |(name, _)| name)
 }
 
+/// A line per field that differs.
+pub(super) fn differences(before: &Settings, after: &Settings) -> Vec<String> {
+    let (mut before, mut after) = (before.clone(), after.clone());
+    let mut lines = Vec::new();
+    for (table, fields) in tables() {
+        for (key, field) in fields {
+            let (old, new) = (field.show(&mut before), field.show(&mut after));
+            if old != new {
+                lines.push(format!("{table}.{key} {old} -> {new}"));
+            }
+        }
+    }
+    lines
+}
+
 /// Every field, by table.
 fn tables() -> [(&'static str, &'static [(&'static str, Field)]); 3] {
     [("limits", &LIMITS), ("timers", &TIMERS), ("codec", &CODEC)]
@@ -144,6 +159,17 @@ fn contradiction(
 }
 
 impl Field {
+    /// A value as people write it.
+    fn show(self, settings: &mut Settings) -> String {
+        match self {
+            Self::Bytes(place) => show_bytes(u64::try_from(*place(settings)).unwrap_or(u64::MAX)),
+            Self::Count(place, ..) => place(settings).to_string(),
+            Self::Rate(place, _) => place(settings).to_string(),
+            Self::Time(place, ..) => show_duration(*place(settings)),
+            Self::Stage(place) => stage_name(*place(settings)).to_owned(),
+        }
+    }
+
     /// Checks a value and puts it in its place; `None` after reporting.
     fn read(self, reader: &mut Reader<'_>, entry: &Entry<'_>, settings: &mut Settings) -> Option<()> {
         match self {

@@ -13,10 +13,12 @@ use super::dial;
 use super::port::{End, Port};
 use super::tls::{Reloaded, Tls, TlsError};
 use super::waiting::{Answer, Receipts, Waiting};
+use crate::id::NodeId;
 use crate::message::Outcome;
 use crate::proto::node::{Action, ConnId, Node, NodeInit, NotInTopology};
 use crate::proto::time::Micros;
 use crate::settings::Settings;
+use crate::stats::decision::Pinged;
 
 /// The machine panicked, which is a defect of this crate: the mesh is closed and its state is not used any more.
 #[derive(Debug)]
@@ -34,6 +36,8 @@ pub(super) struct Core {
     pub(super) draining: bool,
     /// An [`Inbox`](super::Inbox) found nothing and waits.
     pub(super) inbox_waits: bool,
+    /// Who waits for round trips.
+    pub(super) pings: HashMap<NodeId, Vec<oneshot::Sender<Pinged>>>,
     ports: HashMap<ConnId, Connection>,
     /// When the timer task will wake by itself.
     armed: Micros,
@@ -88,6 +92,7 @@ impl Shared {
             closed: false,
             draining: false,
             inbox_waits: false,
+            pings: HashMap::new(),
             ports: HashMap::new(),
             armed: Micros(0),
         };
@@ -156,6 +161,7 @@ impl Shared {
         core.closed = true;
         core.waiting.clear();
         core.receipts.clear();
+        core.pings.clear();
         for (_, connection) in core.ports.drain() {
             connection.port.close(End::Now);
         }
@@ -178,7 +184,10 @@ impl Shared {
             core.waiting.clear();
         });
         // What the machine decided was told above. Whatever is still here would stay undecided for ever.
-        self.core_even_if_poisoned().receipts.clear();
+        let mut core = self.core_even_if_poisoned();
+        core.receipts.clear();
+        core.pings.clear();
+        drop(core);
         self.announce_closed();
     }
 
@@ -293,6 +302,10 @@ impl Core {
                 effects.outcomes.push((receipt, outcomes));
             }
         }
+        while let Some(pinged) = self.node.poll_pinged() {
+            let waiters = self.pings.remove(&pinged.node).unwrap_or_default();
+            effects.pinged.extend(waiters.into_iter().map(|waiter| (waiter, pinged.clone())));
+        }
         let next = self.node.poll_timeout();
         if next < self.armed {
             self.armed = next;
@@ -328,6 +341,7 @@ struct Effects {
     close: Vec<(Arc<Port>, End)>,
     outcomes: Vec<(oneshot::Sender<Vec<Outcome>>, Vec<Outcome>)>,
     answers: Vec<Answer>,
+    pinged: Vec<(oneshot::Sender<Pinged>, Pinged)>,
     alarm: bool,
     inbox: bool,
     quiet: bool,
@@ -349,6 +363,10 @@ impl Effects {
         for answer in self.answers {
             answer.give();
         }
+        for (waiter, pinged) in self.pinged {
+            // Who waited too long wants to know nothing.
+            let _ = waiter.send(pinged);
+        }
         for (port, end) in self.close {
             port.close(end);
         }
@@ -368,7 +386,7 @@ impl Effects {
 pub(super) mod tests {
     use super::super::{Config, join};
     use super::*;
-    use crate::id::{ClusterId, Datacenter, NodeId};
+    use crate::id::{ClusterId, Datacenter};
     use crate::message::FailReason;
     use crate::proto::client::Ticket;
     use crate::topology::{NodeSpec, Roles, Topology};

@@ -11,6 +11,9 @@ mod opening;
 
 mod lives;
 
+mod members;
+pub use members::NODES_KNOWN_MAX;
+
 mod clock;
 
 mod output;
@@ -29,7 +32,7 @@ use super::rtt::{ClockOffset, Rtt, TokenBucket};
 use super::time::Micros;
 use super::timers::Timers;
 use super::wire::{Ack, AckFlow, CloseCode, Envelope, Hello, Pong, RefuseCode};
-use crate::id::{Incarnation, Lane, NodeId, SpiffeId};
+use crate::id::{Datacenter, Incarnation, Lane, NodeId, SpiffeId};
 use crate::settings::Settings;
 use crate::stats::{LinkStatus, Stats};
 use crate::topology::{NodeSpec, Topology};
@@ -87,6 +90,13 @@ pub enum LinkEvent {
     },
     /// The peer is going away, and still answers what it has.
     Draining(LinkId),
+    /// A ping that somebody asked for was answered.
+    Pinged {
+        /// By whom.
+        peer: PeerIx,
+        /// The round trip without the peer's own time.
+        rtt: Duration,
+    },
     /// The peer could not be dialled.
     DialFailed(PeerIx),
     /// A peer knew a higher incarnation of this node; this is the one taken now. All links are gone.
@@ -137,7 +147,7 @@ pub struct LinkCounters {
     pub dials: u64,
     /// Dials that failed.
     pub dials_failed: u64,
-    /// (sent, received) bytes per datacenter, in the order of `Topology::datacenters`.
+    /// (sent, received) bytes per datacenter, in the order in which this node got to know them.
     pub wire: Vec<(u64, u64)>,
 }
 
@@ -195,6 +205,8 @@ pub struct Link {
     heard_at: Micros,
     used_at: Micros,
     offset: ClockOffset,
+    /// Somebody waits for the next answer to a ping.
+    ping_asked: bool,
     acks: BTreeMap<(u8, u32), AckFlow>,
     /// Of all entries of `acks`, as they are kept.
     ack_bytes: usize,
@@ -210,6 +222,8 @@ struct Dialling {
 
 struct Peer {
     spec: NodeSpec,
+    /// The topology lists it now. One that it once did keeps its place, and what is known of its lives.
+    present: bool,
     datacenter: usize,
     dialling: Dialling,
     accepted: Option<LinkId>,
@@ -246,6 +260,8 @@ pub struct Links {
     /// Counters.
     pub counters: LinkCounters,
     topology: Arc<Topology>,
+    /// All that were ever listed; places are never used twice.
+    datacenters: Vec<Datacenter>,
     settings: Settings,
     rng: fastrand::Rng,
     conns: BTreeMap<ConnId, Conn>,
@@ -284,6 +300,7 @@ impl Links {
             .nodes()
             .map(|spec| Peer {
                 spec: spec.clone(),
+                present: true,
                 datacenter: datacenters.binary_search(&spec.datacenter).expect("listed"),
                 dialling: Dialling::default(),
                 accepted: None,
@@ -308,6 +325,7 @@ impl Links {
             me,
             counters,
             topology,
+            datacenters,
             dial_tokens: TokenBucket::new(settings.dials_per_second),
             settings,
             rng: fastrand::Rng::with_seed(seed),
@@ -330,14 +348,15 @@ impl Links {
     }
 
     /// The wall clock as first seen, carried on by the monotonic one.
-    fn wall_us(&self, now: Micros) -> u64 {
+    #[must_use]
+    pub fn wall_us(&self, now: Micros) -> u64 {
         self.wall_base_us.saturating_add(now.0)
     }
 
-    /// The index of a node.
+    /// The index of a node that the topology lists.
     #[must_use]
     pub fn peer(&self, node: &NodeId) -> Option<PeerIx> {
-        self.peer_index.get(node).copied()
+        self.peer_index.get(node).copied().filter(|peer| self.peers[peer.0].present)
     }
 
     /// The node of an index.
@@ -357,6 +376,23 @@ impl Links {
     pub fn dialled(&self, peer: PeerIx) -> Option<(LinkId, &Link)> {
         let id = self.peers[peer.0].dialling.link?;
         self.links.get(&id).filter(|link| link.up).map(|link| (id, link))
+    }
+
+    /// Peer's clock minus ours, µs, where this node dialled it and has samples.
+    #[must_use]
+    pub fn clock_offset_us(&self, peer: PeerIx) -> Option<i64> {
+        let (_, link) = self.dialled(peer)?;
+        (!link.rtt.is_empty()).then(|| link.offset.us())
+    }
+
+    /// Pings a peer that this node dialled now, out of turn. False: there is no such link.
+    pub fn ping(&mut self, peer: PeerIx, now: Micros) -> bool {
+        let Some(id) = self.dialled(peer).map(|(id, _)| id) else { return false };
+        if let Some(link) = self.links.get_mut(&id) {
+            link.ping_asked = true;
+        }
+        self.timers.set_earlier(Timer::Ping(id), now);
+        true
     }
 
     /// Both connections of a link are open.
@@ -496,6 +532,9 @@ impl Links {
                     link.offset.sample(pong.ping_sent_us, pong.ping_received_us, pong.sent_us, wall_us);
                 if let Some(rtt) = sample {
                     link.rtt.sample(rtt);
+                    if std::mem::take(&mut link.ping_asked) {
+                        self.events.push_back(LinkEvent::Pinged { peer: link.peer, rtt });
+                    }
                 }
                 Arrived::Nothing
             }
@@ -553,8 +592,8 @@ impl Links {
         stats.protocol_errors = counters.protocol_errors.clone();
         stats.dials = counters.dials;
         stats.dials_failed = counters.dials_failed;
-        for (name, (sent, received)) in self.topology.datacenters().into_iter().zip(&counters.wire) {
-            let row = stats.datacenters.entry(name).or_default();
+        for (name, (sent, received)) in self.datacenters.iter().zip(&counters.wire) {
+            let row = stats.datacenters.entry(name.clone()).or_default();
             row.sent.wire = *sent;
             row.received_wire = *received;
         }
