@@ -5,6 +5,9 @@
 //! GET /livez      200 while the process answers; never depends on peers
 //! GET /readyz     200, or 503 with the reasons
 //! GET /v1/status  what the node is and does now, as JSON
+//! GET /v1/stats   what the node counted since its start, as JSON
+//! GET /v1/routes  how a sender reaches every datacenter, and why, as JSON
+//! POST /v1/ping/NODE  one round trip through the mesh, as JSON
 //! ```
 //!
 //! It changes nothing and accepts no bodies. Everything a caller can do to it has a limit: connections, bytes of a head,
@@ -17,7 +20,7 @@ mod server;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use trunkline_mesh::{Mesh, NodeSpec, Topology};
+use trunkline_mesh::{Mesh, NodeSpec};
 
 use crate::metrics::Metrics;
 pub use ready::{NotReady, Ready};
@@ -40,7 +43,7 @@ struct Facts {
 /// let node = config.choose(None, Role::Origin)?;
 /// let (client, _inbox) = trunkline_mesh::join(config.mesh(node)).await?;
 /// let address = config.admin(&node.id).ok_or("no `admin` for this node")?;
-/// let api = api::serve(address, client.mesh().clone(), config.topology(), node)?;
+/// let api = api::serve(address, client.mesh().clone(), node)?;
 ///
 /// // At the end: first nobody is to come any more, then what is here is finished.
 /// api.set_draining();
@@ -52,14 +55,9 @@ struct Facts {
 ///
 /// # Errors
 /// [`ServeError`]: nothing is served.
-pub fn serve(
-    address: SocketAddr,
-    mesh: Mesh,
-    topology: &Topology,
-    node: &NodeSpec,
-) -> Result<Api, ServeError> {
+pub fn serve(address: SocketAddr, mesh: Mesh, node: &NodeSpec) -> Result<Api, ServeError> {
     let metrics = Metrics::of(mesh.clone());
-    let ready = Ready::new(topology, node);
+    let ready = Ready::new(node);
     let facts = Arc::new(Facts { mesh, metrics, ready });
     Api::bind(address, facts)
 }

@@ -1,15 +1,23 @@
 //! The command line: what there is to say, and which exit code says how it went.
 
+mod ca;
 mod check;
 mod demo;
 mod environment;
 mod failure;
+mod fetch;
 mod log;
+mod notify;
 mod output;
+mod ping;
+mod reload;
+mod routes;
 mod run;
 mod send;
 mod signal;
+mod status;
 mod table;
+mod top;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -30,7 +38,7 @@ Exit codes:
   78  the configuration is wrong, or does not suit the command
 
 SIGTERM and SIGINT drain: /readyz answers 503, peers are told, what is under way is finished within drain_timeout.
-A second one exits at once. The demo just ends.";
+A second one exits at once. The demo just ends. SIGHUP: a node reads its file again.";
 
 /// A broadcast mesh between datacenters: one batch per datacenter, fanned out by proxies.
 #[derive(Debug, Parser)]
@@ -61,6 +69,17 @@ enum Command {
     Send(send::SendArgs),
     /// Check a configuration file and show what it says
     CheckConfig(check::CheckArgs),
+    /// Make a CA and certificates for nodes, and show what certificates say
+    #[command(subcommand)]
+    Ca(ca::CaCommand),
+    /// Show what a running node is and does: health, links, queues
+    Status(status::StatusArgs),
+    /// Show how a running sender reaches every datacenter, and why: proxies, and the latest decisions
+    Routes(routes::RoutesArgs),
+    /// Send a round trip through the mesh from a running node, and time it
+    Ping(ping::PingArgs),
+    /// Watch a running node: rates, queues, routes, every second
+    Top(top::TopArgs),
     /// Three datacenters on this machine, two failing proxies, every arrival checked
     Demo(demo::DemoArgs),
 }
@@ -95,7 +114,7 @@ pub fn main() -> ExitCode {
     };
     // A run that shows a table of its own keeps the log quiet: its proxies fail on purpose.
     let level = if matches!(cli.command, Command::Demo(_)) { "error" } else { "info" };
-    let outcome = log::start(&cli.log, level).and_then(|()| run(cli.command));
+    let outcome = log::start(&cli.log, level).and_then(|log| run(cli.command, &log));
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
@@ -117,9 +136,12 @@ fn told(error: &clap::Error) -> ExitCode {
     }
 }
 
-fn run(command: Command) -> Result<(), Failure> {
-    if let Command::CheckConfig(args) = command {
-        return check::check(&args);
+fn run(command: Command, log: &log::Log) -> Result<(), Failure> {
+    // These need no runtime.
+    match &command {
+        Command::CheckConfig(args) => return check::check(args),
+        Command::Ca(command) => return ca::ca(command),
+        _ => {}
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -127,10 +149,15 @@ fn run(command: Command) -> Result<(), Failure> {
         .map_err(|error| Failure::Failed(format!("cannot start the runtime: {error}")))?;
     let outcome = runtime.block_on(async {
         match command {
-            Command::Proxy(args) => run::run(args, crate::config::Role::Proxy).await,
-            Command::Member(args) => run::run(args, crate::config::Role::Member).await,
-            Command::Send(args) => send::send(args).await,
+            Command::Proxy(args) => run::run(args, crate::config::Role::Proxy, log).await,
+            Command::Member(args) => run::run(args, crate::config::Role::Member, log).await,
+            Command::Send(args) => send::send(args, log).await,
             Command::CheckConfig(args) => check::check(&args),
+            Command::Ca(command) => ca::ca(&command),
+            Command::Status(args) => status::status(args).await,
+            Command::Routes(args) => routes::routes(args).await,
+            Command::Ping(args) => ping::ping(args).await,
+            Command::Top(args) => top::top(args).await,
             Command::Demo(args) => demo::demo(args).await,
         }
     });

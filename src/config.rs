@@ -2,10 +2,12 @@
 //!
 //! The file says who is in the cluster, where everybody listens, and what the limits and timers are. It is the same on
 //! every node; which of its nodes a process is comes from `--node`. Whatever is wrong with it is told at once, with line,
-//! column, key and remedy. What it does not do: reload, or resolve names.
+//! column, key and remedy. What it does not do: resolve names.
 
+mod change;
 mod choose;
 mod lines;
+mod log;
 mod node;
 mod problem;
 mod reader;
@@ -18,15 +20,18 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use trunkline_mesh::{ClusterId, NodeId, NodeSpec, Settings, Topology};
+use trunkline_mesh::{ClusterId, NodeId, NodeSpec, Settings, TlsFiles, Topology};
 
+pub use change::Difference;
 pub(crate) use choose::held;
 pub use choose::{ChooseError, Role};
+pub(crate) use log::parse_level;
 pub use problem::{Problem, Problems};
 pub(crate) use reader::nearest;
 
 use node::Node;
 use reader::{Entry, Reader, Section};
+use security::Security;
 
 /// No more of a file is read, MiB: a thousand nodes take some 200 KiB.
 const FILE_MIB_MAX: u64 = 16;
@@ -38,7 +43,8 @@ pub struct Config {
     topology: Arc<Topology>,
     settings: Settings,
     nodes: BTreeMap<NodeId, Local>,
-    insecure: bool,
+    security: Security,
+    log_level: Option<String>,
 }
 
 /// What the file says of one node beyond the topology.
@@ -154,10 +160,34 @@ impl Config {
         Some(self.nodes.get(node)?.line)
     }
 
-    /// Plaintext beyond loopback is allowed.
+    /// Plaintext beyond loopback is allowed: for links and admin API, or, if links are within TLS, for the latter alone.
     #[must_use]
     pub fn insecure(&self) -> bool {
-        self.insecure
+        self.security.insecure
+    }
+
+    /// Links are within TLS, with the certificates that the file names.
+    #[must_use]
+    pub fn tls(&self) -> bool {
+        self.security.is_tls()
+    }
+
+    /// Every node has certificate or key at a path of its own.
+    #[must_use]
+    pub fn tls_per_node(&self) -> bool {
+        self.security.is_per_node()
+    }
+
+    /// Where a node finds certificate, key and CA; `None` without TLS. Whether they are there is not looked at.
+    #[must_use]
+    pub fn tls_files(&self, node: &NodeId) -> Option<TlsFiles> {
+        self.security.files(&self.path, node)
+    }
+
+    /// How much is logged, if the file says so.
+    #[must_use]
+    pub fn log_level(&self) -> Option<&str> {
+        self.log_level.as_deref()
     }
 
     /// What the mesh needs to start one node.
@@ -166,6 +196,11 @@ impl Config {
         let mut config = trunkline_mesh::Config::new(Arc::clone(&self.topology), node.id.clone());
         config.settings = self.settings.clone();
         config.listen = self.listen(&node.id);
+        config.security = match self.tls_files(&node.id) {
+            Some(files) => trunkline_mesh::Security::Tls(files),
+            None if self.insecure() => trunkline_mesh::Security::Insecure,
+            None => trunkline_mesh::Security::Loopback,
+        };
         config
     }
 }
@@ -173,15 +208,23 @@ impl Config {
 /// Walks the whole document, reporting as it goes. `None` only if something was reported.
 fn check(reader: &mut Reader<'_>, path: &Path, document: &toml::de::DeTable<'_>) -> Option<Config> {
     let root = Section::root(document);
-    reader.known_keys(&root, &["cluster", "security", "limits", "timers", "codec", "node"]);
+    reader.known_keys(&root, &["cluster", "security", "limits", "timers", "codec", "log", "node"]);
     let cluster = cluster(reader, &root);
-    let insecure = security::read(reader, &root);
+    let security = security::read(reader, &root);
     let settings = settings::read(reader, &root);
+    let log_level = log::read(reader, &root);
     let nodes = node::read_all(reader, &root);
-    security::check(reader, insecure, &nodes);
+    security::check(reader, &security, &nodes);
     let topology = node::topology(reader, cluster?, &nodes)?;
     let nodes = nodes.into_iter().map(|node: Node| (node.spec.id, node.local)).collect();
-    Some(Config { path: path.to_owned(), topology: Arc::new(topology), settings: settings?, nodes, insecure })
+    Some(Config {
+        path: path.to_owned(),
+        topology: Arc::new(topology),
+        settings: settings?,
+        nodes,
+        security,
+        log_level,
+    })
 }
 
 fn cluster(reader: &mut Reader<'_>, root: &Section<'_>) -> Option<ClusterId> {

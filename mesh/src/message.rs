@@ -190,6 +190,9 @@ pub enum FailReason {
     /// The payload is over `message_bytes_max`.
     #[error("the message is over the limit")]
     TooLarge,
+    /// The destination was taken out of the topology while the message was under way.
+    #[error("the destination was removed from the topology")]
+    Removed,
     /// This node was shut down first.
     #[error("the mesh was shut down")]
     Closed,
@@ -197,13 +200,14 @@ pub enum FailReason {
 
 impl FailReason {
     /// All reasons, for metrics that exist before they are first counted.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Expired,
         Self::Refused,
         Self::Superseded,
         Self::PeerRestarted,
         Self::UnknownNode,
         Self::TooLarge,
+        Self::Removed,
         Self::Closed,
     ];
 
@@ -217,6 +221,7 @@ impl FailReason {
             Self::PeerRestarted => "peer_restarted",
             Self::UnknownNode => "unknown_node",
             Self::TooLarge => "too_large",
+            Self::Removed => "removed",
             Self::Closed => "closed",
         }
     }

@@ -1,5 +1,7 @@
 //! What a node counted, as plain numbers: the machines stay free of metric libraries, an exporter reads a copy.
 
+pub mod decision;
+
 use std::collections::BTreeMap;
 
 use serde::Serialize;
@@ -155,6 +157,19 @@ pub struct MemberStats {
     pub refused: BTreeMap<&'static str, u64>,
 }
 
+/// Certificates, and handshakes that failed over them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct TlsStats {
+    /// Until this node's certificate expires, s; below zero once it has. `None` without TLS.
+    pub expires_in_s: Option<i64>,
+    /// Certificates taken into use since the start.
+    pub reloads: u64,
+    /// Files that were not taken, each counted once for what is wrong with it.
+    pub reloads_failed: u64,
+    /// TLS handshakes that failed, and connections that TLS ended, by reason. Every reason is there.
+    pub handshakes_failed: BTreeMap<&'static str, u64>,
+}
+
 /// Everything one node counted since its start, and a few gauges.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Stats {
@@ -186,16 +201,25 @@ pub struct Stats {
     pub acks_ignored: u64,
     /// Connections that could not be accepted, as when the process is out of descriptors. Counted by the shell.
     pub accept_errors: u64,
+    /// Of certificates. Counted by the shell.
+    pub tls: TlsStats,
 }
 
 impl Stats {
     /// Stats whose per-datacenter rows exist before they are first counted.
     pub(crate) fn for_datacenters(names: impl IntoIterator<Item = Datacenter>) -> Self {
+        let mut stats = Self::default();
+        names.into_iter().for_each(|name| stats.add_datacenter(name));
+        stats
+    }
+
+    /// A row for a datacenter that had none.
+    pub(crate) fn add_datacenter(&mut self, name: Datacenter) {
         let zero = || DatacenterStats {
             failed: FailReason::ALL.iter().map(|reason| (reason.label(), 0)).collect(),
             ..DatacenterStats::default()
         };
-        Self { datacenters: names.into_iter().map(|name| (name, zero())).collect(), ..Self::default() }
+        self.datacenters.entry(name).or_insert_with(zero);
     }
 }
 
@@ -235,6 +259,16 @@ pub struct RouteStatus {
     pub snoozed_ms: u64,
     /// Time an attempt waits for its ack at present, ms.
     pub attempt_timeout_ms: u64,
+    /// A link to it is up.
+    pub linked: bool,
+    /// Smoothed round trip of the link's pings, µs; `None` before the first one.
+    pub rtt_us: Option<u64>,
+    /// Smoothed time from a write to its ack, µs; `None` before the first one.
+    pub ack_us: Option<u64>,
+    /// How often it was snoozed since the start.
+    pub failures: u64,
+    /// Its last snooze is over, and it has delivered nothing since.
+    pub trial: bool,
 }
 
 /// A sender's view of one datacenter.

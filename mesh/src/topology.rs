@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{ClusterId, Datacenter, NodeId};
+use crate::id::{ClusterId, Datacenter, NodeId, SpiffeId};
 
 /// What a node may do. Any mix.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
@@ -152,6 +152,13 @@ impl Topology {
         self.nodes.get(id)
     }
 
+    /// What the certificate of a node has to name.
+    #[must_use]
+    pub fn name(&self, node: &NodeSpec) -> SpiffeId {
+        let (datacenter, node) = (node.datacenter.clone(), node.id.clone());
+        SpiffeId { cluster: self.cluster.clone(), datacenter, node }
+    }
+
     /// All nodes, sorted by id.
     pub fn nodes(&self) -> impl Iterator<Item = &NodeSpec> {
         self.nodes.values()
@@ -174,6 +181,150 @@ impl Topology {
     /// The proxies of one datacenter, sorted by id.
     pub fn proxies_of<'a>(&'a self, datacenter: &'a Datacenter) -> impl Iterator<Item = &'a NodeSpec> {
         self.nodes.values().filter(move |node| node.roles.proxy && node.datacenter == *datacenter)
+    }
+}
+
+/// One node of a topology as it differs in another one.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum TopologyChange {
+    /// It is new.
+    Added(NodeSpec),
+    /// It is gone.
+    Removed(NodeSpec),
+    /// It has another datacenter, other roles or another address.
+    Changed {
+        /// As it was.
+        before: NodeSpec,
+        /// As it is.
+        after: NodeSpec,
+    },
+}
+
+impl fmt::Display for TopologyChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let at =
+            |node: &NodeSpec| node.address.map_or("no address".to_owned(), |address| address.to_string());
+        match self {
+            Self::Added(node) => {
+                write!(
+                    f,
+                    "node {} added: {} of datacenter {}, {}",
+                    node.id,
+                    node.roles,
+                    node.datacenter,
+                    at(node)
+                )
+            }
+            Self::Removed(node) => {
+                write!(f, "node {} removed, was {} of datacenter {}", node.id, node.roles, node.datacenter)
+            }
+            Self::Changed { before, after } => {
+                write!(f, "node {} changed:", before.id)?;
+                let mut between = " ";
+                let mut differs = |what: &str, old: String, new: String| {
+                    if old == new {
+                        return Ok(());
+                    }
+                    write!(f, "{}{what} {old} -> {new}", std::mem::replace(&mut between, ", "))
+                };
+                differs("datacenter", before.datacenter.to_string(), after.datacenter.to_string())?;
+                differs("roles", before.roles.to_string(), after.roles.to_string())?;
+                differs("address", at(before), at(after))
+            }
+        }
+    }
+}
+
+/// A topology that a running node cannot go on with. Nothing was changed: it goes on with the one it has.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TopologyChangeError {
+    /// The list of nodes is no topology. Mend it.
+    #[error(transparent)]
+    Invalid(#[from] TopologyError),
+    /// It is that of another cluster. Give this one's, or start the node anew.
+    #[error("the cluster id cannot change while a node runs: it is `{0}`: restart the node for another one")]
+    OtherCluster(ClusterId),
+    /// This node is not in it. Leave it in, or stop the node first.
+    #[error("node `{0}` runs in this process and cannot be removed: stop it first")]
+    OwnNode(NodeId),
+    /// This node would get another datacenter, other roles or another address. Restart it for that.
+    #[error("{what} of node `{node}` cannot change while it runs: restart it for that")]
+    OwnSpec {
+        /// This node.
+        node: NodeId,
+        /// What would change.
+        what: &'static str,
+    },
+    /// No such node is there to be removed or replaced.
+    #[error("node `{0}` is not in the topology")]
+    UnknownNode(NodeId),
+    /// No such datacenter is there to be removed.
+    #[error("datacenter `{0}` is not in the topology")]
+    UnknownDatacenter(Datacenter),
+    /// More nodes have come and gone than one process keeps books of. Restart it: it then knows those that are there.
+    #[error("{known} nodes have come and gone, and this process keeps books of {max}: restart it")]
+    TooManyNodes {
+        /// Nodes that it would know.
+        known: usize,
+        /// The most.
+        max: usize,
+    },
+    /// The node is closed. Join anew, with the new topology.
+    #[error("the node is closed")]
+    Closed,
+}
+
+impl Topology {
+    /// What is different in another topology, sorted by id.
+    #[must_use]
+    pub fn changes_to(&self, other: &Self) -> Vec<TopologyChange> {
+        let ids: std::collections::BTreeSet<&NodeId> = self.nodes.keys().chain(other.nodes.keys()).collect();
+        let change = |id| match (self.nodes.get(id), other.nodes.get(id)) {
+            (None, Some(node)) => Some(TopologyChange::Added(node.clone())),
+            (Some(node), None) => Some(TopologyChange::Removed(node.clone())),
+            (Some(before), Some(after)) if before != after => {
+                Some(TopologyChange::Changed { before: before.clone(), after: after.clone() })
+            }
+            _ => None,
+        };
+        ids.into_iter().filter_map(change).collect()
+    }
+
+    /// The same with one more node.
+    ///
+    /// # Errors
+    /// [`TopologyError::DuplicateNode`] if it is there already, and the others.
+    pub fn with(&self, node: NodeSpec) -> Result<Self, TopologyError> {
+        Self::new(self.cluster.clone(), self.nodes.values().cloned().chain([node]))
+    }
+
+    /// The same without some of its nodes.
+    #[must_use]
+    pub fn without(&self, leaves: impl Fn(&NodeSpec) -> bool) -> Self {
+        let stay = |node: &&NodeSpec| !leaves(node);
+        let nodes = self.nodes.values().filter(stay).map(|node| (node.id.clone(), node.clone())).collect();
+        Self { cluster: self.cluster.clone(), nodes }
+    }
+
+    /// What keeps a running node from going on with another topology, if anything does.
+    pub(crate) fn check_change(&self, own: &NodeId, other: &Self) -> Result<(), TopologyChangeError> {
+        if other.cluster != self.cluster {
+            return Err(TopologyChangeError::OtherCluster(self.cluster.clone()));
+        }
+        let (Some(before), Some(after)) = (self.node(own), other.node(own)) else {
+            return Err(TopologyChangeError::OwnNode(own.clone()));
+        };
+        let differs = [
+            ("the datacenter", before.datacenter != after.datacenter),
+            ("the roles", before.roles != after.roles),
+            ("the address", before.address != after.address),
+        ];
+        match differs.into_iter().find(|(_, differs)| *differs) {
+            None => Ok(()),
+            Some((what, _)) => Err(TopologyChangeError::OwnSpec { node: own.clone(), what }),
+        }
     }
 }
 
@@ -204,5 +355,47 @@ mod tests {
         let shared = build(vec![node("m", Some(1), Roles::MEMBER), node("p", Some(1), Roles::PROXY)]);
         assert!(matches!(shared, Err(TopologyError::DuplicateAddress { .. })));
         assert!(matches!(build(vec![node("x", Some(1), Roles::default())]), Err(TopologyError::NoRole(_))));
+    }
+
+    #[test]
+    fn what_differs_is_told_line_by_line() {
+        let before =
+            build(vec![node("a", Some(1), Roles::MEMBER), node("b", Some(2), Roles::MEMBER)]).unwrap();
+        let moved =
+            NodeSpec { datacenter: Datacenter::new("us").unwrap(), ..node("b", Some(4), Roles::PROXY) };
+        let after = build(vec![moved, node("c", Some(3), Roles::PROXY)]).unwrap();
+        let told: Vec<String> = before.changes_to(&after).iter().map(ToString::to_string).collect();
+        assert_eq!(
+            told,
+            [
+                "node a removed, was member of datacenter eu",
+                "node b changed: datacenter eu -> us, roles member -> proxy, address 127.0.0.1:2 -> 127.0.0.1:4",
+                "node c added: proxy of datacenter eu, 127.0.0.1:3",
+            ]
+        );
+        assert_eq!(before.changes_to(&before), []);
+    }
+
+    #[test]
+    fn a_running_node_keeps_what_it_is() {
+        let id = |name: &str| NodeId::new(name).unwrap();
+        let now = build(vec![node("a", Some(1), Roles::MEMBER), node("b", Some(2), Roles::MEMBER)]).unwrap();
+        let without = |name: &str| now.without(|node| node.id.as_str() == name);
+        assert_eq!(now.check_change(&id("a"), &without("b")), Ok(()));
+        assert_eq!(now.check_change(&id("a"), &without("a")), Err(TopologyChangeError::OwnNode(id("a"))));
+        let with = |spec| without("a").with(spec).unwrap();
+        for (spec, named) in [
+            (node("a", Some(9), Roles::MEMBER), "the address"),
+            (node("a", Some(1), Roles::PROXY), "the roles"),
+            (
+                NodeSpec { datacenter: Datacenter::new("x").unwrap(), ..node("a", Some(1), Roles::MEMBER) },
+                "the datacenter",
+            ),
+        ] {
+            let error = now.check_change(&id("a"), &with(spec)).unwrap_err();
+            assert!(error.to_string().starts_with(named), "{error}");
+        }
+        let elsewhere = Topology::new(ClusterId::new("other").unwrap(), now.nodes().cloned()).unwrap();
+        assert!(matches!(now.check_change(&id("a"), &elsewhere), Err(TopologyChangeError::OtherCluster(_))));
     }
 }

@@ -22,6 +22,8 @@ use trunkline_mesh::settings::Settings;
 mod anything;
 #[path = "hostile/budgets.rs"]
 mod budgets;
+#[path = "hostile/certified.rs"]
+mod certified;
 #[path = "hostile/doors.rs"]
 mod doors;
 #[path = "hostile/history.rs"]

@@ -1,5 +1,8 @@
 //! One request → one answer.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Body;
@@ -7,13 +10,13 @@ use hyper::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderValue}
 use hyper::{Method, Request, Response, StatusCode};
 use serde::Serialize;
 use serde_json::json;
-use trunkline_mesh::Status;
+use trunkline_mesh::{NodeId, PingError, Status};
 
 use super::Facts;
 
 type Answer = Response<Full<Bytes>>;
 
-const PATHS: [&str; 4] = ["/metrics", "/livez", "/readyz", "/v1/status"];
+const PATHS: [&str; 6] = ["/metrics", "/livez", "/readyz", "/v1/status", "/v1/routes", "/v1/stats"];
 /// Characters of a path that an answer repeats.
 const ECHO_CHARS_MAX: usize = 128;
 
@@ -26,7 +29,46 @@ struct FullStatus {
     status: Status,
 }
 
-pub(super) fn answer<B: Body>(request: &Request<B>, facts: &Facts) -> Answer {
+/// Longest wait for a round trip.
+const PING_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The one path that causes traffic, and so is a POST: `/v1/ping/NODE`.
+const PING: &str = "/v1/ping/";
+
+pub(super) async fn answer<B: Body>(request: Request<B>, facts: Arc<Facts>) -> Answer {
+    match request.uri().path().strip_prefix(PING) {
+        Some(node) if request.method() == Method::POST && request.body().is_end_stream() => {
+            ping(node, &facts).await
+        }
+        Some(_) => {
+            let error = json!({ "error": "this path only answers POST, without a body" });
+            let mut answer = json(StatusCode::METHOD_NOT_ALLOWED, &error);
+            answer.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
+            closing(answer)
+        }
+        None => answer_at_once(&request, &facts),
+    }
+}
+
+async fn ping(node: &str, facts: &Facts) -> Answer {
+    let told = match NodeId::new(node) {
+        Ok(node) => facts.mesh.ping(&node, PING_PATIENCE).await,
+        Err(error) => return json(StatusCode::BAD_REQUEST, &json!({ "error": error.to_string() })),
+    };
+    match told {
+        Ok(pinged) => json(StatusCode::OK, &pinged),
+        Err(error) => {
+            let code = match error {
+                PingError::UnknownNode(_) | PingError::NotLinked(_) => StatusCode::BAD_REQUEST,
+                PingError::TimedOut(_) => StatusCode::GATEWAY_TIMEOUT,
+                _ => StatusCode::SERVICE_UNAVAILABLE,
+            };
+            json(code, &json!({ "error": error.to_string() }))
+        }
+    }
+}
+
+fn answer_at_once<B: Body>(request: &Request<B>, facts: &Facts) -> Answer {
     let path = request.uri().path();
     if !PATHS.contains(&path) {
         let path: String = path.chars().take(ECHO_CHARS_MAX).collect();
@@ -49,6 +91,8 @@ pub(super) fn answer<B: Body>(request: &Request<B>, facts: &Facts) -> Answer {
         "/metrics" => metrics(facts),
         "/livez" => json(StatusCode::OK, &json!({ "alive": true })),
         "/readyz" => ready(facts),
+        "/v1/stats" => json(StatusCode::OK, &facts.mesh.stats()),
+        "/v1/routes" => json(StatusCode::OK, &facts.mesh.routes()),
         _ => status(facts),
     }
 }

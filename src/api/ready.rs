@@ -1,17 +1,14 @@
 //! Whether a node can do its work now. Never a judgement on a peer's health, with one exception: a proxy that reaches no
 //! member has nothing to offer.
 
-use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use trunkline_mesh::{Mesh, NodeId, NodeSpec, Roles, Status, Topology};
+use trunkline_mesh::{Mesh, NodeSpec, Roles, Status, Topology};
 
 /// Judges one node.
 #[derive(Debug)]
 pub struct Ready {
     roles: Roles,
-    /// The members of its datacenter.
-    members: BTreeSet<NodeId>,
     stopping: AtomicBool,
 }
 
@@ -30,9 +27,8 @@ pub enum NotReady {
 }
 
 impl Ready {
-    pub(super) fn new(topology: &Topology, node: &NodeSpec) -> Self {
-        let members = topology.members_of(&node.datacenter).map(|member| member.id.clone()).collect();
-        Self { roles: node.roles, members, stopping: AtomicBool::new(false) }
+    pub(super) fn new(node: &NodeSpec) -> Self {
+        Self { roles: node.roles, stopping: AtomicBool::new(false) }
     }
 
     /// From now on the node is draining, whatever the mesh says.
@@ -42,12 +38,17 @@ impl Ready {
 
     /// Everything that stands against it; ready if there is nothing.
     pub(super) fn reasons(&self, mesh: &Mesh) -> Vec<NotReady> {
-        self.judge(&mesh.status(), mesh.local_addr().is_some())
+        self.judge(&mesh.status(), mesh.local_addr().is_some(), &mesh.topology())
     }
 
-    fn judge(&self, status: &Status, listens: bool) -> Vec<NotReady> {
+    fn judge(&self, status: &Status, listens: bool, topology: &Topology) -> Vec<NotReady> {
         let draining = self.stopping.load(Ordering::Acquire) || status.draining;
-        let linked = status.links.iter().any(|link| link.up && self.members.contains(&link.peer));
+        // Members come and go while the node runs.
+        let is_member = |peer| {
+            let spec = topology.node(peer);
+            spec.is_some_and(|spec| spec.roles.member && spec.datacenter == status.datacenter)
+        };
+        let linked = status.links.iter().any(|link| link.up && is_member(&link.peer));
         // A proxy that is a member itself always reaches one.
         let alone = self.roles.proxy && !self.roles.member && !linked;
         [
@@ -65,7 +66,7 @@ impl Ready {
 mod tests {
     use super::*;
     use trunkline_mesh::stats::LinkStatus;
-    use trunkline_mesh::{ClusterId, Datacenter, Incarnation};
+    use trunkline_mesh::{ClusterId, Datacenter, Incarnation, NodeId};
 
     fn spec(id: &str, port: u16, roles: Roles) -> NodeSpec {
         let address = Some(std::net::SocketAddr::from(([127, 0, 0, 1], port)));
@@ -104,14 +105,14 @@ mod tests {
     fn only_a_proxy_needs_a_peer_and_only_a_member_will_do() {
         let nodes = [spec("p", 1, Roles::PROXY), spec("q", 2, Roles::PROXY), spec("m", 3, Roles::MEMBER)];
         let topology = Topology::new(ClusterId::new("c").unwrap(), nodes.clone()).unwrap();
-        let proxy = Ready::new(&topology, &nodes[0]);
-        assert_eq!(proxy.judge(&status("m", true), true), []);
-        assert_eq!(proxy.judge(&status("m", false), true), [NotReady::NoMember]);
-        assert_eq!(proxy.judge(&status("q", true), true), [NotReady::NoMember]);
-        let member = Ready::new(&topology, &nodes[2]);
-        assert_eq!(member.judge(&status("p", false), true), []);
-        assert_eq!(member.judge(&status("p", false), false), [NotReady::NotListening]);
+        let proxy = Ready::new(&nodes[0]);
+        assert_eq!(proxy.judge(&status("m", true), true, &topology), []);
+        assert_eq!(proxy.judge(&status("m", false), true, &topology), [NotReady::NoMember]);
+        assert_eq!(proxy.judge(&status("q", true), true, &topology), [NotReady::NoMember]);
+        let member = Ready::new(&nodes[2]);
+        assert_eq!(member.judge(&status("p", false), true, &topology), []);
+        assert_eq!(member.judge(&status("p", false), false, &topology), [NotReady::NotListening]);
         member.stop();
-        assert_eq!(member.judge(&status("p", true), true), [NotReady::Draining]);
+        assert_eq!(member.judge(&status("p", true), true, &topology), [NotReady::Draining]);
     }
 }

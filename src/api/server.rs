@@ -127,8 +127,8 @@ fn note(ended: Result<(), tokio::task::JoinError>) {
 /// One connection to its end.
 async fn serve(stream: TcpStream, facts: Arc<Facts>, mut stop: watch::Receiver<bool>) {
     let service = service_fn(|request| {
-        let answer = answer(&request, &facts);
-        async move { Ok::<_, std::convert::Infallible>(answer) }
+        let answer = answer(request, Arc::clone(&facts));
+        async move { Ok::<_, std::convert::Infallible>(answer.await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -1,13 +1,18 @@
-//! Logs: to standard error, as text for people or JSON for machines.
+//! Logs: to standard error, as text for people or JSON for machines, so many of one kind and no more.
+
+mod flood;
 
 use std::io::{IsTerminal, Write};
 
 use clap::{Args, ValueEnum};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use super::environment::variable;
 use super::failure::Failure;
-use crate::config::nearest;
+use crate::config::parse_level;
+use flood::Flood;
 
 /// How much is logged, and how.
 #[derive(Debug, Args)]
@@ -16,7 +21,7 @@ pub(super) struct LogArgs {
     #[arg(long, value_enum, default_value_t = Form::Text, global = true)]
     log: Form,
     /// What is logged: error, warn, info, debug, trace or off; or rules such as warn,trunkline_mesh=debug
-    /// [default: what TRUNKLINE_LOG says, else info; for the demo error]
+    /// [default: what TRUNKLINE_LOG says, else the file of a node, else info; for the demo error]
     #[arg(long, value_name = "LEVEL", global = true)]
     log_level: Option<String>,
 }
@@ -27,32 +32,59 @@ enum Form {
     Json,
 }
 
-const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
+/// Takes other rules on.
+type SetLevel = Box<dyn Fn(EnvFilter) -> Result<(), String> + Send + Sync>;
 
-pub(super) fn start(args: &LogArgs, default: &str) -> Result<(), Failure> {
+/// The log of this process, whose level can change.
+pub(super) struct Log {
+    /// The level that the command line or the environment gave: the file does not change it.
+    given: bool,
+    default: &'static str,
+    set: SetLevel,
+    flood: Flood,
+}
+
+pub(super) fn start(args: &LogArgs, default: &'static str) -> Result<Log, Failure> {
     let level = args.log_level.clone().or_else(|| variable("TRUNKLINE_LOG"));
-    let level = level.as_deref().unwrap_or(default).trim();
-    // A single word that is no level would be taken for the name of a module, and nothing would be logged.
-    if !level.contains(['=', ',']) && !LEVELS.contains(&level.to_ascii_lowercase().as_str()) {
-        let meant =
-            nearest(level, LEVELS.into_iter()).map_or(String::new(), |near| format!("did you mean {near}? "));
-        let shown: String = level.chars().take(64).flat_map(char::escape_default).collect();
-        return Err(Failure::Usage(format!(
-            "no log level `{shown}`: {meant}there are {}",
-            LEVELS.join(", ")
-        )));
-    }
-    let filter = EnvFilter::try_new(level)
-        .map_err(|error| Failure::Usage(format!("--log-level or TRUNKLINE_LOG cannot be read: {error}")))?;
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let started = match args.log {
+    let filter = parse_level(level.as_deref().unwrap_or(default))
+        .map_err(|error| Failure::Usage(format!("--log-level or TRUNKLINE_LOG: {error}")))?;
+    let flood = Flood::default();
+    let logs = tracing_subscriber::fmt().with_writer(std::io::stderr);
+    let (started, set): (_, SetLevel) = match args.log {
         Form::Text => {
             let colours = std::io::stderr().is_terminal() && variable("NO_COLOR").is_none();
-            logs.with_ansi(colours).try_init()
+            let logs = logs.with_ansi(colours).with_env_filter(filter).with_filter_reloading();
+            let handle = logs.reload_handle();
+            let set = move |filter| handle.reload(filter).map_err(|error| error.to_string());
+            (logs.finish().with(flood.clone()).try_init(), Box::new(set))
         }
-        Form::Json => logs.json().flatten_event(true).try_init(),
+        Form::Json => {
+            let logs = logs.json().flatten_event(true).with_env_filter(filter).with_filter_reloading();
+            let handle = logs.reload_handle();
+            let set = move |filter| handle.reload(filter).map_err(|error| error.to_string());
+            (logs.finish().with(flood.clone()).try_init(), Box::new(set))
+        }
     };
-    started.map_err(|error| Failure::Failed(format!("cannot start the log: {error}")))
+    started.map_err(|error| Failure::Failed(format!("cannot start the log: {error}")))?;
+    Ok(Log { given: level.is_some(), default, set, flood })
+}
+
+impl Log {
+    /// Takes the level of the file from now on, unless the command line or the environment gave one.
+    pub(super) fn follow(&self, level: Option<&str>) {
+        if self.given {
+            return;
+        }
+        let set = parse_level(level.unwrap_or(self.default)).and_then(|filter| (self.set)(filter));
+        if let Err(error) = set {
+            tracing::error!(%error, "the log level stays as it is");
+        }
+    }
+
+    /// Says from time to time how many lines were left out. Ends with the runtime.
+    pub(super) fn tell_what_is_left_out(&self) {
+        tokio::spawn(self.flood.clone().tell());
+    }
 }
 
 /// The last word of a command that failed.

@@ -9,8 +9,11 @@ use trunkline_mesh::{Inbox, Mesh, NodeSpec, join};
 
 use super::NodeArgs;
 use super::failure::Failure;
+use super::log::Log;
+use super::notify::Notifier;
 use super::output::{Format, Output};
-use super::signal::Stop;
+use super::reload::{Reading, reload, reload_certificates};
+use super::signal::{Hangup, Stop};
 use crate::api::{self, Api};
 use crate::config::{Config, Role};
 
@@ -29,26 +32,50 @@ pub(super) struct RunArgs {
 /// Time to write what is left in the inbox after the node has closed.
 const LAST_WRITES: Duration = Duration::from_millis(500);
 
-pub(super) async fn run(args: RunArgs, role: Role) -> Result<(), Failure> {
-    let config = Config::load(&args.node.config)?;
-    let node = config.choose(args.node.asked().as_deref(), role)?;
+pub(super) async fn run(args: RunArgs, role: Role, log: &Log) -> Result<(), Failure> {
+    let mut config = Config::load(&args.node.config)?;
+    log.follow(config.log_level());
+    let node = &config.choose(args.node.asked().as_deref(), role)?.clone();
     let output = output(&args, node)?;
-    let mut stop = Stop::listen()?;
+    let (mut stop, mut hangup) = (Stop::listen()?, Hangup::listen()?);
+    log.tell_what_is_left_out();
     let (client, inbox) = join(config.mesh(node)).await?;
     let mesh = client.mesh().clone();
     let api = serve_admin(&config, node, &mesh)?;
-    announce(&config, node, &mesh, api.as_ref());
+    let line = announce(&config, node, &mesh, api.as_ref());
+    let notifier = Notifier::from_environment();
     let mut writer = Writer::start(output, inbox);
+    notifier.ready(&line);
+    notifier.watch(&mesh);
 
-    let outcome = tokio::select! {
-        name = stop.signal() => {
-            tracing::info!("{name}: draining");
-            Ok(())
+    let mut reading = Reading::default();
+    let outcome = loop {
+        tokio::select! {
+            name = stop.signal() => {
+                tracing::info!("{name}: draining");
+                break Ok(());
+            }
+            () = hangup.signal() => {
+                notifier.reloading();
+                reading.begin(args.node.config.clone());
+            }
+            read = reading.end() => {
+                reload(read, &mut config, &node.id, &mesh, log);
+                reload_certificates(&mesh).await;
+                if reading.take_again() {
+                    reading.begin(args.node.config.clone());
+                } else {
+                    notifier.ready(&line);
+                }
+            }
+            failure = writer.fails() => break Err(failure),
+            () = mesh.closed() => {
+                break Err(Failure::Failed("the mesh ended by itself; the log says why".to_owned()));
+            }
         }
-        failure = writer.fails() => Err(failure),
-        () = mesh.closed() => Err(Failure::Failed("the mesh ended by itself; the log says why".to_owned())),
     };
     stop.exit_on_next();
+    notifier.stopping();
     // First nobody is to send new work here, then what is here is finished.
     if let Some(api) = &api {
         api.set_draining();
@@ -65,7 +92,7 @@ pub(super) async fn run(args: RunArgs, role: Role) -> Result<(), Failure> {
 
 /// The admin API of a node that has an address for it in the file, whatever the process does besides.
 pub(super) fn serve_admin(config: &Config, node: &NodeSpec, mesh: &Mesh) -> Result<Option<Api>, Failure> {
-    let serve = |address| api::serve(address, mesh.clone(), config.topology(), node);
+    let serve = |address| api::serve(address, mesh.clone(), node);
     Ok(config.admin(&node.id).map(serve).transpose()?)
 }
 
@@ -84,19 +111,25 @@ fn output(args: &RunArgs, node: &NodeSpec) -> Result<Option<Output>, Failure> {
 }
 
 /// One line: what, where it listens, where it is watched.
-fn announce(config: &Config, node: &NodeSpec, mesh: &Mesh, api: Option<&Api>) {
+fn announce(config: &Config, node: &NodeSpec, mesh: &Mesh, api: Option<&Api>) -> String {
     let listens = mesh.local_addr().map_or("nowhere".to_owned(), |address| address.to_string());
     let admin = api.map_or("no admin API".to_owned(), |api| format!("admin API on http://{}", api.address()));
-    tracing::info!(
+    let line = format!(
         "{} {} of datacenter {}, cluster {}, listens on {listens}, {admin}",
         node.roles,
         node.id,
         node.datacenter,
         config.topology().cluster(),
     );
-    if config.insecure() {
-        tracing::warn!("insecure = true: links and admin API are plaintext and unauthenticated");
+    tracing::info!("{line}");
+    match (config.insecure(), config.tls()) {
+        (true, false) => {
+            tracing::warn!("insecure = true: links and admin API are plaintext and unauthenticated")
+        }
+        (true, true) => tracing::warn!("insecure = true: the admin API is plaintext and unauthenticated"),
+        (false, _) => {}
     }
+    line
 }
 
 /// The task that empties the inbox, if there is one to empty.

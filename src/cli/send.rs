@@ -26,6 +26,7 @@ use trunkline_mesh::{Client, Lane, join};
 
 use super::NodeArgs;
 use super::failure::Failure;
+use super::log::Log;
 use super::run::serve_admin;
 use super::signal::Stop;
 use crate::config::units::parse_duration;
@@ -79,8 +80,10 @@ type Group = Arc<[Bytes]>;
 /// Groups that wait for one datacenter.
 const GROUPS_WAITING: usize = 2;
 
-pub(super) async fn send(args: SendArgs) -> Result<(), Failure> {
+pub(super) async fn send(args: SendArgs, log: &Log) -> Result<(), Failure> {
     let config = Config::load(&args.node.config)?;
+    log.follow(config.log_level());
+    log.tell_what_is_left_out();
     let node = config.choose(args.node.asked().as_deref(), Role::Origin)?;
     let destinations = destinations::resolve(config.topology(), node, &args.to)?;
     let plan = Plan::new(config.settings(), destinations.largest());

@@ -1,4 +1,4 @@
-//! SIGTERM and SIGINT: the first asks, the second insists.
+//! SIGTERM and SIGINT: the first asks, the second insists. SIGHUP asks a node to read its file again.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -32,5 +32,22 @@ impl Stop {
             tracing::warn!("{name} again: exit at once");
             std::process::exit(1);
         });
+    }
+}
+
+/// SIGHUP, caught from its creation on.
+pub(super) struct Hangup(Signal);
+
+impl Hangup {
+    pub(super) fn listen() -> Result<Self, Failure> {
+        let signal = signal(SignalKind::hangup());
+        Ok(Self(signal.map_err(|error| Failure::Failed(format!("cannot catch signals: {error}")))?))
+    }
+
+    /// The next one.
+    pub(super) async fn signal(&mut self) {
+        if self.0.recv().await.is_none() {
+            std::future::pending::<()>().await;
+        }
     }
 }

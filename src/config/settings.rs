@@ -29,7 +29,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 const STAGES: [(&str, Stage); 3] = [("none", Stage::None), ("lz4", Stage::Lz4), ("zstd", Stage::Zstd)];
 
-const LIMITS: [(&str, Field); 12] = [
+const LIMITS: [(&str, Field); 13] = [
     ("message_bytes_max", Field::Bytes(|s| &mut s.message_bytes_max)),
     ("frame_bytes_max", Field::Bytes(|s| &mut s.frame_bytes_max)),
     ("run_bytes_max", Field::Bytes(|s| &mut s.run_bytes_max)),
@@ -42,6 +42,7 @@ const LIMITS: [(&str, Field); 12] = [
     ("dials_per_second", Field::Rate(|s| &mut s.dials_per_second, 1_000_000)),
     ("connections_max", Field::Count(|s| &mut s.connections_max, 2, 1_000_000)),
     ("handshakes_max", Field::Count(|s| &mut s.handshakes_max, 2, 1_000_000)),
+    ("accepts_per_second", Field::Rate(|s| &mut s.accepts_per_second, 1_000_000)),
 ];
 
 const TIMERS: [(&str, Field); 12] = [
@@ -64,6 +65,21 @@ const CODEC: [(&str, Field); 1] = [("second_stage", Field::Stage(|s| &mut s.seco
 /// How the file says a stage.
 pub(super) fn stage_name(stage: Stage) -> &'static str {
     STAGES.into_iter().find(|(_, of)| *of == stage).map_or("unknown", |(name, _)| name)
+}
+
+/// A line per field that differs.
+pub(super) fn differences(before: &Settings, after: &Settings) -> Vec<String> {
+    let (mut before, mut after) = (before.clone(), after.clone());
+    let mut lines = Vec::new();
+    for (table, fields) in tables() {
+        for (key, field) in fields {
+            let (old, new) = (field.show(&mut before), field.show(&mut after));
+            if old != new {
+                lines.push(format!("{table}.{key} {old} -> {new}"));
+            }
+        }
+    }
+    lines
 }
 
 /// Every field, by table.
@@ -143,6 +159,17 @@ fn contradiction(
 }
 
 impl Field {
+    /// A value as people write it.
+    fn show(self, settings: &mut Settings) -> String {
+        match self {
+            Self::Bytes(place) => show_bytes(u64::try_from(*place(settings)).unwrap_or(u64::MAX)),
+            Self::Count(place, ..) => place(settings).to_string(),
+            Self::Rate(place, _) => place(settings).to_string(),
+            Self::Time(place, ..) => show_duration(*place(settings)),
+            Self::Stage(place) => stage_name(*place(settings)).to_owned(),
+        }
+    }
+
     /// Checks a value and puts it in its place; `None` after reporting.
     fn read(self, reader: &mut Reader<'_>, entry: &Entry<'_>, settings: &mut Settings) -> Option<()> {
         match self {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use trunkline_mesh::stats::{DatacenterStats, DatacenterStatus, LinkStatus, RouteStatus};
+use trunkline_mesh::stats::{DatacenterStats, DatacenterStatus, LinkStatus, RouteStatus, TlsStats};
 use trunkline_mesh::{Datacenter, Incarnation, NodeId, Stats, Status};
 
 use super::Metrics;
@@ -58,6 +58,11 @@ fn status() -> Status {
                 state: "snoozed",
                 snoozed_ms: 1500,
                 attempt_timeout_ms: 40,
+                linked: true,
+                rtt_us: Some(25_000),
+                ack_us: None,
+                failures: 1,
+                trial: false,
             }],
         }],
         proxy_queue_bytes: 0,
@@ -75,6 +80,7 @@ fn idle() -> Stats {
     stats.protocol_errors = zero();
     stats.proxy.refused = zero();
     stats.member.refused = zero();
+    stats.tls = TlsStats { expires_in_s: Some(0), handshakes_failed: zero(), ..TlsStats::default() };
     stats
 }
 
@@ -131,7 +137,10 @@ fn numbers_arrive_in_base_units() {
     for us in [40, 60, 20_000_000] {
         row.ack_latency.observe(us);
     }
+    stats.tls.expires_in_s = Some(-90);
     let families = scrape(&stats);
+    let expiry = "trunkline_certificate_expiry_seconds";
+    assert_eq!(sample(&families, expiry, expiry, &[]), Some(-90.0), "it has expired");
     let sent = "trunkline_sent_bytes_total";
     assert_eq!(sample(&families, sent, sent, &[("datacenter", "eu"), ("stage", "wire")]), Some(1_000.0));
     let failed = "trunkline_messages_failed_total";

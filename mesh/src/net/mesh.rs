@@ -4,9 +4,40 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
 
 use super::shared::Shared;
+use super::tls::{Reloaded, Tls, TlsError, wall_s};
+use crate::id::{Datacenter, NodeId};
+use crate::proto::node::PingError;
+use crate::settings::{Settings, SettingsError};
+use crate::stats::decision::{Pinged, RoutesStatus};
 use crate::stats::{Stats, Status};
+use crate::topology::{NodeSpec, Topology, TopologyChange, TopologyChangeError};
+
+/// Round trips that may be waited for at one time.
+const PINGS_MAX: usize = 64;
+
+/// A round trip that somebody waits for. It is not tried again once nobody does.
+struct Asked<'a> {
+    shared: &'a Arc<Shared>,
+    node: &'a NodeId,
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        let _ = self.shared.with(|core, now| {
+            let Some(waiters) = core.pings.get_mut(self.node) else { return };
+            waiters.retain(|waiter| !waiter.is_closed());
+            if waiters.is_empty() {
+                core.pings.remove(self.node);
+                core.node.end_ping(self.node, now);
+            }
+        });
+    }
+}
 
 /// A running node. Cheap to clone; when the last handle ([`Client`](super::Client) and [`Inbox`](super::Inbox) hold one
 /// each) is dropped, the node closes.
@@ -39,7 +70,8 @@ impl Mesh {
     pub fn stats(&self) -> Stats {
         let shared = self.shared();
         let accept_errors = shared.accept_errors.load(Ordering::Relaxed);
-        Stats { accept_errors, ..shared.look(|core, _| core.node.stats()) }
+        let tls = shared.tls.as_ref().map_or_else(Tls::no_stats, |tls| tls.stats(wall_s()));
+        Stats { accept_errors, tls, ..shared.look(|core, _| core.node.stats()) }
     }
 
     /// What the node is and does now.
@@ -48,10 +80,156 @@ impl Mesh {
         self.shared().look(|core, now| core.node.status(now))
     }
 
+    /// How a sender reaches every datacenter, and the latest decisions that led there. A copy.
+    #[must_use]
+    pub fn routes(&self) -> RoutesStatus {
+        self.shared().look(|core, now| core.node.routes(now))
+    }
+
+    /// One round trip through the mesh. To a member that this node sends to it takes the way that messages would take now,
+    /// on the control lane, and falls back as they do; the member's mesh answers and its application sees nothing. To
+    /// another peer, as a proxy, it is a ping of the link. While messages of the lane are acknowledged at the same time it
+    /// may look shorter than it was.
+    ///
+    /// # Errors
+    /// [`PingError`], [`PingError::TimedOut`] after `patience`.
+    pub async fn ping(&self, node: &NodeId, patience: Duration) -> Result<Pinged, PingError> {
+        let asked = self.shared().with(|core, now| {
+            if core.closed {
+                return Err(PingError::Closed);
+            }
+            if core.pings.values().map(Vec::len).sum::<usize>() >= PINGS_MAX {
+                return Err(PingError::TooMany);
+            }
+            core.node.ping(node, now)?;
+            let (sender, receiver) = oneshot::channel();
+            core.pings.entry(node.clone()).or_default().push(sender);
+            Ok(receiver)
+        });
+        let receiver = asked.unwrap_or(Err(PingError::Closed))?;
+        let _asked = Asked { shared: self.shared(), node };
+        // Moved into the timeout, so that it is gone when `_asked` looks.
+        match tokio::time::timeout(patience, receiver).await {
+            Ok(pinged) => pinged.map_err(|_| PingError::Closed),
+            Err(_) => Err(PingError::TimedOut(patience)),
+        }
+    }
+
     /// Where the node listens; `None` for an origin that is nothing else.
     #[must_use]
     pub fn local_addr(&self) -> Option<SocketAddr> {
         self.shared().local_addr
+    }
+
+    /// Reads certificate, key and CA again, as it also happens every [`TlsFiles::check_interval`](super::TlsFiles). If they
+    /// are sound, connections that begin from now on use them, on both sides; those that are open go on with what they began
+    /// with. For a handler of SIGHUP. Cancel-safe: what was begun is finished.
+    ///
+    /// # Errors
+    /// [`TlsError`]: the new files are not used, the old ones stay in use.
+    pub async fn reload(&self) -> Result<Reloaded, TlsError> {
+        self.shared().reload().await
+    }
+
+    /// Who is in the cluster, as this node knows it now.
+    #[must_use]
+    pub fn topology(&self) -> Arc<Topology> {
+        self.shared().look(|core, _| Arc::clone(core.node.topology()))
+    }
+
+    /// Goes on with another topology: links to nodes that left end, new ones are dialled, routing follows at once. Messages
+    /// under way to a destination that left, or that stands in another datacenter now, end as
+    /// [`FailReason::Removed`](crate::FailReason::Removed); senders that wait for a datacenter that left are told
+    /// [`SendError::UnknownDatacenter`](crate::SendError::UnknownDatacenter). A destination that comes back goes on where
+    /// it was: what it had already, it does not get again. Says what is different.
+    ///
+    /// Only this node's view changes: nodes refuse links of peers that are not in theirs, so give the change to all.
+    ///
+    /// # Errors
+    /// [`TopologyChangeError`]: nothing was changed. What a node itself is cannot change while it runs.
+    pub fn set_topology(
+        &self,
+        topology: impl Into<Arc<Topology>>,
+    ) -> Result<Vec<TopologyChange>, TopologyChangeError> {
+        let topology = topology.into();
+        self.change_topology(|_| Ok(topology))
+    }
+
+    /// As [`Mesh::set_topology`], with one more node.
+    ///
+    /// # Errors
+    /// [`TopologyChangeError`]: nothing was changed.
+    pub fn add_node(&self, node: NodeSpec) -> Result<Vec<TopologyChange>, TopologyChangeError> {
+        self.change_topology(|now| Ok(now.with(node)?.into()))
+    }
+
+    /// As [`Mesh::set_topology`], with another address, datacenter or other roles of one node.
+    ///
+    /// # Errors
+    /// [`TopologyChangeError`]: nothing was changed.
+    pub fn replace_node(&self, node: NodeSpec) -> Result<Vec<TopologyChange>, TopologyChangeError> {
+        self.change_topology(|now| {
+            if now.node(&node.id).is_none() {
+                return Err(TopologyChangeError::UnknownNode(node.id));
+            }
+            Ok(now.without(|known| known.id == node.id).with(node)?.into())
+        })
+    }
+
+    /// As [`Mesh::set_topology`], without one node.
+    ///
+    /// # Errors
+    /// [`TopologyChangeError`]: nothing was changed.
+    pub fn remove_node(&self, node: &NodeId) -> Result<Vec<TopologyChange>, TopologyChangeError> {
+        self.change_topology(|now| {
+            if now.node(node).is_none() {
+                return Err(TopologyChangeError::UnknownNode(node.clone()));
+            }
+            Ok(now.without(|known| known.id == *node).into())
+        })
+    }
+
+    /// As [`Mesh::set_topology`], without all nodes of one datacenter.
+    ///
+    /// # Errors
+    /// [`TopologyChangeError`]: nothing was changed.
+    pub fn remove_datacenter(
+        &self,
+        datacenter: &Datacenter,
+    ) -> Result<Vec<TopologyChange>, TopologyChangeError> {
+        self.change_topology(|now| {
+            if !now.nodes().any(|known| known.datacenter == *datacenter) {
+                return Err(TopologyChangeError::UnknownDatacenter(datacenter.clone()));
+            }
+            Ok(now.without(|known| known.datacenter == *datacenter).into())
+        })
+    }
+
+    fn change_topology(
+        &self,
+        change: impl FnOnce(&Topology) -> Result<Arc<Topology>, TopologyChangeError>,
+    ) -> Result<Vec<TopologyChange>, TopologyChangeError> {
+        let changed = self.shared().with(|core, now| {
+            if core.closed {
+                return Err(TopologyChangeError::Closed);
+            }
+            let before = Arc::clone(core.node.topology());
+            let after = change(&before)?;
+            core.node.set_topology(Arc::clone(&after), now)?;
+            Ok(before.changes_to(&after))
+        });
+        changed.unwrap_or(Err(TopologyChangeError::Closed))
+    }
+
+    /// Goes on with other limits and timers. What runs already keeps its deadline; what two ends agreed on, as the longest
+    /// frame, holds until their link ends; the kernel's own timeout of a connection stays what it was at the start.
+    ///
+    /// # Errors
+    /// [`SettingsError`]: nothing was changed.
+    pub fn set_settings(&self, settings: &Settings) -> Result<(), SettingsError> {
+        settings.check()?;
+        let _ = self.shared().with(|core, _| core.node.set_settings(settings));
+        Ok(())
     }
 
     /// Goes away in good order: takes nothing new in, tells all peers, finishes what it has, but for no longer than
@@ -79,8 +257,9 @@ impl Mesh {
                 quiet.await;
             }
         };
-        if tokio::time::timeout(shared.settings.drain_timeout, finished).await.is_err() {
-            tracing::warn!(after = ?shared.settings.drain_timeout, "drain timed out: closing with work undone");
+        let patience = shared.look(|core, _| core.node.settings().drain_timeout);
+        if tokio::time::timeout(patience, finished).await.is_err() {
+            tracing::warn!(after = ?patience, "drain timed out: closing with work undone");
         }
         self.close();
         self.closed().await;

@@ -11,11 +11,14 @@ use tokio::time::Instant;
 
 use super::dial;
 use super::port::{End, Port};
+use super::tls::{Reloaded, Tls, TlsError};
 use super::waiting::{Answer, Receipts, Waiting};
+use crate::id::NodeId;
 use crate::message::Outcome;
 use crate::proto::node::{Action, ConnId, Node, NodeInit, NotInTopology};
 use crate::proto::time::Micros;
 use crate::settings::Settings;
+use crate::stats::decision::Pinged;
 
 /// The machine panicked, which is a defect of this crate: the mesh is closed and its state is not used any more.
 #[derive(Debug)]
@@ -33,6 +36,8 @@ pub(super) struct Core {
     pub(super) draining: bool,
     /// An [`Inbox`](super::Inbox) found nothing and waits.
     pub(super) inbox_waits: bool,
+    /// Who waits for round trips.
+    pub(super) pings: HashMap<NodeId, Vec<oneshot::Sender<Pinged>>>,
     ports: HashMap<ConnId, Connection>,
     /// When the timer task will wake by itself.
     armed: Micros,
@@ -50,6 +55,8 @@ pub(super) struct Shared {
     /// As configured: `None` lets every encoder draw its own.
     pub(super) seed: Option<u64>,
     pub(super) local_addr: Option<SocketAddr>,
+    /// Every link is within TLS; without it every link is plaintext.
+    pub(super) tls: Option<Arc<Tls>>,
     pub(super) runtime: tokio::runtime::Handle,
     core: Mutex<Core>,
     base: Instant,
@@ -70,16 +77,22 @@ impl Shared {
         init: NodeInit,
         seed: Option<u64>,
         local_addr: Option<SocketAddr>,
+        tls: Option<Tls>,
     ) -> Result<Arc<Self>, NotInTopology> {
         let settings = init.settings.clone();
+        let mut node = Node::new(init, Micros(0))?;
+        if tls.is_some() {
+            node.require_certificates();
+        }
         let core = Core {
-            node: Node::new(init, Micros(0))?,
+            node,
             waiting: Waiting::default(),
             receipts: Receipts::new(),
             answers: Vec::new(),
             closed: false,
             draining: false,
             inbox_waits: false,
+            pings: HashMap::new(),
             ports: HashMap::new(),
             armed: Micros(0),
         };
@@ -87,6 +100,7 @@ impl Shared {
             settings,
             seed,
             local_addr,
+            tls: tls.map(Arc::new),
             runtime: tokio::runtime::Handle::current(),
             core: Mutex::new(core),
             base: Instant::now(),
@@ -100,7 +114,7 @@ impl Shared {
         }))
     }
 
-    fn now(&self) -> Micros {
+    pub(super) fn now(&self) -> Micros {
         Micros::default() + self.base.elapsed()
     }
 
@@ -147,6 +161,7 @@ impl Shared {
         core.closed = true;
         core.waiting.clear();
         core.receipts.clear();
+        core.pings.clear();
         for (_, connection) in core.ports.drain() {
             connection.port.close(End::Now);
         }
@@ -169,7 +184,10 @@ impl Shared {
             core.waiting.clear();
         });
         // What the machine decided was told above. Whatever is still here would stay undecided for ever.
-        self.core_even_if_poisoned().receipts.clear();
+        let mut core = self.core_even_if_poisoned();
+        core.receipts.clear();
+        core.pings.clear();
+        drop(core);
         self.announce_closed();
     }
 
@@ -188,6 +206,13 @@ impl Shared {
     pub(super) async fn closed(&self) {
         self.closing().await;
         self.tasks.closed().await;
+    }
+
+    /// Reads the files of certificate, key and CA again, on a thread that may block.
+    pub(super) async fn reload(&self) -> Result<Reloaded, TlsError> {
+        let Some(tls) = self.tls.clone() else { return Ok(Reloaded::Unchanged) };
+        let read = self.runtime.spawn_blocking(move || tls.reload());
+        read.await.unwrap_or_else(|error| Err(TlsError::Setup(error.to_string())))
     }
 
     /// Starts a task that counts as the node's.
@@ -277,6 +302,10 @@ impl Core {
                 effects.outcomes.push((receipt, outcomes));
             }
         }
+        while let Some(pinged) = self.node.poll_pinged() {
+            let waiters = self.pings.remove(&pinged.node).unwrap_or_default();
+            effects.pinged.extend(waiters.into_iter().map(|waiter| (waiter, pinged.clone())));
+        }
         let next = self.node.poll_timeout();
         if next < self.armed {
             self.armed = next;
@@ -312,6 +341,7 @@ struct Effects {
     close: Vec<(Arc<Port>, End)>,
     outcomes: Vec<(oneshot::Sender<Vec<Outcome>>, Vec<Outcome>)>,
     answers: Vec<Answer>,
+    pinged: Vec<(oneshot::Sender<Pinged>, Pinged)>,
     alarm: bool,
     inbox: bool,
     quiet: bool,
@@ -333,6 +363,10 @@ impl Effects {
         for answer in self.answers {
             answer.give();
         }
+        for (waiter, pinged) in self.pinged {
+            // Who waited too long wants to know nothing.
+            let _ = waiter.send(pinged);
+        }
         for (port, end) in self.close {
             port.close(end);
         }
@@ -352,7 +386,7 @@ impl Effects {
 pub(super) mod tests {
     use super::super::{Config, join};
     use super::*;
-    use crate::id::{ClusterId, Datacenter, NodeId};
+    use crate::id::{ClusterId, Datacenter};
     use crate::message::FailReason;
     use crate::proto::client::Ticket;
     use crate::topology::{NodeSpec, Roles, Topology};

@@ -132,6 +132,18 @@ impl Budget {
         }
     }
 
+    /// Room for one more datacenter: the next index.
+    pub fn add_datacenter(&mut self) {
+        self.datacenters.push(0);
+    }
+
+    /// Other limits from now on. What is charged stays so; below a lower limit nothing new fits until enough is decided.
+    pub fn set_limits(&mut self, settings: &Settings) {
+        (self.process_max, self.datacenter_max) =
+            (settings.process_budget_bytes, settings.datacenter_budget_bytes);
+        self.room |= self.turned_away;
+    }
+
     /// The most that a batch may be charged, bytes.
     #[must_use]
     pub fn limit(&self, urgent: bool) -> usize {

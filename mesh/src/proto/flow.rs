@@ -135,6 +135,21 @@ pub struct Flow {
     flying: usize,
     /// Ways and times to leave alone.
     pub pauses: Pauses,
+    /// The entry of its latest decision in the log of its datacenter.
+    pub decision: Option<u64>,
+    /// A round trip that somebody asked for.
+    pub ping: Ping,
+}
+
+/// A round trip that somebody asked for: an empty run, which asks for an ack and delivers nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Ping {
+    /// It waits for its next attempt.
+    pub waits: bool,
+    /// The attempt under way.
+    pub attempt: Option<u64>,
+    /// Attempts made.
+    pub attempts: u32,
 }
 
 /// Most runs of one flow in a frame: a flow with more gaps than that goes on in the next frame.
@@ -164,6 +179,8 @@ impl Flow {
             floor_told: 0,
             flying: 0,
             pauses: Pauses::default(),
+            decision: None,
+            ping: Ping::default(),
         }
     }
 
@@ -191,6 +208,13 @@ impl Flow {
             self.slots.remove(&slot);
         }
         Some(pending)
+    }
+
+    /// Takes the message out of the queue that came last, unless it is the only one of the flow.
+    pub fn unqueue_newest(&mut self) -> Option<Pending> {
+        let (newest, _) = self.queue.last_key_value()?;
+        let newest = *newest;
+        if self.queue.len() + self.sent.len() == 1 { None } else { self.unqueue(newest) }
     }
 
     /// How long messages have waited without any of them moving.
@@ -253,8 +277,10 @@ impl Flow {
     /// There is something to seal now.
     #[must_use]
     pub fn has_work(&self) -> bool {
-        let some =
-            !self.retry.is_empty() || self.floor_due() || (!self.queue.is_empty() && self.window_open());
+        let some = !self.retry.is_empty()
+            || self.floor_due()
+            || self.ping.waits
+            || (!self.queue.is_empty() && self.window_open());
         some && !self.probe_flies()
     }
 
@@ -377,10 +403,17 @@ impl Flow {
             self.sent.insert(self.next, sent);
             self.next += 1;
         }
-        if runs.is_empty() && open && runs_max > 0 && self.floor_due() {
+        if runs.is_empty() && open && runs_max > 0 && (self.floor_due() || self.ping.waits) {
             runs.push(Selected { first: self.next, count: 0 });
         }
         runs
+    }
+
+    /// Which attempt the next one of its messages would be.
+    #[must_use]
+    pub fn next_attempt(&self) -> u32 {
+        let again = self.retry.first().and_then(|seq| self.sent.get(seq));
+        again.map_or(1, |sent| sent.attempts.saturating_add(1))
     }
 
     /// Payload bytes of the message that goes next; 0 without one.
@@ -396,6 +429,10 @@ impl Flow {
         let Leg { attempt, way, link, now } = leg;
         if run.count == 0 {
             self.asking.insert(attempt);
+            if self.ping.waits {
+                let attempts = self.ping.attempts.saturating_add(1);
+                self.ping = Ping { waits: false, attempt: Some(attempt), attempts };
+            }
         }
         for seq in run.seqs() {
             self.retry.remove(&seq);

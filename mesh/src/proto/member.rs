@@ -68,6 +68,11 @@ impl Member {
         }
     }
 
+    /// Other limits from now on. What was taken in stays.
+    pub fn set_settings(&mut self, settings: Settings) {
+        self.settings = settings;
+    }
+
     /// New messages are refused from now on.
     pub fn drain(&mut self) {
         self.draining = true;

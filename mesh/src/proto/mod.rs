@@ -10,6 +10,7 @@ pub mod client;
 // The client's parts, in the order a batch meets them.
 pub mod attempt;
 pub mod budget;
+pub mod decision;
 pub mod flow;
 pub mod pause;
 pub mod route;

@@ -5,7 +5,9 @@
 //! call; it asks [`Node::poll_transmit`] for a connection that was named by [`Action::Ready`] and whose writer is idle, and
 //! reports [`Node::handle_written`]. Encoding stands between the two, so that no codec work runs inside the machine.
 
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -14,17 +16,18 @@ pub use super::frame::Opened;
 use super::frame::{FrameError, Received, SealedBatch, Token, Written};
 use super::handshake::Identity;
 pub use super::links::{Action, ConnId};
-use super::links::{Arrived, LinkEvent, LinkId, Links};
+use super::links::{Arrived, LinkEvent, LinkId, Links, NODES_KNOWN_MAX};
 use super::member::{ArrivedRun, Member};
 use super::proxy::{ForwardedRun, Proxy};
 use super::time::{Micros, micros};
 use super::window::Upstream;
 use super::wire::{Ack, Envelope};
-use crate::id::{Incarnation, Lane, NodeId};
+use crate::id::{Incarnation, Lane, NodeId, SpiffeId};
 use crate::message::{Batch, Delivery, Outcome};
 use crate::settings::Settings;
+use crate::stats::decision::{Pinged, RoutesStatus};
 use crate::stats::{Stats, Status};
-use crate::topology::Topology;
+use crate::topology::{Topology, TopologyChangeError};
 
 /// What a node is made from.
 #[derive(Clone, Debug)]
@@ -80,6 +83,27 @@ pub enum RejectReason {
     Closed,
 }
 
+/// A round trip that came to nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PingError {
+    /// The topology has no such node. Correct the name, or add the node.
+    #[error("node `{0}` is not in the topology: correct the name, or add the node")]
+    UnknownNode(NodeId),
+    /// It is no destination of this node, and this node holds no link to it. Ask a node that sends to it.
+    #[error("this node neither sends to `{0}` nor holds a link to it: ask one that does")]
+    NotLinked(NodeId),
+    /// Nobody answered in time, on any way.
+    #[error("no answer within {0:?}")]
+    TimedOut(Duration),
+    /// Too many round trips are under way. Try again later.
+    #[error("too many pings are under way: try again later")]
+    TooMany,
+    /// The node is closed.
+    #[error("the node is closed")]
+    Closed,
+}
+
 /// What is to be written next to one connection: frames as they are, then batches to be encoded.
 #[derive(Debug, Default)]
 pub struct Transmit {
@@ -107,6 +131,7 @@ pub struct Node {
     busy: u64,
     started_at: Micros,
     draining: bool,
+    pinged: VecDeque<Pinged>,
 }
 
 impl Node {
@@ -136,7 +161,78 @@ impl Node {
         });
         let client = spec.roles.origin.then(|| Client::new(&topology, settings, &mut links, now));
         let (acks_ignored, busy, draining) = (0, 0, false);
-        Ok(Self { links, client, proxy, member, acks_ignored, busy, started_at: now, draining })
+        Ok(Self {
+            links,
+            client,
+            proxy,
+            member,
+            acks_ignored,
+            busy,
+            started_at: now,
+            draining,
+            pinged: VecDeque::new(),
+        })
+    }
+
+    /// Who is in the cluster now.
+    #[must_use]
+    pub fn topology(&self) -> &Arc<Topology> {
+        self.links.topology()
+    }
+
+    /// Another topology from now on: links, rosters and routes follow. Messages for a destination that left end as
+    /// [`FailReason::Removed`](crate::message::FailReason::Removed).
+    ///
+    /// # Errors
+    /// [`TopologyChangeError`]: nothing was changed.
+    pub fn set_topology(&mut self, topology: Arc<Topology>, now: Micros) -> Result<(), TopologyChangeError> {
+        let me = self.links.me.node.clone();
+        self.links.topology().check_change(&me, &topology)?;
+        let (known, max) = (self.links.known_with(&topology), NODES_KNOWN_MAX);
+        if known > max {
+            return Err(TopologyChangeError::TooManyNodes { known, max });
+        }
+        self.links.set_topology(Arc::clone(&topology), now);
+        // Links that ended give back what was under way on them, before their peers are forgotten.
+        self.settle(now);
+        let mut wanted = BTreeSet::new();
+        if let Some(proxy) = self.proxy.as_mut() {
+            let members = topology.members_of(&self.links.me.datacenter).filter(|member| member.id != me);
+            let members = members.filter_map(|member| self.links.peer(&member.id)).collect();
+            proxy.set_members(&members, &self.links);
+            wanted.extend(members);
+        }
+        if let Some(client) = self.client.as_mut() {
+            client.set_topology(&topology, &mut self.links, now);
+            wanted.extend(client.wanted());
+        }
+        self.links.set_wanted(&wanted, now);
+        self.settle(now);
+        // Who waits for a datacenter that is gone is told so.
+        self.links.push_action(Action::Room);
+        Ok(())
+    }
+
+    /// Limits and timers.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        self.links.settings()
+    }
+
+    /// Other limits and timers from now on; `settings` are checked. What runs already keeps its deadline, and what two ends
+    /// agreed on holds as long as their link.
+    pub fn set_settings(&mut self, settings: &Settings) {
+        self.links.set_settings(settings.clone());
+        if let Some(client) = self.client.as_mut() {
+            client.set_settings(settings.clone());
+        }
+        if let Some(proxy) = self.proxy.as_mut() {
+            proxy.set_settings(settings.clone());
+        }
+        if let Some(member) = self.member.as_mut() {
+            member.set_settings(settings.clone());
+        }
+        self.links.push_action(Action::Room);
     }
 
     /// This node's life. Changes when a peer has seen a higher one.
@@ -179,6 +275,29 @@ impl Node {
         self.busy += 1;
     }
 
+    /// Begins a round trip through the mesh; [`Node::poll_pinged`] tells its end. To a member it takes the way of messages,
+    /// else the link that this node dialled.
+    ///
+    /// # Errors
+    /// [`PingError`]: nothing was begun.
+    pub fn ping(&mut self, node: &NodeId, now: Micros) -> Result<(), PingError> {
+        let peer = self.links.peer(node).ok_or_else(|| PingError::UnknownNode(node.clone()))?;
+        let way = self.client.as_mut().is_some_and(|client| client.ping(node, &mut self.links, now));
+        if way || self.links.ping(peer, now) { Ok(()) } else { Err(PingError::NotLinked(node.clone())) }
+    }
+
+    /// Nobody waits for a round trip any more: it is not tried again.
+    pub fn end_ping(&mut self, node: &NodeId, now: Micros) {
+        if let Some(client) = self.client.as_mut() {
+            client.end_ping(node, &mut self.links, now);
+        }
+    }
+
+    /// A round trip that is done.
+    pub fn poll_pinged(&mut self) -> Option<Pinged> {
+        self.pinged.pop_front().or_else(|| self.client.as_mut()?.poll_pinged())
+    }
+
     /// The outcomes of a batch, one per message in its order, once all are known.
     pub fn poll_outcome(&mut self) -> Option<(Ticket, Vec<Outcome>)> {
         self.client.as_mut()?.poll_outcome()
@@ -214,6 +333,18 @@ impl Node {
     /// The last words to write before it is closed: there are too many.
     pub fn handle_accepted(&mut self, now: Micros) -> Result<ConnId, Bytes> {
         self.links.handle_accepted(now)
+    }
+
+    /// From now on nobody is linked who did not prove who it is: a connection without [`Node::handle_certified`] is refused.
+    pub fn require_certificates(&mut self) {
+        self.links.require_certificates();
+    }
+
+    /// The peer of a new connection proved, with a certificate, who it is. Comes before the first byte that it says, and
+    /// before [`Node::handle_dialed`]. Without it nothing is known of the peer but what it says.
+    pub fn handle_certified(&mut self, conn: ConnId, certified: SpiffeId, now: Micros) {
+        self.links.handle_certified(conn, certified, now);
+        self.settle(now);
     }
 
     /// A dial succeeded.
@@ -354,6 +485,14 @@ impl Node {
                         client.handle_draining(link, &mut self.links, now);
                     }
                 }
+                LinkEvent::Pinged { peer, rtt } => self.pinged.push_back(Pinged {
+                    node: self.links.spec(peer).id.clone(),
+                    way: "link",
+                    proxy: None,
+                    rtt_us: micros(rtt),
+                    attempts: 1,
+                    clock_offset_us: self.links.clock_offset_us(peer),
+                }),
                 LinkEvent::DialFailed(peer) => {
                     if let Some(client) = self.client.as_mut() {
                         client.handle_dial_failed(peer, &mut self.links, now);
@@ -487,6 +626,17 @@ impl Node {
             stats.member = member.stats.clone();
         }
         stats
+    }
+
+    /// How every datacenter is reached, and why.
+    #[must_use]
+    pub fn routes(&self, now: Micros) -> RoutesStatus {
+        RoutesStatus {
+            node: self.links.me.node.clone(),
+            origin: self.client.is_some(),
+            now_unix_ms: self.links.wall_us(now) / 1000,
+            datacenters: self.client.as_ref().map_or_else(Vec::new, |client| client.routes(&self.links, now)),
+        }
     }
 
     /// What the node is and does now.

@@ -6,11 +6,39 @@ use std::time::Duration;
 
 use super::flow::Way;
 use super::time::Micros;
+use super::wire::RefusedReason;
+
+/// What failed a flow on a way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Cause {
+    /// Nobody answered in time.
+    TimedOut,
+    /// The proxy or the receiver refused, for this reason if it is one that this version knows.
+    Refused(Option<RefusedReason>),
+    /// The peer takes no frame as long as this flow needs.
+    FrameLimit,
+    /// The destination could not be dialled.
+    DialFailed,
+}
+
+impl Cause {
+    /// As people read it.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::TimedOut => "timed_out",
+            Self::Refused(reason) => reason.map_or("refused", RefusedReason::label),
+            Self::FrameLimit => "frame_limit",
+            Self::DialFailed => "dial_failed",
+        }
+    }
+}
 
 #[derive(Clone, Copy, Debug)]
 struct Avoided {
     until: Micros,
     pause: Duration,
+    cause: Cause,
 }
 
 /// The pauses of one flow.
@@ -71,9 +99,11 @@ impl Pauses {
     }
 
     /// This way failed this flow: leave it alone, longer each time.
-    pub fn avoid(&mut self, way: Way, now: Micros) {
-        let avoided = self.avoided.entry(way).or_insert(Avoided { until: Micros(0), pause: AVOID_MIN });
+    pub fn avoid(&mut self, way: Way, cause: Cause, now: Micros) {
+        let first = Avoided { until: Micros(0), pause: AVOID_MIN, cause };
+        let avoided = self.avoided.entry(way).or_insert(first);
         if avoided.until <= now {
+            avoided.cause = cause;
             avoided.until = now + avoided.pause;
             avoided.pause = (avoided.pause * 2).min(AVOID_MAX);
             self.failures = self.failures.saturating_add(1);
@@ -84,6 +114,13 @@ impl Pauses {
     #[must_use]
     pub fn avoids(&self, way: Way, now: Micros) -> bool {
         self.avoided.get(&way).is_some_and(|avoided| avoided.until > now)
+    }
+
+    /// What failed this flow on a way that is left alone at present, and until when it is.
+    #[must_use]
+    pub fn why_avoided(&self, way: Way, now: Micros) -> Option<(Cause, Micros)> {
+        let avoided = self.avoided.get(&way).filter(|avoided| avoided.until > now)?;
+        Some((avoided.cause, avoided.until))
     }
 
     /// One message at a time.
@@ -107,13 +144,13 @@ mod tests {
     #[test]
     fn a_way_is_left_alone_longer_each_time_until_it_answers() {
         let mut pauses = Pauses::default();
-        pauses.avoid(Way::Direct, Micros(0));
-        pauses.avoid(Way::Direct, Micros(1));
+        pauses.avoid(Way::Direct, Cause::TimedOut, Micros(0));
+        pauses.avoid(Way::Direct, Cause::TimedOut, Micros(1));
         assert!(!pauses.is_probing(), "one failure, told twice");
         assert_eq!(pauses.next_wake(Micros(0)), Micros(0) + AVOID_MIN);
         let later = pauses.next_wake(Micros(0));
         assert!(!pauses.avoids(Way::Direct, later) && !pauses.avoids(Way::Proxy(0), Micros(0)));
-        pauses.avoid(Way::Direct, later);
+        pauses.avoid(Way::Direct, Cause::TimedOut, later);
         assert!(pauses.is_probing());
         assert_eq!(pauses.next_wake(later), later + AVOID_MIN * 2);
         pauses.answered(Way::Direct);

@@ -2,7 +2,7 @@
 //! and passed back. A slow member fills its own queue and nobody else's. One hop only: a proxy serves origins, never
 //! another proxy.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -117,6 +117,22 @@ impl Proxy {
     #[must_use]
     pub fn is_frozen(&self) -> bool {
         self.frozen
+    }
+
+    /// Serves these members from now on. What is queued for one that left was given back when its link ended.
+    pub fn set_members(&mut self, members: &BTreeSet<PeerIx>, links: &Links) {
+        self.members.retain(|member, _| members.contains(member));
+        for member in members {
+            self.members.entry(*member).or_insert_with(|| MemberQueue {
+                link: links.dialled(*member).map(|(link, _)| link),
+                ..MemberQueue::default()
+            });
+        }
+    }
+
+    /// Other limits from now on.
+    pub fn set_settings(&mut self, settings: Settings) {
+        self.settings = settings;
     }
 
     /// New runs are refused from now on.

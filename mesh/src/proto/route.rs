@@ -10,6 +10,8 @@
 
 use std::time::Duration;
 
+use super::decision::{Obstacle, Passed, Why};
+use super::flow::Way;
 use super::links::{LinkId, Links, PeerIx};
 use super::rtt::Rtt;
 use super::time::{Micros, micros};
@@ -24,6 +26,8 @@ pub struct ProxyRoute {
     pub peer: PeerIx,
     /// Its id.
     pub id: NodeId,
+    /// The topology lists it there now. One that it once did keeps its place: messages under way name it.
+    pub present: bool,
     /// The link to it, while it is up.
     pub link: Option<LinkId>,
     /// Write to ack.
@@ -33,12 +37,34 @@ pub struct ProxyRoute {
     snoozed_until: Micros,
     /// The next snooze, once one was given.
     snooze: Option<Duration>,
+    /// Snoozes since the start.
+    failures: u64,
 }
 
 impl ProxyRoute {
+    fn new(peer: PeerIx, id: NodeId) -> Self {
+        Self {
+            peer,
+            id,
+            present: true,
+            link: None,
+            rtt: Rtt::default(),
+            answered_written_at: None,
+            snoozed_until: Micros(0),
+            snooze: None,
+            failures: 0,
+        }
+    }
+
     fn usable(&self, links: &Links, now: Micros) -> bool {
-        self.snoozed_until <= now
+        self.present
+            && self.snoozed_until <= now
             && self.link.and_then(|link| links.link(link)).is_some_and(|link| link.up && !link.draining)
+    }
+
+    /// Its snooze is over, and it has not delivered since.
+    fn is_on_trial(&self, now: Micros) -> bool {
+        self.snooze.is_some() && self.snoozed_until <= now
     }
 
     /// It delivered nothing in time. False when that is known already: what else was under way then says nothing new.
@@ -49,6 +75,7 @@ impl ProxyRoute {
         let snooze = self.snooze.unwrap_or(settings.snooze_min);
         self.snoozed_until = now + snooze;
         self.snooze = Some(snooze.saturating_mul(2).min(settings.snooze_max));
+        self.failures += 1;
         true
     }
 
@@ -63,7 +90,7 @@ impl ProxyRoute {
 /// The proxies of one datacenter.
 #[derive(Debug)]
 pub struct Routes {
-    /// All of them, in the topology's order.
+    /// All of them, in the order in which they came; those that left have their places still.
     pub proxies: Vec<ProxyRoute>,
     in_use: usize,
 }
@@ -72,19 +99,27 @@ impl Routes {
     /// None is up yet.
     #[must_use]
     pub fn new(proxies: impl IntoIterator<Item = (PeerIx, NodeId)>) -> Self {
-        let proxies = proxies
-            .into_iter()
-            .map(|(peer, id)| ProxyRoute {
-                peer,
-                id,
-                link: None,
-                rtt: Rtt::default(),
-                answered_written_at: None,
-                snoozed_until: Micros(0),
-                snooze: None,
-            })
-            .collect();
-        Self { proxies, in_use: 0 }
+        let mut routes = Self { proxies: Vec::new(), in_use: 0 };
+        routes.set(proxies);
+        routes
+    }
+
+    /// Exactly these proxies from now on. One that was there before begins with a clean record when it comes back.
+    pub fn set(&mut self, proxies: impl IntoIterator<Item = (PeerIx, NodeId)>) {
+        let before: Vec<bool> =
+            self.proxies.iter_mut().map(|proxy| std::mem::take(&mut proxy.present)).collect();
+        for (peer, id) in proxies {
+            match self.proxies.iter().position(|proxy| proxy.id == id) {
+                Some(known) if before.get(known).copied().unwrap_or(false) => {
+                    self.proxies[known].present = true
+                }
+                Some(known) => self.proxies[known] = ProxyRoute::new(peer, id),
+                None => self.proxies.push(ProxyRoute::new(peer, id)),
+            }
+        }
+        for proxy in self.proxies.iter_mut().filter(|proxy| !proxy.present) {
+            proxy.link = None;
+        }
     }
 
     /// Which proxy a link leads to.
@@ -109,6 +144,35 @@ impl Routes {
         }
         let (first, count) = (self.in_use, self.proxies.len());
         (0..count).map(move |step| (first + step) % count).filter(move |index| usable[*index])
+    }
+
+    /// The datacenter has no proxy, or the sender stands in it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        !self.proxies.iter().any(|proxy| proxy.present)
+    }
+
+    /// Why a proxy is taken that is.
+    #[must_use]
+    pub fn why(&self, index: usize, now: Micros) -> Why {
+        match &self.proxies[index] {
+            proxy if proxy.is_on_trial(now) => Why::Trial,
+            _ if index == self.in_use => Why::InUse,
+            _ => Why::Next,
+        }
+    }
+
+    /// What stands against a proxy for every flow; `None` if it is usable.
+    #[must_use]
+    pub fn obstacle(&self, index: usize, links: &Links, now: Micros) -> Option<Passed> {
+        let proxy = &self.proxies[index];
+        let (why, until) = match proxy.link.and_then(|link| links.link(link)) {
+            Some(link) if link.draining => (Obstacle::Draining, Micros::NEVER),
+            Some(link) if link.up && proxy.snoozed_until > now => (Obstacle::Snoozed, proxy.snoozed_until),
+            Some(link) if link.up => return None,
+            _ => (Obstacle::NotLinked, Micros::NEVER),
+        };
+        Some(Passed { way: Way::Proxy(index), why, until })
     }
 
     /// When the first snooze ends.
@@ -137,9 +201,14 @@ impl Routes {
                 state,
                 snoozed_ms: micros(proxy.snoozed_until.since(now)) / 1000,
                 attempt_timeout_ms: micros(timeout.unwrap_or_default()) / 1000,
+                linked: link.is_some_and(|link| link.up),
+                rtt_us: link.filter(|link| !link.rtt.is_empty()).map(|link| link.rtt.smoothed_us()),
+                ack_us: (!proxy.rtt.is_empty()).then(|| proxy.rtt.smoothed_us()),
+                failures: proxy.failures,
+                trial: proxy.is_on_trial(now),
             }
         };
-        self.proxies.iter().enumerate().map(row).collect()
+        self.proxies.iter().enumerate().filter(|(_, proxy)| proxy.present).map(row).collect()
     }
 }
 

@@ -107,6 +107,12 @@ impl TokenBucket {
         Self { per_second, level: per_second * 1_000_000, filled_at: Micros(0) }
     }
 
+    /// Another rate from now on.
+    pub fn set_rate(&mut self, per_second: u32) {
+        self.per_second = u64::from(per_second);
+        self.level = self.level.min(self.per_second * 1_000_000);
+    }
+
     /// Takes one token, or says when the next one is there.
     ///
     /// # Errors

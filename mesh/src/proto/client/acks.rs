@@ -8,6 +8,7 @@ use crate::message::FailReason;
 use crate::proto::flow::{FlowIx, Place, Way};
 use crate::proto::handshake::is_plausible;
 use crate::proto::links::{LinkId, Links};
+use crate::proto::pause::Cause;
 use crate::proto::time::Micros;
 use crate::proto::wire::{AckFlow, Flow as WireFlow, RefusedReason};
 
@@ -55,14 +56,21 @@ impl Client {
                     self.flows[ix.0].incarnation = entry.incarnation;
                 }
             }
-            self.take_state(ix, link, entry, now);
+            self.take_state(ix, link, entry, links, now);
         }
         self.take_refusals(ix, link, entry, links, now);
         true
     }
 
     /// What the destination has: decided and held seqs.
-    pub(super) fn take_state(&mut self, ix: FlowIx, link: LinkId, entry: &AckFlow, now: Micros) {
+    pub(super) fn take_state(
+        &mut self,
+        ix: FlowIx,
+        link: LinkId,
+        entry: &AckFlow,
+        links: &Links,
+        now: Micros,
+    ) {
         let mut progress = self.flows[ix.0].raise_decided(entry.decided);
         let mut attempt_answered = false;
         while let Some(seq) =
@@ -92,6 +100,7 @@ impl Client {
         };
         for id in self.flows[ix.0].asking.iter().copied().filter(answered).collect::<Vec<_>>() {
             self.flows[ix.0].asking.remove(&id);
+            self.ping_answered(ix, id, links, now);
             self.landed(id);
         }
         if progress
@@ -215,7 +224,7 @@ impl Client {
                 Some(RefusedReason::StaleDestination) if entry.incarnation > flow.incarnation => {}
                 Some(RefusedReason::Draining) => {
                     self.stats.fallbacks.proxy_draining += ended;
-                    ways.into_iter().for_each(|way| flow.pauses.avoid(way, now));
+                    ways.into_iter().for_each(|way| flow.pauses.avoid(way, Cause::Refused(reason), now));
                 }
                 Some(
                     RefusedReason::Unreachable
@@ -228,7 +237,7 @@ impl Client {
                 )
                 | None => {
                     self.stats.fallbacks.member_unreachable += ended;
-                    ways.into_iter().for_each(|way| flow.pauses.avoid(way, now));
+                    ways.into_iter().for_each(|way| flow.pauses.avoid(way, Cause::Refused(reason), now));
                 }
             }
         }

@@ -7,6 +7,7 @@ use super::{Client, Due, Timer};
 use crate::message::FailReason;
 use crate::proto::flow::{FlowIx, Place, Way};
 use crate::proto::links::Links;
+use crate::proto::pause::Cause;
 use crate::proto::time::Micros;
 
 /// A timer that rings so late says that this process was late, not the proxy.
@@ -31,6 +32,7 @@ impl Client {
             match self.timers.pop_due(now) {
                 Some(Timer::Attempt(id)) => self.attempt_timed_out(id, due, links, now),
                 Some(Timer::Wake(site)) => self.wake_site(site, links, now),
+                Some(Timer::Room) => self.make_room(now),
                 None => break,
             }
         }
@@ -83,9 +85,9 @@ impl Client {
             let suspects = silent.len()
                 + self.sites[site]
                     .flows
-                    .clone()
-                    .filter(|other| !silent.contains(&FlowIx(*other)))
-                    .filter(|other| self.flows[*other].pauses.avoids(way, now))
+                    .iter()
+                    .filter(|other| !silent.contains(other))
+                    .filter(|other| self.flows[other.0].pauses.avoids(way, now))
                     .count();
             if !answered && !heard_since && suspects >= 2 && proxy.link == Some(link) {
                 let proxy = &mut self.sites[site].routes.proxies[index];
@@ -100,13 +102,13 @@ impl Client {
                 }
             } else {
                 for ix in &silent {
-                    self.flows[ix.0].pauses.avoid(way, now);
+                    self.flows[ix.0].pauses.avoid(way, Cause::TimedOut, now);
                 }
             }
         } else {
             for ix in &silent {
                 if !self.sites[site].local {
-                    self.flows[ix.0].pauses.avoid(way, now);
+                    self.flows[ix.0].pauses.avoid(way, Cause::TimedOut, now);
                 }
             }
         }
@@ -117,11 +119,14 @@ impl Client {
     pub(super) fn end_attempt(&mut self, id: u64, uncertain: bool) -> u64 {
         self.timers.clear(Timer::Attempt(id));
         let Some(attempt) = self.attempts.remove(id) else { return 0 };
-        let (mut waiting, mut lost) = (0, Vec::new());
+        let (mut waiting, mut lost, mut pings) = (0, Vec::new(), Vec::new());
         for (ix, run) in attempt.entries {
             let flow = &mut self.flows[ix.0];
             flow.forget_floor_told();
             flow.asking.remove(&id);
+            if flow.ping.attempt == Some(id) {
+                pings.push(ix);
+            }
             for seq in run.seqs() {
                 if flow.sent.get(&seq).is_some_and(|sent| sent.place == Place::Flying(id)) {
                     if !flow.retry(seq, uncertain) {
@@ -133,6 +138,9 @@ impl Client {
         }
         for (ix, seq) in lost {
             self.give_up(ix, seq, FailReason::PeerRestarted);
+        }
+        for ix in pings {
+            self.ping_lost(ix, id);
         }
         waiting
     }

@@ -87,14 +87,19 @@ impl Client {
     /// Everything undecided fails.
     pub fn close(&mut self) {
         for ix in (0..self.flows.len()).map(FlowIx) {
-            for id in self.flows[ix.0].queue.keys().copied().collect::<Vec<_>>() {
-                if let Some(pending) = self.flows[ix.0].unqueue(id) {
-                    self.give_up_queued(ix, &pending, FailReason::Closed);
-                }
+            self.end_all(ix, FailReason::Closed);
+        }
+    }
+
+    /// Everything undecided of one flow fails.
+    pub(super) fn end_all(&mut self, ix: FlowIx, reason: FailReason) {
+        for id in self.flows[ix.0].queue.keys().copied().collect::<Vec<_>>() {
+            if let Some(pending) = self.flows[ix.0].unqueue(id) {
+                self.give_up_queued(ix, &pending, reason);
             }
-            for seq in self.flows[ix.0].sent.keys().copied().collect::<Vec<_>>() {
-                self.give_up(ix, seq, FailReason::Closed);
-            }
+        }
+        for seq in self.flows[ix.0].sent.keys().copied().collect::<Vec<_>>() {
+            self.give_up(ix, seq, reason);
         }
     }
 

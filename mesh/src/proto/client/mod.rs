@@ -4,8 +4,18 @@
 //! What is sealed is decided as late as possible: a frame is made when its connection is ready, from all that is queued
 //! then. There is no timer in front of it; under load frames grow by themselves.
 
+mod members;
+
+mod ping;
+
 // In the order a message meets them.
 mod detach;
+
+mod share;
+use share::Pressure;
+
+#[cfg(test)]
+mod stranded;
 
 mod way;
 
@@ -19,19 +29,20 @@ mod ends;
 use ends::failed;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::ops::Range;
 
 use super::attempt::Attempts;
 use super::budget::{BatchCharge, Budget};
+use super::decision::DecisionLog;
 use super::flow::{Flow, FlowIx, MessageId, Pending, Way};
 use super::links::{LinkId, Links, PeerIx};
 use super::node::{RejectReason, Rejected};
 use super::route::Routes;
 use super::time::Micros;
 use super::timers::Timers;
-use crate::id::{Datacenter, Lane, NodeId};
+use crate::id::{Datacenter, NodeId};
 use crate::message::{Batch, FailReason, Message, Outcome};
 use crate::settings::{MESSAGE_OVERHEAD_BYTES, Settings};
+use crate::stats::decision::{DatacenterRoutes, Pinged};
 use crate::stats::{DatacenterStatus, Stats};
 use crate::topology::Topology;
 
@@ -48,15 +59,19 @@ struct OpenBatch {
 
 struct Site {
     name: Datacenter,
+    /// The topology lists it now.
+    present: bool,
     local: bool,
     routes: Routes,
     /// Its flows' places in the table of flows.
-    flows: Range<usize>,
+    flows: Vec<FlowIx>,
     /// Flows with something to seal, per lane.
     ready: [BTreeSet<FlowIx>; 2],
     /// Where the next frame of a lane begins to look, so that nobody is always last.
     turn: [FlowIx; 2],
     pending_messages: u64,
+    /// Why messages took the way they did.
+    decisions: DecisionLog,
 }
 
 /// What a peer is to this sender.
@@ -71,6 +86,7 @@ struct Reach {
 enum Timer {
     Attempt(u64),
     Wake(usize),
+    Room,
 }
 
 /// What a deadline looks for.
@@ -91,12 +107,18 @@ pub struct Client {
     settings: Settings,
     sites: Vec<Site>,
     flows: Vec<Flow>,
+    /// The flow of the first lane of each member; the other lane's follows.
     destinations: BTreeMap<NodeId, FlowIx>,
+    /// The same of members that left. Their seqs go on should they come back.
+    retired: BTreeMap<NodeId, FlowIx>,
     reaches: BTreeMap<PeerIx, Reach>,
     destination_bytes: Vec<usize>,
     budget: Budget,
+    pressure: Pressure,
     batches: BTreeMap<Ticket, OpenBatch>,
     outcomes: VecDeque<(Ticket, Vec<Outcome>)>,
+    /// Round trips that were asked for and are done.
+    pinged: VecDeque<Pinged>,
     attempts: Attempts,
     deadlines: BTreeSet<(Micros, FlowIx, Due)>,
     timers: Timers<Timer>,
@@ -109,60 +131,31 @@ impl Client {
     /// A sender that wants links to all remote proxies and all members of its own datacenter.
     #[must_use]
     pub fn new(topology: &Topology, settings: Settings, links: &mut Links, now: Micros) -> Self {
-        let me = links.me.clone();
-        let names = topology.datacenters();
-        let mut sites = Vec::with_capacity(names.len());
-        let (mut flows, mut destinations, mut reaches) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
-        for (datacenter, name) in names.iter().enumerate() {
-            let first = flows.len();
-            let local = *name == me.datacenter;
-            let proxies: Vec<(PeerIx, NodeId)> = topology
-                .proxies_of(name)
-                .filter(|_| !local)
-                .filter_map(|spec| Some((links.peer(&spec.id)?, spec.id.clone())))
-                .collect();
-            for (peer, _) in &proxies {
-                links.want(*peer, now);
-                reaches.insert(*peer, Reach { site: datacenter, flows: None });
-            }
-            for spec in topology.members_of(name).filter(|spec| spec.id != me.node) {
-                let Some(peer) = links.peer(&spec.id) else { continue };
-                if local {
-                    links.want(peer, now);
-                }
-                let ix = FlowIx(flows.len());
-                destinations.insert(spec.id.clone(), ix);
-                let reach = Reach { site: datacenter, flows: None };
-                reaches.entry(peer).or_insert(reach).flows = Some(ix);
-                flows.extend(Lane::ALL.map(|lane| Flow::new(peer, spec.id.clone(), datacenter, lane)));
-            }
-            sites.push(Site {
-                name: name.clone(),
-                local,
-                routes: Routes::new(proxies),
-                flows: first..flows.len(),
-                ready: [BTreeSet::new(), BTreeSet::new()],
-                turn: [FlowIx(0); 2],
-                pending_messages: 0,
-            });
-        }
-        Self {
-            budget: Budget::new(&settings, sites.len()),
+        let mut client = Self {
+            budget: Budget::new(&settings, 0),
+            pressure: Pressure::default(),
             settings,
-            destination_bytes: vec![0; flows.len()],
-            sites,
-            flows,
-            destinations,
-            reaches,
+            destination_bytes: Vec::new(),
+            sites: Vec::new(),
+            flows: Vec::new(),
+            destinations: BTreeMap::new(),
+            retired: BTreeMap::new(),
+            reaches: BTreeMap::new(),
             batches: BTreeMap::new(),
             outcomes: VecDeque::new(),
+            pinged: VecDeque::new(),
             attempts: Attempts::default(),
             deadlines: BTreeSet::new(),
             timers: Timers::default(),
             next_ticket: 0,
             next_message: 0,
-            stats: Stats::for_datacenters(names),
+            stats: Stats::for_datacenters(topology.datacenters()),
+        };
+        client.set_topology(topology, links, now);
+        for peer in client.wanted() {
+            links.want(peer, now);
         }
+        client
     }
 
     /// Takes a batch in.
@@ -170,7 +163,8 @@ impl Client {
     /// # Errors
     /// [`Rejected`] gives it back.
     pub fn submit(&mut self, batch: Batch, links: &mut Links, now: Micros) -> Result<Ticket, Rejected> {
-        let Some(site) = self.sites.iter().position(|site| site.name == batch.datacenter) else {
+        let Some(site) = self.sites.iter().position(|site| site.present && site.name == batch.datacenter)
+        else {
             return Err(Rejected { batch, reason: RejectReason::UnknownDatacenter });
         };
         let (charge, urgent) = (BatchCharge::of(&batch.messages), batch.is_urgent());
@@ -182,6 +176,7 @@ impl Client {
         }
         let replaced = self.freed_by_slots(site, &batch.messages);
         if !self.budget.charge(site, charge.bytes(), replaced, urgent) {
+            self.press(now);
             let queued_bytes = bytes(self.budget.queued(site));
             return Err(Rejected { batch, reason: RejectReason::Busy { queued_bytes } });
         }
@@ -249,8 +244,9 @@ impl Client {
         let replaced = message.slot.and_then(|slot| self.flows[flow_ix.0].queued_in(slot));
         let freed = replaced.map_or(0, |old| old.payload.len() + MESSAGE_OVERHEAD_BYTES);
         let others = self.destination_bytes[flow_ix.0] - freed;
-        // One message always fits, so that a budget of exactly one message is no trap.
-        if others > 0 && others + charge > self.settings.destination_budget_bytes {
+        // One message always fits, so that a budget of exactly one message is no trap; so does one that takes no more than
+        // the one it replaces.
+        if others > 0 && charge > freed && others + charge > self.flow_bytes_max(flow_ix, now) {
             return self.turn_down(ticket, index, site, FailReason::Refused);
         }
         self.destination_bytes[flow_ix.0] += charge;
@@ -298,6 +294,24 @@ impl Client {
             pending_messages: site.pending_messages,
             routes: site.routes.status(links, &self.settings, now),
         };
-        self.sites.iter().enumerate().map(row).collect()
+        self.sites.iter().enumerate().filter(|(_, site)| site.present).map(row).collect()
+    }
+
+    /// The same, and how it came to that.
+    #[must_use]
+    pub fn routes(&self, links: &Links, now: Micros) -> Vec<DatacenterRoutes> {
+        let with_decisions = |(status, site): (DatacenterStatus, &Site)| DatacenterRoutes {
+            status,
+            decisions_forgotten: site.decisions.forgotten(),
+            decisions: site.decisions.shown(
+                |index| site.routes.proxies.get(index).map(|proxy| proxy.id.clone()),
+                |at| links.wall_us(at),
+            ),
+        };
+        self.status(links, now)
+            .into_iter()
+            .zip(self.sites.iter().filter(|site| site.present))
+            .map(with_decisions)
+            .collect()
     }
 }

@@ -11,6 +11,7 @@ use crate::proto::attempt::Attempt;
 use crate::proto::flow::{FlowIx, Leg, Selected, Sent, Way};
 use crate::proto::frame::{SealedBatch, Token, Written, direct_frame_bytes};
 use crate::proto::links::{LinkId, Links};
+use crate::proto::pause::Cause;
 use crate::proto::route::attempt_timeout;
 use crate::proto::run::message_head;
 use crate::proto::time::{Micros, micros};
@@ -70,7 +71,7 @@ impl Client {
             }
             if frame_bytes_max == 0 || self.flows[ix.0].next_bytes() > frame_bytes_max {
                 // The peer's limit is below ours, perhaps below what any frame needs: another way may take it.
-                self.flows[ix.0].pauses.avoid(way, now);
+                self.flows[ix.0].pauses.avoid(way, Cause::FrameLimit, now);
                 self.wake(ix, links, now);
                 continue;
             }
@@ -162,6 +163,7 @@ impl Client {
                 self.deadlines.insert((pending.expires_at, ix, Due::Sent(seq)));
             }
         }
+        let mut attempt = 1;
         for run in &selected {
             let (mut expires_at, mut segments, mut first_time) = (now, Vec::new(), 0_usize);
             for seq in run.seqs() {
@@ -173,7 +175,7 @@ impl Client {
                 segments.push(head);
                 segments.extend(sent.pending.payload.segments().iter().cloned());
                 expires_at = expires_at.max(sent.pending.expires_at);
-                frame.attempt = frame.attempt.max(sent.attempts.saturating_add(1));
+                attempt = attempt.max(sent.attempts.saturating_add(1));
             }
             if first_time > 0 {
                 frame.logical_bytes += direct_frame_bytes(first_time);
@@ -186,7 +188,10 @@ impl Client {
             frame.runs.push(flow.fly(*run, leg, row, deadline_ms));
             frame.payloads.push(segments.into_iter().collect());
         }
-        frame.attempt = frame.attempt.max(1);
+        frame.attempt = frame.attempt.max(attempt);
+        if !selected.is_empty() {
+            self.note_decision(ix, Some(way), attempt, links, now);
+        }
         selected
     }
 

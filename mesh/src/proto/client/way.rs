@@ -2,8 +2,10 @@
 
 use super::{Client, Pick, Timer};
 use crate::id::Lane;
+use crate::proto::decision::{Obstacle, Passed, Verdict, Why};
 use crate::proto::flow::{FlowIx, Way};
 use crate::proto::links::{LinkId, Links, PeerIx};
+use crate::proto::pause::Cause;
 use crate::proto::time::Micros;
 
 impl Client {
@@ -45,9 +47,53 @@ impl Client {
                     links.wake(conn);
                 }
             }
-            Pick::Wait(until) if until < Micros::NEVER => self.timers.set_earlier(Timer::Wake(site), until),
-            Pick::Wait(_) => {}
+            Pick::Wait(until) => {
+                let attempt = self.flows[ix.0].next_attempt();
+                self.note_decision(ix, None, attempt, links, now);
+                if until < Micros::NEVER {
+                    self.timers.set_earlier(Timer::Wake(site), until);
+                }
+            }
         }
+    }
+
+    /// Writes down which way a flow took, or that it has none, and why.
+    pub(super) fn note_decision(
+        &mut self,
+        ix: FlowIx,
+        way: Option<Way>,
+        attempt: u32,
+        links: &Links,
+        now: Micros,
+    ) {
+        let flow = &mut self.flows[ix.0];
+        let site = &mut self.sites[flow.datacenter];
+        let (routes, pauses) = (&site.routes, &flow.pauses);
+        let why = match way {
+            Some(Way::Proxy(index)) => routes.why(index, now),
+            Some(Way::Direct) if site.local => Why::Local,
+            Some(Way::Direct) if routes.is_empty() => Why::NoProxy,
+            Some(Way::Direct) => Why::ProxiesPassed,
+            None if pauses.is_full(now) => Why::ReceiverFull,
+            None if pauses.avoids(Way::Direct, now) => Why::AllAvoided,
+            None => Why::Dialling,
+        };
+        let avoided = |way| {
+            let (cause, until) = pauses.why_avoided(way, now)?;
+            Some(Passed { way, why: Obstacle::Avoided(cause), until })
+        };
+        let proxies = (0..routes.proxies.len())
+            .filter(|index| routes.proxies[*index].present && way != Some(Way::Proxy(*index)));
+        let proxies = proxies
+            .filter_map(|index| routes.obstacle(index, links, now).or_else(|| avoided(Way::Proxy(index))));
+        let straight = way.is_none().then(|| {
+            let not_linked = Passed { way: Way::Direct, why: Obstacle::NotLinked, until: Micros::NEVER };
+            avoided(Way::Direct).or((why == Why::Dialling).then_some(not_linked))
+        });
+        let passed = proxies.chain(straight.flatten());
+        let verdict = Verdict { way, why, attempt, probing: pauses.is_probing() };
+        let number = site.decisions.note(flow.decision, (&flow.destination, flow.lane), verdict, passed, now);
+        flow.decision = Some(number);
     }
 
     pub(super) fn wake_site(&mut self, site: usize, links: &mut Links, now: Micros) {
@@ -101,7 +147,7 @@ impl Client {
         let Some(reach) = self.reaches.get(&peer).copied() else { return };
         let Some(first) = reach.flows.filter(|_| !self.sites[reach.site].local) else { return };
         for ix in Lane::ALL.map(|lane| FlowIx(first.0 + lane.index())) {
-            self.flows[ix.0].pauses.avoid(Way::Direct, now);
+            self.flows[ix.0].pauses.avoid(Way::Direct, Cause::DialFailed, now);
             self.wake(ix, links, now);
         }
     }
@@ -119,7 +165,7 @@ impl Client {
 
     /// As [`Client::wake_site`], for flows whose work may have just come to be.
     pub(super) fn wake_all_of(&mut self, site: usize, links: &mut Links, now: Micros) {
-        for ix in self.sites[site].flows.clone().map(FlowIx) {
+        for ix in self.sites[site].flows.clone() {
             self.wake(ix, links, now);
         }
     }

@@ -1,6 +1,7 @@
 //! The books of one flow: what goes next, what is told, what is given up.
 
 use super::*;
+use crate::proto::pause::Cause;
 
 fn flow() -> Flow {
     Flow::new(PeerIx(0), NodeId::new("m").unwrap(), 0, Lane::Bulk)
@@ -96,8 +97,8 @@ fn a_failing_flow_sends_one_message_at_a_time() {
     for id in 1..=5 {
         push(&mut flow, id, None);
     }
-    flow.pauses.avoid(Way::Proxy(0), Micros(0));
-    flow.pauses.avoid(Way::Direct, Micros(0));
+    flow.pauses.avoid(Way::Proxy(0), Cause::TimedOut, Micros(0));
+    flow.pauses.avoid(Way::Direct, Cause::TimedOut, Micros(0));
     assert_eq!(seal(&mut flow, 1)[0].count, 1);
     assert_eq!(seal(&mut flow, 2), [], "one flies");
     flow.answered(Way::Direct, Micros(0));

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Action, Conn, ConnId, Link, LinkEvent, LinkId, Links, PeerIx, Stage, Timer};
+use super::{Action, Conn, ConnId, Link, LinkEvent, LinkId, Links, Peer, PeerIx, Stage, Timer};
 use crate::id::{Incarnation, Lane};
 use crate::proto::frame::{FrameType, control_frame};
 use crate::proto::roster::{RosterIn, RosterOut};
@@ -34,6 +34,7 @@ impl Link {
             heard_at: now,
             used_at: now,
             offset: ClockOffset::default(),
+            ping_asked: false,
             acks: BTreeMap::new(),
             ack_bytes: 0,
             acks_due: false,
@@ -44,19 +45,20 @@ impl Link {
 impl Links {
     /// Asks for a link to a peer, now and after every loss.
     pub fn want(&mut self, peer: PeerIx, now: Micros) {
-        let dialling = &mut self.peers[peer.0].dialling;
-        if !dialling.wanted {
-            dialling.wanted = true;
-            if dialling.link.is_none() {
-                self.timers.set(Timer::Redial(peer), now);
+        let entry = &mut self.peers[peer.0];
+        if entry.present && !entry.dialling.wanted {
+            entry.dialling.wanted = true;
+            match entry.dialling.link {
+                None => self.timers.set(Timer::Redial(peer), now),
+                Some(link) => self.timers.clear(Timer::Idle(link)),
             }
         }
     }
 
     /// Asks for a link to a peer once; it closes again when it was idle for a while.
     pub fn want_once(&mut self, peer: PeerIx, now: Micros) {
-        let dialling = &self.peers[peer.0].dialling;
-        if !dialling.wanted && dialling.link.is_none() && !self.draining {
+        let Peer { present, dialling, .. } = &self.peers[peer.0];
+        if *present && !dialling.wanted && dialling.link.is_none() && !self.draining {
             self.timers.set_earlier(Timer::Redial(peer), now);
         }
     }
@@ -66,6 +68,7 @@ impl Links {
         self.next_conn += 1;
         let conn = Conn {
             accepted: matches!(stage, Stage::AwaitHello),
+            certified: None,
             stage,
             lane,
             link,
@@ -164,7 +167,9 @@ impl Links {
 
     pub(super) fn dial(&mut self, peer: PeerIx, now: Micros) {
         let entry = &self.peers[peer.0];
-        let (Some(address), None) = (entry.spec.address, entry.dialling.link) else { return };
+        let (Some(address), None, true) = (entry.spec.address, entry.dialling.link, entry.present) else {
+            return;
+        };
         if let Err(later) = self.dial_tokens.take(now) {
             self.timers.set(Timer::Redial(peer), later);
             return;
@@ -204,16 +209,21 @@ impl Links {
     pub fn close_all(&mut self, now: Micros) {
         self.draining = true;
         for id in self.links.keys().copied().collect::<Vec<_>>() {
-            let words = self.conn_of(id, Lane::Control).map(|conn| {
-                let close = Close { code: CloseCode::Closing as u16 };
-                (conn, control_frame(FrameType::Close, Lane::Control, &close))
-            });
-            let up = self.links.get(&id).is_some_and(|link| link.up);
-            self.drop_link(id, words.filter(|_| up), now);
+            self.say_closing(id, now);
         }
         for id in self.conns.keys().copied().collect::<Vec<_>>() {
             self.remove_conn(id, None);
         }
+    }
+
+    /// Ends a link, saying so if it is up.
+    pub(super) fn say_closing(&mut self, id: LinkId, now: Micros) {
+        let words = self.conn_of(id, Lane::Control).map(|conn| {
+            let close = Close { code: CloseCode::Closing as u16 };
+            (conn, control_frame(FrameType::Close, Lane::Control, &close))
+        });
+        let up = self.links.get(&id).is_some_and(|link| link.up);
+        self.drop_link(id, words.filter(|_| up), now);
     }
 
     /// A peer was heard of in this life by way of others. Should it come back in a lower one, its clock stepped back: the

@@ -11,6 +11,9 @@ mod opening;
 
 mod lives;
 
+mod members;
+pub use members::NODES_KNOWN_MAX;
+
 mod clock;
 
 mod output;
@@ -29,7 +32,7 @@ use super::rtt::{ClockOffset, Rtt, TokenBucket};
 use super::time::Micros;
 use super::timers::Timers;
 use super::wire::{Ack, AckFlow, CloseCode, Envelope, Hello, Pong, RefuseCode};
-use crate::id::{Incarnation, Lane, NodeId};
+use crate::id::{Datacenter, Incarnation, Lane, NodeId, SpiffeId};
 use crate::settings::Settings;
 use crate::stats::{LinkStatus, Stats};
 use crate::topology::{NodeSpec, Topology};
@@ -87,6 +90,13 @@ pub enum LinkEvent {
     },
     /// The peer is going away, and still answers what it has.
     Draining(LinkId),
+    /// A ping that somebody asked for was answered.
+    Pinged {
+        /// By whom.
+        peer: PeerIx,
+        /// The round trip without the peer's own time.
+        rtt: Duration,
+    },
     /// The peer could not be dialled.
     DialFailed(PeerIx),
     /// A peer knew a higher incarnation of this node; this is the one taken now. All links are gone.
@@ -137,7 +147,7 @@ pub struct LinkCounters {
     pub dials: u64,
     /// Dials that failed.
     pub dials_failed: u64,
-    /// (sent, received) bytes per datacenter, in the order of `Topology::datacenters`.
+    /// (sent, received) bytes per datacenter, in the order in which this node got to know them.
     pub wire: Vec<(u64, u64)>,
 }
 
@@ -161,6 +171,8 @@ struct Conn {
     stage: Stage,
     /// It came in, rather than being dialled.
     accepted: bool,
+    /// Who its peer is, if it came with a certificate.
+    certified: Option<Box<SpiffeId>>,
     lane: Lane,
     link: Option<LinkId>,
     opened_at: Micros,
@@ -193,6 +205,8 @@ pub struct Link {
     heard_at: Micros,
     used_at: Micros,
     offset: ClockOffset,
+    /// Somebody waits for the next answer to a ping.
+    ping_asked: bool,
     acks: BTreeMap<(u8, u32), AckFlow>,
     /// Of all entries of `acks`, as they are kept.
     ack_bytes: usize,
@@ -208,12 +222,29 @@ struct Dialling {
 
 struct Peer {
     spec: NodeSpec,
+    /// The topology lists it now. One that it once did keeps its place, and what is known of its lives.
+    present: bool,
     datacenter: usize,
     dialling: Dialling,
     accepted: Option<LinkId>,
     highest: Incarnation,
     /// When it last moved this node past its life.
     moved_us_at: Option<Micros>,
+}
+
+impl Peer {
+    /// Of the topology, and not heard of.
+    fn new(spec: &NodeSpec, datacenter: usize) -> Self {
+        Self {
+            spec: spec.clone(),
+            present: true,
+            datacenter,
+            dialling: Dialling::default(),
+            accepted: None,
+            highest: Incarnation::UNKNOWN,
+            moved_us_at: None,
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -250,6 +281,8 @@ pub struct Links {
     /// Counters.
     pub counters: LinkCounters,
     topology: Arc<Topology>,
+    /// All that were ever listed; places are never used twice.
+    datacenters: Vec<Datacenter>,
     settings: Settings,
     rng: fastrand::Rng,
     conns: BTreeMap<ConnId, Conn>,
@@ -268,6 +301,8 @@ pub struct Links {
     /// Those of them whose link is not up: in their handshake, or alone.
     handshaking: usize,
     draining: bool,
+    /// A connection whose peer showed no certificate is refused.
+    certificates: bool,
     wall_base_us: u64,
 }
 
@@ -284,14 +319,7 @@ impl Links {
         let datacenters = topology.datacenters();
         let peers: Vec<Peer> = topology
             .nodes()
-            .map(|spec| Peer {
-                spec: spec.clone(),
-                datacenter: datacenters.binary_search(&spec.datacenter).expect("listed"),
-                dialling: Dialling::default(),
-                accepted: None,
-                highest: Incarnation::UNKNOWN,
-                moved_us_at: None,
-            })
+            .map(|spec| Peer::new(spec, datacenters.binary_search(&spec.datacenter).expect("listed")))
             .collect();
         let peer_index =
             peers.iter().enumerate().map(|(index, peer)| (peer.spec.id.clone(), PeerIx(index))).collect();
@@ -311,6 +339,7 @@ impl Links {
             me,
             counters,
             topology,
+            datacenters,
             dial_tokens: TokenBucket::new(settings.dials_per_second),
             settings,
             rng: fastrand::Rng::with_seed(seed),
@@ -327,19 +356,21 @@ impl Links {
             accepted: 0,
             handshaking: 0,
             draining: false,
+            certificates: false,
             wall_base_us,
         }
     }
 
     /// The wall clock as first seen, carried on by the monotonic one.
-    fn wall_us(&self, now: Micros) -> u64 {
+    #[must_use]
+    pub fn wall_us(&self, now: Micros) -> u64 {
         self.wall_base_us.saturating_add(now.0)
     }
 
-    /// The index of a node.
+    /// The index of a node that the topology lists.
     #[must_use]
     pub fn peer(&self, node: &NodeId) -> Option<PeerIx> {
-        self.peer_index.get(node).copied()
+        self.peer_index.get(node).copied().filter(|peer| self.peers[peer.0].present)
     }
 
     /// The node of an index.
@@ -359,6 +390,23 @@ impl Links {
     pub fn dialled(&self, peer: PeerIx) -> Option<(LinkId, &Link)> {
         let id = self.peers[peer.0].dialling.link?;
         self.links.get(&id).filter(|link| link.up).map(|link| (id, link))
+    }
+
+    /// Peer's clock minus ours, µs, where this node dialled it and has samples.
+    #[must_use]
+    pub fn clock_offset_us(&self, peer: PeerIx) -> Option<i64> {
+        let (_, link) = self.dialled(peer)?;
+        (!link.rtt.is_empty()).then(|| link.offset.us())
+    }
+
+    /// Pings a peer that this node dialled now, out of turn. False: there is no such link.
+    pub fn ping(&mut self, peer: PeerIx, now: Micros) -> bool {
+        let Some(id) = self.dialled(peer).map(|(id, _)| id) else { return false };
+        if let Some(link) = self.links.get_mut(&id) {
+            link.ping_asked = true;
+        }
+        self.timers.set_earlier(Timer::Ping(id), now);
+        true
     }
 
     /// Both connections of a link are open.
@@ -498,6 +546,9 @@ impl Links {
                     link.offset.sample(pong.ping_sent_us, pong.ping_received_us, pong.sent_us, wall_us);
                 if let Some(rtt) = sample {
                     link.rtt.sample(rtt);
+                    if std::mem::take(&mut link.ping_asked) {
+                        self.events.push_back(LinkEvent::Pinged { peer: link.peer, rtt });
+                    }
                 }
                 Arrived::Nothing
             }
@@ -555,8 +606,8 @@ impl Links {
         stats.protocol_errors = counters.protocol_errors.clone();
         stats.dials = counters.dials;
         stats.dials_failed = counters.dials_failed;
-        for (name, (sent, received)) in self.topology.datacenters().into_iter().zip(&counters.wire) {
-            let row = stats.datacenters.entry(name).or_default();
+        for (name, (sent, received)) in self.datacenters.iter().zip(&counters.wire) {
+            let row = stats.datacenters.entry(name.clone()).or_default();
             row.sent.wire = *sent;
             row.received_wire = *received;
         }

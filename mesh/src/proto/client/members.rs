@@ -1,0 +1,148 @@
+//! What another topology, or other limits, change for a sender: destinations and proxies come and go while messages are
+//! under way.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Client, Reach, Site};
+use crate::id::{Datacenter, Lane, NodeId};
+use crate::message::FailReason;
+use crate::proto::decision::DecisionLog;
+use crate::proto::flow::{Flow, FlowIx, Ping};
+use crate::proto::links::{Links, PeerIx};
+use crate::proto::pause::Pauses;
+use crate::proto::route::Routes;
+use crate::proto::time::Micros;
+use crate::settings::Settings;
+use crate::topology::Topology;
+
+impl Client {
+    /// Sends to these members, by these proxies, from now on. `links` know the topology already. Messages for a member that
+    /// left, or stands elsewhere now, end as [`FailReason::Removed`].
+    pub fn set_topology(&mut self, topology: &Topology, links: &mut Links, now: Micros) {
+        let me = links.me.clone();
+        for name in topology.datacenters() {
+            self.add_site(&name, name == me.datacenter);
+        }
+        for site in 0..self.sites.len() {
+            let name = self.sites[site].name.clone();
+            let members: BTreeMap<&NodeId, PeerIx> = topology
+                .members_of(&name)
+                .filter(|spec| spec.id != me.node)
+                .filter_map(|spec| Some((&spec.id, links.peer(&spec.id)?)))
+                .collect();
+            for first in self.destinations.values().copied().collect::<Vec<_>>() {
+                let flow = &self.flows[first.0];
+                if flow.datacenter == site && !members.contains_key(&flow.destination) {
+                    self.retire(first);
+                }
+            }
+            let local = self.sites[site].local;
+            let proxies = topology.proxies_of(&name).filter(|_| !local);
+            let proxies = proxies.filter_map(|spec| Some((links.peer(&spec.id)?, spec.id.clone())));
+            self.sites[site].routes.set(proxies);
+        }
+        // Whoever stands elsewhere now has left the old place.
+        for site in 0..self.sites.len() {
+            let name = self.sites[site].name.clone();
+            for spec in topology.members_of(&name).filter(|spec| spec.id != me.node) {
+                if let Some(peer) = links.peer(&spec.id)
+                    && !self.destinations.contains_key(&spec.id)
+                {
+                    self.employ(&spec.id, peer, site);
+                }
+            }
+            self.sites[site].present = topology.nodes().any(|spec| spec.datacenter == name);
+        }
+        self.reach_anew();
+        for site in 0..self.sites.len() {
+            for proxy in self.sites[site].routes.proxies.iter_mut().filter(|proxy| proxy.present) {
+                proxy.link = proxy.link.or_else(|| links.dialled(proxy.peer).map(|(link, _)| link));
+            }
+            self.wake_all_of(site, links, now);
+        }
+    }
+
+    fn add_site(&mut self, name: &Datacenter, local: bool) {
+        if self.sites.iter().any(|site| site.name == *name) {
+            return;
+        }
+        self.budget.add_datacenter();
+        self.stats.add_datacenter(name.clone());
+        self.sites.push(Site {
+            name: name.clone(),
+            present: true,
+            local,
+            routes: Routes::new([]),
+            flows: Vec::new(),
+            ready: [BTreeSet::new(), BTreeSet::new()],
+            turn: [FlowIx(0); 2],
+            pending_messages: 0,
+            decisions: DecisionLog::default(),
+        });
+    }
+
+    /// A member is a destination from now on.
+    fn employ(&mut self, id: &NodeId, peer: PeerIx, site: usize) {
+        let first = self.retired.remove(id).unwrap_or(FlowIx(self.flows.len()));
+        if first.0 == self.flows.len() {
+            self.flows.extend(Lane::ALL.map(|lane| Flow::new(peer, id.clone(), site, lane)));
+            self.destination_bytes.resize(self.flows.len(), 0);
+        }
+        for ix in Lane::ALL.map(|lane| FlowIx(first.0 + lane.index())) {
+            let flow = &mut self.flows[ix.0];
+            // Its seqs go on: the member may live the same life as before.
+            (flow.peer, flow.datacenter, flow.pauses, flow.decision) = (peer, site, Pauses::default(), None);
+            flow.ping = Ping::default();
+            self.sites[site].flows.push(ix);
+        }
+        self.destinations.insert(id.clone(), first);
+    }
+
+    /// A member is no destination any more: all that is under way to it ends here.
+    fn retire(&mut self, first: FlowIx) {
+        for ix in Lane::ALL.map(|lane| FlowIx(first.0 + lane.index())) {
+            self.end_all(ix, FailReason::Removed);
+            for id in std::mem::take(&mut self.flows[ix.0].asking) {
+                self.landed(id);
+            }
+            let site = &mut self.sites[self.flows[ix.0].datacenter];
+            site.flows.retain(|of| *of != ix);
+            for ready in &mut site.ready {
+                ready.remove(&ix);
+            }
+        }
+        let id = self.flows[first.0].destination.clone();
+        self.destinations.remove(&id);
+        self.retired.insert(id, first);
+    }
+
+    fn reach_anew(&mut self) {
+        self.reaches.clear();
+        for (site, of) in self.sites.iter().enumerate() {
+            for proxy in of.routes.proxies.iter().filter(|proxy| proxy.present) {
+                self.reaches.insert(proxy.peer, Reach { site, flows: None });
+            }
+        }
+        for first in self.destinations.values().copied() {
+            let flow = &self.flows[first.0];
+            let reach = Reach { site: flow.datacenter, flows: None };
+            self.reaches.entry(flow.peer).or_insert(reach).flows = Some(first);
+        }
+    }
+
+    /// Whom this sender holds links to: proxies of other datacenters, members of its own.
+    #[must_use]
+    pub fn wanted(&self) -> BTreeSet<PeerIx> {
+        let proxies = self.sites.iter().flat_map(|site| &site.routes.proxies);
+        let proxies = proxies.filter(|proxy| proxy.present).map(|proxy| proxy.peer);
+        let local = self.destinations.values().map(|first| &self.flows[first.0]);
+        let local = local.filter(|flow| self.sites[flow.datacenter].local).map(|flow| flow.peer);
+        proxies.chain(local).collect()
+    }
+
+    /// Other limits and timers from now on. What is queued or under way keeps its deadline.
+    pub fn set_settings(&mut self, settings: Settings) {
+        self.budget.set_limits(&settings);
+        self.settings = settings;
+    }
+}

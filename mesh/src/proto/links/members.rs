@@ -1,0 +1,131 @@
+//! What another topology, or other limits, change for links: who may be a peer, where it is, and who is dialled.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::{Dialling, IDLE_TIMEOUT, LinkId, Links, Peer, PeerIx, Timer};
+use crate::id::Datacenter;
+use crate::proto::time::Micros;
+use crate::settings::Settings;
+use crate::topology::{NodeSpec, Topology};
+
+/// Nodes that one process may ever get to know. Whoever leaves keeps a place here, some 200 bytes, so that its lives and
+/// its numbers go on should it come back.
+pub const NODES_KNOWN_MAX: usize = 65_536;
+
+impl Links {
+    /// Nodes that would be known with this topology, the ones that left included.
+    #[must_use]
+    pub fn known_with(&self, topology: &Topology) -> usize {
+        let new = topology.nodes().filter(|spec| !self.peer_index.contains_key(&spec.id));
+        self.peers.len() + new.count()
+    }
+
+    /// Who is in the cluster now.
+    #[must_use]
+    pub fn topology(&self) -> &Arc<Topology> {
+        &self.topology
+    }
+
+    /// Another topology from now on. Links to whom it does not list end, and those that another address, datacenter or
+    /// role makes wrong; the last begin anew. Whom to dial is for [`Links::set_wanted`].
+    pub fn set_topology(&mut self, topology: Arc<Topology>, now: Micros) {
+        for index in 0..self.peers.len() {
+            let peer = PeerIx(index);
+            let entry = &self.peers[index];
+            match topology.node(&entry.spec.id) {
+                None if entry.present => self.remove_peer(peer, now),
+                None => {}
+                Some(spec) => self.change_peer(peer, spec, now),
+            }
+        }
+        for spec in topology.nodes() {
+            if !self.peer_index.contains_key(&spec.id) {
+                self.peer_index.insert(spec.id.clone(), PeerIx(self.peers.len()));
+                let datacenter = self.datacenter(&spec.datacenter);
+                self.peers.push(Peer::new(spec, datacenter));
+            }
+        }
+        self.topology = topology;
+    }
+
+    /// The place of a datacenter, a new one if it has none.
+    fn datacenter(&mut self, name: &Datacenter) -> usize {
+        self.datacenters.iter().position(|known| known == name).unwrap_or_else(|| {
+            self.datacenters.push(name.clone());
+            self.counters.wire.push((0, 0));
+            self.datacenters.len() - 1
+        })
+    }
+
+    fn remove_peer(&mut self, peer: PeerIx, now: Micros) {
+        let entry = &mut self.peers[peer.0];
+        (entry.present, entry.dialling.wanted) = (false, false);
+        for link in self.links_of(peer) {
+            self.say_closing(link, now);
+        }
+        self.peers[peer.0].dialling = Dialling::default();
+        self.timers.clear(Timer::Redial(peer));
+    }
+
+    fn change_peer(&mut self, peer: PeerIx, spec: &NodeSpec, now: Micros) {
+        let datacenter = self.datacenter(&spec.datacenter);
+        let entry = &mut self.peers[peer.0];
+        let before = std::mem::replace(&mut entry.spec, spec.clone());
+        let returns = !std::mem::replace(&mut entry.present, true);
+        entry.datacenter = datacenter;
+        if returns || before == *spec {
+            return;
+        }
+        let lost = |before: bool, after: bool| before && !after;
+        let wrong = before.datacenter != spec.datacenter
+            || lost(before.roles.origin, spec.roles.origin)
+            || lost(before.roles.member, spec.roles.member)
+            || lost(before.roles.proxy, spec.roles.proxy);
+        let moved = before.address != spec.address;
+        for link in self.links_of(peer) {
+            if wrong || (moved && self.links.get(&link).is_some_and(|link| link.dialled)) {
+                self.say_closing(link, now);
+            }
+        }
+        if moved && self.peers[peer.0].dialling.wanted {
+            // Whatever kept it from answering was at the old address.
+            self.peers[peer.0].dialling.failures = 0;
+            self.timers.set(Timer::Redial(peer), now);
+        }
+    }
+
+    fn links_of(&self, peer: PeerIx) -> Vec<LinkId> {
+        self.links.iter().filter(|(_, link)| link.peer == peer).map(|(id, _)| *id).collect()
+    }
+
+    /// Exactly these peers are dialled, now and after every loss. A link to another one ends when it is idle.
+    pub fn set_wanted(&mut self, wanted: &BTreeSet<PeerIx>, now: Micros) {
+        for peer in (0..self.peers.len()).map(PeerIx) {
+            if wanted.contains(&peer) {
+                self.want(peer, now);
+                continue;
+            }
+            let dialling = &mut self.peers[peer.0].dialling;
+            if std::mem::take(&mut dialling.wanted) {
+                match dialling.link {
+                    Some(link) => self.timers.set(Timer::Idle(link), now + IDLE_TIMEOUT),
+                    None => self.timers.clear(Timer::Redial(peer)),
+                }
+            }
+        }
+    }
+
+    /// Limits and timers.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Other limits and timers from now on. What runs already, as a handshake, keeps its deadline; what was agreed on, as
+    /// the longest frame of a link, holds until the link ends.
+    pub fn set_settings(&mut self, settings: Settings) {
+        self.dial_tokens.set_rate(settings.dials_per_second);
+        self.settings = settings;
+    }
+}

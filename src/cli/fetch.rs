@@ -1,0 +1,198 @@
+//! Asks a running process: one request over HTTP/1.1 to its admin API, with a limit on time and bytes.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::environment;
+use super::failure::Failure;
+use crate::config::Config;
+
+/// Time for one answer, with the dial.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Longest answer that is read.
+const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Which process is asked.
+#[derive(Debug, clap::Args)]
+pub(super) struct At {
+    /// The admin address of the process
+    #[arg(long, value_name = "HOST:PORT", required_unless_present = "config", conflicts_with = "config")]
+    at: Option<String>,
+    /// The configuration file, which says the admin address of the node
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Which node of the file [default: what TRUNKLINE_NODE says, else the only one that has an admin address]
+    #[arg(long, value_name = "ID", requires = "config")]
+    node: Option<String>,
+}
+
+/// A process that can be asked.
+pub(super) struct Process {
+    address: String,
+}
+
+impl At {
+    /// The process that is meant.
+    pub(super) fn process(&self) -> Result<Process, Failure> {
+        if let Some(address) = &self.at {
+            return Ok(Process { address: address.clone() });
+        }
+        let Some(file) = &self.config else {
+            return Err(Failure::Usage("say which process with --at or --config".to_owned()));
+        };
+        let config = Config::load(file)?;
+        let asked = self.node.clone().or_else(|| environment::variable("TRUNKLINE_NODE"));
+        let nodes = || config.topology().nodes().map(|node| (node.id.as_str(), config.admin(&node.id)));
+        let served: Vec<_> = nodes().filter_map(|(id, admin)| Some((id, admin?))).collect();
+        let file = config.path().display();
+        let address = match (&asked, &served[..]) {
+            (Some(asked), _) => {
+                let admin = nodes().find(|(id, _)| id == asked).map(|(_, admin)| admin);
+                let shown: String = asked.chars().take(64).flat_map(char::escape_default).collect();
+                match admin {
+                    Some(Some(admin)) => admin,
+                    Some(None) => {
+                        let why =
+                            format!("{file}: node `{shown}` has no admin address: give it one as `admin`");
+                        return Err(Failure::Config(why));
+                    }
+                    None => {
+                        let why = format!("{file}: no node `{shown}` is listed: correct --node");
+                        return Err(Failure::Config(why));
+                    }
+                }
+            }
+            (None, [(_, admin)]) => *admin,
+            (None, []) => {
+                let why = format!("{file}: no node has an admin address: give one to each as `admin`");
+                return Err(Failure::Config(why));
+            }
+            (None, several) => {
+                let why = format!(
+                    "{file}: {} nodes have an admin address: say which one with --node or TRUNKLINE_NODE",
+                    several.len()
+                );
+                return Err(Failure::Config(why));
+            }
+        };
+        Ok(Process { address: address.to_string() })
+    }
+}
+
+impl Process {
+    /// What a path answers, whatever the code, as JSON.
+    pub(super) async fn json(&self, path: &str) -> Result<Value, Failure> {
+        Ok(self.ask(Method::GET, path).await?.1)
+    }
+
+    /// The same, as something that is known. Only what a later or earlier version may lack has a default.
+    pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        read(self.json(path).await?)
+            .map_err(|error| self.failed(&format!("answers {path} in a form of its own: {error}")))
+    }
+
+    /// One request, and what is answered.
+    pub(super) async fn ask(&self, method: Method, path: &str) -> Result<(StatusCode, Value), Failure> {
+        let answer = timeout(PATIENCE, self.exchange(method, path)).await;
+        let answer = answer.unwrap_or_else(|_| Err("gives no answer in time".to_owned()));
+        let (code, body) = answer.map_err(|why| self.failed(&why))?;
+        match serde_json::from_slice(&body) {
+            Ok(value) if code != StatusCode::NOT_FOUND => Ok((code, harmless(value))),
+            Ok(_) => Err(self.failed(&format!("knows no {path}: is it of another version?"))),
+            Err(_) => Err(self.failed(&format!("answers {path} with {code} and no JSON: is it Trunkline?"))),
+        }
+    }
+
+    async fn exchange(&self, method: Method, path: &str) -> Result<(StatusCode, Bytes), String> {
+        let stream =
+            TcpStream::connect(&self.address).await.map_err(|error| format!("cannot be reached: {error}"))?;
+        let broken = |error: hyper::Error| format!("does not answer in HTTP: {error}");
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(hyper::header::HOST, &self.address)
+            .body(Empty::<Bytes>::new())
+            .map_err(|error| format!("cannot be asked: {error}"))?;
+        let connection = tokio::spawn(connection);
+        let answer = sender.send_request(request).await.map_err(broken)?;
+        let code = answer.status();
+        let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
+        connection.abort();
+        Ok((code, body.map_err(|error| format!("breaks its answer off: {error}"))?.to_bytes()))
+    }
+
+    fn failed(&self, why: &str) -> Failure {
+        let address: String = self.address.chars().take(128).flat_map(char::escape_default).collect();
+        Failure::Unavailable(format!("the admin API at {address} {why}"))
+    }
+}
+
+/// A JSON value as something that is known.
+pub(super) fn read<T: DeserializeOwned>(value: Value) -> Result<T, serde_json::Error> {
+    serde_json::from_value(value)
+}
+
+/// Without characters that would steer a terminal.
+fn harmless(value: Value) -> Value {
+    match value {
+        Value::String(text) => {
+            Value::String(text.chars().map(|c| if c.is_control() { '?' } else { c }).collect())
+        }
+        Value::Array(items) => Value::Array(items.into_iter().map(harmless).collect()),
+        Value::Object(fields) => {
+            Value::Object(fields.into_iter().map(|(key, value)| (key, harmless(value))).collect())
+        }
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_a_process_says_does_not_steer_the_terminal() {
+        let value = harmless(json!({ "a": ["\u{1b}[2J", 1], "b": { "c": "é\n" } }));
+        assert_eq!(value, json!({ "a": ["?[2J", 1], "b": { "c": "é?" } }));
+    }
+
+    #[tokio::test]
+    async fn whatever_listens_there_is_survived() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let process = Process { address: listener.local_addr().unwrap().to_string() };
+        let answers: [&[u8]; 5] = [
+            b"",
+            b"SSH-2.0-x\r\n",
+            b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi",
+            b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{}",
+            b"HTTP/1.1 404 Not Found\r\ncontent-length: 2\r\n\r\n{}",
+        ];
+        let server = tokio::spawn(async move {
+            for answer in answers {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let _ = stream.read(&mut [0; 1024]).await;
+                let _ = stream.write_all(answer).await;
+            }
+        });
+        for answer in answers {
+            let failure = process.json("/v1/status").await.unwrap_err();
+            assert_eq!(failure.code(), 69, "{answer:?}");
+            assert!(failure.to_string().contains(&process.address), "{failure}");
+        }
+        server.await.unwrap();
+        assert!(process.json("/").await.unwrap_err().to_string().contains("cannot be reached"));
+    }
+}

@@ -1,0 +1,195 @@
+//! `trunkline routes`: how a running sender reaches every datacenter, and why.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::failure::Failure;
+use super::fetch::{At, read};
+use super::status::{Datacenter, print, proxies};
+use super::table::{Align, Table};
+use crate::config::units::{show_count, show_duration};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct RoutesArgs {
+    #[command(flatten)]
+    at: At,
+    /// Only this datacenter
+    #[arg(long, value_name = "NAME")]
+    dc: Option<String>,
+    /// Most decisions that are shown per datacenter, the latest first
+    #[arg(long, value_name = "COUNT", default_value_t = 20)]
+    last: usize,
+    /// What the admin API says, as one JSON object
+    #[arg(long, conflicts_with_all = ["dc", "last"])]
+    json: bool,
+}
+
+/// What `/v1/routes` says, as far as it is shown.
+#[derive(Debug, Deserialize)]
+pub(super) struct Routes {
+    node: String,
+    origin: bool,
+    now_unix_ms: u64,
+    datacenters: Vec<Reached>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Reached {
+    #[serde(flatten)]
+    status: Datacenter,
+    decisions_forgotten: u64,
+    decisions: Vec<Decision>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Decision {
+    destination: String,
+    lane: String,
+    attempt: u32,
+    way: String,
+    proxy: Option<String>,
+    why: String,
+    probing: bool,
+    passed: Vec<Passed>,
+    times: u64,
+    last_unix_ms: u64,
+}
+
+#[derive(Debug, Deserialize)]
+struct Passed {
+    way: String,
+    proxy: Option<String>,
+    why: String,
+    left_ms: Option<u64>,
+}
+
+pub(super) async fn routes(args: RoutesArgs) -> Result<(), Failure> {
+    let routes = args.at.process()?.json("/v1/routes").await?;
+    if args.json {
+        return print(&format!("{routes}\n"));
+    }
+    let mut routes: Routes = read(routes)
+        .map_err(|error| Failure::Failed(format!("the routes have a form of their own: {error}")))?;
+    if let Some(wanted) = &args.dc {
+        routes.datacenters.retain(|datacenter| datacenter.status.name == *wanted);
+        if routes.datacenters.is_empty() {
+            let wanted: String = wanted.chars().take(64).flat_map(char::escape_default).collect();
+            return Err(Failure::Usage(format!("node `{}` sends to no datacenter `{wanted}`", routes.node)));
+        }
+    }
+    print(&routes.describe(args.last))
+}
+
+impl Routes {
+    fn describe(&self, last: usize) -> String {
+        if !self.origin {
+            return format!("{} is no origin: it sends no batches and has no routes\n", self.node);
+        }
+        let remote = || self.datacenters.iter().map(|datacenter| &datacenter.status);
+        let mut text =
+            format!("{}: {}\n", self.node, show_count(self.datacenters.len() as u64, "datacenter"));
+        let _ = write!(text, "\n{}", proxies(remote()));
+        for datacenter in &self.datacenters {
+            let name = &datacenter.status.name;
+            let _ = write!(text, "\n{name}: {}", datacenter.status.way());
+            if datacenter.decisions.is_empty() {
+                text.push_str(", nothing was sent yet\n");
+                continue;
+            }
+            let more =
+                datacenter.decisions.len().saturating_sub(last) as u64 + datacenter.decisions_forgotten;
+            if more > 0 {
+                let _ = write!(text, ", and {more} before these");
+            }
+            let _ = write!(text, "\n{}", self.decisions(datacenter.decisions.iter().take(last)));
+        }
+        text
+    }
+
+    fn decisions<'a>(&self, decisions: impl Iterator<Item = &'a Decision>) -> Table {
+        let mut table = Table::new(&[
+            (Align::Right, "last"),
+            (Align::Right, "times"),
+            (Align::Left, "destination"),
+            (Align::Left, "lane"),
+            (Align::Right, "attempt"),
+            (Align::Left, "way"),
+            (Align::Left, "why"),
+        ]);
+        for decision in decisions {
+            let ago = Duration::from_millis(self.now_unix_ms.saturating_sub(decision.last_unix_ms));
+            table.row(vec![
+                format!("{} ago", show_duration(ago)),
+                decision.times.to_string(),
+                decision.destination.clone(),
+                decision.lane.clone(),
+                decision.attempt.to_string(),
+                decision.proxy.as_ref().map_or_else(|| decision.way.clone(), |proxy| format!("by {proxy}")),
+                decision.reason(),
+            ]);
+        }
+        table
+    }
+}
+
+impl Decision {
+    /// Why, with what was passed over.
+    fn reason(&self) -> String {
+        let mut parts = vec![spaced(&self.why)];
+        if self.probing {
+            parts.push("one message at a time".to_owned());
+        }
+        parts.extend(self.passed.iter().map(|passed| {
+            let way = passed.proxy.as_ref().unwrap_or(&passed.way);
+            let left =
+                passed.left_ms.map(|ms| format!(" ({} left)", show_duration(Duration::from_millis(ms))));
+            format!("{way} {}{}", spaced(&passed.why), left.unwrap_or_default())
+        }));
+        parts.join(", ")
+    }
+}
+
+fn spaced(label: &str) -> String {
+    label.replace('_', " ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_table_answers_why_something_went_direct() {
+        let route = |proxy: &str, state: &str, snoozed_ms: u64| {
+            json!({ "proxy": proxy, "in_use": false, "state": state, "snoozed_ms": snoozed_ms,
+                    "attempt_timeout_ms": 90, "linked": state != "down", "rtt_us": 40_000, "ack_us": null,
+                    "failures": 1, "trial": false })
+        };
+        let decision = json!({ "number": 9, "destination": "eu-m1", "lane": "bulk", "attempt": 2,
+            "way": "direct", "proxy": null, "why": "proxies_passed", "probing": true, "times": 3,
+            "first_unix_ms": 1_000, "last_unix_ms": 8_500, "passed": [
+                { "way": "proxy", "proxy": "eu-p1", "why": "snoozed", "left_ms": 800 },
+                { "way": "proxy", "proxy": "eu-p2", "why": "not_linked", "left_ms": null } ] });
+        let routes: Routes = read(json!({ "node": "us-leader", "origin": true, "now_unix_ms": 10_000,
+            "datacenters": [{ "name": "eu", "local": false, "queued_bytes": 0, "pending_messages": 0,
+                "routes": [route("eu-p1", "snoozed", 700), route("eu-p2", "down", 0)],
+                "decisions_forgotten": 2, "decisions": [decision] }] }))
+        .unwrap();
+        let text = "\
+us-leader: 1 datacenter
+
+datacenter  proxy  state    snoozed for  round trip  ack  ack timeout  failures
+eu          eu-p1  snoozed       700 ms       40 ms    -        90 ms         1
+eu          eu-p2  down               -       40 ms    -            -         1
+
+eu: direct: no proxy is usable, and 2 before these
+     last  times  destination  lane  attempt  way     why
+1.5 s ago      3  eu-m1        bulk        2  direct  proxies passed, one message at a time, eu-p1 snoozed (800 ms left), eu-p2 not linked
+";
+        assert_eq!(routes.describe(20), text);
+        let member = Routes { node: "m".to_owned(), origin: false, now_unix_ms: 0, datacenters: Vec::new() };
+        assert_eq!(member.describe(20), "m is no origin: it sends no batches and has no routes\n");
+    }
+}

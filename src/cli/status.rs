@@ -1,0 +1,302 @@
+//! `trunkline status`: what a running node is and does.
+
+use std::fmt::Write as _;
+use std::io::Write;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::failure::Failure;
+use super::fetch::{At, read};
+use super::table::{Align, Table};
+use crate::config::units::{show_bytes, show_count, show_duration};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct StatusArgs {
+    #[command(flatten)]
+    at: At,
+    /// What the admin API says, as one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `/v1/status` says, as far as it is shown.
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct Status {
+    pub(super) version: String,
+    pub(super) ready: bool,
+    pub(super) node: String,
+    pub(super) datacenter: String,
+    pub(super) cluster: String,
+    pub(super) roles: String,
+    pub(super) uptime_s: u64,
+    pub(super) draining: bool,
+    pub(super) links: Vec<Link>,
+    pub(super) datacenters: Vec<Datacenter>,
+    pub(super) proxy_queue_bytes: u64,
+    pub(super) inbox_bytes: u64,
+    pub(super) held_bytes: u64,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct Link {
+    peer: String,
+    datacenter: String,
+    dialled: bool,
+    up: bool,
+    draining: bool,
+    rtt_us: Option<u64>,
+    rtt_min_us: Option<u64>,
+    clock_offset_us: Option<i64>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct Datacenter {
+    pub(super) name: String,
+    pub(super) local: bool,
+    pub(super) queued_bytes: u64,
+    pub(super) pending_messages: u64,
+    pub(super) routes: Vec<Route>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct Route {
+    pub(super) proxy: String,
+    pub(super) in_use: bool,
+    pub(super) state: String,
+    pub(super) snoozed_ms: u64,
+    pub(super) attempt_timeout_ms: u64,
+    #[serde(default)]
+    pub(super) linked: bool,
+    #[serde(default)]
+    pub(super) rtt_us: Option<u64>,
+    #[serde(default)]
+    pub(super) ack_us: Option<u64>,
+    #[serde(default)]
+    pub(super) failures: u64,
+    #[serde(default)]
+    pub(super) trial: bool,
+}
+
+pub(super) async fn status(args: StatusArgs) -> Result<(), Failure> {
+    let process = args.at.process()?;
+    let status = process.json("/v1/status").await?;
+    if args.json {
+        return print(&format!("{status}\n"));
+    }
+    let known: Status = read(status)
+        .map_err(|error| Failure::Failed(format!("the status has a form of its own: {error}")))?;
+    let ready = process.json("/readyz").await?;
+    let reasons: Vec<&str> =
+        ready["reasons"].as_array().into_iter().flatten().filter_map(|reason| reason.as_str()).collect();
+    print(&known.describe(&reasons))
+}
+
+/// To standard output.
+pub(super) fn print(text: &str) -> Result<(), Failure> {
+    let mut stdout = std::io::stdout();
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(Failure::stdout)
+}
+
+impl Status {
+    /// One line: who this is, and how long it has been up.
+    pub(super) fn headline(&self) -> String {
+        let health = match (self.draining, self.ready) {
+            (true, _) => "draining",
+            (false, true) => "ready",
+            (false, false) => "not ready",
+        };
+        format!(
+            "{}: {} of datacenter {}, cluster {}, version {}, {health}, up {}",
+            self.node,
+            self.roles,
+            self.datacenter,
+            self.cluster,
+            self.version,
+            uptime(self.uptime_s)
+        )
+    }
+
+    fn describe(&self, reasons: &[&str]) -> String {
+        let mut text = self.headline() + "\n";
+        for reason in reasons {
+            let _ = writeln!(text, "not ready: {reason}");
+        }
+        for (what, bytes) in [
+            ("queued for members", self.proxy_queue_bytes),
+            ("in the inbox", self.inbox_bytes),
+            ("held behind gaps", self.held_bytes),
+        ] {
+            if bytes > 0 {
+                let _ = writeln!(text, "{what}: {}", show_bytes(bytes));
+            }
+        }
+        let mut links = Table::new(&[
+            (Align::Left, "peer"),
+            (Align::Left, "datacenter"),
+            (Align::Left, "opened by"),
+            (Align::Left, "link"),
+            (Align::Right, "round trip"),
+            (Align::Right, "least"),
+            (Align::Right, "clock offset"),
+        ]);
+        for link in &self.links {
+            let state = match (link.up, link.draining) {
+                (false, _) => "opening",
+                (true, true) => "draining",
+                (true, false) => "up",
+            };
+            links.row(vec![
+                link.peer.clone(),
+                link.datacenter.clone(),
+                if link.dialled { "this node" } else { "the peer" }.to_owned(),
+                state.to_owned(),
+                time(link.rtt_us),
+                time(link.rtt_min_us),
+                link.clock_offset_us.map_or_else(|| "-".to_owned(), offset),
+            ]);
+        }
+        let _ = write!(text, "\n{}\n", show_count(self.links.len() as u64, "link"));
+        if !self.links.is_empty() {
+            let _ = write!(text, "{links}");
+        }
+        if !self.datacenters.is_empty() {
+            let _ = write!(text, "\n{}", datacenters(&self.datacenters));
+        }
+        text
+    }
+}
+
+/// A row per datacenter, as a sender sees it.
+fn datacenters(datacenters: &[Datacenter]) -> Table {
+    let mut table = Table::new(&[
+        (Align::Left, "datacenter"),
+        (Align::Left, "way"),
+        (Align::Right, "queued"),
+        (Align::Right, "pending"),
+    ]);
+    for datacenter in datacenters {
+        table.row(vec![
+            datacenter.name.clone(),
+            datacenter.way(),
+            show_bytes(datacenter.queued_bytes),
+            show_count(datacenter.pending_messages, "message"),
+        ]);
+    }
+    table
+}
+
+impl Datacenter {
+    /// The way that the next batch takes, in a word or two.
+    pub(super) fn way(&self) -> String {
+        if self.local {
+            return "direct (local)".to_owned();
+        }
+        match self.routes.iter().find(|route| route.in_use) {
+            Some(route) => format!("by {}", route.proxy),
+            None => "direct: no proxy is usable".to_owned(),
+        }
+    }
+}
+
+/// A table of all proxies of these datacenters.
+pub(super) fn proxies<'a>(datacenters: impl Iterator<Item = &'a Datacenter>) -> Table {
+    let mut table = Table::new(&[
+        (Align::Left, "datacenter"),
+        (Align::Left, "proxy"),
+        (Align::Left, "state"),
+        (Align::Right, "snoozed for"),
+        (Align::Right, "round trip"),
+        (Align::Right, "ack"),
+        (Align::Right, "ack timeout"),
+        (Align::Right, "failures"),
+    ]);
+    for datacenter in datacenters {
+        for route in &datacenter.routes {
+            let state = match route.state.as_str() {
+                "up" if route.in_use => "in use",
+                "up" if route.trial => "on trial",
+                other => other,
+            };
+            let ms = |ms: u64| show_duration(Duration::from_millis(ms));
+            table.row(vec![
+                datacenter.name.clone(),
+                route.proxy.clone(),
+                state.to_owned(),
+                if route.snoozed_ms > 0 { ms(route.snoozed_ms) } else { "-".to_owned() },
+                time(route.rtt_us),
+                time(route.ack_us),
+                if route.linked { ms(route.attempt_timeout_ms) } else { "-".to_owned() },
+                route.failures.to_string(),
+            ]);
+        }
+    }
+    table
+}
+
+/// A time that may not be known.
+pub(super) fn time(us: Option<u64>) -> String {
+    us.map_or_else(|| "-".to_owned(), |us| show_duration(Duration::from_micros(us)))
+}
+
+/// How much later the other clock is.
+pub(super) fn offset(us: i64) -> String {
+    let sign = if us < 0 { "-" } else { "+" };
+    format!("{sign}{}", show_duration(Duration::from_micros(us.unsigned_abs())))
+}
+
+/// Whole units, the two largest.
+fn uptime(seconds: u64) -> String {
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, _) => format!("{minutes} min {} s", seconds % 60),
+        (0, _, _) => format!("{hours} h {minutes} min"),
+        _ => format!("{days} d {hours} h"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_status_is_shown_in_aligned_tables_with_units() {
+        let status: Status = read(json!({
+            "version": "0.1.0", "ready": false, "node": "us-leader", "datacenter": "us", "cluster": "c",
+            "roles": "origin", "uptime_s": 3_700, "draining": false, "proxy_queue_bytes": 0,
+            "inbox_bytes": 2_048, "held_bytes": 0, "later": "is ignored",
+            "links": [
+                { "peer": "eu-p1", "datacenter": "eu", "dialled": true, "up": true, "draining": false,
+                  "rtt_us": 40_500, "rtt_min_us": 40_000, "clock_offset_us": -1_500 },
+                { "peer": "eu-p2", "datacenter": "eu", "dialled": true, "up": false, "draining": false,
+                  "rtt_us": null, "rtt_min_us": null, "clock_offset_us": null },
+            ],
+            "datacenters": [{ "name": "eu", "local": false, "queued_bytes": 1_536, "pending_messages": 1,
+                "routes": [{ "proxy": "eu-p1", "in_use": true, "state": "up", "snoozed_ms": 0,
+                             "attempt_timeout_ms": 90 }] }],
+        }))
+        .unwrap();
+        let text = "\
+us-leader: origin of datacenter us, cluster c, version 0.1.0, not ready, up 1 h 1 min
+not ready: the node is draining
+in the inbox: 2 KiB
+
+2 links
+peer   datacenter  opened by  link     round trip  least  clock offset
+eu-p1  eu          this node  up          40.5 ms  40 ms       -1.5 ms
+eu-p2  eu          this node  opening           -      -             -
+
+datacenter  way        queued    pending
+eu          by eu-p1  1.5 KiB  1 message
+";
+        assert_eq!(status.describe(&["the node is draining"]), text);
+    }
+
+    #[test]
+    fn times_up_are_told_in_two_units() {
+        let told = [59, 60, 3_599, 3_600, 86_399, 90_000].map(uptime);
+        assert_eq!(told, ["59 s", "1 min 0 s", "59 min 59 s", "1 h 0 min", "23 h 59 min", "1 d 1 h"]);
+    }
+}

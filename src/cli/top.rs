@@ -1,0 +1,104 @@
+//! `trunkline top`: rates, queues and routes of a running node, every second.
+
+mod rates;
+
+use std::fmt::Write as _;
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use super::failure::Failure;
+use super::fetch::{At, Process};
+use super::status::{Status, print, proxies};
+use crate::config::units::parse_duration;
+use rates::{Rates, Stats};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct TopArgs {
+    #[command(flatten)]
+    at: At,
+    /// One picture, of one interval, and no more
+    #[arg(long)]
+    once: bool,
+    /// Pictures as JSON, one object per line
+    #[arg(long)]
+    json: bool,
+    /// Between two pictures
+    #[arg(long, value_name = "DURATION", default_value = "1 s", value_parser = interval)]
+    interval: Duration,
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    let interval = parse_duration(text).map_err(|error| error.to_string())?;
+    if (Duration::from_millis(10)..=Duration::from_secs(3600)).contains(&interval) {
+        Ok(interval)
+    } else {
+        Err("use at least 10 ms and at most 1 h".to_owned())
+    }
+}
+
+/// What was counted at one moment.
+struct Sample {
+    status: Status,
+    stats: Stats,
+    at: Instant,
+}
+
+impl Sample {
+    async fn take(process: &Process) -> Result<Self, Failure> {
+        let status = process.get("/v1/status").await?;
+        let stats = process.get("/v1/stats").await?;
+        Ok(Self { status, stats, at: Instant::now() })
+    }
+}
+
+pub(super) async fn top(args: TopArgs) -> Result<(), Failure> {
+    let process = args.at.process()?;
+    let mut before = Sample::take(&process).await?;
+    let live = std::io::stdout().is_terminal() && !args.once && !args.json;
+    let mut ticks = tokio::time::interval(args.interval);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    // The first tick is at once.
+    ticks.tick().await;
+    loop {
+        ticks.tick().await;
+        match Sample::take(&process).await {
+            Ok(now) => {
+                let rates = Rates::between(&before.stats, &now.stats, now.at.duration_since(before.at));
+                let picture = if args.json {
+                    format!("{}\n", rates.json(&now.status))
+                } else {
+                    picture(&now.status, &rates)
+                };
+                show(&picture, live)?;
+                before = now;
+            }
+            // Somebody who watches wants to see it come back.
+            Err(failure) if live => show(&format!("{failure}\n"), live)?,
+            Err(failure) => return Err(failure),
+        }
+        if args.once {
+            return Ok(());
+        }
+    }
+}
+
+/// One picture: over the last one on a terminal, below it elsewhere.
+fn show(picture: &str, live: bool) -> Result<(), Failure> {
+    if !live {
+        return print(picture);
+    }
+    // Home, each line to its end, and what the last picture had below.
+    print(&format!("\x1b[H{}\x1b[J", picture.replace('\n', "\x1b[K\n")))
+}
+
+fn picture(status: &Status, rates: &Rates) -> String {
+    let mut text = status.headline() + "\n\n";
+    if status.roles.contains("origin") {
+        let _ = writeln!(text, "{}", rates.sending(&status.datacenters));
+        if status.datacenters.iter().any(|datacenter| !datacenter.routes.is_empty()) {
+            let _ = writeln!(text, "{}", proxies(status.datacenters.iter()));
+        }
+    }
+    let _ = writeln!(text, "{}", rates.node(status));
+    text
+}
