@@ -1,5 +1,6 @@
 //! The command line: what there is to say, and which exit code says how it went.
 
+mod ca;
 mod check;
 mod demo;
 mod environment;
@@ -68,6 +69,9 @@ enum Command {
     Send(send::SendArgs),
     /// Check a configuration file and show what it says
     CheckConfig(check::CheckArgs),
+    /// Make a CA and certificates for nodes, and show what certificates say
+    #[command(subcommand)]
+    Ca(ca::CaCommand),
     /// Show what a running node is and does: health, links, queues
     Status(status::StatusArgs),
     /// Show how a running sender reaches every datacenter, and why: proxies, and the latest decisions
@@ -133,8 +137,11 @@ fn told(error: &clap::Error) -> ExitCode {
 }
 
 fn run(command: Command, log: &log::Log) -> Result<(), Failure> {
-    if let Command::CheckConfig(args) = command {
-        return check::check(&args);
+    // These need no runtime.
+    match &command {
+        Command::CheckConfig(args) => return check::check(args),
+        Command::Ca(command) => return ca::ca(command),
+        _ => {}
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -146,6 +153,7 @@ fn run(command: Command, log: &log::Log) -> Result<(), Failure> {
             Command::Member(args) => run::run(args, crate::config::Role::Member, log).await,
             Command::Send(args) => send::send(args, log).await,
             Command::CheckConfig(args) => check::check(&args),
+            Command::Ca(command) => ca::ca(&command),
             Command::Status(args) => status::status(args).await,
             Command::Routes(args) => routes::routes(args).await,
             Command::Ping(args) => ping::ping(args).await,

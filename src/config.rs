@@ -20,7 +20,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use trunkline_mesh::{ClusterId, NodeId, NodeSpec, Settings, Topology};
+use trunkline_mesh::{ClusterId, NodeId, NodeSpec, Settings, TlsFiles, Topology};
 
 pub use change::Difference;
 pub(crate) use choose::held;
@@ -31,6 +31,7 @@ pub(crate) use reader::nearest;
 
 use node::Node;
 use reader::{Entry, Reader, Section};
+use security::Security;
 
 /// No more of a file is read, MiB: a thousand nodes take some 200 KiB.
 const FILE_MIB_MAX: u64 = 16;
@@ -42,7 +43,7 @@ pub struct Config {
     topology: Arc<Topology>,
     settings: Settings,
     nodes: BTreeMap<NodeId, Local>,
-    insecure: bool,
+    security: Security,
     log_level: Option<String>,
 }
 
@@ -159,10 +160,28 @@ impl Config {
         Some(self.nodes.get(node)?.line)
     }
 
-    /// Plaintext beyond loopback is allowed.
+    /// Plaintext beyond loopback is allowed: for links and admin API, or, if links are within TLS, for the latter alone.
     #[must_use]
     pub fn insecure(&self) -> bool {
-        self.insecure
+        self.security.insecure
+    }
+
+    /// Links are within TLS, with the certificates that the file names.
+    #[must_use]
+    pub fn tls(&self) -> bool {
+        self.security.is_tls()
+    }
+
+    /// Every node has certificate or key at a path of its own.
+    #[must_use]
+    pub fn tls_per_node(&self) -> bool {
+        self.security.is_per_node()
+    }
+
+    /// Where a node finds certificate, key and CA; `None` without TLS. Whether they are there is not looked at.
+    #[must_use]
+    pub fn tls_files(&self, node: &NodeId) -> Option<TlsFiles> {
+        self.security.files(&self.path, node)
     }
 
     /// How much is logged, if the file says so.
@@ -177,6 +196,11 @@ impl Config {
         let mut config = trunkline_mesh::Config::new(Arc::clone(&self.topology), node.id.clone());
         config.settings = self.settings.clone();
         config.listen = self.listen(&node.id);
+        config.security = match self.tls_files(&node.id) {
+            Some(files) => trunkline_mesh::Security::Tls(files),
+            None if self.insecure() => trunkline_mesh::Security::Insecure,
+            None => trunkline_mesh::Security::Loopback,
+        };
         config
     }
 }
@@ -186,11 +210,11 @@ fn check(reader: &mut Reader<'_>, path: &Path, document: &toml::de::DeTable<'_>)
     let root = Section::root(document);
     reader.known_keys(&root, &["cluster", "security", "limits", "timers", "codec", "log", "node"]);
     let cluster = cluster(reader, &root);
-    let insecure = security::read(reader, &root);
+    let security = security::read(reader, &root);
     let settings = settings::read(reader, &root);
     let log_level = log::read(reader, &root);
     let nodes = node::read_all(reader, &root);
-    security::check(reader, insecure, &nodes);
+    security::check(reader, &security, &nodes);
     let topology = node::topology(reader, cluster?, &nodes)?;
     let nodes = nodes.into_iter().map(|node: Node| (node.spec.id, node.local)).collect();
     Some(Config {
@@ -198,7 +222,7 @@ fn check(reader: &mut Reader<'_>, path: &Path, document: &toml::de::DeTable<'_>)
         topology: Arc::new(topology),
         settings: settings?,
         nodes,
-        insecure,
+        security,
         log_level,
     })
 }

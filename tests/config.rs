@@ -70,7 +70,19 @@ fn the_example_shows_every_key() {
     // The debug form names all fields.
     let debug = format!("{:?}", trunkline_mesh::Settings::default());
     let keys = debug.split(['{', ',']).filter_map(|part| Some(part.trim().split_once(": ")?.0));
-    for key in keys.chain(["id", "dc", "roles", "address", "admin", "listen", "insecure"]) {
+    for key in keys.chain([
+        "id",
+        "dc",
+        "roles",
+        "address",
+        "admin",
+        "listen",
+        "insecure",
+        "certificate",
+        "key",
+        "ca",
+        "check_interval",
+    ]) {
         assert!(text.contains(&format!("{key} = ")), "{key}");
     }
 }

@@ -1,7 +1,11 @@
 //! Names and numbers that identify things. Newtypes, so that a node is never mistaken for a datacenter.
 
+mod spiffe;
+
 use std::fmt;
 use std::sync::Arc;
+
+pub use spiffe::{SpiffeError, SpiffeId};
 
 use serde::{Deserialize, Serialize};
 

@@ -23,7 +23,8 @@
 //! ```no_run
 //! use std::sync::Arc;
 //! use trunkline_mesh::{
-//!     Batch, ClusterId, Config, Datacenter, Message, NodeId, NodeSpec, Roles, Topology, join,
+//!     Batch, CHECK_INTERVAL, ClusterId, Config, Datacenter, Message, NodeId, NodeSpec, Roles, Security, TlsFiles,
+//!     Topology, join,
 //! };
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -41,8 +42,17 @@
 //!     ],
 //! )?);
 //!
+//! // Every link is TLS 1.3, with certificates on both sides that `trunkline ca` makes. On loopback it may be left out.
+//! let security = Security::Tls(TlsFiles {
+//!     certificate: "node.crt".into(),
+//!     key: "node.key".into(),
+//!     ca: "ca.crt".into(),
+//!     check_interval: CHECK_INTERVAL,
+//! });
+//!
 //! // On the leader.
-//! let (client, _inbox) = join(Config::new(Arc::clone(&topology), NodeId::new("leader")?)).await?;
+//! let config = Config::new(Arc::clone(&topology), NodeId::new("leader")?);
+//! let (client, _inbox) = join(Config { security: security.clone(), ..config }).await?;
 //! let entry = bytes::Bytes::from_static(b"the same entry for everybody");
 //! let mut batch = Batch::to(Datacenter::new("eu")?);
 //! for member in ["eu-1", "eu-2"] {
@@ -55,7 +65,7 @@
 //! client.mesh().drain().await;
 //!
 //! // On a member.
-//! let (_client, mut inbox) = join(Config::new(topology, NodeId::new("eu-1")?)).await?;
+//! let (_client, mut inbox) = join(Config { security, ..Config::new(topology, NodeId::new("eu-1")?) }).await?;
 //! while let Some(delivery) = inbox.recv().await {
 //!     println!("{} bytes from {}", delivery.payload.len(), delivery.origin);
 //! }
@@ -77,8 +87,12 @@ pub mod proto;
 
 mod net;
 
-pub use id::{ClusterId, Datacenter, Incarnation, Lane, NameError, NodeId, Seq};
+pub use id::{ClusterId, Datacenter, Incarnation, Lane, NameError, NodeId, Seq, SpiffeError, SpiffeId};
 pub use message::{Batch, Delivery, FailReason, Message, Outcome, Route};
+pub use net::{
+    CHECK_INTERVAL, CertificateError, CertificateInfo, Credentials, Reloaded, Security, TlsError, TlsFiles,
+    read_certificates,
+};
 pub use net::{Client, Config, Inbox, JoinError, Mesh, Receipt, SendError, TrySendError, join};
 pub use proto::node::PingError;
 pub use settings::{Settings, SettingsError};

@@ -59,6 +59,8 @@ pub struct Settings {
     pub connections_max: usize,
     /// Accepted connections whose link is not up: within their handshake, or without the other one of the two. Default 256.
     pub handshakes_max: usize,
+    /// Connections accepted per second, as a token bucket of that size; the others wait in the kernel. Default 1,000.
+    pub accepts_per_second: u32,
     /// What compresses bulk batches to other datacenters. Where the receiver of one does not know zstd, it gets LZ4. Default
     /// LZ4.
     pub second_stage: Stage,
@@ -94,6 +96,7 @@ impl Default for Settings {
             drain_timeout: Duration::from_secs(2),
             connections_max: 4096,
             handshakes_max: 256,
+            accepts_per_second: 1000,
             second_stage: Stage::Lz4,
         }
     }
@@ -215,7 +218,7 @@ impl Settings {
         ]
     }
 
-    fn rules(&self) -> [Rule; 10] {
+    fn rules(&self) -> [Rule; 11] {
         [
             (
                 "second_stage",
@@ -237,6 +240,7 @@ impl Settings {
             ),
             ("dials_per_second", self.dials_per_second > 0, "must be at least 1"),
             ("resend_percent", (1..=100).contains(&self.resend_percent), "must be 1 to 100"),
+            ("accepts_per_second", self.accepts_per_second > 0, "must be at least 1"),
             ("connections_max", self.connections_max >= 2, "must be at least 2: a link has two connections"),
             ("handshakes_max", self.handshakes_max >= 2, "must be at least 2: a link has two connections"),
         ]
@@ -255,7 +259,7 @@ mod tests {
         const MS: Duration = Duration::from_millis(1);
         const SHORT: Duration = Duration::from_nanos(999_999);
         const NONE: Duration = Duration::ZERO;
-        let faults: [(&str, Fault); 42] = [
+        let faults: [(&str, Fault); 43] = [
             ("message_bytes_max", |s| s.message_bytes_max = 0),
             ("message_bytes_max", |s| s.message_bytes_max = (256 << 20) + 1),
             ("message_bytes_max", |s| s.message_bytes_max = usize::MAX),
@@ -297,6 +301,7 @@ mod tests {
             ("snooze_max", |s| s.snooze_max = NONE),
             // Every attempt by proxy would be over before its ack left.
             ("ack_delay", |s| s.ack_delay = s.attempt_timeout_max),
+            ("accepts_per_second", |s| s.accepts_per_second = 0),
             // A link has two connections.
             ("connections_max", |s| s.connections_max = 0),
             ("connections_max", |s| s.connections_max = 1),
@@ -361,6 +366,7 @@ mod tests {
             second_stage: Stage::None,
             connections_max: 2,
             handshakes_max: 2,
+            accepts_per_second: 1,
         };
         assert_eq!(small.check(), Ok(()));
     }

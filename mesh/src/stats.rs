@@ -157,6 +157,19 @@ pub struct MemberStats {
     pub refused: BTreeMap<&'static str, u64>,
 }
 
+/// Certificates, and handshakes that failed over them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct TlsStats {
+    /// Until this node's certificate expires, s; below zero once it has. `None` without TLS.
+    pub expires_in_s: Option<i64>,
+    /// Certificates taken into use since the start.
+    pub reloads: u64,
+    /// Files that were not taken, each counted once for what is wrong with it.
+    pub reloads_failed: u64,
+    /// TLS handshakes that failed, and connections that TLS ended, by reason. Every reason is there.
+    pub handshakes_failed: BTreeMap<&'static str, u64>,
+}
+
 /// Everything one node counted since its start, and a few gauges.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Stats {
@@ -192,6 +205,8 @@ pub struct Stats {
     pub acks_ignored: u64,
     /// Connections that could not be accepted, as when the process is out of descriptors. Counted by the shell.
     pub accept_errors: u64,
+    /// Of certificates. Counted by the shell.
+    pub tls: TlsStats,
 }
 
 impl Stats {

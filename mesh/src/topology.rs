@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{ClusterId, Datacenter, NodeId};
+use crate::id::{ClusterId, Datacenter, NodeId, SpiffeId};
 
 /// What a node may do. Any mix.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
@@ -150,6 +150,13 @@ impl Topology {
     #[must_use]
     pub fn node(&self, id: &NodeId) -> Option<&NodeSpec> {
         self.nodes.get(id)
+    }
+
+    /// What the certificate of a node has to name.
+    #[must_use]
+    pub fn name(&self, node: &NodeSpec) -> SpiffeId {
+        let (datacenter, node) = (node.datacenter.clone(), node.id.clone());
+        SpiffeId { cluster: self.cluster.clone(), datacenter, node }
     }
 
     /// All nodes, sorted by id.

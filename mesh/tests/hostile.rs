@@ -13,8 +13,8 @@ use trunkline_mesh::proto::frame::{
 };
 use trunkline_mesh::proto::node::ConnId;
 use trunkline_mesh::proto::wire::{
-    Ack, AckFlow, Close, Confirm, Envelope, Hello, PREAMBLE, Ping, Pong, Refuse, RefuseCode, Refused,
-    RefusedReason, Roster, Welcome, decode,
+    Ack, AckFlow, Envelope, Hello, PREAMBLE, Ping, Pong, Refuse, RefuseCode, Refused, RefusedReason, Roster,
+    Welcome, decode,
 };
 use trunkline_mesh::settings::Settings;
 
@@ -22,21 +22,28 @@ use trunkline_mesh::settings::Settings;
 mod anything;
 #[path = "hostile/budgets.rs"]
 mod budgets;
+#[path = "hostile/certified.rs"]
+mod certified;
 #[path = "hostile/doors.rs"]
 mod doors;
 #[path = "hostile/history.rs"]
 mod history;
+#[path = "bodies/honest.rs"]
+mod honest;
 #[path = "hostile/known.rs"]
 mod known;
 #[path = "hostile/log.rs"]
 mod log;
+#[path = "hostile/rogue.rs"]
+mod rogue;
 #[path = "hostile/sender.rs"]
 mod sender;
 #[path = "hostile/shell.rs"]
 mod shell;
 
 use shell::{
-    Peer, Shell, ack_frame, batch_around, batch_frame, entry, flow, id, roster_frame, run, topology,
+    Peer, Shell, ack_frame, batch_around, batch_frame, entry, every_frame, flow, id, refused, roster_frame,
+    run, sum_again, topology,
 };
 
 // ---- the frame reader ------------------------------------------------------------------------------------------------
@@ -101,19 +108,6 @@ fn every_flipped_bit_of_a_body_that_was_summed_again_is_read_or_refused() {
             assert!(matches!(read, Err(FrameError::Body(..))), "{length}: {read:?}");
         }
     }
-}
-
-/// Mends the checksum of the one frame in `bytes`, if it is there whole.
-fn sum_again(mut bytes: Vec<u8>) -> Vec<u8> {
-    let Some(head) = bytes.first_chunk::<16>() else { return bytes };
-    let control = u32::from_le_bytes([head[4], head[5], head[6], head[7]]);
-    let Some(end) = usize::try_from(control).ok().and_then(|bytes| bytes.checked_add(16)) else {
-        return bytes;
-    };
-    let Some(body) = bytes.get(16..end) else { return bytes };
-    let sum = crc32c::crc32c_append(crc32c::crc32c(&head[..12]), body);
-    bytes[12..16].copy_from_slice(&sum.to_le_bytes());
-    bytes
 }
 
 #[test]
@@ -219,23 +213,6 @@ fn length_bombs_are_refused_and_cost_nothing() {
 }
 
 // ---- frames in the wrong place ---------------------------------------------------------------------------------------
-
-fn every_frame(lane: Lane) -> Vec<(&'static str, Vec<u8>)> {
-    let peer = Peer::new("o");
-    let ping = Ping { sent_us: 1 };
-    let pong = Pong { ping_sent_us: 1, ping_received_us: 2, sent_us: 3 };
-    vec![
-        ("hello", control_frame(FrameType::Hello, lane, &peer.hello(lane, 1)).to_vec()),
-        ("welcome", control_frame(FrameType::Welcome, lane, &peer.welcome()).to_vec()),
-        ("confirm", control_frame(FrameType::Confirm, lane, &Confirm { version: 1, transcript: 0 }).to_vec()),
-        ("close", control_frame(FrameType::Close, lane, &Close { code: 1 }).to_vec()),
-        ("ping", control_frame(FrameType::Ping, lane, &ping).to_vec()),
-        ("pong", control_frame(FrameType::Pong, lane, &pong).to_vec()),
-        ("roster", roster_frame(lane, 0, vec![flow("o", 100, "m")]).to_vec()),
-        ("ack", control_frame(FrameType::Ack, lane, &Ack::default()).to_vec()),
-        ("batch", batch_frame(lane, vec![run(0, 1, 1, 0)], b"x")),
-    ]
-}
 
 #[test]
 fn before_its_hello_a_peer_may_say_nothing_else() {
@@ -487,10 +464,6 @@ fn origin_with_a_message() -> (Shell, [ConnId; 2]) {
     shell.drain();
     assert!(shell.sent(proxy[1]).iter().any(|frame| matches!(frame, Received::Batch(..))));
     (shell, proxy)
-}
-
-fn refused(first: u64, count: u32, reason: u8) -> Refused {
-    Refused { first: Seq(first), count, reason }
 }
 
 #[test]

@@ -1,10 +1,13 @@
-//! `trunkline check-config`: what is wrong with a file, or what it says.
+//! `trunkline check-config`: what is wrong with a file, or what it says, and whether the certificates that it names are good.
 
 use std::io::Write;
 use std::path::PathBuf;
 
 use clap::builder::UnknownArgumentValueParser;
+use trunkline_mesh::{Credentials, NodeSpec};
 
+use super::ca::left;
+use super::environment::variable;
 use super::failure::Failure;
 use super::table::{Align, Table};
 use crate::config::Config;
@@ -15,6 +18,9 @@ pub(super) struct CheckArgs {
     /// The configuration file
     #[arg(value_name = "FILE")]
     file: PathBuf,
+    /// Check the certificate of this node [default: what TRUNKLINE_NODE says, else those of all nodes that are here]
+    #[arg(long, value_name = "ID")]
+    node: Option<String>,
     // Every other command takes --config, so many will write it here.
     #[arg(
         long = "config",
@@ -27,7 +33,80 @@ pub(super) struct CheckArgs {
 
 pub(super) fn check(args: &CheckArgs) -> Result<(), Failure> {
     let config = Config::load(&args.file)?;
-    std::io::stdout().write_all(describe(&config).as_bytes()).map_err(Failure::stdout)
+    let asked = args.node.clone().or_else(|| variable("TRUNKLINE_NODE"));
+    let asked = asked.map(|asked| config.find(&asked)).transpose()?;
+    let certificates = certificates(&config, asked)?;
+    let text = format!("{}{certificates}", describe(&config));
+    std::io::stdout().write_all(text.as_bytes()).map_err(Failure::stdout)
+}
+
+/// Those of a node, or of all nodes whose files are here: each is read as the node would read it. Empty without TLS.
+fn certificates(config: &Config, asked: Option<&NodeSpec>) -> Result<String, Failure> {
+    let topology = config.topology();
+    if !config.tls() {
+        return Ok(String::new());
+    }
+    let candidates: Vec<&NodeSpec> = match asked {
+        Some(node) => vec![node],
+        None if config.tls_per_node() => topology.nodes().collect(),
+        // The file of whichever node this machine is.
+        None => topology.nodes().take(1).collect(),
+    };
+    let mut table = Table::new(&[
+        (Align::Left, "node"),
+        (Align::Left, "certificate"),
+        (Align::Left, "valid until"),
+        (Align::Right, "days left"),
+        (Align::Left, "issuer"),
+    ]);
+    let mut wrong = Vec::new();
+    let (mut here, mut elsewhere) = (0, Vec::new());
+    for node in candidates {
+        let Some(files) = config.tls_files(&node.id) else { continue };
+        let is_absent = |path: &PathBuf| path.symlink_metadata().is_err();
+        if asked.is_none()
+            && config.tls_per_node()
+            && [&files.certificate, &files.key].into_iter().all(is_absent)
+        {
+            elsewhere.push(node.id.to_string());
+            continue;
+        }
+        here += 1;
+        let loaded = Credentials::load(&files).and_then(|credentials| {
+            let expected = if asked.is_some() || config.tls_per_node() {
+                topology.name(node)
+            } else {
+                topology
+                    .node(&credentials.name().node)
+                    .map_or_else(|| topology.name(node), |node| topology.name(node))
+            };
+            credentials.check_name(&expected)?;
+            Ok(credentials)
+        });
+        match loaded {
+            Err(error) => wrong.push(format!("certificate of {}: {error}", node.id)),
+            Ok(credentials) => {
+                let info = credentials.info();
+                table.row(vec![
+                    credentials.name().node.to_string(),
+                    files.certificate.display().to_string(),
+                    info.not_after_text(),
+                    left(info).map_or("-".to_owned(), |days| days.to_string()),
+                    info.issuer.clone(),
+                ]);
+            }
+        }
+    }
+    if !wrong.is_empty() {
+        return Err(Failure::Config(wrong.join("\n")));
+    }
+    let mut text = if here == 0 { String::new() } else { format!("\n{table}") };
+    if !elsewhere.is_empty() {
+        let why =
+            if here == 0 { "no certificate is here to be checked" } else { "not here, and not checked" };
+        text.push_str(&format!("\n{why}: {}\n", elsewhere.join(", ")));
+    }
+    Ok(text)
 }
 
 fn describe(config: &Config) -> String {
@@ -68,10 +147,14 @@ fn describe(config: &Config) -> String {
             ]);
         }
     }
-    let insecure =
-        if config.insecure() { "allowed on every address (insecure = true)" } else { "on loopback only" };
+    let links = match (config.tls(), config.insecure()) {
+        (true, false) => "links within TLS",
+        (true, true) => "links within TLS, admin API in plaintext on every address (insecure = true)",
+        (false, true) => "plaintext allowed on every address (insecure = true)",
+        (false, false) => "plaintext on loopback only",
+    };
     format!(
-        "ok: {}\n\ncluster {}: {} in {}, plaintext {insecure}, second stage {}\n\n{sites}\n{nodes}",
+        "ok: {}\n\ncluster {}: {} in {}, {links}, second stage {}\n\n{sites}\n{nodes}",
         config.path().display(),
         topology.cluster(),
         show_count(topology.nodes().count() as u64, "node"),

@@ -86,7 +86,10 @@ impl From<JoinError> for Failure {
     fn from(error: JoinError) -> Self {
         match error {
             JoinError::Bind { .. } => Self::Unavailable(error.to_string()),
-            JoinError::Settings(_) | JoinError::NotInTopology(_) => Self::Config(error.to_string()),
+            JoinError::Settings(_)
+            | JoinError::NotInTopology(_)
+            | JoinError::Unprotected(_)
+            | JoinError::Tls(_) => Self::Config(error.to_string()),
             error => Self::Failed(error.to_string()),
         }
     }

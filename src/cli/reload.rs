@@ -74,6 +74,14 @@ pub(super) fn reload(read: Read, current: &mut Config, node: &NodeId, mesh: &Mes
     }
 }
 
+/// Goes on with new certificates, if they changed and are sound, which the mesh logs. It looks by itself as well, only later,
+/// and then keeps the first refusal to itself: two files may be half replaced.
+pub(super) async fn reload_certificates(mesh: &Mesh) {
+    if let Err(error) = mesh.reload().await {
+        tracing::error!("certificates refused, the old ones stay: {error}");
+    }
+}
+
 fn take(
     read: Read,
     current: &mut Config,

@@ -12,7 +12,7 @@ use super::failure::Failure;
 use super::log::Log;
 use super::notify::Notifier;
 use super::output::{Format, Output};
-use super::reload::{Reading, reload};
+use super::reload::{Reading, reload, reload_certificates};
 use super::signal::{Hangup, Stop};
 use crate::api::{self, Api};
 use crate::config::{Config, Role};
@@ -61,6 +61,7 @@ pub(super) async fn run(args: RunArgs, role: Role, log: &Log) -> Result<(), Fail
             }
             read = reading.end() => {
                 reload(read, &mut config, &node.id, &mesh, log);
+                reload_certificates(&mesh).await;
                 if reading.take_again() {
                     reading.begin(args.node.config.clone());
                 } else {
@@ -121,8 +122,12 @@ fn announce(config: &Config, node: &NodeSpec, mesh: &Mesh, api: Option<&Api>) ->
         config.topology().cluster(),
     );
     tracing::info!("{line}");
-    if config.insecure() {
-        tracing::warn!("insecure = true: links and admin API are plaintext and unauthenticated");
+    match (config.insecure(), config.tls()) {
+        (true, false) => {
+            tracing::warn!("insecure = true: links and admin API are plaintext and unauthenticated")
+        }
+        (true, true) => tracing::warn!("insecure = true: the admin API is plaintext and unauthenticated"),
+        (false, _) => {}
     }
     line
 }

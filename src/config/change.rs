@@ -42,8 +42,8 @@ impl Config {
             _ => found.refused.push(format!("node {node} runs in this process and is not in the file")),
         }
         found.lines.extend(settings::differences(&self.settings, &next.settings));
-        if self.insecure != next.insecure {
-            found.lines.push(format!("security.insecure {} -> {}", self.insecure, next.insecure));
+        for (key, before, after) in self.security.differences(&next.security) {
+            found.refuse(&format!("security.{key}"), before, after);
         }
         if self.log_level != next.log_level {
             let shown = |level: &Option<String>| level.clone().unwrap_or_else(|| "default".to_owned());
@@ -78,7 +78,7 @@ mod tests {
     fn every_difference_is_a_line() {
         assert_eq!(difference(&[], ""), Difference::default());
         let more = "[limits]\nmessage_bytes_max = \"1 MiB\"\ndials_per_second = 7\n[timers]\nack_delay = \"2 ms\"\n\
-                    [codec]\nsecond_stage = \"none\"\n[security]\ninsecure = true\n[log]\nlevel = \"warn\"\n\
+                    [codec]\nsecond_stage = \"none\"\n[log]\nlevel = \"warn\"\n\
                     [[node]]\nid = \"n\"\ndc = \"e\"\nroles = [\"proxy\"]\naddress = \"127.0.0.1:9\"\n";
         let found = difference(
             &[("roles = [\"origin\"]", "roles = [\"origin\", \"member\"]\naddress = \"127.0.0.1:5\"")],
@@ -93,7 +93,6 @@ mod tests {
                 "limits.dials_per_second 200 -> 7",
                 "timers.ack_delay 1 ms -> 2 ms",
                 "codec.second_stage lz4 -> none",
-                "security.insecure false -> true",
                 "log.level default -> warn",
             ]
         );
@@ -112,5 +111,15 @@ mod tests {
         ] {
             assert_eq!(difference(&[(from, to)], "").refused, [named]);
         }
+        let security = "[security]\ninsecure = true\ncertificate = \"c\"\nkey = \"k\"\nca = \"a\"\n\
+                        check_interval = \"1 s\"\n";
+        let named = [
+            "security.insecure (false -> true)",
+            "security.certificate (none -> c)",
+            "security.key (none -> k)",
+            "security.ca (none -> a)",
+            "security.check_interval (10 s -> 1 s)",
+        ];
+        assert_eq!(difference(&[], security).refused, named);
     }
 }

@@ -107,6 +107,20 @@ pub enum ChooseError {
 const LISTED_MAX: usize = 12;
 
 impl Config {
+    /// A node by its id, whatever its roles.
+    ///
+    /// # Errors
+    /// [`ChooseError::Unknown`].
+    pub fn find(&self, asked: &str) -> Result<&NodeSpec, ChooseError> {
+        self.topology.nodes().find(|node| node.id.as_str() == asked).ok_or_else(|| {
+            let near = nearest(asked, self.topology.nodes().map(|node| node.id.as_str()));
+            let remedy =
+                near.map_or("add it to the file".to_owned(), |near| format!("did you mean `{near}`?"));
+            let asked = asked.chars().take(64).flat_map(char::escape_default).collect();
+            ChooseError::Unknown { path: self.path.clone(), asked, remedy }
+        })
+    }
+
     /// The node this process is.
     ///
     /// # Errors

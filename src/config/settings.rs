@@ -29,7 +29,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 const STAGES: [(&str, Stage); 3] = [("none", Stage::None), ("lz4", Stage::Lz4), ("zstd", Stage::Zstd)];
 
-const LIMITS: [(&str, Field); 13] = [
+const LIMITS: [(&str, Field); 14] = [
     ("message_bytes_max", Field::Bytes(|s| &mut s.message_bytes_max)),
     ("frame_bytes_max", Field::Bytes(|s| &mut s.frame_bytes_max)),
     ("run_bytes_max", Field::Bytes(|s| &mut s.run_bytes_max)),
@@ -43,6 +43,7 @@ const LIMITS: [(&str, Field); 13] = [
     ("resend_percent", Field::Rate(|s| &mut s.resend_percent, 100)),
     ("connections_max", Field::Count(|s| &mut s.connections_max, 2, 1_000_000)),
     ("handshakes_max", Field::Count(|s| &mut s.handshakes_max, 2, 1_000_000)),
+    ("accepts_per_second", Field::Rate(|s| &mut s.accepts_per_second, 1_000_000)),
 ];
 
 const TIMERS: [(&str, Field); 12] = [

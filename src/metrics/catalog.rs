@@ -107,6 +107,13 @@ catalog! {
         "Connections this node began.");
     DIALS_FAILED = counter("dials_failed_total", [],
         "Connections this node began that failed before a handshake.");
+    TLS_FAILED = counter("tls_handshakes_failed_total", ["reason"],
+        "TLS handshakes that failed, and connections that TLS ended, by reason.");
+    CERTIFICATE_EXPIRY = gauge("certificate_expiry_seconds", [],
+        "Time until the certificate of this node expires; below zero once it has.");
+    CERTIFICATE_RELOADS = counter("certificate_reloads_total", ["outcome"],
+        "Changed files of certificate, key and CA: taken into use (ok), or not (failed), the old ones staying \
+         in use.");
     ACCEPT_ERRORS = counter("accept_errors_total", [],
         "Connections that could not be accepted, as when the process is out of descriptors.");
     ACKS_IGNORED = counter("acks_ignored_total", [],

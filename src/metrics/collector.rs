@@ -228,6 +228,21 @@ fn handshakes(stats: &Stats) -> Vec<MetricFamily> {
             .done(),
         catalog::DIALS.family().count(&[], stats.dials).done(),
         catalog::DIALS_FAILED.family().count(&[], stats.dials_failed).done(),
+        catalog::TLS_FAILED
+            .family()
+            .each(&stats.tls.handshakes_failed, |f, (reason, count)| f.count(&[reason], *count))
+            .done(),
+        catalog::CERTIFICATE_EXPIRY
+            .family()
+            .each(stats.tls.expires_in_s, |f, left| {
+                f.value(&[], signed_seconds(left.saturating_mul(1_000_000)))
+            })
+            .done(),
+        catalog::CERTIFICATE_RELOADS
+            .family()
+            .count(&["ok"], stats.tls.reloads)
+            .count(&["failed"], stats.tls.reloads_failed)
+            .done(),
         catalog::ACCEPT_ERRORS.family().count(&[], stats.accept_errors).done(),
         catalog::ACKS_IGNORED.family().count(&[], stats.acks_ignored).done(),
     ]

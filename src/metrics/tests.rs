@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use trunkline_mesh::stats::{DatacenterStats, DatacenterStatus, LinkStatus, RouteStatus};
+use trunkline_mesh::stats::{DatacenterStats, DatacenterStatus, LinkStatus, RouteStatus, TlsStats};
 use trunkline_mesh::{Datacenter, Incarnation, NodeId, Stats, Status};
 
 use super::Metrics;
@@ -80,6 +80,8 @@ fn idle() -> Stats {
     stats.protocol_errors = zero();
     stats.proxy.refused = zero();
     stats.member.refused = zero();
+    stats.verdicts = BTreeMap::from([("proxy", 0)]);
+    stats.tls = TlsStats { expires_in_s: Some(0), handshakes_failed: zero(), ..TlsStats::default() };
     stats
 }
 
@@ -136,7 +138,10 @@ fn numbers_arrive_in_base_units() {
     for us in [40, 60, 20_000_000] {
         row.ack_latency.observe(us);
     }
+    stats.tls.expires_in_s = Some(-90);
     let families = scrape(&stats);
+    let expiry = "trunkline_certificate_expiry_seconds";
+    assert_eq!(sample(&families, expiry, expiry, &[]), Some(-90.0), "it has expired");
     let sent = "trunkline_sent_bytes_total";
     assert_eq!(sample(&families, sent, sent, &[("datacenter", "eu"), ("stage", "wire")]), Some(1_000.0));
     let failed = "trunkline_messages_failed_total";

@@ -11,8 +11,11 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::port::{self, FAREWELL_TIMEOUT, Port};
+use super::reader::Ended;
+use super::secure::{Side, secure};
 use super::shared::{Lingering, Shared};
 use super::{reader, socket, writer};
+use crate::proto::rtt::TokenBucket;
 
 /// Pauses while the process is out of descriptors or memory: the queue of the listener keeps the callers meanwhile.
 const PAUSE_MIN: Duration = Duration::from_millis(10);
@@ -31,7 +34,15 @@ pub(super) fn start(shared: &Arc<Shared>, listener: TcpListener) {
 
 async fn run(shared: &Arc<Shared>, listener: &TcpListener) {
     let mut pause = PAUSE_MIN;
+    let mut tokens = TokenBucket::new(shared.settings.accepts_per_second);
     loop {
+        // Whoever comes faster waits in the listener's queue, at the kernel's cost and not at that of the live links.
+        while let Err(later) = tokens.take(shared.now()) {
+            match shared.instant(later) {
+                Some(later) => tokio::time::sleep_until(later).await,
+                None => break,
+            }
+        }
         match listener.accept().await {
             Ok((stream, _)) => {
                 pause = PAUSE_MIN;
@@ -76,10 +87,10 @@ fn take(shared: &Arc<Shared>, stream: TcpStream) {
     match verdict {
         Ok(Verdict::Taken(port)) => {
             socket::tune_accepted(&stream, shared.settings.silence_timeout);
-            let (input, output) = stream.into_split();
-            writer::start(shared, Arc::clone(&port), output);
-            reader::start(shared, port, input);
+            start_connection(shared, port, stream);
         }
+        // A stranger within TLS would have to be shaken hands with first.
+        Ok(Verdict::TurnedAway(_)) if shared.tls.is_some() => {}
         Ok(Verdict::TurnedAway(last_words)) => {
             // Beyond the limit there is not even an answer: that too says "try again later".
             if let Some(leave) = shared.may_linger() {
@@ -88,6 +99,18 @@ fn take(shared: &Arc<Shared>, stream: TcpStream) {
         }
         Ok(Verdict::Closed) | Err(_) => {}
     }
+}
+
+fn start_connection(shared: &Arc<Shared>, port: Arc<Port>, stream: TcpStream) {
+    // Before the task first runs: even a runtime that shuts down tells the machine.
+    let ended = Ended::new(shared, port);
+    shared.spawn(async move {
+        let (shared, port) = (ended.shared(), ended.port());
+        if let Some((input, output)) = secure(shared, port, stream, Side::Accepts).await {
+            writer::start(shared, Arc::clone(port), output);
+            reader::run(shared, port, input).await;
+        }
+    });
 }
 
 async fn turn_away(stream: TcpStream, last_words: Bytes, _leave: Lingering) {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::port::Port;
 use super::reader::Ended;
+use super::secure::{Side, secure};
 use super::shared::Shared;
 use super::{reader, socket, writer};
 
@@ -24,7 +25,10 @@ pub(super) fn start(shared: &Arc<Shared>, port: Arc<Port>, address: SocketAddr) 
                 let _ = shared.with(|core, now| core.node.handle_dial_failed(port.id, now));
             }
             Ok(stream) => {
-                let (input, output) = stream.into_split();
+                let Some((input, output)) = secure(shared, port, stream, Side::Dials).await else {
+                    let _ = shared.with(|core, now| core.node.handle_dial_failed(port.id, now));
+                    return;
+                };
                 if shared.with(|core, now| core.node.handle_dialed(port.id, now)).is_ok() {
                     writer::start(shared, Arc::clone(port), output);
                     reader::run(shared, port, input).await;

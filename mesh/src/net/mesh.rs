@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::shared::Shared;
+use super::tls::{Reloaded, Tls, TlsError, wall_s};
 use crate::id::{Datacenter, NodeId};
 use crate::proto::node::PingError;
 use crate::settings::{Settings, SettingsError};
@@ -69,7 +70,8 @@ impl Mesh {
     pub fn stats(&self) -> Stats {
         let shared = self.shared();
         let accept_errors = shared.accept_errors.load(Ordering::Relaxed);
-        Stats { accept_errors, ..shared.look(|core, _| core.node.stats()) }
+        let tls = shared.tls.as_ref().map_or_else(Tls::no_stats, |tls| tls.stats(wall_s()));
+        Stats { accept_errors, tls, ..shared.look(|core, _| core.node.stats()) }
     }
 
     /// What the node is and does now.
@@ -117,6 +119,16 @@ impl Mesh {
     #[must_use]
     pub fn local_addr(&self) -> Option<SocketAddr> {
         self.shared().local_addr
+    }
+
+    /// Reads certificate, key and CA again, as it also happens every [`TlsFiles::check_interval`](super::TlsFiles). If they
+    /// are sound, connections that begin from now on use them, on both sides; those that are open go on with what they began
+    /// with. For a handler of SIGHUP. Cancel-safe: what was begun is finished.
+    ///
+    /// # Errors
+    /// [`TlsError`]: the new files are not used, the old ones stay in use.
+    pub async fn reload(&self) -> Result<Reloaded, TlsError> {
+        self.shared().reload().await
     }
 
     /// Who is in the cluster, as this node knows it now.

@@ -27,10 +27,13 @@ mod accept;
 mod dial;
 mod port;
 mod reader;
+mod secure;
 mod writer;
 // What they are made of.
 mod cutter;
 mod socket;
+mod stream;
+mod tls;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -40,12 +43,29 @@ pub use client::{Client, SendError, TrySendError};
 pub use inbox::Inbox;
 pub use mesh::Mesh;
 pub use receipt::Receipt;
+pub use tls::{
+    CHECK_INTERVAL, CertificateError, CertificateInfo, Credentials, Reloaded, TlsError, TlsFiles,
+    read_certificates,
+};
 
 use crate::id::{Incarnation, NodeId};
 use crate::proto::node::NodeInit;
 use crate::settings::{Settings, SettingsError};
-use crate::topology::Topology;
+use crate::topology::{NodeSpec, Topology};
 use shared::Shared;
+use tls::Tls;
+
+/// How links are protected.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub enum Security {
+    /// Plaintext, and both ends of every link are on loopback: nobody else reaches them.
+    #[default]
+    Loopback,
+    /// Plaintext on any address, without authentication: only where every machine of the network is trusted.
+    Insecure,
+    /// TLS 1.3 on every link, on loopback too, and both ends show a certificate that names them.
+    Tls(TlsFiles),
+}
 
 /// What a node is started from.
 #[derive(Clone, Debug)]
@@ -60,13 +80,22 @@ pub struct Config {
     pub seed: Option<u64>,
     /// Where to listen instead of at the topology's address, for a node behind a forwarded port. Default `None`.
     pub listen: Option<SocketAddr>,
+    /// How links are protected. Default [`Security::Loopback`].
+    pub security: Security,
 }
 
 impl Config {
     /// One node of a topology, with default settings.
     #[must_use]
     pub fn new(topology: impl Into<Arc<Topology>>, node: NodeId) -> Self {
-        Self { topology: topology.into(), node, settings: Settings::default(), seed: None, listen: None }
+        Self {
+            topology: topology.into(),
+            node,
+            settings: Settings::default(),
+            seed: None,
+            listen: None,
+            security: Security::default(),
+        }
     }
 }
 
@@ -82,6 +111,15 @@ pub enum JoinError {
         "node `{0}` is not in the topology: correct the id, or add the node to the topology of every node"
     )]
     NotInTopology(NodeId),
+    /// An address that is not loopback, and nothing that protects links to it.
+    #[error(
+        "{0} is not a loopback address, and links are neither encrypted nor authenticated: give certificates \
+         ([`Security::Tls`]), use loopback addresses, or, where every machine is trusted, [`Security::Insecure`]"
+    )]
+    Unprotected(SocketAddr),
+    /// The node's certificate, key or CA cannot be used. The error says which file, and what to do.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The listener could not be bound. Free the address, or give another one in the topology or in
     /// [`Config::listen`].
     #[error("cannot listen on {address}: {source}: free the address, or give this node another one")]
@@ -105,10 +143,11 @@ pub enum JoinError {
 /// Outside a tokio runtime, or in one without its IO and time drivers.
 #[allow(clippy::unused_async)] // Async by contract: it must run inside the runtime that will carry the node.
 pub async fn join(config: Config) -> Result<(Client, Inbox), JoinError> {
-    let Config { topology, node, settings, seed, listen } = config;
+    let Config { topology, node, settings, seed, listen, security } = config;
     settings.check()?;
     let spec = topology.node(&node).ok_or_else(|| JoinError::NotInTopology(node.clone()))?;
     let address = listen.or(spec.address).filter(|_| spec.roles.accepts());
+    let tls = protect(&security, &topology, spec, address)?;
     let listener = address
         .map(|address| socket::listen(address).map_err(|source| JoinError::Bind { address, source }))
         .transpose()?;
@@ -124,11 +163,36 @@ pub async fn join(config: Config) -> Result<(Client, Inbox), JoinError> {
         seed: seed.unwrap_or_else(|| fastrand::u64(..)),
         wall_base_us,
     };
-    let shared = Shared::new(init, seed, local_addr).map_err(|error| JoinError::NotInTopology(error.0))?;
+    let shared =
+        Shared::new(init, seed, local_addr, tls).map_err(|error| JoinError::NotInTopology(error.0))?;
     timer::start(&shared);
+    if let Security::Tls(files) = &security {
+        tls::start_watch(&shared, files.check_interval);
+    }
     if let Some(listener) = listener {
         accept::start(&shared, listener);
     }
     let mesh = Mesh::new(shared);
     Ok((Client::new(mesh.clone()), Inbox::new(mesh)))
+}
+
+/// What protects the links of a node: its credentials, loopback, or nothing, as its operator chose.
+fn protect(
+    security: &Security,
+    topology: &Topology,
+    spec: &NodeSpec,
+    listens: Option<SocketAddr>,
+) -> Result<Option<Tls>, JoinError> {
+    match security {
+        Security::Tls(files) => Ok(Some(Tls::load(files.clone(), topology.name(spec))?)),
+        Security::Insecure => Ok(None),
+        Security::Loopback => {
+            let everybody = topology.nodes().filter_map(|node| node.address);
+            let open = |address: &SocketAddr| !address.ip().to_canonical().is_loopback();
+            match listens.into_iter().chain(everybody).find(open) {
+                Some(address) => Err(JoinError::Unprotected(address)),
+                None => Ok(None),
+            }
+        }
+    }
 }

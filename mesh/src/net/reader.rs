@@ -8,11 +8,12 @@ use std::sync::Arc;
 use std::task::{Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
-use tokio::net::tcp::OwnedReadHalf;
 
 use super::cutter::{Cutter, SCRATCH_BYTES};
 use super::port::{self, End, Port};
+use super::secure::tell_ended;
 use super::shared::Shared;
+use super::stream::Input;
 use crate::proto::frame::Received;
 
 thread_local! {
@@ -46,11 +47,6 @@ impl Drop for Ended {
     }
 }
 
-pub(super) fn start(shared: &Arc<Shared>, port: Arc<Port>, input: OwnedReadHalf) {
-    let ended = Ended::new(shared, port);
-    shared.spawn(async move { run(ended.shared(), ended.port(), input).await });
-}
-
 /// What one read brought.
 enum Step {
     /// Its frames are with the machine. `full`: it was a large read, and there may be more.
@@ -61,7 +57,7 @@ enum Step {
     Bad,
 }
 
-pub(super) async fn run(shared: &Arc<Shared>, port: &Arc<Port>, mut input: OwnedReadHalf) {
+pub(super) async fn run(shared: &Arc<Shared>, port: &Arc<Port>, mut input: Input) {
     let mut intake = Intake { shared, port, cutter: Cutter::default(), frames: Vec::new() };
     loop {
         let step = tokio::select! {
@@ -76,7 +72,7 @@ pub(super) async fn run(shared: &Arc<Shared>, port: &Arc<Port>, mut input: Owned
             Ok(Step::Bad) => return hear_out(shared, port.closing().await, input).await,
             Ok(Step::Eof) => return,
             Err(error) => {
-                tracing::debug!(conn = port.id.0, %error, "read failed");
+                tell_ended(shared, port, &error);
                 return;
             }
         }
@@ -84,7 +80,7 @@ pub(super) async fn run(shared: &Arc<Shared>, port: &Arc<Port>, mut input: Owned
 }
 
 /// Lets the peer read the last words before the socket closes over what it still sends.
-async fn hear_out(shared: &Arc<Shared>, end: &End, mut input: OwnedReadHalf) {
+async fn hear_out(shared: &Arc<Shared>, end: &End, mut input: Input) {
     if let End::Words(_) = end
         && let Some(_leave) = shared.may_linger()
     {
@@ -100,7 +96,7 @@ struct Intake<'a> {
 }
 
 impl Intake<'_> {
-    async fn step(&mut self, input: &mut OwnedReadHalf) -> io::Result<Step> {
+    async fn step(&mut self, input: &mut Input) -> io::Result<Step> {
         if let Some(mut room) = self.cutter.direct() {
             let count = input.read_buf(&mut room).await?;
             if count == 0 {

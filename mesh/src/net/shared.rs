@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::dial;
 use super::port::{End, Port};
+use super::tls::{Reloaded, Tls, TlsError};
 use super::waiting::{Answer, Receipts, Waiting};
 use crate::id::NodeId;
 use crate::message::Outcome;
@@ -54,6 +55,8 @@ pub(super) struct Shared {
     /// As configured: `None` lets every encoder draw its own.
     pub(super) seed: Option<u64>,
     pub(super) local_addr: Option<SocketAddr>,
+    /// Every link is within TLS; without it every link is plaintext.
+    pub(super) tls: Option<Arc<Tls>>,
     pub(super) runtime: tokio::runtime::Handle,
     core: Mutex<Core>,
     base: Instant,
@@ -74,10 +77,15 @@ impl Shared {
         init: NodeInit,
         seed: Option<u64>,
         local_addr: Option<SocketAddr>,
+        tls: Option<Tls>,
     ) -> Result<Arc<Self>, NotInTopology> {
         let settings = init.settings.clone();
+        let mut node = Node::new(init, Micros(0))?;
+        if tls.is_some() {
+            node.require_certificates();
+        }
         let core = Core {
-            node: Node::new(init, Micros(0))?,
+            node,
             waiting: Waiting::default(),
             receipts: Receipts::new(),
             answers: Vec::new(),
@@ -92,6 +100,7 @@ impl Shared {
             settings,
             seed,
             local_addr,
+            tls: tls.map(Arc::new),
             runtime: tokio::runtime::Handle::current(),
             core: Mutex::new(core),
             base: Instant::now(),
@@ -105,7 +114,7 @@ impl Shared {
         }))
     }
 
-    fn now(&self) -> Micros {
+    pub(super) fn now(&self) -> Micros {
         Micros::default() + self.base.elapsed()
     }
 
@@ -197,6 +206,13 @@ impl Shared {
     pub(super) async fn closed(&self) {
         self.closing().await;
         self.tasks.closed().await;
+    }
+
+    /// Reads the files of certificate, key and CA again, on a thread that may block.
+    pub(super) async fn reload(&self) -> Result<Reloaded, TlsError> {
+        let Some(tls) = self.tls.clone() else { return Ok(Reloaded::Unchanged) };
+        let read = self.runtime.spawn_blocking(move || tls.reload());
+        read.await.unwrap_or_else(|error| Err(TlsError::Setup(error.to_string())))
     }
 
     /// Starts a task that counts as the node's.

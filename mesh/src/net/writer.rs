@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
-use tokio::net::tcp::OwnedWriteHalf;
 use trunkline_codec::Options;
 
 use super::port::{End, FAREWELL_TIMEOUT, Port};
 use super::reader::Ended;
 use super::shared::Shared;
+use super::stream::Output;
 use crate::proto::coder::BatchEncoder;
 use crate::proto::frame::{FrameError, Token, Written, codec_limits};
 use crate::proto::node::Transmit;
@@ -29,12 +29,12 @@ const SEGMENT_BYTES: usize = 64;
 /// After a write of so many bytes, other tasks of the thread get their turn.
 const TURN_BYTES: usize = 64 * 1024;
 
-pub(super) fn start(shared: &Arc<Shared>, port: Arc<Port>, output: OwnedWriteHalf) {
+pub(super) fn start(shared: &Arc<Shared>, port: Arc<Port>, output: Output) {
     let ended = Ended::new(shared, port);
     shared.spawn(async move { run(ended.shared(), ended.port(), output).await });
 }
 
-async fn run(shared: &Arc<Shared>, port: &Arc<Port>, mut output: OwnedWriteHalf) {
+async fn run(shared: &Arc<Shared>, port: &Arc<Port>, mut output: Output) {
     let mut outgoing = Outgoing::new(shared, port);
     let mut written: Option<(Vec<Written>, usize)> = None;
     loop {
@@ -152,7 +152,7 @@ struct Queue {
 }
 
 impl Queue {
-    /// Writes what is queued. When it is dropped half-way, what is left stays queued.
+    /// Writes what is queued, until the kernel has it. When it is dropped half-way, what is left stays queued.
     async fn write(&mut self, output: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
         while !self.slices.is_empty() {
             let mut slices = [IoSlice::new(&[]); SLICES_MAX];
@@ -167,7 +167,8 @@ impl Queue {
             }
             self.advance(count);
         }
-        Ok(())
+        // TLS takes more than the kernel does.
+        output.flush().await
     }
 
     fn advance(&mut self, mut count: usize) {

@@ -212,6 +212,13 @@ impl Flow {
         Some(pending)
     }
 
+    /// Takes the message out of the queue that came last, unless it is the only one of the flow.
+    pub fn unqueue_newest(&mut self) -> Option<Pending> {
+        let (newest, _) = self.queue.last_key_value()?;
+        let newest = *newest;
+        if self.queue.len() + self.sent.len() == 1 { None } else { self.unqueue(newest) }
+    }
+
     /// How long messages have waited without any of them moving.
     #[must_use]
     pub fn stands_since(&self, now: Micros) -> Duration {

@@ -4,7 +4,7 @@
 use trunkline_codec::checksum;
 
 use super::wire::{Hello, Refuse, RefuseCode, VersionOffer, Welcome, offered_versions};
-use crate::id::{ClusterId, Datacenter, Incarnation, NodeId};
+use crate::id::{ClusterId, Datacenter, Incarnation, NodeId, SpiffeId};
 use crate::topology::{NodeSpec, Roles, Topology};
 
 /// What a node says of itself.
@@ -70,18 +70,55 @@ pub fn check_hello<'a>(
     topology: &'a Topology,
     highest_seen: Incarnation,
 ) -> Result<(&'a NodeSpec, u16), Refusal> {
-    let peer = check_peer(&hello.cluster, &hello.node, &hello.datacenter, me, topology)?;
-    let may_dial = peer.roles.origin || (peer.roles.proxy && peer.datacenter == me.datacenter);
-    if !may_dial {
-        let detail = format!(
-            "`{}` is {}: only origins, and proxies of this datacenter, may open links here",
-            peer.id, peer.roles
-        );
-        return Err(Refusal::new(RefuseCode::WrongRole, detail));
-    }
+    let peer = check_dialler(&hello.cluster, &hello.node, &hello.datacenter, me, topology)?;
     let version = choose_version(&offered_versions(), &hello.versions)?;
     check_incarnation(hello.incarnation, highest_seen, me.incarnation)?;
     Ok((peer, version))
+}
+
+/// The acceptor's checks of a certificate, before a byte of what its holder says is read.
+///
+/// # Errors
+/// The [`Refusal`] to send.
+pub fn check_dialler_certificate(
+    certified: &SpiffeId,
+    me: &Identity,
+    topology: &Topology,
+) -> Result<(), Refusal> {
+    check_dialler(&certified.cluster, &certified.node, &certified.datacenter, me, topology).map(|_| ())
+}
+
+/// The acceptor's check that a Hello is the certificate's holder's own.
+///
+/// # Errors
+/// The [`Refusal`] to send.
+pub fn check_claim(hello: &Hello, certified: &SpiffeId) -> Result<(), Refusal> {
+    let SpiffeId { cluster, datacenter, node } = certified;
+    if (&hello.cluster, &hello.datacenter, &hello.node) == (cluster, datacenter, node) {
+        return Ok(());
+    }
+    let detail = format!(
+        "says it is `{}` of `{}` in cluster `{}`, and its certificate is {certified}",
+        hello.node, hello.datacenter, hello.cluster
+    );
+    Err(Refusal::new(RefuseCode::OtherCertificate, detail))
+}
+
+/// The dialler's checks of the certificate of whoever answered, before a Hello is sent.
+///
+/// # Errors
+/// The [`Refusal`], to be counted: nothing is sent to a stranger.
+pub fn check_acceptor_certificate(
+    certified: &SpiffeId,
+    dialled: &NodeId,
+    me: &Identity,
+    topology: &Topology,
+) -> Result<(), Refusal> {
+    if certified.node != *dialled {
+        let detail = format!("dialled `{dialled}`, {certified} answered: check the addresses");
+        return Err(Refusal::new(RefuseCode::OtherNode, detail));
+    }
+    check_peer(&certified.cluster, &certified.node, &certified.datacenter, me, topology).map(|_| ())
 }
 
 /// The dialler's checks of the answer.
@@ -106,6 +143,24 @@ pub fn check_welcome(
         return Err(Refusal::new(RefuseCode::VersionsStripped, detail));
     }
     check_incarnation(welcome.incarnation, highest_seen, me.incarnation)
+}
+
+fn check_dialler<'a>(
+    cluster: &ClusterId,
+    node: &NodeId,
+    datacenter: &Datacenter,
+    me: &Identity,
+    topology: &'a Topology,
+) -> Result<&'a NodeSpec, Refusal> {
+    let peer = check_peer(cluster, node, datacenter, me, topology)?;
+    if peer.roles.origin || (peer.roles.proxy && peer.datacenter == me.datacenter) {
+        return Ok(peer);
+    }
+    let detail = format!(
+        "`{}` is {}: only origins, and proxies of this datacenter, may open links here",
+        peer.id, peer.roles
+    );
+    Err(Refusal::new(RefuseCode::WrongRole, detail))
 }
 
 fn check_peer<'a>(
@@ -269,6 +324,43 @@ mod tests {
         let both =
             Hello { versions: vec![(WIRE_VERSION, schema_hash(SCHEMA_V1)), (9, 9)], ..hello("leader") };
         assert_eq!(refusal(&both, "eu-p", 0), None, "the highest common one wins");
+    }
+
+    fn certified(id: &str) -> SpiffeId {
+        let Identity { cluster, datacenter, node, .. } = identity(id);
+        SpiffeId { cluster, datacenter, node }
+    }
+
+    #[test]
+    fn a_certificate_is_checked_before_what_its_holder_says() {
+        let dialler = |name: &SpiffeId, to: &str| {
+            check_dialler_certificate(name, &identity(to), &topology()).err().map(|refusal| refusal.code)
+        };
+        assert_eq!(dialler(&certified("leader"), "eu-p"), None);
+        assert_eq!(dialler(&certified("ap-p"), "eu-m"), Some(RefuseCode::WrongRole));
+        let unknown = SpiffeId { node: NodeId::new("who").unwrap(), ..certified("leader") };
+        assert_eq!(dialler(&unknown, "eu-p"), Some(RefuseCode::UnknownNode));
+        let moved = SpiffeId { datacenter: Datacenter::new("ap").unwrap(), ..certified("leader") };
+        assert_eq!(dialler(&moved, "eu-p"), Some(RefuseCode::WrongDatacenter));
+        let other = SpiffeId { cluster: ClusterId::new("d").unwrap(), ..certified("leader") };
+        assert_eq!(dialler(&other, "eu-p"), Some(RefuseCode::OtherCluster));
+
+        let acceptor = |name: &SpiffeId, dialled: &str| {
+            let dialled = NodeId::new(dialled).unwrap();
+            let checked = check_acceptor_certificate(name, &dialled, &identity("leader"), &topology());
+            checked.err().map(|refusal| refusal.code)
+        };
+        assert_eq!(acceptor(&certified("eu-p"), "eu-p"), None);
+        assert_eq!(acceptor(&certified("eu-m"), "eu-p"), Some(RefuseCode::OtherNode));
+        let other = SpiffeId { cluster: ClusterId::new("d").unwrap(), ..certified("eu-p") };
+        assert_eq!(acceptor(&other, "eu-p"), Some(RefuseCode::OtherCluster));
+
+        let claim =
+            |hello: &Hello, id: &str| check_claim(hello, &certified(id)).map_err(|refusal| refusal.code);
+        assert_eq!(claim(&hello("leader"), "leader"), Ok(()));
+        assert_eq!(claim(&hello("leader"), "eu-p"), Err(RefuseCode::OtherCertificate));
+        let moved = Hello { datacenter: Datacenter::new("ap").unwrap(), ..hello("leader") };
+        assert_eq!(claim(&moved, "leader"), Err(RefuseCode::OtherCertificate));
     }
 
     #[test]

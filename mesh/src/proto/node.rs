@@ -23,7 +23,7 @@ use super::time::{Micros, micros};
 use super::verdict::Blame;
 use super::window::Upstream;
 use super::wire::{Ack, Envelope};
-use crate::id::{Incarnation, Lane, NodeId};
+use crate::id::{Incarnation, Lane, NodeId, SpiffeId};
 use crate::message::{Batch, Delivery, Outcome};
 use crate::settings::Settings;
 use crate::stats::decision::{Pinged, RoutesStatus};
@@ -334,6 +334,18 @@ impl Node {
     /// The last words to write before it is closed: there are too many.
     pub fn handle_accepted(&mut self, now: Micros) -> Result<ConnId, Bytes> {
         self.links.handle_accepted(now)
+    }
+
+    /// From now on nobody is linked who did not prove who it is: a connection without [`Node::handle_certified`] is refused.
+    pub fn require_certificates(&mut self) {
+        self.links.require_certificates();
+    }
+
+    /// The peer of a new connection proved, with a certificate, who it is. Comes before the first byte that it says, and
+    /// before [`Node::handle_dialed`]. Without it nothing is known of the peer but what it says.
+    pub fn handle_certified(&mut self, conn: ConnId, certified: SpiffeId, now: Micros) {
+        self.links.handle_certified(conn, certified, now);
+        self.settle(now);
     }
 
     /// A dial succeeded.

@@ -389,11 +389,13 @@ pub enum RefuseCode {
     OtherNode = 12,
     /// The handshake took too long.
     Timeout = 13,
+    /// The peer's certificate is another node's than the peer says it is.
+    OtherCertificate = 14,
 }
 
 impl RefuseCode {
     /// All codes.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Malformed,
         Self::OtherCluster,
         Self::UnknownNode,
@@ -407,6 +409,7 @@ impl RefuseCode {
         Self::VersionsStripped,
         Self::OtherNode,
         Self::Timeout,
+        Self::OtherCertificate,
     ];
 
     /// From the wire; `None` for a code this version does not know.
@@ -432,6 +435,7 @@ impl RefuseCode {
             Self::VersionsStripped => "versions_stripped",
             Self::OtherNode => "other_node",
             Self::Timeout => "timeout",
+            Self::OtherCertificate => "other_certificate",
         }
     }
 }

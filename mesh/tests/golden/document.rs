@@ -232,6 +232,7 @@ fn settings_are_the_ones_of_protocol_md() {
         ("drain_timeout", us(settings.drain_timeout)),
         ("connections_max", bytes(settings.connections_max)),
         ("handshakes_max", bytes(settings.handshakes_max)),
+        ("accepts_per_second", u64::from(settings.accepts_per_second)),
     ]
     .into();
     let rows = table(&protocol(), "### Settings");

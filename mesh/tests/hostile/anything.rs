@@ -12,8 +12,11 @@ use trunkline_mesh::proto::node::ConnId;
 use trunkline_mesh::proto::window::WINDOW_SEQS;
 use trunkline_mesh::proto::wire::{AckFlow, PREAMBLE};
 
-use super::shell::{Peer, Shell, ack_frame, batch_frame, entry, flow, id, roster_frame, run};
-use super::{every_frame, open_reader, refused, sum_again};
+use super::open_reader;
+use super::shell::{
+    Peer, Shell, ack_frame, batch_frame, entry, every_frame, flow, frame_of, id, refused, roster_frame, run,
+    sum_again,
+};
 
 /// What a fuzzed peer says next.
 #[derive(Clone, Debug)]
@@ -61,12 +64,7 @@ fn say(word: Word, row: u32) -> (Option<Lane>, Vec<u8>) {
         Word::Noise(bytes) => (None, bytes),
         Word::Body(kind, bulk, body) => {
             let lane = Lane::ALL[usize::from(bulk)];
-            let head = [
-                &[kind, u8::from(bulk), 0, 0][..],
-                &u32::try_from(body.len()).unwrap().to_le_bytes(),
-                &[0; 8],
-            ];
-            (Some(lane), sum_again([&head.concat()[..], &body].concat()))
+            (Some(lane), frame_of(kind, lane, &body))
         }
         Word::Mutated(frame, changes) => {
             let lane = Lane::ALL[frame % 2];

@@ -14,8 +14,7 @@ use trunkline_mesh::proto::node::{ConnId, RejectReason};
 use trunkline_mesh::proto::wire::{AckFlow, Close, CloseCode};
 use trunkline_mesh::settings::{MESSAGE_OVERHEAD_BYTES, Settings};
 
-use super::refused;
-use super::shell::{Peer, Shell, ack_frame, id};
+use super::shell::{Peer, Shell, ack_frame, id, refused};
 
 /// One message of a batch: destination, lane, slot, own bytes, shared segments, deadline.
 #[derive(Clone, Debug)]

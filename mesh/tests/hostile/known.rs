@@ -14,8 +14,10 @@ use trunkline_mesh::proto::run::message_head;
 use trunkline_mesh::proto::wire::{AckFlow, Envelope, REFUSED_RANGES_MAX, Refused, RefusedReason};
 use trunkline_mesh::settings::Settings;
 
-use super::shell::{Peer, Shell, ack_frame, batch_around, batch_frame, entry, flow, id, roster_frame, run};
-use super::{alone, peak_kib, refused};
+use super::shell::{
+    Peer, Shell, ack_frame, batch_around, batch_frame, entry, flow, id, refused, roster_frame, run,
+};
+use super::{alone, peak_kib};
 
 fn submit(shell: &mut Shell, datacenter: &str, messages: impl IntoIterator<Item = (NodeId, usize)>) {
     let mut batch = Batch::to(Datacenter::new(datacenter).unwrap());

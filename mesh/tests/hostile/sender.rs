@@ -14,8 +14,9 @@ use trunkline_mesh::proto::wire::{AckFlow, RefusedReason};
 use trunkline_mesh::settings::Settings;
 use trunkline_mesh::topology::Roles;
 
-use super::refused;
-use super::shell::{Peer, Shell, ack_frame, batch_frame, cluster, entry, flow, id, roster_frame, run};
+use super::shell::{
+    Peer, Shell, ack_frame, batch_frame, cluster, entry, flow, id, refused, roster_frame, run,
+};
 
 /// A node that is both writes its own frames and the runs that it passes on to the same connections.
 #[test]

@@ -16,8 +16,8 @@ use trunkline_mesh::proto::node::{Action, ConnId, Node, NodeInit};
 use trunkline_mesh::proto::run::message_head;
 use trunkline_mesh::proto::time::Micros;
 use trunkline_mesh::proto::wire::{
-    Ack, AckFlow, Confirm, Envelope, Flow, Hello, PREAMBLE, Roster, Run, WIRE_VERSION, Welcome, encode,
-    offered_versions,
+    Ack, AckFlow, Close, Confirm, Envelope, Flow, Hello, PREAMBLE, Ping, Pong, Refused, Roster, Run,
+    WIRE_VERSION, Welcome, encode, offered_versions,
 };
 use trunkline_mesh::settings::Settings;
 use trunkline_mesh::stats::Stats;
@@ -152,6 +152,48 @@ pub(crate) fn ack_frame(flows: Vec<AckFlow>) -> Bytes {
 pub(crate) fn entry(flow: u32, life: u64, decided: u64) -> AckFlow {
     let incarnation = Incarnation(life);
     AckFlow { lane: 1, flow, incarnation, decided, held: Vec::new(), refused: Vec::new() }
+}
+
+pub(crate) fn refused(first: u64, count: u32, reason: u8) -> Refused {
+    Refused { first: Seq(first), count, reason }
+}
+
+/// Mends the checksum of the one frame in `bytes`, if it is there whole.
+pub(crate) fn sum_again(mut bytes: Vec<u8>) -> Vec<u8> {
+    let Some(head) = bytes.first_chunk::<16>() else { return bytes };
+    let control = u32::from_le_bytes([head[4], head[5], head[6], head[7]]);
+    let Some(end) = usize::try_from(control).ok().and_then(|bytes| bytes.checked_add(16)) else {
+        return bytes;
+    };
+    let Some(body) = bytes.get(16..end) else { return bytes };
+    let sum = crc32c::crc32c_append(crc32c::crc32c(&head[..12]), body);
+    bytes[12..16].copy_from_slice(&sum.to_le_bytes());
+    bytes
+}
+
+/// A frame of any type around any body, with the checksum that fits.
+pub(crate) fn frame_of(kind: u8, lane: Lane, body: &[u8]) -> Vec<u8> {
+    let lane = u8::try_from(lane.index()).unwrap();
+    let length = u32::try_from(body.len()).unwrap().to_le_bytes();
+    sum_again([&[kind, lane, 0, 0][..], &length, &[0; 8], body].concat())
+}
+
+/// One of each that is no refusal, right in itself.
+pub(crate) fn every_frame(lane: Lane) -> Vec<(&'static str, Vec<u8>)> {
+    let peer = Peer::new("o");
+    let ping = Ping { sent_us: 1 };
+    let pong = Pong { ping_sent_us: 1, ping_received_us: 2, sent_us: 3 };
+    vec![
+        ("hello", control_frame(FrameType::Hello, lane, &peer.hello(lane, 1)).to_vec()),
+        ("welcome", control_frame(FrameType::Welcome, lane, &peer.welcome()).to_vec()),
+        ("confirm", control_frame(FrameType::Confirm, lane, &Confirm { version: 1, transcript: 0 }).to_vec()),
+        ("close", control_frame(FrameType::Close, lane, &Close { code: 1 }).to_vec()),
+        ("ping", control_frame(FrameType::Ping, lane, &ping).to_vec()),
+        ("pong", control_frame(FrameType::Pong, lane, &pong).to_vec()),
+        ("roster", roster_frame(lane, 0, vec![flow("o", 100, "m")]).to_vec()),
+        ("ack", control_frame(FrameType::Ack, lane, &Ack::default()).to_vec()),
+        ("batch", batch_frame(lane, vec![run(0, 1, 1, 0)], b"x")),
+    ]
 }
 
 struct Wire {
@@ -394,14 +436,18 @@ impl Shell {
             let at = self.dials.iter().position(|(_, peer, dialled)| *peer == id(name) && *dialled == lane);
             if let Some(at) = at {
                 let (conn, _, _) = self.dials.remove(at);
-                self.add_wire(conn);
-                self.node.handle_dialed(conn, self.now);
-                self.drain();
+                self.dial_succeeds(conn);
                 return conn;
             }
             self.advance(Duration::from_millis(10));
         }
         panic!("the node does not dial `{name}`");
+    }
+
+    pub(crate) fn dial_succeeds(&mut self, conn: ConnId) {
+        self.add_wire(conn);
+        self.node.handle_dialed(conn, self.now);
+        self.drain();
     }
 
     /// The node takes a new link and hands a message over: it lives.

@@ -1,13 +1,17 @@
 //! A cluster on loopback addresses, and a stranger who speaks the protocol by hand.
 #![allow(dead_code)] // Every test binary uses its own part.
 
+pub(crate) mod pki;
+
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use pki::{Pki, Special};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use trunkline_mesh::proto::frame::{FrameReader, FrameType, Opened, Received, control_frame, frame_around};
@@ -15,11 +19,21 @@ use trunkline_mesh::proto::handshake::{role_bits, transcript};
 use trunkline_mesh::proto::wire::{Confirm, Hello, PREAMBLE, RefuseCode, Welcome, encode, offered_versions};
 use trunkline_mesh::{
     Client, ClusterId, Config, Datacenter, Inbox, Incarnation, JoinError, Lane, Mesh, NodeId, NodeSpec,
-    Roles, Settings, Topology, join,
+    Roles, Security, Settings, TlsFiles, Topology, join,
 };
 
 /// Longer than anything here takes on a loaded machine.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
+
+/// The files of a node, as they are named in a directory of them.
+pub(crate) fn files(pki: &Path, node: &str) -> TlsFiles {
+    TlsFiles {
+        certificate: pki.join(format!("{node}.crt")),
+        key: pki.join(format!("{node}.key")),
+        ca: pki.join("ca.crt"),
+        check_interval: Duration::from_secs(3600),
+    }
+}
 
 /// Every node of a test process gets an address of its own, so that no port is ever taken twice.
 fn next_address() -> SocketAddr {
@@ -57,6 +71,8 @@ pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
 pub(crate) struct Cluster {
     pub(crate) topology: Arc<Topology>,
     pub(crate) settings: Settings,
+    /// Who certifies its nodes; plaintext without it.
+    pub(crate) pki: Option<Pki>,
 }
 
 /// One running node.
@@ -89,7 +105,17 @@ impl Cluster {
         let topology = Topology::new(ClusterId::new("test").unwrap(), specs).unwrap();
         // Loopback answers in microseconds: what is short for a WAN is long here.
         let settings = Settings { redial_max: Duration::from_millis(100), ..Settings::default() };
-        Self { topology: Arc::new(topology), settings }
+        let plain = Self { topology: Arc::new(topology), settings, pki: None };
+        if std::env::var_os("MESH_TLS").is_some() { plain.with_tls() } else { plain }
+    }
+
+    /// The same with a certificate for every node.
+    pub(crate) fn with_tls(self) -> Self {
+        let pki = Pki::new();
+        for node in self.topology.nodes() {
+            pki.issue(node.id.as_str(), node.datacenter.as_str(), &Special::default());
+        }
+        Self { pki: Some(pki), ..self }
     }
 
     pub(crate) fn address(&self, node: &str) -> SocketAddr {
@@ -100,6 +126,10 @@ impl Cluster {
         let config = Config {
             settings: self.settings.clone(),
             seed: Some(7),
+            security: self
+                .pki
+                .as_ref()
+                .map_or(Security::Loopback, |pki| Security::Tls(files(pki.path(), node))),
             ..Config::new(Arc::clone(&self.topology), id(node))
         };
         let (client, inbox) = join(config).await?;
@@ -130,30 +160,45 @@ impl Cluster {
 }
 
 /// A connection driven by hand.
-pub(crate) struct Raw {
-    stream: TcpStream,
+pub(crate) struct Raw<S = TcpStream> {
+    stream: S,
     buffer: BytesMut,
     reader: FrameReader,
 }
 
 impl Raw {
     pub(crate) async fn connect(address: SocketAddr) -> Self {
-        let stream = soon("connect", TcpStream::connect(address)).await.unwrap();
+        Self::over(soon("connect", TcpStream::connect(address)).await.unwrap())
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Raw<S> {
+    pub(crate) fn over(stream: S) -> Self {
         Self { stream, buffer: BytesMut::new(), reader: FrameReader::new() }
     }
 
     pub(crate) async fn write(&mut self, bytes: &[u8]) {
-        soon("write", self.stream.write_all(bytes)).await.unwrap();
+        self.try_write(bytes).await.unwrap();
+    }
+
+    pub(crate) async fn try_write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        soon("write", self.stream.write_all(bytes)).await?;
+        soon("flush", self.stream.flush()).await
     }
 
     /// The next frame, or `None` at a clean end. A reset is a failure: it would have destroyed last words.
     pub(crate) async fn read(&mut self) -> Option<Received> {
+        self.try_read().await.expect("no reset")
+    }
+
+    /// As [`Raw::read`], of a peer that may reset.
+    pub(crate) async fn try_read(&mut self) -> std::io::Result<Option<Received>> {
         loop {
             if let Some((received, _)) = self.reader.read(&mut self.buffer).unwrap() {
-                return Some(received);
+                return Ok(Some(received));
             }
-            if soon("read", self.stream.read_buf(&mut self.buffer)).await.expect("no reset") == 0 {
-                return None;
+            if soon("read", self.stream.read_buf(&mut self.buffer)).await? == 0 {
+                return Ok(None);
             }
         }
     }

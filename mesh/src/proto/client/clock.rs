@@ -40,6 +40,7 @@ impl Client {
             match self.timers.pop_due(now) {
                 Some(Timer::Attempt(id)) => self.attempt_timed_out(id, links, now),
                 Some(Timer::Wake(site)) => self.wake_site(site, links, now),
+                Some(Timer::Room) => self.make_room(now),
                 None => break,
             }
         }

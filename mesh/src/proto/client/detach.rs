@@ -8,7 +8,7 @@ use crate::proto::flow::FlowIx;
 use crate::proto::time::Micros;
 
 /// Time without any progress after which what waits is taken to wait for long.
-const STALLED_AFTER: Duration = Duration::from_secs(1);
+pub(super) const STALLED_AFTER: Duration = Duration::from_secs(1);
 
 impl Client {
     /// Copies small segments out of the buffers they are slices of: what waits in a stalled queue must not keep more alive
@@ -40,61 +40,10 @@ impl Client {
 
 #[cfg(test)]
 mod tests {
+    use super::super::stranded::Stranded;
     use super::*;
-    use crate::id::{ClusterId, Datacenter, Incarnation, NodeId};
-    use crate::message::Batch;
-    use crate::proto::handshake::Identity;
-    use crate::proto::links::Links;
     use crate::settings::Settings;
-    use crate::topology::{NodeSpec, Roles, Topology};
     use bytes::Bytes;
-
-    /// A sender without any link, and what is queued of it: per message of both members, where its bytes lie.
-    struct Stranded {
-        client: Client,
-        links: Links,
-    }
-
-    impl Stranded {
-        fn new(settings: Settings) -> Self {
-            let spec = |name: &str, datacenter: &str, roles| NodeSpec {
-                id: NodeId::new(name).unwrap(),
-                datacenter: Datacenter::new(datacenter).unwrap(),
-                roles,
-                address: Some(([127, 0, 0, 1], 1).into()),
-            };
-            let nodes =
-                [("o", "us", Roles::ORIGIN), ("m1", "eu", Roles::MEMBER), ("m2", "eu", Roles::MEMBER)];
-            let nodes = nodes.into_iter().zip(1..).map(|((name, datacenter, roles), port)| NodeSpec {
-                address: Some(([127, 0, 0, 1], port).into()),
-                ..spec(name, datacenter, roles)
-            });
-            let topology = Topology::new(ClusterId::new("c").unwrap(), nodes).unwrap();
-            let me = Identity {
-                cluster: topology.cluster().clone(),
-                node: NodeId::new("o").unwrap(),
-                datacenter: Datacenter::new("us").unwrap(),
-                roles: Roles::ORIGIN,
-                incarnation: Incarnation(1),
-            };
-            let mut links = Links::new(me, topology.clone().into(), settings.clone(), 1, 0);
-            let client = Client::new(&topology, settings, &mut links, Micros(0));
-            Self { client, links }
-        }
-
-        fn send(&mut self, members: &[&str], bytes: &Bytes, now: Micros) {
-            let mut batch = Batch::to(Datacenter::new("eu").unwrap());
-            batch.extend(members.iter().map(|to| Message::new(NodeId::new(to).unwrap(), bytes.clone())));
-            self.client.submit(batch, &mut self.links, now).unwrap();
-        }
-
-        fn addresses(&self) -> Vec<Vec<usize>> {
-            let of = |flow: &crate::proto::flow::Flow| {
-                flow.queue.values().map(|pending| pending.payload.segments()[0].as_ptr().addr()).collect()
-            };
-            self.client.flows.iter().map(of).filter(|of: &Vec<usize>| !of.is_empty()).collect()
-        }
-    }
 
     #[test]
     fn what_stalled_members_share_is_copied_once_for_all_of_them() {

@@ -11,6 +11,12 @@ mod ping;
 // In the order a message meets them.
 mod detach;
 
+mod share;
+use share::Pressure;
+
+#[cfg(test)]
+mod stranded;
+
 mod way;
 
 mod seal;
@@ -83,6 +89,7 @@ struct Reach {
 enum Timer {
     Attempt(u64),
     Wake(usize),
+    Room,
 }
 
 /// What a deadline looks for.
@@ -110,6 +117,7 @@ pub struct Client {
     reaches: BTreeMap<PeerIx, Reach>,
     destination_bytes: Vec<usize>,
     budget: Budget,
+    pressure: Pressure,
     batches: BTreeMap<Ticket, OpenBatch>,
     outcomes: VecDeque<(Ticket, Vec<Outcome>)>,
     /// Round trips that were asked for and are done.
@@ -134,6 +142,7 @@ impl Client {
             budget: Budget::new(&settings, 0),
             resends: Resends::new(settings.resend_percent),
             lag: OwnLag::default(),
+            pressure: Pressure::default(),
             settings,
             destination_bytes: Vec::new(),
             sites: Vec::new(),
@@ -176,6 +185,7 @@ impl Client {
         }
         let replaced = self.freed_by_slots(site, &batch.messages);
         if !self.budget.charge(site, charge.bytes(), replaced, urgent) {
+            self.press(now);
             let queued_bytes = bytes(self.budget.queued(site));
             return Err(Rejected { batch, reason: RejectReason::Busy { queued_bytes } });
         }
@@ -243,8 +253,9 @@ impl Client {
         let replaced = message.slot.and_then(|slot| self.flows[flow_ix.0].queued_in(slot));
         let freed = replaced.map_or(0, |old| old.payload.len() + MESSAGE_OVERHEAD_BYTES);
         let others = self.destination_bytes[flow_ix.0] - freed;
-        // One message always fits, so that a budget of exactly one message is no trap.
-        if others > 0 && others + charge > self.settings.destination_budget_bytes {
+        // One message always fits, so that a budget of exactly one message is no trap; so does one that takes no more than
+        // the one it replaces.
+        if others > 0 && charge > freed && others + charge > self.flow_bytes_max(flow_ix, now) {
             return self.turn_down(ticket, index, site, FailReason::Refused);
         }
         self.destination_bytes[flow_ix.0] += charge;

@@ -68,6 +68,7 @@ impl Links {
         self.next_conn += 1;
         let conn = Conn {
             accepted: matches!(stage, Stage::AwaitHello),
+            certified: None,
             stage,
             lane,
             link,

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::{Dialling, IDLE_TIMEOUT, LinkId, Links, Peer, PeerIx, Timer};
-use crate::id::{Datacenter, Incarnation};
+use crate::id::Datacenter;
 use crate::proto::time::Micros;
 use crate::settings::Settings;
 use crate::topology::{NodeSpec, Topology};
@@ -43,14 +43,7 @@ impl Links {
             if !self.peer_index.contains_key(&spec.id) {
                 self.peer_index.insert(spec.id.clone(), PeerIx(self.peers.len()));
                 let datacenter = self.datacenter(&spec.datacenter);
-                self.peers.push(Peer {
-                    spec: spec.clone(),
-                    present: true,
-                    datacenter,
-                    dialling: Dialling::default(),
-                    accepted: None,
-                    highest: Incarnation::UNKNOWN,
-                });
+                self.peers.push(Peer::new(spec, datacenter));
             }
         }
         self.topology = topology;

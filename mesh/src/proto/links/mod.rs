@@ -32,7 +32,7 @@ use super::rtt::{ClockOffset, Rtt, TokenBucket};
 use super::time::Micros;
 use super::timers::Timers;
 use super::wire::{Ack, AckFlow, CloseCode, Envelope, Hello, Pong, RefuseCode};
-use crate::id::{Datacenter, Incarnation, Lane, NodeId};
+use crate::id::{Datacenter, Incarnation, Lane, NodeId, SpiffeId};
 use crate::settings::Settings;
 use crate::stats::{LinkStatus, Stats};
 use crate::topology::{NodeSpec, Topology};
@@ -171,6 +171,8 @@ struct Conn {
     stage: Stage,
     /// It came in, rather than being dialled.
     accepted: bool,
+    /// Who its peer is, if it came with a certificate.
+    certified: Option<Box<SpiffeId>>,
     lane: Lane,
     link: Option<LinkId>,
     opened_at: Micros,
@@ -226,6 +228,23 @@ struct Peer {
     dialling: Dialling,
     accepted: Option<LinkId>,
     highest: Incarnation,
+    /// When it last moved this node past its life.
+    moved_us_at: Option<Micros>,
+}
+
+impl Peer {
+    /// Of the topology, and not heard of.
+    fn new(spec: &NodeSpec, datacenter: usize) -> Self {
+        Self {
+            spec: spec.clone(),
+            present: true,
+            datacenter,
+            dialling: Dialling::default(),
+            accepted: None,
+            highest: Incarnation::UNKNOWN,
+            moved_us_at: None,
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -244,6 +263,10 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// After bulk ended, so long is control still read: what a peer wrote before it went arrives on both at about one time.
 const LAST_ACKS: Duration = Duration::from_millis(10);
+
+/// So long a peer that moved this node past its life is not believed again: all links end by it, and one that says so time
+/// and again would keep this node from everybody.
+const ADOPTION_PAUSE: Duration = Duration::from_secs(30);
 
 /// Frames of a connection's own that wait to be written; beyond that pings are not answered.
 const FRAMES_UNWRITTEN_MAX: usize = 64;
@@ -278,6 +301,8 @@ pub struct Links {
     /// Those of them whose link is not up: in their handshake, or alone.
     handshaking: usize,
     draining: bool,
+    /// A connection whose peer showed no certificate is refused.
+    certificates: bool,
     wall_base_us: u64,
 }
 
@@ -294,14 +319,7 @@ impl Links {
         let datacenters = topology.datacenters();
         let peers: Vec<Peer> = topology
             .nodes()
-            .map(|spec| Peer {
-                spec: spec.clone(),
-                present: true,
-                datacenter: datacenters.binary_search(&spec.datacenter).expect("listed"),
-                dialling: Dialling::default(),
-                accepted: None,
-                highest: Incarnation::UNKNOWN,
-            })
+            .map(|spec| Peer::new(spec, datacenters.binary_search(&spec.datacenter).expect("listed")))
             .collect();
         let peer_index =
             peers.iter().enumerate().map(|(index, peer)| (peer.spec.id.clone(), PeerIx(index))).collect();
@@ -338,6 +356,7 @@ impl Links {
             accepted: 0,
             handshaking: 0,
             draining: false,
+            certificates: false,
             wall_base_us,
         }
     }

@@ -4,12 +4,16 @@ use bytes::Bytes;
 use tracing::field::display;
 
 use super::{
-    Action, Arrived, Conn, ConnId, IDLE_TIMEOUT, Link, LinkEvent, LinkId, Links, PeerIx, Stage, Timer,
+    ADOPTION_PAUSE, Action, Arrived, Conn, ConnId, IDLE_TIMEOUT, Link, LinkEvent, LinkId, Links, PeerIx,
+    Stage, Timer,
 };
-use crate::id::{Incarnation, Lane, NodeId};
+use crate::id::{Incarnation, Lane, NodeId, SpiffeId};
 use crate::proto::coder::epochs_of;
 use crate::proto::frame::{FrameType, Opened, control_frame, frame_around};
-use crate::proto::handshake::{Refusal, adopt, check_hello, check_welcome, role_bits, transcript};
+use crate::proto::handshake::{
+    Refusal, adopt, check_acceptor_certificate, check_claim, check_dialler_certificate, check_hello,
+    check_welcome, role_bits, transcript,
+};
 use crate::proto::time::Micros;
 use crate::proto::wire::{
     Close, CloseCode, Confirm, FEATURE_HISTORY, FEATURES, Hello, PREAMBLE, Refuse, RefuseCode, Welcome,
@@ -45,8 +49,46 @@ impl Links {
         Ok(self.add_conn(Stage::AwaitHello, Lane::Control, None, now))
     }
 
+    /// Nobody is linked from now on who showed no certificate.
+    pub fn require_certificates(&mut self) {
+        self.certificates = true;
+    }
+
+    /// The peer of a new connection proved who it is: checked before it says anything, and before it is told anything.
+    pub fn handle_certified(&mut self, id: ConnId, certified: SpiffeId, now: Micros) {
+        let Some(conn) = self.conns.get(&id) else { return };
+        if conn.accepted {
+            match check_dialler_certificate(&certified, &self.me, &self.topology) {
+                Ok(()) => self.set_certified(id, certified),
+                Err(refusal) => self.refuse_as(id, Some(certified.node), &refusal, now),
+            }
+            return;
+        }
+        let Some(link) = conn.link.and_then(|link| self.links.get(&link)) else { return };
+        let dialled = self.peers[link.peer.0].spec.id.clone();
+        match check_acceptor_certificate(&certified, &dialled, &self.me, &self.topology) {
+            Ok(()) => self.set_certified(id, certified),
+            Err(refusal) => {
+                self.count_refusal(refusal.code);
+                let code = refusal.code.label();
+                tracing::warn!(peer = display(dialled), code, detail = %refusal.detail, "link refused");
+                self.drop_conn(id, None, now);
+            }
+        }
+    }
+
+    fn set_certified(&mut self, id: ConnId, certified: SpiffeId) {
+        if let Some(conn) = self.conns.get_mut(&id) {
+            conn.certified = Some(Box::new(certified));
+        }
+    }
+
     /// A dial succeeded.
     pub fn handle_dialed(&mut self, id: ConnId, now: Micros) {
+        if self.certificates && self.conns.get(&id).is_some_and(|conn| conn.certified.is_none()) {
+            tracing::error!(conn = id.0, "defect of this node: a dial without a certificate, closed");
+            return self.handle_dial_failed(id, now);
+        }
         let dialling = self.conns.get(&id).filter(|conn| matches!(conn.stage, Stage::Dialing));
         let nonce = |conn: &Conn| Some(self.links.get(&conn.link?)?.nonce);
         let hello = dialling.and_then(|conn| Some(self.hello(nonce(conn)?, conn.lane, now)));
@@ -100,14 +142,22 @@ impl Links {
     }
 
     pub(super) fn take_hello(&mut self, id: ConnId, hello: Hello, body: &Bytes, now: Micros) {
-        match self.admit(&hello) {
+        match self.admit(id, &hello) {
             Ok(admitted) => self.answer_hello(id, hello, &admitted, body, now),
             Err(refusal) => self.refuse_as(id, Some(hello.node), &refusal, now),
         }
     }
 
     /// All checks of a Hello: those that the handshake has, and whether there is a place for it among the links.
-    fn admit(&self, hello: &Hello) -> Result<Admitted, Refusal> {
+    fn admit(&self, id: ConnId, hello: &Hello) -> Result<Admitted, Refusal> {
+        match self.conns.get(&id).and_then(|conn| conn.certified.as_deref()) {
+            Some(certified) => check_claim(hello, certified)?,
+            // The shell would have to have forgotten it.
+            None if self.certificates => {
+                return Err(Refusal::new(RefuseCode::OtherCertificate, "no certificate was shown"));
+            }
+            None => {}
+        }
         let known = self.peer(&hello.node);
         let seen = known.map_or(Incarnation::UNKNOWN, |peer| self.peers[peer.0].highest);
         let (_, version) = check_hello(hello, &self.me, &self.topology, seen)?;
@@ -269,17 +319,25 @@ impl Links {
             detail = %refuse.detail.escape_debug(),
             "peer refuses the link"
         );
+        let by = self.conns.get(&id).and_then(|conn| Some(self.links.get(&conn.link?)?.peer));
         self.drop_conn(id, None, now);
         if code == Some(RefuseCode::StaleIncarnation)
+            && let Some(by) = by.filter(|by| self.is_believed(*by, now))
             && let Some(incarnation) =
                 adopt(self.me.incarnation, refuse.highest_incarnation, self.rng.u64(..))
         {
+            self.peers[by.0].moved_us_at = Some(now);
             self.me.incarnation = incarnation;
             for link in self.links.keys().copied().collect::<Vec<_>>() {
                 self.drop_link(link, None, now);
             }
             self.events.push_back(LinkEvent::Reincarnated(incarnation));
         }
+    }
+
+    /// The peer's word on this node's life counts: it has not moved this node a moment ago.
+    fn is_believed(&self, peer: PeerIx, now: Micros) -> bool {
+        self.peers[peer.0].moved_us_at.is_none_or(|at| now.since(at) >= ADOPTION_PAUSE)
     }
 
     pub(super) fn count_refusal(&mut self, code: RefuseCode) {

@@ -1,0 +1,91 @@
+//! From a socket to the two halves of a connection: at once in plaintext, after a handshake with TLS. How long that may take
+//! is the machine's to say: it closes what is not through in time.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::net::TcpStream;
+
+use super::port::Port;
+use super::shared::Shared;
+use super::stream::{self, Input, Output};
+
+/// Which side of a connection this is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Side {
+    Accepts,
+    Dials,
+}
+
+/// The halves of a connection whose peer the machine knows, if there is a certificate to know it by. `None`: the connection
+/// is over, and why was counted.
+pub(super) async fn secure(
+    shared: &Arc<Shared>,
+    port: &Port,
+    stream: TcpStream,
+    side: Side,
+) -> Option<(Input, Output)> {
+    let Some(tls) = &shared.tls else { return Some(stream::plain(stream)) };
+    let address = stream.peer_addr().ok();
+    let shaken = async {
+        match side {
+            Side::Accepts => tls.accept(stream).await,
+            Side::Dials => tls.connect(stream).await,
+        }
+    };
+    let shaken = tokio::select! {
+        biased;
+        // Last words are for those who got this far.
+        _ = port.closing() => {
+            tls.count_unfinished();
+            tracing::debug!(conn = port.id.0, peer = shown(address), "TLS handshake ended before it was complete");
+            return None;
+        }
+        shaken = shaken => shaken,
+    };
+    match shaken {
+        Ok((stream, certified)) => {
+            shared.with(|core, now| core.node.handle_certified(port.id, certified, now)).ok()?;
+            Some(stream::tls(stream))
+        }
+        Err(error) => {
+            tell(shared, &error, address, side);
+            None
+        }
+    }
+}
+
+/// Counts and logs a handshake that failed.
+fn tell(shared: &Shared, error: &io::Error, address: Option<SocketAddr>, side: Side) {
+    let Some(tls) = &shared.tls else { return };
+    let peer = shown(address);
+    let Some(failure) = tls.count_failure(error) else {
+        tls.count_closed();
+        return tracing::debug!(peer, %error, "the peer left in the middle of the TLS handshake");
+    };
+    let (reason, remedy) = (failure.label(), failure.remedy());
+    // Whoever can reach the listener can cause these; whom this node dials is the operator's choice.
+    if side == Side::Dials || failure.is_of_certificate() {
+        tracing::warn!(peer, reason, %error, "TLS handshake failed: {remedy}");
+    } else {
+        tracing::debug!(peer, reason, %error, "TLS handshake failed: {remedy}");
+    }
+}
+
+/// A connection that was through ended with this error. In TLS 1.3 the dialler is through before the acceptor has looked at its
+/// certificate: here it learns that it was refused.
+pub(super) fn tell_ended(shared: &Shared, port: &Port, error: &io::Error) {
+    let failure = shared.tls.as_ref().and_then(|tls| tls.count_failure(error));
+    match failure {
+        Some(failure) if port.opened().is_none() => {
+            let (reason, remedy) = (failure.label(), failure.remedy());
+            tracing::warn!(conn = port.id.0, reason, %error, "TLS ended the connection: {remedy}");
+        }
+        _ => tracing::debug!(conn = port.id.0, %error, "read failed"),
+    }
+}
+
+fn shown(address: Option<SocketAddr>) -> String {
+    address.map_or_else(|| "gone".to_owned(), |address| address.to_string())
+}

@@ -1,0 +1,217 @@
+//! TLS 1.3 around every link: both ends show a certificate of the cluster's own CA, and the name in it is handed to the
+//! machine before anything else.
+//!
+//! ```text
+//! files ─ Credentials ─ Tls ─ handshake ─ certified name, stream
+//!            checked     swapped by a reload; what runs keeps what it began with
+//! ```
+//!
+//! No older version, no resumption, no early data: a connection always shows its certificate anew, and nothing that it says
+//! can be said again by somebody else. Server names are not sent and not compared: who a node is says the URI alone.
+
+mod certificate;
+mod credentials;
+mod failure;
+mod gate;
+mod verify;
+mod watch;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
+
+pub(super) use certificate::wall_s;
+pub use certificate::{CertificateError, CertificateInfo};
+pub use credentials::{CHECK_INTERVAL, Credentials, TlsError, TlsFiles, read_certificates};
+use failure::TlsFailure;
+pub(super) use gate::Gate;
+pub(super) use watch::start as start_watch;
+
+use crate::id::SpiffeId;
+use crate::stats::TlsStats;
+
+/// What a connection holds of plaintext that is not encrypted, and of ciphertext that the kernel has not taken, bytes. Beyond
+/// it a write waits. One record is 16 KiB.
+const BUFFER_BYTES_MAX: usize = 64 * 1024;
+
+/// What became of a reload.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Reloaded {
+    /// The files are what they were, or the node uses none.
+    Unchanged,
+    /// New connections show the new certificate and ask for one of the new CA. Those that are open go on as they are.
+    Changed,
+}
+
+/// The credentials of a running node, and what became of them.
+pub(super) struct Tls {
+    files: TlsFiles,
+    name: SpiffeId,
+    current: Mutex<Arc<Credentials>>,
+    /// What was refused last.
+    refused: Mutex<Option<Refused>>,
+    reloads: AtomicU64,
+    reloads_failed: AtomicU64,
+    failures: [AtomicU64; TlsFailure::ALL.len()],
+}
+
+/// Files that were not taken: told once, not at every look.
+struct Refused {
+    text: String,
+    told: bool,
+}
+
+impl Tls {
+    /// Reads and checks the files of the node of that name.
+    pub(super) fn load(files: TlsFiles, name: SpiffeId) -> Result<Self, TlsError> {
+        let credentials = Credentials::load(&files)?;
+        credentials.check_name(&name)?;
+        warn_if_open(&files.key);
+        Ok(Self {
+            files,
+            name,
+            current: Mutex::new(Arc::new(credentials)),
+            refused: Mutex::new(None),
+            reloads: AtomicU64::new(0),
+            reloads_failed: AtomicU64::new(0),
+            failures: std::array::from_fn(|_| AtomicU64::new(0)),
+        })
+    }
+
+    fn current(&self) -> Arc<Credentials> {
+        Arc::clone(&self.current.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Reads the files again. Blocks on the file system.
+    pub(super) fn reload(&self) -> Result<Reloaded, TlsError> {
+        let outcome = Credentials::load(&self.files).and_then(|credentials| {
+            credentials.check_name(&self.name)?;
+            Ok(credentials)
+        });
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        match outcome {
+            Ok(credentials) => {
+                *refused = None;
+                let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+                if current.is_same(&credentials) {
+                    return Ok(Reloaded::Unchanged);
+                }
+                tracing::info!(
+                    certificate = %credentials.info().fingerprint,
+                    not_after = %credentials.info().not_after_text(),
+                    "certificate reloaded: new connections use it"
+                );
+                *current = Arc::new(credentials);
+                self.reloads.fetch_add(1, Ordering::Relaxed);
+                Ok(Reloaded::Changed)
+            }
+            Err(error) => {
+                let text = error.to_string();
+                let before = refused.take().filter(|before| before.text == text);
+                // Two files that are replaced one after the other do not fit for a moment: the next look tells.
+                let between = before.is_none() && matches!(error, TlsError::KeyMismatch { .. });
+                if !between && before.is_none_or(|before| !before.told) {
+                    tracing::error!(%error, "certificate not reloaded: the one in use stays");
+                    self.reloads_failed.fetch_add(1, Ordering::Relaxed);
+                }
+                *refused = Some(Refused { text, told: !between });
+                Err(error)
+            }
+        }
+    }
+
+    /// The accepting side. Whoever is waited for is the caller's to limit.
+    pub(super) async fn accept(&self, stream: TcpStream) -> io::Result<(TlsStream<Gate>, SpiffeId)> {
+        let acceptor = TlsAcceptor::from(Arc::clone(self.current().server()));
+        let stream = Gate::new(stream);
+        let stream = acceptor.accept_with(stream, |tls| tls.set_buffer_limit(Some(BUFFER_BYTES_MAX))).await?;
+        certified(stream.into())
+    }
+
+    /// The dialling side.
+    pub(super) async fn connect(&self, stream: TcpStream) -> io::Result<(TlsStream<Gate>, SpiffeId)> {
+        // An address is never sent as a server name.
+        let name = ServerName::IpAddress(stream.peer_addr()?.ip().into());
+        let connector = TlsConnector::from(Arc::clone(self.current().client()));
+        let stream = connector
+            .connect_with(name, Gate::new(stream), |tls| tls.set_buffer_limit(Some(BUFFER_BYTES_MAX)))
+            .await?;
+        certified(stream.into())
+    }
+
+    /// Counts a handshake that failed, or a connection that TLS ended. Gives what to say of it, if it was TLS.
+    pub(super) fn count_failure(&self, error: &io::Error) -> Option<TlsFailure> {
+        let failure = TlsFailure::of(error)?;
+        self.count(failure);
+        Some(failure)
+    }
+
+    /// This node ended a handshake that took too long.
+    pub(super) fn count_unfinished(&self) {
+        self.count(TlsFailure::Unfinished);
+    }
+
+    /// A peer left in the middle of its handshake.
+    pub(super) fn count_closed(&self) {
+        self.count(TlsFailure::Closed);
+    }
+
+    fn count(&self, failure: TlsFailure) {
+        self.failures[failure as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// For the node's stats; `now_s` is the wall clock, seconds since 1970.
+    pub(super) fn stats(&self, now_s: i64) -> TlsStats {
+        let counts = TlsFailure::ALL.iter().zip(&self.failures);
+        let failures: BTreeMap<_, _> =
+            counts.map(|(failure, count)| (failure.label(), count.load(Ordering::Relaxed))).collect();
+        TlsStats {
+            expires_in_s: Some(self.current().info().not_after_s.saturating_sub(now_s)),
+            reloads: self.reloads.load(Ordering::Relaxed),
+            reloads_failed: self.reloads_failed.load(Ordering::Relaxed),
+            handshakes_failed: failures,
+        }
+    }
+
+    /// Of a node without TLS: every row, at zero.
+    pub(super) fn no_stats() -> TlsStats {
+        let handshakes_failed = TlsFailure::ALL.iter().map(|failure| (failure.label(), 0)).collect();
+        TlsStats { handshakes_failed, ..TlsStats::default() }
+    }
+}
+
+/// A key that every user of the machine can read still works: who may is the operator's to say.
+fn warn_if_open(key: &Path) {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        const OTHERS: u32 = 0o007;
+        let mode = std::fs::metadata(key).map(|found| found.permissions().mode()).unwrap_or_default();
+        if mode & OTHERS != 0 {
+            tracing::warn!(key = %key.display(), mode = format!("{:o}", mode & 0o777), "every user can use this key: chmod 600");
+        }
+    }
+    #[cfg(not(unix))]
+    let _ = key;
+}
+
+/// The name in the certificate that the peer has just proved to hold.
+fn certified(mut stream: TlsStream<Gate>) -> io::Result<(TlsStream<Gate>, SpiffeId)> {
+    let (_, session) = stream.get_ref();
+    let leaf = session.peer_certificates().and_then(<[_]>::first);
+    let name = leaf.ok_or(CertificateError::Missing).and_then(|leaf| CertificateInfo::of(leaf)?.name());
+    match name {
+        Ok(name) => {
+            stream.get_mut().0.open();
+            Ok((stream, name))
+        }
+        Err(error) => Err(io::Error::new(io::ErrorKind::InvalidData, error)),
+    }
+}

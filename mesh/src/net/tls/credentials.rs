@@ -1,0 +1,353 @@
+//! Certificate, key and CA of one node: three PEM files, read and checked as a whole.
+
+use std::fmt;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
+use rustls::version::TLS13;
+use rustls::{CertificateError as Bad, ClientConfig, RootCertStore, ServerConfig};
+
+use super::certificate::{CertificateError, CertificateInfo, wall_s};
+use super::verify::Nodes;
+use crate::id::SpiffeId;
+
+/// No more of a file is read: a chain and a key are some KiB.
+const FILE_BYTES_MAX: u64 = 1024 * 1024;
+
+/// Where a node's certificate comes from. All three are PEM.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TlsFiles {
+    /// The node's certificate, first, and those between it and the CA, if there are any.
+    pub certificate: PathBuf,
+    /// Its private key, in PKCS #8, PKCS #1 or SEC 1.
+    pub key: PathBuf,
+    /// The CA, or several while one takes the place of another: whoever one of them certified is believed.
+    pub ca: PathBuf,
+    /// Between looks at the files for new content.
+    pub check_interval: Duration,
+}
+
+/// How often files are looked at unless something else is said.
+pub const CHECK_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Files that are no credentials of this node. Nothing was started; after a reload the old ones stay in use.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TlsError {
+    /// A file cannot be read. Mend its path or permissions.
+    #[error("cannot read {}: {source}: mend the path or the permissions", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system says.
+        source: std::io::Error,
+    },
+    /// A file is larger than any of its kind.
+    #[error("{} goes on after 1 MiB: give the path of a PEM file", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A file has no such thing in PEM.
+    #[error("{} has no {what} in PEM ({detail}): give a file made by `trunkline ca`", path.display())]
+    Pem {
+        /// The file.
+        path: PathBuf,
+        /// `certificate` or `private key`.
+        what: &'static str,
+        /// What stands against it; never a part of the file.
+        detail: String,
+    },
+    /// A certificate that cannot be read, or that names no node.
+    #[error("{}: {source}: issue one with `trunkline ca issue`", path.display())]
+    Certificate {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: CertificateError,
+    },
+    /// The certificate is another node's.
+    #[error("{} is the certificate of {found}, and this node is {expected}: give it its own", path.display())]
+    OtherNode {
+        /// The file.
+        path: PathBuf,
+        /// Whose it is.
+        found: Box<SpiffeId>,
+        /// Whose it should be.
+        expected: Box<SpiffeId>,
+    },
+    /// A certificate whose time is over.
+    #[error("{} expired on {not_after}: issue a new one with `trunkline ca`", path.display())]
+    Expired {
+        /// The file.
+        path: PathBuf,
+        /// When, as a date.
+        not_after: String,
+    },
+    /// A certificate whose time has not come.
+    #[error("{} is valid from {not_before} on: wait, or set this machine's clock", path.display())]
+    NotYetValid {
+        /// The file.
+        path: PathBuf,
+        /// When, as a date.
+        not_before: String,
+    },
+    /// The key cannot be used.
+    #[error("{} holds no key that can be used ({detail}): issue certificate and key anew", path.display())]
+    Key {
+        /// The file.
+        path: PathBuf,
+        /// What stands against it.
+        detail: String,
+    },
+    /// The key is another certificate's. Also seen for a moment while files are replaced one by one.
+    #[error("the key {} is not that of the certificate {}: give both from one `trunkline ca issue`", key.display(),
+        certificate.display())]
+    KeyMismatch {
+        /// The certificate's file.
+        certificate: PathBuf,
+        /// The key's.
+        key: PathBuf,
+    },
+    /// The CA did not issue the certificate, or not for this use.
+    #[error("{} does not follow from the CA in {}: {detail}: give the CA that issued it", certificate.display(),
+        ca.display())]
+    Chain {
+        /// The certificate's file.
+        certificate: PathBuf,
+        /// The CA's.
+        ca: PathBuf,
+        /// What stands against it.
+        detail: String,
+    },
+    /// The library refuses them for another reason.
+    #[error("TLS cannot be set up: {0}")]
+    Setup(String),
+}
+
+/// Credentials that passed every check.
+pub struct Credentials {
+    files: TlsFiles,
+    info: CertificateInfo,
+    name: SpiffeId,
+    server: Arc<ServerConfig>,
+    client: Arc<ClientConfig>,
+    chain: Vec<CertificateDer<'static>>,
+    ca: Vec<CertificateDer<'static>>,
+}
+
+impl Credentials {
+    /// Reads and checks all three files: each is what it should be, the key is the certificate's, the CA issued it, its
+    /// time is now, and it names a node. Blocks on the file system.
+    ///
+    /// # Errors
+    /// [`TlsError`]: the first thing that is wrong.
+    pub fn load(files: &TlsFiles) -> Result<Self, TlsError> {
+        let chain = certificates(&files.certificate)?;
+        let ca = certificates(&files.ca)?;
+        let key = private_key(&files.key)?;
+        let info = info(&files.certificate, &chain)?;
+        let name = info
+            .name()
+            .map_err(|source| TlsError::Certificate { path: files.certificate.clone(), source })?;
+        check_time(&files.certificate, &info)?;
+        // A CA whose time is over is told as such, not as one that did not issue the certificate.
+        if let [only] = &ca[..] {
+            check_time(&files.ca, &info_of(&files.ca, only)?)?;
+        }
+
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut roots = RootCertStore::empty();
+        for certificate in &ca {
+            roots.add(certificate.clone()).map_err(|error| TlsError::Pem {
+                path: files.ca.clone(),
+                what: "certificate of a CA",
+                detail: error.to_string(),
+            })?;
+        }
+        let roots = Arc::new(roots);
+        let certified = CertifiedKey::from_der(chain.clone(), key.clone_key(), &provider).map_err(
+            |error| match error {
+                rustls::Error::InconsistentKeys(_) => {
+                    TlsError::KeyMismatch { certificate: files.certificate.clone(), key: files.key.clone() }
+                }
+                error => TlsError::Key { path: files.key.clone(), detail: error.to_string() },
+            },
+        )?;
+        let setup = |error: rustls::Error| TlsError::Setup(error.to_string());
+        let clients = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider))
+            .build()
+            .map_err(|error| TlsError::Setup(error.to_string()))?;
+
+        // As a peer would see it, in both roles.
+        let chain_error = |error: rustls::Error| TlsError::Chain {
+            certificate: files.certificate.clone(),
+            ca: files.ca.clone(),
+            detail: explain(&error),
+        };
+        let [leaf, between @ ..] = &certified.cert[..] else {
+            return Err(no_certificate(&files.certificate, "it is empty"));
+        };
+        let now = UnixTime::now();
+        let algorithms = provider.signature_verification_algorithms.all;
+        ParsedCertificate::try_from(leaf)
+            .and_then(|leaf| {
+                rustls::client::verify_server_cert_signed_by_trust_anchor(
+                    &leaf, &roots, between, now, algorithms,
+                )
+            })
+            .map_err(chain_error)?;
+        clients.verify_client_cert(leaf, between, now).map_err(chain_error)?;
+
+        let mut server = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_protocol_versions(&[&TLS13])
+            .map_err(setup)?
+            .with_client_cert_verifier(clients)
+            .with_single_cert(chain.clone(), key.clone_key())
+            .map_err(setup)?;
+        // Every connection shows its certificate: nothing to resume by, and no bytes before that.
+        server.send_tls13_tickets = 0;
+        server.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+        server.max_early_data_size = 0;
+        let verifier = Arc::new(Nodes { roots, provider: Arc::clone(&provider) });
+        let mut client = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&TLS13])
+            .map_err(setup)?
+            .dangerous()
+            .with_custom_certificate_verifier(verifier)
+            .with_client_auth_cert(chain.clone(), key)
+            .map_err(setup)?;
+        client.resumption = rustls::client::Resumption::disabled();
+        client.enable_early_data = false;
+        client.enable_sni = false;
+        let (server, client) = (Arc::new(server), Arc::new(client));
+        Ok(Self { files: files.clone(), info, name, server, client, chain, ca })
+    }
+
+    /// Which node they are of.
+    #[must_use]
+    pub fn name(&self) -> &SpiffeId {
+        &self.name
+    }
+
+    /// What the node's certificate says.
+    #[must_use]
+    pub fn info(&self) -> &CertificateInfo {
+        &self.info
+    }
+
+    /// Checks that they are this node's.
+    ///
+    /// # Errors
+    /// [`TlsError::OtherNode`].
+    pub fn check_name(&self, expected: &SpiffeId) -> Result<(), TlsError> {
+        if self.name == *expected {
+            return Ok(());
+        }
+        Err(TlsError::OtherNode {
+            path: self.files.certificate.clone(),
+            found: Box::new(self.name.clone()),
+            expected: Box::new(expected.clone()),
+        })
+    }
+
+    /// Nothing that a peer sees or that decides over peers differs. A key never changes without its certificate.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        (&self.chain, &self.ca) == (&other.chain, &other.ca)
+    }
+
+    pub(super) fn server(&self) -> &Arc<ServerConfig> {
+        &self.server
+    }
+
+    pub(super) fn client(&self) -> &Arc<ClientConfig> {
+        &self.client
+    }
+}
+
+/// What the certificates of a PEM file say, in its order. Nothing is verified.
+///
+/// # Errors
+/// [`TlsError`]: the file is not to be read, or has no certificate.
+pub fn read_certificates(path: &Path) -> Result<Vec<CertificateInfo>, TlsError> {
+    certificates(path)?.iter().map(|certificate| info_of(path, certificate)).collect()
+}
+
+/// Never the key.
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credentials")
+            .field("name", &self.name)
+            .field("info", &self.info)
+            .finish_non_exhaustive()
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
+    let unreadable = |source| TlsError::Read { path: path.to_owned(), source };
+    let file = std::fs::File::open(path).map_err(unreadable)?;
+    let mut bytes = Vec::new();
+    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        return Err(TlsError::TooLarge { path: path.to_owned() });
+    }
+    Ok(bytes)
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&read(path)?).collect();
+    let found = found.map_err(|_| no_certificate(path, "it is damaged"))?;
+    if found.is_empty() {
+        return Err(no_certificate(path, "there is none"));
+    }
+    Ok(found)
+}
+
+fn no_certificate(path: &Path, detail: &str) -> TlsError {
+    TlsError::Pem { path: path.to_owned(), what: "certificate", detail: detail.to_owned() }
+}
+
+fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    // What exactly is wrong could quote the key.
+    PrivateKeyDer::from_pem_slice(&read(path)?).map_err(|_| TlsError::Pem {
+        path: path.to_owned(),
+        what: "private key",
+        detail: "there is none, or it is damaged or encrypted".to_owned(),
+    })
+}
+
+fn info(path: &Path, chain: &[CertificateDer<'_>]) -> Result<CertificateInfo, TlsError> {
+    let leaf = chain.first().ok_or_else(|| no_certificate(path, "there is none"))?;
+    info_of(path, leaf)
+}
+
+fn info_of(path: &Path, certificate: &CertificateDer<'_>) -> Result<CertificateInfo, TlsError> {
+    CertificateInfo::of(certificate).map_err(|source| TlsError::Certificate { path: path.to_owned(), source })
+}
+
+fn check_time(path: &Path, info: &CertificateInfo) -> Result<(), TlsError> {
+    let now = wall_s();
+    if now > info.not_after_s {
+        return Err(TlsError::Expired { path: path.to_owned(), not_after: info.not_after_text() });
+    }
+    if now < info.not_before_s {
+        return Err(TlsError::NotYetValid { path: path.to_owned(), not_before: info.not_before_text() });
+    }
+    Ok(())
+}
+
+fn explain(error: &rustls::Error) -> String {
+    match error {
+        // The latter if both go by one name.
+        rustls::Error::InvalidCertificate(Bad::UnknownIssuer | Bad::BadSignature) => {
+            "another CA issued it".to_owned()
+        }
+        error => error.to_string(),
+    }
+}

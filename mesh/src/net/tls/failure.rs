@@ -1,0 +1,146 @@
+//! Why TLS ended a connection, as a short list to count by.
+
+use std::io;
+
+use rustls::{CertificateError as Bad, Error};
+
+use super::CertificateError;
+use super::gate::TooLong;
+
+/// Why a TLS handshake failed, or TLS ended a connection that was through it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(usize)]
+pub(in super::super) enum TlsFailure {
+    /// The peer showed no certificate.
+    NoCertificate,
+    /// It was issued by another CA.
+    UnknownIssuer,
+    /// Its time is over.
+    Expired,
+    /// Its time has not come: one of the two clocks is wrong.
+    NotYetValid,
+    /// It names no node, or several.
+    NoName,
+    /// Something else is wrong with it.
+    BadCertificate,
+    /// The peer offers no TLS 1.3, or nothing else in common.
+    Incompatible,
+    /// The peer's bytes are no TLS: a plaintext node, or no node.
+    NotTls,
+    /// It says more than an honest peer has to say before it is authenticated.
+    TooLong,
+    /// The peer refused, most likely this node's certificate: its log says why.
+    RefusedByPeer,
+    /// The peer left in the middle of it.
+    Closed,
+    /// This node ended it: it took too long, or the node is closing.
+    Unfinished,
+    /// Anything else that breaks TLS.
+    Other,
+}
+
+impl TlsFailure {
+    /// In the order of their numbers.
+    pub(super) const ALL: [Self; 13] = [
+        Self::NoCertificate,
+        Self::UnknownIssuer,
+        Self::Expired,
+        Self::NotYetValid,
+        Self::NoName,
+        Self::BadCertificate,
+        Self::Incompatible,
+        Self::NotTls,
+        Self::TooLong,
+        Self::RefusedByPeer,
+        Self::Closed,
+        Self::Unfinished,
+        Self::Other,
+    ];
+
+    /// For metrics and logs.
+    pub(in super::super) fn label(self) -> &'static str {
+        match self {
+            Self::NoCertificate => "no_certificate",
+            Self::UnknownIssuer => "unknown_issuer",
+            Self::Expired => "expired",
+            Self::NotYetValid => "not_yet_valid",
+            Self::NoName => "no_name",
+            Self::BadCertificate => "bad_certificate",
+            Self::Incompatible => "incompatible",
+            Self::NotTls => "not_tls",
+            Self::TooLong => "too_long",
+            Self::RefusedByPeer => "refused_by_peer",
+            Self::Closed => "closed",
+            Self::Unfinished => "unfinished",
+            Self::Other => "other",
+        }
+    }
+
+    /// Something is wrong with the peer's certificate, or with this node's as the peer sees it.
+    pub(in super::super) fn is_of_certificate(self) -> bool {
+        matches!(
+            self,
+            Self::NoCertificate
+                | Self::UnknownIssuer
+                | Self::Expired
+                | Self::NotYetValid
+                | Self::NoName
+                | Self::BadCertificate
+                | Self::RefusedByPeer
+        )
+    }
+
+    /// What to do about it.
+    pub(in super::super) fn remedy(self) -> &'static str {
+        match self {
+            Self::NoCertificate | Self::NoName | Self::BadCertificate => {
+                "give the peer a certificate made by `trunkline ca issue`"
+            }
+            Self::UnknownIssuer => "let both ends trust the CA that issued the other's certificate",
+            Self::Expired => "issue the peer a new certificate",
+            Self::NotYetValid => "compare the clocks of the two machines",
+            Self::Incompatible => "the peer must speak TLS 1.3",
+            Self::TooLong => "give the peer a certificate of fewer bytes, or check the address",
+            Self::NotTls => "give the peer certificate, key and ca in [security], or check the address",
+            Self::RefusedByPeer => "the log of the peer says what is wrong with this node's certificate",
+            Self::Closed | Self::Unfinished | Self::Other => "see the log of the peer",
+        }
+    }
+
+    /// What an error of a TLS stream stands for; `None` for one of the socket.
+    pub(super) fn of(error: &io::Error) -> Option<Self> {
+        let inner = error.get_ref()?;
+        if inner.is::<CertificateError>() {
+            return Some(Self::NoName);
+        }
+        if inner.is::<TooLong>() {
+            return Some(Self::TooLong);
+        }
+        Some(match inner.downcast_ref::<Error>()? {
+            Error::NoCertificatesPresented => Self::NoCertificate,
+            Error::InvalidCertificate(Bad::UnknownIssuer | Bad::BadSignature) => Self::UnknownIssuer,
+            Error::InvalidCertificate(Bad::Expired | Bad::ExpiredContext { .. }) => Self::Expired,
+            Error::InvalidCertificate(Bad::NotValidYet | Bad::NotValidYetContext { .. }) => Self::NotYetValid,
+            Error::InvalidCertificate(_) => Self::BadCertificate,
+            Error::PeerIncompatible(_) => Self::Incompatible,
+            Error::InvalidMessage(_) => Self::NotTls,
+            Error::AlertReceived(_) => Self::RefusedByPeer,
+            _ => Self::Other,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_failure_has_its_number_and_a_label_of_its_own() {
+        for (index, failure) in TlsFailure::ALL.into_iter().enumerate() {
+            assert_eq!(failure as usize, index);
+        }
+        let labels: std::collections::BTreeSet<_> = TlsFailure::ALL.iter().map(|of| of.label()).collect();
+        assert_eq!(labels.len(), TlsFailure::ALL.len());
+        assert_eq!(TlsFailure::of(&io::ErrorKind::ConnectionReset.into()), None);
+    }
+}

@@ -1,0 +1,83 @@
+//! A sender without any link, for tests of what it keeps.
+
+use bytes::Bytes;
+
+use super::Client;
+use crate::id::{ClusterId, Datacenter, Incarnation, NodeId};
+use crate::message::{Batch, FailReason, Message, Outcome};
+use crate::proto::flow::Flow;
+use crate::proto::handshake::Identity;
+use crate::proto::links::Links;
+use crate::proto::time::Micros;
+use crate::settings::Settings;
+use crate::topology::{NodeSpec, Roles, Topology};
+
+/// The members `m1` to `m5` of a datacenter, and a sender elsewhere that reaches nobody.
+pub(super) struct Stranded {
+    pub(super) client: Client,
+    links: Links,
+}
+
+impl Stranded {
+    pub(super) fn new(settings: Settings) -> Self {
+        let spec = |name: &str, datacenter: &str, roles, port| NodeSpec {
+            id: NodeId::new(name).unwrap(),
+            datacenter: Datacenter::new(datacenter).unwrap(),
+            roles,
+            address: Some(([127, 0, 0, 1], port).into()),
+        };
+        let members = (1..=5).map(|port| spec(&format!("m{port}"), "eu", Roles::MEMBER, port));
+        let nodes = members.chain([spec("o", "us", Roles::ORIGIN, 9)]);
+        let topology = Topology::new(ClusterId::new("c").unwrap(), nodes).unwrap();
+        let me = Identity {
+            cluster: topology.cluster().clone(),
+            node: NodeId::new("o").unwrap(),
+            datacenter: Datacenter::new("us").unwrap(),
+            roles: Roles::ORIGIN,
+            incarnation: Incarnation(1),
+        };
+        let mut links = Links::new(me, topology.clone().into(), settings.clone(), 1, 0);
+        let client = Client::new(&topology, settings, &mut links, Micros(0));
+        Self { client, links }
+    }
+
+    /// The same bytes to each of `members`; whether there was room.
+    pub(super) fn try_send(&mut self, members: &[&str], bytes: &Bytes, now: Micros) -> bool {
+        let mut batch = Batch::to(Datacenter::new("eu").unwrap());
+        batch.extend(members.iter().map(|to| Message::new(NodeId::new(to).unwrap(), bytes.clone())));
+        self.client.submit(batch, &mut self.links, now).is_ok()
+    }
+
+    pub(super) fn send(&mut self, members: &[&str], bytes: &Bytes, now: Micros) {
+        assert!(self.try_send(members, bytes, now));
+    }
+
+    /// Lets time pass; whether something was due.
+    pub(super) fn ring(&mut self, now: Micros) -> bool {
+        let due = self.client.poll_timeout() <= now;
+        self.client.handle_timeout(&mut self.links, now);
+        due
+    }
+
+    /// Why messages failed since the last call, and how many others wait.
+    pub(super) fn outcomes(&mut self) -> (Vec<FailReason>, u64) {
+        let mut failed = Vec::new();
+        while let Some((_, outcomes)) = self.client.poll_outcome() {
+            for outcome in outcomes {
+                match outcome {
+                    Outcome::Failed { reason, .. } => failed.push(reason),
+                    Outcome::Delivered { .. } => unreachable!("nobody is reached"),
+                }
+            }
+        }
+        (failed, self.client.sites.iter().map(|site| site.pending_messages).sum())
+    }
+
+    /// Per flow with messages that wait, where the bytes of each lie.
+    pub(super) fn addresses(&self) -> Vec<Vec<usize>> {
+        let of = |flow: &Flow| {
+            flow.queue.values().map(|pending| pending.payload.segments()[0].as_ptr().addr()).collect()
+        };
+        self.client.flows.iter().map(of).filter(|of: &Vec<usize>| !of.is_empty()).collect()
+    }
+}

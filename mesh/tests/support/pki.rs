@@ -1,0 +1,98 @@
+//! A CA and what it issues, good and bad, in a directory of files.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    KeyUsagePurpose, SanType,
+};
+use tempfile::TempDir;
+
+type Time = std::time::SystemTime;
+
+/// A certificate authority and its directory, which is gone with it.
+pub(crate) struct Pki {
+    directory: TempDir,
+    ca: CertifiedIssuer<'static, KeyPair>,
+}
+
+/// What is special about a certificate. The default is a good one.
+#[derive(Default)]
+pub(crate) struct Special {
+    /// The URIs, instead of the one of the node.
+    pub(crate) uris: Option<Vec<String>>,
+    /// Its time is over.
+    pub(crate) expired: bool,
+    /// Its time has not come.
+    pub(crate) early: bool,
+    /// It is for nothing but clients.
+    pub(crate) client_only: bool,
+    /// It is for nothing but servers.
+    pub(crate) server_only: bool,
+}
+
+impl Pki {
+    pub(crate) fn new() -> Self {
+        let pki = Self { directory: tempfile::tempdir().unwrap(), ca: authority() };
+        pki.write("ca.crt", &pki.ca.pem());
+        pki
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// The CA, in PEM.
+    pub(crate) fn ca_pem(&self) -> String {
+        self.ca.pem()
+    }
+
+    pub(crate) fn write(&self, name: &str, text: &str) {
+        // As tools do it: whoever reads sees the old file or the new one.
+        let new = self.path().join(format!("{name}.new"));
+        std::fs::write(&new, text).unwrap();
+        std::fs::rename(new, self.path().join(name)).unwrap();
+    }
+
+    /// A certificate and its key for `spiffe://test/dc/DC/node/NODE`, as (certificate, key) in PEM.
+    pub(crate) fn make(&self, node: &str, dc: &str, special: &Special) -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, node);
+        let own = vec![format!("spiffe://test/dc/{dc}/node/{node}")];
+        let uris = special.uris.as_ref().unwrap_or(&own);
+        params.subject_alt_names =
+            uris.iter().map(|uri| SanType::URI(uri.as_str().try_into().unwrap())).collect();
+        let (now, day) = (Time::now(), Duration::from_secs(24 * 3600));
+        let (from, until) = match special {
+            Special { expired: true, .. } => (now - 3 * day, now - day),
+            Special { early: true, .. } => (now + day, now + 3 * day),
+            _ => (now - day, now + 30 * day),
+        };
+        (params.not_before, params.not_after) = (from.into(), until.into());
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        if !special.server_only {
+            params.extended_key_usages.push(ExtendedKeyUsagePurpose::ClientAuth);
+        }
+        if !special.client_only {
+            params.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
+        }
+        (params.signed_by(&key, &self.ca).unwrap().pem(), key.serialize_pem())
+    }
+
+    /// Puts a certificate where the node looks for it.
+    pub(crate) fn issue(&self, node: &str, dc: &str, special: &Special) {
+        let (certificate, key) = self.make(node, dc, special);
+        self.write(&format!("{node}.crt"), &certificate);
+        self.write(&format!("{node}.key"), &key);
+    }
+}
+
+fn authority() -> CertifiedIssuer<'static, KeyPair> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, "CA of test");
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+}

@@ -1,0 +1,314 @@
+//! A certificate authority in two files, for clusters that have none: makes a CA and the certificates of nodes.
+//!
+//! What it makes is what [`trunkline_mesh`] wants of a certificate: one URI that names the node, for both sides of a link.
+//! Any other authority that does the same is as good. What it does not do: keep a list of what it issued, or revoke; a
+//! certificate is good until its time is over, or until its CA is trusted no more.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, PublicKeyData, SanType,
+};
+use trunkline_mesh::{CertificateInfo, ClusterId, SpiffeId, TlsError, read_certificates};
+
+/// Days a CA is valid unless something else is asked for.
+pub const CA_DAYS: u32 = 3650;
+/// Days a node's certificate is valid unless something else is asked for.
+pub const NODE_DAYS: u32 = 365;
+/// Clocks of machines differ: a certificate is valid from a little before its making.
+const BACKDATED: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// A certificate that was not made. No file was changed, unless it says so.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CaError {
+    /// A file is there already.
+    #[error("{} is there already: nothing is overwritten{}", path.display(), remedy)]
+    Exists {
+        /// The file.
+        path: PathBuf,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// A file cannot be read or written.
+    #[error("cannot {what} {}: {source}", path.display())]
+    Io {
+        /// `read`, `write` or `make`.
+        what: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// What the operating system says.
+        source: io::Error,
+    },
+    /// The CA's certificate cannot be used.
+    #[error(transparent)]
+    Certificate(#[from] TlsError),
+    /// It is no CA.
+    #[error("{} is not the certificate of a CA: make one with `trunkline ca init`", .0.display())]
+    NotCa(PathBuf),
+    /// The CA's key cannot be used. Nothing of it is shown.
+    #[error("{} holds no private key that can be used: give the key that belongs to the CA", .0.display())]
+    Key(PathBuf),
+    /// The key is not the CA's.
+    #[error("{} is not the key of {}: give the key that belongs to the CA", key.display(), certificate.display())]
+    KeyMismatch {
+        /// The key's file.
+        key: PathBuf,
+        /// The certificate's.
+        certificate: PathBuf,
+    },
+    /// The CA is another cluster's.
+    #[error("{} is the CA of {found}, not of cluster `{wanted}`: give each cluster its own", path.display())]
+    OtherCluster {
+        /// The CA's file.
+        path: PathBuf,
+        /// Whose it is.
+        found: String,
+        /// Whose it should be.
+        wanted: ClusterId,
+    },
+    /// The CA's time is over before the certificate's.
+    #[error("{} is valid until {until}, and {days} days are more: ask for fewer, or make a new CA", path.display())]
+    Outlives {
+        /// The CA's file.
+        path: PathBuf,
+        /// Until when, as a date.
+        until: String,
+        /// Days asked for.
+        days: u32,
+    },
+    /// The library cannot make it.
+    #[error("cannot make a certificate: {0}")]
+    Make(String),
+}
+
+impl From<rcgen::Error> for CaError {
+    fn from(error: rcgen::Error) -> Self {
+        Self::Make(error.to_string())
+    }
+}
+
+/// What was made.
+#[derive(Debug)]
+pub struct Made {
+    /// The certificate's file.
+    pub certificate: PathBuf,
+    /// The private key's, which only its owner can read.
+    pub key: PathBuf,
+    /// What the certificate says.
+    pub info: CertificateInfo,
+}
+
+/// Makes a CA in a directory, as `ca.crt` and `ca.key`.
+///
+/// # Errors
+/// [`CaError`]; a CA that is there stays as it is.
+pub fn init(directory: &Path, cluster: &ClusterId, days: u32) -> Result<Made, CaError> {
+    let (certificate, key) = (directory.join("ca.crt"), directory.join("ca.key"));
+    refuse_existing([&certificate, &key], ": move it away, or use another directory")?;
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, format!("Trunkline CA of {cluster}"));
+    params.subject_alt_names = vec![uri(&trust_domain(cluster))?];
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    (params.not_before, params.not_after) = validity(days);
+    let pair = KeyPair::generate()?;
+    let pem = params.self_signed(&pair)?.pem();
+    make_directory(directory)?;
+    write_pair(&certificate, &pem, &key, &pair.serialize_pem(), false)?;
+    made(certificate, key)
+}
+
+/// A CA that was read from its files.
+pub struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    certificate: PathBuf,
+    info: CertificateInfo,
+}
+
+impl Authority {
+    /// Reads `ca.crt` and `ca.key` of a directory.
+    ///
+    /// # Errors
+    /// [`CaError`] says which of them is wrong.
+    pub fn load(directory: &Path) -> Result<Self, CaError> {
+        let (certificate, key) = (directory.join("ca.crt"), directory.join("ca.key"));
+        let info = read_certificates(&certificate)?.into_iter().next();
+        let info = info.filter(|info| info.is_ca).ok_or_else(|| CaError::NotCa(certificate.clone()))?;
+        let pem = read(&key)?;
+        let pair = KeyPair::from_pem(&pem).map_err(|_| CaError::Key(key.clone()))?;
+        if pair.subject_public_key_info() != info.public_key {
+            return Err(CaError::KeyMismatch { key, certificate });
+        }
+        let issuer = Issuer::from_ca_cert_pem(&read(&certificate)?, pair)?;
+        Ok(Self { issuer, certificate, info })
+    }
+
+    /// Makes certificate and key of a node, as `NODE.crt` and `NODE.key` in a directory.
+    ///
+    /// # Errors
+    /// [`CaError`]. Without `replace` nothing that is there is touched.
+    pub fn issue(
+        &self,
+        node: &SpiffeId,
+        days: u32,
+        directory: &Path,
+        replace: bool,
+    ) -> Result<Made, CaError> {
+        self.check_cluster(&node.cluster)?;
+        let (certificate, key) = node_files(node, directory);
+        if !replace {
+            refuse_existing([&certificate, &key], ": renew it with --replace, or use another directory")?;
+        }
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, node.node.as_str());
+        params.subject_alt_names = vec![uri(&node.to_string())?];
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.use_authority_key_identifier_extension = true;
+        (params.not_before, params.not_after) = validity(days);
+        if params.not_after.unix_timestamp() > self.info.not_after_s {
+            let until = self.info.not_after_text();
+            return Err(CaError::Outlives { path: self.certificate.clone(), until, days });
+        }
+        let pair = KeyPair::generate()?;
+        let pem = params.signed_by(&pair, &self.issuer)?.pem();
+        make_directory(directory)?;
+        write_pair(&certificate, &pem, &key, &pair.serialize_pem(), replace)?;
+        made(certificate, key)
+    }
+
+    /// Refuses a node whose files are there already: asked for all of them before the first is made.
+    ///
+    /// # Errors
+    /// [`CaError::Exists`].
+    pub fn check_free(&self, node: &SpiffeId, directory: &Path) -> Result<(), CaError> {
+        let (certificate, key) = node_files(node, directory);
+        refuse_existing([&certificate, &key], ": renew it with --replace, or use another directory")
+    }
+
+    /// A CA that was made here says whose it is; of others nothing is known.
+    fn check_cluster(&self, cluster: &ClusterId) -> Result<(), CaError> {
+        let domains: Vec<&String> =
+            self.info.uris.iter().filter(|uri| uri.starts_with("spiffe://")).collect();
+        if domains.is_empty() || domains.iter().any(|uri| **uri == trust_domain(cluster)) {
+            return Ok(());
+        }
+        Err(CaError::OtherCluster {
+            path: self.certificate.clone(),
+            found: domains.iter().map(|uri| uri.as_str()).collect::<Vec<_>>().join(", "),
+            wanted: cluster.clone(),
+        })
+    }
+}
+
+fn node_files(node: &SpiffeId, directory: &Path) -> (PathBuf, PathBuf) {
+    (directory.join(format!("{}.crt", node.node)), directory.join(format!("{}.key", node.node)))
+}
+
+fn trust_domain(cluster: &ClusterId) -> String {
+    format!("spiffe://{cluster}")
+}
+
+fn uri(text: &str) -> Result<SanType, CaError> {
+    Ok(SanType::URI(text.try_into()?))
+}
+
+/// From a little before now, for so many days.
+fn validity<T: From<SystemTime>>(days: u32) -> (T, T) {
+    let now = SystemTime::now();
+    (T::from(now - BACKDATED), T::from(now + DAY * days))
+}
+
+fn made(certificate: PathBuf, key: PathBuf) -> Result<Made, CaError> {
+    let info = read_certificates(&certificate)?.into_iter().next();
+    let info = info.ok_or_else(|| CaError::Make(format!("{} is empty", certificate.display())))?;
+    Ok(Made { certificate, key, info })
+}
+
+fn refuse_existing<'p>(
+    paths: impl IntoIterator<Item = &'p PathBuf>,
+    remedy: &'static str,
+) -> Result<(), CaError> {
+    // A link that leads nowhere is there too.
+    match paths.into_iter().find(|path| path.symlink_metadata().is_ok()) {
+        Some(path) => Err(CaError::Exists { path: path.clone(), remedy }),
+        None => Ok(()),
+    }
+}
+
+fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CaError {
+    let path = path.to_owned();
+    move |source| CaError::Io { what, path, source }
+}
+
+/// No more of a file is read.
+const FILE_BYTES_MAX: u64 = 1024 * 1024;
+
+fn read(path: &Path) -> Result<String, CaError> {
+    use std::io::Read;
+    let mut text = String::new();
+    let file = fs::File::open(path).map_err(failed("read", path))?;
+    file.take(FILE_BYTES_MAX).read_to_string(&mut text).map_err(failed("read", path))?;
+    Ok(text)
+}
+
+/// A directory of its own is nobody else's to look into.
+fn make_directory(path: &Path) -> Result<(), CaError> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(path).map_err(failed("make", path))
+}
+
+/// Writes the key first: a certificate never stands without one.
+fn write_pair(
+    certificate: &Path,
+    certificate_pem: &str,
+    key: &Path,
+    key_pem: &str,
+    replace: bool,
+) -> Result<(), CaError> {
+    write(key, key_pem, 0o600, replace)?;
+    let written = write(certificate, certificate_pem, 0o644, replace);
+    if written.is_err() && !replace {
+        // Made a moment ago, and of no use to anybody.
+        let _ = fs::remove_file(key);
+    }
+    written
+}
+
+/// Writes a file whole or not at all. It has its permissions before it has content.
+fn write(path: &Path, text: &str, mode: u32, replace: bool) -> Result<(), CaError> {
+    let fail = || failed("write", path);
+    if !replace {
+        return create(path, text, mode).map_err(fail());
+    }
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}.new", std::process::id()));
+    let new = path.with_file_name(name);
+    let replaced = create(&new, text, mode).and_then(|()| fs::rename(&new, path));
+    if replaced.is_err() {
+        let _ = fs::remove_file(&new);
+    }
+    replaced.map_err(fail())
+}
+
+fn create(path: &Path, text: &str, mode: u32) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, mode);
+    #[cfg(not(unix))]
+    let _ = mode;
+    let mut file = options.open(path)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
+}

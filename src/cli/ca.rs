@@ -1,0 +1,244 @@
+//! `trunkline ca`: a CA for a cluster, certificates for its nodes, and what a certificate says.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use clap::{Args, Subcommand};
+use trunkline_mesh::{
+    CertificateInfo, ClusterId, Datacenter, NodeId, NodeSpec, SpiffeId, TlsError, read_certificates,
+};
+
+use super::failure::Failure;
+use super::table::{Align, Table};
+use crate::ca::{Authority, CA_DAYS, CaError, Made, NODE_DAYS, init};
+use crate::config::units::show_count;
+use crate::config::{Config, nearest};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum CaCommand {
+    /// Make a CA: ca.crt, which every node gets, and ca.key, which no node gets
+    Init(InitArgs),
+    /// Issue certificates to nodes: NODE.crt and NODE.key
+    Issue(IssueArgs),
+    /// Show what the certificates of files say; exit code 1 if one of them has expired
+    Show(ShowArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct InitArgs {
+    /// The cluster it is for, as the configuration names it
+    #[arg(long, value_name = "ID")]
+    cluster: ClusterId,
+    /// Where it is kept
+    #[arg(long, value_name = "DIR", default_value = "ca")]
+    dir: PathBuf,
+    /// How long it is valid
+    #[arg(long, value_name = "DAYS", default_value_t = CA_DAYS, value_parser = clap::value_parser!(u32).range(1..=36500))]
+    days: u32,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct IssueArgs {
+    /// Where the CA is kept
+    #[arg(long, value_name = "DIR", default_value = "ca")]
+    dir: PathBuf,
+    /// The configuration file: it says which cluster and datacenter a node is of
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["cluster", "dc"])]
+    config: Option<PathBuf>,
+    /// Without --config: the cluster
+    #[arg(long, value_name = "ID", requires = "dc", required_unless_present = "config")]
+    cluster: Option<ClusterId>,
+    /// Without --config: the datacenter
+    #[arg(long, value_name = "NAME", requires = "cluster")]
+    dc: Option<Datacenter>,
+    /// To which nodes: ids, separated by commas
+    #[arg(long, value_name = "IDS", value_delimiter = ',', required_unless_present = "all")]
+    node: Vec<NodeId>,
+    /// To every node of the configuration
+    #[arg(long, requires = "config", conflicts_with_all = ["node", "cluster", "dc"])]
+    all: bool,
+    /// Where certificates and keys are put [default: where the CA is kept]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// How long they are valid
+    #[arg(long, value_name = "DAYS", default_value_t = NODE_DAYS, value_parser = clap::value_parser!(u32).range(1..=36500))]
+    days: u32,
+    /// Renew: put new files in the place of those that are there
+    #[arg(long)]
+    replace: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ShowArgs {
+    /// Files with certificates in PEM
+    #[arg(value_name = "FILE", required = true)]
+    files: Vec<PathBuf>,
+}
+
+pub(super) fn ca(command: &CaCommand) -> Result<(), Failure> {
+    match command {
+        CaCommand::Init(args) => {
+            let made = init(&args.dir, &args.cluster, args.days)?;
+            print(&format!(
+                "made the CA of cluster {}, valid until {}\n\n{}\n\
+                 Give ca.crt to every node. Keep ca.key away from all of them: who has it can be any node.\n",
+                args.cluster,
+                made.info.not_after_text(),
+                files(std::slice::from_ref(&made)),
+            ))
+        }
+        CaCommand::Issue(args) => issue(args),
+        CaCommand::Show(args) => show(args),
+    }
+}
+
+fn issue(args: &IssueArgs) -> Result<(), Failure> {
+    let nodes = nodes(args)?;
+    let authority = Authority::load(&args.dir)?;
+    let out = args.out.as_ref().unwrap_or(&args.dir);
+    if !args.replace {
+        for node in &nodes {
+            authority.check_free(node, out)?;
+        }
+    }
+    let mut made = Vec::new();
+    for node in &nodes {
+        made.push(authority.issue(node, args.days, out, args.replace)?);
+    }
+    print(&format!(
+        "issued {}\n\n{}\nGive each node its own two files and ca.crt, as [security] of the configuration names them.\n",
+        show_count(made.len() as u64, "certificate"),
+        files(&made),
+    ))
+}
+
+/// Whom to issue to.
+fn nodes(args: &IssueArgs) -> Result<Vec<SpiffeId>, Failure> {
+    let Some(path) = &args.config else {
+        let (Some(cluster), Some(datacenter)) = (&args.cluster, &args.dc) else {
+            return Err(Failure::Usage(
+                "say which node: with --config, or with --cluster and --dc".to_owned(),
+            ));
+        };
+        let name = |node: &NodeId| SpiffeId {
+            cluster: cluster.clone(),
+            datacenter: datacenter.clone(),
+            node: node.clone(),
+        };
+        return Ok(args.node.iter().map(name).collect());
+    };
+    let config = Config::load(path)?;
+    let topology = config.topology();
+    let name = |node: &NodeSpec| topology.name(node);
+    if args.all {
+        return Ok(topology.nodes().map(name).collect());
+    }
+    let listed = |id: &NodeId| {
+        topology.node(id).map(name).ok_or_else(|| {
+            let near = nearest(id.as_str(), topology.nodes().map(|node| node.id.as_str()));
+            let remedy =
+                near.map_or("add it to the file".to_owned(), |near| format!("did you mean `{near}`?"));
+            Failure::Usage(format!("{}: no node `{id}` is listed: {remedy}", path.display()))
+        })
+    };
+    args.node.iter().map(listed).collect()
+}
+
+fn files(made: &[Made]) -> Table {
+    let mut table = Table::new(&[
+        (Align::Left, "identity"),
+        (Align::Left, "certificate"),
+        (Align::Left, "key"),
+        (Align::Left, "valid until"),
+    ]);
+    for made in made {
+        table.row(vec![
+            made.info.uris.join(", "),
+            made.certificate.display().to_string(),
+            made.key.display().to_string(),
+            made.info.not_after_text(),
+        ]);
+    }
+    table
+}
+
+fn show(args: &ShowArgs) -> Result<(), Failure> {
+    let mut text = String::new();
+    let mut expired = Vec::new();
+    for path in &args.files {
+        for info in read_certificates(path).map_err(unreadable)? {
+            let left = left(&info);
+            if left.is_none() {
+                expired.push(path.display().to_string());
+            }
+            if !text.is_empty() {
+                text.push('\n');
+            }
+            text.push_str(&describe(path, &info, left));
+        }
+    }
+    print(&text)?;
+    if expired.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::Failed(format!("expired: {}: issue new ones with `trunkline ca`", expired.join(", "))))
+}
+
+fn describe(path: &std::path::Path, info: &CertificateInfo, left: Option<u64>) -> String {
+    let mut table = Table::new(&[(Align::Left, "file"), (Align::Left, "")]);
+    let identity = match info.name() {
+        Ok(name) => format!("node {} of datacenter {}, cluster {}", name.node, name.datacenter, name.cluster),
+        Err(_) if info.is_ca => "a CA".to_owned(),
+        Err(error) => format!("no node: {error}"),
+    };
+    let validity = match left {
+        Some(days) => format!("{} ({} left)", info.not_after_text(), show_count(days, "day")),
+        None => format!("{} (expired)", info.not_after_text()),
+    };
+    let names: Vec<&str> = info.uris.iter().chain(&info.other_names).map(String::as_str).collect();
+    let rows = [
+        ("identity", identity),
+        ("subject", info.subject.clone()),
+        ("issuer", info.issuer.clone()),
+        ("valid from", info.not_before_text()),
+        ("valid until", validity),
+        ("names", if names.is_empty() { "none".to_owned() } else { names.join(", ") }),
+        ("serial", info.serial.clone()),
+        ("fingerprint", format!("SHA-256 {}", info.fingerprint)),
+    ];
+    for (what, value) in rows {
+        table.row(vec![what.to_owned(), value]);
+    }
+    let text = table.to_string();
+    // The head names the file that the rows are of.
+    text.replacen("file", &path.display().to_string(), 1)
+}
+
+/// Whole days until it expires; `None` once it has.
+pub(super) fn left(info: &CertificateInfo) -> Option<u64> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let seconds = info.not_after_s.checked_sub(i64::try_from(now).unwrap_or(i64::MAX))?;
+    u64::try_from(seconds).ok().map(|seconds| seconds / (24 * 3600))
+}
+
+fn print(text: &str) -> Result<(), Failure> {
+    std::io::stdout().write_all(text.as_bytes()).map_err(Failure::stdout)
+}
+
+fn unreadable(error: TlsError) -> Failure {
+    match error {
+        TlsError::Read { .. } => Failure::Io(error.to_string()),
+        error => Failure::Failed(error.to_string()),
+    }
+}
+
+impl From<CaError> for Failure {
+    fn from(error: CaError) -> Self {
+        match error {
+            CaError::Certificate(error) => unreadable(error),
+            CaError::Io { .. } => Self::Io(error.to_string()),
+            error => Self::Failed(error.to_string()),
+        }
+    }
+}

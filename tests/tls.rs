@@ -1,0 +1,254 @@
+//! Whole processes within TLS, with a CA and certificates of `trunkline ca`, and what that command says.
+
+mod support;
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use support::cluster::{Cluster, SOON, lines, write};
+use support::{exposition, http, poll, run};
+
+/// The example's cluster with certificates in `tls/` beside its file.
+fn cluster() -> Cluster {
+    let security = "certificate = \"tls/{node}.crt\"\nkey = \"tls/{node}.key\"\nca = \"tls/ca.crt\"\ncheck_interval = \"100 ms\"";
+    Cluster::new(&[("insecure = false", security)])
+}
+
+/// Runs `trunkline ca`, which must work.
+fn ca(args: &[&str]) -> String {
+    let (code, stdout, stderr) = run(&[&["ca"], args].concat());
+    assert_eq!((code, stderr.as_str()), (0, ""), "{args:?}");
+    stdout
+}
+
+fn tls(cluster: &Cluster) -> String {
+    cluster.path("tls").to_str().unwrap().to_owned()
+}
+
+fn issue_all(cluster: &Cluster, more: &[&str]) -> String {
+    ca(&[&["issue", "--dir", &tls(cluster), "--config", cluster.file(), "--all"], more].concat())
+}
+
+fn with_certificates() -> Cluster {
+    let cluster = cluster();
+    ca(&["init", "--cluster", "example", "--dir", &tls(&cluster)]);
+    issue_all(&cluster, &[]);
+    cluster
+}
+
+fn send(cluster: &Cluster, text: &str) -> (i32, String, String) {
+    let input = write(&cluster.path("input"), text);
+    run(&["send", "--config", cluster.file(), "--to", "dc:eu", "--input", &input, "--deadline", "20 s"])
+}
+
+fn metric(cluster: &Cluster, node: &str, name: &str, label: &str) -> Option<f64> {
+    let families = exposition::parse(&http::get(cluster.admin(node), "/metrics")?.body).ok()?;
+    let rows = &families.get(name)?.samples;
+    rows.iter().find(|(row, _)| format!("{row:?}").contains(label)).map(|(_, value)| *value)
+}
+
+#[test]
+fn a_cluster_runs_within_tls_and_goes_on_while_its_certificates_are_renewed() {
+    let cluster = with_certificates();
+    let nodes = cluster.start_all(&["eu-m1", "eu-m2", "eu-m3", "eu-p1", "eu-p2"]);
+    let (code, table, stderr) = send(&cluster, &lines(500));
+    assert_eq!(code, 0, "{table}{stderr}");
+    for member in ["eu-m1", "eu-m2", "eu-m3"] {
+        poll(member, SOON, || (cluster.received(member) == lines(500)).then_some(()));
+    }
+    let left = metric(&cluster, "eu-p1", "trunkline_certificate_expiry_seconds", "").unwrap();
+    assert!((364.0..=365.0).contains(&(left / 86_400.0)), "{left}");
+
+    let linked = |peer: &str| metric(&cluster, "eu-m1", "trunkline_link_up", peer).filter(|up| *up > 0.5);
+    poll("both proxies are linked", SOON, || linked("eu-p1").and(linked("eu-p2")));
+    let handshakes = || metric(&cluster, "eu-m1", "trunkline_handshakes_total", "").unwrap();
+    let before = handshakes();
+    issue_all(&cluster, &["--replace", "--days", "30"]);
+    for node in &nodes {
+        let renewed = || {
+            let left = metric(&cluster, &node.id, "trunkline_certificate_expiry_seconds", "")?;
+            (left < 31.0 * 86_400.0).then_some(())
+        };
+        poll(&format!("{} renews\n{}", node.id, cluster.log(&node.id)), SOON, renewed);
+    }
+    // The links of the proxies to the members are those of before. The sender comes with new ones, to proxies and, while no
+    // proxy is linked, to members.
+    assert!((handshakes() - before).abs() < 0.5, "nothing was dropped");
+    let (code, table, stderr) = send(&cluster, &lines(100));
+    assert_eq!(code, 0, "{table}{stderr}");
+    assert!(metric(&cluster, "eu-m1", "trunkline_certificate_reloads_total", "ok") >= Some(1.0));
+}
+
+#[test]
+fn a_stranger_with_a_ca_of_its_own_gets_nothing_through() {
+    let cluster = with_certificates();
+    let _nodes = cluster.start_all(&["eu-m1", "eu-p1"]);
+    // The same file, another CA: what somebody would have who knows every name.
+    let own = cluster.path("own");
+    std::fs::create_dir(&own).unwrap();
+    let file = write(&own.join("cluster.toml"), std::fs::read(cluster.file()).unwrap());
+    let directory = own.join("tls");
+    ca(&["init", "--cluster", "example", "--dir", directory.to_str().unwrap()]);
+    ca(&["issue", "--dir", directory.to_str().unwrap(), "--config", &file, "--node", "us-leader"]);
+    let input = write(&own.join("input"), lines(10));
+    let (code, table, stderr) =
+        run(&["send", "--config", &file, "--to", "eu-m1", "--input", &input, "--deadline", "1 s"]);
+    assert_eq!(code, 1, "{table}{stderr}");
+    assert!(stderr.contains("another's certificate") || stderr.contains("unknown_issuer"), "{stderr}");
+    assert_eq!(cluster.received("eu-m1"), "");
+
+    // Nor does one without certificates.
+    let text = std::fs::read_to_string(cluster.file()).unwrap();
+    let plain: Vec<&str> = text.lines().filter(|line| !line.contains("tls/")).collect();
+    let file = write(&own.join("plain.toml"), plain.join("\n").replace("check_interval = \"100 ms\"\n", ""));
+    let (code, table, stderr) =
+        run(&["send", "--config", &file, "--to", "eu-m1", "--input", &input, "--deadline", "1 s"]);
+    assert_eq!(code, 1, "{table}{stderr}");
+    assert_eq!(cluster.received("eu-m1"), "");
+    let refused = || metric(&cluster, "eu-p1", "trunkline_tls_handshakes_failed_total", "not_tls");
+    assert!(refused() >= Some(1.0), "{:?}", refused());
+}
+
+#[test]
+fn a_node_without_a_good_certificate_does_not_start_and_check_config_says_why() {
+    let cluster = with_certificates();
+    let directory = cluster.path("tls");
+    let check = |args: &[&str]| run(&[&["check-config", cluster.file()], args].concat());
+    let (code, stdout, _) = check(&[]);
+    assert_eq!(code, 0);
+    assert!(stdout.contains("links within TLS") && stdout.contains("CN=Trunkline CA of example"), "{stdout}");
+    let (code, stdout, _) = check(&["--node", "eu-m1"]);
+    assert_eq!(code, 0);
+    assert!(stdout.contains("eu-m1.crt") && !stdout.contains("eu-m2.crt"), "{stdout}");
+    let (code, _, stderr) = check(&["--node", "eu-m"]);
+    assert_eq!(code, 78);
+    assert!(stderr.contains("did you mean `eu-m1`?"), "{stderr}");
+
+    let fails = |node: &str, says: &str| {
+        for args in [
+            &["check-config", cluster.file(), "--node", node][..],
+            &["member", "--config", cluster.file(), "--node", node],
+        ] {
+            let (code, _, stderr) = run(args);
+            assert_eq!(code, 78, "{args:?}: {stderr}");
+            assert!(stderr.contains(says), "{args:?}: {stderr}");
+        }
+    };
+    let copy = |from: &str, to: &str| std::fs::copy(directory.join(from), directory.join(to)).unwrap();
+    copy("eu-m2.crt", "eu-m1.crt");
+    fails("eu-m1", "is not that of the certificate");
+    copy("eu-m2.key", "eu-m1.key");
+    fails("eu-m1", "and this node is spiffe://example/dc/eu/node/eu-m1");
+    std::fs::remove_file(directory.join("eu-m1.key")).unwrap();
+    fails("eu-m1", "cannot read");
+    std::fs::write(directory.join("eu-m1.key"), "nothing").unwrap();
+    fails("eu-m1", "no private key in PEM");
+    let (code, _, stderr) = check(&[]);
+    assert_eq!((code, stderr.matches("certificate of").count()), (78, 1), "{stderr}");
+
+    // Where the files of other nodes are not, as on the machine of one node, that is no failure.
+    for file in ["eu-m1.crt", "eu-m1.key"] {
+        std::fs::remove_file(directory.join(file)).unwrap();
+    }
+    let (code, stdout, _) = check(&[]);
+    assert_eq!(code, 0);
+    assert!(stdout.contains("not here, and not checked: eu-m1"), "{stdout}");
+}
+
+#[test]
+fn keys_are_their_owners_alone_and_never_shown_and_nothing_is_overwritten() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join("ca").join(name);
+    let dir = at("").to_str().unwrap().to_owned();
+    let mut said = ca(&["init", "--cluster", "example", "--dir", &dir]);
+    let issue = ["issue", "--dir", &dir, "--cluster", "example", "--dc", "eu", "--node", "eu-p1,eu-m1"];
+    said += &ca(&issue);
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&at("")), 0o700);
+    for key in ["ca.key", "eu-p1.key", "eu-m1.key"] {
+        assert_eq!(mode(&at(key)), 0o600, "{key}");
+        let text = std::fs::read_to_string(at(key)).unwrap();
+        assert!(text.starts_with("-----BEGIN PRIVATE KEY-----"), "{key}");
+        assert!(text.lines().nth(1).is_some_and(|line| !said.contains(line)), "{key} was shown");
+    }
+
+    let read = |name: &str| std::fs::read(at(name)).unwrap();
+    let before = ["ca.crt", "ca.key", "eu-p1.crt", "eu-p1.key"].map(read);
+    let (code, _, stderr) = run(&["ca", "init", "--cluster", "example", "--dir", &dir]);
+    assert_eq!(code, 1);
+    assert!(stderr.contains("ca.crt is there already: nothing is overwritten"), "{stderr}");
+    // One of two is there: the other one is not made either.
+    let (code, _, stderr) =
+        run(&["ca", "issue", "--dir", &dir, "--cluster", "example", "--dc", "eu", "--node", "eu-m9,eu-p1"]);
+    assert_eq!(code, 1);
+    assert!(stderr.contains("eu-p1.crt is there already"), "{stderr}");
+    assert!(!at("eu-m9.crt").exists() && !at("eu-m9.key").exists());
+    assert_eq!(["ca.crt", "ca.key", "eu-p1.crt", "eu-p1.key"].map(read), before);
+    ca(&[&issue[..], &["--replace"]].concat());
+    assert_ne!(read("eu-p1.crt"), before[2]);
+    assert_eq!(mode(&at("eu-p1.key")), 0o600);
+    let files: Vec<_> = std::fs::read_dir(at("")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(files.len(), 6, "nothing half made is left: {files:?}");
+}
+
+#[test]
+fn what_the_ca_cannot_do_is_said() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    let (one, two, none) = (at("one"), at("two"), at("none"));
+    ca(&["init", "--cluster", "example", "--dir", &one, "--days", "100"]);
+    ca(&["init", "--cluster", "other", "--dir", &two]);
+    let fails = |code: i32, args: &[&str], says: &str| {
+        let (found, stdout, stderr) = run(&[&["ca"], args].concat());
+        assert_eq!((found, stdout.as_str()), (code, ""), "{args:?}: {stderr}");
+        assert!(stderr.contains(says), "{args:?}: {stderr}");
+    };
+    let to = ["--dc", "eu", "--node", "m"];
+    let issue = |dir, cluster| [&["issue", "--dir", dir, "--cluster", cluster], &to[..]].concat();
+    fails(1, &issue(&one, "other"), "is the CA of spiffe://example, not of cluster `other`");
+    fails(1, &[&issue(&one, "example")[..], &["--days", "365"]].concat(), "ask for fewer, or make a new CA");
+    fails(74, &issue(&none, "example"), "cannot read");
+    fails(2, &["issue", "--dir", &one, "--node", "m"], "--cluster");
+    fails(2, &["issue", "--dir", &one, "--cluster", "example", "--dc", "eu"], "--node");
+    fails(2, &["issue", "--dir", &one, "--cluster", "example", "--dc", "eu", "--node", "../m"], "a-z, 0-9");
+    fails(2, &["issue", "--dir", &one, "--cluster", "example", "--dc", "eu", "--all"], "cannot be used with");
+    fails(2, &["init", "--dir", &at("three")], "--cluster");
+    fails(2, &["init", "--cluster", "x", "--days", "0"], "1..=36500");
+    let example = "deploy/config/example.toml";
+    fails(2, &["issue", "--dir", &one, "--config", example, "--node", "eu-m9"], "did you mean `eu-m1`?");
+    fails(78, &["issue", "--dir", &one, "--config", "tests/config/empty.toml", "--all"], "remedy:");
+
+    ca(&[&issue(&one, "example")[..], &["--days", "10"]].concat());
+    std::fs::copy(Path::new(&two).join("ca.key"), Path::new(&one).join("ca.key")).unwrap();
+    fails(1, &[&issue(&one, "example")[..], &["--days", "10", "--replace"]].concat(), "is not the key of");
+    std::fs::write(Path::new(&one).join("ca.key"), "junk").unwrap();
+    fails(1, &[&issue(&one, "example")[..], &["--days", "10", "--replace"]].concat(), "no private key");
+    std::fs::copy(Path::new(&one).join("m.crt"), Path::new(&one).join("ca.crt")).unwrap();
+    fails(1, &[&issue(&one, "example")[..], &["--replace"]].concat(), "is not the certificate of a CA");
+    fails(1, &["show", &at("one/m.key")], "no certificate in PEM");
+    fails(74, &["show", &at("one/none")], "cannot read");
+    fails(2, &["show"], "FILE");
+    fails(1, &["show", "/dev/zero"], "goes on after 1 MiB");
+}
+
+#[test]
+fn show_says_who_by_whom_and_for_how_long() {
+    let directory = tempfile::tempdir().unwrap();
+    let dir = directory.path().join("ca").to_str().unwrap().to_owned();
+    ca(&["init", "--cluster", "example", "--dir", &dir]);
+    ca(&["issue", "--dir", &dir, "--cluster", "example", "--dc", "eu", "--node", "eu-p1", "--days", "30"]);
+    let shown = ca(&["show", &format!("{dir}/eu-p1.crt"), &format!("{dir}/ca.crt")]);
+    for part in [
+        "eu-p1.crt\n",
+        "identity     node eu-p1 of datacenter eu, cluster example",
+        "subject      CN=eu-p1",
+        "issuer       CN=Trunkline CA of example",
+        " UTC (29 days left)",
+        "names        spiffe://example/dc/eu/node/eu-p1",
+        "fingerprint  SHA-256 ",
+        "serial       ",
+        "identity     a CA",
+    ] {
+        assert!(shown.contains(part) || shown.contains(&part.replace("29", "30")), "{part}\n{shown}");
+    }
+}
