@@ -181,6 +181,12 @@ impl Budget {
         self.datacenters[datacenter] > self.datacenter_max / 2
     }
 
+    /// Somebody was told that there is no room, and none came free since.
+    #[must_use]
+    pub fn is_short(&self) -> bool {
+        self.turned_away
+    }
+
     /// Bytes charged to a datacenter.
     #[must_use]
     pub fn queued(&self, datacenter: usize) -> usize {

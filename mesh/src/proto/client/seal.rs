@@ -49,7 +49,9 @@ impl Client {
         let order: Vec<FlowIx> = ready.range(turn..).chain(ready.range(..turn)).copied().collect();
         let id = self.attempts.reserve();
         let local = self.sites[site].local;
-        let late_too = local || self.resends.check(now).is_ok();
+        let share = self.resends.check(now);
+        let late_too = local || share.is_ok();
+        let mut late_waits = false;
         let mut frame = Filling { frame_bytes_max, late_too, ..Filling::default() };
         let mut attempt = None;
         // The first flow that this frame has no room for begins the next one.
@@ -111,9 +113,17 @@ impl Client {
             }
             if !self.flows[ix.0].has_work() {
                 self.sites[site].ready[lane.index()].remove(&ix);
+            } else if !late_too && self.flows[ix.0].has_late() {
+                // It was passed by and not left out: the next frame does not begin with it.
+                late_waits = true;
             } else if nothing {
                 left_out.get_or_insert(ix);
             }
+        }
+        if let Err(until) = share
+            && late_waits
+        {
+            self.timers.set_earlier(Timer::Wake(site), until);
         }
         if let Some(ix) = left_out {
             self.sites[site].turn[lane.index()] = ix;

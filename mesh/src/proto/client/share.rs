@@ -40,10 +40,12 @@ impl Client {
 
     /// Of half of each budget, the part of one flow.
     fn share(&self, ix: FlowIx) -> usize {
-        let here = self.sites[self.flows[ix.0].datacenter].flows.len();
+        // Of those that are there: who left keeps its place in the table, and may have been the last of its datacenter.
+        let here = self.sites[self.flows[ix.0].datacenter].flows.len().max(1);
+        let all = self.sites.iter().map(|site| site.flows.len()).sum::<usize>().max(1);
         let settings = &self.settings;
         (settings.datacenter_budget_bytes / (2 * here))
-            .min(settings.process_budget_bytes / (2 * self.flows.len()))
+            .min(settings.process_budget_bytes / (2 * all))
             .min(settings.destination_budget_bytes)
     }
 
@@ -53,8 +55,11 @@ impl Client {
         self.timers.set_earlier(Timer::Room, now.max(self.pressure.pause));
     }
 
-    /// Takes from flows that stand what is beyond their share.
+    /// Takes from flows that stand what is beyond their share, if somebody still waits for room.
     pub(super) fn make_room(&mut self, now: Micros) {
+        if !self.budget.is_short() {
+            return;
+        }
         self.pressure.pause = now + PAUSE;
         for ix in (0..self.flows.len()).map(FlowIx) {
             let share = self.share(ix);
@@ -122,6 +127,39 @@ mod tests {
         let (failed, kept) = sender.outcomes();
         assert!(failed.iter().all(|reason| *reason == FailReason::Refused) && !failed.is_empty());
         assert!(kept > 0, "the oldest stay");
+    }
+
+    #[test]
+    fn a_datacenter_that_left_has_no_part_in_it() {
+        let mut sender = Stranded::new(settings());
+        fill(&mut sender, Micros(0));
+        assert!(!sender.try_send(&["m5"], &vec![2; 100_000].into(), Micros(0)));
+        // Nobody is there any more, and the look at who stands is still to come.
+        sender.leave(Micros(1));
+        assert!(sender.outcomes().0.iter().all(|reason| *reason == FailReason::Removed));
+        sender.ring(Micros(2_000_000));
+        assert_eq!(sender.client.budget.queued(0), 0);
+        sender.client.make_room(Micros(3_000_000));
+        assert!((0..10).all(|flow| sender.client.share(FlowIx(flow)) > 0));
+    }
+
+    /// Who was turned away got its room, and later a destination stands for another reason.
+    #[test]
+    fn nothing_is_given_up_once_there_is_room_again() {
+        let settings = Settings { message_deadline: Duration::from_millis(500), ..settings() };
+        let mut sender = Stranded::new(settings);
+        fill(&mut sender, Micros(0));
+        assert!(!sender.try_send(&["m5"], &vec![2; 100_000].into(), Micros(0)));
+        sender.ring(Micros(600_000));
+        assert!(sender.client.take_room() && sender.outcomes().1 == 0, "all are past their deadline");
+        for _ in 0..39 {
+            let message = vec![1; 100_000].into();
+            assert!(sender.try_send_for(Duration::from_secs(60), &["m1"], &message, Micros(700_000)));
+        }
+        for later in [900_000, 1_900_000, 5_000_000] {
+            sender.ring(Micros(later));
+        }
+        assert_eq!(sender.outcomes(), (Vec::new(), 39));
     }
 
     #[test]

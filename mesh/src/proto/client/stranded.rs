@@ -1,5 +1,7 @@
 //! A sender without any link, for tests of what it keeps.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use super::Client;
@@ -16,6 +18,7 @@ use crate::topology::{NodeSpec, Roles, Topology};
 pub(super) struct Stranded {
     pub(super) client: Client,
     links: Links,
+    topology: Topology,
 }
 
 impl Stranded {
@@ -38,14 +41,35 @@ impl Stranded {
         };
         let mut links = Links::new(me, topology.clone().into(), settings.clone(), 1, 0);
         let client = Client::new(&topology, settings, &mut links, Micros(0));
-        Self { client, links }
+        Self { client, links, topology }
     }
 
     /// The same bytes to each of `members`; whether there was room.
     pub(super) fn try_send(&mut self, members: &[&str], bytes: &Bytes, now: Micros) -> bool {
+        self.submit(members, now, |to| Message::new(to, bytes.clone()))
+    }
+
+    /// The same with a deadline.
+    pub(super) fn try_send_for(
+        &mut self,
+        deadline: Duration,
+        members: &[&str],
+        bytes: &Bytes,
+        now: Micros,
+    ) -> bool {
+        self.submit(members, now, |to| Message::new(to, bytes.clone()).deadline(deadline))
+    }
+
+    fn submit(&mut self, members: &[&str], now: Micros, message: impl Fn(NodeId) -> Message) -> bool {
         let mut batch = Batch::to(Datacenter::new("eu").unwrap());
-        batch.extend(members.iter().map(|to| Message::new(NodeId::new(to).unwrap(), bytes.clone())));
+        batch.extend(members.iter().map(|to| message(NodeId::new(to).unwrap())));
         self.client.submit(batch, &mut self.links, now).is_ok()
+    }
+
+    /// All members leave the cluster.
+    pub(super) fn leave(&mut self, now: Micros) {
+        let alone = self.topology.without(|known| known.roles.member);
+        self.client.set_topology(&alone, &mut self.links, now);
     }
 
     pub(super) fn send(&mut self, members: &[&str], bytes: &Bytes, now: Micros) {
