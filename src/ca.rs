@@ -161,7 +161,7 @@ impl Authority {
         replace: bool,
     ) -> Result<Made, CaError> {
         self.check_cluster(&node.cluster)?;
-        let (certificate, key) = node_files(node, directory);
+        let (certificate, key) = self.node_files(node, directory)?;
         if !replace {
             refuse_existing([&certificate, &key], ": renew it with --replace, or use another directory")?;
         }
@@ -189,8 +189,18 @@ impl Authority {
     /// # Errors
     /// [`CaError::Exists`].
     pub fn check_free(&self, node: &SpiffeId, directory: &Path) -> Result<(), CaError> {
-        let (certificate, key) = node_files(node, directory);
+        let (certificate, key) = self.node_files(node, directory)?;
         refuse_existing([&certificate, &key], ": renew it with --replace, or use another directory")
+    }
+
+    /// Where a node's certificate and key go: not where the CA's are, which a node called `ca` would replace.
+    fn node_files(&self, node: &SpiffeId, directory: &Path) -> Result<(PathBuf, PathBuf), CaError> {
+        let certificate = directory.join(format!("{}.crt", node.node));
+        if certificate == self.certificate {
+            let why = format!("{} is the CA's own: give another directory with --out", certificate.display());
+            return Err(CaError::Make(why));
+        }
+        Ok((certificate, directory.join(format!("{}.key", node.node))))
     }
 
     /// A CA that was made here says whose it is; of others nothing is known.
@@ -206,10 +216,6 @@ impl Authority {
             wanted: cluster.clone(),
         })
     }
-}
-
-fn node_files(node: &SpiffeId, directory: &Path) -> (PathBuf, PathBuf) {
-    (directory.join(format!("{}.crt", node.node)), directory.join(format!("{}.key", node.node)))
 }
 
 fn trust_domain(cluster: &ClusterId) -> String {

@@ -184,6 +184,23 @@ fn keys_are_their_owners_alone_and_never_shown_and_nothing_is_overwritten() {
     assert!(stderr.contains("eu-p1.crt is there already"), "{stderr}");
     assert!(!at("eu-m9.crt").exists() && !at("eu-m9.key").exists());
     assert_eq!(["ca.crt", "ca.key", "eu-p1.crt", "eu-p1.key"].map(read), before);
+    // A node may be called as the CA's files are.
+    let (code, _, stderr) = run(&[
+        "ca",
+        "issue",
+        "--dir",
+        &dir,
+        "--cluster",
+        "example",
+        "--dc",
+        "eu",
+        "--node",
+        "ca",
+        "--replace",
+    ]);
+    assert_eq!(code, 1);
+    assert!(stderr.contains("ca.crt is the CA's own: give another directory with --out"), "{stderr}");
+    assert_eq!(["ca.crt", "ca.key", "eu-p1.crt", "eu-p1.key"].map(read), before);
     ca(&[&issue[..], &["--replace"]].concat());
     assert_ne!(read("eu-p1.crt"), before[2]);
     assert_eq!(mode(&at("eu-p1.key")), 0o600);

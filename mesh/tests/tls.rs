@@ -582,6 +582,11 @@ async fn files_that_cannot_be_used_keep_a_node_from_starting_and_are_named() {
     ] {
         attempt(&certificate, &key, "eu-p.crt", says).await;
     }
+    // Who is trusted as a CA can name anybody.
+    let trusted = std::fs::read_to_string(pki.path().join("ca.crt")).unwrap();
+    pki.write("ca.crt", &(trusted.clone() + &good.0));
+    attempt(&good.0, &good.1, "ca.crt", "one of them is no CA's").await;
+    pki.write("ca.crt", &trusted);
     std::fs::remove_file(pki.path().join("eu-p.crt")).unwrap();
     let gone = cluster.try_start("eu-p").await.err().unwrap().to_string();
     assert!(gone.contains("cannot read") && gone.contains("eu-p.crt"), "{gone}");

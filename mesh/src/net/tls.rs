@@ -91,11 +91,12 @@ impl Tls {
 
     /// Reads the files again. Blocks on the file system.
     pub(super) fn reload(&self) -> Result<Reloaded, TlsError> {
+        // Held while the files are read: of two reloads at once the later one must not end with what the earlier one read.
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
         let outcome = Credentials::load(&self.files).and_then(|credentials| {
             credentials.check_name(&self.name)?;
             Ok(credentials)
         });
-        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
         match outcome {
             Ok(credentials) => {
                 *refused = None;

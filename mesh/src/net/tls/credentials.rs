@@ -165,6 +165,14 @@ impl Credentials {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut roots = RootCertStore::empty();
         for certificate in &ca {
+            // Whatever is a root issues: of a node's certificate among them its holder could make any other one.
+            if !info_of(&files.ca, certificate)?.is_ca {
+                return Err(TlsError::Pem {
+                    path: files.ca.clone(),
+                    what: "certificates of CAs alone",
+                    detail: "one of them is no CA's".to_owned(),
+                });
+            }
             roots.add(certificate.clone()).map_err(|error| TlsError::Pem {
                 path: files.ca.clone(),
                 what: "certificate of a CA",
