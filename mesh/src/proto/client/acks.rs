@@ -103,18 +103,16 @@ impl Client {
             self.ping_answered(ix, id, links, now);
             self.landed(id);
         }
-        if progress
-            && !attempt_answered
-            && let Some(way) = self.way_of(link, ix)
-        {
+        if progress && !attempt_answered {
+            let way = self.way_of(link, ix);
             self.flows[ix.0].answered(way, now);
         }
     }
 
     /// The way that a link is. Where the destination is a proxy itself it is two: then an attempt knows which one it took.
-    pub(super) fn way_of(&self, link: LinkId, ix: FlowIx) -> Option<Way> {
+    pub(super) fn way_of(&self, link: LinkId, ix: FlowIx) -> Way {
         let flow = &self.flows[ix.0];
-        Some(self.sites[flow.datacenter].routes.by_link(link).map_or(Way::Direct, Way::Proxy))
+        self.sites[flow.datacenter].routes.by_link(link).map_or(Way::Direct, Way::Proxy)
     }
 
     /// An ack names a message: what that says of its attempt and of the way. True when it answers the attempt under way.
@@ -174,7 +172,7 @@ impl Client {
         links: &mut Links,
         now: Micros,
     ) {
-        let Some(way_of_link) = self.way_of(link, ix) else { return };
+        let way_of_link = self.way_of(link, ix);
         // Ranges may overlap when refusals were merged on their way; every seq is looked at once.
         let mut ranges = entry.refused.clone();
         ranges.sort_by_key(|refused| refused.first);

@@ -51,13 +51,6 @@ impl Client {
         self.sites[site].ready[lane.index()].insert(ix);
         match self.pick(ix, links, now) {
             Pick::Link(link, _) => {
-                // What was late and may not go yet is looked at again.
-                if !self.sites[site].local
-                    && self.flows[ix.0].has_late()
-                    && let Err(until) = self.resends.check(now)
-                {
-                    self.timers.set_earlier(Timer::Wake(site), until);
-                }
                 if let Some(conn) = links.conn_of(link, lane) {
                     links.wake(conn);
                 }
