@@ -32,6 +32,8 @@ mod history;
 mod honest;
 #[path = "hostile/known.rs"]
 mod known;
+#[path = "hostile/late.rs"]
+mod late;
 #[path = "hostile/log.rs"]
 mod log;
 #[path = "hostile/rogue.rs"]

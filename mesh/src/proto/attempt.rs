@@ -33,6 +33,8 @@ pub struct Attempt {
     pub payload_bytes: usize,
     /// See `payload_bytes`.
     pub late_bytes: usize,
+    /// Bytes of the share of resends that it has spoken for until it is written.
+    pub reserved_bytes: u64,
 }
 
 impl Attempt {

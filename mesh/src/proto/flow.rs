@@ -154,6 +154,15 @@ pub struct Ping {
     pub attempts: u32,
 }
 
+/// A message that can be taken back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Newest {
+    /// It has no seq yet.
+    Queued(MessageId),
+    /// It has this one, and waits for another attempt.
+    Sent(u64),
+}
+
 /// Most runs of one flow in a frame: a flow with more gaps than that goes on in the next frame.
 const RUNS_PER_FRAME: usize = 8;
 
@@ -212,11 +221,15 @@ impl Flow {
         Some(pending)
     }
 
-    /// Takes the message out of the queue that came last, unless it is the only one of the flow.
-    pub fn unqueue_newest(&mut self) -> Option<Pending> {
-        let (newest, _) = self.queue.last_key_value()?;
-        let newest = *newest;
-        if self.queue.len() + self.sent.len() == 1 { None } else { self.unqueue(newest) }
+    /// The message that came last of those that nobody has at present: none if it is the only one of the flow, or if all that
+    /// came later are under way or held.
+    #[must_use]
+    pub fn newest(&self) -> Option<Newest> {
+        if self.queue.len() + self.sent.len() == 1 {
+            return None;
+        }
+        let queued = self.queue.last_key_value().map(|(id, _)| Newest::Queued(*id));
+        queued.or_else(|| self.retry.last().map(|seq| Newest::Sent(*seq)))
     }
 
     /// How long messages have waited without any of them moving.
@@ -426,12 +439,15 @@ impl Flow {
         again.map_or(1, |sent| sent.attempts.saturating_add(1))
     }
 
-    /// Payload bytes of the message that goes next; 0 without one.
+    /// Payload bytes of the message that [`Flow::select`] would take first; 0 without one.
     #[must_use]
-    pub fn next_bytes(&self) -> usize {
+    pub fn next_bytes(&self, late_too: bool) -> usize {
         let again =
-            self.retry.first().and_then(|seq| self.sent.get(seq)).map(|sent| sent.pending.payload.len());
-        again.or_else(|| self.queue.first_key_value().map(|(_, pending)| pending.payload.len())).unwrap_or(0)
+            self.retry.iter().filter_map(|seq| self.sent.get(seq)).find(|sent| late_too || !sent.late);
+        again
+            .map(|sent| sent.pending.payload.len())
+            .or_else(|| self.queue.first_key_value().map(|(_, pending)| pending.payload.len()))
+            .unwrap_or(0)
     }
 
     /// A selected run goes into an attempt: its numbers for the wire.

@@ -12,6 +12,7 @@ use crate::id::{Incarnation, Lane, NodeId, Seq};
 use crate::message::Delivery;
 use crate::settings::{MESSAGE_OVERHEAD_BYTES, Settings};
 use crate::stats::MemberStats;
+use crate::topology::Topology;
 
 /// The member machine.
 #[derive(Debug)]
@@ -71,6 +72,16 @@ impl Member {
     /// Other limits from now on. What was taken in stays.
     pub fn set_settings(&mut self, settings: Settings) {
         self.settings = settings;
+    }
+
+    /// Who is in the cluster now. An origin that left fills no gap any more: what waits behind one is let go, and fails at the
+    /// origin's deadline should it come back in the same life.
+    pub fn set_topology(&mut self, topology: &Topology) {
+        let left = |origin: &NodeId| topology.node(origin).is_none_or(|spec| !spec.roles.origin);
+        self.waiting.retain(|(origin, _)| !left(origin));
+        for (_, window) in self.windows.iter_mut().filter(|((origin, _), _)| left(origin)) {
+            window.let_go();
+        }
     }
 
     /// New messages are refused from now on.

@@ -214,6 +214,9 @@ impl Node {
             client.set_topology(&topology, &mut self.links, now);
             wanted.extend(client.wanted());
         }
+        if let Some(member) = self.member.as_mut() {
+            member.set_topology(&topology);
+        }
         self.links.set_wanted(&wanted, now);
         self.settle(now);
         // Who waits for a datacenter that is gone is told so.

@@ -120,6 +120,11 @@ impl Pauses {
         }
     }
 
+    /// What this way did to this flow is over: its proxy left, and begins anew.
+    pub fn forget(&mut self, way: Way) {
+        self.avoided.remove(&way);
+    }
+
     /// The next message goes directly, as soon as there is a link.
     pub fn probe_directly(&mut self) {
         self.probes_directly = true;

@@ -34,6 +34,10 @@ struct Forward {
     last: u64,
     /// Highest seq sealed for the member's connection.
     sent: u64,
+    /// Highest seq that the member said anything of.
+    answered: u64,
+    /// Runs in the queue.
+    queued: usize,
     decided: u64,
     incarnation: Incarnation,
     /// Some of it is unanswered.
@@ -209,6 +213,8 @@ impl Proxy {
             upstream,
             last,
             sent: 0,
+            answered: 0,
+            queued: 0,
             decided: 0,
             incarnation: Incarnation::UNKNOWN,
             open: false,
@@ -218,6 +224,7 @@ impl Proxy {
         }
         forward.upstream = upstream;
         forward.last = forward.last.max(last);
+        forward.queued += 1;
         if !forward.open {
             forward.open = true;
             *self.open.entry(upstream.link).or_default() += 1;
@@ -276,6 +283,7 @@ impl Proxy {
             .map(|range| range.first.0.saturating_add(u64::from(range.count)).saturating_sub(1))
             .max();
         let answered = entry.decided.max(held_last).max(refused_last.unwrap_or(0));
+        forward.answered = forward.answered.max(answered);
         if answered >= forward.last {
             mark_answered(&mut self.open, forward);
         }
@@ -354,14 +362,21 @@ impl Proxy {
             };
             let Some(entry) = queue.lanes[lane.index()].pop_front() else { return };
             queue.bytes[lane.index()] -= entry.charge;
+            let expired = entry.expires_at <= now;
             let upstream = queue.forwards.get_mut(&(lane, Arc::clone(&entry.flow))).map(|forward| {
                 let last = (entry.run.first.0 + u64::from(entry.run.count)).saturating_sub(1);
-                if entry.expires_at > now {
+                forward.queued = forward.queued.saturating_sub(1);
+                if !expired {
                     forward.sent = forward.sent.max(last);
+                } else if forward.queued == 0 {
+                    // The member will not answer what it never got.
+                    forward.last = forward.sent;
+                    if forward.answered >= forward.last {
+                        mark_answered(&mut self.open, forward);
+                    }
                 }
                 forward.upstream
             });
-            let expired = entry.expires_at <= now;
             let roster = links.roster_out(id, lane).filter(|_| !expired);
             let Some(row) = roster.and_then(|roster| roster.row(&entry.flow).ok()) else {
                 let reason = if expired { RefusedReason::Expired } else { RefusedReason::Unreachable };

@@ -137,12 +137,14 @@ impl Routes {
     pub fn new(seed: u64, proxies: impl IntoIterator<Item = (PeerIx, NodeId)>) -> Self {
         let rng = fastrand::Rng::with_seed(seed);
         let mut routes = Self { proxies: Vec::new(), in_use: 0, challenger: None, rng };
-        routes.set(proxies);
+        let _none_returned = routes.set(proxies);
         routes
     }
 
-    /// Exactly these proxies from now on. One that was there before begins with a clean record when it comes back.
-    pub fn set(&mut self, proxies: impl IntoIterator<Item = (PeerIx, NodeId)>) {
+    /// Exactly these proxies from now on. One that was there before begins with a clean record when it comes back: gives the
+    /// places of these.
+    pub fn set(&mut self, proxies: impl IntoIterator<Item = (PeerIx, NodeId)>) -> Vec<usize> {
+        let mut returned = Vec::new();
         let before: Vec<bool> =
             self.proxies.iter_mut().map(|proxy| std::mem::take(&mut proxy.present)).collect();
         for (peer, id) in proxies {
@@ -150,13 +152,17 @@ impl Routes {
                 Some(known) if before.get(known).copied().unwrap_or(false) => {
                     self.proxies[known].present = true
                 }
-                Some(known) => self.proxies[known] = ProxyRoute::new(peer, id),
+                Some(known) => {
+                    self.proxies[known] = ProxyRoute::new(peer, id);
+                    returned.push(known);
+                }
                 None => self.proxies.push(ProxyRoute::new(peer, id)),
             }
         }
         for proxy in self.proxies.iter_mut().filter(|proxy| !proxy.present) {
             proxy.link = None;
         }
+        returned
     }
 
     /// Which proxy a link leads to.

@@ -197,10 +197,13 @@ pub struct Resends {
     percent: u64,
     /// Below zero while a frame that went out was more than there was.
     level: i64,
+    /// Of frames that were sealed and not written yet, at most: other connections must not count on it.
+    reserved: i64,
     filled_at: Micros,
 }
 
-/// What may be sent again at once after a quiet time; one frame may overdraw by as much.
+/// What may be sent again at once after a quiet time; one frame may overdraw by as much. What one message of more than twice
+/// that overdraws is forgiven: it must not keep all others of its datacenter waiting for minutes.
 pub const RESEND_BURST_BYTES: i64 = 512 * 1024;
 
 /// What time adds per second.
@@ -210,7 +213,7 @@ impl Resends {
     /// Full.
     #[must_use]
     pub fn new(percent: u32) -> Self {
-        Self { percent: percent.into(), level: RESEND_BURST_BYTES, filled_at: Micros(0) }
+        Self { percent: percent.into(), level: RESEND_BURST_BYTES, reserved: 0, filled_at: Micros(0) }
     }
 
     /// Another share from now on.
@@ -218,9 +221,18 @@ impl Resends {
         self.percent = percent.into();
     }
 
-    /// A frame went out to another datacenter, `again` of its bytes for having been late.
+    /// A frame was sealed that carries so many bytes of what was late, at most. [`Resends::release`] takes it back.
+    pub fn reserve(&mut self, bytes: u64) {
+        self.reserved = self.reserved.saturating_add(signed(bytes));
+    }
+
+    /// A frame that was sealed went out, which [`Resends::sent`] is told of, or never will.
+    pub fn release(&mut self, bytes: u64) {
+        self.reserved = self.reserved.saturating_sub(signed(bytes));
+    }
+
+    /// A frame went out to the datacenter, `again` of its bytes for having been late.
     pub fn sent(&mut self, bytes: u64, again: u64) {
-        let signed = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
         let share = bytes.saturating_sub(again).saturating_mul(self.percent) / 100;
         let level = self.level.saturating_add(signed(share)).min(RESEND_BURST_BYTES);
         self.level = level.saturating_sub(signed(again)).max(-RESEND_BURST_BYTES);
@@ -238,12 +250,17 @@ impl Resends {
             let trickle = i64::try_from(trickle).unwrap_or(i64::MAX);
             self.level = self.level.saturating_add(trickle).min(RESEND_BURST_BYTES);
         }
-        if self.level > 0 {
+        let left = self.level.saturating_sub(self.reserved);
+        if left > 0 {
             return Ok(());
         }
-        let missing = self.level.unsigned_abs() + 1;
+        let missing = left.unsigned_abs() + 1;
         Err(self.filled_at + Duration::from_micros((missing * 1_000_000).div_ceil(RESEND_TRICKLE_BYTES)))
     }
+}
+
+fn signed(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
@@ -323,6 +340,22 @@ mod tests {
         assert_eq!(resends.check(wait), Ok(()));
         resends.sent(1 << 40, 0);
         assert_eq!(resends.level, RESEND_BURST_BYTES, "what was saved up has an end");
+    }
+
+    #[test]
+    fn what_another_connection_is_about_to_write_is_spoken_for() {
+        let mut resends = Resends::new(10);
+        let (now, burst) = (Micros(1_000_000), RESEND_BURST_BYTES.unsigned_abs());
+        assert_eq!(resends.check(now), Ok(()));
+        resends.reserve(burst);
+        assert!(resends.check(now).is_err(), "before any of it was written");
+        resends.release(burst);
+        assert_eq!(resends.check(now), Ok(()), "its connection was lost");
+        resends.reserve(burst);
+        resends.release(burst);
+        resends.sent(burst / 2, burst / 2);
+        assert_eq!(resends.check(now), Ok(()), "compressed to half");
+        assert_eq!((resends.level, resends.reserved), (RESEND_BURST_BYTES / 2, 0));
     }
 
     #[test]

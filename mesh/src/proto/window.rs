@@ -38,17 +38,13 @@ pub struct Window {
 
 /// Which seqs are held, as acks tell it: an ack goes out for every run and every message that finds room, and must not
 /// look at thousands of messages for it. What is held never spans more than [`WINDOW_SEQS`], so one bit per seq modulo
-/// that is enough.
-#[derive(Debug)]
+/// that is enough; none until there is a gap.
+#[derive(Debug, Default)]
 struct Bits(Box<[u64]>);
 
 impl Bits {
-    fn new() -> Self {
-        Self((0..WINDOW_SEQS / 64).map(|_| 0).collect())
-    }
-
     fn word(&self, seq: u64) -> u64 {
-        self.0[Self::index(seq)]
+        self.0.get(Self::index(seq)).copied().unwrap_or_default()
     }
 
     fn index(seq: u64) -> usize {
@@ -56,6 +52,9 @@ impl Bits {
     }
 
     fn flip(&mut self, seq: u64) {
+        if self.0.is_empty() {
+            self.0 = (0..WINDOW_SEQS / 64).map(|_| 0).collect();
+        }
         self.0[Self::index(seq)] ^= 1 << (seq % 64);
     }
 
@@ -90,7 +89,7 @@ impl Window {
             floor: floor.0,
             held: BTreeMap::new(),
             held_bytes: 0,
-            bits: Bits::new(),
+            bits: Bits::default(),
         }
     }
 
@@ -139,6 +138,13 @@ impl Window {
             self.next = to;
         }
         self.held.first_key_value().filter(|(seq, _)| **seq == self.next)
+    }
+
+    /// Lets go of what waits for a gap: nobody will fill it. The numbers stay, so that nothing is taken in twice.
+    pub fn let_go(&mut self) {
+        self.held.clear();
+        self.held_bytes = 0;
+        self.bits = Bits::default();
     }
 
     /// Bytes that wait for a gap.

@@ -101,6 +101,16 @@ impl Client {
         for id in self.flows[ix.0].asking.iter().copied().filter(answered).collect::<Vec<_>>() {
             self.flows[ix.0].asking.remove(&id);
             self.ping_answered(ix, id, links, now);
+            if let Some(attempt) = self.attempts.get_mut(id) {
+                attempt.answered = true;
+                attempt_answered = true;
+                let (way, written_at) = (attempt.way, attempt.written_at);
+                self.flows[ix.0].answered(way, now);
+                // The proxy brought the member's answer, which is all that it was asked for.
+                if let Way::Proxy(index) = way {
+                    self.sites[self.flows[ix.0].datacenter].routes.proxies[index].acquit(written_at);
+                }
+            }
             self.landed(id);
         }
         if progress && !attempt_answered {

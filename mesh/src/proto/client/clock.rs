@@ -16,7 +16,8 @@ use crate::proto::verdict::{Blame, Evidence, judge};
 pub(super) enum Ended {
     /// Nothing of it reached a connection.
     Unsent,
-    /// Its way is gone, so that nobody will answer. What is sent again for that is not rationed.
+    /// Its way is gone, or was convicted, so that nobody will answer. What is sent again for that is not rationed: it is as
+    /// much as was under way, and only once, for the proxy is left.
     Lost,
     /// Nobody answered in time.
     TimedOut,
@@ -86,7 +87,8 @@ impl Client {
             }
             Way::Direct => (Blame::Member, Evidence { silent: silent.len(), ..Evidence::default() }),
         };
-        let waiting = self.end_attempt(id, Ended::TimedOut);
+        let ended = if blame == Blame::Proxy { Ended::Lost } else { Ended::TimedOut };
+        let waiting = self.end_attempt(id, ended);
         self.stats.attempts.timed_out += waiting;
         let mut news = true;
         if let Way::Proxy(index) = way {
@@ -144,8 +146,16 @@ impl Client {
         if matches!(blame, Blame::Proxy | Blame::Capped) {
             // Frames that never left cannot time out: they take the next way with the rest.
             for other in self.attempts.on_link(link) {
-                if self.attempts.get(other).is_some_and(|attempt| attempt.written_at.is_none()) {
-                    self.stats.attempts.timed_out += self.end_attempt(other, Ended::Lost);
+                let Some(attempt) = self.attempts.get(other).filter(|attempt| attempt.written_at.is_none())
+                else {
+                    continue;
+                };
+                // By a proxy that is not left they may yet go out: then they are of the share, and their flows avoid it.
+                let ended = if blame == Blame::Proxy { Ended::Lost } else { Ended::TimedOut };
+                let flows: Vec<FlowIx> = attempt.entries.iter().map(|(ix, _)| *ix).collect();
+                self.stats.attempts.timed_out += self.end_attempt(other, ended);
+                for ix in flows.into_iter().filter(|_| blame == Blame::Capped) {
+                    self.flows[ix.0].pauses.avoid(Way::Proxy(index), Cause::TimedOut, now);
                 }
             }
         }
@@ -216,6 +226,7 @@ impl Client {
     pub(super) fn end_attempt(&mut self, id: u64, ended: Ended) -> u64 {
         self.timers.clear(Timer::Attempt(id));
         let Some(attempt) = self.attempts.remove(id) else { return 0 };
+        self.sites[attempt.datacenter].resends.release(attempt.reserved_bytes);
         let (mut waiting, mut lost, mut pings) = (0, Vec::new(), Vec::new());
         for (ix, run) in attempt.entries {
             let flow = &mut self.flows[ix.0];

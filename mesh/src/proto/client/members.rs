@@ -7,13 +7,13 @@ use super::{Client, Reach, Site};
 use crate::id::{Datacenter, Lane, NodeId};
 use crate::message::FailReason;
 use crate::proto::decision::DecisionLog;
-use crate::proto::flow::{Flow, FlowIx, Ping};
+use crate::proto::flow::{Flow, FlowIx, Ping, Way};
 use crate::proto::handshake::Identity;
 use crate::proto::links::{Links, PeerIx};
 use crate::proto::pause::Pauses;
 use crate::proto::route::Routes;
 use crate::proto::time::Micros;
-use crate::proto::verdict::VerdictLog;
+use crate::proto::verdict::{Resends, VerdictLog};
 use crate::settings::Settings;
 use crate::topology::Topology;
 
@@ -41,7 +41,12 @@ impl Client {
             let local = self.sites[site].local;
             let proxies = topology.proxies_of(&name).filter(|_| !local);
             let proxies = proxies.filter_map(|spec| Some((links.peer(&spec.id)?, spec.id.clone())));
-            self.sites[site].routes.set(proxies);
+            let returned = self.sites[site].routes.set(proxies);
+            for ix in &self.sites[site].flows {
+                for index in &returned {
+                    self.flows[ix.0].pauses.forget(Way::Proxy(*index));
+                }
+            }
         }
         // Whoever stands elsewhere now has left the old place.
         for site in 0..self.sites.len() {
@@ -81,6 +86,7 @@ impl Client {
             pending_messages: 0,
             decisions: DecisionLog::default(),
             verdicts: VerdictLog::default(),
+            resends: Resends::new(self.settings.resend_percent),
         });
     }
 
@@ -95,7 +101,6 @@ impl Client {
             let flow = &mut self.flows[ix.0];
             // Its seqs go on: the member may live the same life as before.
             (flow.peer, flow.datacenter, flow.pauses, flow.decision) = (peer, site, Pauses::default(), None);
-            flow.ping = Ping::default();
             self.sites[site].flows.push(ix);
         }
         self.destinations.insert(id.clone(), first);
@@ -108,6 +113,7 @@ impl Client {
             for id in std::mem::take(&mut self.flows[ix.0].asking) {
                 self.landed(id);
             }
+            self.flows[ix.0].ping = Ping::default();
             let site = &mut self.sites[self.flows[ix.0].datacenter];
             site.flows.retain(|of| *of != ix);
             for ready in &mut site.ready {
@@ -146,7 +152,9 @@ impl Client {
     /// Other limits and timers from now on. What is queued or under way keeps its deadline.
     pub fn set_settings(&mut self, settings: Settings) {
         self.budget.set_limits(&settings);
-        self.resends.set_percent(settings.resend_percent);
+        for site in &mut self.sites {
+            site.resends.set_percent(settings.resend_percent);
+        }
         self.settings = settings;
     }
 }

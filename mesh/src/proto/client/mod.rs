@@ -75,6 +75,8 @@ struct Site {
     decisions: DecisionLog,
     /// Whom silence was blamed on.
     verdicts: VerdictLog,
+    /// What may be sent there again for having been late.
+    resends: Resends,
 }
 
 /// What a peer is to this sender.
@@ -127,8 +129,6 @@ pub struct Client {
     timers: Timers<Timer>,
     /// How late this process was of late.
     lag: OwnLag,
-    /// What may be sent again for having been late.
-    resends: Resends,
     next_ticket: u64,
     next_message: u64,
     stats: Stats,
@@ -140,7 +140,6 @@ impl Client {
     pub fn new(topology: &Topology, settings: Settings, links: &mut Links, now: Micros) -> Self {
         let mut client = Self {
             budget: Budget::new(&settings, 0),
-            resends: Resends::new(settings.resend_percent),
             lag: OwnLag::default(),
             pressure: Pressure::default(),
             settings,

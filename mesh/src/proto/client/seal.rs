@@ -49,7 +49,7 @@ impl Client {
         let order: Vec<FlowIx> = ready.range(turn..).chain(ready.range(..turn)).copied().collect();
         let id = self.attempts.reserve();
         let local = self.sites[site].local;
-        let share = self.resends.check(now);
+        let share = self.sites[site].resends.check(now);
         let late_too = local || share.is_ok();
         let mut late_waits = false;
         let mut frame = Filling { frame_bytes_max, late_too, ..Filling::default() };
@@ -73,7 +73,7 @@ impl Client {
                 left_out.get_or_insert(ix);
                 continue;
             }
-            if frame_bytes_max == 0 || self.flows[ix.0].next_bytes() > frame_bytes_max {
+            if frame_bytes_max == 0 || self.flows[ix.0].next_bytes(late_too) > frame_bytes_max {
                 // The peer's limit is below ours, perhaps below what any frame needs: another way may take it.
                 self.flows[ix.0].pauses.avoid(way, Cause::FrameLimit, now);
                 self.wake(ix, links, now);
@@ -96,6 +96,7 @@ impl Client {
                     graced: false,
                     payload_bytes: 0,
                     late_bytes: 0,
+                    reserved_bytes: 0,
                 });
                 for run in entries {
                     let messages = usize::try_from(run.count).unwrap_or(usize::MAX);
@@ -132,6 +133,9 @@ impl Client {
         attempt.number = frame.attempt;
         (attempt.payload_bytes, attempt.late_bytes) =
             (frame.total_bytes, if local { 0 } else { frame.late_bytes });
+        // What is shared is written once.
+        attempt.reserved_bytes = bytes(attempt.late_bytes.min(frame.unique_bytes));
+        self.sites[site].resends.reserve(attempt.reserved_bytes);
         let row = self.stats.datacenters.entry(self.sites[site].name.clone()).or_default();
         row.frames += 1;
         row.sent.logical += frame.logical_bytes;
@@ -238,10 +242,12 @@ impl Client {
         let row = self.stats.datacenters.entry(self.sites[attempt.datacenter].name.clone()).or_default();
         row.sent.diff += written.diff_bytes;
         row.sent.staged += written.staged_bytes;
-        if !self.sites[attempt.datacenter].local {
+        let site = &mut self.sites[attempt.datacenter];
+        site.resends.release(std::mem::take(&mut attempt.reserved_bytes));
+        if !site.local {
             let again = attempt.late_share(written.staged_bytes);
             self.stats.resent_bytes += again;
-            self.resends.sent(written.staged_bytes, again);
+            site.resends.sent(written.staged_bytes, again);
         }
         if !waiting {
             // All of it was answered before the writer came back to say so.
@@ -257,6 +263,10 @@ impl Client {
         let timeout = attempt_timeout(&acks, &pings, number, &self.settings);
         self.timers.set(Timer::Attempt(id), now + timeout);
     }
+}
+
+fn bytes(bytes: usize) -> u64 {
+    u64::try_from(bytes).unwrap_or(u64::MAX)
 }
 
 /// A frame while it is being filled.

@@ -117,3 +117,44 @@ fn the_window_is_never_passed() {
     flow.forget(1);
     assert!(flow.has_work());
 }
+
+#[test]
+fn what_waits_for_its_share_says_nothing_of_what_goes_next() {
+    let mut flow = flow();
+    push(&mut flow, 1, None);
+    seal(&mut flow, 1);
+    assert!(flow.retry(1, true));
+    flow.sent.get_mut(&1).unwrap().late = true;
+    let pending = |id, bytes| Pending {
+        id: MessageId(id),
+        ticket: Ticket(id),
+        index: 0,
+        kind: 0,
+        slot: None,
+        expires_at: Micros::NEVER,
+        payload: Payload::from(vec![0; bytes]),
+    };
+    flow.push(pending(2, 1000), Micros(0));
+    assert_eq!((flow.next_bytes(true), flow.next_bytes(false)), (10, 1000));
+    let taken = flow.select(8, true, false, |payload| payload.len() == 1000);
+    assert_eq!(taken, [Selected { first: 2, count: 1 }]);
+}
+
+#[test]
+fn the_newest_message_that_nobody_has_is_the_first_to_be_given_up() {
+    let mut flow = flow();
+    for id in 1..=4 {
+        push(&mut flow, id, None);
+    }
+    seal(&mut flow, 1);
+    push(&mut flow, 5, None);
+    assert_eq!(flow.newest(), Some(Newest::Queued(MessageId(5))));
+    flow.unqueue(MessageId(5));
+    assert_eq!(flow.newest(), None, "all are under way");
+    assert!(flow.retry(2, true) && flow.retry(3, false));
+    assert_eq!(flow.newest(), Some(Newest::Sent(3)));
+    for seq in [1, 3, 4] {
+        flow.forget(seq);
+    }
+    assert_eq!(flow.newest(), None, "one always stays");
+}

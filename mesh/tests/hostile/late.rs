@@ -1,0 +1,243 @@
+//! What is late, given up or gone: it costs others nothing, and nothing waits for it for ever.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use trunkline_mesh::id::{Datacenter, Lane};
+use trunkline_mesh::message::{Batch, FailReason, Message, Outcome};
+use trunkline_mesh::proto::frame::Received;
+use trunkline_mesh::proto::node::ConnId;
+use trunkline_mesh::proto::wire::{AckFlow, Run};
+use trunkline_mesh::settings::Settings;
+use trunkline_mesh::topology::Roles;
+
+use super::shell::{
+    Peer, Shell, ack_frame, batch_frame, cluster, entry, flow, id, roster_frame, run, topology,
+};
+
+/// A leader, and two datacenters with a proxy and a member each.
+fn two_datacenters() -> Shell {
+    let nodes = [
+        ("o", "us", Roles::ORIGIN),
+        ("p", "eu", Roles::PROXY),
+        ("m", "eu", Roles::MEMBER),
+        ("q", "ap", Roles::PROXY),
+        ("n", "ap", Roles::MEMBER),
+    ];
+    Shell::among(cluster(&nodes), "o", impatient(), 1)
+}
+
+/// Nothing is late for longer than this; round trips to these peers look long.
+fn impatient() -> Settings {
+    Settings { attempt_timeout_max: Duration::from_millis(100), ..Settings::default() }
+}
+
+fn submit(shell: &mut Shell, datacenter: &str, to: &str, sizes: &[usize]) {
+    let mut batch = Batch::to(Datacenter::new(datacenter).unwrap());
+    // Noise: what is sent again is charged as it is on the wire.
+    let mut rng = fastrand::Rng::with_seed(1);
+    batch.extend(sizes.iter().map(|size| {
+        let bytes: Vec<u8> = std::iter::repeat_with(|| rng.u8(..)).take(*size).collect();
+        Message::new(id(to), Bytes::from(bytes)).deadline(Duration::from_secs(60))
+    }));
+    shell.node.submit(batch, shell.now).unwrap();
+    shell.drain();
+}
+
+/// Lets time pass in small steps: a node that rings late is lenient.
+fn pass(shell: &mut Shell, ms: u64) {
+    for _ in 0..ms.div_ceil(10) {
+        shell.advance(Duration::from_millis(10));
+    }
+}
+
+/// Messages that were sent over a connection since the last call.
+fn messages(shell: &mut Shell, conn: ConnId) -> u32 {
+    let count = |received| match received {
+        Received::Batch(envelope, _) => envelope.runs.iter().map(|run| run.count).sum(),
+        _ => 0,
+    };
+    shell.sent(conn).into_iter().map(count).sum()
+}
+
+/// What one datacenter must send again is its own affair.
+#[test]
+fn a_datacenter_that_is_late_leaves_the_others_their_share_of_resends() {
+    let mut shell = two_datacenters();
+    let [_, to_eu] = shell.link_out(&Peer::new("p"));
+    let [_, to_ap] = shell.link_out(&Peer { datacenter: "ap", ..Peer::new("q") });
+    submit(&mut shell, "eu", "m", &[1 << 20; 3]);
+    assert_eq!(messages(&mut shell, to_eu), 3);
+    // Nobody answers: one after the other it goes again, which is far more than the share.
+    pass(&mut shell, 1_000);
+    assert!(messages(&mut shell, to_eu) > 0, "again");
+    submit(&mut shell, "ap", "n", &[1000]);
+    assert_eq!(messages(&mut shell, to_ap), 1);
+    let mut waited = Duration::ZERO;
+    while messages(&mut shell, to_ap) == 0 {
+        waited += Duration::from_millis(50);
+        assert!(waited < Duration::from_secs(1), "the other datacenter's late messages are in its way");
+        pass(&mut shell, 50);
+    }
+}
+
+/// A peer takes small frames alone. What is late and small says nothing of the large message behind it.
+#[test]
+fn no_frame_is_longer_than_its_reader_takes_whatever_is_late() {
+    let mut shell = two_datacenters();
+    let [_, to_eu] = shell.link_out(&Peer { frame_bytes_max: 700 * 1024, ..Peer::new("p") });
+    // Something late, of more than the share, and then small.
+    submit(&mut shell, "eu", "m", &[600 * 1024, 10]);
+    pass(&mut shell, 400);
+    assert!(messages(&mut shell, to_eu) > 2);
+    submit(&mut shell, "eu", "m", &[800 * 1024]);
+    for _ in 0..100 {
+        pass(&mut shell, 50);
+        for received in shell.sent(to_eu) {
+            if let Received::Batch(_, frame) = received {
+                let bytes: usize = frame.message(0).map(|piece| piece.len()).sum();
+                assert!(bytes < 700 * 1024, "{bytes} bytes");
+            }
+        }
+    }
+}
+
+/// A run that no member ever got is nothing that an ack could wait for.
+#[test]
+fn a_run_that_expires_at_a_proxy_keeps_neither_acks_nor_its_end_waiting() {
+    let mut shell = Shell::new("p");
+    let [control, bulk] = shell.link_in(&Peer::new("o"));
+    let [_, to_member] = shell.link_out(&Peer::new("m"));
+    shell.feed(bulk, &roster_frame(Lane::Bulk, 0, vec![flow("o", 100, "m")]));
+    shell.unread.insert(to_member);
+    let late = Run { deadline_ms: 5, ..run(0, 1, 1, 0) };
+    shell.feed(bulk, &batch_frame(Lane::Bulk, vec![late], b"x"));
+    pass(&mut shell, 10);
+    shell.unread.clear();
+    let transmit = shell.node.poll_transmit(to_member, shell.now);
+    assert!(transmit.batches.is_empty(), "expired");
+    shell.drain();
+    let acks = shell.acks(control);
+    assert_eq!(acks.iter().map(|entry| entry.refused.len()).sum::<usize>(), 1, "at once: {acks:?}");
+    shell.node.drain(shell.now);
+    assert!(shell.node.is_drained());
+}
+
+#[test]
+fn what_an_origin_that_left_has_behind_a_gap_is_let_go_and_nothing_arrives_twice() {
+    let mut shell = Shell::new("m");
+    let say = |shell: &mut Shell, first| {
+        let [_, bulk] = shell.link_in(&Peer::new("o2"));
+        shell.feed(bulk, &roster_frame(Lane::Bulk, 0, vec![flow("o2", 100, "m")]));
+        shell.feed(bulk, &batch_frame(Lane::Bulk, vec![run(0, first, 1, first - 1)], b"x"));
+    };
+    say(&mut shell, 1);
+    say(&mut shell, 3);
+    assert!(shell.node.status(shell.now).held_bytes > 0);
+    let all = topology(0);
+    let without = Arc::new(all.without(|spec| spec.id == id("o2")));
+    shell.node.set_topology(without, shell.now).unwrap();
+    shell.drain();
+    assert_eq!(shell.node.status(shell.now).held_bytes, 0);
+    shell.node.set_topology(Arc::new(all), shell.now).unwrap();
+    shell.drain();
+    for first in [1, 2, 3] {
+        say(&mut shell, first);
+    }
+    let mut seqs = Vec::new();
+    while let Some(delivery) = shell.node.poll_delivery(shell.now) {
+        seqs.push(delivery.seq.0);
+    }
+    assert_eq!(seqs, [1, 2, 3]);
+}
+
+/// What was sent and not answered is kept as well as what waits, and is given up as well.
+#[test]
+fn a_destination_that_takes_nothing_gives_up_what_was_sent_and_says_that_it_may_have_arrived() {
+    let settings = Settings {
+        message_bytes_max: 1 << 20,
+        destination_budget_bytes: 4 << 20,
+        datacenter_budget_bytes: 4 << 20,
+        process_budget_bytes: 64 << 20,
+        ..Settings::default()
+    };
+    let nodes = [
+        ("o", "us", Roles::ORIGIN),
+        ("p", "eu", Roles::PROXY),
+        ("m", "eu", Roles::MEMBER),
+        ("m2", "eu", Roles::MEMBER),
+    ];
+    let mut shell = Shell::among(cluster(&nodes), "o", settings, 1);
+    let [_, bulk] = shell.link_out(&Peer::new("p"));
+    submit(&mut shell, "eu", "m", &[100_000; 36]);
+    assert_eq!(messages(&mut shell, bulk), 36, "all have a seq");
+    pass(&mut shell, 2_500);
+    let mut batch = Batch::to(Datacenter::new("eu").unwrap());
+    batch.push(Message::new(id("m2"), Bytes::from(vec![1; 500_000])));
+    assert!(shell.node.submit(batch.clone(), shell.now).is_err(), "no room");
+    pass(&mut shell, 200);
+    assert!(shell.node.submit(batch, shell.now).is_ok(), "there is room");
+    let (mut open, mut given_up) = (true, 0);
+    // The batch of the first 36 ends with its deadline; until then its failures are not told.
+    for _ in 0..130 {
+        pass(&mut shell, 500);
+        while let Some((_, outcomes)) = shell.node.poll_outcome() {
+            open &= outcomes.len() != 36;
+            for outcome in outcomes {
+                if let Outcome::Failed { reason: FailReason::Refused, maybe_delivered } = outcome {
+                    assert!(maybe_delivered, "it was sent");
+                    given_up += 1;
+                }
+            }
+        }
+    }
+    assert!(!open && given_up >= 10, "{given_up} were given up");
+}
+
+/// An empty run is a trial as good as a message: what comes back acquits.
+#[test]
+fn a_proxy_on_trial_is_acquitted_by_the_answer_to_a_ping() {
+    let mut shell = Shell::with("o", 0, Settings { snooze_min: Duration::from_millis(300), ..impatient() });
+    let conns = ["p", "p2"].map(|name| shell.link_out(&Peer::new(name)));
+    // Both members are silent by the proxy in use: convicted, and what it had goes by the other one.
+    let mut batch = Batch::to(Datacenter::new("eu").unwrap());
+    batch.extend(["m", "m2"].map(|to| Message::new(id(to), Bytes::from_static(b"x"))));
+    shell.node.submit(batch, shell.now).unwrap();
+    shell.drain();
+    let bad = conns.iter().position(|[_, bulk]| messages(&mut shell, *bulk) == 2).unwrap();
+    pass(&mut shell, 150);
+    let [control, bulk] = conns[1 - bad];
+    assert_eq!(messages(&mut shell, bulk), 2, "again, by the other one");
+    shell.feed(control, &ack_frame([0, 1].map(|row| entry(row, 100, 1)).to_vec()));
+    let route = |shell: &Shell| {
+        let rows = shell.node.status(shell.now).datacenters;
+        rows.into_iter().find(|row| row.name.as_str() == "eu").unwrap().routes.swap_remove(bad)
+    };
+    assert_eq!(route(&shell).state, "snoozed");
+    pass(&mut shell, 400);
+    assert!(route(&shell).trial);
+    shell.node.ping(&id("m"), shell.now).unwrap();
+    shell.drain();
+    let asked = shell.sent(conns[bad][0]).iter().any(|frame| matches!(frame, Received::Batch(..)));
+    assert!(asked, "the ping is its trial");
+    shell.feed(conns[bad][0], &ack_frame(vec![AckFlow { lane: 0, ..entry(0, 100, 0) }]));
+    assert!(!route(&shell).trial, "it delivers");
+}
+
+#[test]
+fn a_proxy_that_left_and_is_back_is_avoided_by_nobody() {
+    let mut shell = Shell::with("o", 0, impatient());
+    let [_, bulk] = shell.link_out(&Peer::new("p"));
+    submit(&mut shell, "eu", "m", &[10]);
+    pass(&mut shell, 150);
+    assert_eq!(messages(&mut shell, bulk), 1, "silent alone: its flow leaves the proxy alone for a while");
+    let all = topology(0);
+    let without = Arc::new(all.without(|spec| spec.id == id("p")));
+    shell.node.set_topology(without, shell.now).unwrap();
+    shell.drain();
+    shell.node.set_topology(Arc::new(all), shell.now).unwrap();
+    shell.drain();
+    let [_, bulk] = shell.link_out(&Peer::new("p"));
+    assert_eq!(messages(&mut shell, bulk), 1, "a clean record");
+}
