@@ -183,6 +183,8 @@ pub struct Stats {
     pub verdicts: BTreeMap<&'static str, u64>,
     /// Bytes sent again to other datacenters because nobody answered in time, after the second stage.
     pub resent_bytes: u64,
+    /// Messages that a proxy acknowledged, their senders were told *delivered*, and their destinations never had.
+    pub false_acks: u64,
     /// `try_send` answered `Busy`, or `send` had to wait.
     pub busy: u64,
     /// At a proxy.

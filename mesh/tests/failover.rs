@@ -100,6 +100,38 @@ fn a_sender_that_stopped_blames_nobody() {
     }
 }
 
+/// What it lied about is lost. Its word counts no more within a few round trips, and everything after that arrives.
+#[test]
+fn a_proxy_that_lies_now_and_then_is_ejected_by_the_next_message() {
+    for seed in 0..SEEDS {
+        let cost = failover(seed, Strike::LiesSometimes);
+        assert_eq!(cost.violations, Vec::<String>::new(), "seed {seed}");
+        assert!(cost.leader.verdicts["false_ack"] > 0 && cost.leader.false_acks > 0, "seed {seed}");
+        let allowed = 4 * cost.rtt + Duration::from_millis(300);
+        assert!(
+            cost.lost > 0 && cost.lost_for <= allowed,
+            "seed {seed}: {:?}, {:?}",
+            cost.lost_for,
+            cost.rtt
+        );
+    }
+}
+
+/// It passes no floor on either, so nobody could say what is missing: an audit by another proxy shows it.
+#[test]
+fn a_proxy_that_only_lies_is_ejected_by_an_audit() {
+    for seed in 0..SEEDS {
+        let cost = failover(seed, Strike::Lies);
+        assert_eq!(cost.violations, Vec::<String>::new(), "seed {seed}");
+        assert!(cost.leader.verdicts["false_ack"] > 0, "seed {seed}");
+        assert!(
+            cost.lost > 0 && cost.lost_for <= Duration::from_secs(11),
+            "seed {seed}: {:?}",
+            cost.lost_for
+        );
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_late_is_sent_again_in_small_parts() {
     let members = ["eu-1", "eu-2", "eu-3"];

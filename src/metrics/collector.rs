@@ -89,6 +89,7 @@ fn sender(stats: &Stats, status: &Status) -> Vec<MetricFamily> {
             .each(&stats.verdicts, |f, (verdict, count)| f.count(&[verdict], *count))
             .done(),
         catalog::RESENT_BYTES.family().count(&[], stats.resent_bytes).done(),
+        catalog::FALSE_ACKS.family().count(&[], stats.false_acks).done(),
         catalog::BUSY.family().count(&[], stats.busy).done(),
         catalog::SENT_BYTES
             .family()

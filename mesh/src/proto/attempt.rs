@@ -29,6 +29,8 @@ pub struct Attempt {
     pub answered: bool,
     /// This process was late when the timeout rang, and it waits a second time.
     pub graced: bool,
+    /// All that it carries are floors told by another way, to see what was said of them.
+    pub audits: bool,
     /// Payload bytes inside, each message in full, and those of messages that were late before.
     pub payload_bytes: usize,
     /// See `payload_bytes`.

@@ -65,6 +65,8 @@ pub enum Obstacle {
     Draining,
     /// It delivered nothing in time to several destinations.
     Snoozed,
+    /// It acknowledged what its destination never had.
+    Ejected,
     /// It failed this flow a moment ago.
     Avoided(Cause),
 }
@@ -75,6 +77,7 @@ impl Obstacle {
             Self::NotLinked => "not_linked",
             Self::Draining => "draining",
             Self::Snoozed => "snoozed",
+            Self::Ejected => "ejected",
             Self::Avoided(cause) => cause.label(),
         }
     }

@@ -21,6 +21,7 @@ use super::rtt::Rtt;
 use super::time::Micros;
 use super::window::WINDOW_SEQS;
 use super::wire::Run;
+use super::words::Words;
 use crate::id::{Incarnation, Lane, NodeId, Seq};
 
 /// A place in the table of flows.
@@ -141,6 +142,10 @@ pub struct Flow {
     pub decision: Option<u64>,
     /// A round trip that somebody asked for.
     pub ping: Ping,
+    /// By whose word messages count as delivered.
+    pub words: Words,
+    /// The floor is to be told by another way than that of the latest word.
+    pub audit: bool,
 }
 
 /// A round trip that somebody asked for: an empty run, which asks for an ack and delivers nothing.
@@ -192,6 +197,8 @@ impl Flow {
             pauses: Pauses::default(),
             decision: None,
             ping: Ping::default(),
+            words: Words::default(),
+            audit: false,
         }
     }
 
@@ -292,11 +299,20 @@ impl Flow {
     /// There is something to seal now.
     #[must_use]
     pub fn has_work(&self) -> bool {
-        let some = !self.retry.is_empty()
+        (self.audit || self.has_more()) && !self.probe_flies()
+    }
+
+    /// The audit is all that there is to do: nothing has to wait for the way that it takes.
+    #[must_use]
+    pub fn only_audits(&self) -> bool {
+        self.audit && !self.has_more()
+    }
+
+    fn has_more(&self) -> bool {
+        !self.retry.is_empty()
             || self.floor_due()
             || self.ping.waits
-            || (!self.queue.is_empty() && self.window_open());
-        some && !self.probe_flies()
+            || (!self.queue.is_empty() && self.window_open())
     }
 
     /// Single messages until one is answered, and one is on its way.
@@ -345,6 +361,7 @@ impl Flow {
             sent.stale = matches!(sent.place, Place::Flying(_));
         }
         self.incarnation = incarnation;
+        self.words.clear();
         self.decided = 0;
         self.floor_told = 0;
         self.pauses.restart();
@@ -420,7 +437,7 @@ impl Flow {
             self.sent.insert(self.next, sent);
             self.next += 1;
         }
-        if runs.is_empty() && open && runs_max > 0 && (self.floor_due() || self.ping.waits) {
+        if runs.is_empty() && open && runs_max > 0 && (self.floor_due() || self.ping.waits || self.audit) {
             runs.push(Selected { first: self.next, count: 0 });
         }
         runs
@@ -455,6 +472,7 @@ impl Flow {
         let Leg { attempt, way, link, now } = leg;
         if run.count == 0 {
             self.asking.insert(attempt);
+            self.audit &= self.words.way() == Some(way);
             if self.ping.waits {
                 let attempts = self.ping.attempts.saturating_add(1);
                 self.ping = Ping { waits: false, attempt: Some(attempt), attempts };

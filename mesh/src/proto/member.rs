@@ -160,6 +160,7 @@ impl Member {
         }
         let stuck =
             hand_over(&key, window, &mut self.inbox, &mut self.inbox_bytes, &mut self.stats, &self.settings);
+        refused.extend(window.take_passed());
         let entry = AckFlow { refused, ..window.ack(arrived.lane, me) };
         links.queue_ack(arrived.upstream.link, entry, now, now);
         if stuck {
@@ -229,7 +230,8 @@ impl Member {
                 &self.settings,
             );
             if self.stats.handed_over != before {
-                let entry = window.ack(key.1, links.me.incarnation);
+                let refused = window.take_passed();
+                let entry = AckFlow { refused, ..window.ack(key.1, links.me.incarnation) };
                 links.queue_ack(window.upstream.link, entry, now + self.settings.ack_delay, now);
             }
             if !stuck {

@@ -15,6 +15,7 @@ pub mod flow;
 pub mod pause;
 pub mod route;
 pub mod verdict;
+pub mod words;
 
 pub mod links;
 // What a link is made of.

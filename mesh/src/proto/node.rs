@@ -620,6 +620,14 @@ impl Node {
         self.settle(now);
     }
 
+    /// A fault for simulations: see [`Proxy::set_lying`].
+    #[cfg(feature = "sim")]
+    pub fn set_lying(&mut self, one_in: u64) {
+        if let Some(proxy) = self.proxy.as_mut() {
+            proxy.set_lying(one_in);
+        }
+    }
+
     /// A fault for tests and demonstrations: see [`Proxy::set_frozen`]. Without effect on a node that is no proxy.
     pub fn set_frozen(&mut self, frozen: bool) {
         if let Some(proxy) = self.proxy.as_mut() {

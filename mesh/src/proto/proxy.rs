@@ -89,6 +89,9 @@ pub struct Proxy {
     /// Unanswered forwards per upstream link: with none left, acks need not wait for company.
     open: BTreeMap<LinkId, usize>,
     frozen: bool,
+    /// Every so many runs one is acknowledged and forgotten; 0 for none.
+    #[cfg(feature = "sim")]
+    lies: u64,
     draining: bool,
     next_batch: u64,
 }
@@ -107,6 +110,8 @@ impl Proxy {
             members: members.into_iter().map(|member| (member, MemberQueue::default())).collect(),
             open: BTreeMap::new(),
             frozen: false,
+            #[cfg(feature = "sim")]
+            lies: 0,
             draining: false,
             next_batch: 1,
         }
@@ -121,6 +126,12 @@ impl Proxy {
     #[must_use]
     pub fn is_frozen(&self) -> bool {
         self.frozen
+    }
+
+    /// A fault for simulations: of so many runs one is acknowledged as if its member had it, and forgotten.
+    #[cfg(feature = "sim")]
+    pub fn set_lying(&mut self, one_in: u64) {
+        self.lies = one_in;
     }
 
     /// Serves these members from now on. What is queued for one that left was given back when its link ended.
@@ -209,6 +220,11 @@ impl Proxy {
             return self.refuse(at(&flow), RefusedReason::QueueFull, links, now);
         }
         let last = run.first.0 + u64::from(run.count) - 1;
+        #[cfg(feature = "sim")]
+        if run.count > 0 && self.lies > 0 && self.stats.runs.is_multiple_of(self.lies) {
+            let lie = ack_entry(lane, upstream.row, (life, last), Vec::new());
+            return links.queue_ack(upstream.link, lie, now, now);
+        }
         let forward = queue.forwards.entry((lane, Arc::clone(&flow))).or_insert(Forward {
             upstream,
             last,

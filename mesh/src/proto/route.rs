@@ -45,7 +45,10 @@ pub struct ProxyRoute {
     trial_until: Micros,
     /// When it was found to be late, while it has delivered nothing since.
     late_at: Option<Micros>,
-    /// Snoozes since the start.
+    /// It acknowledged what its destination never had, and nothing that it says counts until then.
+    ejected_until: Micros,
+    ejections: u32,
+    /// Snoozes and ejections since the start.
     failures: u64,
 }
 
@@ -62,13 +65,15 @@ impl ProxyRoute {
             snooze: None,
             trial_until: Micros(0),
             late_at: None,
+            ejected_until: Micros(0),
+            ejections: 0,
             failures: 0,
         }
     }
 
     fn usable(&self, links: &Links, now: Micros) -> bool {
         self.present
-            && self.snoozed_until <= now
+            && self.snoozed_until.max(self.ejected_until) <= now
             && self.link.and_then(|link| links.link(link)).is_some_and(|link| link.up && !link.draining)
     }
 
@@ -101,6 +106,20 @@ impl ProxyRoute {
         true
     }
 
+    /// It acknowledged what its destination never had. Acks do not end that: they are what it is ejected for.
+    pub fn eject(&mut self, now: Micros) {
+        self.ejected_until =
+            now + EJECTED_FOR.saturating_mul(1 << self.ejections.min(EJECTION_DOUBLINGS_MAX));
+        self.ejections = self.ejections.saturating_add(1);
+        self.failures += 1;
+    }
+
+    /// See [`ProxyRoute::eject`].
+    #[must_use]
+    pub fn is_ejected(&self, now: Micros) -> bool {
+        self.ejected_until > now
+    }
+
     /// It delivers. A late ack ends a snooze: the proxy was slow, not dead.
     pub fn acquit(&mut self, written_at: Option<Micros>) {
         self.answered_written_at = self.answered_written_at.max(written_at);
@@ -127,6 +146,11 @@ const SWITCH_AFTER: Duration = Duration::from_secs(5);
 
 /// Clearly better: two thirds of the time to an ack, and less by this.
 const SWITCH_GAIN: Duration = Duration::from_millis(2);
+
+/// The first ejection. Every further one is twice as long, so many times: an hour at most. No message can say that a proxy
+/// mended, for it is messages that it loses; time has to.
+const EJECTED_FOR: Duration = Duration::from_secs(60);
+const EJECTION_DOUBLINGS_MAX: u32 = 6;
 
 /// The rest of a snooze after it turned out that all proxies are late: long enough to try what else there is.
 const PARDON: Duration = Duration::from_millis(200);
@@ -265,7 +289,8 @@ impl Routes {
     pub fn others(&self, index: usize, links: &Links, settings: &Settings, now: Micros) -> Evidence {
         let memory = settings.attempt_timeout_max.saturating_mul(2);
         let linked = |proxy: &&ProxyRoute| {
-            proxy.link.and_then(|link| links.link(link)).is_some_and(|link| link.up && !link.draining)
+            let link = proxy.link.and_then(|link| links.link(link));
+            link.is_some_and(|link| link.up && !link.draining) && !proxy.is_ejected(now)
         };
         let present = || self.proxies.iter().filter(|proxy| proxy.present);
         let others = || present().filter(|proxy| proxy.peer != self.proxies[index].peer);
@@ -309,6 +334,7 @@ impl Routes {
         let proxy = &self.proxies[index];
         let (why, until) = match proxy.link.and_then(|link| links.link(link)) {
             Some(link) if link.draining => (Obstacle::Draining, Micros::NEVER),
+            Some(link) if link.up && proxy.is_ejected(now) => (Obstacle::Ejected, proxy.ejected_until),
             Some(link) if link.up && proxy.snoozed_until > now => (Obstacle::Snoozed, proxy.snoozed_until),
             Some(link) if link.up => return None,
             _ => (Obstacle::NotLinked, Micros::NEVER),
@@ -319,8 +345,8 @@ impl Routes {
     /// When the first snooze ends.
     #[must_use]
     pub fn next_wake(&self, now: Micros) -> Micros {
-        let snoozes =
-            self.proxies.iter().filter(|proxy| proxy.link.is_some()).map(|proxy| proxy.snoozed_until);
+        let snoozes = self.proxies.iter().filter(|proxy| proxy.link.is_some());
+        let snoozes = snoozes.flat_map(|proxy| [proxy.snoozed_until, proxy.ejected_until]);
         snoozes.filter(|until| *until > now).min().unwrap_or(Micros::NEVER)
     }
 
@@ -332,6 +358,7 @@ impl Routes {
             let state = match link {
                 None => "down",
                 Some(link) if link.draining => "draining",
+                Some(_) if proxy.is_ejected(now) => "ejected",
                 Some(_) if proxy.snoozed_until > now => "snoozed",
                 Some(_) => "up",
             };
@@ -340,7 +367,7 @@ impl Routes {
                 proxy: proxy.id.clone(),
                 in_use: index == self.in_use && state == "up",
                 state,
-                snoozed_ms: micros(proxy.snoozed_until.since(now)) / 1000,
+                snoozed_ms: micros(proxy.snoozed_until.max(proxy.ejected_until).since(now)) / 1000,
                 attempt_timeout_ms: micros(timeout.unwrap_or_default()) / 1000,
                 linked: link.is_some_and(|link| link.up),
                 rtt_us: link.filter(|link| !link.rtt.is_empty()).map(|link| link.rtt.smoothed_us()),

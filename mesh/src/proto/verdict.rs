@@ -22,11 +22,14 @@ pub enum Blame {
     Datacenter,
     /// A proxy, but half of them are left alone already: the silent destinations avoid it, the others go on.
     Capped,
+    /// The proxy acknowledged what its destination never had. No silence, and no matter of how many: it is ejected.
+    FalseAck,
 }
 
 impl Blame {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::OwnLag, Self::Proxy, Self::Member, Self::Datacenter, Self::Capped];
+    pub const ALL: [Self; 6] =
+        [Self::OwnLag, Self::Proxy, Self::Member, Self::Datacenter, Self::Capped, Self::FalseAck];
 
     /// As people and metrics read it.
     #[must_use]
@@ -37,6 +40,7 @@ impl Blame {
             Self::Member => "member",
             Self::Datacenter => "datacenter",
             Self::Capped => "capped",
+            Self::FalseAck => "false_ack",
         }
     }
 }

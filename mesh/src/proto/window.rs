@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::links::{ConnId, LinkId};
 use super::run::RunMessage;
-use super::wire::AckFlow;
+use super::wire::{AckFlow, PASSED, Refused};
 use crate::id::{Incarnation, Lane, Seq};
 pub use crate::settings::MESSAGE_OVERHEAD_BYTES;
 
@@ -34,7 +34,12 @@ pub struct Window {
     held: BTreeMap<u64, RunMessage>,
     held_bytes: usize,
     bits: Bits,
+    /// What was passed because the floor said so, and nobody was told yet: first, and how many.
+    passed: Vec<(u64, u64)>,
 }
+
+/// Ranges that are told of in one ack; further ones are not.
+const PASSED_RANGES_MAX: usize = 64;
 
 /// Which seqs are held, as acks tell it: an ack goes out for every run and every message that finds room, and must not
 /// look at thousands of messages for it. What is held never spans more than [`WINDOW_SEQS`], so one bit per seq modulo
@@ -90,7 +95,18 @@ impl Window {
             held: BTreeMap::new(),
             held_bytes: 0,
             bits: Bits::default(),
+            passed: Vec::new(),
         }
+    }
+
+    /// What was passed and never had, as an ack says it. Once: whoever knows that it delivered some of it knows who lied.
+    pub fn take_passed(&mut self) -> Vec<Refused> {
+        let range = |(first, count): (u64, u64)| Refused {
+            first: Seq(first),
+            count: u32::try_from(count).unwrap_or(u32::MAX),
+            reason: PASSED,
+        };
+        std::mem::take(&mut self.passed).into_iter().map(range).collect()
     }
 
     /// The sender has nothing alive below `floor`.
@@ -135,6 +151,9 @@ impl Window {
         if self.next < self.floor {
             let to = first.map_or(self.floor, |first| first.min(self.floor));
             *skipped = skipped.saturating_add(to - self.next);
+            if to > self.next && self.passed.len() < PASSED_RANGES_MAX {
+                self.passed.push((self.next, to - self.next));
+            }
             self.next = to;
         }
         self.held.first_key_value().filter(|(seq, _)| **seq == self.next)

@@ -351,6 +351,10 @@ pub enum RefusedReason {
     TooLarge = 11,
 }
 
+/// In place of a [`RefusedReason`]: no attempt ended, but the member passed these seqs, which it never had, because the floor
+/// told it to. Said once.
+pub const PASSED: u8 = 12;
+
 impl RefusedReason {
     /// All reasons.
     pub const ALL: [Self; 11] = [

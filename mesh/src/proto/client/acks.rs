@@ -10,7 +10,7 @@ use crate::proto::handshake::is_plausible;
 use crate::proto::links::{LinkId, Links};
 use crate::proto::pause::Cause;
 use crate::proto::time::Micros;
-use crate::proto::wire::{AckFlow, Flow as WireFlow, RefusedReason};
+use crate::proto::wire::{AckFlow, Flow as WireFlow, PASSED, RefusedReason};
 
 impl Client {
     /// An ack for a flow of this node's own. False when it makes no sense and was ignored.
@@ -30,6 +30,9 @@ impl Client {
         };
         if wire_flow.origin_incarnation != links.me.incarnation {
             return false;
+        }
+        if self.is_ejected(link, ix, links, now) {
+            return true;
         }
         let flow = &mut self.flows[ix.0];
         // On a direct link the destination's life is known from the handshake.
@@ -56,6 +59,7 @@ impl Client {
                     self.flows[ix.0].incarnation = entry.incarnation;
                 }
             }
+            self.take_passed(ix, entry, links, now);
             self.take_state(ix, link, entry, links, now);
         }
         self.take_refusals(ix, link, entry, links, now);
@@ -79,6 +83,7 @@ impl Client {
             progress = true;
             attempt_answered |= self.land(ix, seq, link, now);
             let Some(sent) = self.flows[ix.0].forget(seq) else { break };
+            self.note_word(ix, seq, link, links, now);
             self.delivered(ix, seq, &sent, now);
         }
         for (word, bits) in (0_u64..).zip(&entry.held) {
@@ -184,7 +189,8 @@ impl Client {
     ) {
         let way_of_link = self.way_of(link, ix);
         // Ranges may overlap when refusals were merged on their way; every seq is looked at once.
-        let mut ranges = entry.refused.clone();
+        let mut ranges: Vec<_> =
+            entry.refused.iter().copied().filter(|refused| refused.reason != PASSED).collect();
         ranges.sort_by_key(|refused| refused.first);
         let mut from = 0;
         for refused in ranges {

@@ -41,6 +41,7 @@ impl Client {
             match self.timers.pop_due(now) {
                 Some(Timer::Attempt(id)) => self.attempt_timed_out(id, links, now),
                 Some(Timer::Wake(site)) => self.wake_site(site, links, now),
+                Some(Timer::Audit(site)) => self.audit(site, links, now),
                 Some(Timer::Room) => self.make_room(now),
                 None => break,
             }
@@ -77,6 +78,11 @@ impl Client {
             let (site, way) = (attempt.datacenter, attempt.way);
             self.timers.set(Timer::Attempt(id), now + grace);
             return self.note_verdict(site, Blame::OwnLag, way, None, Evidence::default(), now);
+        }
+        if attempt.audits {
+            // Nobody waits for it, and nobody is blamed: messages find out soon enough.
+            self.end_attempt(id, Ended::TimedOut);
+            return;
         }
         let (way, site, link) = (attempt.way, attempt.datacenter, attempt.link);
         let silent = self.silent_in(id);
@@ -141,7 +147,7 @@ impl Client {
                 routes.pardon(now);
                 true
             }
-            Blame::Capped | Blame::Member | Blame::OwnLag => true,
+            Blame::Capped | Blame::Member | Blame::OwnLag | Blame::FalseAck => true,
         };
         if matches!(blame, Blame::Proxy | Blame::Capped) {
             // Frames that never left cannot time out: they take the next way with the rest.
@@ -203,7 +209,7 @@ impl Client {
         }
     }
 
-    fn note_verdict(
+    pub(super) fn note_verdict(
         &mut self,
         site: usize,
         blame: Blame,

@@ -87,6 +87,7 @@ impl Client {
             decisions: DecisionLog::default(),
             verdicts: VerdictLog::default(),
             resends: Resends::new(self.settings.resend_percent),
+            audits: false,
         });
     }
 
@@ -113,7 +114,7 @@ impl Client {
             for id in std::mem::take(&mut self.flows[ix.0].asking) {
                 self.landed(id);
             }
-            self.flows[ix.0].ping = Ping::default();
+            (self.flows[ix.0].ping, self.flows[ix.0].audit) = (Ping::default(), false);
             let site = &mut self.sites[self.flows[ix.0].datacenter];
             site.flows.retain(|of| *of != ix);
             for ready in &mut site.ready {

@@ -23,6 +23,8 @@ mod seal;
 
 mod acks;
 
+mod audit;
+
 mod clock;
 
 mod ends;
@@ -77,6 +79,8 @@ struct Site {
     verdicts: VerdictLog,
     /// What may be sent there again for having been late.
     resends: Resends,
+    /// Its next audit has a time.
+    audits: bool,
 }
 
 /// What a peer is to this sender.
@@ -91,6 +95,7 @@ struct Reach {
 enum Timer {
     Attempt(u64),
     Wake(usize),
+    Audit(usize),
     Room,
 }
 

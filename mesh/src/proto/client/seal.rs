@@ -80,6 +80,7 @@ impl Client {
                 continue;
             }
             frame.single = matches!(way, Way::Proxy(index) if self.sites[site].routes.is_due_for_trial(index, links, now));
+            let audits = self.flows[ix.0].only_audits();
             let entries = self.fill(ix, Leg { attempt: id, way, link, now }, links, &mut frame);
             let nothing = entries.is_empty();
             if !nothing {
@@ -94,10 +95,12 @@ impl Client {
                     flying: 0,
                     answered: false,
                     graced: false,
+                    audits: true,
                     payload_bytes: 0,
                     late_bytes: 0,
                     reserved_bytes: 0,
                 });
+                attempt.audits &= audits;
                 for run in entries {
                     let messages = usize::try_from(run.count).unwrap_or(usize::MAX);
                     attempt.flying += messages.max(1);
@@ -161,6 +164,7 @@ impl Client {
     /// Puts the runs of one flow into a frame.
     fn fill(&mut self, ix: FlowIx, leg: Leg, links: &mut Links, frame: &mut Filling) -> Vec<Selected> {
         let Leg { way, link, now, .. } = leg;
+        let audits = self.flows[ix.0].only_audits();
         let flow = &mut self.flows[ix.0];
         let wire_flow = WireFlow {
             origin: links.me.node.clone(),
@@ -226,7 +230,7 @@ impl Client {
             frame.payloads.push(segments.into_iter().collect());
         }
         frame.attempt = frame.attempt.max(attempt);
-        if !selected.is_empty() {
+        if !selected.is_empty() && !audits {
             self.note_decision(ix, Some(way), attempt, links, now);
         }
         selected

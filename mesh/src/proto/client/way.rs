@@ -17,6 +17,9 @@ impl Client {
         if flow.pauses.is_full(now) {
             return Pick::Wait(flow.pauses.next_wake(now));
         }
+        if flow.only_audits() {
+            return self.pick_for_audit(ix, links, now);
+        }
         // One that was silent alone is asked directly, as soon as that is possible; nothing waits for it.
         if flow.pauses.probes_directly()
             && let Some((link, _)) = links.dialled(flow.peer).filter(|(_, link)| !link.draining)
@@ -54,6 +57,9 @@ impl Client {
                 if let Some(conn) = links.conn_of(link, lane) {
                     links.wake(conn);
                 }
+            }
+            Pick::Wait(_) if !self.flows[ix.0].has_work() => {
+                self.sites[site].ready[lane.index()].remove(&ix);
             }
             Pick::Wait(until) => {
                 let attempt = self.flows[ix.0].next_attempt();

@@ -20,6 +20,16 @@ pub enum Strike {
     WayBackCut,
     /// The sender itself stops, for two seconds and a half.
     OwnStop,
+    /// The proxy in use acknowledges whatever comes, and passes nothing on.
+    Lies,
+    /// The same for every fifth run.
+    LiesSometimes,
+}
+
+impl Strike {
+    fn is_lie(self) -> bool {
+        matches!(self, Self::Lies | Self::LiesSometimes)
+    }
 }
 
 /// What a fault cost.
@@ -31,7 +41,9 @@ pub struct Failover {
     pub later: Duration,
     /// Messages that arrived without the fault and did not with it.
     pub lost: usize,
-    /// Broken rules, duplicates among them.
+    /// From the fault to the last message that arrived without it and did not with it.
+    pub lost_for: Duration,
+    /// Broken rules, duplicates among them. Of a lie, the rules that it does not break by itself.
     pub violations: Vec<String>,
     /// The sender's counters.
     pub leader: Stats,
@@ -44,9 +56,12 @@ const SEEN_UNTIL: Micros = Micros(15_900_000);
 /// Two runs of one seed, without the fault and with it.
 #[must_use]
 pub fn failover(seed: u64, strike: Strike) -> Failover {
+    let lie = strike.is_lie();
     let run = |strike: Option<Strike>| {
         let mut world = World::new(seed, Some(Swarm::calm()), None);
-        world.over_at = SEEN_UNTIL;
+        if !lie {
+            world.over_at = SEEN_UNTIL;
+        }
         if let Some(strike) = strike {
             world.scripted = true;
             world.at(STRUCK_AT, Event::Strike(strike));
@@ -55,7 +70,7 @@ pub fn failover(seed: u64, strike: Strike) -> Failover {
         (rtt, world.run())
     };
     let ((_, calm), (rtt, struck)) = (run(None), run(Some(strike)));
-    let (mut later, mut lost) = (Duration::ZERO, 0);
+    let (mut later, mut lost, mut lost_for) = (Duration::ZERO, 0, Duration::ZERO);
     for (id, (at, member)) in &calm.arrivals {
         match struck.arrivals.get(id) {
             Some((then, _)) if !(strike == Strike::SilentMember && member.as_str() == SILENT_MEMBER) => {
@@ -63,10 +78,16 @@ pub fn failover(seed: u64, strike: Strike) -> Failover {
             }
             Some(_) => {}
             // A sender that stops sends less.
-            None => lost += usize::from(strike != Strike::OwnStop),
+            None if strike == Strike::OwnStop => {}
+            None => {
+                lost += 1;
+                lost_for = lost_for.max(at.since(STRUCK_AT));
+            }
         }
     }
-    Failover { rtt, later, lost, violations: struck.violations, leader: struck.leader }
+    let mut violations = struck.violations;
+    violations.retain(|violation| !(lie && violation.contains("told delivered")));
+    Failover { rtt, later, lost, lost_for, violations, leader: struck.leader }
 }
 
 const SILENT_MEMBER: &str = "eu-m1";
@@ -99,6 +120,12 @@ impl World {
                 let pair = self.pair(proxy, LEADER);
                 self.wire.cut(pair);
                 self.at(after(1_500), Event::Undo(Undo::Heal(pair)));
+            }
+            Strike::Lies | Strike::LiesSometimes => {
+                self.liar = true;
+                if let Some(node) = self.hosts[proxy].node.as_mut() {
+                    node.set_lying(if strike == Strike::Lies { 1 } else { 5 });
+                }
             }
             Strike::OwnStop => self.strike(Fault::Stop, LEADER, after(2_500)),
         }

@@ -163,6 +163,8 @@ struct World {
     over_at: Micros,
     /// One fault, at a known moment.
     scripted: bool,
+    /// That fault is a proxy which lies.
+    liar: bool,
     must_arrive: BTreeSet<u64>,
     planted: Option<Planted>,
     /// For a planted bug: batches without an outcome, to be sent again.
@@ -300,6 +302,7 @@ impl World {
             phase: Phase::Faults,
             over_at: OVER_AT,
             scripted: false,
+            liar: false,
             must_arrive: BTreeSet::new(),
             planted,
             unanswered: VecDeque::new(),

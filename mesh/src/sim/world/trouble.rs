@@ -164,7 +164,13 @@ impl World {
             );
             self.checker.broken(text);
         }
-        self.check_proxy(index);
+        let (accused, liar) = (stats.false_acks, self.liar);
+        if accused > 0 && !liar {
+            self.checker.broken(format!("{accused} messages are said to be lost by a lie, and nobody lied"));
+        }
+        if !liar {
+            self.check_proxy(index);
+        }
     }
 
     /// A proxy passes a run on or refuses it, and forgets none.
