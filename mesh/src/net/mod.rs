@@ -50,6 +50,7 @@ pub use tls::{
 
 use crate::id::{Incarnation, NodeId};
 use crate::proto::node::NodeInit;
+use crate::proto::wire::Offer;
 use crate::settings::{Settings, SettingsError};
 use crate::topology::{NodeSpec, Topology};
 use shared::Shared;
@@ -82,6 +83,9 @@ pub struct Config {
     pub listen: Option<SocketAddr>,
     /// How links are protected. Default [`Security::Loopback`].
     pub security: Security,
+    /// What the node speaks, to be a peer of another version: for tests of version steps.
+    #[doc(hidden)]
+    pub offer: Offer,
 }
 
 impl Config {
@@ -95,6 +99,7 @@ impl Config {
             seed: None,
             listen: None,
             security: Security::default(),
+            offer: Offer::default(),
         }
     }
 }
@@ -143,7 +148,7 @@ pub enum JoinError {
 /// Outside a tokio runtime, or in one without its IO and time drivers.
 #[allow(clippy::unused_async)] // Async by contract: it must run inside the runtime that will carry the node.
 pub async fn join(config: Config) -> Result<(Client, Inbox), JoinError> {
-    let Config { topology, node, settings, seed, listen, security } = config;
+    let Config { topology, node, settings, seed, listen, security, offer } = config;
     settings.check()?;
     let spec = topology.node(&node).ok_or_else(|| JoinError::NotInTopology(node.clone()))?;
     let address = listen.or(spec.address).filter(|_| spec.roles.accepts());
@@ -165,6 +170,7 @@ pub async fn join(config: Config) -> Result<(Client, Inbox), JoinError> {
     };
     let shared =
         Shared::new(init, seed, local_addr, tls).map_err(|error| JoinError::NotInTopology(error.0))?;
+    let _ = shared.with(|core, _| core.node.set_offer(offer));
     timer::start(&shared);
     if let Security::Tls(files) = &security {
         tls::start_watch(&shared, files.check_interval);

@@ -3,7 +3,7 @@
 
 use trunkline_codec::checksum;
 
-use super::wire::{Hello, Refuse, RefuseCode, VersionOffer, Welcome, offered_versions};
+use super::wire::{Hello, Offer, Refuse, RefuseCode, VersionOffer, Welcome};
 use crate::id::{ClusterId, Datacenter, Incarnation, NodeId, SpiffeId};
 use crate::topology::{NodeSpec, Roles, Topology};
 
@@ -20,6 +20,8 @@ pub struct Identity {
     pub roles: Roles,
     /// Its present life.
     pub incarnation: Incarnation,
+    /// What it speaks.
+    pub offer: Offer,
 }
 
 /// A handshake that ends here.
@@ -71,7 +73,7 @@ pub fn check_hello<'a>(
     highest_seen: Incarnation,
 ) -> Result<(&'a NodeSpec, u16), Refusal> {
     let peer = check_dialler(&hello.cluster, &hello.node, &hello.datacenter, me, topology)?;
-    let version = choose_version(&offered_versions(), &hello.versions)?;
+    let version = choose_version(&me.offer.versions, &hello.versions)?;
     check_incarnation(hello.incarnation, highest_seen, me.incarnation)?;
     Ok((peer, version))
 }
@@ -137,7 +139,7 @@ pub fn check_welcome(
         return Err(Refusal::new(RefuseCode::OtherNode, detail));
     }
     check_peer(&welcome.cluster, &welcome.node, &welcome.datacenter, me, topology)?;
-    let best = choose_version(&offered_versions(), &welcome.versions)?;
+    let best = choose_version(&me.offer.versions, &welcome.versions)?;
     if welcome.version != best {
         let detail = format!("version {} was chosen although both sides speak {best}", welcome.version);
         return Err(Refusal::new(RefuseCode::VersionsStripped, detail));
@@ -264,7 +266,7 @@ const ADOPTION_SPREAD_US: u64 = 10 * 1_000_000;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::wire::{SCHEMA_V1, WIRE_VERSION, schema_hash};
+    use crate::proto::wire::{WIRE_VERSION, offered_versions};
 
     fn topology() -> Topology {
         let node = |id: &str, dc: &str, roles, port: u16| NodeSpec {
@@ -291,6 +293,7 @@ mod tests {
             datacenter: spec.datacenter.clone(),
             roles: spec.roles,
             incarnation: Incarnation(100),
+            offer: Offer::default(),
         }
     }
 
@@ -333,8 +336,7 @@ mod tests {
         assert_eq!(refusal(&newer, "eu-p", 0), Some(RefuseCode::NoCommonVersion));
         let fork = Hello { versions: vec![(WIRE_VERSION, 5)], ..hello("leader") };
         assert_eq!(refusal(&fork, "eu-p", 0), Some(RefuseCode::SchemaMismatch));
-        let both =
-            Hello { versions: vec![(WIRE_VERSION, schema_hash(SCHEMA_V1)), (9, 9)], ..hello("leader") };
+        let both = Hello { versions: [offered_versions(), vec![(9, 9)]].concat(), ..hello("leader") };
         assert_eq!(refusal(&both, "eu-p", 0), None, "the highest common one wins");
     }
 

@@ -27,6 +27,7 @@ impl Link {
             incarnation: Incarnation::UNKNOWN,
             frame_bytes_max,
             features: 0,
+            version: 0,
             rtt: Rtt::default(),
             nonce,
             conns: [None; 2],

@@ -199,6 +199,8 @@ pub struct Link {
     pub frame_bytes_max: usize,
     /// Feature bits that both ends have.
     pub features: u64,
+    /// The wire version that was chosen; 0 before.
+    pub version: u16,
     /// Round trips of pings.
     pub rtt: Rtt,
     nonce: u64,
@@ -633,6 +635,7 @@ impl Links {
                     up: link.up,
                     draining: link.draining,
                     incarnation: link.incarnation,
+                    version: link.version,
                     rtt_us: sampled.then(|| link.rtt.smoothed_us()),
                     rtt_min_us: sampled.then(|| link.rtt.min_us()),
                     clock_offset_us: sampled.then(|| link.offset.us()),

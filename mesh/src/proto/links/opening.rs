@@ -15,8 +15,7 @@ use crate::proto::handshake::{
 };
 use crate::proto::time::Micros;
 use crate::proto::wire::{
-    Close, CloseCode, Confirm, FEATURE_HISTORY, FEATURES, Hello, PREAMBLE, Refuse, RefuseCode, Welcome,
-    encode, offered_versions,
+    Close, CloseCode, Confirm, FEATURE_HISTORY, Hello, PREAMBLE, Refuse, RefuseCode, Welcome, encode,
 };
 
 /// A Hello that passed every check.
@@ -112,8 +111,8 @@ impl Links {
             datacenter: self.me.datacenter.clone(),
             roles: role_bits(self.me.roles),
             incarnation: self.me.incarnation,
-            versions: offered_versions(),
-            features: FEATURES,
+            versions: self.me.offer.versions.clone(),
+            features: self.me.offer.features,
             frame_bytes_max: u64::try_from(self.settings.frame_bytes_max).unwrap_or(u64::MAX),
             link,
             lane: u8::try_from(lane.index()).unwrap_or(0),
@@ -176,6 +175,9 @@ impl Links {
         if partner.is_some_and(|(_, link)| link.conns[lane.index()].is_some()) {
             return Err(Refusal::new(RefuseCode::Malformed, "this lane of the link is taken"));
         }
+        if partner.is_some_and(|(_, link)| link.version != version) {
+            return Err(Refusal::new(RefuseCode::Malformed, "one link, two wire versions"));
+        }
         Ok(Admitted { peer, lane, version, partner: partner.map(|(id, _)| *id) })
     }
 
@@ -192,8 +194,9 @@ impl Links {
             self.links.entry(link_id).or_insert_with(|| Link::new(peer, false, hello.link, limit, now));
         link.conns[lane.index()] = Some(id);
         link.incarnation = hello.incarnation;
+        link.version = version;
         link.frame_bytes_max = limit.min(usize::try_from(hello.frame_bytes_max).unwrap_or(usize::MAX));
-        link.features = FEATURES & hello.features;
+        link.features = self.me.offer.features & hello.features;
         conn.lane = lane;
         conn.link = Some(link_id);
         conn.out.push_back(Bytes::from_static(&PREAMBLE));
@@ -227,10 +230,11 @@ impl Links {
         conn.stage = Stage::Open;
         peer.highest = welcome.incarnation;
         link.incarnation = welcome.incarnation;
+        link.version = welcome.version;
         link.frame_bytes_max =
             self.settings.frame_bytes_max.min(usize::try_from(welcome.frame_bytes_max).unwrap_or(usize::MAX));
-        link.features = FEATURES & welcome.features;
-        let opened = opened(lane, link.frame_bytes_max, welcome.features, confirm.transcript, true);
+        link.features = self.me.offer.features & welcome.features;
+        let opened = opened(lane, link.frame_bytes_max, link.features, confirm.transcript, true);
         let sample =
             link.offset.sample(welcome.hello_sent_us, welcome.hello_received_us, welcome.sent_us, wall_us);
         if let Some(rtt) = sample {
@@ -252,7 +256,8 @@ impl Links {
             self.refuse(id, &refusal, now);
             return Arrived::Nothing;
         }
-        let (incarnation, lane, features) = (hello.incarnation, conn.lane, hello.features);
+        let (incarnation, lane) = (hello.incarnation, conn.lane);
+        let features = self.me.offer.features & hello.features;
         conn.stage = Stage::Open;
         let Some(link) = self.links.get(&link_id) else { return Arrived::Nothing };
         let peer = link.peer;
@@ -387,7 +392,7 @@ fn refuse_bytes(lane: Lane, refusal: &Refusal, with_preamble: bool) -> Bytes {
     if with_preamble { [&PREAMBLE[..], &frame[..]].concat().into() } else { frame }
 }
 
-/// What follows from the handshake, of which both ends have the same `transcript`, and the peer these `features`.
+/// What follows from the handshake, of which both ends have the same `transcript` and these `features`.
 fn opened(lane: Lane, frame_bytes_max: usize, features: u64, transcript: u32, dialled: bool) -> Opened {
     let histories = features & FEATURE_HISTORY != 0;
     Opened { lane, frame_bytes_max, epochs: histories.then(|| epochs_of(transcript, dialled)) }
