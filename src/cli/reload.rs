@@ -33,7 +33,7 @@ pub(super) struct Reading {
 
 /// What was read, or not.
 pub(super) enum Read {
-    Config(Result<Result<Config, ConfigError>, JoinError>),
+    Config(Box<Result<Result<Config, ConfigError>, JoinError>>),
     Certificates(Result<Result<Reloaded, TlsError>, JoinError>),
 }
 
@@ -58,7 +58,7 @@ impl Reading {
         if let Some(task) = &mut self.config {
             let read = task.await;
             self.config = None;
-            return Read::Config(read);
+            return Read::Config(Box::new(read));
         }
         if let Some(task) = &mut self.certificates {
             let read = task.await;

@@ -61,7 +61,7 @@ pub(super) async fn run(args: RunArgs, role: Role, log: &Log) -> Result<(), Fail
             }
             read = reading.end() => match read {
                 Read::Config(read) => {
-                    reload(read, &mut config, &node.id, &mesh, log);
+                    reload(*read, &mut config, &node.id, &mesh, log);
                     reading.begin_certificates(&mesh);
                 }
                 Read::Certificates(read) => {
