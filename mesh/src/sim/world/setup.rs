@@ -195,7 +195,7 @@ pub(super) fn draw_settings(swarm: &Swarm, rng: &mut fastrand::Rng) -> Settings 
         let message = (4 * KIB) << rng.u32(0..6);
         settings.message_bytes_max = message;
         // Whoever takes no frame that holds what others send holds them up, by its own choice.
-        settings.frame_bytes_max = (128 + 64) * KIB << rng.u32(0..4);
+        settings.frame_bytes_max = ((128 + 64) * KIB) << rng.u32(0..4);
         settings.run_bytes_max = KIB << rng.u32(0..8);
         settings.destination_budget_bytes = message.max(64 * KIB) << rng.u32(0..4);
         let least = settings.destination_budget_bytes * 2;
