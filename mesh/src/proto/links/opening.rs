@@ -4,15 +4,14 @@ use bytes::Bytes;
 use tracing::field::display;
 
 use super::{
-    ADOPTION_PAUSE, Action, Arrived, Conn, ConnId, IDLE_TIMEOUT, Link, LinkEvent, LinkId, Links, PeerIx,
-    Stage, Timer,
+    Action, Arrived, Conn, ConnId, IDLE_TIMEOUT, Link, LinkEvent, LinkId, Links, PeerIx, Stage, Timer,
 };
 use crate::id::{Incarnation, Lane, NodeId, SpiffeId};
 use crate::proto::coder::epochs_of;
 use crate::proto::frame::{FrameType, Opened, control_frame, frame_around};
 use crate::proto::handshake::{
-    Refusal, adopt, check_acceptor_certificate, check_claim, check_dialler_certificate, check_hello,
-    check_welcome, role_bits, transcript,
+    Refusal, check_acceptor_certificate, check_claim, check_dialler_certificate, check_hello, check_welcome,
+    role_bits, transcript,
 };
 use crate::proto::time::Micros;
 use crate::proto::wire::{
@@ -99,8 +98,7 @@ impl Links {
         conn.out.push_back(Bytes::from_static(&PREAMBLE));
         conn.out.push_back(frame_around(FrameType::Hello, conn.lane, &body));
         conn.stage = Stage::AwaitWelcome { hello: body };
-        conn.opened_at = now;
-        self.timers.set(Timer::Handshake(id), now + self.settings.handshake_timeout);
+        // Its deadline stays that of the dial: connecting, TLS and Hello have one time together.
         self.ready.insert(id);
     }
 
@@ -287,6 +285,7 @@ impl Links {
             return;
         }
         let (peer, dialled) = (link.peer, link.dialled);
+        self.peers[peer.0].claim = None;
         if !dialled {
             self.handshaking -= link.conns.len();
         }
@@ -324,25 +323,15 @@ impl Links {
             detail = %refuse.detail.escape_debug(),
             "peer refuses the link"
         );
-        let by = self.conns.get(&id).and_then(|conn| Some(self.links.get(&conn.link?)?.peer));
+        let link = self.conns.get(&id).and_then(|conn| self.links.get(&conn.link?));
+        let (by, was_up) = (link.map(|link| link.peer), link.is_some_and(|link| link.up));
         self.drop_conn(id, None, now);
+        // Whoever has a link up took this life for true: if it thinks otherwise by now it says so to the next Hello.
         if code == Some(RefuseCode::StaleIncarnation)
-            && let Some(by) = by.filter(|by| self.is_believed(*by, now))
-            && let Some(incarnation) =
-                adopt(self.me.incarnation, refuse.highest_incarnation, self.rng.u64(..))
+            && let Some(by) = by.filter(|_| !was_up)
         {
-            self.peers[by.0].moved_us_at = Some(now);
-            self.me.incarnation = incarnation;
-            for link in self.links.keys().copied().collect::<Vec<_>>() {
-                self.drop_link(link, None, now);
-            }
-            self.events.push_back(LinkEvent::Reincarnated(incarnation));
+            self.take_claim(by, refuse.highest_incarnation, now);
         }
-    }
-
-    /// The peer's word on this node's life counts: it has not moved this node a moment ago.
-    fn is_believed(&self, peer: PeerIx, now: Micros) -> bool {
-        self.peers[peer.0].moved_us_at.is_none_or(|at| now.since(at) >= ADOPTION_PAUSE)
     }
 
     pub(super) fn count_refusal(&mut self, code: RefuseCode) {

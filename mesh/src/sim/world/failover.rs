@@ -117,9 +117,8 @@ impl World {
             Strike::FreezeForAWhile => self.strike(Fault::Freeze, proxy, after(2_500)),
             Strike::SilentMember => self.strike(Fault::Stop, self.host(SILENT_MEMBER), after(1_500)),
             Strike::WayBackCut => {
-                let pair = self.pair(proxy, LEADER);
-                self.wire.cut(pair);
-                self.at(after(1_500), Event::Undo(Undo::Heal(pair)));
+                let (from, to) = self.sites(proxy, LEADER);
+                self.cut_between(from, to, after(1_500));
             }
             Strike::Lies | Strike::LiesSometimes => {
                 self.liar = true;
