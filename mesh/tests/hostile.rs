@@ -525,7 +525,7 @@ fn acks_beyond_their_limits_close_the_connection() {
 
 #[test]
 fn a_refusal_of_all_numbers_ends_the_attempt_and_nothing_else() {
-    for reason in [0, 1, 2, 3, 4, 5, 6, 7, 9, 10, 12, 255] {
+    for reason in [0, 1, 2, 3, 4, 5, 6, 7, 9, 10, 13, 255] {
         let (mut shell, [control, bulk]) = origin_with_a_message();
         let all = vec![refused(0, u32::MAX, reason), refused(0, u32::MAX, reason), refused(0, 0, reason)];
         shell.feed(control, &ack_frame(vec![AckFlow { refused: all, ..entry(0, 100, 0) }]));

@@ -11,7 +11,7 @@ use trunkline_mesh::proto::coder::BatchEncoder;
 use trunkline_mesh::proto::frame::{FrameError, Received, SealedBatch, Token};
 use trunkline_mesh::proto::node::ConnId;
 use trunkline_mesh::proto::run::message_head;
-use trunkline_mesh::proto::wire::{AckFlow, Envelope, REFUSED_RANGES_MAX, Refused, RefusedReason};
+use trunkline_mesh::proto::wire::{AckFlow, Envelope, PASSED, REFUSED_RANGES_MAX, Refused, RefusedReason};
 use trunkline_mesh::settings::Settings;
 
 use super::shell::{
@@ -281,7 +281,8 @@ fn a_run_far_above_a_gap_that_it_says_is_given_up_is_taken_at_once() {
     shell.feed(bulk, &batch_frame(Lane::Bulk, vec![run(0, 1, 1, 0)], b"x"));
     shell.feed(bulk, &batch_frame(Lane::Bulk, vec![run(0, 40_000, 1, 0)], b"y"));
     let last = shell.acks(control).pop().unwrap();
-    assert_eq!((last.decided, last.refused), (40_000, vec![]));
+    let passed = vec![refused(2, 39_998, PASSED)];
+    assert_eq!((last.decided, last.refused), (40_000, passed), "and it says what it never had");
 }
 
 #[test]
