@@ -33,7 +33,7 @@ catalog! {
          usable.");
     VERDICTS = counter("verdicts_total", ["verdict"],
         "Whom this sender blamed when nobody answered in time: a proxy, a member, a datacenter, itself; capped means that \
-         half of the proxies were left alone already, false_ack that a proxy said what was not so.");
+         half of the proxies were left alone already.");
     RESENT_BYTES = counter("resent_bytes_total", [],
         "Bytes sent again to other datacenters because nobody answered in time, after the second stage.");
     FALSE_ACKS = counter("false_acks_total", [],

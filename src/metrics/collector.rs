@@ -121,7 +121,7 @@ fn failures(row: &DatacenterStats) -> BTreeMap<&'static str, u64> {
     counts
 }
 
-const ROUTE_STATES: [&str; 4] = ["up", "down", "draining", "snoozed"];
+const ROUTE_STATES: [&str; 5] = ["up", "down", "draining", "snoozed", "ejected"];
 
 fn routes(status: &Status) -> Vec<MetricFamily> {
     let datacenters = || status.datacenters.iter().map(|datacenter| (datacenter.name.as_str(), datacenter));
