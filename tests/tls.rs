@@ -348,7 +348,10 @@ fn a_certificate_that_is_taken_back_is_refused_by_a_running_cluster() {
     let refused = || metric(&cluster, "eu-m1", "trunkline_tls_handshakes_failed_total", "revoked");
     poll("and is refused", SOON, || refused().filter(|count| *count >= 1.0));
     assert!(linked("eu-p2").is_some());
-    assert_eq!(send(&cluster, "eu-m1 x\n").0, 0);
+    let input = write(&cluster.path("input"), lines(10));
+    let (code, table, stderr) =
+        run(&["send", "--config", cluster.file(), "--to", "eu-m1", "--input", &input, "--deadline", "20 s"]);
+    assert_eq!(code, 0, "{table}{stderr}");
 
     // Only what this CA issued, and nothing is changed where that is not so.
     let before = std::fs::read(file("ca.crl")).unwrap();
