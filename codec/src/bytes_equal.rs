@@ -129,22 +129,26 @@ fn count_equal<const N: usize>(counts: &mut [u8; N], a: &[u8; N], b: &[u8; N]) {
 #[inline]
 pub(crate) fn add_changes(changes: &mut [u8], a: &[u8], b: &[u8]) {
     let len = changes.len().min(a.len()).min(b.len());
-    if len < 4 {
-        // Fields of messages: what follows would take longer to begin.
-        changes.iter_mut().zip(a.iter().zip(b)).for_each(|(change, (x, y))| *change |= x ^ y);
-        return;
+    let (changes, a, b) = (&mut changes[..len], &a[..len], &b[..len]);
+    // Whole chunks, then the last one, that overlaps with the one before: adding twice changes nothing. A loop over bytes
+    // has up to fifteen left that are taken one by one, and of short messages that is all there is.
+    match len {
+        16.. => add_chunks::<16>(changes, a, b),
+        8.. => add_chunks::<8>(changes, a, b),
+        4.. => add_chunks::<4>(changes, a, b),
+        _ => changes.iter_mut().zip(a.iter().zip(b)).for_each(|(change, (x, y))| *change |= x ^ y),
     }
-    // Chunks of fixed lengths: a loop over bytes has up to fifteen left that are taken one by one, and of short messages
-    // that is all there is.
-    let (changes, rest) = changes[..len].as_chunks_mut::<16>();
-    let (wide_a, rest_a) = a[..len].as_chunks();
-    let (wide_b, rest_b) = b[..len].as_chunks();
-    changes.iter_mut().zip(wide_a.iter().zip(wide_b)).for_each(|(change, (x, y))| add_change(change, x, y));
-    let (changes, rest) = rest.as_chunks_mut::<4>();
-    let (words_a, rest_a) = rest_a.as_chunks();
-    let (words_b, rest_b) = rest_b.as_chunks();
-    changes.iter_mut().zip(words_a.iter().zip(words_b)).for_each(|(change, (x, y))| add_change(change, x, y));
-    rest.iter_mut().zip(rest_a.iter().zip(rest_b)).for_each(|(change, (x, y))| *change |= x ^ y);
+}
+
+/// All three are equally long, and at least `N` bytes.
+#[inline]
+fn add_chunks<const N: usize>(changes: &mut [u8], a: &[u8], b: &[u8]) {
+    let (chunks, _) = changes.as_chunks_mut::<N>();
+    let pairs = a.as_chunks::<N>().0.iter().zip(b.as_chunks::<N>().0);
+    chunks.iter_mut().zip(pairs).for_each(|(change, (x, y))| add_change(change, x, y));
+    if let (Some(change), Some(x), Some(y)) = (changes.last_chunk_mut(), a.last_chunk(), b.last_chunk()) {
+        add_change::<N>(change, x, y);
+    }
 }
 
 #[inline]

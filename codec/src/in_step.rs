@@ -8,7 +8,7 @@
 use crate::bytes_equal::{add_changes, zero_runs};
 use crate::destination_set::DestinationSet;
 use crate::openings::Openings;
-use crate::streams::{Alike, Streams};
+use crate::streams::{Alike, Streams, half_alike};
 use crate::wire::OPENING_BYTES;
 use crate::work::Work;
 
@@ -39,7 +39,10 @@ pub(crate) struct Class<const W: usize> {
     pub(crate) len: usize,
     /// Where the first segment of every member ends, if that is one place.
     pub(crate) border: Option<usize>,
+    /// The bits in which any of them differs from its earlier one.
     changes: Box<[u8; OPENING_BYTES]>,
+    /// For some of them the latest message was taken without a look.
+    hoped: bool,
 }
 
 /// The messages of one frame, by class.
@@ -67,67 +70,101 @@ impl<const W: usize> InStep<W> {
     /// Looks at all messages. False when they are not in step, or it saves nothing to know.
     pub(crate) fn find(
         &mut self,
-        openings: Openings<'_>,
+        openings: &Openings<'_>,
         numbers: &[u32],
         streams: &Streams,
         work: &mut Work,
     ) -> bool {
+        self.look(openings, numbers, streams, true, work)
+            .or_else(|| self.look(openings, numbers, streams, false, work))
+            .unwrap_or(false)
+    }
+
+    /// As [`find`](Self::find). If `hopeful`, the latest message of a stream is taken for the most alike without a look if
+    /// it is as long. That holds where the places that changed in any message of a class are so few that none of them can
+    /// be unlike it; where they are more, nothing is said.
+    fn look(
+        &mut self,
+        openings: &Openings<'_>,
+        numbers: &[u32],
+        streams: &Streams,
+        hopeful: bool,
+        work: &mut Work,
+    ) -> Option<bool> {
         self.used = 0;
         self.alike.clear();
         let mut finder = streams.finder();
+        let mut hoped = false;
+        let mut index = 0;
         for (message, (opening, number)) in openings.iter().zip(numbers).enumerate() {
             let stream = finder.find(*number).filter(|_| !opening.is_empty());
-            let alike = stream.and_then(|stream| stream.most_alike(opening, work));
-            self.alike.push(alike);
-            // The first one of a stream is in step with nothing, and does not keep the others from being.
-            let (Some(stream), Some(Alike { start, len, equal })) = (stream, alike) else { continue };
-            if equal < ALIKE_BYTES_MIN.min(opening.len() / 2) {
-                continue;
-            }
-            let past = &stream.bytes()[start..start + len];
-            let back = stream.bytes().len() - start;
+            let (past, back, latest) = match stream {
+                Some(stream) if hopeful && stream.latest_len() == opening.len() => {
+                    (stream.latest(), opening.len(), true)
+                }
+                _ => {
+                    let alike = stream.and_then(|stream| stream.most_alike(opening, work));
+                    self.alike.push(alike);
+                    // The first one of a stream is in step with nothing, and does not keep the others from being.
+                    let (Some(stream), Some(Alike { start, len, equal })) = (stream, alike) else { continue };
+                    if equal < ALIKE_BYTES_MIN.min(opening.len() / 2) {
+                        continue;
+                    }
+                    let bytes = stream.bytes();
+                    (&bytes[start..start + len], bytes.len() - start, false)
+                }
+            };
+            hoped |= latest;
             let border = openings.border(message);
-            let Some(class) = self.class(back, border) else { return false };
+            if self.classes[..self.used].get(index).is_none_or(|class| class.back != back) {
+                let Some(found) = self.class(back, border) else { return (!hoped).then_some(false) };
+                index = found;
+            }
+            let class = &mut self.classes[index];
             class.members.insert(message);
+            class.hoped |= latest;
             class.border = class.border.filter(|of| *of == border);
             class.len = class.len.min(past.len()).min(opening.len());
             // What lies beyond the shortest of them is not looked at afterwards.
             add_changes(&mut class.changes[..], opening, past);
-            work.compared_bytes += opening.len().min(past.len());
+            work.compared_bytes += opening.len();
         }
         let mut any = false;
         for class in &mut self.classes[..self.used] {
+            // The latest message begins as far back as it is long.
+            if class.hoped && !half_alike(&class.changes[..class.back]) {
+                return None;
+            }
             let alone = class.members.sole().is_some();
             let least = if alone { UNCHANGED_BYTES_MIN_ALONE } else { UNCHANGED_BYTES_MIN };
             let unchanged = &mut class.unchanged;
             zero_runs(&class.changes[..class.len], least, |from, to| unchanged.push((from, to)));
             any |= !unchanged.is_empty();
         }
-        any
+        // What each is most like is known of those only that were looked at.
+        (any || !hoped).then_some(any)
     }
 
-    /// The class of messages laid so far back; if there is none yet, and room for it, a new one that begins with a message
-    /// whose first segment ends at `border`.
-    fn class(&mut self, back: usize, border: usize) -> Option<&mut Class<W>> {
+    /// Which class is that of messages laid so far back; if there is none yet, and room for it, a new one that begins with
+    /// a message whose first segment ends at `border`.
+    fn class(&mut self, back: usize, border: usize) -> Option<usize> {
         let known = self.classes[..self.used].iter().position(|class| class.back == back);
-        if let Some(index) = known {
-            return Some(&mut self.classes[index]);
-        }
-        if self.used == CLASSES_MAX {
-            return None;
+        if known.is_some() || self.used == CLASSES_MAX {
+            return known;
         }
         if self.used == self.classes.len() {
             let changes = Box::new([0; OPENING_BYTES]);
             let members = DestinationSet::EMPTY;
-            self.classes.push(Class { back, members, unchanged: Vec::new(), len: 0, border: None, changes });
+            let (unchanged, hoped) = (Vec::new(), false);
+            self.classes.push(Class { back, members, unchanged, len: 0, border: None, changes, hoped });
         }
         let class = &mut self.classes[self.used];
         (class.back, class.len, class.members) = (back, OPENING_BYTES, DestinationSet::EMPTY);
-        class.border = Some(border);
+        (class.border, class.hoped) = (Some(border), false);
         class.unchanged.clear();
         class.changes.fill(0);
         self.used += 1;
-        Some(class)
+        Some(self.used - 1)
     }
 }
 
@@ -156,7 +193,7 @@ mod tests {
             let flipped = |message: &&[u8]| message.iter().enumerate().map(flip).collect::<Vec<u8>>();
             let payloads: Vec<Payload> = messages.iter().map(flipped).map(Payload::from).collect();
             let numbers: Vec<u32> = (0..).take(messages.len()).collect();
-            in_step.find(joined.reset(&payloads), &numbers, &streams, &mut Work::default())
+            in_step.find(&joined.reset(&payloads), &numbers, &streams, &mut Work::default())
         };
         // Nothing is left of a frame in which much has changed, and of one in which nothing has.
         if let Some(last) = earlier.last() {

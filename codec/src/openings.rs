@@ -8,19 +8,18 @@ use crate::payload::Payload;
 use crate::streams::put_opening;
 use crate::wire::OPENING_BYTES;
 
-/// Room for the openings that lie in several segments.
+/// Room for the openings that lie in several segments, and for the list of all.
 #[derive(Default)]
 pub(crate) struct JoinedOpenings {
     bytes: Vec<u8>,
-    /// Where in `bytes` that of each message ends; one that lies in one segment takes no room.
-    ends: Vec<usize>,
+    /// Empty, kept for its memory.
+    list: Vec<&'static [u8]>,
 }
 
 /// The openings of one frame's messages.
-#[derive(Clone, Copy)]
 pub(crate) struct Openings<'a> {
     payloads: &'a [Payload],
-    joined: &'a JoinedOpenings,
+    list: Vec<&'a [u8]>,
 }
 
 /// The opening of a message, if it lies in one segment.
@@ -36,39 +35,52 @@ impl JoinedOpenings {
     /// Takes in the messages of a new frame.
     pub(crate) fn reset<'a>(&'a mut self, payloads: &'a [Payload]) -> Openings<'a> {
         self.bytes.clear();
-        self.ends.clear();
-        for payload in payloads {
-            if contiguous(payload).is_none() {
+        let mut list: Vec<&'a [u8]> = std::mem::take(&mut self.list);
+        list.extend(payloads.iter().map(|payload| {
+            let whole = contiguous(payload);
+            if whole.is_none() {
                 put_opening(&mut self.bytes, payload.segments().iter());
             }
-            self.ends.push(self.bytes.len());
+            whole.unwrap_or_default()
+        }));
+        let mut joined = self.bytes.as_slice();
+        if !joined.is_empty() {
+            for (opening, payload) in list.iter_mut().zip(payloads) {
+                if opening.len() < payload.len().min(OPENING_BYTES) {
+                    (*opening, joined) = joined.split_at(payload.len().min(OPENING_BYTES));
+                }
+            }
         }
-        Openings { payloads, joined: self }
+        Openings { payloads, list }
+    }
+
+    /// Takes back the memory of a list.
+    pub(crate) fn keep(&mut self, list: Vec<&'static [u8]>) {
+        self.list = list;
     }
 }
 
 impl<'a> Openings<'a> {
     /// The opening of one message.
-    pub(crate) fn of(self, message: usize) -> &'a [u8] {
-        contiguous(&self.payloads[message]).unwrap_or_else(|| {
-            let begin = message.checked_sub(1).map_or(0, |before| self.joined.ends[before]);
-            &self.joined.bytes[begin..self.joined.ends[message]]
-        })
+    pub(crate) fn of(&self, message: usize) -> &'a [u8] {
+        self.list[message]
     }
 
     /// Where the first segment of a message ends.
-    pub(crate) fn border(self, message: usize) -> usize {
+    pub(crate) fn border(&self, message: usize) -> usize {
         self.payloads[message].segments().first().map_or(0, Bytes::len)
     }
 
     /// All openings in order.
-    pub(crate) fn iter(self) -> impl Iterator<Item = &'a [u8]> {
-        let mut begin = 0;
-        self.payloads.iter().zip(&self.joined.ends).map(move |(payload, &end)| {
-            let joined = begin..end;
-            begin = end;
-            contiguous(payload).unwrap_or_else(|| &self.joined.bytes[joined])
-        })
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &'a [u8]> {
+        self.list.iter().copied()
+    }
+
+    /// The memory of the list, for [`JoinedOpenings::keep`].
+    pub(crate) fn into_list(mut self) -> Vec<&'static [u8]> {
+        self.list.clear();
+        // Collecting in place keeps the memory.
+        self.list.into_iter().map(|_| -> &'static [u8] { &[] }).collect()
     }
 }
 
@@ -76,9 +88,8 @@ impl<'a> Openings<'a> {
 impl fmt::Debug for JoinedOpenings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("JoinedOpenings")
-            .field("openings", &self.ends.len())
             .field("bytes", &self.bytes.len())
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 
@@ -108,6 +119,8 @@ mod tests {
             let opening = |bytes: usize| &long[..bytes];
             assert_eq!(found, [opening(256), b"", opening(256), opening(157), opening(256), b""]);
             assert!((0..payloads.len()).all(|message| openings.of(message) == found[message]));
+            let list = openings.into_list();
+            joined.keep(list);
         }
     }
 }

@@ -119,7 +119,7 @@ impl<const W: usize> Planner<'_, W> {
 
     /// The same, for messages that are in step with what their streams remember. What has changed is planned class by
     /// class, what comes behind for all messages together.
-    pub(crate) fn plan_in_step(&mut self, spans: &[Span], known: &InStep<W>, openings: Openings<'_>) {
+    pub(crate) fn plan_in_step(&mut self, spans: &[Span], known: &InStep<W>, openings: &Openings<'_>) {
         let ([first, ..], [.., last]) = (spans, spans) else { return };
         let here = DestinationSet::range(first.message, last.message + 1);
         let mut left: usize = spans.iter().map(Span::len).sum();

@@ -388,7 +388,7 @@ mod tests {
         let payloads: Vec<Payload> = now.iter().map(|message| Payload::from(message.to_vec())).collect();
         let numbers: Vec<u32> = (0..).take(now.len()).collect();
         let (mut joined, mut runs) = (JoinedOpenings::default(), PastRuns::default());
-        runs.find(joined.reset(&payloads), &numbers, &streams, &[], &mut Work::default());
+        runs.find(&joined.reset(&payloads), &numbers, &streams, &[], &mut Work::default());
         let mut borders = Borders::default();
         payloads.iter().for_each(|payload| borders.push(payload));
         let texts = Texts::new(&payloads, &borders);
