@@ -19,6 +19,23 @@ pub(crate) fn load_at(bytes: &[u8], at: usize) -> Option<u64> {
     bytes.get(at..)?.first_chunk::<8>().map(|first| u64::from_le_bytes(*first))
 }
 
+/// At most eight bytes as a word, the first one lowest; the others are zero.
+#[inline]
+pub(crate) fn word(bytes: &[u8]) -> u64 {
+    // Two halves that overlap, if there are neither eight bytes nor one.
+    if let Some(whole) = bytes.first_chunk::<8>() {
+        u64::from_le_bytes(*whole)
+    } else if let (Some(front), Some(back)) = (bytes.first_chunk::<4>(), bytes.last_chunk::<4>()) {
+        let shift = 8 * (bytes.len() - 4);
+        u64::from(u32::from_le_bytes(*front)) | u64::from(u32::from_le_bytes(*back)) << shift
+    } else if let (Some(front), Some(back)) = (bytes.first_chunk::<2>(), bytes.last_chunk::<2>()) {
+        let shift = 8 * (bytes.len() - 2);
+        u64::from(u16::from_le_bytes(*front)) | u64::from(u16::from_le_bytes(*back)) << shift
+    } else {
+        bytes.first().copied().map_or(0, u64::from)
+    }
+}
+
 /// Folds the product of two words.
 #[inline]
 pub(crate) fn mix(a: u64, b: u64) -> u64 {
@@ -151,6 +168,37 @@ fn add_chunks<const N: usize>(changes: &mut [u8], a: &[u8], b: &[u8]) {
     }
 }
 
+/// As [`add_changes`], for `others` that are all as long as `a` and as `changes`, each held against `a`.
+pub(crate) fn add_all_changes<'b>(changes: &mut [u8], a: &[u8], others: impl Iterator<Item = &'b [u8]>) {
+    match changes.len() {
+        0 => {}
+        1 => add_ends::<1>(changes, a, others),
+        2..4 => add_ends::<2>(changes, a, others),
+        4..8 => add_ends::<4>(changes, a, others),
+        8..16 => add_ends::<8>(changes, a, others),
+        _ => others.for_each(|other| add_changes(changes, a, other)),
+    }
+}
+
+/// As [`add_all_changes`], for `N` to `2 * N` bytes: the changes of the first and of the last `N` stay in registers.
+#[inline]
+fn add_ends<'b, const N: usize>(changes: &mut [u8], a: &[u8], others: impl Iterator<Item = &'b [u8]>) {
+    let (Some(a_front), Some(a_back)) = (a.first_chunk::<N>(), a.last_chunk::<N>()) else { return };
+    let (mut front, mut back) = ([0; N], [0; N]);
+    for other in others {
+        if let (Some(x), Some(y)) = (other.first_chunk(), other.last_chunk()) {
+            add_change(&mut front, a_front, x);
+            add_change(&mut back, a_back, y);
+        }
+    }
+    if let Some(change) = changes.first_chunk_mut() {
+        add_change(change, &front, &[0; N]);
+    }
+    if let Some(change) = changes.last_chunk_mut() {
+        add_change(change, &back, &[0; N]);
+    }
+}
+
 #[inline]
 fn add_change<const N: usize>(change: &mut [u8; N], a: &[u8; N], b: &[u8; N]) {
     change.iter_mut().zip(a.iter().zip(b)).for_each(|(change, (x, y))| *change |= x ^ y);
@@ -158,23 +206,28 @@ fn add_change<const N: usize>(change: &mut [u8; N], a: &[u8; N], b: &[u8; N]) {
 
 /// Bit `j` says whether `a[j] == b[j]`, for the first 64 bytes that both have.
 pub(crate) fn equal_mask(a: &[u8], b: &[u8]) -> u64 {
-    const LOW: u64 = 0x7F7F_7F7F_7F7F_7F7F;
     let len = a.len().min(b.len()).min(WIDE);
+    let (a, b) = (&a[..len], &b[..len]);
+    let (words_a, rest_a) = a.as_chunks::<8>();
+    let (words_b, rest_b) = b.as_chunks::<8>();
     let mut mask = 0;
-    let (words_a, rest_a) = a[..len].as_chunks::<8>();
-    let (words_b, rest_b) = b[..len].as_chunks::<8>();
     for (index, (x, y)) in words_a.iter().zip(words_b).enumerate() {
-        let differing = u64::from_le_bytes(*x) ^ u64::from_le_bytes(*y);
-        // 0x80 in every byte that is zero, then those eight bits side by side.
-        let zeros = !(((differing & LOW) + LOW) | differing | LOW);
-        let packed = (zeros >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56;
-        mask |= packed << (8 * index);
+        mask |= zero_mask(u64::from_le_bytes(*x) ^ u64::from_le_bytes(*y)) << (8 * index);
     }
-    let done = words_a.len() * 8;
-    for (index, (x, y)) in rest_a.iter().zip(rest_b).enumerate() {
-        mask |= u64::from(x == y) << (done + index);
+    if rest_a.is_empty() {
+        return mask;
     }
-    mask
+    let rest = zero_mask(word(rest_a) ^ word(rest_b)) & ((1 << rest_a.len()) - 1);
+    mask | rest << (8 * words_a.len())
+}
+
+/// Bit `j` says whether byte `j` of the word is zero.
+#[inline]
+fn zero_mask(word: u64) -> u64 {
+    const LOW: u64 = 0x7F7F_7F7F_7F7F_7F7F;
+    // 0x80 in every byte that is zero, then those eight bits side by side.
+    let zeros = !(((word & LOW) + LOW) | word | LOW);
+    (zeros >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56
 }
 
 /// Calls `found` with every run `from..to` of at least `least` zero bytes of `bytes`, in order.

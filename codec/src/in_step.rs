@@ -7,8 +7,8 @@
 
 use crate::bytes_equal::{add_changes, zero_runs};
 use crate::destination_set::DestinationSet;
-use crate::openings::Openings;
-use crate::streams::{Alike, Streams, half_alike};
+use crate::openings::{Opening, Openings};
+use crate::streams::{Alike, Finder, Streams, half_alike};
 use crate::wire::OPENING_BYTES;
 use crate::work::Work;
 
@@ -43,6 +43,36 @@ pub(crate) struct Class<const W: usize> {
     changes: Box<[u8; OPENING_BYTES]>,
     /// For some of them the latest message was taken without a look.
     hoped: bool,
+}
+
+impl<const W: usize> Class<W> {
+    /// Adds the first of `openings` that are as long as the latest ones of their streams, if these begin as far back as
+    /// those of this class; says how many. The first is that of the message `from`.
+    fn add_latest(
+        &mut self,
+        from: usize,
+        openings: &[Opening<'_>],
+        numbers: &[u32],
+        finder: &mut Finder<'_>,
+    ) -> usize {
+        let len = self.back;
+        let changes = &mut self.changes[..len];
+        let (mut count, mut same_border) = (0, true);
+        for (opening, &number) in openings.iter().zip(numbers) {
+            if opening.bytes.len() != len {
+                break;
+            }
+            let Some(past) = finder.next_latest(number, len) else { break };
+            add_changes(changes, opening.bytes, past);
+            same_border &= self.border == Some(opening.border);
+            count += 1;
+        }
+        self.members.unite(&DestinationSet::range(from, from + count));
+        self.border = self.border.filter(|_| same_border);
+        self.len = self.len.min(len);
+        self.hoped = true;
+        count
+    }
 }
 
 /// The messages of one frame, by class.
@@ -95,39 +125,38 @@ impl<const W: usize> InStep<W> {
         self.alike.clear();
         let mut finder = streams.finder();
         let mut hoped = false;
-        let mut index = 0;
-        for (message, (opening, number)) in openings.iter().zip(numbers).enumerate() {
-            let stream = finder.find(*number).filter(|_| !opening.is_empty());
-            let (past, back, latest) = match stream {
-                Some(stream) if hopeful && stream.latest_len() == opening.len() => {
-                    (stream.latest(), opening.len(), true)
-                }
-                _ => {
-                    let alike = stream.and_then(|stream| stream.most_alike(opening, work));
-                    self.alike.push(alike);
-                    // The first one of a stream is in step with nothing, and does not keep the others from being.
-                    let (Some(stream), Some(Alike { start, len, equal })) = (stream, alike) else { continue };
-                    if equal < ALIKE_BYTES_MIN.min(opening.len() / 2) {
-                        continue;
-                    }
-                    let bytes = stream.bytes();
-                    (&bytes[start..start + len], bytes.len() - start, false)
-                }
-            };
-            hoped |= latest;
-            let border = openings.border(message);
-            if self.classes[..self.used].get(index).is_none_or(|class| class.back != back) {
-                let Some(found) = self.class(back, border) else { return (!hoped).then_some(false) };
-                index = found;
+        let mut message = 0;
+        while let Some(&Opening { bytes: opening, border }) = openings.all().get(message) {
+            // Mostly messages of one class follow each other, as their streams did in the frame before.
+            if hopeful && !opening.is_empty() && finder.clone().next_latest(numbers[message], opening.len()).is_some() {
+                let Some(index) = self.class(opening.len(), border) else { return None };
+                let class = &mut self.classes[index];
+                let count = class.add_latest(message, &openings.all()[message..], &numbers[message..], &mut finder);
+                work.compared_bytes += count * opening.len();
+                hoped = true;
+                message += count;
+                continue;
             }
+            let stream = finder.find(numbers[message]).filter(|_| !opening.is_empty());
+            let alike = stream.and_then(|stream| stream.most_alike(opening, work));
+            self.alike.push(alike);
+            message += 1;
+            // The first one of a stream is in step with nothing, and does not keep the others from being.
+            let (Some(stream), Some(Alike { start, len, equal })) = (stream, alike) else { continue };
+            if equal < ALIKE_BYTES_MIN.min(opening.len() / 2) {
+                continue;
+            }
+            let past = &stream.bytes()[start..start + len];
+            let Some(index) = self.class(stream.bytes().len() - start, border) else {
+                return (!hoped).then_some(false);
+            };
             let class = &mut self.classes[index];
-            class.members.insert(message);
-            class.hoped |= latest;
+            class.members.insert(message - 1);
             class.border = class.border.filter(|of| *of == border);
             class.len = class.len.min(past.len()).min(opening.len());
             // What lies beyond the shortest of them is not looked at afterwards.
             add_changes(&mut class.changes[..], opening, past);
-            work.compared_bytes += opening.len();
+            work.compared_bytes += opening.len().min(past.len());
         }
         let mut any = false;
         for class in &mut self.classes[..self.used] {

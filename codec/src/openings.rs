@@ -13,13 +13,20 @@ use crate::wire::OPENING_BYTES;
 pub(crate) struct JoinedOpenings {
     bytes: Vec<u8>,
     /// Empty, kept for its memory.
-    list: Vec<&'static [u8]>,
+    list: Vec<Opening<'static>>,
 }
 
 /// The openings of one frame's messages.
 pub(crate) struct Openings<'a> {
-    payloads: &'a [Payload],
-    list: Vec<&'a [u8]>,
+    list: Vec<Opening<'a>>,
+}
+
+/// The opening of one message.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Opening<'a> {
+    pub(crate) bytes: &'a [u8],
+    /// Where the first segment of the message ends.
+    pub(crate) border: usize,
 }
 
 /// The opening of a message, if it lies in one segment.
@@ -35,52 +42,49 @@ impl JoinedOpenings {
     /// Takes in the messages of a new frame.
     pub(crate) fn reset<'a>(&'a mut self, payloads: &'a [Payload]) -> Openings<'a> {
         self.bytes.clear();
-        let mut list: Vec<&'a [u8]> = std::mem::take(&mut self.list);
+        let mut list: Vec<Opening<'a>> = std::mem::take(&mut self.list);
         list.extend(payloads.iter().map(|payload| {
             let whole = contiguous(payload);
             if whole.is_none() {
                 put_opening(&mut self.bytes, payload.segments().iter());
             }
-            whole.unwrap_or_default()
+            let border = payload.segments().first().map_or(0, Bytes::len);
+            Opening { bytes: whole.unwrap_or_default(), border }
         }));
         let mut joined = self.bytes.as_slice();
         if !joined.is_empty() {
             for (opening, payload) in list.iter_mut().zip(payloads) {
-                if opening.len() < payload.len().min(OPENING_BYTES) {
-                    (*opening, joined) = joined.split_at(payload.len().min(OPENING_BYTES));
+                let len = payload.len().min(OPENING_BYTES);
+                if opening.bytes.len() < len {
+                    (opening.bytes, joined) = joined.split_at(len);
                 }
             }
         }
-        Openings { payloads, list }
+        Openings { list }
     }
 
     /// Takes back the memory of a list.
-    pub(crate) fn keep(&mut self, list: Vec<&'static [u8]>) {
+    pub(crate) fn keep(&mut self, list: Vec<Opening<'static>>) {
         self.list = list;
     }
 }
 
 impl<'a> Openings<'a> {
-    /// The opening of one message.
-    pub(crate) fn of(&self, message: usize) -> &'a [u8] {
-        self.list[message]
+    /// All of them in order, with their borders.
+    pub(crate) fn all(&self) -> &[Opening<'a>] {
+        &self.list
     }
 
-    /// Where the first segment of a message ends.
-    pub(crate) fn border(&self, message: usize) -> usize {
-        self.payloads[message].segments().first().map_or(0, Bytes::len)
-    }
-
-    /// All openings in order.
+    /// Their bytes in order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &'a [u8]> {
-        self.list.iter().copied()
+        self.list.iter().map(|opening| opening.bytes)
     }
 
     /// The memory of the list, for [`JoinedOpenings::keep`].
-    pub(crate) fn into_list(mut self) -> Vec<&'static [u8]> {
+    pub(crate) fn into_list(mut self) -> Vec<Opening<'static>> {
         self.list.clear();
         // Collecting in place keeps the memory.
-        self.list.into_iter().map(|_| -> &'static [u8] { &[] }).collect()
+        self.list.into_iter().map(|Opening { border, .. }| Opening { bytes: &[], border }).collect()
     }
 }
 
@@ -118,7 +122,8 @@ mod tests {
             let found: Vec<&[u8]> = openings.iter().collect();
             let opening = |bytes: usize| &long[..bytes];
             assert_eq!(found, [opening(256), b"", opening(256), opening(157), opening(256), b""]);
-            assert!((0..payloads.len()).all(|message| openings.of(message) == found[message]));
+            let borders: Vec<usize> = openings.all().iter().map(|opening| opening.border).collect();
+            assert_eq!(borders, [700, 0, 1, 100, 255, 0]);
             let list = openings.into_list();
             joined.keep(list);
         }

@@ -127,6 +127,7 @@ impl Stream {
     }
 
     /// So many bytes of a new opening were kept.
+    #[inline]
     fn note(&mut self, opening: usize) {
         self.begin = self.begin.max(self.kept.len().saturating_sub(STREAM_BYTES));
         if opening > 0 {
@@ -189,6 +190,17 @@ pub(crate) struct Finder<'a> {
 }
 
 impl<'a> Finder<'a> {
+    /// The latest opening of a stream, if it is that of the next stream in order and as long as said.
+    #[inline]
+    pub(crate) fn next_latest(&mut self, number: u32, len: usize) -> Option<&'a [u8]> {
+        let stream = self.streams.streams.get(self.next)?;
+        if stream.number != number || stream.latest_len() != len {
+            return None;
+        }
+        self.next += 1;
+        Some(stream.latest())
+    }
+
     /// What is remembered of a stream; nothing of one that was never heard, or is forgotten.
     pub(crate) fn find(&mut self, number: u32) -> Option<&'a Stream> {
         if let Some(stream) = self.streams.streams.get(self.next).filter(|stream| stream.number == number) {
