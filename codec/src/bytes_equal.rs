@@ -300,4 +300,32 @@ mod tests {
             assert_eq!(common_suffix(&base, &base[2500 - len..]), len);
         }
     }
+
+    #[test]
+    fn changes_and_words_are_those_of_the_plain_loops() {
+        let mut rng = fastrand::Rng::with_seed(2);
+        for len in (0..70).chain([255, 256]) {
+            let texts: Vec<Vec<u8>> = (0..3).map(|_| (0..len).map(|_| rng.u8(..)).collect()).collect();
+            let before: Vec<u8> = (0..len).map(|_| rng.u8(..2)).collect();
+            let plain = |of: &[&[u8]]| -> Vec<u8> {
+                let at = |at: usize| of.iter().fold(before[at], |sum, text| sum | texts[0][at] ^ text[at]);
+                (0..len).map(at).collect()
+            };
+            let mut changes = before.clone();
+            add_changes(&mut changes, &texts[0], &texts[1]);
+            assert_eq!(changes, plain(&[&texts[1]]), "{len}");
+            changes.clone_from(&before);
+            add_all_changes(&mut changes, &texts[0], texts[1..].iter().map(Vec::as_slice));
+            assert_eq!(changes, plain(&[&texts[1], &texts[2]]), "{len}");
+            if len <= 8 {
+                let mut bytes = [0; 8];
+                bytes[..len].copy_from_slice(&texts[0]);
+                assert_eq!(word(&texts[0]), u64::from_le_bytes(bytes));
+            }
+        }
+        // As far as all three go.
+        let mut changes = [0; 5];
+        add_changes(&mut changes, &[1; 3], &[2; 9]);
+        assert_eq!(changes, [3, 3, 3, 0, 0]);
+    }
 }

@@ -91,9 +91,7 @@ impl<'a> Openings<'a> {
 /// Shows sizes only: messages may be secret.
 impl fmt::Debug for JoinedOpenings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("JoinedOpenings")
-            .field("bytes", &self.bytes.len())
-            .finish_non_exhaustive()
+        f.debug_struct("JoinedOpenings").field("bytes", &self.bytes.len()).finish_non_exhaustive()
     }
 }
 

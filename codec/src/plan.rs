@@ -135,7 +135,8 @@ impl<const W: usize> Planner<'_, W> {
             };
             if set == here {
                 let all = &openings.all()[first.message..=last.message];
-                items.extend(all.iter().zip(first.message..).map(|(opening, message)| item(message, opening)));
+                items
+                    .extend(all.iter().zip(first.message..).map(|(opening, message)| item(message, opening)));
             } else {
                 items.extend(set.iter().map(|message| item(message, &openings.all()[message])));
             }
