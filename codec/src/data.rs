@@ -54,7 +54,9 @@ impl DataColumn {
         // Fields of messages: the call that copies a slice would take longer than the copy.
         match end - start {
             1 => self.own.extend(items.iter().map(|item| item.bytes[start])),
-            2 => self.own.extend(items.iter().flat_map(|item| [item.bytes[start], item.bytes[start + 1]])),
+            2 => items.iter().for_each(|item| {
+                self.own.extend_from_slice(&[item.bytes[start], item.bytes[start + 1]]);
+            }),
             _ => items.iter().for_each(|item| self.own.extend_from_slice(&item.bytes[start..end])),
         }
         self.copied(items.len() * (end - start));

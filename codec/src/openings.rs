@@ -30,12 +30,15 @@ pub(crate) struct Opening<'a> {
 }
 
 /// The opening of a message, if it lies in one segment.
-fn contiguous(payload: &Payload) -> Option<&[u8]> {
-    match payload.segments() {
-        [first] => Some(&first[..first.len().min(OPENING_BYTES)]),
-        [first, ..] => first.get(..OPENING_BYTES),
-        [] => Some(&[]),
-    }
+#[inline]
+fn contiguous(payload: &Payload) -> Option<Opening<'_>> {
+    let (first, several) = match payload.segments() {
+        [first] => (first, false),
+        [first, ..] => (first, true),
+        [] => return Some(Opening { bytes: &[], border: 0 }),
+    };
+    let (bytes, border) = (&first[..first.len().min(OPENING_BYTES)], first.len());
+    (!several || border >= OPENING_BYTES).then_some(Opening { bytes, border })
 }
 
 impl JoinedOpenings {
@@ -44,12 +47,10 @@ impl JoinedOpenings {
         self.bytes.clear();
         let mut list: Vec<Opening<'a>> = std::mem::take(&mut self.list);
         list.extend(payloads.iter().map(|payload| {
-            let whole = contiguous(payload);
-            if whole.is_none() {
+            contiguous(payload).unwrap_or_else(|| {
                 put_opening(&mut self.bytes, payload.segments().iter());
-            }
-            let border = payload.segments().first().map_or(0, Bytes::len);
-            Opening { bytes: whole.unwrap_or_default(), border }
+                Opening { bytes: &[], border: payload.segments().first().map_or(0, Bytes::len) }
+            })
         }));
         let mut joined = self.bytes.as_slice();
         if !joined.is_empty() {

@@ -61,9 +61,8 @@ pub(crate) struct Stream {
     /// The openings one after another, the latest last. Those before `begin` are forgotten.
     kept: Vec<u8>,
     begin: usize,
-    /// The lengths of the latest `openings`, the latest first. The last one may be cut at its beginning.
+    /// The lengths of the latest openings, the latest first, then zeros. The last one may be cut at its beginning.
     lens: [u16; OPENINGS_MAX],
-    openings: usize,
 }
 
 impl Stream {
@@ -75,7 +74,7 @@ impl Stream {
     /// Where each whole opening begins in [`bytes`](Self::bytes), and how long it is, the latest first.
     pub(crate) fn openings(&self) -> impl Iterator<Item = (usize, usize)> {
         let mut end = self.bytes().len();
-        self.lens[..self.openings].iter().map_while(move |&len| {
+        self.lens.iter().take_while(|len| **len > 0).map_while(move |&len| {
             end = end.checked_sub(usize::from(len))?;
             Some((end, usize::from(len)))
         })
@@ -134,7 +133,6 @@ impl Stream {
             let lens = self.lens;
             self.lens[1..].copy_from_slice(&lens[..OPENINGS_MAX - 1]);
             self.lens[0] = u16::try_from(opening).expect("an opening has at most 256 bytes");
-            self.openings = OPENINGS_MAX.min(self.openings + 1);
         }
     }
 
