@@ -132,7 +132,7 @@ impl<const W: usize> InStep<W> {
                 && !opening.is_empty()
                 && finder.clone().next_latest(numbers[message], opening.len()).is_some()
             {
-                let Some(index) = self.class(opening.len(), border) else { return None };
+                let index = self.class(opening.len(), border)?;
                 let class = &mut self.classes[index];
                 let count =
                     class.add_latest(message, &openings.all()[message..], &numbers[message..], &mut finder);
