@@ -361,10 +361,13 @@ fn sound() -> (FaultyDisk, Held) {
     (run.disk, run.held)
 }
 
-/// Opens a damaged log. What was acknowledged is there, or it is refused, or the node is in doubt.
+/// Opens a damaged log. What was acknowledged is there, or it is refused untouched, or the node is in doubt.
 fn is_honest(disk: &FaultyDisk, held: &Held, what: &str) {
+    let before = disk.calls();
     match open(disk, 3) {
-        Err(StorageError::Corrupt { .. } | StorageError::Foreign { .. }) => {}
+        Err(StorageError::Corrupt { .. } | StorageError::Foreign { .. }) => {
+            assert_eq!(disk.calls(), before, "{what}: refused, and changed");
+        }
         Err(error) => panic!("{what}: {error}"),
         Ok((log, _, found)) => {
             let now = Held::of(&log, &found, &mut fastrand::Rng::with_seed(1));
@@ -481,6 +484,27 @@ fn damage_below_what_was_durable_is_no_torn_tail() {
 }
 
 #[test]
+fn a_crash_between_the_cut_and_the_doubt_leaves_the_doubt() {
+    let (run, _) = {
+        let (mut run, found) = Run::begin(FaultyDisk::default(), 7).unwrap();
+        let entry = Entry { id: EntryId { term: 1, index: 0 }, payload: vec![7; 2_000].into() };
+        run.call(&Call::Append(vec![entry])).unwrap();
+        assert!(run.step());
+        (run, found)
+    };
+    for call_number in 0..8 {
+        for seed in 0..40 {
+            let disk = run.disk.copy();
+            disk.damage("segment-00000000000000000000.log", |bytes| bytes[900] ^= 1);
+            disk.fail_at(call_number, Fault::PowerLoss);
+            let _ = open(&disk, 3);
+            let disk = disk.after_power_loss(&mut fastrand::Rng::with_seed(seed));
+            assert_eq!(open(&disk, 3).unwrap().2.in_doubt, Some(0), "call {call_number}, seed {seed}");
+        }
+    }
+}
+
+#[test]
 fn no_payload_passes_for_a_record() {
     // A payload that holds what would be a record of another segment, and says that everything is durable.
     let mut forged = vec![0; 24];
@@ -571,4 +595,48 @@ fn a_writer_that_is_gone_answers_everybody() {
     drop(writer);
     assert!(matches!(told.lock().unwrap().take(), Some(Err(StorageError::Closed))));
     assert!(matches!(log.rotate(Box::new(|_| {})), Err(StorageError::Closed)));
+}
+
+#[test]
+fn what_is_not_written_is_read_from_memory_whatever_lies_on_the_disk() {
+    let small = Options { recent_bytes_max: 0, ..options(1) };
+    let (log, mut writer, _) = Log::open_idle(FaultyDisk::default(), identity(), small).unwrap();
+    let entries = |term, from, to| -> Vec<Entry> {
+        (from..to)
+            .map(|index| Entry { id: EntryId { term, index }, payload: vec![term as u8; 10].into() })
+            .collect()
+    };
+    let ignore = || -> Done { Box::new(|_| {}) };
+    log.append(entries(1, 0, 5), ignore()).unwrap();
+    log.append(entries(1, 5, 6), ignore()).unwrap();
+    log.truncate_after(Some(EntryId { term: 1, index: 1 }), ignore()).unwrap();
+    log.append(entries(2, 2, 5), ignore()).unwrap();
+    let wanted = [entries(1, 0, 2), entries(2, 2, 5)].concat();
+    assert_eq!(log.read(0..9, 9_999).unwrap(), wanted);
+    // One thing after the other, and a reader between.
+    loop {
+        let command = writer.shared.state.lock().unwrap().queue.pop_front();
+        let Some(command) = command else { break };
+        writer.execute(command.task, &mut Vec::new(), &mut 0).unwrap();
+        assert_eq!(log.read(0..9, 9_999).unwrap(), wanted);
+    }
+}
+
+#[test]
+fn segments_of_which_everything_is_purged_are_deleted() {
+    let (mut run, _) = Run::begin(FaultyDisk::default(), 7).unwrap();
+    let segments = |run: &Run| {
+        let names = run.disk.list().unwrap();
+        names.iter().filter_map(|name| segment::first_of(name)).collect::<Vec<_>>()
+    };
+    let entry = |index| Entry { id: EntryId { term: 1, index }, payload: vec![0; 1_000].into() };
+    run.call(&Call::Append((0..9).map(entry).collect())).unwrap();
+    assert!(run.step());
+    assert_eq!(segments(&run), [0, 3, 6]);
+    run.call(&Call::Purge(EntryId { term: 1, index: 4 })).unwrap();
+    assert!(run.step());
+    assert_eq!(segments(&run), [3, 6]);
+    run.call(&Call::Purge(EntryId { term: 1, index: 8 })).unwrap();
+    assert!(run.step());
+    assert_eq!(segments(&run), [9]);
 }

@@ -51,7 +51,7 @@ impl<D: Disk> Writer<D> {
     }
 
     /// Does one thing. True when it is not durable yet.
-    fn execute(
+    pub(super) fn execute(
         &mut self,
         task: Task,
         answers: &mut Vec<Done>,
