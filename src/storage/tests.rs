@@ -600,25 +600,30 @@ fn a_writer_that_is_gone_answers_everybody() {
 #[test]
 fn what_is_not_written_is_read_from_memory_whatever_lies_on_the_disk() {
     let small = Options { recent_bytes_max: 0, ..options(1) };
-    let (log, mut writer, _) = Log::open_idle(FaultyDisk::default(), identity(), small).unwrap();
     let entries = |term, from, to| -> Vec<Entry> {
         (from..to)
             .map(|index| Entry { id: EntryId { term, index }, payload: vec![term as u8; 10].into() })
             .collect()
     };
     let ignore = || -> Done { Box::new(|_| {}) };
-    log.append(entries(1, 0, 5), ignore()).unwrap();
-    log.append(entries(1, 5, 6), ignore()).unwrap();
-    log.truncate_after(Some(EntryId { term: 1, index: 1 }), ignore()).unwrap();
-    log.append(entries(2, 2, 5), ignore()).unwrap();
-    let wanted = [entries(1, 0, 2), entries(2, 2, 5)].concat();
-    assert_eq!(log.read(0..9, 9_999).unwrap(), wanted);
-    // One thing after the other, and a reader between.
-    loop {
-        let command = writer.shared.state.lock().unwrap().queue.pop_front();
-        let Some(command) = command else { break };
-        writer.execute(command.task, &mut Vec::new(), &mut 0).unwrap();
+    for truncated in [false, true] {
+        let (log, mut writer, _) = Log::open_idle(FaultyDisk::default(), identity(), small).unwrap();
+        log.append(entries(1, 0, 5), ignore()).unwrap();
+        log.append(entries(1, 5, 6), ignore()).unwrap();
+        let mut wanted = entries(1, 0, 6);
+        if truncated {
+            log.truncate_after(Some(EntryId { term: 1, index: 1 }), ignore()).unwrap();
+            log.append(entries(2, 2, 5), ignore()).unwrap();
+            wanted = [entries(1, 0, 2), entries(2, 2, 5)].concat();
+        }
         assert_eq!(log.read(0..9, 9_999).unwrap(), wanted);
+        // One thing after the other, and a reader between.
+        loop {
+            let command = writer.shared.state.lock().unwrap().queue.pop_front();
+            let Some(command) = command else { break };
+            writer.execute(command.task, &mut Vec::new(), &mut 0).unwrap();
+            assert_eq!(log.read(0..9, 9_999).unwrap(), wanted);
+        }
     }
 }
 
