@@ -42,6 +42,24 @@ pub struct Recovered {
     pub in_doubt: Option<u64>,
 }
 
+impl Recovered {
+    /// What is saved beside the segments.
+    pub(super) fn of_slots<D: Disk>(disk: &D, names: &[String]) -> Result<Self, StorageError> {
+        let mut found = Self { vote: slot::load(disk, VOTE, names)?, ..Self::default() };
+        if let Some(value) = slot::load(disk, PURGED, names)? {
+            let id =
+                decode_id(&value).ok_or_else(|| StorageError::corrupt(PURGED, 24, "it is no entry's id"))?;
+            found.purged = Some(id);
+            found.last = Some(id);
+        }
+        if let Some(value) = slot::load(disk, DOUBT, names)?.filter(|value| !value.is_empty()) {
+            let index = value.as_ref().try_into().map(u64::from_le_bytes);
+            found.in_doubt = Some(index.map_err(|_| StorageError::corrupt(DOUBT, 24, "it is no index"))?);
+        }
+        Ok(found)
+    }
+}
+
 /// How the newest segment ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Tail {
@@ -57,15 +75,50 @@ pub enum Tail {
     },
 }
 
+/// A segment as it was read.
+pub(super) struct SegmentFile<F> {
+    pub(super) name: String,
+    pub(super) file: F,
+    pub(super) bytes: Vec<u8>,
+    pub(super) header: Header,
+}
+
+impl<F: DiskFile> SegmentFile<F> {
+    pub(super) fn read<D: Disk<File = F>>(disk: &D, first: u64) -> Result<Self, StorageError> {
+        let name = file_name(first);
+        let file = disk.open(&name).map_err(StorageError::io("open", &name))?;
+        let length = file.bytes().map_err(StorageError::io("read", &name))?;
+        let length =
+            u32::try_from(length).map_err(|_| StorageError::corrupt(&name, 0, "it is longer than 4 GiB"))?;
+        let mut bytes = vec![0; length as usize];
+        file.read_at(0, &mut bytes).map_err(StorageError::io("read", &name))?;
+        let header = Header::decode(&name, &bytes[..bytes.len().min(HEADER_BYTES_MAX)])?;
+        if header.first != first {
+            return Err(StorageError::corrupt(&name, 16, "it begins with another index than its name says"));
+        }
+        Ok(Self { name, file, bytes, header })
+    }
+}
+
 /// What a segment holds.
-struct Scan {
-    offsets: Vec<u32>,
-    last: Option<EntryId>,
-    committed: u64,
-    end: u32,
-    damage: Option<&'static str>,
+pub(super) struct Scan {
+    /// Where its records begin.
+    pub(super) offsets: Vec<u32>,
+    pub(super) last: Option<EntryId>,
+    pub(super) committed: u64,
+    /// Where the last of them ends.
+    pub(super) end: u32,
+    /// What is wrong behind that.
+    pub(super) damage: Option<&'static str>,
     /// The highest place that a record behind the damage says to be durable.
     known_synced: u64,
+}
+
+impl Scan {
+    /// Was what is damaged durable? Then no crash did it.
+    pub(super) fn is_corrupt(&self, newest: bool) -> bool {
+        self.damage.is_some() && (!newest || self.known_synced > u64::from(self.end))
+    }
 }
 
 impl<D: Disk> Segments<D> {
@@ -137,29 +190,19 @@ impl<D: Disk> Segments<D> {
 
     /// Reads one segment and enters it into the catalog; if it is the newest one, its tail is cut where that may be.
     fn take_segment(&mut self, first: u64, newest: bool, found: &mut Recovered) -> Result<(), StorageError> {
-        let name = file_name(first);
-        let file = self.disk.open(&name).map_err(StorageError::io("open", &name))?;
-        let length = file.bytes().map_err(StorageError::io("read", &name))?;
-        let length =
-            u32::try_from(length).map_err(|_| StorageError::corrupt(&name, 0, "it is longer than 4 GiB"))?;
-        let mut bytes = vec![0; length as usize];
-        file.read_at(0, &mut bytes).map_err(StorageError::io("read", &name))?;
-        let header = Header::decode(&name, &bytes[..bytes.len().min(HEADER_BYTES_MAX)])?;
+        let SegmentFile { name, file, bytes, header } = SegmentFile::read(&self.disk, first)?;
         header.check_identity(&name, &self.identity)?;
-        if header.first != first {
-            return Err(StorageError::corrupt(&name, 16, "it begins with another index than its name says"));
-        }
         let before = self.catalog().segments.back().map(Placed::next);
         if before.map_or(first > self.first(), |next| next != first) {
             return Err(StorageError::corrupt(&name, 16, "entries before it are missing"));
         }
         let scan = scan(&bytes, &header, found.last.filter(|_| before.is_some()));
         if let Some(what) = scan.damage {
-            if !newest || scan.known_synced > u64::from(scan.end) {
+            if scan.is_corrupt(newest) {
                 return Err(StorageError::corrupt(&name, u64::from(scan.end), what));
             }
             let next = first + scan.offsets.len() as u64;
-            found.tail = Tail::Cut { bytes: u64::from(length - scan.end), index: next };
+            found.tail = Tail::Cut { bytes: bytes.len() as u64 - u64::from(scan.end), index: next };
             let doubt = found.in_doubt.map_or(next, |before| before.min(next));
             found.in_doubt = Some(doubt);
             // Before the cut: after the cut nobody could tell.
@@ -187,7 +230,7 @@ impl<D: Disk> Segments<D> {
 }
 
 /// Reads the records of a segment up to the first that is not whole.
-fn scan(bytes: &[u8], header: &Header, before: Option<EntryId>) -> Scan {
+pub(super) fn scan(bytes: &[u8], header: &Header, before: Option<EntryId>) -> Scan {
     let mut scan = Scan {
         offsets: Vec::new(),
         last: None,

@@ -1,10 +1,14 @@
 //! Does what was queued, in order, and makes as much as there is durable at once.
 //!
 //! A step takes all that waits: entries that were appended one by one are written together, and one sync is for all of
-//! them. While it waits for the disk the next ones gather. So a busy log syncs as often as the disk can, and an idle one
-//! never waits for more to come.
+//! them. While it waits for the disk the next ones gather.
+//!
+//! What a sync answers comes back as new entries, one after the other, and the first of them would have a sync of its own
+//! while all others wait for the next: half of the syncs would be wasted. So as long as more comes, the writer lets it
+//! come, for a small part of what a sync takes. It does not wait for more that does not.
 
 use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::disk::Disk;
 use super::error::StorageError;
@@ -12,6 +16,13 @@ use super::log::{Command, Done, Shared, State, Task};
 use super::recovery::{DOUBT, VOTE};
 use super::segments::Segments;
 use super::slot;
+
+/// More is let come for this part of what the last step took: it can cost as much, and save a whole one.
+const GATHERING_PART: u32 = 16;
+/// It has ended when nothing came for this part of that.
+const GROWTH_PART: u32 = 8;
+/// A step that took longer tells nothing about the next one.
+const STEP_MAX: Duration = Duration::from_millis(20);
 
 /// The only one who writes.
 pub(super) struct Writer<D: Disk> {
@@ -22,8 +33,29 @@ pub(super) struct Writer<D: Disk> {
 impl<D: Disk> Writer<D> {
     /// Waits for work and does it, until the log is closed and all is done.
     pub(super) fn run(mut self) {
+        let mut step_took = Duration::ZERO;
         while self.shared.wait() {
+            self.gather(step_took / GATHERING_PART);
+            let began = Instant::now();
             self.step();
+            step_took = began.elapsed().min(STEP_MAX);
+        }
+    }
+
+    /// Lets more come, as long as it does and so long at most.
+    fn gather(&self, at_most: Duration) {
+        let began = Instant::now();
+        let (mut length, mut grown) = (0, began);
+        loop {
+            let now = Instant::now();
+            let now_length = self.state().queue.len();
+            if now_length > length {
+                (length, grown) = (now_length, now);
+            }
+            if now - began >= at_most || now - grown >= at_most / GROWTH_PART {
+                return;
+            }
+            std::thread::yield_now();
         }
     }
 
