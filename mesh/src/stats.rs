@@ -242,6 +242,8 @@ pub struct LinkStatus {
     pub draining: bool,
     /// The peer's incarnation, 0 when not known.
     pub incarnation: Incarnation,
+    /// The wire version that both ends speak, 0 before it is chosen.
+    pub version: u16,
     /// Smoothed round trip, µs; `None` before the first sample. The side that dialled takes them.
     pub rtt_us: Option<u64>,
     /// Smallest round trip seen on this link, µs; `None` before the first sample.

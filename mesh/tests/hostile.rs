@@ -559,9 +559,11 @@ fn a_proxy_that_refuses_everything_costs_little_and_the_deadline_holds() {
 
 #[test]
 fn a_life_of_all_ones_does_not_end_the_origin() {
-    let (mut shell, [control, _]) = origin_with_a_message();
+    let mut shell = Shell::new("o");
+    let control = shell.dialed("p", Lane::Control);
     let refuse = Refuse { code: 8, detail: String::new(), highest_incarnation: Incarnation(u64::MAX) };
-    shell.feed(control, &control_frame(FrameType::Refuse, Lane::Control, &refuse));
+    let refuse = control_frame(FrameType::Refuse, Lane::Control, &refuse);
+    shell.feed(control, &[&PREAMBLE[..], &refuse].concat());
     assert_eq!(shell.node.incarnation(), Incarnation(50), "no clock shows that");
     let again = shell.link_out(&Peer::new("p"));
     assert!(!shell.closed.contains_key(&again[0]));
@@ -572,9 +574,10 @@ fn a_life_of_all_ones_does_not_end_the_origin() {
 fn two_starts_that_are_told_of_the_same_life_take_different_ones() {
     let adopted = [1, 2].map(|seed| {
         let mut shell = Shell::among(topology(0), "o", Settings::default(), seed);
-        let [control, _] = shell.link_out(&Peer::new("p"));
+        let control = shell.dialed("p", Lane::Control);
         let refuse = Refuse { code: 8, detail: String::new(), highest_incarnation: Incarnation(1000) };
-        shell.feed(control, &control_frame(FrameType::Refuse, Lane::Control, &refuse));
+        let refuse = control_frame(FrameType::Refuse, Lane::Control, &refuse);
+        shell.feed(control, &[&PREAMBLE[..], &refuse].concat());
         shell.node.incarnation()
     });
     assert!(adopted.iter().all(|life| life.0 > 1000), "{adopted:?}");

@@ -1,26 +1,58 @@
 //! Whole meshes under virtual time, many seeds. `SIM_SEEDS=1000 SIM_FROM=5000 cargo test -p trunkline-mesh --test sim`
 //! runs others; a failure prints the seed.
 
-use trunkline_mesh::sim::{Planted, Swarm, run, run_planted, run_with};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+
+use trunkline_mesh::sim::{Planted, Report, Swarm, run, run_planted, run_with};
 
 fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
+/// Runs every seed once, on all processors. A seed knows nothing of the others.
+fn each_seed<T: Send>(from: u64, seeds: u64, look: impl Fn(u64, Report) -> T + Sync) -> Vec<T> {
+    let next = AtomicU64::new(from);
+    let work = || {
+        let mut seen = Vec::new();
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= from + seeds {
+                return seen;
+            }
+            seen.push(look(seed, run(seed)));
+        }
+    };
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().flat_map(|worker| worker.join().expect("a seed that panicked said why")).collect()
+    })
+}
+
 #[test]
 fn no_seed_breaks_the_contract() {
     let (from, seeds) = (number("SIM_FROM", 0), number("SIM_SEEDS", 100));
-    let (mut delivered, mut failed) = (0, 0);
-    for seed in from..from + seeds {
-        let report = run(seed);
-        assert!(
-            report.violations.is_empty(),
-            "seed {seed}: {:#?}\nSIM_FROM={seed} SIM_SEEDS=1 SIM_TRACE=1 cargo test -p trunkline-mesh --test sim",
-            report.violations
+    let reports = each_seed(from, seeds, |seed, report| {
+        for violation in &report.violations {
+            println!("seed {seed}: {violation}");
+        }
+        if !report.violations.is_empty() {
+            println!("seed {seed}: {:?}", report.swarm);
+        }
+        let broken = (!report.violations.is_empty()).then_some(seed);
+        (broken, report.delivered, report.failed.values().sum::<u64>())
+    });
+    let mut broken: Vec<u64> = reports.iter().filter_map(|(broken, ..)| *broken).collect();
+    broken.sort_unstable();
+    if let Some(seed) = broken.first() {
+        panic!(
+            "seeds {broken:?} break the contract\n\
+             SIM_FROM={seed} SIM_SEEDS=1 SIM_TRACE=1 cargo test -p trunkline-mesh --test sim no_seed"
         );
-        delivered += report.delivered;
-        failed += report.failed.values().sum::<u64>();
     }
+    let (delivered, failed) =
+        reports.iter().fold((0, 0), |(all, lost), (_, delivered, failed)| (all + delivered, lost + failed));
     println!(
         "{seeds} seeds from {from}: {delivered} messages delivered, {failed} given up, each as its sender was told"
     );

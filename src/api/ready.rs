@@ -81,6 +81,7 @@ mod tests {
             up,
             draining: false,
             incarnation: Incarnation(1),
+            version: 1,
             rtt_us: None,
             rtt_min_us: None,
             clock_offset_us: None,

@@ -27,6 +27,7 @@ fn link(peer: &str, up: bool, rtt_us: Option<u64>) -> LinkStatus {
         up,
         draining: false,
         incarnation: Incarnation(1),
+        version: 1,
         rtt_us,
         rtt_min_us: rtt_us,
         clock_offset_us: rtt_us.map(|_| -1_500),

@@ -50,6 +50,7 @@ pub use tls::{
 
 use crate::id::{Incarnation, NodeId};
 use crate::proto::node::NodeInit;
+use crate::proto::wire::Offer;
 use crate::settings::{Settings, SettingsError};
 use crate::topology::{NodeSpec, Topology};
 use shared::Shared;
@@ -82,6 +83,9 @@ pub struct Config {
     pub listen: Option<SocketAddr>,
     /// How links are protected. Default [`Security::Loopback`].
     pub security: Security,
+    /// What the node speaks, to be a peer of another version: for tests of version steps.
+    #[doc(hidden)]
+    pub offer: Offer,
 }
 
 impl Config {
@@ -95,6 +99,7 @@ impl Config {
             seed: None,
             listen: None,
             security: Security::default(),
+            offer: Offer::default(),
         }
     }
 }
@@ -143,7 +148,7 @@ pub enum JoinError {
 /// Outside a tokio runtime, or in one without its IO and time drivers.
 #[allow(clippy::unused_async)] // Async by contract: it must run inside the runtime that will carry the node.
 pub async fn join(config: Config) -> Result<(Client, Inbox), JoinError> {
-    let Config { topology, node, settings, seed, listen, security } = config;
+    let Config { topology, node, settings, seed, listen, security, offer } = config;
     settings.check()?;
     let spec = topology.node(&node).ok_or_else(|| JoinError::NotInTopology(node.clone()))?;
     let address = listen.or(spec.address).filter(|_| spec.roles.accepts());
@@ -163,8 +168,9 @@ pub async fn join(config: Config) -> Result<(Client, Inbox), JoinError> {
         seed: seed.unwrap_or_else(|| fastrand::u64(..)),
         wall_base_us,
     };
-    let shared =
-        Shared::new(init, seed, local_addr, tls).map_err(|error| JoinError::NotInTopology(error.0))?;
+    let shared = Shared::new(init, seed, local_addr, tls, security == Security::Loopback)
+        .map_err(|error| JoinError::NotInTopology(error.0))?;
+    let _ = shared.with(|core, _| core.node.set_offer(offer));
     timer::start(&shared);
     if let Security::Tls(files) = &security {
         tls::start_watch(&shared, files.check_interval);
@@ -186,13 +192,19 @@ fn protect(
     match security {
         Security::Tls(files) => Ok(Some(Tls::load(files.clone(), topology.name(spec))?)),
         Security::Insecure => Ok(None),
-        Security::Loopback => {
-            let everybody = topology.nodes().filter_map(|node| node.address);
-            let open = |address: &SocketAddr| !address.ip().to_canonical().is_loopback();
-            match listens.into_iter().chain(everybody).find(open) {
-                Some(address) => Err(JoinError::Unprotected(address)),
-                None => Ok(None),
-            }
-        }
+        Security::Loopback => match listens.filter(is_open).or_else(|| first_open(topology)) {
+            Some(address) => Err(JoinError::Unprotected(address)),
+            None => Ok(None),
+        },
     }
+}
+
+/// Others than this machine reach it.
+fn is_open(address: &SocketAddr) -> bool {
+    !address.ip().to_canonical().is_loopback()
+}
+
+/// An address of a node that others than this machine reach.
+fn first_open(topology: &Topology) -> Option<SocketAddr> {
+    topology.nodes().filter_map(|node| node.address).find(is_open)
 }

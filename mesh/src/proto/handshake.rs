@@ -3,7 +3,7 @@
 
 use trunkline_codec::checksum;
 
-use super::wire::{Hello, Refuse, RefuseCode, VersionOffer, Welcome, offered_versions};
+use super::wire::{Hello, Offer, Refuse, RefuseCode, VersionOffer, Welcome};
 use crate::id::{ClusterId, Datacenter, Incarnation, NodeId, SpiffeId};
 use crate::topology::{NodeSpec, Roles, Topology};
 
@@ -20,6 +20,8 @@ pub struct Identity {
     pub roles: Roles,
     /// Its present life.
     pub incarnation: Incarnation,
+    /// What it speaks.
+    pub offer: Offer,
 }
 
 /// A handshake that ends here.
@@ -71,7 +73,7 @@ pub fn check_hello<'a>(
     highest_seen: Incarnation,
 ) -> Result<(&'a NodeSpec, u16), Refusal> {
     let peer = check_dialler(&hello.cluster, &hello.node, &hello.datacenter, me, topology)?;
-    let version = choose_version(&offered_versions(), &hello.versions)?;
+    let version = choose_version(&me.offer.versions, &hello.versions)?;
     check_incarnation(hello.incarnation, highest_seen, me.incarnation)?;
     Ok((peer, version))
 }
@@ -137,7 +139,7 @@ pub fn check_welcome(
         return Err(Refusal::new(RefuseCode::OtherNode, detail));
     }
     check_peer(&welcome.cluster, &welcome.node, &welcome.datacenter, me, topology)?;
-    let best = choose_version(&offered_versions(), &welcome.versions)?;
+    let best = choose_version(&me.offer.versions, &welcome.versions)?;
     if welcome.version != best {
         let detail = format!("version {} was chosen although both sides speak {best}", welcome.version);
         return Err(Refusal::new(RefuseCode::VersionsStripped, detail));
@@ -225,25 +227,37 @@ pub fn transcript(hello: &[u8], welcome: &[u8]) -> u32 {
     checksum::append(checksum::crc32c(hello), welcome)
 }
 
-/// A clock that was never set shows 1970, one that is badly wrong some year of this century: an incarnation further ahead
-/// of a known one than this, 200 years in µs, is nonsense.
+/// A clock that was never set shows 1970, one that is badly wrong some year of this century: 200 years, in µs, are more than
+/// lies between two clocks.
 const CLOCK_SPAN_US: u64 = 200 * 365 * 24 * 3600 * 1_000_000;
 
-/// A life that a clock may have given, as seen from one that is known.
+/// A life that is not nonsense, as seen from one that is known: a clock may have given it, or a node may have adopted it above
+/// what a clock gave. So it may be two spans ahead: one for the clocks of the two nodes, one for what is adopted.
 #[must_use]
 pub fn is_plausible(known: Incarnation, claimed: Incarnation) -> bool {
-    claimed.0.saturating_sub(known.0) < CLOCK_SPAN_US
+    claimed.0.saturating_sub(known.0) < 2 * CLOCK_SPAN_US
 }
 
-/// The incarnation to take after a peer said it has seen `highest`, or `None` to keep the present one. Twice the span that
-/// peers accept, so that whatever they accepted can be passed: a life of a wrong clock, or of a liar, shuts nobody out.
+/// A life past which a node that started as `born` moves when it is told of it. Measured from its start, whatever it adopted
+/// since: step by step nobody leads it further than everybody believes.
+#[must_use]
+pub fn is_claimable(born: Incarnation, claimed: Incarnation) -> bool {
+    claimed.0.saturating_sub(born.0) < CLOCK_SPAN_US - ADOPTION_SPREAD_US
+}
+
+/// The incarnation to take after a peer said it has seen `highest`, or `None` to keep the present one.
 ///
 /// Not simply the next one: two starts in a row may each be told the same `highest`, the second by a peer that never heard of
 /// the first. Under one number, the messages of the second would be taken for duplicates of the first one's. `drawn` is random.
 #[must_use]
-pub fn adopt(present: Incarnation, highest: Incarnation, drawn: u64) -> Option<Incarnation> {
+pub fn adopt(
+    born: Incarnation,
+    present: Incarnation,
+    highest: Incarnation,
+    drawn: u64,
+) -> Option<Incarnation> {
     let next = highest.next().0.saturating_add(drawn % ADOPTION_SPREAD_US);
-    (highest >= present && highest.0 - present.0 < 2 * CLOCK_SPAN_US).then_some(Incarnation(next))
+    (highest >= present && is_claimable(born, highest)).then_some(Incarnation(next))
 }
 
 /// Adopted incarnations are spread over so many: ten seconds in µs.
@@ -252,7 +266,7 @@ const ADOPTION_SPREAD_US: u64 = 10 * 1_000_000;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::wire::{SCHEMA_V1, WIRE_VERSION, schema_hash};
+    use crate::proto::wire::{WIRE_VERSION, offered_versions};
 
     fn topology() -> Topology {
         let node = |id: &str, dc: &str, roles, port: u16| NodeSpec {
@@ -279,6 +293,7 @@ mod tests {
             datacenter: spec.datacenter.clone(),
             roles: spec.roles,
             incarnation: Incarnation(100),
+            offer: Offer::default(),
         }
     }
 
@@ -321,8 +336,7 @@ mod tests {
         assert_eq!(refusal(&newer, "eu-p", 0), Some(RefuseCode::NoCommonVersion));
         let fork = Hello { versions: vec![(WIRE_VERSION, 5)], ..hello("leader") };
         assert_eq!(refusal(&fork, "eu-p", 0), Some(RefuseCode::SchemaMismatch));
-        let both =
-            Hello { versions: vec![(WIRE_VERSION, schema_hash(SCHEMA_V1)), (9, 9)], ..hello("leader") };
+        let both = Hello { versions: [offered_versions(), vec![(9, 9)]].concat(), ..hello("leader") };
         assert_eq!(refusal(&both, "eu-p", 0), None, "the highest common one wins");
     }
 
@@ -396,22 +410,41 @@ mod tests {
 
     #[test]
     fn an_incarnation_is_adopted_upwards_within_reason() {
-        assert_eq!(adopt(Incarnation(5), Incarnation(9), 0), Some(Incarnation(10)));
-        assert_eq!(adopt(Incarnation(5), Incarnation(4), 0), None);
-        assert_eq!(adopt(Incarnation(5), Incarnation(u64::MAX), 0), None);
-        // Whatever a peer accepts of somebody else under this name, the true node can pass.
-        let claimed = Hello { incarnation: Incarnation(100 + CLOCK_SPAN_US - 1), ..hello("leader") };
-        assert_eq!(refusal(&claimed, "eu-p", 0), None);
-        let passed = adopt(Incarnation(5), claimed.incarnation, 0).expect("within reach");
-        let true_one = Hello { incarnation: passed, ..hello("leader") };
-        assert_eq!(refusal(&true_one, "eu-p", claimed.incarnation.0), None);
+        let adopted = |born, present, highest| adopt(Incarnation(born), Incarnation(present), highest, 0);
+        assert_eq!(adopted(5, 5, Incarnation(9)), Some(Incarnation(10)));
+        assert_eq!(adopted(5, 5, Incarnation(4)), None);
+        assert_eq!(adopted(5, 5, Incarnation(u64::MAX)), None);
+        assert_eq!(adopted(5, 10, Incarnation(9)), None, "past it already");
         let nonsense = Hello { incarnation: Incarnation(u64::MAX), ..hello("leader") };
         assert_eq!(refusal(&nonsense, "eu-p", 0), Some(RefuseCode::Malformed));
     }
 
     #[test]
+    fn however_often_a_node_adopts_a_life_it_is_one_that_peers_believe() {
+        let born = Incarnation(100);
+        let mut life = born;
+        // The largest step there is, and again from there.
+        while let Some(next) =
+            adopt(born, life, Incarnation(life.0.max(born.0 + CLOCK_SPAN_US / 2)), u64::MAX)
+            && life.0 < born.0 + CLOCK_SPAN_US / 2 + 1000 * ADOPTION_SPREAD_US
+        {
+            life = next;
+        }
+        let last = born.0 + CLOCK_SPAN_US - ADOPTION_SPREAD_US - 1;
+        life = adopt(born, life, Incarnation(last), u64::MAX).expect("within reach");
+        assert_eq!(adopt(born, life, life, 0), None, "and that is the end of it");
+        // To one whose clock shows the same, to one that was never set, and to one that heard of it.
+        for (mine, seen) in [(born.0, 0), (0, 0), (0, born.0)] {
+            let me = Identity { incarnation: Incarnation(mine), ..identity("eu-p") };
+            let said = Hello { incarnation: life, ..hello("leader") };
+            assert!(check_hello(&said, &me, &topology(), Incarnation(seen)).is_ok(), "{mine} {seen}");
+        }
+    }
+
+    #[test]
     fn two_starts_that_are_told_the_same_adopt_different_lives() {
-        let adopted = |drawn| adopt(Incarnation(5), Incarnation(9), drawn).expect("within reach");
+        let adopted =
+            |drawn| adopt(Incarnation(5), Incarnation(5), Incarnation(9), drawn).expect("within reach");
         assert_ne!(adopted(1), adopted(2));
         assert_eq!(adopted(u64::MAX).0, 10 + u64::MAX % ADOPTION_SPREAD_US, "and not far above");
     }

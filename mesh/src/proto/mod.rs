@@ -23,6 +23,7 @@ pub mod frame;
 pub mod handshake;
 pub mod roster;
 pub mod rtt;
+pub mod schema;
 pub mod wire;
 
 pub mod proxy;

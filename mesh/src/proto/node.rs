@@ -22,7 +22,7 @@ use super::proxy::{ForwardedRun, Proxy};
 use super::time::{Micros, micros};
 use super::verdict::Blame;
 use super::window::Upstream;
-use super::wire::{Ack, Envelope};
+use super::wire::{Ack, Envelope, Offer};
 use crate::id::{Incarnation, Lane, NodeId, SpiffeId};
 use crate::message::{Batch, Delivery, Outcome};
 use crate::settings::Settings;
@@ -149,6 +149,7 @@ impl Node {
             datacenter: spec.datacenter.clone(),
             roles: spec.roles,
             incarnation,
+            offer: Offer::default(),
         };
         let mut links = Links::new(me, Arc::clone(&topology), settings.clone(), seed, wall_base_us);
         let member = spec.roles.member.then(|| Member::new(settings.clone()));
@@ -173,6 +174,12 @@ impl Node {
             draining,
             pinged: VecDeque::new(),
         })
+    }
+
+    /// Offers something else than this build has, to be a peer of another version: for tests of version steps. Before the
+    /// first connection.
+    pub fn set_offer(&mut self, offer: Offer) {
+        self.links.me.offer = offer;
     }
 
     /// Who is in the cluster now.

@@ -3,9 +3,12 @@
 //! bincode's variable integers are not LEB128; PROTOCOL.md shows them. Everything that calls bincode is in this file, so
 //! that it can be replaced: golden bytes and a parity test against a second implementation hold the replacement to it.
 
+use std::sync::LazyLock;
+
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::schema::describe;
 use super::window::WINDOW_SEQS;
 use crate::id::{ClusterId, Datacenter, Incarnation, NodeId, Seq};
 
@@ -25,19 +28,33 @@ pub const FEATURE_ZSTD: u64 = 2;
 /// The features of this build.
 pub const FEATURES: u64 = FEATURE_HISTORY | if cfg!(feature = "zstd") { FEATURE_ZSTD } else { 0 };
 
-/// The control structs of version 1 in order. Its hash is the schema hash that both ends compare in the handshake.
-pub const SCHEMA_V1: &str = "\
-Hello{cluster:str,node:str,datacenter:str,roles:u8,incarnation:u64,versions:[u16,u64],features:u64,frame_bytes_max:u64,\
-link:u64,lane:u8,sent_us:u64};\
-Welcome{cluster:str,node:str,datacenter:str,roles:u8,incarnation:u64,versions:[u16,u64],features:u64,\
-frame_bytes_max:u64,version:u16,hello_sent_us:u64,hello_received_us:u64,sent_us:u64};\
-Refuse{code:u16,detail:str,highest_incarnation:u64};\
-Confirm{version:u16,transcript:u32};\
-Close{code:u16};\
-Ping{sent_us:u64};Pong{ping_sent_us:u64,ping_received_us:u64,sent_us:u64};\
-Roster{first:u32,flows:[{origin:str,origin_incarnation:u64,destination:str,destination_incarnation:u64}]};\
-Envelope{batch:u64,attempt:u32,runs:[{flow:u32,first:u64,count:u32,floor_back:u64,deadline_ms:u32}]};\
-Ack{flows:[{lane:u8,flow:u32,incarnation:u64,decided:u64,held:[u64],refused:[{first:u64,count:u32,reason:u8}]}]}";
+/// The control structs of this wire version in the order of their types, each as its schema text: computed from the
+/// definitions below, so that a field that changes cannot keep its hash.
+///
+/// # Panics
+/// Never for the structs of this file; a golden test has their texts.
+#[must_use]
+pub fn control_structs() -> [String; 10] {
+    [
+        describe::<Hello>(),
+        describe::<Welcome>(),
+        describe::<Refuse>(),
+        describe::<Confirm>(),
+        describe::<Close>(),
+        describe::<Ping>(),
+        describe::<Pong>(),
+        describe::<Roster>(),
+        describe::<Envelope>(),
+        describe::<Ack>(),
+    ]
+    .map(|text| text.expect("control structs are numbers, texts, lists and structs"))
+}
+
+/// The schema text of this wire version.
+#[must_use]
+pub fn schema() -> String {
+    control_structs().join(";")
+}
 
 /// FNV-1a, 64 bits: short, fixed for ever, and no security rests on it.
 #[must_use]
@@ -55,10 +72,27 @@ pub const fn schema_hash(schema: &str) -> u64 {
 /// A wire version a node speaks, and the hash of its schema.
 pub type VersionOffer = (u16, u64);
 
-/// What this build offers.
+/// What a node offers in its handshakes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Offer {
+    /// Wire versions it speaks, ascending.
+    pub versions: Vec<VersionOffer>,
+    /// Feature bits it has.
+    pub features: u64,
+}
+
+impl Default for Offer {
+    /// What this build has.
+    fn default() -> Self {
+        Self { versions: offered_versions(), features: FEATURES }
+    }
+}
+
+/// The versions of this build.
 #[must_use]
 pub fn offered_versions() -> Vec<VersionOffer> {
-    vec![(WIRE_VERSION, schema_hash(SCHEMA_V1))]
+    static HASH: LazyLock<u64> = LazyLock::new(|| schema_hash(&schema()));
+    vec![(WIRE_VERSION, *HASH)]
 }
 
 /// First frame of the dialling end.

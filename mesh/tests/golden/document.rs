@@ -11,12 +11,14 @@ use trunkline_mesh::proto::roster::ROSTER_ROWS_MAX;
 use trunkline_mesh::proto::run::message_head;
 use trunkline_mesh::proto::window::{MESSAGE_OVERHEAD_BYTES, WINDOW_SEQS};
 use trunkline_mesh::proto::wire::{
-    CONTROL_BYTES_MAX, CloseCode, PREAMBLE, Ping, RefuseCode, RefusedReason, SCHEMA_V1, encode,
+    CONTROL_BYTES_MAX, CloseCode, PREAMBLE, Ping, RefuseCode, RefusedReason, encode,
 };
 use trunkline_mesh::settings::Settings;
 use trunkline_mesh::topology::MEMBERS_PER_DATACENTER_MAX;
 
-use super::{SCHEMA_HASH_V1, ack, batch_frame, from_hex, head, manifest, read_one, to_hex, vector};
+use super::{
+    SCHEMA_HASH_V1, SCHEMA_V1, ack, batch_frame, from_hex, head, manifest, read_one, to_hex, vector,
+};
 
 fn protocol() -> String {
     std::fs::read_to_string(manifest("PROTOCOL.md")).unwrap()

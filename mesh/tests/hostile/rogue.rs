@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use trunkline_codec::Payload;
-use trunkline_mesh::id::{Datacenter, Incarnation, Lane};
+use trunkline_mesh::id::{Datacenter, Incarnation, Lane, NodeId};
 use trunkline_mesh::message::{Batch, Message, Outcome};
 use trunkline_mesh::proto::frame::{FrameType, Received, control_frame};
-use trunkline_mesh::proto::wire::{AckFlow, Close, Flow, Ping, Refuse, RefusedReason, Run};
+use trunkline_mesh::proto::node::ConnId;
+use trunkline_mesh::proto::wire::{AckFlow, Close, Flow, PREAMBLE, Ping, Refuse, RefusedReason, Run};
 use trunkline_mesh::settings::Settings;
 
 use super::honest::{Origin, Server, text};
@@ -427,17 +428,27 @@ fn a_storm_of_closes_leaves_nothing_behind_and_harms_nobody() {
     assert_eq!(shell.stats().protocol_errors.values().sum::<u64>(), 0, "rude, but legal");
 }
 
-/// One that tells a node of a later life of its own is believed, and all links end: but not time and again.
+fn refusal_of_life(life: Incarnation) -> Bytes {
+    let refuse = Refuse { code: 8, detail: String::new(), highest_incarnation: life };
+    control_frame(FrameType::Refuse, Lane::Control, &refuse)
+}
+
+/// Answers the node's Hello with a later life of its own.
+fn refuse_life(shell: &mut Shell, conn: ConnId, life: Incarnation) {
+    shell.feed(conn, &[&PREAMBLE[..], &refusal_of_life(life)].concat());
+    assert!(shell.closed.contains_key(&conn));
+}
+
+/// While nobody is linked, one that tells a node of a later life of its own is believed, and no handshake survives it: but
+/// not time and again.
 #[test]
 fn a_peer_moves_a_node_past_its_life_once_in_a_while_and_not_time_and_again() {
     let mut shell = Shell::new("o");
     let mut lives = vec![shell.node.incarnation()];
     for _ in 0..6 {
-        let [control, _] = shell.link_out(&Peer::new("p"));
-        let highest_incarnation = Incarnation(shell.node.incarnation().0 + 1);
-        let refuse = Refuse { code: 8, detail: String::new(), highest_incarnation };
-        shell.feed(control, &control_frame(FrameType::Refuse, Lane::Control, &refuse));
-        assert!(shell.closed.contains_key(&control));
+        let control = shell.dialed("p", Lane::Control);
+        let claimed = Incarnation(shell.node.incarnation().0 + 1);
+        refuse_life(&mut shell, control, claimed);
         lives.push(shell.node.incarnation());
     }
     lives.dedup();
@@ -448,9 +459,101 @@ fn a_peer_moves_a_node_past_its_life_once_in_a_while_and_not_time_and_again() {
         let before = shell.node.incarnation();
         shell.dials.clear();
         shell.advance(Duration::from_secs(6));
-        let [control, _] = shell.link_out(&Peer::new(name));
-        let refuse = Refuse { code: 8, detail: String::new(), highest_incarnation: before };
-        shell.feed(control, &control_frame(FrameType::Refuse, Lane::Control, &refuse));
+        let control = shell.dialed(name, Lane::Control);
+        refuse_life(&mut shell, control, before);
         assert!(shell.node.incarnation() > before, "{name}");
     }
+}
+
+/// However far a peer that lies leads a node while nobody is linked, an honest one believes what the node says it is.
+#[test]
+fn a_node_that_was_led_as_far_as_it_goes_is_linked_by_others_all_the_same() {
+    const SPAN: u64 = 200 * 365 * 24 * 3600 * 1_000_000;
+    let mut shell = Shell::new("o");
+    let born = shell.node.incarnation().0;
+    // In leaps, and in the end by as little as it takes. What is more than that is not believed.
+    for ahead in [u64::MAX / 2, SPAN / 4, SPAN / 2, SPAN, SPAN - 10_000_001, SPAN - 10_000_001, 2 * SPAN] {
+        shell.advance(Duration::from_secs(31));
+        shell.dials.clear();
+        let control = shell.dialed("p", Lane::Control);
+        let claimed = Incarnation((born + ahead).max(shell.node.incarnation().0));
+        refuse_life(&mut shell, control, claimed);
+    }
+    let life = shell.node.incarnation().0;
+    assert!(
+        (born + SPAN - 10_000_001..born + SPAN).contains(&life),
+        "{} behind the span",
+        born + SPAN - life
+    );
+    // Nodes that started when this one did, and never heard of it.
+    for to in ["p2", "m", "um"] {
+        let mut honest = Shell::new(to);
+        honest.link_in(&Peer { life, ..Peer::new("o") });
+    }
+    let mut server = Server::link(&mut shell, "p2");
+    let mut batch = Batch::to(Datacenter::new("eu").unwrap());
+    batch.push(Message::new(id("m"), Bytes::from_static(b"x")));
+    shell.node.submit(batch, shell.now).unwrap();
+    shell.drain();
+    server.serve(&mut shell, &id("o"));
+    let (_, outcomes) = shell.node.poll_outcome().expect("decided");
+    assert!(matches!(outcomes[..], [Outcome::Delivered { .. }]), "{outcomes:?}");
+}
+
+/// Lets time pass, in which an honest member says that it lives, until the node dials a peer's control.
+fn until_dialled(shell: &mut Shell, honest: &Honest, name: &str) -> ConnId {
+    let Honest::Member(server) = honest else { panic!("a member") };
+    // Those that were not taken are given up by now.
+    shell.dials.clear();
+    for _ in 0..1000 {
+        shell.advance(Duration::from_millis(100));
+        shell.feed(server.conns[0], &control_frame(FrameType::Ping, Lane::Control, &Ping { sent_us: 1 }));
+        let dialled = |(_, peer, lane): &(ConnId, NodeId, Lane)| *peer == id(name) && *lane == Lane::Control;
+        if let Some((conn, ..)) = shell.dials.iter().find(|dial| dialled(dial)) {
+            return *conn;
+        }
+    }
+    panic!("the node does not dial `{name}`");
+}
+
+/// One that refuses again and again, with rising lives, in the handshake and over a link that is up, is believed once, as it
+/// may be the only one that remembers. From then on who is linked stays so.
+#[test]
+fn a_peer_that_tells_of_ever_later_lives_ends_the_links_of_others_once() {
+    let mut shell = Shell::new("o");
+    let honest = Honest::beside("o", &mut shell);
+    let born = shell.node.incarnation();
+    let [control, _] = shell.link_out(&Peer::new("p"));
+    shell.feed(control, &refusal_of_life(Incarnation(born.0 + 1)));
+    assert_eq!(shell.node.incarnation(), born, "over a link that is up nothing of the kind is believed");
+    let conn = until_dialled(&mut shell, &honest, "p");
+    shell.dial_succeeds(conn);
+    refuse_life(&mut shell, conn, Incarnation(born.0 + 1));
+    let life = shell.node.incarnation();
+    assert!(life > born);
+    let mut honest = Honest::beside("o", &mut shell);
+    for round in 1..200_u64 {
+        let conn = until_dialled(&mut shell, &honest, "p");
+        let claimed = Incarnation(life.0 + round * 1_000_000);
+        if round % 3 == 0 {
+            let [control, _] = shell.link_out(&Peer::new("p"));
+            shell.feed(control, &refusal_of_life(claimed));
+            assert!(shell.closed.contains_key(&control));
+        } else {
+            shell.dial_succeeds(conn);
+            refuse_life(&mut shell, conn, claimed);
+        }
+        honest.assert_served(&mut shell, "beside one that refuses");
+        assert_eq!(shell.node.incarnation(), life, "round {round}");
+    }
+    // Where more say so than have links up, it is this node that is wrong.
+    shell.advance(Duration::from_secs(31));
+    let honest = Honest::beside("o", &mut shell);
+    for name in ["p", "p2"] {
+        assert_eq!(shell.node.incarnation(), life);
+        let conn = until_dialled(&mut shell, &honest, name);
+        shell.dial_succeeds(conn);
+        refuse_life(&mut shell, conn, Incarnation(life.0 + 5));
+    }
+    assert!(shell.node.incarnation().0 > life.0 + 5, "two know better than one");
 }

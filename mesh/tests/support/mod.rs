@@ -16,7 +16,9 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use trunkline_mesh::proto::frame::{FrameReader, FrameType, Opened, Received, control_frame, frame_around};
 use trunkline_mesh::proto::handshake::{role_bits, transcript};
-use trunkline_mesh::proto::wire::{Confirm, Hello, PREAMBLE, RefuseCode, Welcome, encode, offered_versions};
+use trunkline_mesh::proto::wire::{
+    Confirm, Hello, Offer, PREAMBLE, RefuseCode, Welcome, encode, offered_versions,
+};
 use trunkline_mesh::{
     Client, ClusterId, Config, Datacenter, Inbox, Incarnation, JoinError, Lane, Mesh, NodeId, NodeSpec,
     Roles, Security, Settings, TlsFiles, Topology, join,
@@ -123,7 +125,17 @@ impl Cluster {
     }
 
     pub(crate) async fn try_start(&self, node: &str) -> Result<Running, JoinError> {
+        self.try_start_offering(node, Offer::default()).await
+    }
+
+    /// As [`Cluster::start`], of a node of another version.
+    pub(crate) async fn start_offering(&self, node: &str, offer: Offer) -> Running {
+        self.try_start_offering(node, offer).await.unwrap()
+    }
+
+    async fn try_start_offering(&self, node: &str, offer: Offer) -> Result<Running, JoinError> {
         let config = Config {
+            offer,
             settings: self.settings.clone(),
             seed: Some(7),
             security: self

@@ -56,6 +56,8 @@ impl Client {
         let mut attempt = None;
         // The first flow that this frame has no room for begins the next one.
         let mut left_out = None;
+        // Else the one behind the flow that filled it: somebody may come to be ready while it is written.
+        let mut filled_by: Option<FlowIx> = None;
         for ix in order {
             if frame.runs.len() >= FRAME_RUNS_MAX || frame.unique_bytes >= FRAME_UNIQUE_BYTES {
                 left_out.get_or_insert(ix);
@@ -102,6 +104,9 @@ impl Client {
                     attempt.flying += messages.max(1);
                     attempt.entries.push((ix, run));
                 }
+                if frame.unique_bytes >= FRAME_UNIQUE_BYTES {
+                    filled_by = Some(ix);
+                }
             }
             if let Way::Proxy(index) = way
                 && frame.single
@@ -125,7 +130,7 @@ impl Client {
         {
             self.timers.set_earlier(Timer::Wake(site), until);
         }
-        if let Some(ix) = left_out {
+        if let Some(ix) = left_out.or(filled_by.map(|ix| FlowIx(ix.0 + 1))) {
             self.sites[site].turn[lane.index()] = ix;
         }
         let Some(mut attempt) = attempt else { return };

@@ -11,6 +11,7 @@ use crate::proto::flow::Flow;
 use crate::proto::handshake::Identity;
 use crate::proto::links::Links;
 use crate::proto::time::Micros;
+use crate::proto::wire::Offer;
 use crate::settings::Settings;
 use crate::topology::{NodeSpec, Roles, Topology};
 
@@ -38,6 +39,7 @@ impl Stranded {
             datacenter: Datacenter::new("us").unwrap(),
             roles: Roles::ORIGIN,
             incarnation: Incarnation(1),
+            offer: Offer::default(),
         };
         let mut links = Links::new(me, topology.clone().into(), settings.clone(), 1, 0);
         let client = Client::new(&topology, settings, &mut links, Micros(0));

@@ -60,7 +60,7 @@ impl Links {
 
     fn remove_peer(&mut self, peer: PeerIx, now: Micros) {
         let entry = &mut self.peers[peer.0];
-        (entry.present, entry.dialling.wanted) = (false, false);
+        (entry.present, entry.dialling.wanted, entry.claim) = (false, false, None);
         for link in self.links_of(peer) {
             self.say_closing(link, now);
         }

@@ -11,6 +11,8 @@ mod opening;
 
 mod lives;
 
+mod claims;
+
 mod members;
 pub use members::NODES_KNOWN_MAX;
 
@@ -175,7 +177,6 @@ struct Conn {
     certified: Option<Box<SpiffeId>>,
     lane: Lane,
     link: Option<LinkId>,
-    opened_at: Micros,
     out: VecDeque<Bytes>,
     roster_out: RosterOut,
     roster_in: RosterIn,
@@ -197,6 +198,8 @@ pub struct Link {
     pub frame_bytes_max: usize,
     /// Feature bits that both ends have.
     pub features: u64,
+    /// The wire version that was chosen; 0 before.
+    pub version: u16,
     /// Round trips of pings.
     pub rtt: Rtt,
     nonce: u64,
@@ -228,6 +231,8 @@ struct Peer {
     dialling: Dialling,
     accepted: Option<LinkId>,
     highest: Incarnation,
+    /// The later life of this node that it knows, as it said when it refused this one. A link that comes up ends it.
+    claim: Option<Incarnation>,
     /// When it last moved this node past its life.
     moved_us_at: Option<Micros>,
 }
@@ -242,6 +247,7 @@ impl Peer {
             dialling: Dialling::default(),
             accepted: None,
             highest: Incarnation::UNKNOWN,
+            claim: None,
             moved_us_at: None,
         }
     }
@@ -264,10 +270,6 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// After bulk ended, so long is control still read: what a peer wrote before it went arrives on both at about one time.
 const LAST_ACKS: Duration = Duration::from_millis(10);
 
-/// So long a peer that moved this node past its life is not believed again: all links end by it, and one that says so time
-/// and again would keep this node from everybody.
-const ADOPTION_PAUSE: Duration = Duration::from_secs(30);
-
 /// Frames of a connection's own that wait to be written; beyond that pings are not answered.
 const FRAMES_UNWRITTEN_MAX: usize = 64;
 
@@ -278,6 +280,8 @@ const SEQUENCE_ERRORS: [&str; 4] = ["unexpected_frame", "roster", "unknown_row",
 pub struct Links {
     /// This node, in its present life.
     pub me: Identity,
+    /// The life in which it started.
+    born: Incarnation,
     /// Counters.
     pub counters: LinkCounters,
     topology: Arc<Topology>,
@@ -336,6 +340,7 @@ impl Links {
             ..LinkCounters::default()
         };
         Self {
+            born: me.incarnation,
             me,
             counters,
             topology,
@@ -629,6 +634,7 @@ impl Links {
                     up: link.up,
                     draining: link.draining,
                     incarnation: link.incarnation,
+                    version: link.version,
                     rtt_us: sampled.then(|| link.rtt.smoothed_us()),
                     rtt_min_us: sampled.then(|| link.rtt.min_us()),
                     clock_offset_us: sampled.then(|| link.offset.us()),

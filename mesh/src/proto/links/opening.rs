@@ -4,20 +4,18 @@ use bytes::Bytes;
 use tracing::field::display;
 
 use super::{
-    ADOPTION_PAUSE, Action, Arrived, Conn, ConnId, IDLE_TIMEOUT, Link, LinkEvent, LinkId, Links, PeerIx,
-    Stage, Timer,
+    Action, Arrived, Conn, ConnId, IDLE_TIMEOUT, Link, LinkEvent, LinkId, Links, PeerIx, Stage, Timer,
 };
 use crate::id::{Incarnation, Lane, NodeId, SpiffeId};
 use crate::proto::coder::epochs_of;
 use crate::proto::frame::{FrameType, Opened, control_frame, frame_around};
 use crate::proto::handshake::{
-    Refusal, adopt, check_acceptor_certificate, check_claim, check_dialler_certificate, check_hello,
-    check_welcome, role_bits, transcript,
+    Refusal, check_acceptor_certificate, check_claim, check_dialler_certificate, check_hello, check_welcome,
+    role_bits, transcript,
 };
 use crate::proto::time::Micros;
 use crate::proto::wire::{
-    Close, CloseCode, Confirm, FEATURE_HISTORY, FEATURES, Hello, PREAMBLE, Refuse, RefuseCode, Welcome,
-    encode, offered_versions,
+    Close, CloseCode, Confirm, FEATURE_HISTORY, Hello, PREAMBLE, Refuse, RefuseCode, Welcome, encode,
 };
 
 /// A Hello that passed every check.
@@ -100,8 +98,7 @@ impl Links {
         conn.out.push_back(Bytes::from_static(&PREAMBLE));
         conn.out.push_back(frame_around(FrameType::Hello, conn.lane, &body));
         conn.stage = Stage::AwaitWelcome { hello: body };
-        conn.opened_at = now;
-        self.timers.set(Timer::Handshake(id), now + self.settings.handshake_timeout);
+        // Its deadline stays that of the dial: connecting, TLS and Hello have one time together.
         self.ready.insert(id);
     }
 
@@ -113,8 +110,8 @@ impl Links {
             datacenter: self.me.datacenter.clone(),
             roles: role_bits(self.me.roles),
             incarnation: self.me.incarnation,
-            versions: offered_versions(),
-            features: FEATURES,
+            versions: self.me.offer.versions.clone(),
+            features: self.me.offer.features,
             frame_bytes_max: u64::try_from(self.settings.frame_bytes_max).unwrap_or(u64::MAX),
             link,
             lane: u8::try_from(lane.index()).unwrap_or(0),
@@ -177,6 +174,9 @@ impl Links {
         if partner.is_some_and(|(_, link)| link.conns[lane.index()].is_some()) {
             return Err(Refusal::new(RefuseCode::Malformed, "this lane of the link is taken"));
         }
+        if partner.is_some_and(|(_, link)| link.version != version) {
+            return Err(Refusal::new(RefuseCode::Malformed, "one link, two wire versions"));
+        }
         Ok(Admitted { peer, lane, version, partner: partner.map(|(id, _)| *id) })
     }
 
@@ -193,8 +193,9 @@ impl Links {
             self.links.entry(link_id).or_insert_with(|| Link::new(peer, false, hello.link, limit, now));
         link.conns[lane.index()] = Some(id);
         link.incarnation = hello.incarnation;
+        link.version = version;
         link.frame_bytes_max = limit.min(usize::try_from(hello.frame_bytes_max).unwrap_or(usize::MAX));
-        link.features = FEATURES & hello.features;
+        link.features = self.me.offer.features & hello.features;
         conn.lane = lane;
         conn.link = Some(link_id);
         conn.out.push_back(Bytes::from_static(&PREAMBLE));
@@ -228,10 +229,11 @@ impl Links {
         conn.stage = Stage::Open;
         peer.highest = welcome.incarnation;
         link.incarnation = welcome.incarnation;
+        link.version = welcome.version;
         link.frame_bytes_max =
             self.settings.frame_bytes_max.min(usize::try_from(welcome.frame_bytes_max).unwrap_or(usize::MAX));
-        link.features = FEATURES & welcome.features;
-        let opened = opened(lane, link.frame_bytes_max, welcome.features, confirm.transcript, true);
+        link.features = self.me.offer.features & welcome.features;
+        let opened = opened(lane, link.frame_bytes_max, link.features, confirm.transcript, true);
         let sample =
             link.offset.sample(welcome.hello_sent_us, welcome.hello_received_us, welcome.sent_us, wall_us);
         if let Some(rtt) = sample {
@@ -253,7 +255,8 @@ impl Links {
             self.refuse(id, &refusal, now);
             return Arrived::Nothing;
         }
-        let (incarnation, lane, features) = (hello.incarnation, conn.lane, hello.features);
+        let (incarnation, lane) = (hello.incarnation, conn.lane);
+        let features = self.me.offer.features & hello.features;
         conn.stage = Stage::Open;
         let Some(link) = self.links.get(&link_id) else { return Arrived::Nothing };
         let peer = link.peer;
@@ -282,6 +285,7 @@ impl Links {
             return;
         }
         let (peer, dialled) = (link.peer, link.dialled);
+        self.peers[peer.0].claim = None;
         if !dialled {
             self.handshaking -= link.conns.len();
         }
@@ -319,25 +323,15 @@ impl Links {
             detail = %refuse.detail.escape_debug(),
             "peer refuses the link"
         );
-        let by = self.conns.get(&id).and_then(|conn| Some(self.links.get(&conn.link?)?.peer));
+        let link = self.conns.get(&id).and_then(|conn| self.links.get(&conn.link?));
+        let (by, was_up) = (link.map(|link| link.peer), link.is_some_and(|link| link.up));
         self.drop_conn(id, None, now);
+        // Whoever has a link up took this life for true: if it thinks otherwise by now it says so to the next Hello.
         if code == Some(RefuseCode::StaleIncarnation)
-            && let Some(by) = by.filter(|by| self.is_believed(*by, now))
-            && let Some(incarnation) =
-                adopt(self.me.incarnation, refuse.highest_incarnation, self.rng.u64(..))
+            && let Some(by) = by.filter(|_| !was_up)
         {
-            self.peers[by.0].moved_us_at = Some(now);
-            self.me.incarnation = incarnation;
-            for link in self.links.keys().copied().collect::<Vec<_>>() {
-                self.drop_link(link, None, now);
-            }
-            self.events.push_back(LinkEvent::Reincarnated(incarnation));
+            self.take_claim(by, refuse.highest_incarnation, now);
         }
-    }
-
-    /// The peer's word on this node's life counts: it has not moved this node a moment ago.
-    fn is_believed(&self, peer: PeerIx, now: Micros) -> bool {
-        self.peers[peer.0].moved_us_at.is_none_or(|at| now.since(at) >= ADOPTION_PAUSE)
     }
 
     pub(super) fn count_refusal(&mut self, code: RefuseCode) {
@@ -397,7 +391,7 @@ fn refuse_bytes(lane: Lane, refusal: &Refusal, with_preamble: bool) -> Bytes {
     if with_preamble { [&PREAMBLE[..], &frame[..]].concat().into() } else { frame }
 }
 
-/// What follows from the handshake, of which both ends have the same `transcript`, and the peer these `features`.
+/// What follows from the handshake, of which both ends have the same `transcript` and these `features`.
 fn opened(lane: Lane, frame_bytes_max: usize, features: u64, transcript: u32, dialled: bool) -> Opened {
     let histories = features & FEATURE_HISTORY != 0;
     Opened { lane, frame_bytes_max, epochs: histories.then(|| epochs_of(transcript, dialled)) }

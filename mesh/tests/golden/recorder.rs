@@ -1,4 +1,5 @@
-//! A serde serializer that writes down names and types instead of values: what a struct is, as the schema text has it.
+//! A serde serializer that writes down names and types instead of values: a second look at what a struct is, from the side
+//! that writes.
 
 use serde::ser::{self, Error as _, Serialize, Serializer};
 
