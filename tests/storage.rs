@@ -24,7 +24,7 @@ fn options() -> Options {
 }
 
 fn entry(term: u64, index: u64, length: usize) -> Entry {
-    let payload = (0..length).map(|at| (at as u64 + index) as u8).collect::<Vec<_>>();
+    let payload = (0..length).map(|at| (at as u64 + index).to_le_bytes()[0]).collect::<Vec<_>>();
     Entry { id: EntryId { term, index }, payload: payload.into() }
 }
 

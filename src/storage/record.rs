@@ -95,7 +95,7 @@ mod tests {
     #[test]
     fn a_record_is_read_as_it_was_written_and_every_flipped_bit_is_seen() {
         for length in [0, 1, 7, 8, 100] {
-            let payload = Bytes::from((0..length).map(|at| at as u8).collect::<Vec<_>>());
+            let payload = Bytes::from((0..=u8::MAX).take(length).collect::<Vec<_>>());
             let entry = Entry { id: EntryId { term: 3, index: 70 }, payload };
             let mut bytes = vec![9; 16];
             write(&entry, 77, 16, 69, &mut bytes);

@@ -251,7 +251,7 @@ fn whatever_a_crash_leaves_what_was_answered_is_there_and_nothing_else() {
 fn script() -> Vec<Call> {
     let entry = |term, index, length| Entry {
         id: EntryId { term, index },
-        payload: vec![index as u8; length].into(),
+        payload: vec![index.to_le_bytes()[0]; length].into(),
     };
     let id = |term, index| EntryId { term, index };
     vec![
@@ -602,7 +602,10 @@ fn what_is_not_written_is_read_from_memory_whatever_lies_on_the_disk() {
     let small = Options { recent_bytes_max: 0, ..options(1) };
     let entries = |term, from, to| -> Vec<Entry> {
         (from..to)
-            .map(|index| Entry { id: EntryId { term, index }, payload: vec![term as u8; 10].into() })
+            .map(|index| Entry {
+                id: EntryId { term, index },
+                payload: vec![term.to_le_bytes()[0]; 10].into(),
+            })
             .collect()
     };
     let ignore = || -> Done { Box::new(|_| {}) };
