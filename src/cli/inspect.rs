@@ -209,9 +209,9 @@ mod tests {
     fn payloads_do_not_steer_the_terminal_and_are_cut_to_width() {
         let entry =
             Entry { id: EntryId { term: 2, index: 17 }, payload: b"put a=\x1b[31m\n".as_slice().into() };
-        assert_eq!(text_line(&entry, 80), "index 17        term 2         13 B  put a=\\x1b[31m\\n\n");
-        assert_eq!(text_line(&entry, 5), "index 17        term 2         13 B  put a...\n");
-        let json = "{\"index\":17,\"term\":2,\"bytes\":13,\"payload_base64\":\"cHV0IGE9G1szMW0K\"}\n";
+        assert_eq!(text_line(&entry, 80), "index 17        term 2         12 B  put a=\\x1b[31m\\n\n");
+        assert_eq!(text_line(&entry, 5), "index 17        term 2         12 B  put a...\n");
+        let json = "{\"index\":17,\"term\":2,\"bytes\":12,\"payload_base64\":\"cHV0IGE9G1szMW0K\"}\n";
         assert_eq!(json_line(&entry), json);
     }
 }
