@@ -72,6 +72,7 @@ impl Client {
         now: Micros,
     ) {
         let mut progress = self.flows[ix.0].raise_decided(entry.decided);
+        self.flows[ix.0].set_room(entry.room_kib, entry.decided);
         let mut attempt_answered = false;
         while let Some(seq) =
             self.flows[ix.0].sent.first_key_value().map(|(seq, _)| *seq).filter(|seq| *seq <= entry.decided)
