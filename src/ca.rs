@@ -274,7 +274,8 @@ fn make_directory(path: &Path) -> Result<(), CaError> {
     builder.create(path).map_err(failed("make", path))
 }
 
-/// Writes the key first: a certificate never stands without one.
+/// Writes both files beside where they go, and puts them there once both are whole: a full disk leaves what there was. The key
+/// goes first: a certificate never stands without one.
 fn write_pair(
     certificate: &Path,
     certificate_pem: &str,
@@ -282,29 +283,56 @@ fn write_pair(
     key_pem: &str,
     replace: bool,
 ) -> Result<(), CaError> {
-    write(key, key_pem, 0o600, replace)?;
-    let written = write(certificate, certificate_pem, 0o644, replace);
-    if written.is_err() && !replace {
+    let key = Draft::write(key, key_pem, 0o600)?;
+    let certificate = Draft::write(certificate, certificate_pem, 0o644)?;
+    let placed = key.place(replace)?;
+    let outcome = certificate.place(replace);
+    if outcome.is_err() && !replace {
         // Made a moment ago, and of no use to anybody.
-        let _ = fs::remove_file(key);
+        let _ = fs::remove_file(&placed);
     }
-    written
+    outcome.map(|_| ())
 }
 
-/// Writes a file whole or not at all. It has its permissions before it has content.
-fn write(path: &Path, text: &str, mode: u32, replace: bool) -> Result<(), CaError> {
-    let fail = || failed("write", path);
-    if !replace {
-        return create(path, text, mode).map_err(fail());
+/// A whole file that is not in its place yet; dropped, it is gone.
+struct Draft {
+    path: PathBuf,
+    draft: PathBuf,
+}
+
+impl Draft {
+    /// It has its permissions before it has content, and its content is on the disk when this returns.
+    fn write(path: &Path, text: &str, mode: u32) -> Result<Self, CaError> {
+        let mut name = path.file_name().unwrap_or_default().to_owned();
+        name.push(format!(".{}.new", std::process::id()));
+        let draft = Self { path: path.to_owned(), draft: path.with_file_name(name) };
+        create(&draft.draft, text, mode).map_err(failed("write", path))?;
+        Ok(draft)
     }
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}.new", std::process::id()));
-    let new = path.with_file_name(name);
-    let replaced = create(&new, text, mode).and_then(|()| fs::rename(&new, path));
-    if replaced.is_err() {
-        let _ = fs::remove_file(&new);
+
+    /// Without `replace` what is there by now stays.
+    fn place(self, replace: bool) -> Result<PathBuf, CaError> {
+        let placed = if replace {
+            fs::rename(&self.draft, &self.path)
+        } else {
+            match fs::hard_link(&self.draft, &self.path) {
+                // Some file systems have no links.
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                    refuse_existing([&self.path], "")?;
+                    fs::rename(&self.draft, &self.path)
+                }
+                linked => linked,
+            }
+        };
+        placed.and_then(|()| sync_directory(&self.path)).map_err(failed("write", &self.path))?;
+        Ok(self.path.clone())
     }
-    replaced.map_err(fail())
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.draft);
+    }
 }
 
 fn create(path: &Path, text: &str, mode: u32) -> io::Result<()> {
@@ -317,4 +345,16 @@ fn create(path: &Path, text: &str, mode: u32) -> io::Result<()> {
     let mut file = options.open(path)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()
+}
+
+/// The new name is on the disk too.
+fn sync_directory(of: &Path) -> io::Result<()> {
+    #[cfg(unix)]
+    if let Some(directory) = of.parent() {
+        let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
+        fs::File::open(directory)?.sync_all()?;
+    }
+    #[cfg(not(unix))]
+    let _ = of;
+    Ok(())
 }

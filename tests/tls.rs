@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use support::cluster::{Cluster, SOON, lines, write};
-use support::{exposition, http, poll, run};
+use support::{exit_code, exposition, finished, http, poll, run, signal};
 
 /// The example's cluster with certificates in `tls/` beside its file.
 fn cluster() -> Cluster {
@@ -268,4 +268,59 @@ fn show_says_who_by_whom_and_for_how_long() {
     ] {
         assert!(shown.contains(part) || shown.contains(&part.replace("29", "30")), "{part}\n{shown}");
     }
+}
+
+/// Reading a certificate may take for ever, as of a pipe or a file system that is gone: a node ends when it is told to.
+#[test]
+fn a_node_whose_certificate_cannot_be_read_to_its_end_still_obeys() {
+    let cluster = with_certificates();
+    let mut nodes = cluster.start_all(&["eu-m1"]);
+    let certificate = cluster.path("tls").join("eu-m1.crt");
+    std::fs::remove_file(&certificate).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(&certificate).status().unwrap().success());
+    signal(&nodes[0].child, "HUP");
+    poll("the configuration is read again", SOON, || cluster.log("eu-m1").contains("reload: ").then_some(()));
+    // Not one that hangs either.
+    signal(&nodes[0].child, "HUP");
+    assert!(http::get(cluster.admin("eu-m1"), "/readyz").is_some_and(|answer| answer.code == 200));
+    signal(&nodes[0].child, "TERM");
+    assert_eq!(exit_code(&mut nodes[0].child, SOON), 0, "{}", cluster.log("eu-m1"));
+}
+
+#[test]
+fn a_full_disk_leaves_no_half_of_a_certificate() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("ca");
+    let path = path.to_str().unwrap();
+    // A file may have no byte, and that is an error rather than the end of the process.
+    let script = r#"trap '' XFSZ; ulimit -f 0; exec "$0" "$@""#;
+    let full = |args: &[&str]| {
+        let shell = std::process::Command::new("sh")
+            .args(["-c", script, env!("CARGO_BIN_EXE_trunkline")])
+            .args(args)
+            .output()
+            .unwrap();
+        finished(shell)
+    };
+    let listed = || {
+        let mut names: Vec<_> = std::fs::read_dir(path)
+            .map(|entries| entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect())
+            .unwrap_or_default();
+        names.sort();
+        names
+    };
+    let init = ["ca", "init", "--cluster", "example", "--dir", path];
+    let (code, _, stderr) = full(&init);
+    assert_eq!(code, 74, "{stderr}");
+    assert!(stderr.contains("cannot write"), "{stderr}");
+    assert_eq!(listed(), Vec::<String>::new());
+    assert_eq!(run(&init).0, 0);
+    let issue = ["ca", "issue", "--dir", path, "--cluster", "example", "--dc", "eu", "--node", "eu-m1"];
+    assert_eq!(full(&issue).0, 74);
+    assert_eq!(listed(), ["ca.crt", "ca.key"]);
+    assert_eq!(run(&issue).0, 0);
+    let before = std::fs::read(directory.path().join("ca/eu-m1.crt")).unwrap();
+    assert_eq!(full(&[&issue[..], &["--replace"]].concat()).0, 74);
+    assert_eq!(listed(), ["ca.crt", "ca.key", "eu-m1.crt", "eu-m1.key"]);
+    assert_eq!(std::fs::read(directory.path().join("ca/eu-m1.crt")).unwrap(), before);
 }

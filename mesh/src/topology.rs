@@ -271,6 +271,13 @@ pub enum TopologyChangeError {
         /// The most.
         max: usize,
     },
+    /// An address that is not loopback, and nothing that protects links to it. Use loopback addresses, or join anew with
+    /// certificates or, where every machine is trusted, insecure.
+    #[error(
+        "{0} is not a loopback address, and links are neither encrypted nor authenticated: use loopback addresses, or \
+         restart the node with certificates or, where every machine is trusted, insecure"
+    )]
+    Unprotected(SocketAddr),
     /// The node is closed. Join anew, with the new topology.
     #[error("the node is closed")]
     Closed,

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use support::{Cluster, Running, dc, eventually, id, soon};
 use trunkline_mesh::{
-    Batch, FailReason, Message, NodeSpec, Outcome, Roles, Route, SendError, Settings, TopologyChange,
-    TopologyChangeError,
+    Batch, Config, FailReason, Message, NodeSpec, Outcome, Roles, Route, Security, SendError, Settings,
+    TopologyChange, TopologyChangeError, join,
 };
 
 fn nodes() -> Cluster {
@@ -202,6 +202,37 @@ async fn what_a_running_node_cannot_become_is_refused_by_name() {
     assert_eq!(node.mesh().remove_node(&id("x")), Err(TopologyChangeError::UnknownNode(id("x"))));
     assert_eq!(node.mesh().remove_datacenter(&dc("x")), Err(TopologyChangeError::UnknownDatacenter(dc("x"))));
     assert_eq!(node.mesh().topology(), before, "nothing was changed");
+}
+
+/// As at the start: whoever was joined for loopback alone is told so for what comes later, and nothing changes.
+#[tokio::test]
+async fn plaintext_stays_on_loopback_whoever_is_added_later() {
+    let cluster = nodes();
+    let leader = cluster.start("leader").await;
+    let before = leader.mesh().topology();
+    let far = |node: &str| NodeSpec {
+        id: id(node),
+        datacenter: dc("eu"),
+        roles: Roles::MEMBER,
+        address: Some("192.0.2.1:7400".parse().unwrap()),
+    };
+    let mapped = NodeSpec { address: Some("[::ffff:192.0.2.1]:7400".parse().unwrap()), ..far("eu-9") };
+    let all = before.with(far("eu-9")).unwrap();
+    for refused in [
+        leader.mesh().add_node(far("eu-9")),
+        leader.mesh().add_node(mapped),
+        leader.mesh().replace_node(far("eu-1")),
+        leader.mesh().set_topology(all),
+    ] {
+        assert!(matches!(refused, Err(TopologyChangeError::Unprotected(_))), "{refused:?}");
+    }
+    assert_eq!(leader.mesh().topology(), before);
+    let near = NodeSpec { address: Some("127.0.0.9:7400".parse().unwrap()), ..far("eu-9") };
+    assert!(leader.mesh().add_node(near).is_ok());
+    drop(leader);
+    let open = Config { security: Security::Insecure, ..Config::new(cluster.topology.clone(), id("leader")) };
+    let (client, _inbox) = join(open).await.unwrap();
+    assert!(client.mesh().add_node(far("eu-9")).is_ok(), "as it was asked for");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

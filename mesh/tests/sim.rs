@@ -37,6 +37,9 @@ fn no_seed_breaks_the_contract() {
         for violation in &report.violations {
             println!("seed {seed}: {violation}");
         }
+        if !report.violations.is_empty() {
+            println!("seed {seed}: {:?}", report.swarm);
+        }
         let broken = (!report.violations.is_empty()).then_some(seed);
         (broken, report.delivered, report.failed.values().sum::<u64>())
     });

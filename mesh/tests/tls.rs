@@ -2,6 +2,8 @@
 //!
 //! Nodes are real; strangers are rustls by hand with certificates of every kind.
 
+#[path = "tls/leaving.rs"]
+mod leaving;
 #[path = "tls/stranger.rs"]
 mod stranger;
 mod support;
@@ -379,12 +381,21 @@ async fn a_handshake_that_goes_on_and_on_is_ended() {
     }
     answers(&mut stream).await;
     eventually("counted", || failed(&proxy, "too_long") == 1).await;
-    // A chain of a few certificates is no such thing.
+    // Nor is more looked at than a chain of a few certificates, each of which leads to the next.
     let (leaf, key) = pki(&cluster).make("leader", "us", &Special::default());
-    let certificate = Some((leaf.clone() + &leaf.repeat(20), key));
-    let stranger = Stranger { certificate, ..Stranger::of(&cluster, "leader") };
-    let mut raw = stranger.dial(cluster.address("eu-p")).await.unwrap();
-    assert!(raw.gets_an_answer(&cluster.hello("leader", Lane::Control)).await);
+    let hello = cluster.hello("leader", Lane::Control);
+    for (between, refusals) in
+        [(pki(&cluster).ca_pem(), 1), (leaf.clone(), 1), (leaf.repeat(2), 2), (leaf.repeat(20), 3)]
+    {
+        let certificate = Some((leaf.clone() + &between, key.clone()));
+        let stranger = Stranger { certificate, ..Stranger::of(&cluster, "leader") };
+        let answered = match stranger.dial(cluster.address("eu-p")).await {
+            Ok(mut raw) => raw.gets_an_answer(&hello).await,
+            Err(_) => false,
+        };
+        assert_eq!(answered, refusals == 1);
+        eventually("counted", || failed(&proxy, "too_long") == refusals).await;
+    }
 }
 
 #[tokio::test]

@@ -3,8 +3,8 @@
 
 use std::path::PathBuf;
 
-use tokio::task::JoinHandle;
-use trunkline_mesh::{Mesh, NodeId, TopologyChangeError};
+use tokio::task::{JoinError, JoinHandle};
+use trunkline_mesh::{Mesh, NodeId, Reloaded, TlsError, TopologyChangeError};
 
 use super::log::Log;
 use crate::config::{Config, ConfigError};
@@ -19,39 +19,53 @@ enum ReloadError {
     #[error(transparent)]
     Topology(#[from] TopologyChangeError),
     #[error("the file could not be read: {0}")]
-    Ended(#[from] tokio::task::JoinError),
+    Ended(#[from] JoinError),
 }
 
-/// Reads files, one at a time, beside all else: one may be a pipe that says nothing for long.
+/// Reads files, one after the other, beside all else: one may be a pipe that says nothing for long. First the configuration,
+/// then, once that was taken on or refused, the certificates.
 #[derive(Default)]
 pub(super) struct Reading {
-    task: Option<JoinHandle<Result<Config, ConfigError>>>,
+    config: Option<JoinHandle<Result<Config, ConfigError>>>,
+    certificates: Option<JoinHandle<Result<Reloaded, TlsError>>>,
     again: bool,
 }
 
-/// A file that was read, or not.
-pub(super) struct Read(Result<Result<Config, ConfigError>, tokio::task::JoinError>);
+/// What was read, or not.
+pub(super) enum Read {
+    Config(Box<Result<Result<Config, ConfigError>, JoinError>>),
+    Certificates(Result<Result<Reloaded, TlsError>, JoinError>),
+}
 
 impl Reading {
     /// Begins; or, where one is under way that may miss what is new, once that has ended.
     pub(super) fn begin(&mut self, file: PathBuf) {
-        if self.task.is_some() {
+        if self.config.is_some() || self.certificates.is_some() {
             self.again = true;
             return;
         }
-        self.task = Some(tokio::task::spawn_blocking(move || Config::load(&file)));
+        self.config = Some(tokio::task::spawn_blocking(move || Config::load(&file)));
     }
 
-    /// The file that was read. Waits for ever where none is under way. Cancel-safe.
+    /// Goes on with the certificates.
+    pub(super) fn begin_certificates(&mut self, mesh: &Mesh) {
+        let mesh = mesh.clone();
+        self.certificates = Some(tokio::spawn(async move { mesh.reload().await }));
+    }
+
+    /// What was read. Waits for ever where nothing is under way. Cancel-safe.
     pub(super) async fn end(&mut self) -> Read {
-        match &mut self.task {
-            Some(task) => {
-                let read = task.await;
-                self.task = None;
-                Read(read)
-            }
-            None => std::future::pending().await,
+        if let Some(task) = &mut self.config {
+            let read = task.await;
+            self.config = None;
+            return Read::Config(Box::new(read));
         }
+        if let Some(task) = &mut self.certificates {
+            let read = task.await;
+            self.certificates = None;
+            return Read::Certificates(read);
+        }
+        std::future::pending().await
     }
 
     /// It was asked for once more meanwhile.
@@ -60,8 +74,14 @@ impl Reading {
     }
 }
 
-/// Goes on with what was read, if that can be.
-pub(super) fn reload(read: Read, current: &mut Config, node: &NodeId, mesh: &Mesh, log: &Log) {
+/// Goes on with the configuration that was read, if that can be.
+pub(super) fn reload(
+    read: Result<Result<Config, ConfigError>, JoinError>,
+    current: &mut Config,
+    node: &NodeId,
+    mesh: &Mesh,
+    log: &Log,
+) {
     match take(read, current, node, mesh, log) {
         Ok(lines) if lines.is_empty() => tracing::info!("reload: the file says what it said"),
         Ok(lines) => {
@@ -74,22 +94,24 @@ pub(super) fn reload(read: Read, current: &mut Config, node: &NodeId, mesh: &Mes
     }
 }
 
-/// Goes on with new certificates, if they changed and are sound, which the mesh logs. It looks by itself as well, only later,
-/// and then keeps the first refusal to itself: two files may be half replaced.
-pub(super) async fn reload_certificates(mesh: &Mesh) {
-    if let Err(error) = mesh.reload().await {
-        tracing::error!("certificates refused, the old ones stay: {error}");
+/// Says so if the certificates were not taken; that they were says the mesh. It looks by itself as well, only later, and then
+/// keeps the first refusal to itself: two files may be half replaced.
+pub(super) fn tell_of_certificates(read: Result<Result<Reloaded, TlsError>, JoinError>) {
+    match read {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => tracing::error!("certificates refused, the old ones stay: {error}"),
+        Err(error) => tracing::error!("certificates could not be read, the old ones stay: {error}"),
     }
 }
 
 fn take(
-    read: Read,
+    read: Result<Result<Config, ConfigError>, JoinError>,
     current: &mut Config,
     node: &NodeId,
     mesh: &Mesh,
     log: &Log,
 ) -> Result<Vec<String>, ReloadError> {
-    let next = read.0??;
+    let next = read??;
     let difference = current.difference(&next, node);
     if !difference.refused.is_empty() {
         return Err(ReloadError::NeedsRestart(difference.refused));

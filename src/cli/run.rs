@@ -12,7 +12,7 @@ use super::failure::Failure;
 use super::log::Log;
 use super::notify::Notifier;
 use super::output::{Format, Output};
-use super::reload::{Reading, reload, reload_certificates};
+use super::reload::{Read, Reading, reload, tell_of_certificates};
 use super::signal::{Hangup, Stop};
 use crate::api::{self, Api};
 use crate::config::{Config, Role};
@@ -59,15 +59,20 @@ pub(super) async fn run(args: RunArgs, role: Role, log: &Log) -> Result<(), Fail
                 notifier.reloading();
                 reading.begin(args.node.config.clone());
             }
-            read = reading.end() => {
-                reload(read, &mut config, &node.id, &mesh, log);
-                reload_certificates(&mesh).await;
-                if reading.take_again() {
-                    reading.begin(args.node.config.clone());
-                } else {
-                    notifier.ready(&line);
+            read = reading.end() => match read {
+                Read::Config(read) => {
+                    reload(*read, &mut config, &node.id, &mesh, log);
+                    reading.begin_certificates(&mesh);
                 }
-            }
+                Read::Certificates(read) => {
+                    tell_of_certificates(read);
+                    if reading.take_again() {
+                        reading.begin(args.node.config.clone());
+                    } else {
+                        notifier.ready(&line);
+                    }
+                }
+            },
             failure = writer.fails() => break Err(failure),
             () = mesh.closed() => {
                 break Err(Failure::Failed("the mesh ended by itself; the log says why".to_owned()));

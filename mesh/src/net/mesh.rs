@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use super::first_open;
 use super::shared::Shared;
 use super::tls::{Reloaded, Tls, TlsError, wall_s};
 use crate::id::{Datacenter, NodeId};
@@ -215,6 +216,9 @@ impl Mesh {
             }
             let before = Arc::clone(core.node.topology());
             let after = change(&before)?;
+            if let Some(address) = first_open(&after).filter(|_| self.shared().loopback) {
+                return Err(TopologyChangeError::Unprotected(address));
+            }
             core.node.set_topology(Arc::clone(&after), now)?;
             Ok(before.changes_to(&after))
         });

@@ -168,8 +168,8 @@ pub async fn join(config: Config) -> Result<(Client, Inbox), JoinError> {
         seed: seed.unwrap_or_else(|| fastrand::u64(..)),
         wall_base_us,
     };
-    let shared =
-        Shared::new(init, seed, local_addr, tls).map_err(|error| JoinError::NotInTopology(error.0))?;
+    let shared = Shared::new(init, seed, local_addr, tls, security == Security::Loopback)
+        .map_err(|error| JoinError::NotInTopology(error.0))?;
     let _ = shared.with(|core, _| core.node.set_offer(offer));
     timer::start(&shared);
     if let Security::Tls(files) = &security {
@@ -192,13 +192,19 @@ fn protect(
     match security {
         Security::Tls(files) => Ok(Some(Tls::load(files.clone(), topology.name(spec))?)),
         Security::Insecure => Ok(None),
-        Security::Loopback => {
-            let everybody = topology.nodes().filter_map(|node| node.address);
-            let open = |address: &SocketAddr| !address.ip().to_canonical().is_loopback();
-            match listens.into_iter().chain(everybody).find(open) {
-                Some(address) => Err(JoinError::Unprotected(address)),
-                None => Ok(None),
-            }
-        }
+        Security::Loopback => match listens.filter(is_open).or_else(|| first_open(topology)) {
+            Some(address) => Err(JoinError::Unprotected(address)),
+            None => Ok(None),
+        },
     }
+}
+
+/// Others than this machine reach it.
+fn is_open(address: &SocketAddr) -> bool {
+    !address.ip().to_canonical().is_loopback()
+}
+
+/// An address of a node that others than this machine reach.
+fn first_open(topology: &Topology) -> Option<SocketAddr> {
+    topology.nodes().filter_map(|node| node.address).find(is_open)
 }

@@ -57,6 +57,8 @@ pub(super) struct Shared {
     pub(super) local_addr: Option<SocketAddr>,
     /// Every link is within TLS; without it every link is plaintext.
     pub(super) tls: Option<Arc<Tls>>,
+    /// Every link is plaintext and stays on this machine.
+    pub(super) loopback: bool,
     pub(super) runtime: tokio::runtime::Handle,
     core: Mutex<Core>,
     base: Instant,
@@ -78,6 +80,7 @@ impl Shared {
         seed: Option<u64>,
         local_addr: Option<SocketAddr>,
         tls: Option<Tls>,
+        loopback: bool,
     ) -> Result<Arc<Self>, NotInTopology> {
         let settings = init.settings.clone();
         let mut node = Node::new(init, Micros(0))?;
@@ -101,6 +104,7 @@ impl Shared {
             seed,
             local_addr,
             tls: tls.map(Arc::new),
+            loopback,
             runtime: tokio::runtime::Handle::current(),
             core: Mutex::new(core),
             base: Instant::now(),

@@ -18,7 +18,6 @@ mod watch;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -73,7 +72,7 @@ impl Tls {
     pub(super) fn load(files: TlsFiles, name: SpiffeId) -> Result<Self, TlsError> {
         let credentials = Credentials::load(&files)?;
         credentials.check_name(&name)?;
-        warn_if_open(&files.key);
+        credentials.tell_of_dangers();
         Ok(Self {
             files,
             name,
@@ -109,6 +108,7 @@ impl Tls {
                     not_after = %credentials.info().not_after_text(),
                     "certificate reloaded: new connections use it"
                 );
+                credentials.tell_of_dangers();
                 *current = Arc::new(credentials);
                 self.reloads.fetch_add(1, Ordering::Relaxed);
                 Ok(Reloaded::Changed)
@@ -186,21 +186,6 @@ impl Tls {
         let handshakes_failed = TlsFailure::ALL.iter().map(|failure| (failure.label(), 0)).collect();
         TlsStats { handshakes_failed, ..TlsStats::default() }
     }
-}
-
-/// A key that every user of the machine can read still works: who may is the operator's to say.
-fn warn_if_open(key: &Path) {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        const OTHERS: u32 = 0o007;
-        let mode = std::fs::metadata(key).map(|found| found.permissions().mode()).unwrap_or_default();
-        if mode & OTHERS != 0 {
-            tracing::warn!(key = %key.display(), mode = format!("{:o}", mode & 0o777), "every user can use this key: chmod 600");
-        }
-    }
-    #[cfg(not(unix))]
-    let _ = key;
 }
 
 /// The name in the certificate that the peer has just proved to hold.

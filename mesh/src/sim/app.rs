@@ -65,6 +65,9 @@ pub(super) struct DrawnMessage {
     pub(super) id: u64,
     pub(super) destination: NodeId,
     pub(super) deadline: Duration,
+    /// A newer one may take its place.
+    pub(super) slotted: bool,
+    pub(super) bytes: usize,
     /// Whatever goes wrong at present leaves a way and the time for it.
     pub(super) must_arrive: bool,
 }
@@ -114,12 +117,14 @@ impl App {
             };
             let mut message =
                 Message::new(member.id.clone(), body(id, &shared)).lane(lane).deadline(deadline);
-            if mood == Mood::Rough && self.rng.u8(..) < 30 {
+            let slotted = mood == Mood::Rough && self.rng.u8(..) < 30;
+            if slotted {
                 message = message.slot(1);
             }
+            let bytes = message.len();
             drawn.batch.push(message.kind(self.rng.u8(..)));
             let destination = member.id.clone();
-            drawn.messages.push(DrawnMessage { id, destination, deadline, must_arrive });
+            drawn.messages.push(DrawnMessage { id, destination, deadline, slotted, bytes, must_arrive });
         }
         drawn
     }

@@ -15,10 +15,29 @@ struct Handed {
     member: Life,
 }
 
+/// What a sender may expect of a message.
+#[derive(Clone, Debug)]
+pub struct Promise {
+    /// Who sent it.
+    pub sender: NodeId,
+    /// When.
+    pub at: Micros,
+    /// Its deadline.
+    pub expires: Micros,
+    /// When its receipt is whole at the latest.
+    pub due: Micros,
+    /// A newer message may take its place.
+    pub slotted: bool,
+    /// It is over the limit of some node.
+    pub oversized: bool,
+    /// Its sender knew no such member there.
+    pub unknown: bool,
+}
+
 #[derive(Debug)]
 struct Submitted {
     destination: NodeId,
-    due: Micros,
+    promise: Promise,
     told: Option<Told>,
 }
 
@@ -35,11 +54,17 @@ pub struct Told {
 #[derive(Debug, Default)]
 pub struct Checker {
     submitted: BTreeMap<u64, Submitted>,
-    /// Those without an outcome, the most urgent first.
-    pending: BTreeSet<(Micros, u64)>,
+    /// Per sender those without an outcome, the most urgent first.
+    pending: BTreeMap<NodeId, BTreeSet<(Micros, u64)>>,
     handed: BTreeMap<u64, Vec<Handed>>,
     last: BTreeMap<(Life, Life, Lane), u64>,
     newest_origin: BTreeMap<(Life, NodeId), Incarnation>,
+    /// When each node last began another life.
+    restarted: BTreeMap<NodeId, Micros>,
+    /// Whom a sender took out of its topology, or elsewhere: sender, node.
+    removed: BTreeSet<(NodeId, NodeId)>,
+    /// Senders that were shut down.
+    closed: BTreeSet<NodeId>,
     violations: Vec<String>,
 }
 
@@ -53,16 +78,66 @@ impl Checker {
         }
     }
 
-    /// A message was accepted by the sender's mesh. It must be decided by `due`.
-    pub fn submitted(&mut self, id: u64, destination: NodeId, due: Micros) {
-        self.submitted.insert(id, Submitted { destination, due, told: None });
-        self.pending.insert((due, id));
+    /// A message was accepted by the sender's mesh.
+    pub fn submitted(&mut self, id: u64, destination: NodeId, promise: Promise) {
+        self.pending.entry(promise.sender.clone()).or_default().insert((promise.due, id));
+        self.submitted.insert(id, Submitted { destination, promise, told: None });
     }
 
-    /// The sender died: nobody will be told of its messages.
-    pub fn sender_died(&mut self) {
-        for (_, id) in std::mem::take(&mut self.pending) {
+    /// A sender died: nobody will be told of its messages.
+    pub fn sender_died(&mut self, sender: &NodeId) {
+        for (_, id) in self.pending.remove(sender).unwrap_or_default() {
             self.submitted.remove(&id);
+        }
+    }
+
+    /// A sender is shut down: what it is told from now on may say so.
+    pub fn closing(&mut self, sender: &NodeId) {
+        self.closed.insert(sender.clone());
+    }
+
+    /// A sender was shut down in good order: it knows what became of each of its messages.
+    pub fn sender_closed(&mut self, sender: &NodeId) {
+        let open = self.pending.get(sender).map_or(0, BTreeSet::len);
+        if open > 0 {
+            self.violation(format!("{open} messages of {sender} without an outcome when it was closed"));
+        }
+    }
+
+    /// A node began another life.
+    pub fn restarted(&mut self, node: &NodeId, now: Micros) {
+        self.restarted.insert(node.clone(), now);
+    }
+
+    /// A sender took this node out of its topology, or to another place in it.
+    pub fn removed(&mut self, sender: &NodeId, node: &NodeId) {
+        self.removed.insert((sender.clone(), node.clone()));
+    }
+
+    /// Why this outcome of a message cannot be.
+    fn refuted(&self, submitted: &Submitted, outcome: &Outcome, now: Micros) -> Option<&'static str> {
+        let Submitted { destination, promise, .. } = submitted;
+        let restarted = |node: &NodeId| self.restarted.contains_key(node);
+        match outcome {
+            Outcome::Delivered { attempts: 0, .. } => Some("it was never written"),
+            Outcome::Delivered { .. } if promise.unknown => Some("there is no such member there"),
+            Outcome::Delivered { .. } => None,
+            Outcome::Failed { reason, .. } => match reason {
+                FailReason::Expired if now < promise.expires => Some("there is time left"),
+                FailReason::Superseded if !promise.slotted => Some("it has no slot"),
+                FailReason::PeerRestarted if !restarted(destination) && !restarted(&promise.sender) => {
+                    Some("neither end ever restarted")
+                }
+                FailReason::UnknownNode if !promise.unknown => Some("its destination was known"),
+                FailReason::TooLarge if !promise.oversized => Some("it is under every limit"),
+                FailReason::Closed if !self.closed.contains(&promise.sender) => Some("nobody shut it down"),
+                FailReason::Removed
+                    if !self.removed.contains(&(promise.sender.clone(), destination.clone())) =>
+                {
+                    Some("its destination was never removed")
+                }
+                _ => None,
+            },
         }
     }
 
@@ -76,8 +151,13 @@ impl Checker {
             return self.violation(format!("message {id}: a second outcome"));
         }
         let destination = submitted.destination.clone();
-        self.pending.remove(&(submitted.due, id));
+        if let Some(pending) = self.pending.get_mut(&submitted.promise.sender) {
+            pending.remove(&(submitted.promise.due, id));
+        }
         submitted.told = Some(Told { at: now, outcome: outcome.clone() });
+        if let Some(why) = self.submitted.get(&id).and_then(|one| self.refuted(one, &outcome, now)) {
+            self.violation(format!("message {id}: told {outcome:?}, but {why}"));
+        }
         let got = self.handed.get(&id).is_some_and(|all| all.iter().any(|one| one.at <= now));
         match outcome {
             Outcome::Delivered { .. } if !got => {
@@ -130,23 +210,34 @@ impl Checker {
         self.handed.entry(id).or_default().push(Handed { at: now, member });
     }
 
-    /// Whatever is overdue by now.
-    pub fn check_due(&mut self, now: Micros) {
-        while let Some((due, id)) = self.pending.first().copied().filter(|(due, _)| *due < now) {
+    /// Whatever a sender, which had the time to be told, should know by now.
+    pub fn check_due(&mut self, sender: &NodeId, now: Micros) {
+        let Some(mut pending) = self.pending.remove(sender) else { return };
+        while pending.first().is_some_and(|(due, _)| *due < now) {
+            let Some((_, id)) = pending.pop_first() else { break };
             self.violation(format!("message {id}: no outcome by its deadline"));
-            self.pending.remove(&(due, id));
             self.submitted.remove(&id);
         }
+        self.pending.insert(sender.clone(), pending);
     }
 
     /// After healing every one of these must have been delivered.
     pub fn check_delivered(&mut self, ids: &BTreeSet<u64>) {
         for id in ids {
-            match self.submitted.get(id).and_then(|submitted| submitted.told.clone()) {
+            let Some(submitted) = self.submitted.get(id) else {
+                self.violation(format!("message {id}: sent after healing, and its sender died"));
+                continue;
+            };
+            let again =
+                self.restarted.get(&submitted.destination).max(self.restarted.get(&submitted.promise.sender));
+            match submitted.told.clone() {
                 Some(Told { outcome: Outcome::Delivered { .. }, .. }) => {}
+                // One end found out only now that its clock had gone back when it started.
+                Some(Told { outcome: Outcome::Failed { reason: FailReason::PeerRestarted, .. }, .. })
+                    if again.is_some_and(|at| *at >= submitted.promise.at) => {}
                 other => {
-                    let to = self.submitted.get(id).map(|submitted| submitted.destination.to_string());
-                    self.violation(format!("message {id} to {to:?}: sent after healing, but {other:?}"));
+                    let to = submitted.destination.clone();
+                    self.violation(format!("message {id} to {to}: sent after healing, but {other:?}"));
                 }
             }
         }
@@ -178,6 +269,12 @@ impl Checker {
         self.handed.iter().filter_map(|(id, all)| Some((*id, first(all)?))).collect()
     }
 
+    /// When each of these was handed over first, if it was.
+    #[must_use]
+    pub fn arrivals_of<'a>(&self, ids: impl Iterator<Item = &'a u64>) -> BTreeMap<u64, Micros> {
+        ids.filter_map(|id| Some((*id, self.handed.get(id)?.first()?.at))).collect()
+    }
+
     /// What was wrong.
     #[must_use]
     pub fn violations(self) -> Vec<String> {
@@ -195,6 +292,12 @@ mod tests {
         (NodeId::new(name).unwrap(), Incarnation(incarnation))
     }
 
+    fn promise() -> Promise {
+        let (at, expires, due) = (Micros(0), Micros(100), Micros(100));
+        let sender = NodeId::new("o").unwrap();
+        Promise { sender, at, expires, due, slotted: false, oversized: false, unknown: false }
+    }
+
     fn delivered() -> Outcome {
         Outcome::Delivered { route: Route::Direct, attempts: 1, rtt: Duration::ZERO }
     }
@@ -202,10 +305,10 @@ mod tests {
     fn judged(story: impl FnOnce(&mut Checker)) -> Vec<String> {
         let mut checker = Checker::default();
         for id in 1..=3 {
-            checker.submitted(id, NodeId::new("m").unwrap(), Micros(100));
+            checker.submitted(id, NodeId::new("m").unwrap(), promise());
         }
         story(&mut checker);
-        checker.check_due(Micros(50));
+        checker.check_due(&NodeId::new("o").unwrap(), Micros(50));
         checker.violations()
     }
 
@@ -233,7 +336,7 @@ mod tests {
         let denied = judged(|checker| {
             checker.told(
                 1,
-                Outcome::Failed { reason: FailReason::Expired, maybe_delivered: false },
+                Outcome::Failed { reason: FailReason::Refused, maybe_delivered: false },
                 Micros(1),
             );
             hand(checker, 1, 1, 1);
@@ -245,7 +348,14 @@ mod tests {
             checker.told(1, delivered(), Micros(9));
         });
         assert!(again[0].contains("second outcome"));
-        let pending = judged(|checker| checker.check_due(Micros(101)));
+        for reason in FailReason::ALL.into_iter().filter(|reason| *reason != FailReason::Refused) {
+            let outcome = Outcome::Failed { reason, maybe_delivered: true };
+            let unfounded = judged(|checker| checker.told(1, outcome, Micros(9)));
+            assert!(unfounded[0].contains("but"), "{reason:?}: {unfounded:?}");
+        }
+        let left_open = judged(|checker| checker.sender_closed(&NodeId::new("o").unwrap()));
+        assert!(left_open[0].contains("without an outcome"));
+        let pending = judged(|checker| checker.check_due(&NodeId::new("o").unwrap(), Micros(101)));
         assert_eq!(pending.len(), 3);
         let unhealed = judged(|checker| checker.check_delivered(&BTreeSet::from([1])));
         assert!(unhealed[0].contains("after healing"));

@@ -1,6 +1,6 @@
 //! The faulty wire: pairs of byte streams with delay, chopped at random, that can be cut, reset, and fill up.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -36,20 +36,42 @@ struct Direction {
     closed: bool,
 }
 
+/// Where nothing passes, until it is mended; TCP delivers it then.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Hole {
+    /// From one node to another.
+    Between(NodeIx, NodeIx),
+    /// Into this end of one stream, while others pass: as in front of a link with a smaller MTU that does not say so.
+    Stream(End),
+}
+
 /// All streams, and where they are cut.
 pub(super) struct Wire {
     /// What a sender's and a receiver's kernel take in before a write blocks.
     kernel_bytes: usize,
     directions: BTreeMap<End, Direction>,
-    /// From datacenter, to datacenter.
-    cut: BTreeSet<(usize, usize)>,
-    held: BTreeMap<(usize, usize), VecDeque<(End, Cargo)>>,
+    /// How often each is cut: it passes again when all cuts are mended.
+    holes: BTreeMap<Hole, u32>,
+    /// What has arrived at a hole, in order, per receiving end and with its number.
+    held: BTreeMap<End, VecDeque<(u64, Cargo)>>,
+    held_so_far: u64,
+    /// Between datacenters, bytes per second.
+    bandwidth: Option<u64>,
+    /// When what was sent between two datacenters is through.
+    busy_until: BTreeMap<(usize, usize), Micros>,
 }
 
 impl Wire {
-    pub(super) fn new(kernel_bytes: usize) -> Self {
-        let (directions, cut, held) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
-        Self { kernel_bytes, directions, cut, held }
+    pub(super) fn new(kernel_bytes: usize, bandwidth: Option<u64>) -> Self {
+        Self {
+            kernel_bytes,
+            directions: BTreeMap::new(),
+            holes: BTreeMap::new(),
+            held: BTreeMap::new(),
+            held_so_far: 0,
+            bandwidth,
+            busy_until: BTreeMap::new(),
+        }
     }
 
     pub(super) fn connect(&mut self, a: End, b: End) {
@@ -68,17 +90,25 @@ impl Wire {
         self.directions.get(&end).map(|direction| direction.to)
     }
 
-    /// When something sent now arrives.
+    /// When something sent now, from one datacenter to another, arrives.
     pub(super) fn send(
         &mut self,
         from: End,
         bytes: usize,
+        sites: (usize, usize),
         delay: Duration,
         now: Micros,
     ) -> Option<(Micros, End)> {
         let direction = self.directions.get_mut(&from).filter(|direction| !direction.closed)?;
         direction.buffered += bytes;
-        direction.last_at = direction.last_at.max(now + delay);
+        let mut through = now;
+        if let Some(bandwidth) = self.bandwidth.filter(|_| sites.0 != sites.1) {
+            let busy_until = self.busy_until.entry(sites).or_default();
+            let takes_us = u64::try_from(bytes).unwrap_or(u64::MAX).saturating_mul(1_000_000) / bandwidth;
+            *busy_until = (*busy_until).max(now) + Duration::from_micros(takes_us);
+            through = *busy_until;
+        }
+        direction.last_at = direction.last_at.max(through + delay);
         Some((direction.last_at, direction.to))
     }
 
@@ -113,22 +143,45 @@ impl Wire {
         self.directions.iter().filter(|(_, direction)| !direction.closed).map(|(end, _)| *end).collect()
     }
 
-    pub(super) fn cut(&mut self, pair: (usize, usize)) {
-        self.cut.insert(pair);
+    pub(super) fn cut(&mut self, hole: Hole) {
+        *self.holes.entry(hole).or_default() += 1;
     }
 
-    pub(super) fn is_cut(&self, pair: (usize, usize)) -> bool {
-        self.cut.contains(&pair)
+    pub(super) fn is_cut(&self, hole: Hole) -> bool {
+        self.holes.contains_key(&hole)
     }
 
-    /// Keeps what would have passed a cut.
-    pub(super) fn hold(&mut self, pair: (usize, usize), to: End, cargo: Cargo) {
-        self.held.entry(pair).or_default().push_back((to, cargo));
+    /// Nothing reaches this end now.
+    pub(super) fn is_cut_off(&self, to: End) -> bool {
+        let between = self.other(to).map(|from| Hole::Between(from.node, to.node));
+        self.is_cut(Hole::Stream(to)) || between.is_some_and(|hole| self.is_cut(hole))
     }
 
-    /// Ends a cut; TCP delivers what was held.
-    pub(super) fn heal(&mut self, pair: (usize, usize)) -> VecDeque<(End, Cargo)> {
-        self.cut.remove(&pair);
-        self.held.remove(&pair).unwrap_or_default()
+    /// Keeps what cannot reach its end.
+    pub(super) fn hold(&mut self, to: End, cargo: Cargo) {
+        self.held_so_far += 1;
+        self.held.entry(to).or_default().push_back((self.held_so_far, cargo));
+    }
+
+    /// Ends a cut of each. What was held by it arrives in the order it came, unless something else holds it still.
+    pub(super) fn mend(&mut self, holes: &[Hole]) -> Vec<(End, Cargo)> {
+        for hole in holes {
+            match self.holes.get_mut(hole) {
+                Some(cuts) if *cuts > 1 => *cuts -= 1,
+                _ => drop(self.holes.remove(hole)),
+            }
+        }
+        let mut free = Vec::new();
+        for end in self.held.keys().copied().filter(|end| !self.is_cut_off(*end)).collect::<Vec<_>>() {
+            let held = self.held.remove(&end).into_iter().flatten();
+            free.extend(held.map(|(number, cargo)| (number, end, cargo)));
+        }
+        free.sort_by_key(|(number, ..)| *number);
+        free.into_iter().map(|(_, end, cargo)| (end, cargo)).collect()
+    }
+
+    /// What is held of a stream is lost.
+    pub(super) fn lose(&mut self, to: End) {
+        self.held.remove(&to);
     }
 }

@@ -34,7 +34,21 @@ pub(crate) struct Special {
 
 impl Pki {
     pub(crate) fn new() -> Self {
-        let pki = Self { directory: tempfile::tempdir().unwrap(), ca: authority() };
+        Self::of(authority())
+    }
+
+    /// One whose CA expired an hour ago; what it issues is in its time.
+    pub(crate) fn expired() -> Self {
+        let mut params = authority();
+        let now = Time::now();
+        let (from, until) = (now - Duration::from_secs(24 * 3600), now - Duration::from_secs(3600));
+        (params.not_before, params.not_after) = (from.into(), until.into());
+        Self::of(params)
+    }
+
+    fn of(params: CertificateParams) -> Self {
+        let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        let pki = Self { directory: tempfile::tempdir().unwrap(), ca };
         pki.write("ca.crt", &pki.ca.pem());
         pki
     }
@@ -89,10 +103,10 @@ impl Pki {
     }
 }
 
-fn authority() -> CertifiedIssuer<'static, KeyPair> {
+fn authority() -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, "CA of test");
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+    params
 }

@@ -6,15 +6,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::client::danger::ServerCertVerifier;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
-use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
 use rustls::sign::CertifiedKey;
 use rustls::version::TLS13;
 use rustls::{CertificateError as Bad, ClientConfig, RootCertStore, ServerConfig};
 
 use super::certificate::{CertificateError, CertificateInfo, wall_s};
-use super::verify::Nodes;
+use super::verify::{Acceptors, Diallers};
 use crate::id::SpiffeId;
 
 /// No more of a file is read: a chain and a key are some KiB.
@@ -27,7 +29,8 @@ pub struct TlsFiles {
     pub certificate: PathBuf,
     /// Its private key, in PKCS #8, PKCS #1 or SEC 1.
     pub key: PathBuf,
-    /// The CA, or several while one takes the place of another: whoever one of them certified is believed.
+    /// The CA, or several while one takes the place of another: whoever one of them certified is believed, for as long as
+    /// that CA is valid itself.
     pub ca: PathBuf,
     /// Between looks at the files for new content.
     pub check_interval: Duration,
@@ -140,6 +143,8 @@ pub struct Credentials {
     client: Arc<ClientConfig>,
     chain: Vec<CertificateDer<'static>>,
     ca: Vec<CertificateDer<'static>>,
+    /// CAs of the file that are not trusted now.
+    ca_outside: usize,
 }
 
 impl Credentials {
@@ -150,29 +155,17 @@ impl Credentials {
     /// [`TlsError`]: the first thing that is wrong.
     pub fn load(files: &TlsFiles) -> Result<Self, TlsError> {
         let chain = certificates(&files.certificate)?;
-        let ca = certificates(&files.ca)?;
+        let (ca, ca_outside) = authorities(&files.ca)?;
         let key = private_key(&files.key)?;
         let info = info(&files.certificate, &chain)?;
         let name = info
             .name()
             .map_err(|source| TlsError::Certificate { path: files.certificate.clone(), source })?;
         check_time(&files.certificate, &info)?;
-        // A CA whose time is over is told as such, not as one that did not issue the certificate.
-        if let [only] = &ca[..] {
-            check_time(&files.ca, &info_of(&files.ca, only)?)?;
-        }
 
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut roots = RootCertStore::empty();
         for certificate in &ca {
-            // Whatever is a root issues: of a node's certificate among them its holder could make any other one.
-            if !info_of(&files.ca, certificate)?.is_ca {
-                return Err(TlsError::Pem {
-                    path: files.ca.clone(),
-                    what: "certificates of CAs alone",
-                    detail: "one of them is no CA's".to_owned(),
-                });
-            }
             roots.add(certificate.clone()).map_err(|error| TlsError::Pem {
                 path: files.ca.clone(),
                 what: "certificate of a CA",
@@ -189,9 +182,11 @@ impl Credentials {
             },
         )?;
         let setup = |error: rustls::Error| TlsError::Setup(error.to_string());
-        let clients = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider))
+        let diallers = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider))
             .build()
             .map_err(|error| TlsError::Setup(error.to_string()))?;
+        let diallers = Arc::new(Diallers(diallers));
+        let acceptors = Arc::new(Acceptors { roots, provider: Arc::clone(&provider) });
 
         // As a peer would see it, in both roles.
         let chain_error = |error: rustls::Error| TlsError::Chain {
@@ -203,39 +198,32 @@ impl Credentials {
             return Err(no_certificate(&files.certificate, "it is empty"));
         };
         let now = UnixTime::now();
-        let algorithms = provider.signature_verification_algorithms.all;
-        ParsedCertificate::try_from(leaf)
-            .and_then(|leaf| {
-                rustls::client::verify_server_cert_signed_by_trust_anchor(
-                    &leaf, &roots, between, now, algorithms,
-                )
-            })
-            .map_err(chain_error)?;
-        clients.verify_client_cert(leaf, between, now).map_err(chain_error)?;
+        let anybody = ServerName::IpAddress(std::net::Ipv4Addr::LOCALHOST.into());
+        acceptors.verify_server_cert(leaf, between, &anybody, &[], now).map_err(chain_error)?;
+        diallers.verify_client_cert(leaf, between, now).map_err(chain_error)?;
 
         let mut server = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(&[&TLS13])
             .map_err(setup)?
-            .with_client_cert_verifier(clients)
+            .with_client_cert_verifier(diallers)
             .with_single_cert(chain.clone(), key.clone_key())
             .map_err(setup)?;
         // Every connection shows its certificate: nothing to resume by, and no bytes before that.
         server.send_tls13_tickets = 0;
         server.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
         server.max_early_data_size = 0;
-        let verifier = Arc::new(Nodes { roots, provider: Arc::clone(&provider) });
         let mut client = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&TLS13])
             .map_err(setup)?
             .dangerous()
-            .with_custom_certificate_verifier(verifier)
+            .with_custom_certificate_verifier(acceptors)
             .with_client_auth_cert(chain.clone(), key)
             .map_err(setup)?;
         client.resumption = rustls::client::Resumption::disabled();
         client.enable_early_data = false;
         client.enable_sni = false;
         let (server, client) = (Arc::new(server), Arc::new(client));
-        Ok(Self { files: files.clone(), info, name, server, client, chain, ca })
+        Ok(Self { files: files.clone(), info, name, server, client, chain, ca, ca_outside })
     }
 
     /// Which node they are of.
@@ -268,6 +256,18 @@ impl Credentials {
     /// Nothing that a peer sees or that decides over peers differs. A key never changes without its certificate.
     pub(super) fn is_same(&self, other: &Self) -> bool {
         (&self.chain, &self.ca) == (&other.chain, &other.ca)
+    }
+
+    /// What does not keep these from being used and should not be so.
+    pub(super) fn tell_of_dangers(&self) {
+        tell_if_open(&self.files.key);
+        if self.ca_outside > 0 {
+            tracing::warn!(
+                ca = %self.files.ca.display(),
+                left_out = self.ca_outside,
+                "CAs whose time is over, or has not come, are not trusted: take them out of the file"
+            );
+        }
     }
 
     pub(super) fn server(&self) -> &Arc<ServerConfig> {
@@ -317,6 +317,32 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     Ok(found)
 }
 
+/// The CAs that are trusted now, and how many are not. One whose time is over, or has not come, is not, and the library would not look; the last of
+/// them is told as such, not as one that did not issue the certificate.
+fn authorities(path: &Path) -> Result<(Vec<CertificateDer<'static>>, usize), TlsError> {
+    let mut trusted = Vec::new();
+    let (mut left_out, mut outside) = (0, None);
+    for certificate in certificates(path)? {
+        let info = info_of(path, &certificate)?;
+        // Whatever is a root issues: of a node's certificate among them its holder could make any other one.
+        if !info.is_ca {
+            return Err(TlsError::Pem {
+                path: path.to_owned(),
+                what: "certificates of CAs alone",
+                detail: "one of them is no CA's".to_owned(),
+            });
+        }
+        match check_time(path, &info) {
+            Ok(()) => trusted.push(certificate),
+            Err(error) => (left_out, outside) = (left_out + 1, outside.or(Some(error))),
+        }
+    }
+    match outside {
+        Some(error) if trusted.is_empty() => Err(error),
+        _ => Ok((trusted, left_out)),
+    }
+}
+
 fn no_certificate(path: &Path, detail: &str) -> TlsError {
     TlsError::Pem { path: path.to_owned(), what: "certificate", detail: detail.to_owned() }
 }
@@ -350,12 +376,29 @@ fn check_time(path: &Path, info: &CertificateInfo) -> Result<(), TlsError> {
     Ok(())
 }
 
+/// A key that others can use still works: who may is the operator's to say. A group that may read is a common way to give a
+/// service its key; one that may write could put its own there.
+fn tell_if_open(key: &Path) {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        const OTHERS: u32 = 0o037;
+        let mode = std::fs::metadata(key).map(|found| found.permissions().mode()).unwrap_or_default();
+        if mode & OTHERS != 0 {
+            tracing::warn!(key = %key.display(), mode = format!("{:o}", mode & 0o777), "others than its owner can use this key: chmod 600, or 640");
+        }
+    }
+    #[cfg(not(unix))]
+    let _ = key;
+}
+
 fn explain(error: &rustls::Error) -> String {
     match error {
         // The latter if both go by one name.
         rustls::Error::InvalidCertificate(Bad::UnknownIssuer | Bad::BadSignature) => {
             "another CA issued it".to_owned()
         }
+        rustls::Error::InvalidCertificate(Bad::Other(why)) => why.0.to_string(),
         error => error.to_string(),
     }
 }

@@ -2,10 +2,11 @@
 
 use std::io;
 
-use rustls::{CertificateError as Bad, Error};
+use rustls::{CertificateError as Bad, Error, OtherError};
 
 use super::CertificateError;
 use super::gate::TooLong;
+use super::verify::ChainError;
 
 /// Why a TLS handshake failed, or TLS ended a connection that was through it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -100,7 +101,7 @@ impl TlsFailure {
             Self::Expired => "issue the peer a new certificate",
             Self::NotYetValid => "compare the clocks of the two machines",
             Self::Incompatible => "the peer must speak TLS 1.3",
-            Self::TooLong => "give the peer a certificate of fewer bytes, or check the address",
+            Self::TooLong => "give the peer a chain of fewer certificates and bytes, or check the address",
             Self::NotTls => "give the peer certificate, key and ca in [security], or check the address",
             Self::RefusedByPeer => "the log of the peer says what is wrong with this node's certificate",
             Self::Closed | Self::Unfinished | Self::Other => "see the log of the peer",
@@ -121,6 +122,7 @@ impl TlsFailure {
             Error::InvalidCertificate(Bad::UnknownIssuer | Bad::BadSignature) => Self::UnknownIssuer,
             Error::InvalidCertificate(Bad::Expired | Bad::ExpiredContext { .. }) => Self::Expired,
             Error::InvalidCertificate(Bad::NotValidYet | Bad::NotValidYetContext { .. }) => Self::NotYetValid,
+            Error::InvalidCertificate(Bad::Other(OtherError(why))) if why.is::<ChainError>() => Self::TooLong,
             Error::InvalidCertificate(_) => Self::BadCertificate,
             Error::PeerIncompatible(_) => Self::Incompatible,
             Error::InvalidMessage(_) => Self::NotTls,

@@ -73,7 +73,6 @@ impl Links {
             stage,
             lane,
             link,
-            opened_at: now,
             out: VecDeque::new(),
             roster_out: RosterOut::default(),
             roster_in: RosterIn::default(),

@@ -177,7 +177,6 @@ struct Conn {
     certified: Option<Box<SpiffeId>>,
     lane: Lane,
     link: Option<LinkId>,
-    opened_at: Micros,
     out: VecDeque<Bytes>,
     roster_out: RosterOut,
     roster_in: RosterIn,

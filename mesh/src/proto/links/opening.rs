@@ -98,8 +98,7 @@ impl Links {
         conn.out.push_back(Bytes::from_static(&PREAMBLE));
         conn.out.push_back(frame_around(FrameType::Hello, conn.lane, &body));
         conn.stage = Stage::AwaitWelcome { hello: body };
-        conn.opened_at = now;
-        self.timers.set(Timer::Handshake(id), now + self.settings.handshake_timeout);
+        // Its deadline stays that of the dial: connecting, TLS and Hello have one time together.
         self.ready.insert(id);
     }
 

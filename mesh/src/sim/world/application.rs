@@ -8,7 +8,7 @@ impl World {
     /// The checker counts a message as handed over when it enters the inbox, which is before anybody reads it; so a deaf
     /// application's inbox is looked at when it hears again, and before its process dies.
     pub(super) fn hear(&mut self, index: NodeIx, deaf: bool) {
-        let now = self.now;
+        let (now, clock) = (self.now, self.clock(index));
         let host = &mut self.hosts[index];
         let Some(node) = host.node.as_mut() else { return };
         if deaf {
@@ -28,98 +28,151 @@ impl World {
                 let origin = (delivery.origin.clone(), delivery.origin_incarnation);
                 self.checker.handed(id, member, origin, delivery.lane, intact, now);
             }
-            if node.poll_delivery(now).is_none() {
+            if node.poll_delivery(clock).is_none() {
                 return;
             }
         }
     }
 
-    pub(super) fn send(&mut self) {
-        let now = self.now;
-        if self.phase == Phase::Healing && now >= HEALED_AT {
-            self.phase = Phase::Trials;
+    /// A slow application takes one message, and sleeps.
+    pub(super) fn sip(&mut self, index: NodeIx, life: u64) {
+        const NAP: Duration = Duration::from_millis(3);
+        let clock = self.clock(index);
+        let host = &mut self.hosts[index];
+        if !host.slow || host.life != life {
+            return;
         }
-        let mut next = now + self.app.pause();
+        if let Some(node) = host.node.as_mut().filter(|_| !host.deaf) {
+            let _ = node.poll_delivery(clock);
+        }
+        self.pump(index);
+        self.at(self.now + NAP, Event::Sip { host: index, life });
+    }
+
+    pub(super) fn send(&mut self, origin: NodeIx) {
+        let now = self.now;
+        let clock = self.clock(origin);
+        // As much load whoever sends.
+        let mut pause = self.app.pause() * u32::try_from(self.origins.len()).unwrap_or(1);
+        if self.phase == Phase::Faults {
+            // As many messages in minutes as in seconds.
+            pause = pause.mul_f64(self.swarm.faulty.as_secs_f64() / HEALING.as_secs_f64());
+        }
+        let mut next = now + pause;
         if self.phase == Phase::Trials {
-            let into = micros(now.since(HEALED_AT)) % micros(TRIAL_EVERY);
+            let into = micros(now.since(self.healed_at)) % micros(TRIAL_EVERY);
             let begin = Micros(now.0 - into);
+            if begin > self.trial {
+                self.check_prompt();
+                self.trial = begin;
+            }
             if next > begin + TRIAL_SENDS {
                 next = begin + TRIAL_EVERY;
-                let trial = next + TRIAL_SENDS.mul_f64(self.rng.f64());
-                self.at(trial, Event::Trial);
+                if origin == LEADER {
+                    let trial = next + TRIAL_SENDS.mul_f64(self.rng.f64());
+                    self.at(trial, Event::Trial);
+                }
             }
+        } else if self.phase == Phase::Healing {
+            next = next.min(self.healed_at);
         }
-        self.at(next, Event::Send);
-        if let Some(node) = self.hosts[LEADER].node.as_mut() {
-            node.handle_timeout(now);
+        self.at(next, Event::Send { origin });
+        if let Some(node) = self.hosts[origin].node.as_mut() {
+            node.handle_timeout(clock);
         }
-        self.pump(LEADER);
-        self.checker.check_due(now);
+        self.pump(origin);
+        let sender = self.hosts[origin].id.clone();
+        self.checker.check_due(&sender, now);
         if self.phase == Phase::Healing {
             return;
         }
         let mood = match self.phase {
             // Large messages may be turned away by small budgets, rightly: where all must arrive, all must fit.
-            Phase::Trials if self.swarm.tight => Mood::Mixed(TRIAL_PATIENCE),
+            Phase::Trials if self.is_cramped() => Mood::Mixed(TRIAL_PATIENCE),
             _ if self.swarm.faults.is_empty() => Mood::Easy,
             Phase::Trials => Mood::Mixed(TRIAL_PATIENCE),
             _ => Mood::Rough,
         };
+        if origin == LEADER {
+            self.send_again();
+        }
+        for datacenter in self.datacenters.clone() {
+            self.send_to(origin, &datacenter, mood);
+        }
+    }
+
+    /// Not everything that is sent fits everywhere.
+    fn is_cramped(&self) -> bool {
+        self.swarm.tight
+            || self.swarm.wild
+            || self.swarm.bandwidth.is_some()
+            || self.swarm.faults.contains(&Fault::Reload)
+    }
+
+    /// For a planted bug: what was not answered soon.
+    fn send_again(&mut self) {
+        let now = self.now;
         while let Some((_, ticket, batch)) = self.unanswered.pop_front_if(|(at, _, _)| *at <= now) {
+            let clock = self.clock(LEADER);
             let host = &mut self.hosts[LEADER];
             if host.tickets.contains_key(&ticket)
                 && let Some(node) = host.node.as_mut()
             {
-                self.again.extend(node.submit(batch, now));
+                self.again.extend(node.submit(batch, clock));
             }
         }
-        for datacenter in self.datacenters.clone() {
-            let host = &mut self.hosts[LEADER];
-            let Some(node) = host.node.as_mut() else { return };
-            let Drawn { mut batch, shared_bytes, messages } =
-                self.app.draw(&self.topology, &datacenter, &host.id, mood);
-            if let Some(planted) = self.planted {
-                planted.submitted(&mut batch);
-            }
-            let again = (self.planted == Some(Planted::RetryIsNewMessage)).then(|| batch.clone());
-            let Ok(ticket) = node.submit(batch, now) else { continue };
-            self.unanswered.extend(again.map(|batch| (now + Duration::from_millis(500), ticket, batch)));
-            let ids: Vec<u64> = messages.iter().map(|message| message.id).collect();
-            if !ids.is_empty() {
-                host.tickets.insert(ticket, OpenBatch { ids, datacenter: datacenter.clone(), shared_bytes });
-            }
-            // The sender's own books may be wrong; what is open holds at least what its messages share.
-            let open = host.tickets.values().filter(|open| open.datacenter == datacenter);
-            let held: usize = open.map(|open| open.shared_bytes).sum();
-            if held > self.settings.datacenter_budget_bytes {
-                let text = format!("{held} bytes are kept for {datacenter}, whatever its budget's books say");
-                self.checker.broken(text);
-            }
-            // A receipt is whole when its last message is decided.
-            let due = messages.iter().map(|message| now + message.deadline).max().unwrap_or(now);
-            for message in messages {
-                if self.phase == Phase::Trials && message.must_arrive {
-                    self.must_arrive.insert(message.id);
-                }
-                self.checker.submitted(message.id, message.destination, due);
-            }
-            let rows = node.status(now).datacenters;
-            let all: u64 = rows.iter().map(|row| row.queued_bytes).sum();
-            if all > u64::try_from(self.settings.process_budget_bytes).unwrap_or(0) {
-                self.checker.broken(format!("{all} bytes queued, over the budget of the process"));
-            }
-            for row in rows {
-                let snoozed = row.routes.iter().filter(|route| route.state == "snoozed").count();
-                if 2 * snoozed > row.routes.len() {
-                    let text = format!("{snoozed} proxies of {} are left alone, over half", row.name);
-                    self.checker.broken(text);
-                }
-                if row.queued_bytes > u64::try_from(self.settings.datacenter_budget_bytes).unwrap_or(0) {
-                    let text = format!("{} bytes queued for {}, over its budget", row.queued_bytes, row.name);
-                    self.checker.broken(text);
-                }
-            }
-            self.pump(LEADER);
+    }
+
+    fn send_to(&mut self, origin: NodeIx, datacenter: &Datacenter, mood: Mood) {
+        let (now, clock) = (self.now, self.clock(origin));
+        let host = &mut self.hosts[origin];
+        let Some(node) = host.node.as_mut() else { return };
+        let Drawn { mut batch, shared_bytes, messages } =
+            self.app.draw(&self.topology, datacenter, &host.id, mood);
+        if let Some(planted) = self.planted {
+            planted.submitted(&mut batch);
         }
+        let again =
+            (origin == LEADER && self.planted == Some(Planted::RetryIsNewMessage)).then(|| batch.clone());
+        let Ok(ticket) = node.submit(batch, clock) else { return };
+        self.unanswered.extend(again.map(|batch| (now + Duration::from_millis(500), ticket, batch)));
+        let ids: Vec<u64> = messages.iter().map(|message| message.id).collect();
+        if !ids.is_empty() {
+            host.tickets.insert(ticket, OpenBatch { ids, datacenter: datacenter.clone(), shared_bytes });
+        }
+        // The sender's own books may be wrong; what is open holds at least what its messages share.
+        let open = host.tickets.values().filter(|open| open.datacenter == *datacenter);
+        let held: usize = open.map(|open| open.shared_bytes).sum();
+        if held > host.limits.datacenter_budget_bytes {
+            let text = format!("{held} bytes are kept for {datacenter}, whatever its budget's books say");
+            self.checker.broken(text);
+        }
+        let (sender, known) = (host.id.clone(), Arc::clone(&host.topology));
+        // A receipt is whole when its last message is decided.
+        let due = messages.iter().map(|message| message.deadline).max().unwrap_or_default();
+        let due = self.moment(origin, clock + due);
+        let site = self.datacenters.binary_search(datacenter).expect("listed");
+        for message in messages {
+            if self.phase == Phase::Trials && message.must_arrive {
+                self.must_arrive.insert(message.id);
+                if origin == LEADER {
+                    self.sent_in_trial.insert(message.id, (now, site));
+                }
+            }
+            let promise = Promise {
+                sender: sender.clone(),
+                at: now,
+                expires: self.moment(origin, clock + message.deadline),
+                due,
+                slotted: message.slotted,
+                oversized: message.bytes > self.message_bytes_least,
+                unknown: known
+                    .node(&message.destination)
+                    .is_none_or(|spec| spec.datacenter != *datacenter || !spec.roles.member),
+            };
+            self.checker.submitted(message.id, message.destination, promise);
+        }
+        self.check_limits(origin);
+        self.pump(origin);
     }
 }

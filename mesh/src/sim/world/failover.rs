@@ -96,9 +96,8 @@ impl World {
             Strike::FreezeForAWhile => self.strike(Fault::Freeze, proxy, after(2_500)),
             Strike::SilentMember => self.strike(Fault::Stop, self.host(SILENT_MEMBER), after(1_500)),
             Strike::WayBackCut => {
-                let pair = self.pair(proxy, LEADER);
-                self.wire.cut(pair);
-                self.at(after(1_500), Event::Undo(Undo::Heal(pair)));
+                let (from, to) = self.sites(proxy, LEADER);
+                self.cut_between(from, to, after(1_500));
             }
             Strike::OwnStop => self.strike(Fault::Stop, LEADER, after(2_500)),
         }

@@ -1,9 +1,11 @@
 //! The driver: one queue of events in virtual time, machines as hosts, faults as events.
 
-mod streams;
-
 mod application;
-
+mod clocks;
+mod inspection;
+mod membership;
+mod setup;
+mod streams;
 mod trouble;
 
 mod failover;
@@ -19,10 +21,10 @@ use bytes::{Bytes, BytesMut};
 use trunkline_codec::{Epochs, Options};
 
 use super::app::{App, Drawn, Mood, read_body};
-use super::checker::Checker;
-use super::faults::{Fault, Swarm};
+use super::checker::{Checker, Promise};
+use super::faults::{Drift, Fault, Swarm};
 use super::planted::Planted;
-use super::wire::{Cargo, End, NodeIx, Wire};
+use super::wire::{Cargo, End, Hole, NodeIx, Wire};
 use crate::id::{ClusterId, Datacenter, Incarnation, NodeId};
 use crate::message::{Batch, FailReason};
 use crate::proto::client::Ticket;
@@ -52,6 +54,8 @@ pub struct Report {
     pub arrivals: BTreeMap<u64, (Micros, NodeId)>,
     /// The leader's counters, of its last life.
     pub leader: Stats,
+    /// What went wrong.
+    pub swarm: Swarm,
 }
 
 struct ConnState {
@@ -65,11 +69,23 @@ struct ConnState {
 struct Host {
     id: NodeId,
     datacenter: usize,
+    /// The nodes it knows of, or will when it starts.
+    topology: Arc<Topology>,
+    settings: Settings,
+    /// The largest limits it had in this life: what was taken in by them may still be there.
+    limits: Settings,
+    /// Its monotonic clock against the run's, in parts per million.
+    clock_ppm: u64,
     life: u64,
+    /// The life that its peers know it by.
+    incarnation: Incarnation,
     node: Option<Node>,
     conns: BTreeMap<ConnId, ConnState>,
+    /// No process and no kernel: what comes is not even refused.
+    dark: bool,
     stopped: bool,
     deaf: bool,
+    slow: bool,
     backlog: VecDeque<Event>,
     alarm: Micros,
     tickets: BTreeMap<Ticket, OpenBatch>,
@@ -105,7 +121,20 @@ enum Event {
         host: NodeIx,
         life: u64,
     },
-    Send,
+    Send {
+        origin: NodeIx,
+    },
+    /// The topology has changed, and this host gets to know.
+    Learn {
+        host: NodeIx,
+    },
+    /// A slow application takes a message.
+    Sip {
+        host: NodeIx,
+        life: u64,
+    },
+    /// All hosts are looked at: limits hold.
+    Inspect,
     Fault,
     /// One fault that leaves a way.
     Trial,
@@ -120,7 +149,14 @@ enum Undo {
     Resume(NodeIx),
     Thaw(NodeIx),
     Hear(NodeIx),
-    Heal((usize, usize)),
+    Hasten(NodeIx),
+    Mend(Vec<Hole>),
+    /// A node that drains has had its time.
+    Close(NodeIx, u64, Micros),
+    /// One more death of a host that flaps until then.
+    Flap(NodeIx, Micros),
+    /// Those that were taken out of the topology are back.
+    Return(Vec<NodeIx>),
 }
 
 impl Event {
@@ -131,9 +167,9 @@ impl Event {
             Self::Dialed { from: end, .. } | Self::Arrive { to: end, .. } | Self::Wrote { end, .. } => {
                 Some(end.node)
             }
-            Self::Alarm { host, .. } => Some(*host),
-            Self::Send => Some(LEADER),
-            Self::Fault | Self::Trial | Self::Strike(_) | Self::Undo(_) => None,
+            Self::Alarm { host, .. } | Self::Learn { host } | Self::Sip { host, .. } => Some(*host),
+            Self::Send { origin } => Some(*origin),
+            Self::Inspect | Self::Fault | Self::Trial | Self::Strike(_) | Self::Undo(_) => None,
         }
     }
 }
@@ -144,8 +180,11 @@ struct World {
     topology: Arc<Topology>,
     datacenters: Vec<Datacenter>,
     delays: Vec<Vec<Duration>>,
-    settings: Settings,
     hosts: Vec<Host>,
+    /// The least that any node ever took as a message.
+    message_bytes_least: usize,
+    /// Those that send.
+    origins: Vec<NodeIx>,
     wire: Wire,
     queue: BTreeMap<(Micros, u64), Event>,
     next_event: u64,
@@ -159,8 +198,16 @@ struct World {
     /// Print the trace as it goes.
     spoken: bool,
     phase: Phase,
+    /// When the last fault was, or may still be, undone, and all has had time to settle.
+    healed_at: Micros,
     /// When the run ends.
     over_at: Micros,
+    /// When the present trial began.
+    trial: Micros,
+    /// What the faults of the present trial may slow down.
+    touched: BTreeSet<usize>,
+    /// Of the present trial: when the leader sent what, and to which datacenter.
+    sent_in_trial: BTreeMap<u64, (Micros, usize)>,
     /// One fault, at a known moment.
     scripted: bool,
     must_arrive: BTreeSet<u64>,
@@ -189,14 +236,15 @@ const EVENTS_MAX: u64 = 2_000_000;
 const TIMEOUTS_MAX: u64 = 30;
 
 const LEADER: NodeIx = 0;
-const FAULTS_UNTIL: Micros = Micros(8_000_000);
-const HEALED_AT: Micros = Micros(16_000_000);
+const LEADER_ID: &str = "us-leader";
+/// From the last fault to the first trial; longer where faults last long.
+const HEALING: Duration = Duration::from_secs(8);
 const TRIAL_EVERY: Duration = Duration::from_secs(6);
 const TRIAL_SENDS: Duration = Duration::from_millis(300);
 /// Time that what is sent in a trial has to arrive: over before the next one begins.
 const TRIAL_PATIENCE: Duration = Duration::from_millis(5_500);
-/// A moment before the fifth trial would begin.
-const OVER_AT: Micros = Micros(HEALED_AT.0 + 4 * 6_000_000 - 1);
+const TRIALS: u32 = 4;
+const INSPECT_EVERY: Duration = Duration::from_millis(250);
 
 /// One run with faults drawn from its seed.
 #[must_use]
@@ -217,104 +265,6 @@ pub fn run_planted(seed: u64, planted: Planted) -> Report {
 }
 
 impl World {
-    fn new(seed: u64, swarm: Option<Swarm>, planted: Option<Planted>) -> Self {
-        let mut rng = fastrand::Rng::with_seed(seed);
-        let swarm = swarm.unwrap_or_else(|| Swarm::draw(&mut rng));
-        let mut nodes = vec![("us-leader".to_owned(), "us", Roles::ORIGIN)];
-        for (datacenter, proxies, members) in [("us", 0, 2), ("eu", 2, 4), ("ap", 1 + rng.usize(0..2), 2)] {
-            nodes.extend((0..proxies).map(|i| (format!("{datacenter}-p{i}"), datacenter, Roles::PROXY)));
-            nodes.extend((0..members).map(|i| (format!("{datacenter}-m{i}"), datacenter, Roles::MEMBER)));
-        }
-        // One node is both.
-        let both = Roles { origin: false, member: true, proxy: true };
-        if rng.bool() {
-            nodes.push(("eu-x".to_owned(), "eu", both));
-        }
-        let specs = nodes.into_iter().enumerate().map(|(index, (id, datacenter, roles))| NodeSpec {
-            id: NodeId::new(&id).expect("legal"),
-            datacenter: Datacenter::new(datacenter).expect("legal"),
-            roles,
-            address: Some(SocketAddr::from(([127, 0, 0, 1], 1000 + u16::try_from(index).expect("few")))),
-        });
-        let topology = Topology::new(ClusterId::new("sim").expect("legal"), specs).expect("a legal topology");
-        let datacenters = topology.datacenters();
-        let mut ids: Vec<&NodeSpec> = topology.nodes().collect();
-        ids.sort_by_key(|spec| !spec.roles.origin);
-        let hosts = ids
-            .into_iter()
-            .map(|spec| Host {
-                id: spec.id.clone(),
-                datacenter: datacenters.binary_search(&spec.datacenter).expect("listed"),
-                life: 0,
-                node: None,
-                conns: BTreeMap::new(),
-                stopped: false,
-                deaf: false,
-                backlog: VecDeque::new(),
-                alarm: Micros::NEVER,
-                tickets: BTreeMap::new(),
-            })
-            .collect();
-        let sites = datacenters.len();
-        let lan = Duration::from_micros(rng.u64(50..500));
-        let mut delays = vec![vec![lan; sites]; sites];
-        for (a, b) in (0..sites).flat_map(|a| (0..a).map(move |b| (a, b))) {
-            let delay = Duration::from_micros(rng.u64(1_000..120_000));
-            (delays[a][b], delays[b][a]) = (delay, delay);
-        }
-        let mut settings = Settings {
-            snooze_max: Duration::from_secs(2),
-            redial_max: Duration::from_secs(1),
-            ..Settings::default()
-        };
-        if swarm.tight {
-            settings.message_bytes_max = 48 * 1024;
-            settings.frame_bytes_max = 256 * 1024;
-            settings.run_bytes_max = 16 * 1024;
-            settings.destination_budget_bytes = 128 * 1024;
-            settings.datacenter_budget_bytes = 256 * 1024;
-            settings.process_budget_bytes = 512 * 1024;
-            settings.member_queue_bytes_max = 48 * 1024;
-            settings.inbox_bytes_max = 64 * 1024;
-            settings.reorder_bytes_max = 64 * 1024;
-        }
-        let kernel_bytes = if swarm.tight { 32 * 1024 } else { 256 * 1024 };
-        settings.check().expect("legal settings");
-        let mut world = Self {
-            swarm,
-            topology: Arc::new(topology),
-            datacenters,
-            delays,
-            settings,
-            hosts,
-            wire: Wire::new(kernel_bytes),
-            queue: BTreeMap::new(),
-            next_event: 0,
-            blocked: BTreeMap::new(),
-            now: Micros(0),
-            app: App::new(rng.u64(..)),
-            checker: Checker::default(),
-            trace: 0xcbf2_9ce4_8422_2325,
-            events: 0,
-            spoken: std::env::var_os("SIM_TRACE").is_some(),
-            phase: Phase::Faults,
-            over_at: OVER_AT,
-            scripted: false,
-            must_arrive: BTreeSet::new(),
-            planted,
-            unanswered: VecDeque::new(),
-            again: BTreeSet::new(),
-            rng,
-        };
-        for host in 0..world.hosts.len() {
-            world.start(host);
-        }
-        world.at(Micros(300_000), Event::Send);
-        let first = Micros(0) + world.swarm.every;
-        world.at(first, Event::Fault);
-        world
-    }
-
     fn run(mut self) -> Report {
         let (mut steps, mut total) = (0, 0);
         while let Some(((at, _), event)) = self.queue.pop_first() {
@@ -352,40 +302,16 @@ impl World {
         }
     }
 
-    fn start(&mut self, index: NodeIx) {
-        let skew = if self.swarm.skew { self.rng.u64(0..7_200_000_000) } else { 0 };
-        let wall_base_us = 1_700_000_000_000_000 + skew;
-        let host = &mut self.hosts[index];
-        host.life += 1;
-        host.conns.clear();
-        (host.stopped, host.alarm) = (false, Micros::NEVER);
-        let incarnation = match self.planted {
-            Some(Planted::WindowForgotten) if index != LEADER => Incarnation(wall_base_us - skew),
-            _ => Incarnation(wall_base_us + self.now.0 + host.life),
-        };
-        let settings = self.settings.clone();
-        let init = NodeInit {
-            topology: Arc::clone(&self.topology),
-            node: host.id.clone(),
-            incarnation,
-            settings: self.planted.map_or(settings.clone(), |planted| planted.settings(settings)),
-            seed: self.rng.u64(..),
-            wall_base_us,
-        };
-        host.node = Some(Node::new(init, self.now).expect("it is in the topology"));
-        self.note(&format!("start {index}"));
-        self.pump(index);
-    }
-
     fn handle(&mut self, event: Event) {
-        if self.phase == Phase::Faults && self.now >= FAULTS_UNTIL {
-            self.phase = Phase::Healing;
-        }
+        self.phase = match self.now {
+            now if now >= self.healed_at => Phase::Trials,
+            now if now.since(Micros(0)) >= self.swarm.faulty => Phase::Healing,
+            _ => Phase::Faults,
+        };
         if let Event::Arrive { to, cargo } = &event
-            && let Some(pair) = self.wire.other(*to).map(|from| self.pair(from.node, to.node))
-            && self.wire.is_cut(pair)
+            && self.wire.is_cut_off(*to)
         {
-            return self.wire.hold(pair, *to, cargo.clone());
+            return self.wire.hold(*to, cargo.clone());
         }
         self.reach(event);
     }
@@ -404,9 +330,9 @@ impl World {
             Event::Arrive { to, cargo } => self.arrive(to, cargo),
             Event::Wrote { end, written, bytes } => self.wrote(end, &written, bytes),
             Event::Alarm { host, life } => {
-                let now = self.now;
+                let now = self.clock(host);
                 let entry = &mut self.hosts[host];
-                if entry.life == life && now >= entry.alarm {
+                if entry.life == life && self.now >= entry.alarm {
                     entry.alarm = Micros::NEVER;
                     if let Some(node) = entry.node.as_mut() {
                         node.handle_timeout(now);
@@ -414,7 +340,10 @@ impl World {
                     self.pump(host);
                 }
             }
-            Event::Send => self.send(),
+            Event::Send { origin } => self.send(origin),
+            Event::Learn { host } => self.learn(host),
+            Event::Sip { host, life } => self.sip(host, life),
+            Event::Inspect => self.inspect(),
             Event::Fault => self.fault(),
             Event::Trial => self.trial(),
             Event::Strike(strike) => self.strike_as_scripted(strike),
@@ -426,12 +355,17 @@ impl World {
         self.delays[self.hosts[a].datacenter][self.hosts[b].datacenter]
     }
 
-    fn pair(&self, from: NodeIx, to: NodeIx) -> (usize, usize) {
+    fn sites(&self, from: NodeIx, to: NodeIx) -> (usize, usize) {
         (self.hosts[from].datacenter, self.hosts[to].datacenter)
     }
 
+    fn roles(&self, host: NodeIx) -> Roles {
+        let host = &self.hosts[host];
+        host.topology.node(&host.id).map(|spec| spec.roles).unwrap_or_default()
+    }
+
     fn has_only(&self, host: NodeIx, roles: Roles) -> bool {
-        self.topology.node(&self.hosts[host].id).is_some_and(|spec| spec.roles == roles)
+        self.roles(host) == roles
     }
 
     fn alive(&self, end: End) -> bool {
@@ -469,11 +403,11 @@ impl World {
                 Action::Room => {}
             }
         }
-        self.hear(index, self.hosts[index].deaf);
+        self.hear(index, self.hosts[index].deaf || self.hosts[index].slow);
         let host = &mut self.hosts[index];
         let Some(node) = host.node.as_mut() else { return };
         while let Some((ticket, outcomes)) = node.poll_outcome() {
-            if self.again.remove(&ticket) {
+            if index == LEADER && self.again.remove(&ticket) {
                 continue;
             }
             let ids = host.tickets.remove(&ticket).map(|open| open.ids).unwrap_or_default();
@@ -488,10 +422,20 @@ impl World {
                 for byte in text.bytes() {
                     self.trace = (self.trace ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
                 }
+                if self.spoken {
+                    eprintln!("{:>10} µs  {index} {text}", self.now.0);
+                }
                 self.checker.told(id, outcome, now);
             }
         }
+        if node.incarnation() != host.incarnation {
+            // A peer knew it by a later one.
+            host.incarnation = node.incarnation();
+            self.checker.restarted(&host.id, now);
+        }
         let alarm = node.poll_timeout();
+        let alarm = self.moment(index, alarm);
+        let host = &mut self.hosts[index];
         if alarm < host.alarm {
             host.alarm = alarm;
             let life = host.life;
@@ -507,12 +451,17 @@ impl World {
         for host in 0..self.hosts.len() {
             self.check_protocol(host);
         }
-        self.checker.check_due(self.now);
+        self.check_prompt();
+        for origin in self.origins.iter().map(|origin| &self.hosts[*origin]).filter(|host| !host.stopped) {
+            self.checker.check_due(&origin.id, self.now);
+        }
         let must_arrive = std::mem::take(&mut self.must_arrive);
         self.checker.check_delivered(&must_arrive);
         let leader = self.hosts[LEADER].node.as_ref().map(Node::stats).unwrap_or_default();
         let (waited, told) = (leader.attempts.timed_out, leader.attempts.lost);
-        let silent = self.scripted || self.swarm.faults.iter().any(|fault| fault.is_silent());
+        let silent = self.scripted
+            || !self.swarm.is_prompt()
+            || self.swarm.faults.iter().any(|fault| fault.is_silent());
         if waited > told + TIMEOUTS_MAX && !silent {
             let text = format!("{waited} attempts waited for a timeout, and nobody was silent");
             self.checker.broken(text);
@@ -527,6 +476,7 @@ impl World {
             delivered,
             failed,
             leader,
+            swarm: self.swarm,
         }
     }
 }

@@ -4,9 +4,10 @@ use super::*;
 
 impl World {
     pub(super) fn accept(&mut self, from: End, to: NodeIx) {
-        let now = self.now;
-        let back = now + self.delay(from.node, to);
-        if self.wire.is_cut(self.pair(from.node, to)) || self.wire.is_cut(self.pair(to, from.node)) {
+        let now = self.clock(to);
+        let back = self.now + self.delay(from.node, to);
+        let cut = [(from.node, to), (to, from.node)].map(|(a, b)| self.wire.is_cut(Hole::Between(a, b)));
+        if self.hosts[to].dark || cut.contains(&true) {
             return;
         }
         let host = &mut self.hosts[to];
@@ -33,7 +34,7 @@ impl World {
             }
             return;
         }
-        let now = self.now;
+        let now = self.clock(from.node);
         let host = &mut self.hosts[from.node];
         let Some(node) = host.node.as_mut() else { return };
         if to.is_some() {
@@ -47,9 +48,13 @@ impl World {
 
     pub(super) fn arrive(&mut self, to: End, cargo: Cargo) {
         if !self.alive(to) {
+            // A kernel that knows nothing of the stream says so.
+            if !self.hosts[to.node].dark && matches!(cargo, Cargo::Bytes(_)) {
+                self.turn_away(to);
+            }
             return;
         }
-        let now = self.now;
+        let now = self.clock(to.node);
         match cargo {
             Cargo::Bytes(bytes) => {
                 if let Some(sender) = self.wire.read(to, bytes.len())
@@ -58,7 +63,7 @@ impl World {
                 {
                     let bytes = held.len();
                     self.push_bytes(sender, held);
-                    self.at(now, Event::Wrote { end: sender, written, bytes });
+                    self.at(self.now, Event::Wrote { end: sender, written, bytes });
                 }
                 self.note(&format!("bytes {to:?} {}", bytes.len()));
                 self.read(to, &bytes);
@@ -78,8 +83,16 @@ impl World {
         self.pump(to.node);
     }
 
+    /// Bytes for a process that died: who sent them learns that it is gone.
+    fn turn_away(&mut self, to: End) {
+        if let Some(from) = self.wire.other(to) {
+            let at = self.now + self.delay(to.node, from.node);
+            self.at(at, Event::Arrive { to: from, cargo: Cargo::Fin });
+        }
+    }
+
     pub(super) fn read(&mut self, to: End, bytes: &Bytes) {
-        let now = self.now;
+        let now = self.clock(to.node);
         let only_member = self.has_only(to.node, Roles::MEMBER);
         let host = &mut self.hosts[to.node];
         let (Some(node), Some(conn)) = (host.node.as_mut(), host.conns.get_mut(&to.conn)) else { return };
@@ -112,7 +125,7 @@ impl World {
         if !self.alive(end) {
             return;
         }
-        let now = self.now;
+        let now = self.clock(end.node);
         let host = &mut self.hosts[end.node];
         let (Some(node), Some(conn)) = (host.node.as_mut(), host.conns.get_mut(&end.conn)) else { return };
         conn.writing = false;
@@ -124,7 +137,7 @@ impl World {
 
     /// One write of a connection, if its writer is idle and there is something.
     pub(super) fn write(&mut self, end: End) {
-        let now = self.now;
+        let now = self.clock(end.node);
         let host = &mut self.hosts[end.node];
         let (Some(node), Some(conn)) = (host.node.as_mut(), host.conns.get_mut(&end.conn)) else { return };
         if conn.writing {
@@ -155,7 +168,7 @@ impl World {
             self.blocked.insert(end, (written, bytes));
         } else {
             self.push_bytes(end, bytes);
-            let soon = now + Duration::from_micros(self.rng.u64(1..50));
+            let soon = self.now + Duration::from_micros(self.rng.u64(1..50));
             self.at(soon, Event::Wrote { end, written, bytes: count });
         }
     }
@@ -163,12 +176,12 @@ impl World {
     /// Cuts bytes at random, as TCP may.
     pub(super) fn push_bytes(&mut self, end: End, mut bytes: Bytes) {
         let Some(peer) = self.wire.peer(end) else { return };
-        let delay = self.delay(end.node, peer.node);
+        let (delay, sites) = (self.delay(end.node, peer.node), self.sites(end.node, peer.node));
         while !bytes.is_empty() {
             let whole = self.rng.u8(..) < 160;
             let length = if whole { bytes.len() } else { self.rng.usize(1..=bytes.len()) };
             let part = bytes.split_to(length);
-            if let Some((at, to)) = self.wire.send(end, part.len(), delay, self.now) {
+            if let Some((at, to)) = self.wire.send(end, part.len(), sites, delay, self.now) {
                 self.at(at, Event::Arrive { to, cargo: Cargo::Bytes(part) });
             }
         }
@@ -176,8 +189,8 @@ impl World {
 
     pub(super) fn close(&mut self, end: End) {
         if let Some(peer) = self.wire.peer(end) {
-            let delay = self.delay(end.node, peer.node);
-            if let Some((at, to)) = self.wire.send(end, 0, delay, self.now) {
+            let (delay, sites) = (self.delay(end.node, peer.node), self.sites(end.node, peer.node));
+            if let Some((at, to)) = self.wire.send(end, 0, sites, delay, self.now) {
                 self.at(at, Event::Arrive { to, cargo: Cargo::Fin });
             }
         }

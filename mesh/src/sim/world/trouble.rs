@@ -17,6 +17,7 @@ impl World {
             return self.succession();
         }
         let host = self.rng.usize(first..self.hosts.len());
+        self.touched.clear();
         let until = self.now + self.swarm.lasts.mul_f64(self.rng.f64()) + Duration::from_millis(1);
         self.strike(fault, host, until);
     }
@@ -26,9 +27,7 @@ impl World {
     fn succession(&mut self) {
         let back = self.now + Duration::from_millis(self.rng.u64(1..500));
         let late = back + Duration::from_millis(self.rng.u64(300..2000));
-        let serves =
-            |host: &NodeIx| self.topology.node(&self.hosts[*host].id).is_some_and(|spec| spec.roles.proxy);
-        let proxies: Vec<NodeIx> = (0..self.hosts.len()).filter(serves).collect();
+        let proxies: Vec<NodeIx> = (0..self.hosts.len()).filter(|host| self.roles(*host).proxy).collect();
         if let Some(proxy) = self.rng.choice(proxies) {
             self.strike(Fault::Stop, proxy, late);
         }
@@ -38,9 +37,9 @@ impl World {
     /// One short fault that leaves the leader alive, and every member.
     pub(super) fn trial(&mut self) {
         let Some(fault) = self.rng.choice(self.swarm.faults.clone()) else { return };
-        let hosts: Vec<NodeIx> = (1..self.hosts.len())
-            .filter(|host| fault != Fault::Restart || self.has_only(*host, Roles::PROXY))
-            .collect();
+        let kills = matches!(fault, Fault::Restart | Fault::Drain | Fault::Flap | Fault::Leave);
+        let hosts: Vec<NodeIx> =
+            (1..self.hosts.len()).filter(|host| !kills || self.has_only(*host, Roles::PROXY)).collect();
         let Some(host) = self.rng.choice(hosts) else { return };
         let until = self.now + Duration::from_millis(self.rng.u64(50..600));
         self.strike(fault, host, until);
@@ -48,23 +47,46 @@ impl World {
 
     pub(super) fn strike(&mut self, fault: Fault, host: NodeIx, until: Micros) {
         self.note(&format!("fault {fault:?} {host}"));
+        self.touched.insert(self.hosts[host].datacenter);
+        let runs = self.hosts[host].node.is_some() && !self.hosts[host].stopped;
         match fault {
             Fault::Reset => {
-                let ends = self.wire.ends();
-                if let Some(end) = self.rng.choice(ends) {
+                if let Some(end) = self.any_end() {
                     self.reset(end);
                 }
             }
             Fault::Restart => {
-                if self.hosts[host].node.is_some() && !self.hosts[host].stopped {
+                if runs {
+                    self.hosts[host].dark = self.rng.bool();
                     self.kill(host);
                     self.at(until, Event::Undo(Undo::Start(host)));
                 }
             }
+            Fault::Drain => self.drain(host),
+            Fault::Flap => self.flap(host, until),
+            Fault::Exodus => {
+                let silently = self.rng.bool();
+                for proxy in (1..self.hosts.len()).filter(|host| self.roles(*host).proxy).collect::<Vec<_>>()
+                {
+                    if silently || self.phase == Phase::Trials && !self.has_only(proxy, Roles::PROXY) {
+                        self.strike(Fault::Stop, proxy, until);
+                    } else {
+                        self.strike(Fault::Restart, proxy, until);
+                    }
+                }
+            }
             Fault::Stop => {
-                if !self.hosts[host].stopped && self.hosts[host].node.is_some() {
+                if runs {
                     self.hosts[host].stopped = true;
                     self.at(until, Event::Undo(Undo::Resume(host)));
+                }
+            }
+            Fault::Lag => {
+                self.touched.extend(0..self.datacenters.len());
+                let moment = self.now + Duration::from_millis(self.rng.u64(1..1500));
+                if self.hosts[LEADER].node.is_some() && !self.hosts[LEADER].stopped {
+                    self.hosts[LEADER].stopped = true;
+                    self.at(until.min(moment), Event::Undo(Undo::Resume(LEADER)));
                 }
             }
             Fault::Freeze => {
@@ -74,36 +96,153 @@ impl World {
                 }
             }
             Fault::Desync => {
-                let ends = self.wire.ends();
-                if let Some(end) = self.rng.choice(ends)
+                if let Some(end) = self.any_end()
                     && let Some(conn) = self.hosts[end.node].conns.get_mut(&end.conn)
                 {
                     conn.encoder = encoder(conn.epochs);
                 }
             }
+            Fault::Corrupt => self.corrupt(),
             Fault::Deaf => {
                 self.hosts[host].deaf = true;
                 self.at(until, Event::Undo(Undo::Hear(host)));
+            }
+            Fault::Slow => {
+                self.hosts[host].slow = true;
+                self.at(self.now, Event::Sip { host, life: self.hosts[host].life });
+                self.at(until, Event::Undo(Undo::Hasten(host)));
             }
             Fault::Cut => {
                 let (from, to) =
                     (self.rng.usize(0..self.datacenters.len()), self.rng.usize(0..self.datacenters.len()));
                 if from != to {
-                    self.wire.cut((from, to));
-                    self.at(until, Event::Undo(Undo::Heal((from, to))));
-                    if self.rng.bool() {
-                        self.wire.cut((to, from));
-                        self.at(until, Event::Undo(Undo::Heal((to, from))));
+                    self.touched.extend([from, to]);
+                    let both = self.rng.bool();
+                    self.cut_between(from, to, until);
+                    if both {
+                        self.cut_between(to, from, until);
                     }
                 }
             }
+            Fault::Part => {
+                let mut holes = Vec::new();
+                for other in (0..self.hosts.len()).filter(|other| *other != host) {
+                    if self.rng.bool() {
+                        self.touched.insert(self.hosts[other].datacenter);
+                        let (there, back) = (Hole::Between(host, other), Hole::Between(other, host));
+                        holes.extend(match self.rng.u8(0..3) {
+                            0 => vec![there],
+                            1 => vec![back],
+                            _ => vec![there, back],
+                        });
+                    }
+                }
+                self.cut(holes, until);
+            }
+            Fault::Stall => {
+                if let Some(end) = self.any_end() {
+                    self.cut(vec![Hole::Stream(end)], until);
+                }
+            }
+            Fault::Leave => self.leave(host, until),
+            Fault::Reload => self.reload(host),
         }
+    }
+
+    /// An end of an open stream.
+    fn any_end(&mut self) -> Option<End> {
+        let end = self.rng.choice(self.wire.ends())?;
+        let other = self.wire.other(end).map_or(end.node, |other| other.node);
+        self.touched.extend([self.hosts[end.node].datacenter, self.hosts[other].datacenter]);
+        Some(end)
+    }
+
+    pub(super) fn cut(&mut self, holes: Vec<Hole>, until: Micros) {
+        for hole in &holes {
+            self.wire.cut(*hole);
+        }
+        self.at(until, Event::Undo(Undo::Mend(holes)));
+    }
+
+    /// Nothing passes from one datacenter to another.
+    pub(super) fn cut_between(&mut self, from: usize, to: usize, until: Micros) {
+        let of = |site: usize| {
+            (0..self.hosts.len()).filter(|host| self.hosts[*host].datacenter == site).collect::<Vec<_>>()
+        };
+        let (from, to) = (of(from), of(to));
+        let between = |from: &NodeIx| to.iter().map(|to| Hole::Between(*from, *to)).collect::<Vec<_>>();
+        self.cut(from.iter().flat_map(between).collect(), until);
+    }
+
+    /// As after SIGTERM: peers are told, what is there is finished, and it comes back a while later.
+    fn drain(&mut self, index: NodeIx) {
+        let now = self.clock(index);
+        let host = &mut self.hosts[index];
+        let Some(node) = host.node.as_mut().filter(|_| !host.stopped) else { return };
+        node.drain(now);
+        let (life, timeout) = (host.life, now + host.settings.drain_timeout);
+        self.pump(index);
+        self.at(self.now, Event::Undo(Undo::Close(index, life, timeout)));
+    }
+
+    /// A node that drains is done, or has had its time.
+    fn finish_drain(&mut self, index: NodeIx, life: u64, timeout: Micros) {
+        const LOOK_EVERY: Duration = Duration::from_millis(10);
+        let now = self.clock(index);
+        let host = &mut self.hosts[index];
+        let Some(node) = host.node.as_mut().filter(|_| host.life == life) else { return };
+        if host.stopped || now < timeout && !node.is_drained() {
+            return self.at(self.now + LOOK_EVERY, Event::Undo(Undo::Close(index, life, timeout)));
+        }
+        node.close(now);
+        let id = host.id.clone();
+        self.checker.closing(&id);
+        self.pump(index);
+        self.checker.sender_closed(&id);
+        self.kill(index);
+        let back = self.now + Duration::from_millis(self.rng.u64(1..1000));
+        self.at(back, Event::Undo(Undo::Start(index)));
+    }
+
+    fn flap(&mut self, host: NodeIx, until: Micros) {
+        if self.hosts[host].node.is_some() && !self.hosts[host].stopped {
+            self.kill(host);
+        }
+        let back = self.now + Duration::from_millis(self.rng.u64(1..150));
+        self.at(back, Event::Undo(Undo::Start(host)));
+        let next = back + Duration::from_millis(self.rng.u64(1..500));
+        if next < until {
+            self.at(next, Event::Undo(Undo::Flap(host, until)));
+        }
+    }
+
+    /// One bit of what is under way.
+    fn corrupt(&mut self) {
+        let travels = |event: &Event| matches!(event, Event::Arrive { cargo: Cargo::Bytes(bytes), .. } if !bytes.is_empty());
+        let keys: Vec<_> =
+            self.queue.iter().filter(|(_, event)| travels(event)).map(|(key, _)| *key).collect();
+        let Some(Event::Arrive { to, cargo: Cargo::Bytes(bytes) }) =
+            self.rng.choice(keys).and_then(|key| self.queue.get_mut(&key))
+        else {
+            return;
+        };
+        let mut changed = bytes.to_vec();
+        let at = self.rng.usize(0..changed.len());
+        changed[at] ^= 1 << self.rng.u8(0..8);
+        *bytes = Bytes::from(changed);
+        let to = *to;
+        let from = self.wire.other(to).map_or(to.node, |from| from.node);
+        self.touched.extend([self.hosts[from].datacenter, self.hosts[to.node].datacenter]);
     }
 
     pub(super) fn undo(&mut self, undo: Undo) {
         self.note(&format!("undo {undo:?}"));
         match undo {
-            Undo::Start(host) => self.start(host),
+            Undo::Start(host) => {
+                if self.hosts[host].node.is_none() {
+                    self.start(host);
+                }
+            }
             Undo::Resume(host) => {
                 self.hosts[host].stopped = false;
                 for event in std::mem::take(&mut self.hosts[host].backlog) {
@@ -119,11 +258,18 @@ impl World {
                 self.hosts[host].deaf = false;
                 self.pump(host);
             }
-            Undo::Heal(pair) => {
-                for (to, cargo) in self.wire.heal(pair) {
+            Undo::Hasten(host) => {
+                self.hosts[host].slow = false;
+                self.pump(host);
+            }
+            Undo::Mend(holes) => {
+                for (to, cargo) in self.wire.mend(&holes) {
                     self.reach(Event::Arrive { to, cargo });
                 }
             }
+            Undo::Close(host, life, timeout) => self.finish_drain(host, life, timeout),
+            Undo::Flap(host, until) => self.flap(host, until),
+            Undo::Return(hosts) => self.come_back(&hosts),
         }
     }
 
@@ -132,6 +278,7 @@ impl World {
         let Some(peer) = self.wire.peer(end) else { return };
         for (from, to) in [(end, peer), (peer, end)] {
             self.wire.close(from);
+            self.wire.lose(from);
             self.blocked.remove(&from);
             let at = self.now + self.delay(from.node, to.node);
             self.at(at, Event::Arrive { to, cargo: Cargo::Fin });
@@ -155,9 +302,14 @@ impl World {
     pub(super) fn check_protocol(&mut self, index: NodeIx) {
         let host = &self.hosts[index];
         let Some(stats) = host.node.as_ref().map(Node::stats) else { return };
-        let expected = |label: &str| label == "history" && self.swarm.faults.contains(&Fault::Desync);
+        let expected = |label: &str| {
+            self.swarm.faults.contains(&Fault::Corrupt)
+                || label == "history" && self.swarm.faults.contains(&Fault::Desync)
+        };
         let errors = stats.protocol_errors.iter().filter(|(label, _)| !expected(label));
-        if errors.map(|(_, count)| count).sum::<u64>() + stats.acks_ignored > 0 {
+        // Of destinations that were taken out.
+        let ignored = if self.swarm.faults.contains(&Fault::Leave) { 0 } else { stats.acks_ignored };
+        if errors.map(|(_, count)| count).sum::<u64>() + ignored > 0 {
             let text = format!(
                 "{}: protocol errors {:?}, {} acks without sense",
                 host.id, stats.protocol_errors, stats.acks_ignored
@@ -171,7 +323,7 @@ impl World {
     fn check_proxy(&mut self, index: NodeIx) {
         let host = &self.hosts[index];
         let Some(node) = host.node.as_ref() else { return };
-        let (proxy, queued_bytes) = (node.stats().proxy, node.status(self.now).proxy_queue_bytes);
+        let (proxy, queued_bytes) = (node.stats().proxy, node.status(self.clock(index)).proxy_queue_bytes);
         let known = proxy.forwarded + proxy.refused.values().sum::<u64>();
         if queued_bytes == 0 && proxy.runs != known {
             let text = format!("{}: {} runs came in, {known} were passed on or refused", host.id, proxy.runs);
@@ -182,15 +334,22 @@ impl World {
     pub(super) fn kill(&mut self, index: NodeIx) {
         self.hear(index, true);
         self.check_protocol(index);
+        let dark = self.hosts[index].dark;
         for end in self.wire.ends().into_iter().filter(|end| end.node == index) {
-            self.close(end);
+            if dark {
+                self.wire.close(end);
+                self.blocked.remove(&end);
+            } else {
+                self.close(end);
+            }
         }
         let host = &mut self.hosts[index];
         host.node = None;
         host.conns.clear();
         host.tickets.clear();
-        if index == LEADER {
-            self.checker.sender_died();
+        if self.origins.contains(&index) {
+            let id = host.id.clone();
+            self.checker.sender_died(&id);
         }
     }
 }
