@@ -12,7 +12,7 @@ use trunkline_mesh::settings::Settings;
 use trunkline_mesh::topology::Roles;
 
 const MEMBERS: [&str; 4] = ["eu-1", "eu-2", "eu-3", "eu-4"];
-const MESSAGE_BYTES: u64 = 10_000;
+const MESSAGE_BYTES: usize = 10_000;
 
 /// What half a minute of broadcast came to, 1 MB/s to each of four members.
 struct Ran {
@@ -39,7 +39,7 @@ fn broadcast(slow: Option<u64>) -> Ran {
     let mut rng = fastrand::Rng::with_seed(1);
     for round in 0..3_000_u64 {
         let mut batch = Batch::to(dc("eu"));
-        let bytes: Vec<u8> = std::iter::repeat_with(|| rng.u8(..)).take(MESSAGE_BYTES as usize).collect();
+        let bytes: Vec<u8> = std::iter::repeat_with(|| rng.u8(..)).take(MESSAGE_BYTES).collect();
         let bytes = bytes::Bytes::from(bytes);
         for member in MEMBERS {
             let message = Message::new(id(member), bytes.clone()).lane(Lane::Bulk);
@@ -68,7 +68,7 @@ fn a_reader_that_is_slow_costs_the_wan_next_to_nothing_and_gets_what_it_can_read
     for (slow, reads) in [(2, 1_500), (10, 300), (u64::MAX, 1)] {
         let Ran { bytes, refused, taken } = broadcast(Some(slow));
         let (share, more) =
-            ((refused * MESSAGE_BYTES) as f64 / bytes as f64, bytes as f64 / all.bytes as f64);
+            (refused as f64 * MESSAGE_BYTES as f64 / bytes as f64, bytes as f64 / all.bytes as f64);
         println!("reads 1 of {slow}: {more:.2} x the bytes, {refused} messages refused");
         assert!(share < 0.02, "{share}");
         // What it reads later than the others it does not share with them, and a few messages ask for room.

@@ -110,6 +110,10 @@ impl Member {
         if flow.origin_incarnation > highest {
             // What the old life left behind a gap can never be completed.
             self.highest.insert(flow.origin.clone(), flow.origin_incarnation);
+            // Should it come back with a clock that stepped back, and dial, it is told so.
+            if let Some(origin) = links.peer(&flow.origin) {
+                links.note_life(origin, flow.origin_incarnation, now);
+            }
             self.windows.retain(|(origin, _), _| *origin != flow.origin);
             self.waiting.retain(|(origin, _)| *origin != flow.origin);
         }

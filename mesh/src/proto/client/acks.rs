@@ -218,7 +218,8 @@ impl Client {
             flow.forget_floor_told();
             match reason {
                 Some(RefusedReason::InboxFull | RefusedReason::QueueFull) => flow.pauses.full(now),
-                Some(RefusedReason::StaleOrigin) => {}
+                // The proxies may know nothing of the later life: the member itself tells it to whoever dials.
+                Some(RefusedReason::StaleOrigin) => links.want_once(flow.peer, now),
                 // The life that it names is news, or it makes no sense.
                 Some(RefusedReason::StaleDestination) if entry.incarnation > flow.incarnation => {}
                 Some(RefusedReason::Draining) => {
