@@ -1,19 +1,23 @@
 //! A certificate authority in two files, for clusters that have none: makes a CA and the certificates of nodes.
 //!
 //! What it makes is what [`trunkline_mesh`] wants of a certificate: one URI that names the node, for both sides of a link.
-//! Any other authority that does the same is as good. What it does not do: keep a list of what it issued, or revoke; a
-//! certificate is good until its time is over, or until its CA is trusted no more.
+//! Any other authority that does the same is as good. What it does not do: keep a list of what it issued; so what is taken
+//! back is shown to it as a file.
 
+use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, PublicKeyData, SanType,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, ExtendedKeyUsagePurpose,
+    IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, PublicKeyData, RevokedCertParams, SanType,
+    SerialNumber,
 };
-use trunkline_mesh::{CertificateInfo, ClusterId, SpiffeId, TlsError, read_certificates};
+use trunkline_mesh::{
+    CertificateInfo, ClusterId, Revocation, SpiffeId, TlsError, read_certificates, read_revocations,
+};
 
 /// Days a CA is valid unless something else is asked for.
 pub const CA_DAYS: u32 = 3650;
@@ -71,6 +75,14 @@ pub enum CaError {
         found: String,
         /// Whose it should be.
         wanted: ClusterId,
+    },
+    /// The certificate is not of this CA, so that it cannot take it back.
+    #[error("{} was issued by `{issuer}`, not by this CA: only who issued a certificate takes it back", path.display())]
+    OtherIssuer {
+        /// The certificate's file.
+        path: PathBuf,
+        /// Who issued it.
+        issuer: String,
     },
     /// The CA's time is over before the certificate's.
     #[error("{} is valid until {until}, and {days} days are more: ask for fewer, or make a new CA", path.display())]
@@ -184,6 +196,48 @@ impl Authority {
         made(certificate, key)
     }
 
+    /// Takes certificates back, of these files, beside those that were taken back before: in `ca.crl` beside the CA, which is
+    /// replaced whole. Gives its path and how many certificates it takes back.
+    ///
+    /// # Errors
+    /// [`CaError`]: the list stays as it was.
+    pub fn revoke(&self, certificates: &[PathBuf]) -> Result<(PathBuf, usize), CaError> {
+        let path = self.certificate.with_extension("crl");
+        let mut revoked = BTreeMap::new();
+        if path.symlink_metadata().is_ok() {
+            for Revocation { serial, since_s } in read_revocations(&path)? {
+                revoked.insert(serial, since_s);
+            }
+        }
+        for certificate in certificates {
+            let info = read_certificates(certificate)?.into_iter().next();
+            let info = info.ok_or_else(|| CaError::Make(format!("{} is empty", certificate.display())))?;
+            if info.issuer != self.info.subject {
+                return Err(CaError::OtherIssuer { path: certificate.clone(), issuer: info.issuer });
+            }
+            revoked.entry(info.serial).or_insert_with(now_s);
+        }
+        let entry = |(serial, since_s): (&String, &i64)| RevokedCertParams {
+            serial_number: SerialNumber::from(bytes(serial)),
+            revocation_time: at(*since_s),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let list = CertificateRevocationListParams {
+            this_update: at(now_s()),
+            // It is replaced when something is added, not before a date.
+            next_update: at(self.info.not_after_s),
+            // Later lists have higher numbers.
+            crl_number: SerialNumber::from(u64::try_from(now_s()).unwrap_or_default()),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.iter().map(entry).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let pem = list.signed_by(&self.issuer)?.pem()?;
+        Draft::write(&path, &pem, 0o644)?.place(true)?;
+        Ok((path, revoked.len()))
+    }
+
     /// Refuses a node whose files are there already: asked for all of them before the first is made.
     ///
     /// # Errors
@@ -230,6 +284,21 @@ fn uri(text: &str) -> Result<SanType, CaError> {
 fn validity<T: From<SystemTime>>(days: u32) -> (T, T) {
     let now = SystemTime::now();
     (T::from(now - BACKDATED), T::from(now + DAY * days))
+}
+
+fn now_s() -> i64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
+
+fn at<T: From<SystemTime>>(since_1970_s: i64) -> T {
+    let since = Duration::from_secs(u64::try_from(since_1970_s).unwrap_or_default());
+    T::from(SystemTime::UNIX_EPOCH + since)
+}
+
+/// Of hexadecimal bytes with colons between them.
+fn bytes(hex: &str) -> Vec<u8> {
+    hex.split(':').filter_map(|byte| u8::from_str_radix(byte, 16).ok()).collect()
 }
 
 fn made(certificate: PathBuf, key: PathBuf) -> Result<Made, CaError> {

@@ -81,6 +81,7 @@ fn the_example_shows_every_key() {
         "certificate",
         "key",
         "ca",
+        "crl",
         "check_interval",
     ]) {
         assert!(text.contains(&format!("{key} = ")), "{key}");

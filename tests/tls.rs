@@ -324,3 +324,45 @@ fn a_full_disk_leaves_no_half_of_a_certificate() {
     assert_eq!(listed(), ["ca.crt", "ca.key", "eu-m1.crt", "eu-m1.key"]);
     assert_eq!(std::fs::read(directory.path().join("ca/eu-m1.crt")).unwrap(), before);
 }
+
+#[test]
+fn a_certificate_that_is_taken_back_is_refused_by_a_running_cluster() {
+    let security = "certificate = \"tls/{node}.crt\"\nkey = \"tls/{node}.key\"\nca = \"tls/ca.crt\"\n\
+                    crl = \"tls/ca.crl\"\ncheck_interval = \"100 ms\"";
+    let cluster = Cluster::new(&[("insecure = false", security)]);
+    let directory = tls(&cluster);
+    ca(&["init", "--cluster", "example", "--dir", &directory]);
+    issue_all(&cluster, &[]);
+    let file = |name: &str| cluster.path("tls").join(name).to_str().unwrap().to_owned();
+    // Of a node that is gone, so that there is a list.
+    let gone = ["--node", "gone", "--cluster", "example", "--dc", "eu"];
+    ca(&[&["issue", "--dir", &directory][..], &gone].concat());
+    let revoke = |node: &str| ca(&["revoke", "--dir", &directory, &file(&format!("{node}.crt"))]);
+    assert!(revoke("gone").contains("took back 1 certificate, 1 in all"));
+    let _nodes = cluster.start_all(&["eu-m1", "eu-p1", "eu-p2"]);
+    let linked = |peer: &str| metric(&cluster, "eu-m1", "trunkline_link_up", peer).filter(|up| *up > 0.5);
+    poll("both proxies are linked", SOON, || linked("eu-p1").and(linked("eu-p2")));
+    assert!(revoke("eu-p1").contains("took back 1 certificate, 2 in all"));
+    assert!(revoke("eu-p1").contains("2 in all"), "twice is once");
+    poll("one is no longer", SOON, || linked("eu-p1").is_none().then_some(()));
+    let refused = || metric(&cluster, "eu-m1", "trunkline_tls_handshakes_failed_total", "revoked");
+    poll("and is refused", SOON, || refused().filter(|count| *count >= 1.0));
+    assert!(linked("eu-p2").is_some());
+    let input = write(&cluster.path("input"), lines(10));
+    let (code, table, stderr) =
+        run(&["send", "--config", cluster.file(), "--to", "eu-m1", "--input", &input, "--deadline", "20 s"]);
+    assert_eq!(code, 0, "{table}{stderr}");
+
+    // Only what this CA issued, and nothing is changed where that is not so.
+    let before = std::fs::read(file("ca.crl")).unwrap();
+    let other = cluster.path("other").to_str().unwrap().to_owned();
+    ca(&["init", "--cluster", "another", "--dir", &other]);
+    for (wrong, says) in
+        [(format!("{other}/ca.crt"), "not by this CA"), (file("eu-m1.key"), "no certificate")]
+    {
+        let (code, _, stderr) = run(&["ca", "revoke", "--dir", &directory, &file("eu-m2.crt"), &wrong]);
+        assert_eq!(code, 1, "{stderr}");
+        assert!(stderr.contains(says), "{stderr}");
+    }
+    assert_eq!(std::fs::read(file("ca.crl")).unwrap(), before);
+}

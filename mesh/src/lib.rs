@@ -47,6 +47,7 @@
 //!     certificate: "node.crt".into(),
 //!     key: "node.key".into(),
 //!     ca: "ca.crt".into(),
+//!     crl: None,
 //!     check_interval: CHECK_INTERVAL,
 //! });
 //!
@@ -90,8 +91,8 @@ mod net;
 pub use id::{ClusterId, Datacenter, Incarnation, Lane, NameError, NodeId, Seq, SpiffeError, SpiffeId};
 pub use message::{Batch, Delivery, FailReason, Message, Outcome, Route};
 pub use net::{
-    CHECK_INTERVAL, CertificateError, CertificateInfo, Credentials, Reloaded, Security, TlsError, TlsFiles,
-    read_certificates,
+    CHECK_INTERVAL, CertificateError, CertificateInfo, Credentials, Reloaded, Revocation, Security, TlsError,
+    TlsFiles, read_certificates, read_revocations,
 };
 pub use net::{Client, Config, Inbox, JoinError, Mesh, Receipt, SendError, TrySendError, join};
 pub use proto::node::PingError;

@@ -21,6 +21,8 @@ pub(super) enum CaCommand {
     Init(InitArgs),
     /// Issue certificates to nodes: NODE.crt and NODE.key
     Issue(IssueArgs),
+    /// Take certificates back: ca.crl, which every node gets, then has them and all before
+    Revoke(RevokeArgs),
     /// Show what the certificates of files say; exit code 1 if one of them has expired
     Show(ShowArgs),
 }
@@ -70,6 +72,16 @@ pub(super) struct IssueArgs {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct RevokeArgs {
+    /// Where the CA is kept, and the list
+    #[arg(long, value_name = "DIR", default_value = "ca")]
+    dir: PathBuf,
+    /// Files with the certificates that are to be taken back, in PEM
+    #[arg(value_name = "FILE", required = true)]
+    files: Vec<PathBuf>,
+}
+
+#[derive(Debug, Args)]
 pub(super) struct ShowArgs {
     /// Files with certificates in PEM
     #[arg(value_name = "FILE", required = true)]
@@ -89,6 +101,7 @@ pub(super) fn ca(command: &CaCommand) -> Result<(), Failure> {
             ))
         }
         CaCommand::Issue(args) => issue(args),
+        CaCommand::Revoke(args) => revoke(args),
         CaCommand::Show(args) => show(args),
     }
 }
@@ -110,6 +123,16 @@ fn issue(args: &IssueArgs) -> Result<(), Failure> {
         "issued {}\n\n{}\nGive each node its own two files and ca.crt, as [security] of the configuration names them.\n",
         show_count(made.len() as u64, "certificate"),
         files(&made),
+    ))
+}
+
+fn revoke(args: &RevokeArgs) -> Result<(), Failure> {
+    let (path, count) = Authority::load(&args.dir)?.revoke(&args.files)?;
+    print(&format!(
+        "took back {}, {} in all: {}\n\nGive it to every node, as `crl` in [security]: their links end at the next look.\n",
+        show_count(args.files.len() as u64, "certificate"),
+        count,
+        path.display(),
     ))
 }
 

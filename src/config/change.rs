@@ -111,13 +111,14 @@ mod tests {
         ] {
             assert_eq!(difference(&[(from, to)], "").refused, [named]);
         }
-        let security = "[security]\ninsecure = true\ncertificate = \"c\"\nkey = \"k\"\nca = \"a\"\n\
+        let security = "[security]\ninsecure = true\ncertificate = \"c\"\nkey = \"k\"\nca = \"a\"\ncrl = \"l\"\n\
                         check_interval = \"1 s\"\n";
         let named = [
             "security.insecure (false -> true)",
             "security.certificate (none -> c)",
             "security.key (none -> k)",
             "security.ca (none -> a)",
+            "security.crl (none -> l)",
             "security.check_interval (10 s -> 1 s)",
         ];
         assert_eq!(difference(&[], security).refused, named);

@@ -28,6 +28,8 @@ pub(super) struct Security {
     pub(super) insecure: bool,
     /// Certificate, key and CA, in which [`NODE`] stands for the node.
     tls: Option<[String; 3]>,
+    /// What the CA took back.
+    crl: Option<String>,
     check_interval: Duration,
 }
 
@@ -51,7 +53,9 @@ impl Security {
         let insecure = ("insecure", self.insecure.to_string(), next.insecure.to_string());
         let interval = |security: &Self| show_duration(security.check_interval);
         let interval = ("check_interval", interval(self), interval(next));
-        let all = std::iter::once(insecure).chain(files).chain([interval]);
+        let crl = |security: &Self| security.crl.clone().unwrap_or("none".to_owned());
+        let crl = ("crl", crl(self), crl(next));
+        let all = std::iter::once(insecure).chain(files).chain([crl, interval]);
         all.filter(|(_, before, after)| before != after).collect()
     }
 
@@ -60,7 +64,8 @@ impl Security {
         let directory = config.parent().unwrap_or(Path::new(""));
         let path = |text: &String| -> PathBuf { directory.join(text.replace(NODE, node.as_str())) };
         let [certificate, key, ca] = self.tls.as_ref()?.each_ref().map(path);
-        Some(TlsFiles { certificate, key, ca, check_interval: self.check_interval })
+        let crl = self.crl.as_ref().map(path);
+        Some(TlsFiles { certificate, key, ca, crl, check_interval: self.check_interval })
     }
 }
 
@@ -68,7 +73,7 @@ impl Security {
 pub(super) fn read(reader: &mut Reader<'_>, root: &Section<'_>) -> Security {
     let mut security = Security { check_interval: CHECK_INTERVAL, ..Security::default() };
     let Some(section) = reader.section(root, "security") else { return security };
-    reader.known_keys(&section, &["insecure", "certificate", "key", "ca", "check_interval"]);
+    reader.known_keys(&section, &["insecure", "certificate", "key", "ca", "crl", "check_interval"]);
     if let Some(entry) = section.get("insecure") {
         match entry.value.and_then(|value| value.as_bool()) {
             Some(value) => security.insecure = value,
@@ -80,6 +85,13 @@ pub(super) fn read(reader: &mut Reader<'_>, root: &Section<'_>) -> Security {
         let [certificate, key, ca] = [0, 1, 2].map(|at| file(reader, &section, FILES[at], EXAMPLES[at]));
         // What is not sound is told already: the addresses are not to be told in addition.
         security.tls = Some([certificate, key, ca].map(Option::unwrap_or_default));
+    }
+    if let Some(entry) = section.get("crl") {
+        security.crl = file(reader, &section, "crl", "\"/etc/trunkline/ca.crl\"");
+        if security.tls.is_none() {
+            let remedy = "add `certificate`, `key` and `ca`, or remove it";
+            reader.report(&entry, "nothing can be taken back without certificates", remedy);
+        }
     }
     if let Some((entry, text)) = reader.text(&section, "check_interval", "\"10 s\"") {
         match parse_duration(text) {
@@ -113,7 +125,7 @@ fn file(reader: &mut Reader<'_>, section: &Section<'_>, key: &str, example: &str
         reader.report(&entry, "unknown placeholder", remedy);
         return None;
     }
-    if key == "ca" && rest != text {
+    if (key == "ca" || key == "crl") && rest != text {
         reader.report(&entry, "the CA is the same for every node", "give one path without {node}");
         return None;
     }

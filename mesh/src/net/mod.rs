@@ -44,8 +44,8 @@ pub use inbox::Inbox;
 pub use mesh::Mesh;
 pub use receipt::Receipt;
 pub use tls::{
-    CHECK_INTERVAL, CertificateError, CertificateInfo, Credentials, Reloaded, TlsError, TlsFiles,
-    read_certificates,
+    CHECK_INTERVAL, CertificateError, CertificateInfo, Credentials, Reloaded, Revocation, TlsError, TlsFiles,
+    read_certificates, read_revocations,
 };
 
 use crate::id::{Incarnation, NodeId};

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::Notify;
 
+use super::tls::Shown;
 use crate::proto::node::{ConnId, Opened};
 
 /// Longest time a farewell may take: writing the last words, and waiting for the peer to have read them.
@@ -32,13 +33,21 @@ pub(super) struct Port {
     /// Rings when the machine may have something to write.
     pub(super) bell: Notify,
     opened: OnceLock<Opened>,
+    shown: OnceLock<Shown>,
     end: OnceLock<End>,
     ended: Notify,
 }
 
 impl Port {
     pub(super) fn new(id: ConnId) -> Self {
-        Self { id, bell: Notify::new(), opened: OnceLock::new(), end: OnceLock::new(), ended: Notify::new() }
+        Self {
+            id,
+            bell: Notify::new(),
+            opened: OnceLock::new(),
+            shown: OnceLock::new(),
+            end: OnceLock::new(),
+            ended: Notify::new(),
+        }
     }
 
     /// The handshake is complete.
@@ -50,6 +59,17 @@ impl Port {
     /// What both ends have agreed on, once the handshake is complete.
     pub(super) fn opened(&self) -> Option<&Opened> {
         self.opened.get()
+    }
+
+    /// The peer showed this certificate.
+    pub(super) fn certify(&self, shown: Shown) {
+        // A connection is shaken hands with once.
+        let _ = self.shown.set(shown);
+    }
+
+    /// The certificate of the peer, once it is verified.
+    pub(super) fn shown(&self) -> Option<&Shown> {
+        self.shown.get()
     }
 
     /// Tells the connection's tasks to end. The first word counts.

@@ -10,9 +10,10 @@ use tokio::net::TcpStream;
 use super::port::Port;
 use super::shared::Shared;
 use super::stream::{self, Input, Output};
+use super::tls::Certified;
 
 /// Which side of a connection this is.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Side {
     Accepts,
     Dials,
@@ -45,8 +46,11 @@ pub(super) async fn secure(
         shaken = shaken => shaken,
     };
     match shaken {
-        Ok((stream, certified)) => {
-            shared.with(|core, now| core.node.handle_certified(port.id, certified, now)).ok()?;
+        Ok(Certified { stream, name, shown }) => {
+            port.certify(shown);
+            shared.with(|core, now| core.node.handle_certified(port.id, name, now)).ok()?;
+            // Who is trusted may have changed during the handshake, and a look at all connections would not have seen it.
+            shared.end_if_distrusted(port);
             Some(stream::tls(stream))
         }
         Err(error) => {

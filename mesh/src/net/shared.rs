@@ -212,11 +212,29 @@ impl Shared {
         self.tasks.closed().await;
     }
 
-    /// Reads the files of certificate, key and CA again, on a thread that may block.
-    pub(super) async fn reload(&self) -> Result<Reloaded, TlsError> {
+    /// Reads the files of certificate, key, CA and what was taken back again, on a thread that may block, and ends the
+    /// connections that would not begin now.
+    pub(super) async fn reload(self: &Arc<Self>) -> Result<Reloaded, TlsError> {
         let Some(tls) = self.tls.clone() else { return Ok(Reloaded::Unchanged) };
-        let read = self.runtime.spawn_blocking(move || tls.reload());
+        let node = Arc::clone(self);
+        let read = self.runtime.spawn_blocking(move || {
+            let outcome = tls.reload();
+            let ports =
+                node.look(|core, _| core.ports.values().map(|of| Arc::clone(&of.port)).collect::<Vec<_>>());
+            for port in ports {
+                node.end_if_distrusted(&port);
+            }
+            outcome
+        });
         read.await.unwrap_or_else(|error| Err(TlsError::Setup(error.to_string())))
+    }
+
+    /// Ends a connection, and its link, whose peer's certificate is good no more.
+    pub(super) fn end_if_distrusted(self: &Arc<Self>, port: &Port) {
+        let (Some(tls), Some(shown)) = (&self.tls, port.shown()) else { return };
+        if let Some(why) = tls.wrong_with(shown) {
+            let _ = self.with(|core, now| core.node.handle_distrusted(port.id, &why, now));
+        }
     }
 
     /// Starts a task that counts as the node's.

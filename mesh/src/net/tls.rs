@@ -13,6 +13,8 @@ mod certificate;
 mod credentials;
 mod failure;
 mod gate;
+mod revoked;
+mod shown;
 mod verify;
 mod watch;
 
@@ -30,8 +32,11 @@ pub use certificate::{CertificateError, CertificateInfo};
 pub use credentials::{CHECK_INTERVAL, Credentials, TlsError, TlsFiles, read_certificates};
 use failure::TlsFailure;
 pub(super) use gate::Gate;
+pub use revoked::{Revocation, read_revocations};
+pub(super) use shown::Shown;
 pub(super) use watch::start as start_watch;
 
+use super::secure::Side;
 use crate::id::SpiffeId;
 use crate::stats::TlsStats;
 
@@ -129,22 +134,29 @@ impl Tls {
     }
 
     /// The accepting side. Whoever is waited for is the caller's to limit.
-    pub(super) async fn accept(&self, stream: TcpStream) -> io::Result<(TlsStream<Gate>, SpiffeId)> {
-        let acceptor = TlsAcceptor::from(Arc::clone(self.current().server()));
+    pub(super) async fn accept(&self, stream: TcpStream) -> io::Result<Certified> {
+        let current = self.current();
+        let acceptor = TlsAcceptor::from(Arc::clone(current.server()));
         let stream = Gate::new(stream);
         let stream = acceptor.accept_with(stream, |tls| tls.set_buffer_limit(Some(BUFFER_BYTES_MAX))).await?;
-        certified(stream.into())
+        certified(stream.into(), Side::Accepts, current)
     }
 
     /// The dialling side.
-    pub(super) async fn connect(&self, stream: TcpStream) -> io::Result<(TlsStream<Gate>, SpiffeId)> {
+    pub(super) async fn connect(&self, stream: TcpStream) -> io::Result<Certified> {
+        let current = self.current();
         // An address is never sent as a server name.
         let name = ServerName::IpAddress(stream.peer_addr()?.ip().into());
-        let connector = TlsConnector::from(Arc::clone(self.current().client()));
+        let connector = TlsConnector::from(Arc::clone(current.client()));
         let stream = connector
             .connect_with(name, Gate::new(stream), |tls| tls.set_buffer_limit(Some(BUFFER_BYTES_MAX)))
             .await?;
-        certified(stream.into())
+        certified(stream.into(), Side::Dials, current)
+    }
+
+    /// Why a connection is to end that began with this certificate.
+    pub(super) fn wrong_with(&self, shown: &Shown) -> Option<String> {
+        shown.wrong_with(&self.current())
     }
 
     /// Counts a handshake that failed, or a connection that TLS ended. Gives what to say of it, if it was TLS.
@@ -188,15 +200,27 @@ impl Tls {
     }
 }
 
+/// A connection whose peer is known.
+pub(super) struct Certified {
+    pub(super) stream: TlsStream<Gate>,
+    pub(super) name: SpiffeId,
+    pub(super) shown: Shown,
+}
+
 /// The name in the certificate that the peer has just proved to hold.
-fn certified(mut stream: TlsStream<Gate>) -> io::Result<(TlsStream<Gate>, SpiffeId)> {
+fn certified(mut stream: TlsStream<Gate>, side: Side, judge: Arc<Credentials>) -> io::Result<Certified> {
     let (_, session) = stream.get_ref();
-    let leaf = session.peer_certificates().and_then(<[_]>::first);
-    let name = leaf.ok_or(CertificateError::Missing).and_then(|leaf| CertificateInfo::of(leaf)?.name());
-    match name {
-        Ok(name) => {
+    let chain: Vec<_> =
+        session.peer_certificates().unwrap_or_default().iter().map(|der| der.clone().into_owned()).collect();
+    let read = |der| {
+        let info = CertificateInfo::of(der)?;
+        let name = info.name()?;
+        Ok((info, name))
+    };
+    match chain.first().ok_or(CertificateError::Missing).and_then(read) {
+        Ok((info, name)) => {
             stream.get_mut().0.open();
-            Ok((stream, name))
+            Ok(Certified { stream, name, shown: Shown::new(chain, &info, side, judge) })
         }
         Err(error) => Err(io::Error::new(io::ErrorKind::InvalidData, error)),
     }

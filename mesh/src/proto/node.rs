@@ -372,6 +372,12 @@ impl Node {
         self.settle(now);
     }
 
+    /// The certificate of a connection's peer is good no more, for this reason.
+    pub fn handle_distrusted(&mut self, conn: ConnId, why: &str, now: Micros) {
+        self.links.handle_distrusted(conn, why, now);
+        self.settle(now);
+    }
+
     /// The peer's bytes are no frames; the connection is closed with a refusal.
     pub fn handle_bad_frame(&mut self, conn: ConnId, error: &FrameError, now: Micros) {
         self.links.handle_bad_frame(conn, error, now);

@@ -33,6 +33,7 @@ pub(crate) fn files(pki: &Path, node: &str) -> TlsFiles {
         certificate: pki.join(format!("{node}.crt")),
         key: pki.join(format!("{node}.key")),
         ca: pki.join("ca.crt"),
+        crl: Some(pki.join("ca.crl")).filter(|path| path.exists()),
         check_interval: Duration::from_secs(3600),
     }
 }

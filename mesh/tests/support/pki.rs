@@ -4,9 +4,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
-    KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType,
+    ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType,
+    SerialNumber,
 };
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use tempfile::TempDir;
 
 type Time = std::time::SystemTime;
@@ -93,6 +96,35 @@ impl Pki {
             params.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
         }
         (params.signed_by(&key, &self.ca).unwrap().pem(), key.serialize_pem())
+    }
+
+    /// Takes certificates back, in PEM, and no others: a list of them where nodes look for it.
+    pub(crate) fn revoke(&self, certificates: &[&str]) {
+        self.write("ca.crl", &self.list(certificates));
+    }
+
+    /// A list of certificates that are taken back.
+    pub(crate) fn list(&self, certificates: &[&str]) -> String {
+        let serial = |pem: &&str| {
+            let der = CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
+            x509_parser::parse_x509_certificate(&der).unwrap().1.raw_serial().to_vec()
+        };
+        let revoked = |serial: Vec<u8>| RevokedCertParams {
+            serial_number: SerialNumber::from_slice(&serial),
+            revocation_time: Time::now().into(),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let day = Duration::from_secs(24 * 3600);
+        let list = CertificateRevocationListParams {
+            this_update: Time::now().into(),
+            next_update: (Time::now() + day).into(),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: certificates.iter().map(serial).map(revoked).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        list.signed_by(&self.ca).unwrap().pem().unwrap()
     }
 
     /// Puts a certificate where the node looks for it.

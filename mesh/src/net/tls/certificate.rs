@@ -135,7 +135,7 @@ fn plain(text: &str) -> String {
     text.chars().take(512).map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(":")
 }
 

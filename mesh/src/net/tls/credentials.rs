@@ -15,14 +15,16 @@ use rustls::sign::CertifiedKey;
 use rustls::version::TLS13;
 use rustls::{CertificateError as Bad, ClientConfig, RootCertStore, ServerConfig};
 
+use super::super::secure::Side;
 use super::certificate::{CertificateError, CertificateInfo, wall_s};
+use super::revoked::Revoked;
 use super::verify::{Acceptors, Diallers};
 use crate::id::SpiffeId;
 
 /// No more of a file is read: a chain and a key are some KiB.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
-/// Where a node's certificate comes from. All three are PEM.
+/// Where a node's certificate comes from. All files are PEM.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TlsFiles {
     /// The node's certificate, first, and those between it and the CA, if there are any.
@@ -32,6 +34,8 @@ pub struct TlsFiles {
     /// The CA, or several while one takes the place of another: whoever one of them certified is believed, for as long as
     /// that CA is valid itself.
     pub ca: PathBuf,
+    /// What those CAs took back: lists of revoked certificates, one behind the other. `None`: nothing.
+    pub crl: Option<PathBuf>,
     /// Between looks at the files for new content.
     pub check_interval: Duration,
 }
@@ -62,7 +66,7 @@ pub enum TlsError {
     Pem {
         /// The file.
         path: PathBuf,
-        /// `certificate` or `private key`.
+        /// `certificate`, `private key` or `revocation list`.
         what: &'static str,
         /// What stands against it; never a part of the file.
         detail: String,
@@ -134,6 +138,26 @@ pub enum TlsError {
     Setup(String),
 }
 
+/// Who looks at certificates of peers.
+struct Judges {
+    acceptors: Arc<Acceptors>,
+    diallers: Arc<Diallers>,
+}
+
+impl Judges {
+    fn judge(&self, side: Side, chain: &[CertificateDer<'_>], at: UnixTime) -> Result<(), rustls::Error> {
+        let [leaf, between @ ..] = chain else { return Err(rustls::Error::NoCertificatesPresented) };
+        match side {
+            Side::Accepts => self.diallers.verify_client_cert(leaf, between, at).map(|_| ()),
+            Side::Dials => {
+                // No name is compared.
+                let anybody = ServerName::IpAddress(std::net::Ipv4Addr::LOCALHOST.into());
+                self.acceptors.verify_server_cert(leaf, between, &anybody, &[], at).map(|_| ())
+            }
+        }
+    }
+}
+
 /// Credentials that passed every check.
 pub struct Credentials {
     files: TlsFiles,
@@ -141,6 +165,8 @@ pub struct Credentials {
     name: SpiffeId,
     server: Arc<ServerConfig>,
     client: Arc<ClientConfig>,
+    judges: Judges,
+    revoked: Arc<Revoked>,
     chain: Vec<CertificateDer<'static>>,
     ca: Vec<CertificateDer<'static>>,
     /// CAs of the file that are not trusted now.
@@ -155,7 +181,13 @@ impl Credentials {
     /// [`TlsError`]: the first thing that is wrong.
     pub fn load(files: &TlsFiles) -> Result<Self, TlsError> {
         let chain = certificates(&files.certificate)?;
-        let (ca, ca_outside) = authorities(&files.ca)?;
+        let (ca, outside) = authorities(&files.ca)?;
+        let revoked = match &files.crl {
+            // A list of a CA whose time is over takes back what another of the same name may trust.
+            Some(path) => Revoked::load(path, &[&ca[..], &outside[..]].concat())?,
+            None => Revoked::default(),
+        };
+        let (revoked, ca_outside) = (Arc::new(revoked), outside.len());
         let key = private_key(&files.key)?;
         let info = info(&files.certificate, &chain)?;
         let name = info
@@ -185,8 +217,9 @@ impl Credentials {
         let diallers = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider))
             .build()
             .map_err(|error| TlsError::Setup(error.to_string()))?;
-        let diallers = Arc::new(Diallers(diallers));
-        let acceptors = Arc::new(Acceptors { roots, provider: Arc::clone(&provider) });
+        let diallers = Arc::new(Diallers { library: diallers, revoked: Arc::clone(&revoked) });
+        let acceptors =
+            Arc::new(Acceptors { roots, revoked: Arc::clone(&revoked), provider: Arc::clone(&provider) });
 
         // As a peer would see it, in both roles.
         let chain_error = |error: rustls::Error| TlsError::Chain {
@@ -194,13 +227,10 @@ impl Credentials {
             ca: files.ca.clone(),
             detail: explain(&error),
         };
-        let [leaf, between @ ..] = &certified.cert[..] else {
-            return Err(no_certificate(&files.certificate, "it is empty"));
-        };
-        let now = UnixTime::now();
-        let anybody = ServerName::IpAddress(std::net::Ipv4Addr::LOCALHOST.into());
-        acceptors.verify_server_cert(leaf, between, &anybody, &[], now).map_err(chain_error)?;
-        diallers.verify_client_cert(leaf, between, now).map_err(chain_error)?;
+        let judges = Judges { acceptors: Arc::clone(&acceptors), diallers: Arc::clone(&diallers) };
+        for side in [Side::Accepts, Side::Dials] {
+            judges.judge(side, &certified.cert, UnixTime::now()).map_err(chain_error)?;
+        }
 
         let mut server = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(&[&TLS13])
@@ -223,7 +253,7 @@ impl Credentials {
         client.enable_early_data = false;
         client.enable_sni = false;
         let (server, client) = (Arc::new(server), Arc::new(client));
-        Ok(Self { files: files.clone(), info, name, server, client, chain, ca, ca_outside })
+        Ok(Self { files: files.clone(), info, name, server, client, judges, revoked, chain, ca, ca_outside })
     }
 
     /// Which node they are of.
@@ -255,7 +285,17 @@ impl Credentials {
 
     /// Nothing that a peer sees or that decides over peers differs. A key never changes without its certificate.
     pub(super) fn is_same(&self, other: &Self) -> bool {
-        (&self.chain, &self.ca) == (&other.chain, &other.ca)
+        (&self.chain, &self.ca, &self.revoked) == (&other.chain, &other.ca, &other.revoked)
+    }
+
+    /// Whether a chain, the peer's own certificate first, would be taken at a moment by this side of a connection.
+    pub(super) fn judge(
+        &self,
+        side: Side,
+        chain: &[CertificateDer<'_>],
+        at: UnixTime,
+    ) -> Result<(), rustls::Error> {
+        self.judges.judge(side, chain, at)
     }
 
     /// What does not keep these from being used and should not be so.
@@ -297,7 +337,7 @@ impl fmt::Debug for Credentials {
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
     let unreadable = |source| TlsError::Read { path: path.to_owned(), source };
     let file = std::fs::File::open(path).map_err(unreadable)?;
     let mut bytes = Vec::new();
@@ -317,11 +357,13 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     Ok(found)
 }
 
-/// The CAs that are trusted now, and how many are not. One whose time is over, or has not come, is not, and the library would not look; the last of
+type Certificates = Vec<CertificateDer<'static>>;
+
+/// The CAs that are trusted now, and those that are not. One whose time is over, or has not come, is not, and the library would not look; the last of
 /// them is told as such, not as one that did not issue the certificate.
-fn authorities(path: &Path) -> Result<(Vec<CertificateDer<'static>>, usize), TlsError> {
-    let mut trusted = Vec::new();
-    let (mut left_out, mut outside) = (0, None);
+fn authorities(path: &Path) -> Result<(Certificates, Certificates), TlsError> {
+    let (mut trusted, mut outside) = (Vec::new(), Vec::new());
+    let mut why = None;
     for certificate in certificates(path)? {
         let info = info_of(path, &certificate)?;
         // Whatever is a root issues: of a node's certificate among them its holder could make any other one.
@@ -334,12 +376,15 @@ fn authorities(path: &Path) -> Result<(Vec<CertificateDer<'static>>, usize), Tls
         }
         match check_time(path, &info) {
             Ok(()) => trusted.push(certificate),
-            Err(error) => (left_out, outside) = (left_out + 1, outside.or(Some(error))),
+            Err(error) => {
+                outside.push(certificate);
+                why = why.or(Some(error));
+            }
         }
     }
-    match outside {
+    match why {
         Some(error) if trusted.is_empty() => Err(error),
-        _ => Ok((trusted, left_out)),
+        _ => Ok((trusted, outside)),
     }
 }
 
@@ -398,6 +443,7 @@ fn explain(error: &rustls::Error) -> String {
         rustls::Error::InvalidCertificate(Bad::UnknownIssuer | Bad::BadSignature) => {
             "another CA issued it".to_owned()
         }
+        rustls::Error::InvalidCertificate(Bad::Revoked) => "it was revoked".to_owned(),
         rustls::Error::InvalidCertificate(Bad::Other(why)) => why.0.to_string(),
         error => error.to_string(),
     }

@@ -20,6 +20,8 @@ pub(in super::super) enum TlsFailure {
     Expired,
     /// Its time has not come: one of the two clocks is wrong.
     NotYetValid,
+    /// It was taken back.
+    Revoked,
     /// It names no node, or several.
     NoName,
     /// Something else is wrong with it.
@@ -42,11 +44,12 @@ pub(in super::super) enum TlsFailure {
 
 impl TlsFailure {
     /// In the order of their numbers.
-    pub(super) const ALL: [Self; 13] = [
+    pub(super) const ALL: [Self; 14] = [
         Self::NoCertificate,
         Self::UnknownIssuer,
         Self::Expired,
         Self::NotYetValid,
+        Self::Revoked,
         Self::NoName,
         Self::BadCertificate,
         Self::Incompatible,
@@ -65,6 +68,7 @@ impl TlsFailure {
             Self::UnknownIssuer => "unknown_issuer",
             Self::Expired => "expired",
             Self::NotYetValid => "not_yet_valid",
+            Self::Revoked => "revoked",
             Self::NoName => "no_name",
             Self::BadCertificate => "bad_certificate",
             Self::Incompatible => "incompatible",
@@ -85,6 +89,7 @@ impl TlsFailure {
                 | Self::UnknownIssuer
                 | Self::Expired
                 | Self::NotYetValid
+                | Self::Revoked
                 | Self::NoName
                 | Self::BadCertificate
                 | Self::RefusedByPeer
@@ -98,7 +103,7 @@ impl TlsFailure {
                 "give the peer a certificate made by `trunkline ca issue`"
             }
             Self::UnknownIssuer => "let both ends trust the CA that issued the other's certificate",
-            Self::Expired => "issue the peer a new certificate",
+            Self::Expired | Self::Revoked => "issue the peer a new certificate",
             Self::NotYetValid => "compare the clocks of the two machines",
             Self::Incompatible => "the peer must speak TLS 1.3",
             Self::TooLong => "give the peer a chain of fewer certificates and bytes, or check the address",
@@ -122,6 +127,7 @@ impl TlsFailure {
             Error::InvalidCertificate(Bad::UnknownIssuer | Bad::BadSignature) => Self::UnknownIssuer,
             Error::InvalidCertificate(Bad::Expired | Bad::ExpiredContext { .. }) => Self::Expired,
             Error::InvalidCertificate(Bad::NotValidYet | Bad::NotValidYetContext { .. }) => Self::NotYetValid,
+            Error::InvalidCertificate(Bad::Revoked) => Self::Revoked,
             Error::InvalidCertificate(Bad::Other(OtherError(why))) if why.is::<ChainError>() => Self::TooLong,
             Error::InvalidCertificate(_) => Self::BadCertificate,
             Error::PeerIncompatible(_) => Self::Incompatible,

@@ -18,6 +18,8 @@ use rustls::{
     SignatureScheme,
 };
 
+use super::revoked::Revoked;
+
 /// Certificates between a node's own and its CA.
 const BETWEEN_MAX: usize = 4;
 
@@ -54,6 +56,7 @@ fn check_chain(between: &[CertificateDer<'_>]) -> Result<(), Error> {
 #[derive(Debug)]
 pub(super) struct Acceptors {
     pub(super) roots: Arc<RootCertStore>,
+    pub(super) revoked: Arc<Revoked>,
     pub(super) provider: Arc<CryptoProvider>,
 }
 
@@ -70,6 +73,7 @@ impl ServerCertVerifier for Acceptors {
         let certificate = ParsedCertificate::try_from(end_entity)?;
         let algorithms = self.provider.signature_verification_algorithms.all;
         verify_server_cert_signed_by_trust_anchor(&certificate, &self.roots, intermediates, now, algorithms)?;
+        self.revoked.check(&all(end_entity, intermediates))?;
         Ok(ServerCertVerified::assertion())
     }
 
@@ -98,11 +102,18 @@ impl ServerCertVerifier for Acceptors {
 
 /// What dials a node: the library's own check, behind that of the chain.
 #[derive(Debug)]
-pub(super) struct Diallers(pub(super) Arc<dyn ClientCertVerifier>);
+pub(super) struct Diallers {
+    pub(super) library: Arc<dyn ClientCertVerifier>,
+    pub(super) revoked: Arc<Revoked>,
+}
+
+fn all<'c>(leaf: &'c CertificateDer<'c>, between: &'c [CertificateDer<'c>]) -> Vec<&'c CertificateDer<'c>> {
+    std::iter::once(leaf).chain(between).collect()
+}
 
 impl ClientCertVerifier for Diallers {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.0.root_hint_subjects()
+        self.library.root_hint_subjects()
     }
 
     fn verify_client_cert(
@@ -112,7 +123,9 @@ impl ClientCertVerifier for Diallers {
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         check_chain(intermediates)?;
-        self.0.verify_client_cert(end_entity, intermediates, now)
+        let verified = self.library.verify_client_cert(end_entity, intermediates, now)?;
+        self.revoked.check(&all(end_entity, intermediates))?;
+        Ok(verified)
     }
 
     fn verify_tls12_signature(
@@ -121,7 +134,7 @@ impl ClientCertVerifier for Diallers {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.verify_tls12_signature(message, cert, dss)
+        self.library.verify_tls12_signature(message, cert, dss)
     }
 
     fn verify_tls13_signature(
@@ -130,11 +143,11 @@ impl ClientCertVerifier for Diallers {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.verify_tls13_signature(message, cert, dss)
+        self.library.verify_tls13_signature(message, cert, dss)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_verify_schemes()
+        self.library.supported_verify_schemes()
     }
 }
 
@@ -177,7 +190,11 @@ mod tests {
         let roots = Arc::new(roots);
         let library = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider));
         let library = library.build().unwrap();
-        (Acceptors { roots, provider }, Diallers(Arc::clone(&library)), library)
+        (
+            Acceptors { roots, revoked: Arc::default(), provider },
+            Diallers { library: Arc::clone(&library), revoked: Arc::default() },
+            library,
+        )
     }
 
     fn both(

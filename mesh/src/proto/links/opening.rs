@@ -75,6 +75,16 @@ impl Links {
         }
     }
 
+    /// The peer's certificate is good no more: its link ends, and a new one needs another certificate.
+    pub fn handle_distrusted(&mut self, id: ConnId, why: &str, now: Micros) {
+        let Some(conn) = self.conns.get(&id) else { return };
+        tracing::warn!(peer = self.peer_of(id).map(display), why, "certificate good no more, link ended");
+        match conn.link {
+            Some(link) => self.say_closing(link, now),
+            None => self.drop_conn(id, None, now),
+        }
+    }
+
     fn set_certified(&mut self, id: ConnId, certified: SpiffeId) {
         if let Some(conn) = self.conns.get_mut(&id) {
             conn.certified = Some(Box::new(certified));

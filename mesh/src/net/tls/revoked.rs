@@ -1,0 +1,138 @@
+//! Certificates that were taken back: revocation lists in PEM, each signed by a CA of the node's own file.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use rustls::CertificateError;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
+use x509_parser::prelude::FromDer;
+use x509_parser::revocation_list::CertificateRevocationList;
+
+use super::certificate::{hex, wall_s};
+use super::credentials::{TlsError, read};
+
+/// One certificate that was taken back.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Revocation {
+    /// Its serial number, as hexadecimal bytes.
+    pub serial: String,
+    /// Since when, seconds since 1970.
+    pub since_s: i64,
+}
+
+/// Who issued it, as a name in DER, and its serial number.
+type Key = (Vec<u8>, Vec<u8>);
+
+/// All that a node's file takes back.
+#[derive(Default, PartialEq, Eq, Debug)]
+pub(super) struct Revoked(BTreeSet<Key>);
+
+impl Revoked {
+    /// Reads a file of lists. A list that no CA of the node signed is refused: it would take nothing back, and nobody would
+    /// notice. One that is out of date still says what it says.
+    pub(super) fn load(path: &Path, cas: &[CertificateDer<'_>]) -> Result<Self, TlsError> {
+        let mut revoked = BTreeSet::new();
+        for der in lists(path)? {
+            let list = parse(path, &der)?;
+            if !cas.iter().any(|ca| is_signed_by(&list, ca)) {
+                let detail = format!("no CA of the `ca` file signed the list of {}", list.issuer());
+                return Err(wrong(path, detail));
+            }
+            if list.next_update().is_some_and(|next| next.timestamp() < wall_s()) {
+                tracing::warn!(crl = %path.display(), "a revocation list is out of date: make a new one");
+            }
+            let issuer = list.issuer().as_raw();
+            let serials = list.iter_revoked_certificates().map(|entry| plain(entry.raw_serial()));
+            revoked.extend(serials.map(|serial| (issuer.to_vec(), serial)));
+        }
+        Ok(Self(revoked))
+    }
+
+    /// Refuses a chain of which any certificate was taken back.
+    pub(super) fn check(&self, chain: &[&CertificateDer<'_>]) -> Result<(), rustls::Error> {
+        if self.0.is_empty() {
+            return Ok(());
+        }
+        for der in chain {
+            let Ok((_, certificate)) = x509_parser::parse_x509_certificate(der) else {
+                return Err(CertificateError::BadEncoding.into());
+            };
+            let key = (certificate.issuer().as_raw().to_vec(), plain(certificate.raw_serial()));
+            if self.0.contains(&key) {
+                return Err(CertificateError::Revoked.into());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What the lists of a PEM file take back, in its order. No signature is looked at.
+///
+/// # Errors
+/// [`TlsError`]: the file is not to be read, or has no list.
+pub fn read_revocations(path: &Path) -> Result<Vec<Revocation>, TlsError> {
+    let mut all = Vec::new();
+    for der in lists(path)? {
+        let list = parse(path, &der)?;
+        all.extend(list.iter_revoked_certificates().map(|entry| Revocation {
+            serial: hex(entry.raw_serial()),
+            since_s: entry.revocation_date.timestamp(),
+        }));
+    }
+    Ok(all)
+}
+
+fn lists(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsError> {
+    let found: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(&read(path)?).collect();
+    let found = found.map_err(|_| wrong(path, "it is damaged".to_owned()))?;
+    if found.is_empty() {
+        return Err(wrong(path, "there is none".to_owned()));
+    }
+    Ok(found)
+}
+
+fn parse<'der>(
+    path: &Path,
+    der: &'der CertificateRevocationListDer<'_>,
+) -> Result<CertificateRevocationList<'der>, TlsError> {
+    match CertificateRevocationList::from_der(der) {
+        Ok(([], list)) => Ok(list),
+        _ => Err(wrong(path, "it is damaged".to_owned())),
+    }
+}
+
+fn is_signed_by(list: &CertificateRevocationList<'_>, ca: &CertificateDer<'_>) -> bool {
+    x509_parser::parse_x509_certificate(ca).is_ok_and(|(_, ca)| {
+        ca.subject().as_raw() == list.issuer().as_raw() && list.verify_signature(ca.public_key()).is_ok()
+    })
+}
+
+fn wrong(path: &Path, detail: String) -> TlsError {
+    TlsError::Pem { path: path.to_owned(), what: "revocation list", detail }
+}
+
+/// Some write a zero in front of a serial number and some do not.
+fn plain(serial: &[u8]) -> Vec<u8> {
+    serial.iter().copied().skip_while(|byte| *byte == 0).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn serials_are_compared_as_numbers() {
+        assert_eq!(plain(&[0, 0x80, 0]), plain(&[0x80, 0]));
+        assert_ne!(plain(&[0x80, 0]), plain(&[0x80]));
+    }
+
+    #[test]
+    fn no_bytes_of_a_list_panic() {
+        let mut rng = fastrand::Rng::with_seed(5);
+        for length in 0..2000 {
+            let bytes: Vec<u8> = (0..length % 97).map(|_| rng.u8(..)).collect();
+            let _ = parse(Path::new("x"), &bytes.into());
+        }
+    }
+}
