@@ -6,6 +6,7 @@ mod demo;
 mod environment;
 mod failure;
 mod fetch;
+mod inspect;
 mod log;
 mod notify;
 mod output;
@@ -33,7 +34,8 @@ Exit codes:
    0  done; stopped by a signal and drained
    1  something failed: message not delivered, input cut off or too long, signal cut work short
    2  the command line is wrong
-  69  an address is in use, or cannot be used
+  65  data on disk is damaged
+  69  an address or a data directory is in use, or cannot be used
   74  reading or writing failed
   78  the configuration is wrong, or does not suit the command
 
@@ -80,6 +82,9 @@ enum Command {
     Ping(ping::PingArgs),
     /// Watch a running node: rates, queues, routes, every second
     Top(top::TopArgs),
+    /// Look at the log of a stopped node: is it whole, and what does it hold?
+    #[command(subcommand)]
+    Log(inspect::LogCommand),
     /// Three datacenters on this machine, two failing proxies, every arrival checked
     Demo(demo::DemoArgs),
 }
@@ -141,6 +146,7 @@ fn run(command: Command, log: &log::Log) -> Result<(), Failure> {
     match &command {
         Command::CheckConfig(args) => return check::check(args),
         Command::Ca(command) => return ca::ca(command),
+        Command::Log(command) => return inspect::log(command),
         _ => {}
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -154,6 +160,7 @@ fn run(command: Command, log: &log::Log) -> Result<(), Failure> {
             Command::Send(args) => send::send(args, log).await,
             Command::CheckConfig(args) => check::check(&args),
             Command::Ca(command) => ca::ca(&command),
+            Command::Log(command) => inspect::log(&command),
             Command::Status(args) => status::status(args).await,
             Command::Routes(args) => routes::routes(args).await,
             Command::Ping(args) => ping::ping(args).await,

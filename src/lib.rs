@@ -12,6 +12,8 @@ pub mod api;
 
 pub mod metrics;
 
+pub mod storage;
+
 pub mod cli;
 
 #[doc(hidden)]

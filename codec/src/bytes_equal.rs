@@ -19,6 +19,23 @@ pub(crate) fn load_at(bytes: &[u8], at: usize) -> Option<u64> {
     bytes.get(at..)?.first_chunk::<8>().map(|first| u64::from_le_bytes(*first))
 }
 
+/// At most eight bytes as a word, the first one lowest; the others are zero.
+#[inline]
+pub(crate) fn word(bytes: &[u8]) -> u64 {
+    // Two halves that overlap, if there are neither eight bytes nor one.
+    if let Some(whole) = bytes.first_chunk::<8>() {
+        u64::from_le_bytes(*whole)
+    } else if let (Some(front), Some(back)) = (bytes.first_chunk::<4>(), bytes.last_chunk::<4>()) {
+        let shift = 8 * (bytes.len() - 4);
+        u64::from(u32::from_le_bytes(*front)) | u64::from(u32::from_le_bytes(*back)) << shift
+    } else if let (Some(front), Some(back)) = (bytes.first_chunk::<2>(), bytes.last_chunk::<2>()) {
+        let shift = 8 * (bytes.len() - 2);
+        u64::from(u16::from_le_bytes(*front)) | u64::from(u16::from_le_bytes(*back)) << shift
+    } else {
+        bytes.first().copied().map_or(0, u64::from)
+    }
+}
+
 /// Folds the product of two words.
 #[inline]
 pub(crate) fn mix(a: u64, b: u64) -> u64 {
@@ -129,22 +146,57 @@ fn count_equal<const N: usize>(counts: &mut [u8; N], a: &[u8; N], b: &[u8; N]) {
 #[inline]
 pub(crate) fn add_changes(changes: &mut [u8], a: &[u8], b: &[u8]) {
     let len = changes.len().min(a.len()).min(b.len());
-    if len < 4 {
-        // Fields of messages: what follows would take longer to begin.
-        changes.iter_mut().zip(a.iter().zip(b)).for_each(|(change, (x, y))| *change |= x ^ y);
-        return;
+    let (changes, a, b) = (&mut changes[..len], &a[..len], &b[..len]);
+    // Whole chunks, then the last one, that overlaps with the one before: adding twice changes nothing. A loop over bytes
+    // has up to fifteen left that are taken one by one, and of short messages that is all there is.
+    match len {
+        16.. => add_chunks::<16>(changes, a, b),
+        8.. => add_chunks::<8>(changes, a, b),
+        4.. => add_chunks::<4>(changes, a, b),
+        _ => changes.iter_mut().zip(a.iter().zip(b)).for_each(|(change, (x, y))| *change |= x ^ y),
     }
-    // Chunks of fixed lengths: a loop over bytes has up to fifteen left that are taken one by one, and of short messages
-    // that is all there is.
-    let (changes, rest) = changes[..len].as_chunks_mut::<16>();
-    let (wide_a, rest_a) = a[..len].as_chunks();
-    let (wide_b, rest_b) = b[..len].as_chunks();
-    changes.iter_mut().zip(wide_a.iter().zip(wide_b)).for_each(|(change, (x, y))| add_change(change, x, y));
-    let (changes, rest) = rest.as_chunks_mut::<4>();
-    let (words_a, rest_a) = rest_a.as_chunks();
-    let (words_b, rest_b) = rest_b.as_chunks();
-    changes.iter_mut().zip(words_a.iter().zip(words_b)).for_each(|(change, (x, y))| add_change(change, x, y));
-    rest.iter_mut().zip(rest_a.iter().zip(rest_b)).for_each(|(change, (x, y))| *change |= x ^ y);
+}
+
+/// All three are equally long, and at least `N` bytes.
+#[inline]
+fn add_chunks<const N: usize>(changes: &mut [u8], a: &[u8], b: &[u8]) {
+    let (chunks, _) = changes.as_chunks_mut::<N>();
+    let pairs = a.as_chunks::<N>().0.iter().zip(b.as_chunks::<N>().0);
+    chunks.iter_mut().zip(pairs).for_each(|(change, (x, y))| add_change(change, x, y));
+    if let (Some(change), Some(x), Some(y)) = (changes.last_chunk_mut(), a.last_chunk(), b.last_chunk()) {
+        add_change::<N>(change, x, y);
+    }
+}
+
+/// As [`add_changes`], for `others` that are all as long as `a` and as `changes`, each held against `a`.
+pub(crate) fn add_all_changes<'b>(changes: &mut [u8], a: &[u8], others: impl Iterator<Item = &'b [u8]>) {
+    match changes.len() {
+        0 => {}
+        1 => add_ends::<1>(changes, a, others),
+        2..4 => add_ends::<2>(changes, a, others),
+        4..8 => add_ends::<4>(changes, a, others),
+        8..16 => add_ends::<8>(changes, a, others),
+        _ => others.for_each(|other| add_changes(changes, a, other)),
+    }
+}
+
+/// As [`add_all_changes`], for `N` to `2 * N` bytes: the changes of the first and of the last `N` stay in registers.
+#[inline]
+fn add_ends<'b, const N: usize>(changes: &mut [u8], a: &[u8], others: impl Iterator<Item = &'b [u8]>) {
+    let (Some(a_front), Some(a_back)) = (a.first_chunk::<N>(), a.last_chunk::<N>()) else { return };
+    let (mut front, mut back) = ([0; N], [0; N]);
+    for other in others {
+        if let (Some(x), Some(y)) = (other.first_chunk(), other.last_chunk()) {
+            add_change(&mut front, a_front, x);
+            add_change(&mut back, a_back, y);
+        }
+    }
+    if let Some(change) = changes.first_chunk_mut() {
+        add_change(change, &front, &[0; N]);
+    }
+    if let Some(change) = changes.last_chunk_mut() {
+        add_change(change, &back, &[0; N]);
+    }
 }
 
 #[inline]
@@ -154,23 +206,28 @@ fn add_change<const N: usize>(change: &mut [u8; N], a: &[u8; N], b: &[u8; N]) {
 
 /// Bit `j` says whether `a[j] == b[j]`, for the first 64 bytes that both have.
 pub(crate) fn equal_mask(a: &[u8], b: &[u8]) -> u64 {
-    const LOW: u64 = 0x7F7F_7F7F_7F7F_7F7F;
     let len = a.len().min(b.len()).min(WIDE);
+    let (a, b) = (&a[..len], &b[..len]);
+    let (words_a, rest_a) = a.as_chunks::<8>();
+    let (words_b, rest_b) = b.as_chunks::<8>();
     let mut mask = 0;
-    let (words_a, rest_a) = a[..len].as_chunks::<8>();
-    let (words_b, rest_b) = b[..len].as_chunks::<8>();
     for (index, (x, y)) in words_a.iter().zip(words_b).enumerate() {
-        let differing = u64::from_le_bytes(*x) ^ u64::from_le_bytes(*y);
-        // 0x80 in every byte that is zero, then those eight bits side by side.
-        let zeros = !(((differing & LOW) + LOW) | differing | LOW);
-        let packed = (zeros >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56;
-        mask |= packed << (8 * index);
+        mask |= zero_mask(u64::from_le_bytes(*x) ^ u64::from_le_bytes(*y)) << (8 * index);
     }
-    let done = words_a.len() * 8;
-    for (index, (x, y)) in rest_a.iter().zip(rest_b).enumerate() {
-        mask |= u64::from(x == y) << (done + index);
+    if rest_a.is_empty() {
+        return mask;
     }
-    mask
+    let rest = zero_mask(word(rest_a) ^ word(rest_b)) & ((1 << rest_a.len()) - 1);
+    mask | rest << (8 * words_a.len())
+}
+
+/// Bit `j` says whether byte `j` of the word is zero.
+#[inline]
+fn zero_mask(word: u64) -> u64 {
+    const LOW: u64 = 0x7F7F_7F7F_7F7F_7F7F;
+    // 0x80 in every byte that is zero, then those eight bits side by side.
+    let zeros = !(((word & LOW) + LOW) | word | LOW);
+    (zeros >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56
 }
 
 /// Calls `found` with every run `from..to` of at least `least` zero bytes of `bytes`, in order.
@@ -242,5 +299,33 @@ mod tests {
             assert_eq!(common_prefix(&base, &base[..len]), len);
             assert_eq!(common_suffix(&base, &base[2500 - len..]), len);
         }
+    }
+
+    #[test]
+    fn changes_and_words_are_those_of_the_plain_loops() {
+        let mut rng = fastrand::Rng::with_seed(2);
+        for len in (0..70).chain([255, 256]) {
+            let texts: Vec<Vec<u8>> = (0..3).map(|_| (0..len).map(|_| rng.u8(..)).collect()).collect();
+            let before: Vec<u8> = (0..len).map(|_| rng.u8(..2)).collect();
+            let plain = |of: &[&[u8]]| -> Vec<u8> {
+                let at = |at: usize| of.iter().fold(before[at], |sum, text| sum | texts[0][at] ^ text[at]);
+                (0..len).map(at).collect()
+            };
+            let mut changes = before.clone();
+            add_changes(&mut changes, &texts[0], &texts[1]);
+            assert_eq!(changes, plain(&[&texts[1]]), "{len}");
+            changes.clone_from(&before);
+            add_all_changes(&mut changes, &texts[0], texts[1..].iter().map(Vec::as_slice));
+            assert_eq!(changes, plain(&[&texts[1], &texts[2]]), "{len}");
+            if len <= 8 {
+                let mut bytes = [0; 8];
+                bytes[..len].copy_from_slice(&texts[0]);
+                assert_eq!(word(&texts[0]), u64::from_le_bytes(bytes));
+            }
+        }
+        // As far as all three go.
+        let mut changes = [0; 5];
+        add_changes(&mut changes, &[1; 3], &[2; 9]);
+        assert_eq!(changes, [3, 3, 3, 0, 0]);
     }
 }

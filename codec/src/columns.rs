@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::bytes_equal::{add_changes, zero_runs};
+use crate::bytes_equal::{add_all_changes, word, zero_runs};
 use crate::destination_set::DestinationSet;
 use crate::records::Records;
 use crate::texts::Item;
@@ -36,9 +36,7 @@ pub(crate) fn try_put<const W: usize>(
     let mut changes = [0u8; COLUMN_BYTES_MAX];
     let changes = &mut changes[..len];
     let first_bytes = &first.bytes[start..end];
-    for item in others {
-        add_changes(changes, first_bytes, &item.bytes[start..end]);
-    }
+    add_all_changes(changes, first_bytes, others.iter().map(|item| &item.bytes[start..end]));
     out.work.compared_bytes += items.len() * len;
     let half = u16::try_from(len / 2).expect("columns are short");
     if !must && changes.iter().map(|change| u16::from(*change != 0)).sum::<u16>() > half {
@@ -96,17 +94,17 @@ fn put_varying<const W: usize>(
         return;
     }
     let bytes = |index: usize| &items[index].bytes[columns.clone()];
-    let key =
-        |index: usize| bytes(index).iter().take(KEY_BYTES).fold(0, |key, byte| key << 8 | u64::from(*byte));
-    order.clear();
-    order.extend((0..items.len()).map(|index| (key(index), index)));
+    let key_bytes = len.min(KEY_BYTES);
+    let key = |index: usize| word(&bytes(index)[..key_bytes]).swap_bytes() >> (8 * (KEY_BYTES - key_bytes));
     let table = out.table();
     let len_bytes = varint::len(len);
     let each_bytes = 1 + table.cost(set) + len_bytes + len * items.len();
     // Every distinct content takes a record: where there are too many, there is nothing to sort.
-    if distinct_min(order) * (1 + len_bytes + len) >= each_bytes {
-        return out.each_item(set, items.iter().map(|item| item.part(columns.clone())), len);
+    if distinct_min((0..items.len()).map(key)) * (1 + len_bytes + len) >= each_bytes {
+        return out.each_item(set, items, columns);
     }
+    order.clear();
+    order.extend((0..items.len()).map(|index| (key(index), index)));
     if len <= KEY_BYTES {
         order.sort_unstable();
     } else {
@@ -129,14 +127,14 @@ fn put_varying<const W: usize>(
             out.shared_item(&members(group), &items[group[0].1].part(columns.clone()));
         }
     } else {
-        out.each_item(set, items.iter().map(|item| item.part(columns.clone())), len);
+        out.each_item(set, items, columns);
     }
 }
 
 /// How many different keys there are at least: as many as different bits that they stand for.
-fn distinct_min(keys: &[Keyed]) -> usize {
+fn distinct_min(keys: impl Iterator<Item = u64>) -> usize {
     let bit = |key: u64| key.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 58;
-    keys.iter().fold(0u64, |bits, (key, _)| bits | 1 << bit(*key)).count_ones() as usize
+    keys.fold(0u64, |bits, key| bits | 1 << bit(key)).count_ones() as usize
 }
 
 fn set_of<'a, const W: usize>(items: impl Iterator<Item = &'a Item<'a>>) -> DestinationSet<W> {

@@ -1,8 +1,10 @@
 //! The data column: long parts by reference, short ones copied together.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 
-use crate::texts::{Span, Texts};
+use crate::texts::{Item, Span, Texts};
 
 /// Parts of a segment from this length on are sent from where they are. Below it, one more slice in the vectored write
 /// and one more reference count cost more than the copy.
@@ -46,19 +48,18 @@ impl DataColumn {
         }
     }
 
-    /// Appends copies of short `parts`.
-    pub(crate) fn copy<'a>(&mut self, parts: impl Iterator<Item = &'a [u8]>) {
-        let before = self.own.len();
-        for part in parts {
-            match part {
-                // Fields of messages: the call that copies a slice would take longer than the copy.
-                [one] => self.own.push(*one),
-                [one, two] => self.own.extend_from_slice(&[*one, *two]),
-                [one, two, three] => self.own.extend_from_slice(&[*one, *two, *three]),
-                _ => self.own.extend_from_slice(part),
-            }
+    /// Appends copies of the same `columns` of short texts.
+    pub(crate) fn copy_columns(&mut self, items: &[Item<'_>], columns: Range<usize>) {
+        let Range { start, end } = columns;
+        // Fields of messages: the call that copies a slice would take longer than the copy.
+        match end - start {
+            1 => self.own.extend(items.iter().map(|item| item.bytes[start])),
+            2 => items.iter().for_each(|item| {
+                self.own.extend_from_slice(&[item.bytes[start], item.bytes[start + 1]]);
+            }),
+            _ => items.iter().for_each(|item| self.own.extend_from_slice(&item.bytes[start..end])),
         }
-        self.copied(self.own.len() - before);
+        self.copied(items.len() * (end - start));
     }
 
     /// So many bytes of the column are new in `own`.

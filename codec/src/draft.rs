@@ -39,7 +39,7 @@ pub(crate) struct Memory<'a> {
     pub(crate) numbers: &'a [u32],
     pub(crate) streams: &'a Streams,
     /// Those of this frame's messages.
-    pub(crate) openings: Openings<'a>,
+    pub(crate) openings: &'a Openings<'a>,
     /// Room to compare in.
     pub(crate) runs: &'a mut PastRuns,
     /// What the receiver of this frame sent.

@@ -7,8 +7,8 @@
 
 use crate::bytes_equal::{add_changes, zero_runs};
 use crate::destination_set::DestinationSet;
-use crate::openings::Openings;
-use crate::streams::{Alike, Streams};
+use crate::openings::{Opening, Openings};
+use crate::streams::{Alike, Finder, Streams, half_alike};
 use crate::wire::OPENING_BYTES;
 use crate::work::Work;
 
@@ -39,7 +39,40 @@ pub(crate) struct Class<const W: usize> {
     pub(crate) len: usize,
     /// Where the first segment of every member ends, if that is one place.
     pub(crate) border: Option<usize>,
+    /// The bits in which any of them differs from its earlier one.
     changes: Box<[u8; OPENING_BYTES]>,
+    /// For some of them the latest message was taken without a look.
+    hoped: bool,
+}
+
+impl<const W: usize> Class<W> {
+    /// Adds the first of `openings` that are as long as the latest ones of their streams, if these begin as far back as
+    /// those of this class; says how many. The first is that of the message `from`.
+    fn add_latest(
+        &mut self,
+        from: usize,
+        openings: &[Opening<'_>],
+        numbers: &[u32],
+        finder: &mut Finder<'_>,
+    ) -> usize {
+        let len = self.back;
+        let changes = &mut self.changes[..len];
+        let (mut count, mut same_border) = (0, true);
+        for (opening, &number) in openings.iter().zip(numbers) {
+            if opening.bytes.len() != len {
+                break;
+            }
+            let Some(past) = finder.next_latest(number, len) else { break };
+            add_changes(changes, opening.bytes, past);
+            same_border &= self.border == Some(opening.border);
+            count += 1;
+        }
+        self.members.unite(&DestinationSet::range(from, from + count));
+        self.border = self.border.filter(|_| same_border);
+        self.len = self.len.min(len);
+        self.hoped = true;
+        count
+    }
 }
 
 /// The messages of one frame, by class.
@@ -67,28 +100,62 @@ impl<const W: usize> InStep<W> {
     /// Looks at all messages. False when they are not in step, or it saves nothing to know.
     pub(crate) fn find(
         &mut self,
-        openings: Openings<'_>,
+        openings: &Openings<'_>,
         numbers: &[u32],
         streams: &Streams,
         work: &mut Work,
     ) -> bool {
+        self.look(openings, numbers, streams, true, work)
+            .or_else(|| self.look(openings, numbers, streams, false, work))
+            .unwrap_or(false)
+    }
+
+    /// As [`find`](Self::find). If `hopeful`, the latest message of a stream is taken for the most alike without a look if
+    /// it is as long. That holds where the places that changed in any message of a class are so few that none of them can
+    /// be unlike it; where they are more, nothing is said.
+    fn look(
+        &mut self,
+        openings: &Openings<'_>,
+        numbers: &[u32],
+        streams: &Streams,
+        hopeful: bool,
+        work: &mut Work,
+    ) -> Option<bool> {
         self.used = 0;
         self.alike.clear();
         let mut finder = streams.finder();
-        for (message, (opening, number)) in openings.iter().zip(numbers).enumerate() {
-            let stream = finder.find(*number).filter(|_| !opening.is_empty());
+        let mut hoped = false;
+        let mut message = 0;
+        while let Some(&Opening { bytes: opening, border }) = openings.all().get(message) {
+            // Mostly messages of one class follow each other, as their streams did in the frame before.
+            if hopeful
+                && !opening.is_empty()
+                && finder.clone().next_latest(numbers[message], opening.len()).is_some()
+            {
+                let index = self.class(opening.len(), border)?;
+                let class = &mut self.classes[index];
+                let count =
+                    class.add_latest(message, &openings.all()[message..], &numbers[message..], &mut finder);
+                work.compared_bytes += count * opening.len();
+                hoped = true;
+                message += count;
+                continue;
+            }
+            let stream = finder.find(numbers[message]).filter(|_| !opening.is_empty());
             let alike = stream.and_then(|stream| stream.most_alike(opening, work));
             self.alike.push(alike);
+            message += 1;
             // The first one of a stream is in step with nothing, and does not keep the others from being.
             let (Some(stream), Some(Alike { start, len, equal })) = (stream, alike) else { continue };
             if equal < ALIKE_BYTES_MIN.min(opening.len() / 2) {
                 continue;
             }
             let past = &stream.bytes()[start..start + len];
-            let back = stream.bytes().len() - start;
-            let border = openings.border(message);
-            let Some(class) = self.class(back, border) else { return false };
-            class.members.insert(message);
+            let Some(index) = self.class(stream.bytes().len() - start, border) else {
+                return (!hoped).then_some(false);
+            };
+            let class = &mut self.classes[index];
+            class.members.insert(message - 1);
             class.border = class.border.filter(|of| *of == border);
             class.len = class.len.min(past.len()).min(opening.len());
             // What lies beyond the shortest of them is not looked at afterwards.
@@ -97,37 +164,40 @@ impl<const W: usize> InStep<W> {
         }
         let mut any = false;
         for class in &mut self.classes[..self.used] {
+            // The latest message begins as far back as it is long.
+            if class.hoped && !half_alike(&class.changes[..class.back]) {
+                return None;
+            }
             let alone = class.members.sole().is_some();
             let least = if alone { UNCHANGED_BYTES_MIN_ALONE } else { UNCHANGED_BYTES_MIN };
             let unchanged = &mut class.unchanged;
             zero_runs(&class.changes[..class.len], least, |from, to| unchanged.push((from, to)));
             any |= !unchanged.is_empty();
         }
-        any
+        // What each is most like is known of those only that were looked at.
+        (any || !hoped).then_some(any)
     }
 
-    /// The class of messages laid so far back; if there is none yet, and room for it, a new one that begins with a message
-    /// whose first segment ends at `border`.
-    fn class(&mut self, back: usize, border: usize) -> Option<&mut Class<W>> {
+    /// Which class is that of messages laid so far back; if there is none yet, and room for it, a new one that begins with
+    /// a message whose first segment ends at `border`.
+    fn class(&mut self, back: usize, border: usize) -> Option<usize> {
         let known = self.classes[..self.used].iter().position(|class| class.back == back);
-        if let Some(index) = known {
-            return Some(&mut self.classes[index]);
-        }
-        if self.used == CLASSES_MAX {
-            return None;
+        if known.is_some() || self.used == CLASSES_MAX {
+            return known;
         }
         if self.used == self.classes.len() {
             let changes = Box::new([0; OPENING_BYTES]);
             let members = DestinationSet::EMPTY;
-            self.classes.push(Class { back, members, unchanged: Vec::new(), len: 0, border: None, changes });
+            let (unchanged, hoped) = (Vec::new(), false);
+            self.classes.push(Class { back, members, unchanged, len: 0, border: None, changes, hoped });
         }
         let class = &mut self.classes[self.used];
         (class.back, class.len, class.members) = (back, OPENING_BYTES, DestinationSet::EMPTY);
-        class.border = Some(border);
+        (class.border, class.hoped) = (Some(border), false);
         class.unchanged.clear();
         class.changes.fill(0);
         self.used += 1;
-        Some(class)
+        Some(self.used - 1)
     }
 }
 
@@ -156,7 +226,7 @@ mod tests {
             let flipped = |message: &&[u8]| message.iter().enumerate().map(flip).collect::<Vec<u8>>();
             let payloads: Vec<Payload> = messages.iter().map(flipped).map(Payload::from).collect();
             let numbers: Vec<u32> = (0..).take(messages.len()).collect();
-            in_step.find(joined.reset(&payloads), &numbers, &streams, &mut Work::default())
+            in_step.find(&joined.reset(&payloads), &numbers, &streams, &mut Work::default())
         };
         // Nothing is left of a frame in which much has changed, and of one in which nothing has.
         if let Some(last) = earlier.last() {
@@ -251,5 +321,58 @@ mod tests {
         let (old, now) = (text(0, &[]), text(0, &[]));
         let found = classes(&[&[&old, &old]], &[&now, &now[..30]]);
         assert_eq!(found, Some(vec![(40, vec![0, 1], vec![(0, 30)])]));
+    }
+
+    /// Whether the latest message is the one most alike is told by what a class has in common: where that is doubtful,
+    /// each message is looked at after all.
+    #[test]
+    fn what_is_taken_without_a_look_is_what_a_look_finds() {
+        let mut rng = fastrand::Rng::with_seed(4);
+        let (mut hopeful, mut doubtful) = (0, 0);
+        for _ in 0..400 {
+            let mut streams = Streams::default();
+            // Of a few kinds each differs from another in some places, so that older ones are alike too.
+            let kinds: Vec<Vec<u8>> =
+                (0..3).map(|_| (0..rng.usize(1..50)).map(|_| rng.u8(..3)).collect()).collect();
+            let same = rng.bool();
+            let message = |rng: &mut fastrand::Rng| {
+                let mut message = kinds[if same { 0 } else { rng.usize(..kinds.len()) }].clone();
+                (0..rng.usize(..12)).for_each(|_| *rng.choice(&mut message).unwrap() = 9);
+                message
+            };
+            let numbers: Vec<u32> = (0..rng.u32(1..9)).map(|number| number * 2 % 9).collect();
+            for _ in 0..rng.usize(1..5) {
+                for &number in &numbers {
+                    if rng.u8(..9) == 0 {
+                        continue;
+                    }
+                    streams.enter(number, std::iter::once(message(&mut rng)));
+                }
+                streams.next_frame();
+            }
+            let payloads: Vec<Payload> = numbers.iter().map(|_| Payload::from(message(&mut rng))).collect();
+            let mut joined = JoinedOpenings::default();
+            let openings = joined.reset(&payloads);
+            let look = |hopeful: bool| {
+                let mut in_step = InStep::<1>::default();
+                let found = in_step.look(&openings, &numbers, &streams, hopeful, &mut Work::default());
+                let class = |class: &Class<1>| {
+                    (class.back, class.members, class.unchanged.clone(), class.len, class.border)
+                };
+                found.map(|found| {
+                    (found, found.then(|| in_step.classes().iter().map(class).collect::<Vec<_>>()))
+                })
+            };
+            let plain = look(false);
+            assert!(plain.is_some());
+            match look(true) {
+                Some(found) => {
+                    assert_eq!(Some(found), plain);
+                    hopeful += 1;
+                }
+                None => doubtful += 1,
+            }
+        }
+        assert!(hopeful > 100 && doubtful > 20, "{hopeful} {doubtful}");
     }
 }

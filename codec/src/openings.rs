@@ -8,77 +8,91 @@ use crate::payload::Payload;
 use crate::streams::put_opening;
 use crate::wire::OPENING_BYTES;
 
-/// Room for the openings that lie in several segments.
+/// Room for the openings that lie in several segments, and for the list of all.
 #[derive(Default)]
 pub(crate) struct JoinedOpenings {
     bytes: Vec<u8>,
-    /// Where in `bytes` that of each message ends; one that lies in one segment takes no room.
-    ends: Vec<usize>,
+    /// Empty, kept for its memory.
+    list: Vec<Opening<'static>>,
 }
 
 /// The openings of one frame's messages.
-#[derive(Clone, Copy)]
 pub(crate) struct Openings<'a> {
-    payloads: &'a [Payload],
-    joined: &'a JoinedOpenings,
+    list: Vec<Opening<'a>>,
+}
+
+/// The opening of one message.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Opening<'a> {
+    pub(crate) bytes: &'a [u8],
+    /// Where the first segment of the message ends.
+    pub(crate) border: usize,
 }
 
 /// The opening of a message, if it lies in one segment.
-fn contiguous(payload: &Payload) -> Option<&[u8]> {
-    match payload.segments() {
-        [first] => Some(&first[..first.len().min(OPENING_BYTES)]),
-        [first, ..] => first.get(..OPENING_BYTES),
-        [] => Some(&[]),
-    }
+#[inline]
+fn contiguous(payload: &Payload) -> Option<Opening<'_>> {
+    let (first, several) = match payload.segments() {
+        [first] => (first, false),
+        [first, ..] => (first, true),
+        [] => return Some(Opening { bytes: &[], border: 0 }),
+    };
+    let (bytes, border) = (&first[..first.len().min(OPENING_BYTES)], first.len());
+    (!several || border >= OPENING_BYTES).then_some(Opening { bytes, border })
 }
 
 impl JoinedOpenings {
     /// Takes in the messages of a new frame.
     pub(crate) fn reset<'a>(&'a mut self, payloads: &'a [Payload]) -> Openings<'a> {
         self.bytes.clear();
-        self.ends.clear();
-        for payload in payloads {
-            if contiguous(payload).is_none() {
+        let mut list: Vec<Opening<'a>> = std::mem::take(&mut self.list);
+        list.extend(payloads.iter().map(|payload| {
+            contiguous(payload).unwrap_or_else(|| {
                 put_opening(&mut self.bytes, payload.segments().iter());
+                Opening { bytes: &[], border: payload.segments().first().map_or(0, Bytes::len) }
+            })
+        }));
+        let mut joined = self.bytes.as_slice();
+        if !joined.is_empty() {
+            for (opening, payload) in list.iter_mut().zip(payloads) {
+                let len = payload.len().min(OPENING_BYTES);
+                if opening.bytes.len() < len {
+                    (opening.bytes, joined) = joined.split_at(len);
+                }
             }
-            self.ends.push(self.bytes.len());
         }
-        Openings { payloads, joined: self }
+        Openings { list }
+    }
+
+    /// Takes back the memory of a list.
+    pub(crate) fn keep(&mut self, list: Vec<Opening<'static>>) {
+        self.list = list;
     }
 }
 
 impl<'a> Openings<'a> {
-    /// The opening of one message.
-    pub(crate) fn of(self, message: usize) -> &'a [u8] {
-        contiguous(&self.payloads[message]).unwrap_or_else(|| {
-            let begin = message.checked_sub(1).map_or(0, |before| self.joined.ends[before]);
-            &self.joined.bytes[begin..self.joined.ends[message]]
-        })
+    /// All of them in order, with their borders.
+    pub(crate) fn all(&self) -> &[Opening<'a>] {
+        &self.list
     }
 
-    /// Where the first segment of a message ends.
-    pub(crate) fn border(self, message: usize) -> usize {
-        self.payloads[message].segments().first().map_or(0, Bytes::len)
+    /// Their bytes in order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &'a [u8]> {
+        self.list.iter().map(|opening| opening.bytes)
     }
 
-    /// All openings in order.
-    pub(crate) fn iter(self) -> impl Iterator<Item = &'a [u8]> {
-        let mut begin = 0;
-        self.payloads.iter().zip(&self.joined.ends).map(move |(payload, &end)| {
-            let joined = begin..end;
-            begin = end;
-            contiguous(payload).unwrap_or_else(|| &self.joined.bytes[joined])
-        })
+    /// The memory of the list, for [`JoinedOpenings::keep`].
+    pub(crate) fn into_list(mut self) -> Vec<Opening<'static>> {
+        self.list.clear();
+        // Collecting in place keeps the memory.
+        self.list.into_iter().map(|Opening { border, .. }| Opening { bytes: &[], border }).collect()
     }
 }
 
 /// Shows sizes only: messages may be secret.
 impl fmt::Debug for JoinedOpenings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("JoinedOpenings")
-            .field("openings", &self.ends.len())
-            .field("bytes", &self.bytes.len())
-            .finish()
+        f.debug_struct("JoinedOpenings").field("bytes", &self.bytes.len()).finish_non_exhaustive()
     }
 }
 
@@ -107,7 +121,10 @@ mod tests {
             let found: Vec<&[u8]> = openings.iter().collect();
             let opening = |bytes: usize| &long[..bytes];
             assert_eq!(found, [opening(256), b"", opening(256), opening(157), opening(256), b""]);
-            assert!((0..payloads.len()).all(|message| openings.of(message) == found[message]));
+            let borders: Vec<usize> = openings.all().iter().map(|opening| opening.border).collect();
+            assert_eq!(borders, [700, 0, 1, 100, 255, 0]);
+            let list = openings.into_list();
+            joined.keep(list);
         }
     }
 }

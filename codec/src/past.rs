@@ -28,7 +28,7 @@ impl PastRuns {
     /// `known`.
     pub(crate) fn find(
         &mut self,
-        openings: Openings<'_>,
+        openings: &Openings<'_>,
         numbers: &[u32],
         streams: &Streams,
         known: &[Option<Alike>],
@@ -93,7 +93,7 @@ mod tests {
             let payloads: Vec<Payload> =
                 messages.iter().map(|message| Payload::from(message.to_vec())).collect();
             let numbers: Vec<u32> = (0..).take(messages.len()).collect();
-            found.find(joined.reset(&payloads), &numbers, &streams, &[], &mut Work::default());
+            found.find(&joined.reset(&payloads), &numbers, &streams, &[], &mut Work::default());
         }
         found
     }
@@ -143,7 +143,7 @@ mod tests {
         }
         let (mut joined, mut found) = (JoinedOpenings::default(), PastRuns::default());
         let payloads = [Payload::from(TEXT.to_vec())];
-        found.find(joined.reset(&payloads), &[5], &streams, &[], &mut Work::default());
+        found.find(&joined.reset(&payloads), &[5], &streams, &[], &mut Work::default());
         assert_eq!(found.of(0), [PastRun { from: 0, len: 32, back: 64 }]);
     }
 }

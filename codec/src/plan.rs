@@ -14,7 +14,7 @@ use crate::destination_set::DestinationSet;
 use crate::identity::Addresses;
 use crate::in_step::{CLASSES_MAX, InStep};
 use crate::index::BlockIndex;
-use crate::openings::Openings;
+use crate::openings::{Opening, Openings};
 use crate::records::Records;
 use crate::sweep::{Runs, Sweep};
 use crate::texts::{Item, Span, Texts};
@@ -119,7 +119,7 @@ impl<const W: usize> Planner<'_, W> {
 
     /// The same, for messages that are in step with what their streams remember. What has changed is planned class by
     /// class, what comes behind for all messages together.
-    pub(crate) fn plan_in_step(&mut self, spans: &[Span], known: &InStep<W>, openings: Openings<'_>) {
+    pub(crate) fn plan_in_step<'b>(&mut self, spans: &[Span], known: &InStep<W>, openings: &Openings<'b>) {
         let ([first, ..], [.., last]) = (spans, spans) else { return };
         let here = DestinationSet::range(first.message, last.message + 1);
         let mut left: usize = spans.iter().map(Span::len).sum();
@@ -129,10 +129,17 @@ impl<const W: usize> Planner<'_, W> {
         for (class, planned) in known.classes().iter().zip(&mut planned) {
             let set = class.members.and(&here);
             items.clear();
-            items.extend(set.iter().map(|message| {
+            let item = |message, opening: &Opening<'b>| {
                 let span = Span { message, start: 0, end: class.len };
-                Item { span, bytes: &openings.of(message)[..class.len] }
-            }));
+                Item { span, bytes: &opening.bytes[..class.len] }
+            };
+            if set == here {
+                let all = &openings.all()[first.message..=last.message];
+                items
+                    .extend(all.iter().zip(first.message..).map(|(opening, message)| item(message, opening)));
+            } else {
+                items.extend(set.iter().map(|message| item(message, &openings.all()[message])));
+            }
             if items.is_empty() {
                 continue;
             }

@@ -5,6 +5,8 @@
 //! to which one back leads for all members need not be sent. Neighbouring places of that kind become one record,
 //! however the planner cut them; whether it is worth its bytes is decided when it can grow no more.
 
+use std::ops::Range;
+
 use crate::data::DataColumn;
 use crate::destination_set::DestinationSet;
 use crate::echo::{ECHO_BYTES_MIN, Received};
@@ -185,22 +187,18 @@ impl<'a, const W: usize> Records<'a, W> {
             return self.shared(set, item.span);
         }
         self.head.put(set, item.bytes.len());
-        self.data.copy(std::iter::once(item.bytes));
+        self.data.copy_columns(std::slice::from_ref(item), 0..item.bytes.len());
     }
 
-    /// As [`each`](Self::each), for short texts that lie in one piece.
-    pub(crate) fn each_item<'b>(
-        &mut self,
-        set: &DestinationSet<W>,
-        items: impl Iterator<Item = Item<'b>>,
-        len: usize,
-    ) {
+    /// As [`each`](Self::each), for the same `columns` of short texts that lie in one piece each.
+    pub(crate) fn each_item(&mut self, set: &DestinationSet<W>, items: &[Item<'_>], columns: Range<usize>) {
+        let len = columns.len();
         if self.places.is_some() || self.echo.is_some() {
-            return self.each(set, items.map(|item| item.span), len);
+            return self.each(set, items.iter().map(|item| item.part(columns.clone()).span), len);
         }
         // Several members, or there would be nothing that varies.
         self.head.put_from(set, len, Source::Each);
-        self.data.copy(items.map(|item| item.bytes));
+        self.data.copy_columns(items, columns);
     }
 
     /// Every member of `set` takes `len` bytes of what its stream remembers.
@@ -214,6 +212,7 @@ impl<'a, const W: usize> Records<'a, W> {
     }
 
     /// Every one of `spans`, equally long and in rising order, goes to its own message.
+    #[inline(never)]
     pub(crate) fn each(&mut self, set: &DestinationSet<W>, spans: impl Iterator<Item = Span>, len: usize) {
         let Some(places) = self.places.as_mut() else { return self.send_each(set, spans, len) };
         let spans: Vec<Span> = spans.collect();
@@ -388,7 +387,7 @@ mod tests {
         let payloads: Vec<Payload> = now.iter().map(|message| Payload::from(message.to_vec())).collect();
         let numbers: Vec<u32> = (0..).take(now.len()).collect();
         let (mut joined, mut runs) = (JoinedOpenings::default(), PastRuns::default());
-        runs.find(joined.reset(&payloads), &numbers, &streams, &[], &mut Work::default());
+        runs.find(&joined.reset(&payloads), &numbers, &streams, &[], &mut Work::default());
         let mut borders = Borders::default();
         payloads.iter().for_each(|payload| borders.push(payload));
         let texts = Texts::new(&payloads, &borders);

@@ -166,7 +166,7 @@ impl SessionEncoder {
             before: self.before,
             numbers: streams,
             streams: &self.streams,
-            openings,
+            openings: &openings,
             runs: &mut self.runs,
             received: received.as_deref(),
             sent,
@@ -178,10 +178,10 @@ impl SessionEncoder {
         }
         self.before = frame.checksum;
         if frame.flags & wire::FLAG_NOREF == 0 {
-            for (number, opening) in streams.iter().zip(openings.iter()) {
-                self.streams.enter(*number, std::iter::once(opening));
-            }
+            self.streams.enter_all(streams, openings.iter());
         }
+        let list = openings.into_list();
+        self.joined.keep(list);
         self.streams.next_frame();
         Ok(frame)
     }

@@ -102,7 +102,18 @@ impl<const W: usize> SetTable<W> {
     }
 
     /// Writes `set`, which has members and none beyond the frame's destinations.
+    #[inline]
     pub(crate) fn put(&mut self, out: &mut Vec<u8>, set: &DestinationSet<W>) {
+        if *set == self.all {
+            // What most records of most frames are for.
+            out.push(wire::REF);
+            self.previous = self.all;
+            return;
+        }
+        self.put_some(out, set);
+    }
+
+    fn put_some(&mut self, out: &mut Vec<u8>, set: &DestinationSet<W>) {
         let numbered = |out: &mut Vec<u8>, short: u8, long: u8, k: usize| match u8::try_from(k) {
             Ok(low) if k < wire::SHORT => out.push(short + low),
             _ => {

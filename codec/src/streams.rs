@@ -46,6 +46,13 @@ pub(crate) fn put_opening(out: &mut Vec<u8>, parts: impl Iterator<Item: AsRef<[u
     OPENING_BYTES - room
 }
 
+/// Whether a message is half equal to an opening as long from which it differs in no other places than those where `changes`
+/// is not zero.
+pub(crate) fn half_alike(changes: &[u8]) -> bool {
+    let look = &changes[..changes.len().min(LOOK_BYTES)];
+    usize::from(equal_count(look, &[0; LOOK_BYTES])) * 2 >= look.len()
+}
+
 /// Openings of the latest messages of one stream.
 #[derive(Default)]
 pub(crate) struct Stream {
@@ -54,9 +61,8 @@ pub(crate) struct Stream {
     /// The openings one after another, the latest last. Those before `begin` are forgotten.
     kept: Vec<u8>,
     begin: usize,
-    /// The lengths of the latest `openings`, the latest first. The last one may be cut at its beginning.
+    /// The lengths of the latest openings, the latest first, then zeros. The last one may be cut at its beginning.
     lens: [u16; OPENINGS_MAX],
-    openings: usize,
 }
 
 impl Stream {
@@ -68,10 +74,21 @@ impl Stream {
     /// Where each whole opening begins in [`bytes`](Self::bytes), and how long it is, the latest first.
     pub(crate) fn openings(&self) -> impl Iterator<Item = (usize, usize)> {
         let mut end = self.bytes().len();
-        self.lens[..self.openings].iter().map_while(move |&len| {
+        self.lens.iter().take_while(|len| **len > 0).map_while(move |&len| {
             end = end.checked_sub(usize::from(len))?;
             Some((end, usize::from(len)))
         })
+    }
+
+    /// How long the latest opening is; 0 if there is none.
+    pub(crate) fn latest_len(&self) -> usize {
+        usize::from(self.lens[0])
+    }
+
+    /// The latest opening. For a message as long, of which half of the bytes that are looked at are equal, it is the one
+    /// that [`most_alike`](Self::most_alike) finds.
+    pub(crate) fn latest(&self) -> &[u8] {
+        &self.kept[self.kept.len() - self.latest_len()..]
     }
 
     /// The whole opening that is most like that of the next message: the latest one, or an older one that is clearly more
@@ -96,22 +113,46 @@ impl Stream {
     }
 
     fn enter(&mut self, parts: impl Iterator<Item: AsRef<[u8]>>) {
+        self.make_room();
+        let opening = put_opening(&mut self.kept, parts);
+        self.note(opening);
+    }
+
+    /// As [`enter`](Self::enter), for an opening in one piece.
+    fn enter_opening(&mut self, opening: &[u8]) {
+        self.make_room();
+        self.kept.extend_from_slice(opening);
+        self.note(opening.len());
+    }
+
+    /// So many bytes of a new opening were kept.
+    #[inline]
+    fn note(&mut self, opening: usize) {
+        self.begin = self.begin.max(self.kept.len().saturating_sub(STREAM_BYTES));
+        if opening > 0 {
+            let lens = self.lens;
+            self.lens[1..].copy_from_slice(&lens[..OPENINGS_MAX - 1]);
+            self.lens[0] = u16::try_from(opening).expect("an opening has at most 256 bytes");
+        }
+    }
+
+    /// Room for one more opening.
+    #[inline]
+    fn make_room(&mut self) {
+        if self.kept.capacity() - self.kept.len() < OPENING_BYTES {
+            self.grow();
+        }
+    }
+
+    #[cold]
+    fn grow(&mut self) {
         // Not at every message, for then each of them would move all the others.
         if self.kept.len() + OPENING_BYTES > KEPT_BYTES_MAX {
             self.kept.drain(..self.begin);
             self.begin = 0;
         }
-        if self.kept.capacity() < self.kept.len() + OPENING_BYTES {
-            let wanted = (self.kept.len() + OPENING_BYTES).next_power_of_two();
-            self.kept.reserve_exact(wanted.min(KEPT_BYTES_MAX) - self.kept.len());
-        }
-        let opening = put_opening(&mut self.kept, parts);
-        self.begin = self.begin.max(self.kept.len().saturating_sub(STREAM_BYTES));
-        if opening > 0 {
-            self.lens.copy_within(..OPENINGS_MAX - 1, 1);
-            self.lens[0] = u16::try_from(opening).expect("an opening has at most 256 bytes");
-            self.openings = OPENINGS_MAX.min(self.openings + 1);
-        }
+        let wanted = (self.kept.len() + OPENING_BYTES).next_power_of_two();
+        self.kept.reserve_exact(wanted.min(KEPT_BYTES_MAX) - self.kept.len());
     }
 }
 
@@ -147,9 +188,24 @@ pub(crate) struct Finder<'a> {
 }
 
 impl<'a> Finder<'a> {
+    /// The latest opening of a stream, if it is that of the next stream in order and as long as said.
+    #[inline]
+    pub(crate) fn next_latest(&mut self, number: u32, len: usize) -> Option<&'a [u8]> {
+        let stream = self.streams.streams.get(self.next)?;
+        if stream.number != number || stream.latest_len() != len {
+            return None;
+        }
+        self.next += 1;
+        Some(stream.latest())
+    }
+
     /// What is remembered of a stream; nothing of one that was never heard, or is forgotten.
     pub(crate) fn find(&mut self, number: u32) -> Option<&'a Stream> {
-        let place = self.streams.place(number, self.next)?;
+        if let Some(stream) = self.streams.streams.get(self.next).filter(|stream| stream.number == number) {
+            self.next += 1;
+            return Some(stream);
+        }
+        let place = *self.streams.by_number.get(&number)?;
         self.next = place + 1;
         Some(&self.streams.streams[place])
     }
@@ -182,6 +238,22 @@ impl Streams {
         let stream = &mut self.streams[place];
         stream.used = self.frames;
         stream.enter(parts);
+    }
+
+    /// Remembers the openings of all messages of a frame.
+    pub(crate) fn enter_all<'a>(&mut self, numbers: &[u32], openings: impl Iterator<Item = &'a [u8]>) {
+        for (&number, opening) in numbers.iter().zip(openings) {
+            let stream = match self.streams.get_mut(self.next) {
+                Some(stream) if stream.number == number => stream,
+                _ => {
+                    self.next = self.by_number.get(&number).copied().unwrap_or_else(|| self.begin(number));
+                    &mut self.streams[self.next]
+                }
+            };
+            self.next += 1;
+            stream.used = self.frames;
+            stream.enter_opening(opening);
+        }
     }
 
     /// Makes room for a stream that is not remembered.

@@ -51,8 +51,10 @@ impl<'a> Item<'a> {
 #[derive(Debug, Default)]
 pub(crate) struct Borders {
     starts: Vec<usize>,
-    /// Where in `starts` those of every message end.
+    /// Where in `starts` those of every message end, up to the last one of several segments.
     ends: Vec<usize>,
+    /// Messages taken in.
+    messages: usize,
 }
 
 /// All messages of one frame.
@@ -67,23 +69,28 @@ impl Borders {
     pub(crate) fn reset(&mut self) {
         self.starts.clear();
         self.ends.clear();
+        self.messages = 0;
     }
 
     /// Takes in its next message.
+    #[inline]
     pub(crate) fn push(&mut self, payload: &Payload) {
         if let segments @ [_, _, ..] = payload.segments() {
+            self.ends.resize(self.messages, self.starts.len());
             let mut start = 0;
             for segment in segments {
                 self.starts.push(start);
                 start += segment.len();
             }
+            self.ends.push(self.starts.len());
         }
-        self.ends.push(self.starts.len());
+        self.messages += 1;
     }
 
     fn of(&self, message: usize) -> &[usize] {
+        let Some(&end) = self.ends.get(message) else { return &[] };
         let begin = message.checked_sub(1).map_or(0, |before| self.ends[before]);
-        &self.starts[begin..self.ends[message]]
+        &self.starts[begin..end]
     }
 }
 

@@ -288,6 +288,8 @@ pub struct DatacenterStatus {
     pub queued_bytes: u64,
     /// Messages queued or unacknowledged.
     pub pending_messages: u64,
+    /// Destinations and lanes whose messages wait here because the receiver has no room for them.
+    pub flows_without_room: u64,
     /// Its proxies.
     pub routes: Vec<RouteStatus>,
 }

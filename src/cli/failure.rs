@@ -17,7 +17,10 @@ pub enum Failure {
     /// The command line asks for something that is not there.
     #[error("{0}")]
     Usage(String),
-    /// An address cannot be had.
+    /// Data on disk is not what was written there.
+    #[error("{0}")]
+    Corrupt(String),
+    /// An address or a directory cannot be had.
     #[error("{0}")]
     Unavailable(String),
     /// Reading or writing failed.
@@ -35,6 +38,7 @@ impl Failure {
         match self {
             Self::Failed(_) => 1,
             Self::Usage(_) => 2,
+            Self::Corrupt(_) => 65,
             Self::Unavailable(_) => 69,
             Self::Io(_) => 74,
             Self::Config(_) => 78,
@@ -52,11 +56,12 @@ impl Failure {
     }
 
     #[cfg(test)]
-    pub(super) fn examples() -> [Self; 5] {
+    pub(super) fn examples() -> [Self; 6] {
         let text = String::new;
         [
             Self::Failed(text()),
             Self::Usage(text()),
+            Self::Corrupt(text()),
             Self::Unavailable(text()),
             Self::Io(text()),
             Self::Config(text()),

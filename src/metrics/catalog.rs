@@ -49,6 +49,8 @@ catalog! {
         "Bytes this sender holds for a datacenter, queued or unacknowledged.");
     PENDING = gauge("pending_messages", ["datacenter"],
         "Messages this sender holds for a datacenter, queued or unacknowledged.");
+    WITHOUT_ROOM = gauge("flows_without_room", ["datacenter"],
+        "Destinations and lanes whose messages wait at this sender because the receiver has no room for them.");
     ROUTE_IN_USE = gauge("route_in_use", ["datacenter", "proxy"],
         "1 for the proxies new batches travel through, else 0.");
     ROUTE_STATE = gauge("route_state", ["datacenter", "proxy", "state"],

@@ -138,6 +138,10 @@ fn routes(status: &Status) -> Vec<MetricFamily> {
             .family()
             .each(datacenters(), |f, (dc, row)| f.value(&[dc], float(row.pending_messages)))
             .done(),
+        catalog::WITHOUT_ROOM
+            .family()
+            .each(datacenters(), |f, (dc, row)| f.value(&[dc], float(row.flows_without_room)))
+            .done(),
         catalog::ROUTE_IN_USE
             .family()
             .each(routes(), |f, (labels, route)| f.value(&labels, flag(route.in_use)))

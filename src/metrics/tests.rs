@@ -53,6 +53,7 @@ fn status() -> Status {
             local: false,
             queued_bytes: 4096,
             pending_messages: 2,
+            flows_without_room: 1,
             routes: vec![RouteStatus {
                 proxy: node("eu-p1"),
                 in_use: true,

@@ -20,8 +20,10 @@ use super::pause::Pauses;
 use super::rtt::Rtt;
 use super::time::Micros;
 use super::window::WINDOW_SEQS;
+use super::wire::ROOM_UNKNOWN;
 use super::wire::Run;
 use crate::id::{Incarnation, Lane, NodeId, Seq};
+use crate::settings::MESSAGE_OVERHEAD_BYTES;
 
 /// A place in the table of flows.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -135,6 +137,12 @@ pub struct Flow {
     decided: u64,
     floor_told: u64,
     flying: usize,
+    /// Of all messages under way, as they are charged.
+    flying_bytes: usize,
+    /// What the receiver can take beside what it has, bytes, once it said so.
+    room: Option<usize>,
+    /// Since when nothing is under way for want of room.
+    starves_since: Option<Micros>,
     /// Ways and times to leave alone.
     pub pauses: Pauses,
     /// The entry of its latest decision in the log of its datacenter.
@@ -152,6 +160,15 @@ pub struct Ping {
     pub attempt: Option<u64>,
     /// Attempts made.
     pub attempts: u32,
+}
+
+/// A receiver without room says so when it has some again, and that word may be lost with a link: after so long without any,
+/// one message asks.
+const STARVED_ASKS_AFTER: Duration = Duration::from_millis(500);
+
+/// What a message counts for, here and at its receiver.
+fn charge(payload: &Payload) -> usize {
+    payload.len() + MESSAGE_OVERHEAD_BYTES
 }
 
 /// Most runs of one flow in a frame: a flow with more gaps than that goes on in the next frame.
@@ -180,6 +197,9 @@ impl Flow {
             decided: 0,
             floor_told: 0,
             flying: 0,
+            flying_bytes: 0,
+            room: None,
+            starves_since: None,
             pauses: Pauses::default(),
             decision: None,
             ping: Ping::default(),
@@ -237,7 +257,7 @@ impl Flow {
     pub fn forget(&mut self, seq: u64) -> Option<Sent> {
         self.retry.remove(&seq);
         let sent = self.sent.remove(&seq)?;
-        self.flying -= usize::from(matches!(sent.place, Place::Flying(_)));
+        self.lands(sent.place, charge(&sent.pending.payload));
         Some(sent)
     }
 
@@ -245,8 +265,17 @@ impl Flow {
     pub fn hold(&mut self, seq: u64) {
         self.retry.remove(&seq);
         if let Some(sent) = self.sent.get_mut(&seq) {
-            self.flying -= usize::from(matches!(sent.place, Place::Flying(_)));
-            sent.place = Place::Held;
+            let before = std::mem::replace(&mut sent.place, Place::Held);
+            let bytes = charge(&sent.pending.payload);
+            self.lands(before, bytes);
+        }
+    }
+
+    /// A message leaves the place it had.
+    fn lands(&mut self, place: Place, bytes: usize) {
+        if matches!(place, Place::Flying(_)) {
+            self.flying -= 1;
+            self.flying_bytes -= bytes;
         }
     }
 
@@ -274,6 +303,55 @@ impl Flow {
         let progress = decided > self.decided;
         self.decided = self.decided.max(decided);
         progress
+    }
+
+    /// What the receiver can take beside what an ack says it has; `decided` is that ack's. An older one than was seen before
+    /// says nothing.
+    pub fn set_room(&mut self, room_kib: u32, decided: u64) {
+        if room_kib == ROOM_UNKNOWN || decided < self.decided {
+            return;
+        }
+        self.room = usize::try_from(u64::from(room_kib) * 1024).ok();
+        if !self.is_starved() {
+            self.starves_since = None;
+        }
+    }
+
+    /// A message that is under way was given up. It comes to the receiver all the same, which has not said so yet.
+    pub fn spend_room(&mut self, payload: &Payload) {
+        self.room = self.room.map(|room| room.saturating_sub(charge(payload)));
+    }
+
+    /// The message that goes next is more than the receiver can take beside what is under way. The one that it waits for it
+    /// takes in any case.
+    #[must_use]
+    pub fn is_starved(&self) -> bool {
+        let some = !self.retry.is_empty() || !self.queue.is_empty();
+        some && !self.next_is_awaited()
+            && self.room.is_some_and(|room| self.flying_bytes + self.next_charge() > room)
+    }
+
+    /// The receiver said that everything in front of the message that goes next is decided. That it was given up here is not
+    /// enough: the receiver may hold it and wait for room.
+    fn next_is_awaited(&self) -> bool {
+        self.retry.first().copied().unwrap_or(self.next) == self.decided + 1
+    }
+
+    /// Until when this flow waits for room, with nothing else to do: for the ack of what is under way, or for one that says
+    /// there is room. That one may be lost with its link, so one message asks now and then.
+    pub fn waits_for_room(&mut self, now: Micros) -> Option<Micros> {
+        if !self.is_starved() || self.floor_due() || self.ping.waits {
+            return None;
+        }
+        if self.flying > 0 {
+            return Some(Micros::NEVER);
+        }
+        let until = *self.starves_since.get_or_insert(now) + STARVED_ASKS_AFTER;
+        (now < until).then_some(until)
+    }
+
+    fn next_charge(&self) -> usize {
+        self.next_bytes() + MESSAGE_OVERHEAD_BYTES
     }
 
     /// There is something to seal now.
@@ -305,14 +383,13 @@ impl Flow {
     /// attempt was meant for a life of the destination that is over, and may have reached it.
     #[must_use]
     pub fn retry(&mut self, seq: u64, uncertain: bool) -> bool {
-        if let Some(sent) = self.sent.get_mut(&seq) {
-            self.flying -= usize::from(matches!(sent.place, Place::Flying(_)));
-            sent.place = Place::Retry;
-            sent.uncertain |= uncertain;
-            self.retry.insert(seq);
-            return !(uncertain && sent.stale);
-        }
-        true
+        let Some(sent) = self.sent.get_mut(&seq) else { return true };
+        let before = std::mem::replace(&mut sent.place, Place::Retry);
+        sent.uncertain |= uncertain;
+        let (bytes, again) = (charge(&sent.pending.payload), !(uncertain && sent.stale));
+        self.retry.insert(seq);
+        self.lands(before, bytes);
+        again
     }
 
     /// A run that told the floor may not have arrived.
@@ -334,6 +411,7 @@ impl Flow {
         self.incarnation = incarnation;
         self.decided = 0;
         self.floor_told = 0;
+        (self.room, self.starves_since) = (None, None);
         self.pauses.restart();
         lost
     }
@@ -346,6 +424,7 @@ impl Flow {
         runs_max: usize,
         alone: bool,
         late_too: bool,
+        now: Micros,
         mut fits: impl FnMut(&Payload) -> bool,
     ) -> Vec<Selected> {
         let mut runs: Vec<Selected> = Vec::new();
@@ -355,9 +434,18 @@ impl Flow {
             return runs;
         }
         let mut taken = 0_usize;
+        // One message may ask for room after a while without any word, whatever was said before.
+        let mut credit = self.room.map(|room| room.saturating_sub(self.flying_bytes));
+        let asks =
+            self.flying == 0 && self.starves_since.is_some_and(|since| now >= since + STARVED_ASKS_AFTER);
+        let in_any_case = asks || self.next_is_awaited();
         let mut take = |seq: u64, payload: &Payload, taken: &mut usize| {
             let first = *taken == 0;
             if probing && !first {
+                return false;
+            }
+            let left = credit.map(|credit| credit.checked_sub(charge(payload)));
+            if left == Some(None) && !(first && in_any_case) {
                 return false;
             }
             // Asked in any case: the caller keeps count.
@@ -372,8 +460,10 @@ impl Flow {
                 None => return false,
             }
             *taken += 1;
+            credit = left.map(Option::unwrap_or_default);
             true
         };
+        let starved = self.is_starved();
         let mut open = true;
         for seq in &self.retry {
             let Some(sent) = self.sent.get(seq).filter(|sent| late_too || !sent.late) else { continue };
@@ -407,7 +497,10 @@ impl Flow {
             self.sent.insert(self.next, sent);
             self.next += 1;
         }
-        if runs.is_empty() && open && runs_max > 0 && (self.floor_due() || self.ping.waits) {
+        if !runs.is_empty() {
+            self.starves_since = None;
+        }
+        if runs.is_empty() && (open || starved) && runs_max > 0 && (self.floor_due() || self.ping.waits) {
             runs.push(Selected { first: self.next, count: 0 });
         }
         runs
@@ -450,7 +543,10 @@ impl Flow {
                 if sent.attempts == 0 {
                     (sent.first_link, sent.first_sealed) = (link, now);
                 }
-                self.flying += usize::from(!matches!(sent.place, Place::Flying(_)));
+                if !matches!(sent.place, Place::Flying(_)) {
+                    self.flying += 1;
+                    self.flying_bytes += charge(&sent.pending.payload);
+                }
                 sent.attempts = sent.attempts.saturating_add(1);
                 sent.place = Place::Flying(attempt);
                 sent.way = way;

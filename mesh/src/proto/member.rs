@@ -7,7 +7,7 @@ use super::links::Links;
 use super::run::{RunMessage, compact, split_run};
 use super::time::Micros;
 use super::window::{Admitted, Upstream, Window};
-use super::wire::{AckFlow, Flow, Refused, RefusedReason, Run};
+use super::wire::{AckFlow, Flow, ROOM_UNKNOWN, Refused, RefusedReason, Run};
 use crate::id::{Incarnation, Lane, NodeId, Seq};
 use crate::message::Delivery;
 use crate::settings::{MESSAGE_OVERHEAD_BYTES, Settings};
@@ -110,6 +110,10 @@ impl Member {
         if flow.origin_incarnation > highest {
             // What the old life left behind a gap can never be completed.
             self.highest.insert(flow.origin.clone(), flow.origin_incarnation);
+            // Should it come back with a clock that stepped back, and dial, it is told so.
+            if let Some(origin) = links.peer(&flow.origin) {
+                links.note_life(origin, flow.origin_incarnation, now);
+            }
             self.windows.retain(|(origin, _), _| *origin != flow.origin);
             self.waiting.retain(|(origin, _)| *origin != flow.origin);
         }
@@ -149,7 +153,8 @@ impl Member {
         }
         let stuck =
             hand_over(&key, window, &mut self.inbox, &mut self.inbox_bytes, &mut self.stats, &self.settings);
-        let entry = AckFlow { refused, ..window.ack(arrived.lane, me) };
+        let room = room(window, self.inbox_bytes, &self.settings);
+        let entry = AckFlow { refused, ..window.ack(arrived.lane, me, room) };
         links.queue_ack(arrived.upstream.link, entry, now, now);
         if stuck {
             self.waiting.insert(key);
@@ -166,7 +171,7 @@ impl Member {
             .get(&(arrived.flow.origin.clone(), arrived.lane))
             .filter(|window| window.origin_incarnation == arrived.flow.origin_incarnation)
             .filter(|_| reason != RefusedReason::StaleDestination)
-            .map(|window| window.ack(arrived.lane, me));
+            .map(|window| window.ack(arrived.lane, me, room(window, self.inbox_bytes, &self.settings)));
         let entry = AckFlow {
             flow: arrived.upstream.row,
             refused: vec![Refused {
@@ -179,6 +184,7 @@ impl Member {
                 flow: 0,
                 incarnation: me,
                 decided: 0,
+                room_kib: ROOM_UNKNOWN,
                 held: Vec::new(),
                 refused: Vec::new(),
             })
@@ -218,7 +224,8 @@ impl Member {
                 &self.settings,
             );
             if self.stats.handed_over != before {
-                let entry = window.ack(key.1, links.me.incarnation);
+                let room = room(window, self.inbox_bytes, &self.settings);
+                let entry = window.ack(key.1, links.me.incarnation, room);
                 links.queue_ack(window.upstream.link, entry, now + self.settings.ack_delay, now);
             }
             if !stuck {
@@ -250,6 +257,13 @@ fn may_bring(arrived: &ArrivedRun<'_>, links: &Links) -> bool {
 
 fn count(stats: &mut MemberStats, reason: RefusedReason) {
     *stats.refused.entry(reason.label()).or_default() += 1;
+}
+
+/// What more can be taken of one flow: the rest of the inbox, and of what may be held behind a gap or for room. Origins share
+/// the inbox, so all of them together may be told more than there is; what is over it is refused, as ever.
+fn room(window: &Window, inbox_bytes: usize, settings: &Settings) -> usize {
+    let inbox = settings.inbox_bytes_max.saturating_sub(inbox_bytes);
+    inbox.saturating_add(settings.reorder_bytes_max.saturating_sub(window.held_bytes()))
 }
 
 /// Moves what is in turn into the inbox. True when the next one waits for room there.

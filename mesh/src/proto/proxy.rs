@@ -13,7 +13,7 @@ use super::links::{LinkId, Links, PeerIx};
 use super::run::compact;
 use super::time::{Micros, micros};
 use super::window::Upstream;
-use super::wire::{AckFlow, Envelope, Flow, Refused, RefusedReason, Run};
+use super::wire::{AckFlow, Envelope, Flow, ROOM_UNKNOWN, Refused, RefusedReason, Run, room_kib};
 use crate::id::{Incarnation, Lane, Seq};
 use crate::settings::{FRAME_OVERHEAD_BYTES, MESSAGE_OVERHEAD_BYTES, Settings};
 use crate::stats::ProxyStats;
@@ -36,6 +36,8 @@ struct Forward {
     sent: u64,
     decided: u64,
     incarnation: Incarnation,
+    /// What waits here, as it is charged.
+    queued_bytes: usize,
     /// Some of it is unanswered.
     open: bool,
 }
@@ -211,6 +213,7 @@ impl Proxy {
             sent: 0,
             decided: 0,
             incarnation: Incarnation::UNKNOWN,
+            queued_bytes: 0,
             open: false,
         });
         if forward.open && forward.upstream.link != upstream.link {
@@ -218,6 +221,7 @@ impl Proxy {
         }
         forward.upstream = upstream;
         forward.last = forward.last.max(last);
+        forward.queued_bytes += charge;
         if !forward.open {
             forward.open = true;
             *self.open.entry(upstream.link).or_default() += 1;
@@ -280,7 +284,11 @@ impl Proxy {
             mark_answered(&mut self.open, forward);
         }
         let upstream = forward.upstream;
-        self.pass_back(upstream.link, AckFlow { flow: upstream.row, ..entry }, links, now);
+        // What waits here counts as under way at the origin; only what other flows have queued is in its way.
+        let others = queue.bytes[lane.index()].saturating_sub(forward.queued_bytes);
+        let here = room_kib(self.settings.member_queue_bytes_max.saturating_sub(others));
+        let room_kib = entry.room_kib.min(here);
+        self.pass_back(upstream.link, AckFlow { flow: upstream.row, room_kib, ..entry }, links, now);
     }
 
     /// A link came up; if it leads to a member, it is the way there.
@@ -355,6 +363,7 @@ impl Proxy {
             let Some(entry) = queue.lanes[lane.index()].pop_front() else { return };
             queue.bytes[lane.index()] -= entry.charge;
             let upstream = queue.forwards.get_mut(&(lane, Arc::clone(&entry.flow))).map(|forward| {
+                forward.queued_bytes = forward.queued_bytes.saturating_sub(entry.charge);
                 let last = (entry.run.first.0 + u64::from(entry.run.count)).saturating_sub(1);
                 if entry.expires_at > now {
                     forward.sent = forward.sent.max(last);
@@ -427,6 +436,7 @@ fn ack_entry(lane: Lane, row: u32, known: (Incarnation, u64), refused: Vec<Refus
         flow: row,
         incarnation: known.0,
         decided: known.1,
+        room_kib: ROOM_UNKNOWN,
         held: Vec::new(),
         refused,
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::links::{ConnId, LinkId};
 use super::run::RunMessage;
-use super::wire::AckFlow;
+use super::wire::{AckFlow, room_kib};
 use crate::id::{Incarnation, Lane, Seq};
 pub use crate::settings::MESSAGE_OVERHEAD_BYTES;
 
@@ -147,9 +147,9 @@ impl Window {
         self.held_bytes
     }
 
-    /// The whole state, as an ack entry.
+    /// The whole state, as an ack entry. `room` is what can be taken beside it, bytes.
     #[must_use]
-    pub fn ack(&self, lane: Lane, incarnation: Incarnation) -> AckFlow {
+    pub fn ack(&self, lane: Lane, incarnation: Incarnation, room: usize) -> AckFlow {
         let span = self.held.last_key_value().map_or(0, |(last, _)| (last - self.next) / 64 + 1);
         let held = (0..span).map(|word| self.bits.from(self.next.wrapping_add(64 * word))).collect();
         AckFlow {
@@ -157,6 +157,7 @@ impl Window {
             flow: self.upstream.row,
             incarnation,
             decided: self.next - 1,
+            room_kib: room_kib(room),
             held,
             refused: Vec::new(),
         }
@@ -191,13 +192,13 @@ mod tests {
         assert_eq!(window.admit(Seq(3), message(3), 4096), Admitted::Held);
         assert_eq!(window.admit(Seq(2), message(2), 4096), Admitted::Held);
         assert_eq!(drain(&mut window), Vec::<u64>::new());
-        let ack = window.ack(Lane::Bulk, Incarnation(9));
+        let ack = window.ack(Lane::Bulk, Incarnation(9), 0);
         assert_eq!((ack.decided, ack.held), (0, vec![0b110]), "bit k is decided + 1 + k");
         assert_eq!(window.admit(Seq(3), message(3), 4096), Admitted::Duplicate);
         assert_eq!(window.admit(Seq(1), message(1), 4096), Admitted::Held);
         assert_eq!(drain(&mut window), [1, 2, 3]);
         assert_eq!(window.admit(Seq(2), message(2), 4096), Admitted::Duplicate);
-        assert_eq!((window.ack(Lane::Bulk, Incarnation(9)).decided, window.held_bytes()), (3, 0));
+        assert_eq!((window.ack(Lane::Bulk, Incarnation(9), 0).decided, window.held_bytes()), (3, 0));
     }
 
     #[test]
@@ -223,7 +224,7 @@ mod tests {
         assert_eq!(drain(&mut window), [1, 2]);
         assert_eq!(window.admit(Seq(3 + WINDOW_SEQS), message(0), 1 << 30), Admitted::Full);
         assert_eq!(window.admit(Seq(2 + WINDOW_SEQS), message(0), 1 << 30), Admitted::Held);
-        assert_eq!(window.ack(Lane::Bulk, Incarnation(1)).held.len(), 256);
+        assert_eq!(window.ack(Lane::Bulk, Incarnation(1), 0).held.len(), 256);
     }
 
     #[test]
@@ -233,7 +234,7 @@ mod tests {
         assert_eq!(window.pop(&mut 0).map(|(seq, _)| seq), None);
         assert_eq!(window.admit(Seq(u64::MAX), message(1), 4096), Admitted::Held);
         assert_eq!(drain(&mut window), [u64::MAX]);
-        assert_eq!(window.ack(Lane::Bulk, Incarnation(1)).decided, u64::MAX - 1);
+        assert_eq!(window.ack(Lane::Bulk, Incarnation(1), 0).decided, u64::MAX - 1);
     }
 
     #[test]
@@ -253,7 +254,7 @@ mod tests {
                     expected[seq / 64] |= 1 << (seq % 64);
                 }
                 while expected.pop_if(|word| *word == 0).is_some() {}
-                assert_eq!(window.ack(Lane::Bulk, Incarnation(1)).held, expected, "from {start}");
+                assert_eq!(window.ack(Lane::Bulk, Incarnation(1), 0).held, expected, "from {start}");
             }
         }
     }

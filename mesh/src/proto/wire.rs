@@ -306,10 +306,22 @@ pub struct AckFlow {
     pub incarnation: Incarnation,
     /// Every seq up to this one is decided: handed over or skipped.
     pub decided: u64,
+    /// Credit: how much more of this flow can be taken than what this entry says is there, KiB, counted as in the budgets;
+    /// [`ROOM_UNKNOWN`] where nothing is said.
+    pub room_kib: u32,
     /// Bit k of word w: seq `decided + 1 + 64 w + k` is held and waits for a gap. No trailing zero words.
     pub held: Vec<u64>,
     /// Attempts that ended without a decision.
     pub refused: Vec<Refused>,
+}
+
+/// See [`AckFlow::room_kib`]: a proxy that knows nothing of the member.
+pub const ROOM_UNKNOWN: u32 = u32::MAX;
+
+/// Room as acks tell it, rounded down.
+#[must_use]
+pub fn room_kib(bytes: usize) -> u32 {
+    u32::try_from(bytes / 1024).unwrap_or(ROOM_UNKNOWN).min(ROOM_UNKNOWN - 1)
 }
 
 /// Seqs whose attempt over this link ended.

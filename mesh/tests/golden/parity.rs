@@ -14,7 +14,7 @@ type HelloFields = (String, String, String, u8, u64, Vec<(u16, u64)>, u64, u64, 
 type WelcomeFields = (String, String, String, u8, u64, Vec<(u16, u64)>, u64, u64, (u16, u64, u64, u64));
 type FlowFields = (String, u64, String, u64);
 type RunFields = (u32, u64, u32, u64, u32);
-type AckFields = (u8, u32, u64, u64, Vec<u64>, Vec<(u64, u32, u8)>);
+type AckFields = (u8, u32, u64, u64, u32, Vec<u64>, Vec<(u64, u32, u8)>);
 
 /// bincode and the second implementation write the same bytes and read each other's.
 macro_rules! parity {
@@ -115,13 +115,14 @@ fn run_of((flow, first, count, floor_back, deadline_ms): RunFields) -> Run {
     Run { flow, first: Seq(first), count, floor_back, deadline_ms }
 }
 
-fn ack_of((lane, flow, incarnation, decided, held, ranges): AckFields) -> AckFlow {
+fn ack_of((lane, flow, incarnation, decided, room_kib, held, ranges): AckFields) -> AckFlow {
     let range = |(first, count, reason)| Refused { first: Seq(first), count, reason };
     AckFlow {
         lane,
         flow,
         incarnation: Incarnation(incarnation),
         decided,
+        room_kib,
         held,
         refused: ranges.into_iter().map(range).collect(),
     }
@@ -169,6 +170,7 @@ proptest! {
                 small(),
                 number(),
                 number(),
+                small(),
                 prop::collection::vec(number(), 0..5),
                 prop::collection::vec((number(), small(), any::<u8>()), 0..5),
             ),

@@ -11,7 +11,7 @@ use trunkline_mesh::id::{Datacenter, Incarnation, Lane};
 use trunkline_mesh::message::{Batch, Message};
 use trunkline_mesh::proto::frame::{FrameType, Received, control_frame};
 use trunkline_mesh::proto::node::{ConnId, RejectReason};
-use trunkline_mesh::proto::wire::{AckFlow, Close, CloseCode};
+use trunkline_mesh::proto::wire::{AckFlow, Close, CloseCode, ROOM_UNKNOWN};
 use trunkline_mesh::settings::{MESSAGE_OVERHEAD_BYTES, Settings};
 
 use super::shell::{Peer, Shell, ack_frame, id, refused};
@@ -156,7 +156,15 @@ impl Model {
                 let bits = (0..64).filter(|bit| arrived.contains(&(decided + 1 + bit)));
                 let held = vec![bits.fold(0, |word, bit| word | 1 << bit)];
                 let lane = u8::try_from(lane).unwrap();
-                AckFlow { lane, flow, incarnation, decided, held, refused: Vec::new() }
+                AckFlow {
+                    lane,
+                    flow,
+                    incarnation,
+                    decided,
+                    room_kib: ROOM_UNKNOWN,
+                    held,
+                    refused: Vec::new(),
+                }
             };
             let flows = rows.into_iter().map(entry).collect();
             self.shell.feed(conns[0], &ack_frame(flows));
@@ -216,6 +224,7 @@ impl Model {
                     flow,
                     incarnation: Incarnation(life),
                     decided,
+                    room_kib: ROOM_UNKNOWN,
                     held: held.clone(),
                     refused: ranges.clone(),
                 };

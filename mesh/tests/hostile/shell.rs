@@ -16,8 +16,8 @@ use trunkline_mesh::proto::node::{Action, ConnId, Node, NodeInit};
 use trunkline_mesh::proto::run::message_head;
 use trunkline_mesh::proto::time::Micros;
 use trunkline_mesh::proto::wire::{
-    Ack, AckFlow, Close, Confirm, Envelope, Flow, Hello, PREAMBLE, Ping, Pong, Refused, Roster, Run,
-    WIRE_VERSION, Welcome, encode, offered_versions,
+    Ack, AckFlow, Close, Confirm, Envelope, Flow, Hello, PREAMBLE, Ping, Pong, ROOM_UNKNOWN, Refused, Roster,
+    Run, WIRE_VERSION, Welcome, encode, offered_versions,
 };
 use trunkline_mesh::settings::Settings;
 use trunkline_mesh::stats::Stats;
@@ -151,7 +151,8 @@ pub(crate) fn ack_frame(flows: Vec<AckFlow>) -> Bytes {
 
 pub(crate) fn entry(flow: u32, life: u64, decided: u64) -> AckFlow {
     let incarnation = Incarnation(life);
-    AckFlow { lane: 1, flow, incarnation, decided, held: Vec::new(), refused: Vec::new() }
+    let room_kib = ROOM_UNKNOWN;
+    AckFlow { lane: 1, flow, incarnation, decided, room_kib, held: Vec::new(), refused: Vec::new() }
 }
 
 pub(crate) fn refused(first: u64, count: u32, reason: u8) -> Refused {

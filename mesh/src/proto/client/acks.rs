@@ -72,6 +72,7 @@ impl Client {
         now: Micros,
     ) {
         let mut progress = self.flows[ix.0].raise_decided(entry.decided);
+        self.flows[ix.0].set_room(entry.room_kib, entry.decided);
         let mut attempt_answered = false;
         while let Some(seq) =
             self.flows[ix.0].sent.first_key_value().map(|(seq, _)| *seq).filter(|seq| *seq <= entry.decided)
@@ -217,7 +218,8 @@ impl Client {
             flow.forget_floor_told();
             match reason {
                 Some(RefusedReason::InboxFull | RefusedReason::QueueFull) => flow.pauses.full(now),
-                Some(RefusedReason::StaleOrigin) => {}
+                // The proxies may know nothing of the later life: the member itself tells it to whoever dials.
+                Some(RefusedReason::StaleOrigin) => links.want_once(flow.peer, now),
                 // The life that it names is news, or it makes no sense.
                 Some(RefusedReason::StaleDestination) if entry.incarnation > flow.incarnation => {}
                 Some(RefusedReason::Draining) => {

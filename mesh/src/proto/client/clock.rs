@@ -50,7 +50,7 @@ impl Client {
         let reason = |full: bool| if full { FailReason::Refused } else { FailReason::Expired };
         match place {
             Due::Queued(id) => {
-                let full = self.flows[ix.0].pauses.is_full(now);
+                let full = self.flows[ix.0].pauses.is_full(now) || self.flows[ix.0].is_starved();
                 if let Some(pending) = self.flows[ix.0].unqueue(id) {
                     self.give_up_queued(ix, &pending, reason(full));
                 }

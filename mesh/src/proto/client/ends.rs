@@ -32,6 +32,7 @@ impl Client {
     pub(super) fn give_up(&mut self, ix: FlowIx, seq: u64, reason: FailReason) {
         let Some(sent) = self.flows[ix.0].forget(seq) else { return };
         if let Place::Flying(id) = sent.place {
+            self.flows[ix.0].spend_room(&sent.pending.payload);
             self.landed(id);
         }
         let maybe_delivered = sent.maybe_delivered();

@@ -301,6 +301,7 @@ impl Client {
             local: site.local,
             queued_bytes: u64::try_from(self.budget.queued(index)).unwrap_or(u64::MAX),
             pending_messages: site.pending_messages,
+            flows_without_room: site.flows.iter().map(|ix| u64::from(self.flows[ix.0].is_starved())).sum(),
             routes: site.routes.status(links, &self.settings, now),
         };
         self.sites.iter().enumerate().filter(|(_, site)| site.present).map(row).collect()

@@ -181,7 +181,7 @@ impl Client {
         let mut first = true;
         let runs_max = FRAME_RUNS_MAX - frame.runs.len();
         let single = frame.single;
-        let selected = flow.select(runs_max, alone, frame.late_too, |payload| {
+        let selected = flow.select(runs_max, alone, frame.late_too, now, |payload| {
             let leads = std::mem::take(&mut first);
             if single && !leads {
                 return false;

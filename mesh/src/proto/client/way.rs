@@ -17,6 +17,10 @@ impl Client {
         if flow.pauses.is_full(now) {
             return Pick::Wait(flow.pauses.next_wake(now));
         }
+        if let Some(until) = self.flows[ix.0].waits_for_room(now) {
+            return Pick::Wait(until);
+        }
+        let flow = &self.flows[ix.0];
         // One that was silent alone is asked directly, as soon as that is possible; nothing waits for it.
         if flow.pauses.probes_directly()
             && let Some((link, _)) = links.dialled(flow.peer).filter(|(_, link)| !link.draining)
@@ -75,6 +79,7 @@ impl Client {
         now: Micros,
     ) {
         let flow = &mut self.flows[ix.0];
+        let starved = flow.is_starved();
         let site = &mut self.sites[flow.datacenter];
         let (routes, pauses) = (&site.routes, &flow.pauses);
         let why = match way {
@@ -83,7 +88,7 @@ impl Client {
             Some(Way::Direct) if pauses.probes_directly() => Why::Probe,
             Some(Way::Direct) if routes.is_empty() => Why::NoProxy,
             Some(Way::Direct) => Why::ProxiesPassed,
-            None if pauses.is_full(now) => Why::ReceiverFull,
+            None if pauses.is_full(now) || starved => Why::ReceiverFull,
             None if pauses.avoids(Way::Direct, now) => Why::AllAvoided,
             None => Why::Dialling,
         };

@@ -21,7 +21,7 @@ fn push(flow: &mut Flow, id: u64, slot: Option<u32>) -> Option<u64> {
 }
 
 fn seal(flow: &mut Flow, attempt: u64) -> Vec<Run> {
-    let runs = flow.select(8, true, true, |_| true);
+    let runs = flow.select(8, true, true, Micros(0), |_| true);
     let leg = Leg { attempt, way: Way::Direct, link: LinkId(0), now: Micros(0) };
     runs.into_iter().map(|run| flow.fly(run, leg, 0, 1)).collect()
 }
@@ -116,4 +116,52 @@ fn the_window_is_never_passed() {
     assert!(!flow.has_work());
     flow.forget(1);
     assert!(flow.has_work());
+}
+
+#[test]
+fn no_more_is_under_way_than_the_receiver_has_room_for() {
+    let mut flow = flow();
+    // Each counts 266 bytes: three fit into 1 KiB.
+    for id in 1..=9 {
+        push(&mut flow, id, None);
+    }
+    let seqs = |runs: Vec<Run>| runs.iter().map(|run| run.count).sum::<u32>();
+    flow.set_room(1, 0);
+    assert_eq!(seqs(seal(&mut flow, 1)), 3);
+    assert_eq!((seqs(seal(&mut flow, 2)), flow.waits_for_room(Micros(9))), (0, Some(Micros::NEVER)));
+    // Two are there, and the receiver has room for nothing but what is under way: it says so.
+    flow.raise_decided(1);
+    flow.forget(1);
+    flow.hold(2);
+    flow.set_room(0, 1);
+    assert_eq!(seqs(seal(&mut flow, 3)), 0);
+    // What is given up is on its way all the same.
+    flow.set_room(1, 1);
+    let third = flow.forget(3).unwrap();
+    flow.spend_room(&third.pending.payload);
+    assert_eq!(seqs(seal(&mut flow, 4)), 2);
+    flow.set_room(1, 0);
+    assert_eq!(seqs(seal(&mut flow, 5)), 0, "an older word says nothing");
+}
+
+#[test]
+fn what_the_receiver_waits_for_goes_whatever_room_it_has() {
+    let mut flow = flow();
+    for id in 1..=3 {
+        push(&mut flow, id, None);
+    }
+    flow.set_room(0, 0);
+    assert_eq!(seal(&mut flow, 1)[0].count, 1, "the next in turn is always taken");
+    flow.hold(1);
+    assert_eq!(flow.waits_for_room(Micros(5)), Some(Micros(5) + STARVED_ASKS_AFTER));
+    assert_eq!(flow.waits_for_room(Micros(5) + STARVED_ASKS_AFTER), None, "the word may be lost: one asks");
+    let runs = flow.select(8, true, true, Micros(5) + STARVED_ASKS_AFTER, |_| true);
+    assert_eq!(runs, [Selected { first: 2, count: 1 }]);
+    // An unknown room says nothing.
+    let mut other = Flow::new(PeerIx(0), NodeId::new("m").unwrap(), 0, Lane::Bulk);
+    for id in 1..=3 {
+        push(&mut other, id, None);
+    }
+    other.set_room(ROOM_UNKNOWN, 0);
+    assert_eq!(seal(&mut other, 1)[0].count, 3);
 }

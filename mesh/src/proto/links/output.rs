@@ -84,8 +84,11 @@ impl Links {
         let Some(conn) = self.conns.get_mut(&id) else { return };
         out.extend(conn.out.drain(..));
         let open = matches!(conn.stage, Stage::Open);
-        let Some(link) = conn.link.and_then(|link| self.links.get_mut(&link)) else { return };
-        if open && conn.lane == Lane::Control && link.acks_due {
+        let Some(link_id) = conn.link else { return };
+        let Some(link) = self.links.get_mut(&link_id) else { return };
+        // Acks that wait for company have some when another frame goes.
+        if open && conn.lane == Lane::Control && (link.acks_due || !out.is_empty()) {
+            self.timers.clear(Timer::Acks(link_id));
             link.acks_due = false;
             link.ack_bytes = 0;
             let flows: Vec<AckFlow> = std::mem::take(&mut link.acks).into_values().collect();

@@ -1,0 +1,107 @@
+//! What a reader that is slow or deaf costs the WAN, in virtual time: refused attempts are bytes that were sent for nothing,
+//! and credit in acks keeps a sender from them.
+
+mod lab;
+
+use std::time::Duration;
+
+use lab::{Lab, Line, dc, id};
+use trunkline_mesh::id::Lane;
+use trunkline_mesh::message::{Batch, Message};
+use trunkline_mesh::settings::Settings;
+use trunkline_mesh::topology::Roles;
+
+const MEMBERS: [&str; 4] = ["eu-1", "eu-2", "eu-3", "eu-4"];
+const MESSAGE_BYTES: usize = 10_000;
+
+/// What half a minute of broadcast came to, 1 MB/s to each of four members.
+struct Ran {
+    /// Over the WAN towards the members.
+    bytes: u64,
+    /// Messages whose attempt was refused.
+    refused: u64,
+    /// Messages that the application at `eu-4` took.
+    taken: u64,
+}
+
+/// `eu-4` reads one message in `slow` rounds of 10 ms, or as fast as the others. The messages of a batch are the same, as when
+/// a leader replicates.
+fn broadcast(slow: Option<u64>) -> Ran {
+    let mut nodes = vec![("leader", "us", Roles::ORIGIN, None), ("eu-p", "eu", Roles::PROXY, None)];
+    nodes.extend(MEMBERS.map(|name| (name, "eu", Roles::MEMBER, None)));
+    let delay = Duration::from_millis(20);
+    let settings = Settings { inbox_bytes_max: 1 << 20, reorder_bytes_max: 512 << 10, ..Settings::default() };
+    let mut lab = Lab::new(&nodes, &settings, delay);
+    lab.set_line("us", "eu", Line { delay, rate: Some(12_500_000) });
+    lab.run_for(Duration::from_secs(1));
+    let before = lab.received[&(id("eu-p"), id("leader"))].bytes;
+    lab.set_deaf("eu-4", slow.is_some());
+    let mut rng = fastrand::Rng::with_seed(1);
+    for round in 0..3_000_u64 {
+        let mut batch = Batch::to(dc("eu"));
+        let bytes: Vec<u8> = std::iter::repeat_with(|| rng.u8(..)).take(MESSAGE_BYTES).collect();
+        let bytes = bytes::Bytes::from(bytes);
+        for member in MEMBERS {
+            let message = Message::new(id(member), bytes.clone()).lane(Lane::Bulk);
+            batch.push(message.deadline(Duration::from_secs(1)));
+        }
+        // Whoever is over its budget is turned down, one by one.
+        let _ = lab.submit("leader", batch);
+        if slow.is_some_and(|slow| round % slow == 0) {
+            lab.take_one("eu-4");
+        }
+        lab.run_for(Duration::from_millis(10));
+    }
+    lab.run_for(Duration::from_millis(100));
+    Ran {
+        bytes: lab.received[&(id("eu-p"), id("leader"))].bytes - before,
+        refused: lab.stats("leader").attempts.refused,
+        taken: lab.delivered.iter().filter(|(_, at, _)| *at == id("eu-4")).count() as u64,
+    }
+}
+
+#[test]
+fn a_reader_that_is_slow_costs_the_wan_next_to_nothing_and_gets_what_it_can_read() {
+    let all = broadcast(None);
+    assert_eq!((all.refused, all.taken), (0, 3_000));
+    // Half as fast as the others, a tenth, deaf.
+    for (slow, reads) in [(2, 1_500), (10, 300), (u64::MAX, 1)] {
+        let Ran { bytes, refused, taken } = broadcast(Some(slow));
+        let (share, more) =
+            (refused as f64 * MESSAGE_BYTES as f64 / bytes as f64, bytes as f64 / all.bytes as f64);
+        println!("reads 1 of {slow}: {more:.2} x the bytes, {refused} messages refused");
+        assert!(share < 0.02, "{share}");
+        // What it reads later than the others it does not share with them, and a few messages ask for room.
+        assert!(more < 1.05 + reads as f64 / 3_000.0, "{more} x the bytes");
+        assert!(taken >= reads * 95 / 100, "{taken} of {reads}");
+    }
+}
+
+/// The word that there is room again may be lost with a proxy: the sender asks for it.
+#[test]
+fn a_lost_word_of_room_is_asked_for() {
+    let nodes = [
+        ("leader", "us", Roles::ORIGIN, None),
+        ("eu-pa", "eu", Roles::PROXY, None),
+        ("eu-pb", "eu", Roles::PROXY, None),
+        ("eu-1", "eu", Roles::MEMBER, None),
+    ];
+    let settings = Settings { inbox_bytes_max: 64 << 10, reorder_bytes_max: 64 << 10, ..Settings::default() };
+    let mut lab = Lab::new(&nodes, &settings, Duration::from_millis(20));
+    lab.run_for(Duration::from_secs(1));
+    lab.set_deaf("eu-1", true);
+    for number in 0..40 {
+        let mut batch = Batch::to(dc("eu"));
+        batch.push(Message::new(id("eu-1"), vec![number; 10_000]).lane(Lane::Bulk));
+        lab.submit("leader", batch).unwrap();
+    }
+    lab.run_for(Duration::from_secs(1));
+    let now = lab.now;
+    let in_use = lab.node("leader").status(now).datacenters.remove(0).routes;
+    let in_use = in_use.into_iter().find(|route| route.in_use).unwrap().proxy;
+    // It reads everything, and the proxy dies with the acks that say so.
+    lab.set_deaf("eu-1", false);
+    lab.kill(in_use.as_str());
+    lab.run_for(Duration::from_secs(3));
+    assert_eq!(lab.delivered.len(), 40);
+}

@@ -1,0 +1,63 @@
+//! A node's data directory, which one process has at a time.
+
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use super::disk::Directory;
+use super::error::StorageError;
+
+/// The directory, locked as long as this is there.
+#[derive(Debug)]
+pub struct DataDirectory {
+    path: PathBuf,
+    /// The system lets go of the lock when the process ends, however it ends.
+    _lock: File,
+}
+
+impl DataDirectory {
+    /// Opens it, and makes it where it is not there.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError::Locked`] where another process has it, and what the disk says.
+    pub fn open(path: &Path) -> Result<Self, StorageError> {
+        let shown = path.display().to_string();
+        make(path).map_err(StorageError::io("make the directory", &shown))?;
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(path.join("lock"))
+            .map_err(StorageError::io("open the file lock of", &shown))?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
+            Err(TryLockError::WouldBlock) => Err(StorageError::Locked { directory: shown }),
+            Err(TryLockError::Error(error)) => Err(StorageError::io("lock", &shown)(error)),
+        }
+    }
+
+    /// A directory within it; made where it is not there.
+    ///
+    /// # Errors
+    ///
+    /// What the disk says.
+    pub fn sub_directory(&self, name: &str) -> Result<Directory, StorageError> {
+        let path = self.path.join(name);
+        make(&path).map_err(StorageError::io("make the directory", name))?;
+        Ok(Directory::new(path))
+    }
+}
+
+/// Makes a directory that its owner alone can read, and has it durably in its parent.
+fn make(path: &Path) -> io::Result<()> {
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+        Ok(()) => {
+            let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+            File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
+        }
+    }
+}

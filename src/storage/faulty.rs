@@ -1,0 +1,303 @@
+//! A disk for tests: it loses what was not synced, sector by sector, and fails when it is told to.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use super::disk::{Disk, DiskFile};
+
+/// What a write to a real disk is whole in.
+const SECTOR_BYTES: usize = 512;
+
+/// A disk in memory. Clones are the same disk.
+#[derive(Clone, Debug, Default)]
+pub(super) struct FaultyDisk(Arc<Mutex<Inner>>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    files: Vec<Inode>,
+    names: BTreeMap<String, usize>,
+    durable_names: BTreeMap<String, usize>,
+    /// Changes of names since the last sync, in order: each is there after a crash or not.
+    unsynced_names: Vec<Vec<(String, Option<usize>)>>,
+    /// Calls that changed something, or tried to.
+    calls: u64,
+    fault: Option<(u64, Fault)>,
+    off: bool,
+}
+
+/// What happens at a certain call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// The power goes: the call may still have reached the disk, nothing later does.
+    PowerLoss,
+    /// An input or output error. After one of a sync, what was to be synced is lost, and the next sync says yes.
+    Error,
+    /// No space is left; half of what was to be written is.
+    Full,
+}
+
+#[derive(Debug, Default)]
+struct Inode {
+    bytes: Vec<u8>,
+    durable: Vec<u8>,
+    unsynced: Vec<Change>,
+}
+
+#[derive(Clone, Debug)]
+enum Change {
+    Write(usize, Vec<u8>),
+    Truncate(usize),
+}
+
+impl Change {
+    fn apply(&self, bytes: &mut Vec<u8>) {
+        match self {
+            Self::Write(at, new) => {
+                bytes.resize(bytes.len().max(at + new.len()), 0);
+                bytes[*at..at + new.len()].copy_from_slice(new);
+            }
+            Self::Truncate(length) => bytes.truncate(*length),
+        }
+    }
+}
+
+/// An open file.
+#[derive(Debug)]
+pub(super) struct FaultyFile {
+    disk: FaultyDisk,
+    inode: usize,
+}
+
+impl FaultyDisk {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap()
+    }
+
+    /// Something happens at the call of this number, counted from now.
+    pub(super) fn fail_at(&self, call: u64, fault: Fault) {
+        let mut inner = self.lock();
+        inner.fault = Some((inner.calls + call, fault));
+    }
+
+    /// How often it was called so far.
+    pub(super) fn calls(&self) -> u64 {
+        self.lock().calls
+    }
+
+    /// The disk that is found after a power loss: what was synced, and of the rest whatever luck left.
+    pub(super) fn after_power_loss(&self, luck: &mut fastrand::Rng) -> Self {
+        let inner = self.lock();
+        let mut names = inner.durable_names.clone();
+        for change in &inner.unsynced_names {
+            if luck.bool() {
+                for (name, inode) in change {
+                    match inode {
+                        Some(inode) => names.insert(name.clone(), *inode),
+                        None => names.remove(name),
+                    };
+                }
+            }
+        }
+        let files = inner
+            .files
+            .iter()
+            .map(|file| {
+                let mut bytes = file.durable.clone();
+                // All of it, none of it, or anything between.
+                let kept_in_4 = luck.u8(0..=4);
+                for change in &file.unsynced {
+                    match change {
+                        Change::Write(at, new) => {
+                            let mut from = 0;
+                            while from < new.len() {
+                                let until = ((at + from) / SECTOR_BYTES + 1) * SECTOR_BYTES - at;
+                                let until = until.min(new.len());
+                                if luck.u8(0..4) < kept_in_4 {
+                                    Change::Write(at + from, new[from..until].to_vec()).apply(&mut bytes);
+                                }
+                                from = until;
+                            }
+                        }
+                        Change::Truncate(_) if luck.bool() => change.apply(&mut bytes),
+                        Change::Truncate(_) => {}
+                    }
+                }
+                Inode { durable: bytes.clone(), bytes, unsynced: Vec::new() }
+            })
+            .collect();
+        let inner = Inner { files, durable_names: names.clone(), names, ..Inner::default() };
+        Self(Arc::new(Mutex::new(inner)))
+    }
+
+    /// A copy of everything as it is, durable and without faults to come.
+    pub(super) fn copy(&self) -> Self {
+        let inner = self.lock();
+        let files = inner.files.iter().map(|file| Inode {
+            bytes: file.bytes.clone(),
+            durable: file.bytes.clone(),
+            unsynced: Vec::new(),
+        });
+        let names = inner.names.clone();
+        let copy = Inner { files: files.collect(), durable_names: names.clone(), names, ..Inner::default() };
+        Self(Arc::new(Mutex::new(copy)))
+    }
+
+    /// Changes a file behind everybody's back.
+    pub(super) fn damage(&self, name: &str, how: impl FnOnce(&mut Vec<u8>)) {
+        let mut inner = self.lock();
+        let inode = inner.names[name];
+        let file = &mut inner.files[inode];
+        how(&mut file.bytes);
+        file.durable.clone_from(&file.bytes);
+    }
+
+    /// What a file holds.
+    pub(super) fn content(&self, name: &str) -> Vec<u8> {
+        let inner = self.lock();
+        inner.files[inner.names[name]].bytes.clone()
+    }
+}
+
+impl Inner {
+    /// Counts a call. `Some` if it goes wrong; then it may have half happened.
+    fn call(&mut self) -> Option<(Fault, io::Error)> {
+        if self.off {
+            return Some((Fault::Error, io::Error::other("the power is off")));
+        }
+        let call = self.calls;
+        self.calls += 1;
+        let (_, fault) = self.fault.filter(|(at, _)| *at == call)?;
+        self.off = fault == Fault::PowerLoss;
+        let error = match fault {
+            Fault::PowerLoss => io::Error::other("the power is off"),
+            Fault::Error => io::Error::other("input/output error"),
+            Fault::Full => io::ErrorKind::StorageFull.into(),
+        };
+        Some((fault, error))
+    }
+
+    fn rename(&mut self, changes: Vec<(String, Option<usize>)>) -> io::Result<()> {
+        let wrong = self.call();
+        if wrong.as_ref().is_none_or(|(fault, _)| *fault == Fault::PowerLoss) {
+            for (name, inode) in &changes {
+                match inode {
+                    Some(inode) => self.names.insert(name.clone(), *inode),
+                    None => self.names.remove(name),
+                };
+            }
+            self.unsynced_names.push(changes);
+        }
+        wrong.map_or(Ok(()), |(_, error)| Err(error))
+    }
+}
+
+impl Disk for FaultyDisk {
+    type File = FaultyFile;
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        Ok(self.lock().names.keys().cloned().collect())
+    }
+
+    fn create(&self, name: &str) -> io::Result<FaultyFile> {
+        let mut inner = self.lock();
+        if inner.names.contains_key(name) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let inode = inner.files.len();
+        inner.files.push(Inode::default());
+        inner.rename(vec![(name.to_owned(), Some(inode))])?;
+        Ok(FaultyFile { disk: self.clone(), inode })
+    }
+
+    fn open(&self, name: &str) -> io::Result<FaultyFile> {
+        let inode = *self.lock().names.get(name).ok_or(io::ErrorKind::NotFound)?;
+        Ok(FaultyFile { disk: self.clone(), inode })
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let mut inner = self.lock();
+        let inode = *inner.names.get(from).ok_or(io::ErrorKind::NotFound)?;
+        inner.rename(vec![(from.to_owned(), None), (to.to_owned(), Some(inode))])
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        let mut inner = self.lock();
+        if !inner.names.contains_key(name) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        inner.rename(vec![(name.to_owned(), None)])
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let mut inner = self.lock();
+        if let Some((_, error)) = inner.call() {
+            return Err(error);
+        }
+        inner.durable_names = inner.names.clone();
+        inner.unsynced_names.clear();
+        Ok(())
+    }
+}
+
+impl FaultyFile {
+    fn change(&self, change: Change) -> io::Result<()> {
+        let mut inner = self.disk.lock();
+        let wrong = inner.call();
+        let file = &mut inner.files[self.inode];
+        let done = match (&wrong, change) {
+            (None | Some((Fault::PowerLoss, _)), change) => Some(change),
+            (Some((Fault::Full, _)), Change::Write(at, bytes)) => {
+                Some(Change::Write(at, bytes[..bytes.len() / 2].to_vec()))
+            }
+            _ => None,
+        };
+        if let Some(change) = done {
+            change.apply(&mut file.bytes);
+            file.unsynced.push(change);
+        }
+        wrong.map_or(Ok(()), |(_, error)| Err(error))
+    }
+}
+
+impl DiskFile for FaultyFile {
+    fn bytes(&self) -> io::Result<u64> {
+        Ok(self.disk.lock().files[self.inode].bytes.len() as u64)
+    }
+
+    fn read_at(&self, from: u64, into: &mut [u8]) -> io::Result<()> {
+        let inner = self.disk.lock();
+        let from = usize::try_from(from).unwrap();
+        let bytes = inner.files[self.inode].bytes.get(from..from + into.len());
+        into.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+
+    fn write_at(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
+        self.change(Change::Write(usize::try_from(at).unwrap(), bytes.to_vec()))
+    }
+
+    fn truncate(&self, bytes: u64) -> io::Result<()> {
+        self.change(Change::Truncate(usize::try_from(bytes).unwrap()))?;
+        self.sync()
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let mut inner = self.disk.lock();
+        let wrong = inner.call();
+        let file = &mut inner.files[self.inode];
+        match wrong {
+            Some((fault, error)) => {
+                if fault != Fault::PowerLoss {
+                    file.unsynced.clear();
+                }
+                Err(error)
+            }
+            None => {
+                file.durable.clone_from(&file.bytes);
+                file.unsynced.clear();
+                Ok(())
+            }
+        }
+    }
+}

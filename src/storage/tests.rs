@@ -1,0 +1,650 @@
+//! The log on a disk that loses, tears, refuses and lies.
+//!
+//! A model goes along: what was answered must be there after any crash, what was not may be there as far as the order of
+//! the calls allows, and nothing else may.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+
+use super::faulty::{Fault, FaultyDisk};
+use super::writer::Writer;
+use super::*;
+
+fn identity() -> Identity {
+    Identity { cluster: "example".to_owned(), node: "fra-1".to_owned() }
+}
+
+/// Segments of a few entries, so that there are many borders.
+fn options(seed: u64) -> Options {
+    Options { segment_bytes_max: 4 << 10, recent_bytes_max: 1 << 10, ..Options::new(seed) }
+}
+
+fn open(
+    disk: &FaultyDisk,
+    seed: u64,
+) -> Result<(Log<FaultyDisk>, Writer<FaultyDisk>, Recovered), StorageError> {
+    Log::open_idle(disk.clone(), identity(), options(seed))
+}
+
+/// What a log holds, or should.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Held {
+    purged: Option<EntryId>,
+    entries: VecDeque<Entry>,
+    vote: Option<Bytes>,
+}
+
+#[derive(Clone, Debug)]
+enum Call {
+    Append(Vec<Entry>),
+    TruncateAfter(Option<EntryId>),
+    Purge(EntryId),
+    Rotate,
+    Vote(Bytes),
+    Trust,
+}
+
+impl Held {
+    fn last(&self) -> Option<EntryId> {
+        self.entries.back().map(|entry| entry.id).or(self.purged)
+    }
+
+    fn apply(&mut self, call: &Call) {
+        match call {
+            Call::Append(entries) => self.entries.extend(entries.iter().cloned()),
+            Call::TruncateAfter(last) => {
+                self.entries.retain(|entry| last.is_some_and(|last| entry.id.index <= last.index))
+            }
+            Call::Purge(id) => {
+                self.purged = self.purged.max(Some(*id));
+                self.entries.retain(|entry| entry.id.index > id.index);
+            }
+            Call::Vote(vote) => self.vote = Some(vote.clone()),
+            Call::Rotate | Call::Trust => {}
+        }
+    }
+
+    /// Can a crash in the middle of `call` leave `found` of this?
+    fn may_become(&self, call: &Call, found: &Self) -> bool {
+        let mut after = self.clone();
+        after.apply(call);
+        let is_prefix = |short: &Self, long: &Self| {
+            short.entries.len() <= long.entries.len()
+                && short.entries.iter().zip(&long.entries).all(|(a, b)| a == b)
+        };
+        match call {
+            Call::Append(_) | Call::TruncateAfter(_) => {
+                let (short, long) =
+                    if after.entries.len() > self.entries.len() { (self, &after) } else { (&after, self) };
+                found.purged == self.purged
+                    && found.vote == self.vote
+                    && is_prefix(short, found)
+                    && is_prefix(found, long)
+            }
+            _ => found == self || *found == after,
+        }
+    }
+
+    /// What an open log holds, read from the disk and from memory, in pieces of any size.
+    fn of<D: Disk>(log: &Log<D>, found: &Recovered, luck: &mut fastrand::Rng) -> Self {
+        let bounds = log.bounds();
+        let mut held = Self { purged: bounds.purged, entries: VecDeque::new(), vote: found.vote.clone() };
+        let indexes = bounds.indexes();
+        while indexes.start + (held.entries.len() as u64) < indexes.end {
+            let next = indexes.start + held.entries.len() as u64;
+            let some = log.read(next..indexes.end, luck.usize(..3_000)).unwrap();
+            assert!(!some.is_empty(), "{next} of {indexes:?} is not there");
+            held.entries.extend(some);
+        }
+        assert_eq!(held.last(), bounds.last);
+        held
+    }
+}
+
+/// A log, what it was told, and what it answered.
+struct Run {
+    disk: FaultyDisk,
+    log: Log<FaultyDisk>,
+    writer: Writer<FaultyDisk>,
+    held: Held,
+    unanswered: Vec<Call>,
+    answers: Arc<Mutex<VecDeque<Result<(), StorageError>>>>,
+    term: u64,
+}
+
+impl Run {
+    fn begin(disk: FaultyDisk, seed: u64) -> Result<(Self, Recovered), StorageError> {
+        let (log, writer, found) = open(&disk, seed)?;
+        let held = Held::of(&log, &found, &mut fastrand::Rng::with_seed(seed));
+        let term = held.last().map_or(0, |id| id.term);
+        let run = Self { disk, log, writer, held, unanswered: Vec::new(), answers: Arc::default(), term };
+        Ok((run, found))
+    }
+
+    /// What it holds when all that was called is done.
+    fn expected(&self) -> Held {
+        let mut held = self.held.clone();
+        self.unanswered.iter().for_each(|call| held.apply(call));
+        held
+    }
+
+    fn draw(&mut self, luck: &mut fastrand::Rng) -> Call {
+        let held = self.expected();
+        let next = held.last().map_or(0, |id| id.index + 1);
+        let any = |luck: &mut fastrand::Rng| {
+            let at = luck.usize(..=held.entries.len());
+            at.checked_sub(1).map(|at| held.entries[at].id).or(held.purged)
+        };
+        self.term += u64::from(luck.u8(..4) == 0);
+        match luck.u8(..16) {
+            0 => Call::TruncateAfter(any(luck)),
+            1 => any(luck).map_or(Call::Rotate, Call::Purge),
+            // A snapshot from elsewhere.
+            2 if luck.u8(..4) == 0 => Call::Purge(EntryId { term: self.term, index: next + luck.u64(..5) }),
+            3 => Call::Rotate,
+            4 => Call::Vote(Bytes::from(self.term.to_le_bytes().to_vec())),
+            5 => Call::Trust,
+            _ => Call::Append(
+                (0..luck.u64(1..5))
+                    .map(|more| Entry {
+                        id: EntryId { term: self.term, index: next + more },
+                        payload: (0..luck.usize(..1_500)).map(|_| luck.u8(..)).collect(),
+                    })
+                    .collect(),
+            ),
+        }
+    }
+
+    fn call(&mut self, call: &Call) -> Result<(), StorageError> {
+        let answers = Arc::clone(&self.answers);
+        let done: Done = Box::new(move |result| answers.lock().unwrap().push_back(result));
+        match call.clone() {
+            Call::Append(entries) => self.log.append(entries, done)?,
+            Call::TruncateAfter(last) => self.log.truncate_after(last, done)?,
+            Call::Purge(id) => self.log.purge(id, done)?,
+            Call::Rotate => self.log.rotate(done)?,
+            Call::Vote(vote) => self.log.save_vote(vote, done)?,
+            Call::Trust => self.log.trust(done)?,
+        }
+        self.unanswered.push(call.clone());
+        Ok(())
+    }
+
+    /// Has the writer do its work, and takes note of what it answered. False when it failed.
+    fn step(&mut self) -> bool {
+        self.writer.step();
+        let answers = std::mem::take(&mut *self.answers.lock().unwrap());
+        assert_eq!(answers.len(), self.unanswered.len(), "each call is answered once");
+        let mut failed = false;
+        for answer in answers {
+            assert!(!failed || answer.is_err(), "nothing succeeds after something failed");
+            failed |= answer.is_err();
+            if !failed {
+                let call = self.unanswered.remove(0);
+                self.held.apply(&call);
+            }
+        }
+        !failed
+    }
+
+    /// The log as it is found after the power went.
+    fn after_power_loss(&self, luck: &mut fastrand::Rng) -> Self {
+        let disk = self.disk.after_power_loss(luck);
+        let (run, found) =
+            Self::begin(disk, luck.u64(..)).unwrap_or_else(|error| panic!("a crash alone: {error}"));
+        if found.tail != Tail::Clean {
+            assert!(found.in_doubt.is_some(), "{found:?}");
+        }
+        let mut held = self.held.clone();
+        let possible = held == run.held
+            || self.unanswered.iter().any(|call| {
+                let possible = held.may_become(call, &run.held);
+                held.apply(call);
+                possible
+            });
+        assert!(
+            possible,
+            "answered: {:?} {:?}\nnot answered: {:?}\nfound: {:?} {:?}",
+            self.held.purged,
+            self.held.entries.iter().map(|entry| entry.id).collect::<Vec<_>>(),
+            self.unanswered,
+            run.held.purged,
+            run.held.entries.iter().map(|entry| entry.id).collect::<Vec<_>>(),
+        );
+        run
+    }
+}
+
+#[test]
+fn whatever_a_crash_leaves_what_was_answered_is_there_and_nothing_else() {
+    for seed in 0..400 {
+        let mut luck = fastrand::Rng::with_seed(seed);
+        let (mut run, _) = Run::begin(FaultyDisk::default(), seed).unwrap();
+        for _ in 0..6 {
+            run.disk.fail_at(luck.u64(..60), Fault::PowerLoss);
+            loop {
+                let call = run.draw(&mut luck);
+                run.call(&call).unwrap();
+                if luck.bool() {
+                    assert_eq!(
+                        Held::of(
+                            &run.log,
+                            &Recovered { vote: run.expected().vote, ..Recovered::default() },
+                            &mut luck
+                        ),
+                        run.expected(),
+                        "seed {seed}"
+                    );
+                }
+                if luck.u8(..3) == 0 && !run.step() {
+                    break;
+                }
+            }
+            run = run.after_power_loss(&mut luck);
+        }
+    }
+}
+
+/// One call of each kind, across borders of segments.
+fn script() -> Vec<Call> {
+    let entry = |term, index, length| Entry {
+        id: EntryId { term, index },
+        payload: vec![index.to_le_bytes()[0]; length].into(),
+    };
+    let id = |term, index| EntryId { term, index };
+    vec![
+        Call::Vote(Bytes::from_static(b"one")),
+        Call::Append((0..6).map(|index| entry(1, index, 900)).collect()),
+        Call::Append((6..14).map(|index| entry(1, index, 900)).collect()),
+        Call::TruncateAfter(Some(id(1, 2))),
+        Call::Append((3..12).map(|index| entry(2, index, 700)).collect()),
+        Call::Rotate,
+        Call::Append(vec![entry(2, 12, 0)]),
+        Call::Purge(id(2, 7)),
+        Call::Vote(Bytes::from_static(b"two")),
+        Call::Purge(id(3, 40)),
+        Call::Append((41..44).map(|index| entry(3, index, 3_000)).collect()),
+        Call::TruncateAfter(None),
+        Call::Trust,
+    ]
+}
+
+#[test]
+fn a_crash_before_and_after_every_step_is_survived() {
+    let all = {
+        let (mut run, _) = Run::begin(FaultyDisk::default(), 1).unwrap();
+        script().iter().for_each(|call| run.call(call).unwrap());
+        assert!(run.step());
+        run.disk.calls()
+    };
+    assert!(all > 60, "{all} calls");
+    for call_number in 0..all {
+        for seed in 0..24 {
+            let disk = FaultyDisk::default();
+            disk.fail_at(call_number, Fault::PowerLoss);
+            let mut luck = fastrand::Rng::with_seed(seed);
+            let Ok((mut run, _)) = Run::begin(disk.clone(), 1) else {
+                // Not even begun: it begins again.
+                Run::begin(disk.after_power_loss(&mut luck), 1).unwrap();
+                continue;
+            };
+            // Several in one step, or one in each.
+            for call in script() {
+                run.call(&call).unwrap();
+                if seed % 2 == 0 && !run.step() {
+                    break;
+                }
+            }
+            if seed % 2 == 1 {
+                run.step();
+            }
+            run.after_power_loss(&mut luck);
+        }
+    }
+}
+
+#[test]
+fn a_crash_during_recovery_is_survived() {
+    for seed in 0..300 {
+        let mut luck = fastrand::Rng::with_seed(seed);
+        let (mut run, _) = Run::begin(FaultyDisk::default(), seed).unwrap();
+        run.disk.fail_at(luck.u64(10..60), Fault::PowerLoss);
+        while run.step() {
+            let call = run.draw(&mut luck);
+            run.call(&call).unwrap();
+        }
+        let mut disk = run.disk.after_power_loss(&mut luck);
+        let mut doubted = false;
+        for _ in 0..3 {
+            disk.fail_at(luck.u64(..4), Fault::PowerLoss);
+            if let Ok((_, _, found)) = open(&disk, seed) {
+                doubted |= found.in_doubt.is_some();
+            }
+            run.disk = disk;
+            disk = run.disk.after_power_loss(&mut luck);
+        }
+        let (_, _, found) = open(&disk, seed).unwrap();
+        assert!(!doubted || found.in_doubt.is_some(), "a doubt lasts, seed {seed}");
+        run.disk = disk;
+        run.after_power_loss(&mut luck);
+    }
+}
+
+#[test]
+fn after_an_error_nothing_is_tried_again_and_nothing_more_is_promised() {
+    for fault in [Fault::Error, Fault::Full] {
+        for call_number in 0..70 {
+            let (mut run, _) = Run::begin(FaultyDisk::default(), 1).unwrap();
+            run.disk.fail_at(call_number, fault);
+            let mut failed = false;
+            for call in script() {
+                match run.call(&call) {
+                    Ok(()) => failed = !run.step() || failed,
+                    Err(error) => assert!(failed && matches!(error, StorageError::Io { .. }), "{error}"),
+                }
+            }
+            let mut luck = fastrand::Rng::with_seed(call_number);
+            run.after_power_loss(&mut luck);
+        }
+    }
+}
+
+/// A log of several segments, all of it durable, in some groups.
+fn sound() -> (FaultyDisk, Held) {
+    let (mut run, _) = Run::begin(FaultyDisk::default(), 7).unwrap();
+    for call in script().into_iter().take(9) {
+        run.call(&call).unwrap();
+        assert!(run.step());
+    }
+    (run.disk, run.held)
+}
+
+/// Opens a damaged log. What was acknowledged is there, or it is refused untouched, or the node is in doubt.
+fn is_honest(disk: &FaultyDisk, held: &Held, what: &str) {
+    let before = disk.calls();
+    match open(disk, 3) {
+        Err(StorageError::Corrupt { .. } | StorageError::Foreign { .. }) => {
+            assert_eq!(disk.calls(), before, "{what}: refused, and changed");
+        }
+        Err(error) => panic!("{what}: {error}"),
+        Ok((log, _, found)) => {
+            let now = Held::of(&log, &found, &mut fastrand::Rng::with_seed(1));
+            let same = now.entries.iter().zip(&held.entries).all(|(now, then)| now == then);
+            assert!(
+                same && now.vote == held.vote && now.purged == held.purged,
+                "{what}: it holds something else"
+            );
+            if now.entries.len() < held.entries.len() {
+                assert!(
+                    found.in_doubt.is_some_and(|index| index <= held.last().unwrap().index),
+                    "{what}: lost and not told"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn every_flipped_bit_is_seen_or_harmless() {
+    let (disk, held) = sound();
+    let mut names = disk.list().unwrap();
+    names.sort_unstable();
+    assert!(names.len() >= 4, "{names:?}");
+    for name in &names {
+        for at in 0..disk.content(name).len() {
+            let copy = disk.copy();
+            copy.damage(name, |bytes| bytes[at] ^= 1 << (at % 8));
+            is_honest(&copy, &held, &format!("byte {at} of {name}"));
+        }
+    }
+}
+
+#[test]
+fn zeroed_sectors_and_missing_ends_are_seen() {
+    let (disk, held) = sound();
+    for name in disk.list().unwrap() {
+        let length = disk.content(&name).len();
+        for at in (0..length).step_by(64) {
+            let zeroed = disk.copy();
+            zeroed.damage(&name, |bytes| {
+                let until = bytes.len().min(at + 512);
+                bytes[at..until].fill(0);
+            });
+            is_honest(&zeroed, &held, &format!("zeros at {at} of {name}"));
+        }
+        for kept in 0..length {
+            let short = disk.copy();
+            short.damage(&name, |bytes| bytes.truncate(kept));
+            // A file that ends with a whole record cannot be told from one that never had more, except by what follows.
+            let (log, _, found) = match open(&short, 3) {
+                Ok(opened) => opened,
+                Err(StorageError::Corrupt { .. }) => continue,
+                Err(error) => panic!("{kept} B of {name}: {error}"),
+            };
+            let now = Held::of(&log, &found, &mut fastrand::Rng::with_seed(1));
+            assert!(
+                now.entries.iter().zip(&held.entries).all(|(now, then)| now == then),
+                "{kept} B of {name}"
+            );
+            assert!(
+                now.entries.len() == held.entries.len()
+                    || found.in_doubt.is_some()
+                    || found.tail == Tail::Clean
+            );
+        }
+    }
+}
+
+#[test]
+fn a_missing_file_is_seen() {
+    let (disk, held) = sound();
+    for name in disk.list().unwrap() {
+        let copy = disk.copy();
+        copy.remove(&name).unwrap();
+        match open(&copy, 3) {
+            Err(StorageError::Corrupt { .. }) => {}
+            Err(error) => panic!("{name}: {error}"),
+            // Without the note of what was purged, or of the vote, or the newest segment, there is nothing to tell by.
+            Ok((log, _, found)) => {
+                let now = Held::of(&log, &found, &mut fastrand::Rng::with_seed(1));
+                assert!(name == "vote" || now.entries.len() < held.entries.len(), "{name}");
+            }
+        }
+    }
+}
+
+#[test]
+fn damage_below_what_was_durable_is_no_torn_tail() {
+    let (mut run, _) = Run::begin(FaultyDisk::default(), 7).unwrap();
+    let entry = |index| Entry { id: EntryId { term: 1, index }, payload: vec![7; 100].into() };
+    for index in 0..3 {
+        run.call(&Call::Append(vec![entry(index)])).unwrap();
+        assert!(run.step());
+    }
+    let name = "segment-00000000000000000000.log";
+    let second = run.disk.content(name).len() - 2 * record::record_bytes(100);
+    let copy = run.disk.copy();
+    copy.damage(name, |bytes| bytes[second + 50] ^= 1);
+    let error = open(&copy, 3).err().unwrap();
+    assert_eq!(error.to_string(), format!("{name} is damaged at byte {second}: it is no whole record"));
+
+    // Of the last group nobody knows: cut, in doubt, and so again after the next start, until somebody vouches.
+    let copy = run.disk.copy();
+    copy.damage(name, |bytes| bytes[second + 200] ^= 1);
+    let (_, _, found) = open(&copy, 3).unwrap();
+    assert_eq!((found.in_doubt, found.last.map(|id| id.index)), (Some(2), Some(1)));
+    assert!(matches!(found.tail, Tail::Cut { index: 2, .. }));
+    let (mut run, found) = Run::begin(copy, 3).unwrap();
+    assert_eq!((found.in_doubt, found.tail), (Some(2), Tail::Clean));
+    run.call(&Call::Trust).unwrap();
+    assert!(run.step());
+    assert_eq!(open(&run.disk, 3).unwrap().2.in_doubt, None);
+}
+
+#[test]
+fn a_crash_between_the_cut_and_the_doubt_leaves_the_doubt() {
+    let (run, _) = {
+        let (mut run, found) = Run::begin(FaultyDisk::default(), 7).unwrap();
+        let entry = Entry { id: EntryId { term: 1, index: 0 }, payload: vec![7; 2_000].into() };
+        run.call(&Call::Append(vec![entry])).unwrap();
+        assert!(run.step());
+        (run, found)
+    };
+    for call_number in 0..8 {
+        for seed in 0..40 {
+            let disk = run.disk.copy();
+            disk.damage("segment-00000000000000000000.log", |bytes| bytes[900] ^= 1);
+            disk.fail_at(call_number, Fault::PowerLoss);
+            let _ = open(&disk, 3);
+            let disk = disk.after_power_loss(&mut fastrand::Rng::with_seed(seed));
+            assert_eq!(open(&disk, 3).unwrap().2.in_doubt, Some(0), "call {call_number}, seed {seed}");
+        }
+    }
+}
+
+#[test]
+fn no_payload_passes_for_a_record() {
+    // A payload that holds what would be a record of another segment, and says that everything is durable.
+    let mut forged = vec![0; 24];
+    for salt in 0..3 {
+        let entry = Entry { id: EntryId { term: 9, index: 1 }, payload: Bytes::from_static(b"forged") };
+        record::write(&entry, salt, 1 << 40, 0, &mut forged);
+    }
+    let (mut run, _) = Run::begin(FaultyDisk::default(), 7).unwrap();
+    run.call(&Call::Append(vec![Entry { id: EntryId { term: 1, index: 0 }, payload: forged.into() }]))
+        .unwrap();
+    assert!(run.step());
+    let name = "segment-00000000000000000000.log";
+    let copy = run.disk.copy();
+    copy.damage(name, |bytes| *bytes.last_mut().unwrap() ^= 1);
+    assert_eq!(open(&copy, 3).unwrap().2.in_doubt, Some(0));
+}
+
+#[test]
+fn committed_comes_back_as_far_as_it_was_written() {
+    let (mut run, _) = Run::begin(FaultyDisk::default(), 7).unwrap();
+    let entry = |index| Entry { id: EntryId { term: 1, index }, payload: Bytes::new() };
+    run.call(&Call::Append(vec![entry(0), entry(1)])).unwrap();
+    run.log.note_committed(2);
+    run.log.note_committed(1);
+    run.call(&Call::Append(vec![entry(2)])).unwrap();
+    assert!(run.step());
+    assert_eq!(open(&run.disk, 3).unwrap().2.committed, 2);
+    // Never more than there is.
+    run.log.note_committed(9);
+    run.call(&Call::Append(vec![entry(3)])).unwrap();
+    assert!(run.step());
+    assert_eq!(open(&run.disk, 3).unwrap().2.committed, 4);
+}
+
+#[test]
+fn another_nodes_log_is_not_touched() {
+    let (disk, _) = sound();
+    let before = disk.calls();
+    let other = Identity { node: "fra-2".to_owned(), ..identity() };
+    let error = Log::open_idle(disk.clone(), other, options(1)).err().unwrap();
+    assert_eq!(
+        error.to_string(),
+        "segment-00000000000000000004.log is of node fra-1 of cluster example, not of node fra-2 of cluster example"
+    );
+    assert_eq!(disk.calls(), before);
+}
+
+#[test]
+fn what_waits_has_a_limit_and_so_has_an_entry() {
+    let options = Options { pending_bytes_max: 1_000, entry_bytes_max: 5_000, ..options(1) };
+    let (log, mut writer, _) = Log::open_idle(FaultyDisk::default(), identity(), options).unwrap();
+    let entry = |index, length| Entry { id: EntryId { term: 1, index }, payload: vec![0; length].into() };
+    let ignore = || -> Done { Box::new(|_| {}) };
+    assert!(matches!(
+        log.append(vec![entry(0, 5_001)], ignore()),
+        Err(StorageError::TooLarge { bytes: 5_001, .. })
+    ));
+    log.append(vec![entry(0, 5_000)], ignore()).unwrap();
+    assert_eq!(log.pending_bytes(), 5_040);
+    assert!(matches!(
+        log.append(vec![entry(1, 0)], ignore()),
+        Err(StorageError::Full { pending_bytes: 5_040 })
+    ));
+    writer.step();
+    assert_eq!(log.pending_bytes(), 0);
+    log.append(vec![entry(1, 0)], ignore()).unwrap();
+}
+
+#[test]
+fn entries_that_were_appended_one_by_one_are_synced_together() {
+    let (mut run, _) = Run::begin(FaultyDisk::default(), 7).unwrap();
+    let before = run.disk.calls();
+    for index in 0..50 {
+        run.call(&Call::Append(vec![Entry { id: EntryId { term: 1, index }, payload: Bytes::new() }]))
+            .unwrap();
+    }
+    assert!(run.step());
+    // One write each, and one sync.
+    assert_eq!(run.disk.calls() - before, 51);
+}
+
+#[test]
+fn a_writer_that_is_gone_answers_everybody() {
+    let (log, writer, _) = open(&FaultyDisk::default(), 1).unwrap();
+    let told = Arc::new(Mutex::new(None));
+    let tell = Arc::clone(&told);
+    log.rotate(Box::new(move |result| *tell.lock().unwrap() = Some(result))).unwrap();
+    drop(writer);
+    assert!(matches!(told.lock().unwrap().take(), Some(Err(StorageError::Closed))));
+    assert!(matches!(log.rotate(Box::new(|_| {})), Err(StorageError::Closed)));
+}
+
+#[test]
+fn what_is_not_written_is_read_from_memory_whatever_lies_on_the_disk() {
+    let small = Options { recent_bytes_max: 0, ..options(1) };
+    let entries = |term, from, to| -> Vec<Entry> {
+        (from..to)
+            .map(|index| Entry {
+                id: EntryId { term, index },
+                payload: vec![term.to_le_bytes()[0]; 10].into(),
+            })
+            .collect()
+    };
+    let ignore = || -> Done { Box::new(|_| {}) };
+    for truncated in [false, true] {
+        let (log, mut writer, _) = Log::open_idle(FaultyDisk::default(), identity(), small).unwrap();
+        log.append(entries(1, 0, 5), ignore()).unwrap();
+        log.append(entries(1, 5, 6), ignore()).unwrap();
+        let mut wanted = entries(1, 0, 6);
+        if truncated {
+            log.truncate_after(Some(EntryId { term: 1, index: 1 }), ignore()).unwrap();
+            log.append(entries(2, 2, 5), ignore()).unwrap();
+            wanted = [entries(1, 0, 2), entries(2, 2, 5)].concat();
+        }
+        assert_eq!(log.read(0..9, 9_999).unwrap(), wanted);
+        // One thing after the other, and a reader between.
+        loop {
+            let command = writer.shared.state.lock().unwrap().queue.pop_front();
+            let Some(command) = command else { break };
+            writer.execute(command.task, &mut Vec::new(), &mut 0).unwrap();
+            assert_eq!(log.read(0..9, 9_999).unwrap(), wanted);
+        }
+    }
+}
+
+#[test]
+fn segments_of_which_everything_is_purged_are_deleted() {
+    let (mut run, _) = Run::begin(FaultyDisk::default(), 7).unwrap();
+    let segments = |run: &Run| {
+        let names = run.disk.list().unwrap();
+        names.iter().filter_map(|name| segment::first_of(name)).collect::<Vec<_>>()
+    };
+    let entry = |index| Entry { id: EntryId { term: 1, index }, payload: vec![0; 1_000].into() };
+    run.call(&Call::Append((0..9).map(entry).collect())).unwrap();
+    assert!(run.step());
+    assert_eq!(segments(&run), [0, 3, 6]);
+    run.call(&Call::Purge(EntryId { term: 1, index: 4 })).unwrap();
+    assert!(run.step());
+    assert_eq!(segments(&run), [3, 6]);
+    run.call(&Call::Purge(EntryId { term: 1, index: 8 })).unwrap();
+    assert!(run.step());
+    assert_eq!(segments(&run), [9]);
+}

@@ -1,0 +1,209 @@
+//! The log on a real file system: files of earlier versions, two processes at one directory, and what `trunkline log` tells.
+
+mod support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+
+use bytes::Bytes;
+use support::run;
+use trunkline::storage::{
+    DataDirectory, Directory, Done, Entry, EntryId, Identity, Log, Options, Recovered, StorageError,
+};
+
+/// A log that version 1 of the format wrote. Never edited: a node must read what an earlier one wrote.
+const GOLDEN: &str = "tests/golden/log-v1";
+
+fn identity() -> Identity {
+    Identity { cluster: "example".to_owned(), node: "fra-1".to_owned() }
+}
+
+fn options() -> Options {
+    Options { segment_bytes_max: 4 << 10, ..Options::new(1) }
+}
+
+fn entry(term: u64, index: u64, length: usize) -> Entry {
+    let payload = (0..length).map(|at| (at as u64 + index).to_le_bytes()[0]).collect::<Vec<_>>();
+    Entry { id: EntryId { term, index }, payload: payload.into() }
+}
+
+/// Calls, and waits for the answer.
+fn done(call: impl FnOnce(Done) -> Result<(), StorageError>) {
+    let (tell, told) = mpsc::channel();
+    call(Box::new(move |result| {
+        let _ = tell.send(result);
+    }))
+    .unwrap();
+    told.recv().unwrap().unwrap();
+}
+
+/// What the golden directory was made by: every kind of thing that is stored.
+fn write_golden(directory: Directory) {
+    let (log, found) = Log::open(directory, identity(), options()).unwrap();
+    assert_eq!(found, Recovered::default());
+    done(|done| log.save_vote(Bytes::from_static(b"a vote"), done));
+    done(|done| log.append((0..5).map(|index| entry(1, index, 1_000)).collect(), done));
+    log.note_committed(4);
+    done(|done| log.append(vec![entry(2, 5, 0), entry(2, 6, 7)], done));
+    done(|done| log.purge(EntryId { term: 1, index: 3 }, done));
+}
+
+fn check_golden(directory: Directory) {
+    let (log, found) = Log::open(directory, identity(), options()).unwrap();
+    assert_eq!(found.vote.as_deref(), Some(b"a vote".as_slice()));
+    assert_eq!((found.committed, found.in_doubt), (4, None));
+    assert_eq!(found.purged, Some(EntryId { term: 1, index: 3 }));
+    let wanted = vec![entry(1, 4, 1_000), entry(2, 5, 0), entry(2, 6, 7)];
+    assert_eq!(log.read(log.bounds().indexes(), usize::MAX).unwrap(), wanted);
+}
+
+fn copy_golden(to: &Path) -> Directory {
+    fs::create_dir_all(to).unwrap();
+    for file in fs::read_dir(GOLDEN).unwrap() {
+        let file = file.unwrap();
+        fs::copy(file.path(), to.join(file.file_name())).unwrap();
+    }
+    Directory::new(to.to_owned())
+}
+
+fn content(directory: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut files: Vec<_> = fs::read_dir(directory)
+        .unwrap()
+        .map(|file| {
+            let path = file.unwrap().path();
+            (PathBuf::from(path.file_name().unwrap()), fs::read(path).unwrap())
+        })
+        .collect();
+    files.sort();
+    files
+}
+
+#[test]
+fn a_log_of_an_earlier_version_is_read_and_the_same_bytes_are_written() {
+    let temp = tempfile::tempdir().unwrap();
+    let written = temp.path().join("written");
+    fs::create_dir(&written).unwrap();
+    write_golden(Directory::new(written.clone()));
+    if std::env::var_os("REWRITE").is_some_and(|value| value == "1") {
+        // Only ever for a new directory, of a new version.
+        assert!(!Path::new(GOLDEN).exists(), "{GOLDEN} is never edited");
+        fs::create_dir_all(GOLDEN).unwrap();
+        for (name, bytes) in content(&written) {
+            fs::write(Path::new(GOLDEN).join(name), bytes).unwrap();
+        }
+    }
+    check_golden(copy_golden(&temp.path().join("read")));
+    assert_eq!(content(&written), content(Path::new(GOLDEN)));
+    check_golden(Directory::new(written));
+}
+
+#[test]
+fn a_log_is_the_same_after_it_was_closed_and_takes_more() {
+    let temp = tempfile::tempdir().unwrap();
+    let open = || {
+        let data = DataDirectory::open(&temp.path().join("data")).unwrap();
+        let opened = Log::open(data.sub_directory("log").unwrap(), identity(), options()).unwrap();
+        (data, opened.0, opened.1)
+    };
+    let mut expected = Vec::new();
+    for start in 0..4 {
+        let (_data, log, found) = open();
+        assert_eq!(found.last.map(|id| id.index), (start * 50_u64).checked_sub(1));
+        // Nobody waits for any of them; closing does.
+        for index in start * 50..(start + 1) * 50 {
+            let next = entry(start, index, 300);
+            log.append(vec![next.clone()], Box::new(|result| result.unwrap())).unwrap();
+            expected.push(next);
+        }
+        drop(log);
+    }
+    let (_data, log, _) = open();
+    let mut read = Vec::new();
+    while read.len() < expected.len() {
+        read.extend(log.read(read.len() as u64..u64::MAX, 2_000).unwrap());
+    }
+    assert_eq!(read, expected);
+}
+
+#[test]
+fn a_directory_has_one_process_and_its_owner_alone() {
+    let temp = tempfile::tempdir().unwrap();
+    let path = temp.path().join("data");
+    let first = DataDirectory::open(&path).unwrap();
+    let directory = first.sub_directory("log").unwrap();
+    let _log = Log::open(directory, identity(), options()).unwrap();
+    let error = DataDirectory::open(&path).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!("the data directory {} is in use by another process", path.display())
+    );
+    let (code, _, stderr) = run(&["log", "verify", path.to_str().unwrap()]);
+    assert_eq!(code, 69, "{stderr}");
+    use std::os::unix::fs::PermissionsExt;
+    for path in [&path, &path.join("log")] {
+        assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o700);
+    }
+    drop((_log, first));
+    DataDirectory::open(&path).unwrap();
+}
+
+#[test]
+fn verify_and_dump_show_what_is_there_and_change_nothing() {
+    let temp = tempfile::tempdir().unwrap();
+    let log = temp.path().join("log");
+    copy_golden(&log);
+    let before = content(&log);
+    let data = temp.path().to_str().unwrap();
+
+    let (code, stdout, stderr) = run(&["log", "verify", data]);
+    assert_eq!(code, 0, "{stderr}");
+    assert_eq!(
+        stdout,
+        "\
+node fra-1 of cluster example
+
+segment                           first index  entries  bytes
+segment-00000000000000000003.log            3        4   2216
+
+3 entries from index 4 on; 0 known to be committed
+no damage
+"
+    );
+    let (code, stdout, _) = run(&["log", "dump", data, "--from", "5"]);
+    assert_eq!(code, 0);
+    assert_eq!(
+        stdout,
+        "index 5         term 2          0 B  \nindex 6         term 2          7 B  \\x06\\x07\\x08\\t\\n\\x0b\\x0c\n"
+    );
+    let (_, stdout, _) = run(&["log", "dump", data, "--json", "--from", "6"]);
+    assert_eq!(stdout, "{\"index\":6,\"term\":2,\"bytes\":7,\"payload_base64\":\"BgcICQoLDA==\"}\n");
+    let (_, stdout, _) = run(&["log", "dump", data, "--count", "1", "--width", "4"]);
+    assert_eq!(stdout, "index 4         term 1       1000 B  \\x04...\n");
+    assert_eq!(content(&log), before);
+
+    // A torn tail is told, and is no damage. Damage is, with where it is.
+    let segment = log.join("segment-00000000000000000003.log");
+    let sound = fs::read(&segment).unwrap();
+    fs::write(&segment, &sound[..sound.len() - 1]).unwrap();
+    let (code, stdout, _) = run(&["log", "verify", data]);
+    assert!(code == 0 && stdout.contains("the last 47 B are no record"), "{code} {stdout}");
+    let mut damaged = sound.clone();
+    damaged[200] ^= 1;
+    fs::write(&segment, &damaged).unwrap();
+    let before = content(&log);
+    let (code, stdout, stderr) = run(&["log", "verify", data]);
+    assert_eq!(code, 65, "{stderr}");
+    let where_ = "segment-00000000000000000003.log is damaged at byte 48: it is no whole record\n";
+    assert!(stdout.ends_with(where_), "{stdout}");
+    assert!(stderr.contains("let it come back as a learner with an empty one"), "{stderr}");
+    let (code, _, stderr) = run(&["log", "dump", data]);
+    assert!(code == 65 && stderr.contains("is damaged at byte 48"), "{code} {stderr}");
+    assert_eq!(content(&log), before);
+
+    let (code, _, stderr) = run(&["log", "verify", "src"]);
+    assert!(
+        code == 78 && stderr.contains("src is no data directory: there is no log in it"),
+        "{code} {stderr}"
+    );
+}
