@@ -149,6 +149,21 @@ fn a_directory_has_one_process_and_its_owner_alone() {
 }
 
 #[test]
+fn a_lock_goes_with_its_directory_whatever_was_forked_meanwhile() {
+    let temp = tempfile::tempdir().unwrap();
+    std::thread::scope(|scope| {
+        let forks = scope.spawn(|| {
+            for _ in 0..300 {
+                std::process::Command::new("true").status().unwrap();
+            }
+        });
+        while !forks.is_finished() {
+            DataDirectory::open(temp.path()).unwrap();
+        }
+    });
+}
+
+#[test]
 fn verify_and_dump_show_what_is_there_and_change_nothing() {
     let temp = tempfile::tempdir().unwrap();
     let log = temp.path().join("log");

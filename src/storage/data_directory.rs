@@ -13,7 +13,7 @@ use super::error::StorageError;
 pub struct DataDirectory {
     path: PathBuf,
     /// The system lets go of the lock when the process ends, however it ends.
-    _lock: File,
+    lock: File,
 }
 
 impl DataDirectory {
@@ -32,7 +32,7 @@ impl DataDirectory {
             .open(path.join("lock"))
             .map_err(StorageError::io("open the file lock of", &shown))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
+            Ok(()) => Ok(Self { path: path.to_owned(), lock }),
             Err(TryLockError::WouldBlock) => Err(StorageError::Locked { directory: shown }),
             Err(TryLockError::Error(error)) => Err(StorageError::io("lock", &shown)(error)),
         }
@@ -47,6 +47,14 @@ impl DataDirectory {
         let path = self.path.join(name);
         make(&path).map_err(StorageError::io("make the directory", name))?;
         Ok(Directory::new(path))
+    }
+}
+
+/// A child that was just forked has the open file too, for a moment: closing it would not be enough.
+impl Drop for DataDirectory {
+    fn drop(&mut self) {
+        // If this fails, the lock goes with the last of them.
+        let _ = self.lock.unlock();
     }
 }
 
