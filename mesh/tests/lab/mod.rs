@@ -105,6 +105,7 @@ pub(crate) struct Traffic {
 pub(crate) struct Lab {
     pub(crate) now: Micros,
     pub(crate) topology: Arc<Topology>,
+    settings: Settings,
     hosts: Vec<Host>,
     lines: BTreeMap<Pair, Line>,
     local: Duration,
@@ -185,6 +186,7 @@ impl Lab {
         let mut lab = Self {
             now,
             topology: Arc::clone(&topology),
+            settings: settings.clone(),
             hosts: hosts.collect(),
             lines,
             local: Duration::from_micros(100),
@@ -294,6 +296,22 @@ impl Lab {
         for conn in self.hosts[index].conns.keys().copied().collect::<Vec<_>>() {
             self.close((index, conn));
         }
+    }
+
+    /// Starts a killed node again, in this life.
+    pub(crate) fn restart(&mut self, name: &str, life: u64) {
+        let index = self.index(name);
+        let init = NodeInit {
+            topology: Arc::clone(&self.topology),
+            node: id(name),
+            incarnation: Incarnation(life),
+            settings: self.settings.clone(),
+            seed: life,
+            wall_base_us: 1_700_000_000_000_000,
+        };
+        self.hosts[index].node = Some(Node::new(init, self.now).unwrap());
+        self.hosts[index].alarm = Micros::NEVER;
+        self.pump(index);
     }
 
     /// All that happens within this time.
