@@ -147,11 +147,13 @@ impl Run {
         let rng = fastrand::Rng::with_seed(1);
         let mut run = Self { way, members, lab, sites, names, rng, rounds: Vec::new() };
         run.lab.run_for(Duration::from_secs(2));
-        // Direct links are dialled with the first message.
-        for _ in 0..200 {
+        // Direct links are dialled with the first message, 200 per second.
+        run.send();
+        run.lab.run_for(Duration::from_secs(12));
+        for _ in 0..20 {
             run.send();
         }
-        run.lab.run_for(Duration::from_secs(8));
+        run.lab.run_for(Duration::from_secs(2));
         run
     }
 
