@@ -2,6 +2,7 @@
 
 mod rates;
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
@@ -82,13 +83,17 @@ pub(super) async fn top(args: TopArgs) -> Result<(), Failure> {
     }
 }
 
-/// One picture: over the last one on a terminal, below it elsewhere.
 fn show(picture: &str, live: bool) -> Result<(), Failure> {
+    print(&drawn(picture, live))
+}
+
+/// One picture: over the last one on a terminal, below it elsewhere.
+fn drawn(picture: &str, live: bool) -> Cow<'_, str> {
     if !live {
-        return print(picture);
+        return picture.into();
     }
     // Home, each line to its end, and what the last picture had below.
-    print(&format!("\x1b[H{}\x1b[J", picture.replace('\n', "\x1b[K\n")))
+    format!("\x1b[H{}\x1b[J", picture.replace('\n', "\x1b[K\n")).into()
 }
 
 fn picture(status: &Status, rates: &Rates) -> String {
@@ -101,4 +106,74 @@ fn picture(status: &Status, rates: &Rates) -> String {
     }
     let _ = writeln!(text, "{}", rates.node(status));
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a terminal shows: as much of its language as [`drawn`] speaks.
+    struct Screen {
+        rows: Vec<Vec<char>>,
+        at: (usize, usize),
+    }
+
+    impl Screen {
+        /// Full of what was there before.
+        fn new() -> Self {
+            Self { rows: vec![vec!['#'; 40]; 12], at: (7, 3) }
+        }
+
+        fn take(&mut self, text: &str) {
+            let mut rest = text;
+            while let Some(first) = rest.chars().next() {
+                let (row, column) = self.at;
+                if let Some(after) = rest.strip_prefix("\x1b[H") {
+                    (self.at, rest) = ((0, 0), after);
+                } else if let Some(after) = rest.strip_prefix("\x1b[K") {
+                    self.rows[row][column..].fill(' ');
+                    rest = after;
+                } else if let Some(after) = rest.strip_prefix("\x1b[J") {
+                    self.rows[row][column..].fill(' ');
+                    self.rows[row + 1..].iter_mut().for_each(|row| row.fill(' '));
+                    rest = after;
+                } else {
+                    assert_ne!(first, '\x1b', "no other sequence: {rest:?}");
+                    if first == '\n' {
+                        self.at = (row + 1, 0);
+                    } else {
+                        self.rows[row][column] = first;
+                        self.at.1 += 1;
+                    }
+                    rest = &rest[first.len_utf8()..];
+                }
+            }
+        }
+
+        fn shows(&self) -> String {
+            let lines = self.rows.iter().map(|row| row.iter().collect::<String>().trim_end().to_owned());
+            lines.collect::<Vec<_>>().join("\n").trim_end().to_owned()
+        }
+    }
+
+    #[test]
+    fn a_picture_is_drawn_over_the_last_one_and_leaves_nothing_of_it() {
+        let mut screen = Screen::new();
+        let pictures = [
+            "a node\n\ntable  with  columns\n1  2  3\n4  5  6\n",
+            "no answer\n",
+            "a node\n\ntable  with  more  columns\n1  2\n4\n",
+            "ü\n",
+            "\n",
+        ];
+        for picture in pictures {
+            screen.take(&drawn(picture, true));
+            assert_eq!(screen.shows(), picture.trim_end());
+        }
+    }
+
+    #[test]
+    fn elsewhere_than_on_a_terminal_nothing_but_the_picture_is_written() {
+        assert_eq!(drawn("a\nb\n", false), "a\nb\n");
+    }
 }

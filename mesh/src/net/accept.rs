@@ -86,7 +86,7 @@ fn take(shared: &Arc<Shared>, stream: TcpStream) {
     });
     match verdict {
         Ok(Verdict::Taken(port)) => {
-            socket::tune_accepted(&stream, shared.settings.silence_timeout);
+            socket::tune_accepted(&stream, shared.silence_timeout());
             start_connection(shared, port, stream);
         }
         // A stranger within TLS would have to be shaken hands with first.

@@ -17,7 +17,7 @@ pub(super) fn start(shared: &Arc<Shared>, port: Arc<Port>, address: SocketAddr) 
         let connected = tokio::select! {
             biased;
             _ = port.closing() => return,
-            connected = socket::connect(address, shared.settings.silence_timeout) => connected,
+            connected = socket::connect(address, shared.silence_timeout()) => connected,
         };
         match connected {
             Err(error) => {

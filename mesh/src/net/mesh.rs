@@ -226,7 +226,7 @@ impl Mesh {
     }
 
     /// Goes on with other limits and timers. What runs already keeps its deadline; what two ends agreed on, as the longest
-    /// frame, holds until their link ends; the kernel's own timeout of a connection stays what it was at the start.
+    /// frame, holds until their link ends; the kernel's own timeout of a connection stays what it was when that began.
     ///
     /// # Errors
     /// [`SettingsError`]: nothing was changed.

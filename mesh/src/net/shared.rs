@@ -150,6 +150,11 @@ impl Shared {
         call(&core, self.now())
     }
 
+    /// As it is now, for the kernel's own timeout of a connection that begins.
+    pub(super) fn silence_timeout(&self) -> Duration {
+        self.look(|core, _| core.node.settings().silence_timeout)
+    }
+
     fn core_even_if_poisoned(&self) -> MutexGuard<'_, Core> {
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -462,6 +467,15 @@ pub(super) mod tests {
         };
         let end = async { tokio::time::timeout(Duration::from_secs(10), end).await };
         assert!(runtime().block_on(end).is_ok(), "not pending for ever");
+    }
+
+    #[tokio::test]
+    async fn connections_that_begin_after_a_reload_have_the_new_timeout_of_the_kernel() {
+        let (client, _inbox) = join(lone_origin()).await.unwrap();
+        let shared = Arc::clone(client.mesh().shared());
+        let settings = Settings { silence_timeout: Duration::from_secs(41), ..Settings::default() };
+        client.mesh().set_settings(&settings).unwrap();
+        assert_eq!(shared.silence_timeout(), Duration::from_secs(41));
     }
 
     #[tokio::test]

@@ -185,6 +185,8 @@ struct Header {
     checksum: u32,
     /// The twelve bytes that the checksum covers.
     covered: [u8; 12],
+    /// The control body is there, and the checksum holds.
+    checked: bool,
 }
 
 /// What the two ends of a connection agreed on in their handshake: call [`FrameReader::open`], and have what is written
@@ -262,16 +264,22 @@ impl FrameReader {
                 header
             }
         };
+        // Before the payload is waited for: a damaged length would be waited for in vain, as long as the link lives.
+        if !header.checked
+            && let Some(control) = buffer.get(..header.control_bytes)
+        {
+            let actual = checksum(&header.covered, control);
+            if actual != header.checksum {
+                return Err(FrameError::Checksum { stated: header.checksum, actual });
+            }
+            self.header = Some(Header { checked: true, ..header });
+        }
         if buffer.len() < header.control_bytes + header.payload_bytes {
             return Ok(None);
         }
         self.header = None;
         let control = buffer.split_to(header.control_bytes).freeze();
         let payload = buffer.split_to(header.payload_bytes).freeze();
-        let actual = checksum(&header.covered, &control);
-        if actual != header.checksum {
-            return Err(FrameError::Checksum { stated: header.checksum, actual });
-        }
         let bytes = HEADER_BYTES + header.control_bytes + header.payload_bytes;
         Ok(Some((self.parse_body(header.kind, control, payload)?, bytes)))
     }
@@ -313,6 +321,7 @@ impl FrameReader {
             payload_bytes: length("payload", word(8), payload_max)?,
             checksum: word(12),
             covered,
+            checked: false,
         })
     }
 

@@ -97,6 +97,8 @@ pub struct TokenBucket {
     /// In millionths of a token, so that short spans count.
     level: u64,
     filled_at: Micros,
+    /// Until then every token is promised to somebody who was told when to ask again.
+    promised_until: Micros,
 }
 
 impl TokenBucket {
@@ -104,7 +106,8 @@ impl TokenBucket {
     #[must_use]
     pub fn new(per_second: u32) -> Self {
         let per_second = u64::from(per_second);
-        Self { per_second, level: per_second * 1_000_000, filled_at: Micros(0) }
+        let (level, filled_at, promised_until) = (per_second * 1_000_000, Micros(0), Micros(0));
+        Self { per_second, level, filled_at, promised_until }
     }
 
     /// Another rate from now on.
@@ -113,7 +116,8 @@ impl TokenBucket {
         self.level = self.level.min(self.per_second * 1_000_000);
     }
 
-    /// Takes one token, or says when the next one is there.
+    /// Takes one token, or says when there is one. Whoever waits is told a moment of its own: were it the same for all, all
+    /// would ask for every token.
     ///
     /// # Errors
     /// The moment at which asking again is worth it.
@@ -129,7 +133,10 @@ impl TokenBucket {
             return Ok(());
         }
         let missing = 1_000_000 - self.level;
-        Err(now + Duration::from_micros(missing.div_ceil(self.per_second)))
+        let next = now + Duration::from_micros(missing.div_ceil(self.per_second));
+        self.promised_until =
+            next.max(self.promised_until + Duration::from_micros(1_000_000_u64.div_ceil(self.per_second)));
+        Err(self.promised_until)
     }
 }
 

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use trunkline_codec::Options;
@@ -64,12 +64,28 @@ struct Host {
 #[derive(Debug)]
 enum Event {
     Syn { from: End, to: usize },
+    Accepted { from: End, to: usize },
     Dialed { from: End, to: Option<End> },
     Arrive { to: End, bytes: Bytes },
     Fin { to: End },
     Wrote(End),
     Serve(Pair),
     Alarm(usize),
+}
+
+impl Event {
+    /// Whose machine it is for, if it is for one.
+    fn host(&self) -> Option<usize> {
+        match self {
+            Self::Syn { to, .. } | Self::Accepted { to, .. } => Some(*to),
+            Self::Dialed { from: (host, _), .. }
+            | Self::Arrive { to: (host, _), .. }
+            | Self::Fin { to: (host, _) }
+            | Self::Wrote((host, _))
+            | Self::Alarm(host) => Some(*host),
+            Self::Serve(_) => None,
+        }
+    }
 }
 
 type Pair = (Datacenter, Datacenter);
@@ -89,6 +105,7 @@ pub(crate) struct Traffic {
 pub(crate) struct Lab {
     pub(crate) now: Micros,
     pub(crate) topology: Arc<Topology>,
+    settings: Settings,
     hosts: Vec<Host>,
     lines: BTreeMap<Pair, Line>,
     local: Duration,
@@ -102,6 +119,16 @@ pub(crate) struct Lab {
     pub(crate) outcomes: BTreeMap<(usize, Ticket), (Micros, Vec<Outcome>)>,
     /// By (receiver, sender).
     pub(crate) received: BTreeMap<(NodeId, NodeId), Traffic>,
+    /// Datacenters between which nothing passes. What TCP took in arrives when it does again.
+    cut: BTreeSet<Pair>,
+    held: Vec<Event>,
+    /// Dials that are under way and not given up.
+    dialling: BTreeSet<End>,
+    /// Connections that a node accepts per second; the others wait.
+    pub(crate) accepts_per_second: Option<u64>,
+    accepts_at: BTreeMap<usize, Micros>,
+    /// Real time that each node's machine and encoders took, and this driver's own for it: for benches.
+    pub(crate) spent: Vec<Duration>,
 }
 
 pub(crate) fn id(name: &str) -> NodeId {
@@ -159,6 +186,7 @@ impl Lab {
         let mut lab = Self {
             now,
             topology: Arc::clone(&topology),
+            settings: settings.clone(),
             hosts: hosts.collect(),
             lines,
             local: Duration::from_micros(100),
@@ -169,6 +197,12 @@ impl Lab {
             delivered: Vec::new(),
             outcomes: BTreeMap::new(),
             received: BTreeMap::new(),
+            cut: BTreeSet::new(),
+            held: Vec::new(),
+            dialling: BTreeSet::new(),
+            accepts_per_second: None,
+            accepts_at: BTreeMap::new(),
+            spent: vec![Duration::ZERO; nodes.len()],
         };
         for host in 0..lab.hosts.len() {
             lab.pump(host);
@@ -182,8 +216,42 @@ impl Lab {
         self.lines.insert((dc(b), dc(a)), line);
     }
 
+    /// Nothing passes between a datacenter and all others any more, in either direction.
+    pub(crate) fn cut_off(&mut self, name: &str) {
+        let pairs = self.lines.keys().filter(|(a, b)| a.as_str() == name || b.as_str() == name).cloned();
+        self.cut.extend(pairs.collect::<Vec<_>>());
+    }
+
+    /// All of it passes again.
+    pub(crate) fn mend(&mut self) {
+        self.cut.clear();
+        for event in std::mem::take(&mut self.held) {
+            self.at(self.now, event);
+        }
+    }
+
+    /// What is under way to somewhere that it cannot reach.
+    fn is_cut_off(&self, event: &Event) -> bool {
+        let (from, to) = match event {
+            Event::Syn { from, to } => (from.0, *to),
+            Event::Dialed { from, to: Some(to) } => (to.0, from.0),
+            Event::Arrive { to, .. } | Event::Fin { to } => {
+                let peer = self.hosts[to.0].conns.get(&to.1).and_then(|conn| conn.peer);
+                let Some((peer, _)) = peer else { return false };
+                (peer, to.0)
+            }
+            _ => return false,
+        };
+        !self.cut.is_empty() && self.cut.contains(&self.pair(from, to))
+    }
+
     pub(crate) fn index(&self, name: &str) -> usize {
         self.hosts.iter().position(|host| host.id.as_str() == name).unwrap()
+    }
+
+    /// Connections that a node has.
+    pub(crate) fn connections(&self, name: &str) -> usize {
+        self.hosts[self.index(name)].conns.len()
     }
 
     pub(crate) fn node(&mut self, name: &str) -> &mut Node {
@@ -197,8 +265,10 @@ impl Lab {
 
     pub(crate) fn submit(&mut self, name: &str, batch: Batch) -> Result<Ticket, Rejected> {
         let (index, now) = (self.index(name), self.now);
+        let began = Instant::now();
         let ticket = self.node(name).submit(batch, now);
         self.pump(index);
+        self.spent[index] += began.elapsed();
         ticket
     }
 
@@ -228,13 +298,33 @@ impl Lab {
         }
     }
 
+    /// Starts a killed node again, in this life.
+    pub(crate) fn restart(&mut self, name: &str, life: u64) {
+        let index = self.index(name);
+        let init = NodeInit {
+            topology: Arc::clone(&self.topology),
+            node: id(name),
+            incarnation: Incarnation(life),
+            settings: self.settings.clone(),
+            seed: life,
+            wall_base_us: 1_700_000_000_000_000,
+        };
+        self.hosts[index].node = Some(Node::new(init, self.now).unwrap());
+        self.hosts[index].alarm = Micros::NEVER;
+        self.pump(index);
+    }
+
     /// All that happens within this time.
     pub(crate) fn run_for(&mut self, time: Duration) {
         let until = self.now + time;
         while let Some(entry) = self.queue.first_entry().filter(|entry| entry.key().0 <= until) {
             let ((at, _), event) = entry.remove_entry();
             self.now = at;
+            let (host, began) = (event.host(), Instant::now());
             self.handle(event);
+            if let Some(host) = host {
+                self.spent[host] += began.elapsed();
+            }
         }
         self.now = until;
     }
@@ -267,8 +357,25 @@ impl Lab {
 
     fn handle(&mut self, event: Event) {
         let now = self.now;
+        if self.is_cut_off(&event) {
+            return self.held.push(event);
+        }
         match event {
+            Event::Syn { from, .. } if !self.dialling.contains(&from) => {}
             Event::Syn { from, to } => {
+                if let Some(rate) = self.accepts_per_second {
+                    let next = self.accepts_at.entry(to).or_default();
+                    if *next > now {
+                        let at = *next;
+                        *next = at + Duration::from_micros(1_000_000 / rate);
+                        return self.at(at, Event::Accepted { from, to });
+                    }
+                    *next = now + Duration::from_micros(1_000_000 / rate);
+                }
+                self.handle(Event::Accepted { from, to });
+            }
+            Event::Accepted { from, .. } if !self.dialling.contains(&from) => {}
+            Event::Accepted { from, to } => {
                 let accepted = self.hosts[to].node.as_mut().and_then(|node| node.handle_accepted(now).ok());
                 let end = accepted.map(|conn| (to, conn));
                 if let Some((_, conn)) = end {
@@ -279,6 +386,12 @@ impl Lab {
                 self.at(now + delay, Event::Dialed { from, to: end });
             }
             Event::Dialed { from, to } => {
+                if !self.dialling.remove(&from) {
+                    if let Some(to) = to {
+                        self.at(now, Event::Fin { to });
+                    }
+                    return;
+                }
                 let Some(node) = self.hosts[from.0].node.as_mut() else { return };
                 if to.is_some() {
                     node.handle_dialed(from.1, now);
@@ -441,6 +554,7 @@ impl Lab {
     }
 
     fn close(&mut self, end: End) {
+        self.dialling.remove(&end);
         let Some(conn) = self.hosts[end.0].conns.remove(&end.1) else { return };
         let Some(peer) = conn.peer else { return };
         let pair = self.pair(end.0, peer.0);
@@ -456,6 +570,7 @@ impl Lab {
             let Some(action) = node.poll_action() else { break };
             match action {
                 Action::Dial { conn, peer, .. } => {
+                    self.dialling.insert((index, conn));
                     let to = self.index(peer.as_str());
                     let delay = self.line(&self.pair(index, to)).delay;
                     self.at(now + delay, Event::Syn { from: (index, conn), to });

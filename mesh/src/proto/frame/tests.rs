@@ -102,3 +102,17 @@ fn direct_cost_is_what_a_frame_of_one_run_has() {
         assert!(actual.abs_diff(direct_frame_bytes(length)) <= 6, "{length}: {actual}");
     }
 }
+
+/// A damaged length of the payload that stays below the limit: nobody sends the bytes that it promises.
+#[test]
+fn a_damaged_length_of_a_payload_is_found_before_the_payload_is_waited_for() {
+    let bytes = bytes_of(&sealed(vec![Bytes::from_static(b"one").into()]));
+    let control = usize::try_from(u32::from_le_bytes(bytes[4..8].try_into().unwrap())).unwrap();
+    for bit in 0..20 {
+        let mut damaged = bytes.clone();
+        damaged[8 + bit / 8] ^= 1 << (bit % 8);
+        let mut buffer = BytesMut::from(&damaged[..HEADER_BYTES + control]);
+        let read = open_reader().read(&mut buffer);
+        assert!(matches!(read, Err(FrameError::Checksum { .. } | FrameError::TooLong { .. })), "{read:?}");
+    }
+}

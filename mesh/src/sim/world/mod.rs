@@ -202,6 +202,8 @@ struct World {
     healed_at: Micros,
     /// When the run ends.
     over_at: Micros,
+    /// Bits were flipped.
+    damaged: bool,
     /// When the present trial began.
     trial: Micros,
     /// What the faults of the present trial may slow down.
@@ -310,6 +312,12 @@ impl World {
             now if now.since(Micros(0)) >= self.swarm.faulty => Phase::Healing,
             _ => Phase::Faults,
         };
+        if self.phase == Phase::Healing && std::mem::take(&mut self.damaged) {
+            // A stream whose frame seems longer than it is waits for bytes that nobody sends.
+            for end in self.wire.ends() {
+                self.reset(end);
+            }
+        }
         if let Event::Arrive { to, cargo } = &event
             && self.wire.is_cut_off(*to)
         {

@@ -67,6 +67,7 @@ impl World {
             phase: Phase::Faults,
             healed_at,
             over_at: Micros((healed_at + TRIAL_EVERY * TRIALS).0 - 1),
+            damaged: false,
             trial: Micros(0),
             touched: BTreeSet::new(),
             sent_in_trial: BTreeMap::new(),

@@ -36,7 +36,8 @@ impl World {
 
     /// One short fault that leaves the leader alive, and every member.
     pub(super) fn trial(&mut self) {
-        let Some(fault) = self.rng.choice(self.swarm.faults.clone()) else { return };
+        let faults = self.swarm.faults.iter().copied().filter(|fault| *fault != Fault::Corrupt);
+        let Some(fault) = self.rng.choice(faults.collect::<Vec<_>>()) else { return };
         let kills = matches!(fault, Fault::Restart | Fault::Drain | Fault::Flap | Fault::Leave);
         let hosts: Vec<NodeIx> =
             (1..self.hosts.len()).filter(|host| !kills || self.has_only(*host, Roles::PROXY)).collect();
@@ -226,6 +227,7 @@ impl World {
         else {
             return;
         };
+        self.damaged = true;
         let mut changed = bytes.to_vec();
         let at = self.rng.usize(0..changed.len());
         changed[at] ^= 1 << self.rng.u8(0..8);

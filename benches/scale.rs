@@ -1,0 +1,232 @@
+//! What a leader of 20 datacenters with 50 members each pays, by proxies and directly: bytes, time and memory per message,
+//! and what every further member adds.
+//!
+//! A thousand machines in one thread, in virtual time: streams with a delay, no sockets. What is counted is exact; the time is
+//! that of the leader's machine and its encoders and of handing bytes to the driver, without system calls and TLS. Both ways
+//! are measured in turns in one run.
+//!
+//! ```text
+//! cargo bench --bench scale               # about 40 s
+//! cargo bench --bench scale -- --quick    # about 10 s
+//! ```
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use lab::{Lab, dc, id};
+use trunkline_codec::Payload;
+use trunkline_mesh::{Batch, Lane, Message, NodeId, Roles, Settings};
+
+#[path = "../mesh/tests/lab/mod.rs"]
+mod lab;
+
+const LEADER: &str = "leader";
+const DATACENTERS: usize = 20;
+/// Members per datacenter.
+const MEMBERS: [usize; 3] = [10, 25, 50];
+/// What all members get in a round; each has a head of its own before it.
+const ENTRY_BYTES: usize = 1024;
+const HEAD_BYTES: usize = 8;
+const EVERY: Duration = Duration::from_millis(10);
+const DELAY: Duration = Duration::from_millis(20);
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Proxy,
+    Direct,
+}
+
+impl Way {
+    fn label(self) -> &'static str {
+        match self {
+            Self::Proxy => "by proxy",
+            Self::Direct => "direct",
+        }
+    }
+}
+
+/// Of one message to all members, at the leader.
+#[derive(Clone, Copy, Default)]
+struct Cost {
+    written: f64,
+    read: f64,
+    time_us: f64,
+    kept: f64,
+    connections: usize,
+}
+
+struct Run {
+    way: Way,
+    members: usize,
+    lab: Lab,
+    sites: Vec<String>,
+    names: Vec<Vec<NodeId>>,
+    rng: fastrand::Rng,
+    rounds: Vec<Cost>,
+}
+
+fn main() {
+    let quick = std::env::args().any(|argument| argument == "--quick");
+    let (rounds, messages) = if quick { (3, 20) } else { (7, 50) };
+    let mut runs = Vec::new();
+    for members in MEMBERS {
+        runs.extend([Way::Proxy, Way::Direct].map(|way| Run::new(way, members)));
+    }
+    for _ in 0..rounds {
+        for run in &mut runs {
+            run.measure(messages);
+        }
+    }
+    let costs: Vec<(Way, usize, Cost)> =
+        runs.iter().map(|run| (run.way, run.members, run.median())).collect();
+    println!(
+        "{DATACENTERS} datacenters, one entry of {ENTRY_BYTES} B every {} ms for every member, behind {HEAD_BYTES} B of its own",
+        EVERY.as_millis()
+    );
+    println!("at the leader, per message to all members; medians of {rounds} rounds of {messages}\n");
+    println!("members  way          B written    B read   µs   µs/member  KiB kept  connections");
+    for (way, members, cost) in &costs {
+        let all = DATACENTERS * members;
+        println!(
+            "{all:7}  {:8} {:12.0} {:9.0} {:6.0} {:9.2} {:9.0} {:12}",
+            way.label(),
+            cost.written,
+            cost.read,
+            cost.time_us,
+            cost.time_us / all as f64,
+            cost.kept / 1024.0,
+            cost.connections
+        );
+    }
+    let of = |way: Way, members: usize| {
+        costs.iter().find(|(a, b, _)| (*a, *b) == (way, members)).map(|(.., cost)| *cost).expect("measured")
+    };
+    let [_, few, many] = MEMBERS;
+    println!("\na further member adds, per message        written      read       time");
+    for way in [Way::Proxy, Way::Direct] {
+        let (a, b, more) = (of(way, few), of(way, many), (DATACENTERS * (many - few)) as f64);
+        println!(
+            "{:8}                               {:8.1} B {:7.1} B {:7.2} µs",
+            way.label(),
+            (b.written - a.written) / more,
+            (b.read - a.read) / more,
+            (b.time_us - a.time_us) / more
+        );
+    }
+    let (proxy, direct) = (of(Way::Proxy, many), of(Way::Direct, many));
+    println!("\nby proxy over direct, {} members", DATACENTERS * many);
+    println!(
+        "bytes written {:.3} x, read {:.2} x, time {:.2} x",
+        proxy.written / direct.written,
+        proxy.read / direct.read,
+        proxy.time_us / direct.time_us
+    );
+    let entries = (DATACENTERS * ENTRY_BYTES) as f64;
+    let heads = (DATACENTERS * many * HEAD_BYTES) as f64;
+    println!(
+        "bytes written over one entry per datacenter and one head per member: {:.2} x",
+        proxy.written / (entries + heads)
+    );
+}
+
+impl Run {
+    fn new(way: Way, members: usize) -> Self {
+        let sites: Vec<String> = (0..DATACENTERS).map(|site| format!("dc-{site}")).collect();
+        let mut named = Vec::new();
+        for site in &sites {
+            if way == Way::Proxy {
+                named.extend((0..2).map(|proxy| (format!("{site}-p{proxy}"), site, Roles::PROXY)));
+            }
+            named.extend((0..members).map(|member| (format!("{site}-m{member}"), site, Roles::MEMBER)));
+        }
+        let mut nodes = vec![(LEADER, "home", Roles::ORIGIN, None)];
+        nodes.extend(named.iter().map(|(name, site, roles)| (name.as_str(), site.as_str(), *roles, None)));
+        let lab = Lab::new(&nodes, &Settings::default(), DELAY);
+        let name = |site: &String| (0..members).map(|member| id(&format!("{site}-m{member}"))).collect();
+        let names = sites.iter().map(name).collect();
+        let rng = fastrand::Rng::with_seed(1);
+        let mut run = Self { way, members, lab, sites, names, rng, rounds: Vec::new() };
+        run.lab.run_for(Duration::from_secs(2));
+        // Direct links are dialled with the first message, 200 per second.
+        run.send();
+        run.lab.run_for(Duration::from_secs(12));
+        for _ in 0..20 {
+            run.send();
+        }
+        run.lab.run_for(Duration::from_secs(2));
+        run
+    }
+
+    /// One entry for everybody.
+    fn send(&mut self) {
+        let Self { lab, sites, names, rng, .. } = self;
+        let entry: Vec<u8> = std::iter::repeat_with(|| rng.u8(..)).take(ENTRY_BYTES).collect();
+        let entry = Bytes::from(entry);
+        for (site, members) in sites.iter().zip(names) {
+            let mut batch = Batch::to(dc(site));
+            batch.extend(members.iter().map(|member| {
+                let head: Vec<u8> = std::iter::repeat_with(|| rng.u8(..)).take(HEAD_BYTES).collect();
+                let payload: Payload = [Bytes::from(head), entry.clone()].into_iter().collect();
+                Message::new(member.clone(), payload).lane(Lane::Bulk)
+            }));
+            assert!(lab.submit(LEADER, batch).is_ok(), "the budget holds it");
+        }
+        lab.run_for(EVERY);
+    }
+
+    fn measure(&mut self, messages: u32) {
+        self.lab.delivered.clear();
+        self.lab.outcomes.clear();
+        let (written, read) = self.totals();
+        let leader = self.lab.index(LEADER);
+        let spent = self.lab.spent[leader];
+        let mut kept = 0;
+        for _ in 0..messages {
+            self.send();
+            let now = self.lab.now;
+            let rows = self.lab.node(LEADER).status(now).datacenters;
+            kept = kept.max(rows.iter().map(|row| row.queued_bytes).sum());
+        }
+        self.lab.run_for(Duration::from_secs(1));
+        let sent = messages as usize * DATACENTERS * self.members;
+        assert_eq!(self.lab.delivered.len(), sent, "all of it arrives");
+        let (written_after, read_after) = self.totals();
+        let per = |bytes: u64| bytes as f64 / f64::from(messages);
+        let time = self.lab.spent[leader] - spent;
+        // As many messages are under way as are sent within the round trip.
+        let under_way = (2 * DELAY).as_secs_f64() / EVERY.as_secs_f64();
+        self.rounds.push(Cost {
+            written: per(written_after - written),
+            read: per(read_after - read),
+            time_us: time.as_secs_f64() * 1e6 / f64::from(messages),
+            kept: kept as f64 / under_way,
+            connections: self.lab.connections(LEADER),
+        });
+    }
+
+    /// Bytes that the leader wrote, and read.
+    fn totals(&self) -> (u64, u64) {
+        let leader = id(LEADER);
+        let (mut written, mut read) = (0, 0);
+        for ((to, from), traffic) in &self.lab.received {
+            written += if *from == leader { traffic.bytes } else { 0 };
+            read += if *to == leader { traffic.bytes } else { 0 };
+        }
+        (written, read)
+    }
+
+    fn median(&self) -> Cost {
+        let of = |value: fn(&Cost) -> f64| {
+            let mut values: Vec<f64> = self.rounds.iter().map(value).collect();
+            values.sort_by(f64::total_cmp);
+            values[values.len() / 2]
+        };
+        Cost {
+            written: of(|cost| cost.written),
+            read: of(|cost| cost.read),
+            time_us: of(|cost| cost.time_us),
+            kept: of(|cost| cost.kept),
+            connections: self.rounds.last().map_or(0, |cost| cost.connections),
+        }
+    }
+}
