@@ -28,7 +28,7 @@ mod tests;
 
 pub use data_directory::DataDirectory;
 pub use disk::{Directory, Disk, DiskFile};
-pub use entry::{Entry, EntryId};
+pub use entry::{Entry, EntryId, INDEX_MAX};
 pub use error::StorageError;
 pub use inspection::{Inspection, SegmentReport};
 pub use log::{Bounds, Done, Log, Options};

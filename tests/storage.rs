@@ -164,6 +164,20 @@ fn a_lock_goes_with_its_directory_whatever_was_forked_meanwhile() {
 }
 
 #[test]
+fn a_lock_that_is_a_pipe_or_leads_elsewhere_is_not_waited_at() {
+    let temp = tempfile::tempdir().unwrap();
+    let (pipe, link) = (temp.path().join("pipe"), temp.path().join("link"));
+    fs::create_dir(&pipe).unwrap();
+    fs::create_dir(&link).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(pipe.join("lock")).status().unwrap().success());
+    std::os::unix::fs::symlink("/tmp/elsewhere", link.join("lock")).unwrap();
+    for path in [pipe, link] {
+        let error = DataDirectory::open(&path).unwrap_err();
+        assert_eq!(error.to_string(), format!("{}/lock is something else, not a plain file", path.display()));
+    }
+}
+
+#[test]
 fn verify_and_dump_show_what_is_there_and_change_nothing() {
     let temp = tempfile::tempdir().unwrap();
     let log = temp.path().join("log");
@@ -189,12 +203,15 @@ no damage
     assert_eq!(code, 0);
     assert_eq!(
         stdout,
-        "index 5         term 2          0 B  \nindex 6         term 2          7 B  \\x06\\x07\\x08\\t\\n\\x0b\\x0c\n"
+        "index 5         term 2          0 B\nindex 6         term 2          7 B  \\x06\\x07\\x08\\t\\n\\x0b\\x0c\n"
     );
     let (_, stdout, _) = run(&["log", "dump", data, "--json", "--from", "6"]);
     assert_eq!(stdout, "{\"index\":6,\"term\":2,\"bytes\":7,\"payload_base64\":\"BgcICQoLDA==\"}\n");
     let (_, stdout, _) = run(&["log", "dump", data, "--count", "1", "--width", "4"]);
     assert_eq!(stdout, "index 4         term 1       1000 B  \\x04...\n");
+    let (code, stdout, stderr) = run(&["log", "dump", data, "--from", "99"]);
+    assert_eq!((code, stdout.as_str()), (1, ""));
+    assert!(stderr.contains("no entry from index 99 on: the log has 3 entries from index 4"), "{stderr}");
     assert_eq!(content(&log), before);
 
     // A torn tail is told, and is no damage. Damage is, with where it is.
@@ -216,9 +233,16 @@ no damage
     assert!(code == 65 && stderr.contains("is damaged at byte 48"), "{code} {stderr}");
     assert_eq!(content(&log), before);
 
+    for (directory, told) in [
+        ("nowhere", "nowhere does not exist"),
+        (GOLDEN, "log-v1 holds segments: give the directory in which it is the `log`"),
+    ] {
+        let (code, _, stderr) = run(&["log", "verify", directory]);
+        assert!(code == 78 && stderr.contains(told), "{code} {stderr}");
+    }
     let (code, _, stderr) = run(&["log", "verify", "src"]);
     assert!(
-        code == 78 && stderr.contains("src is no data directory: there is no log in it"),
+        code == 78 && stderr.contains("src is no data directory: there is no `log` in it"),
         "{code} {stderr}"
     );
 }

@@ -71,10 +71,18 @@ pub(super) fn log(command: &LogCommand) -> Result<(), Failure> {
 /// Looks at the log of a directory that nobody else has, and that is there.
 fn look(directory: &Path, show: impl FnMut(Entry) -> bool) -> Result<Inspection, Failure> {
     if !directory.join("log").is_dir() {
-        return Err(Failure::Config(format!(
-            "{} is no data directory: there is no log in it",
-            directory.display()
-        )));
+        let shown = directory.display();
+        let holds_segments = std::fs::read_dir(directory).is_ok_and(|mut files| {
+            files
+                .any(|file| file.is_ok_and(|file| file.file_name().to_string_lossy().starts_with("segment-")))
+        });
+        return Err(Failure::Config(match directory.exists() {
+            false => format!("{shown} does not exist"),
+            true if holds_segments => {
+                format!("{shown} holds segments: give the directory in which it is the `log`")
+            }
+            true => format!("{shown} is no data directory: there is no `log` in it"),
+        }));
     }
     let directory = DataDirectory::open(directory)?;
     Ok(Inspection::of(&directory.sub_directory("log")?, show)?)
@@ -115,11 +123,12 @@ fn report(found: &Inspection) -> String {
     let indexes = found.indexes();
     let committed = found.committed.clamp(indexes.start, indexes.end) - indexes.start;
     let _ = match indexes.end - indexes.start {
+        _ if !found.problems.is_empty() => Ok(()),
         0 => writeln!(text, "no entries; the next one has index {}", indexes.end),
         count => writeln!(
             text,
             "{} from index {} on; {committed} known to be committed",
-            if count == 1 { "1 entry".to_owned() } else { format!("{count} entries") },
+            entries(count),
             indexes.start,
         ),
     };
@@ -145,6 +154,10 @@ fn report(found: &Inspection) -> String {
     text
 }
 
+fn entries(count: u64) -> String {
+    if count == 1 { "1 entry".to_owned() } else { format!("{count} entries") }
+}
+
 fn dump(args: &DumpArgs) -> Result<(), Failure> {
     let mut stdout = std::io::BufWriter::new(std::io::stdout().lock());
     let mut left = args.count;
@@ -158,7 +171,14 @@ fn dump(args: &DumpArgs) -> Result<(), Failure> {
         left > 0 && written.is_ok()
     })?;
     written.and_then(|()| stdout.flush()).map_err(Failure::stdout)?;
+    let indexes = found.indexes();
     match found.problems.into_iter().next() {
+        None if left == args.count && left > 0 => Err(Failure::Failed(format!(
+            "no entry from index {} on: the log has {} from index {}",
+            args.from,
+            entries(indexes.end - indexes.start),
+            indexes.start,
+        ))),
         None => Ok(()),
         Some(problem) => Err(problem.into()),
     }
@@ -176,14 +196,18 @@ fn json_line(entry: &Entry) -> String {
 }
 
 fn text_line(entry: &Entry, width: usize) -> String {
-    let mut shown: String =
-        entry.payload.iter().flat_map(|byte| byte.escape_ascii()).map(char::from).take(width + 1).collect();
-    if shown.len() > width {
-        shown.truncate(width);
-        shown.push_str("...");
+    let mut shown = String::new();
+    for byte in &entry.payload {
+        let escaped = byte.escape_ascii();
+        if shown.len() + escaped.len() > width {
+            shown.push_str("...");
+            break;
+        }
+        shown.extend(escaped.map(char::from));
     }
     let (index, term, bytes) = (entry.id.index, entry.id.term, entry.payload.len());
-    format!("index {index:<8}  term {term:<4}  {bytes:>6} B  {shown}\n")
+    let line = format!("index {index:<8}  term {term:<4}  {bytes:>6} B  {shown}");
+    format!("{}\n", line.trim_end())
 }
 
 impl From<StorageError> for Failure {

@@ -21,10 +21,19 @@ impl DataDirectory {
     ///
     /// # Errors
     ///
-    /// [`StorageError::Locked`] where another process has it, and what the disk says.
+    /// [`StorageError::Locked`] where another process has it, [`StorageError::Foreign`] where its lock is no plain file, and
+    /// what the disk says.
     pub fn open(path: &Path) -> Result<Self, StorageError> {
         let shown = path.display().to_string();
         make(path).map_err(StorageError::io("make the directory", &shown))?;
+        // A pipe would be waited at, and what a link leads to is not ours.
+        if std::fs::symlink_metadata(path.join("lock")).is_ok_and(|there| !there.is_file()) {
+            return Err(StorageError::Foreign {
+                file: format!("{shown}/lock"),
+                found: "something else".to_owned(),
+                expected: "a plain file".to_owned(),
+            });
+        }
         let lock = OpenOptions::new()
             .create(true)
             .truncate(false)

@@ -2,6 +2,9 @@
 
 use bytes::Bytes;
 
+/// The highest index that is ever asked for. Beyond it, sums of indexes and counts could overflow.
+pub const INDEX_MAX: u64 = u64::MAX / 2;
+
 /// Where an entry is, and who put it there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct EntryId {

@@ -46,10 +46,18 @@ pub enum StorageError {
         directory: String,
     },
     /// So much waits to be written that nothing more is taken. Nothing was appended: wait, and try again.
-    #[error("{pending_bytes} B wait to be written to the log already")]
+    #[error("{pending_bytes} B and {calls} calls wait to be written to the log already")]
     Full {
-        /// What waits.
+        /// What waits of entries, B.
         pending_bytes: usize,
+        /// How many calls wait.
+        calls: usize,
+    },
+    /// No log gets so far: whoever says so is wrong. Nothing was changed.
+    #[error("index {index} is higher than any log can have")]
+    IndexTooHigh {
+        /// What was asked for.
+        index: u64,
     },
     /// An entry that no segment can hold. Nothing was appended.
     #[error("an entry of {bytes} B is longer than {bytes_max} B")]

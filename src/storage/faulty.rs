@@ -37,7 +37,7 @@ pub(super) enum Fault {
     Full,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Inode {
     bytes: Vec<u8>,
     durable: Vec<u8>,
@@ -128,6 +128,19 @@ impl FaultyDisk {
             .collect();
         let inner = Inner { files, durable_names: names.clone(), names, ..Inner::default() };
         Self(Arc::new(Mutex::new(inner)))
+    }
+
+    /// The disk that the next process finds when this one was killed: all that was written, durable or not.
+    pub(super) fn after_kill(&self) -> Self {
+        let inner = self.lock();
+        let killed = Inner {
+            files: inner.files.clone(),
+            names: inner.names.clone(),
+            durable_names: inner.durable_names.clone(),
+            unsynced_names: inner.unsynced_names.clone(),
+            ..Inner::default()
+        };
+        Self(Arc::new(Mutex::new(killed)))
     }
 
     /// A copy of everything as it is, durable and without faults to come.

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::catalog::{Catalog, Extent};
 use super::disk::{Disk, DiskFile};
-use super::entry::{Entry, EntryId};
+use super::entry::{Entry, EntryId, INDEX_MAX};
 use super::error::StorageError;
 use super::record::{HEAD_BYTES, Head, record_bytes};
 use super::recovery::Recovered;
@@ -21,6 +21,9 @@ use super::writer::Writer;
 /// Called once, by the thread that writes: when what it is about is durable, or will not be.
 pub type Done = Box<dyn FnOnce(Result<(), StorageError>) + Send>;
 
+/// Calls that may wait for the writer; more is [`StorageError::Full`].
+const CALLS_MAX: usize = 65_536;
+
 /// Limits of a log.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
@@ -29,7 +32,7 @@ pub struct Options {
     pub segment_bytes_max: u32,
     /// The longest payload of an entry, B; at most 1 GiB; 16 MiB by default.
     pub entry_bytes_max: usize,
-    /// What may wait to be durable, B; more is [`StorageError::Full`]. 64 MiB by default. One entry is always taken.
+    /// What may wait to be durable, B; more is [`StorageError::Full`]. 64 MiB by default. One entry alone is always taken.
     pub pending_bytes_max: usize,
     /// How much of the newest entries is kept in memory, B; 32 MiB by default. What is not written yet is kept beyond it.
     pub recent_bytes_max: usize,
@@ -192,10 +195,9 @@ impl<D: Disk> Log<D> {
         }
         let bytes = entries.iter().map(|entry| record_bytes(entry.payload.len())).sum();
         let mut state = self.shared.usable()?;
-        if state.pending_bytes > 0
-            && state.pending_bytes.saturating_add(bytes) > self.options.pending_bytes_max
-        {
-            return Err(StorageError::Full { pending_bytes: state.pending_bytes });
+        let alone = state.pending_bytes == 0 && entries.len() == 1;
+        if !alone && state.pending_bytes.saturating_add(bytes) > self.options.pending_bytes_max {
+            return Err(state.full());
         }
         for entry in &entries {
             let next = state.last.map_or(0, |last| last.index + 1);
@@ -216,12 +218,13 @@ impl<D: Disk> Log<D> {
     ///
     /// # Errors
     ///
-    /// What broke the log earlier.
+    /// [`StorageError::Full`], and what broke the log earlier.
     pub fn truncate_after(&self, last: Option<EntryId>, done: Done) -> Result<(), StorageError> {
         let mut state = self.shared.usable()?;
-        let last = last.max(state.purged);
-        if last < state.last {
-            let next = last.map_or(0, |id| id.index + 1);
+        let after = |id: Option<EntryId>| id.map_or(0, |id| id.index + 1);
+        let last = if after(last) < after(state.purged) { state.purged } else { last };
+        let next = after(last);
+        if next < after(state.last) {
             state.last = last;
             state.epoch += 1;
             state.written = state.written.min(next);
@@ -237,15 +240,21 @@ impl<D: Disk> Log<D> {
     }
 
     /// Lets go of every entry up to this one, which may lie beyond the last: then the log goes on behind it. They cannot be
-    /// read when this returns; segments that hold nothing else are deleted when `done` is called.
+    /// read when this returns; segments that hold nothing else are deleted when `done` is called. Entries behind it stay: if
+    /// they do not follow from it, cut them off first.
     ///
     /// # Errors
     ///
-    /// What broke the log earlier.
+    /// [`StorageError::IndexTooHigh`], [`StorageError::Full`], and what broke the log earlier.
     pub fn purge(&self, up_to: EntryId, done: Done) -> Result<(), StorageError> {
+        if up_to.index > INDEX_MAX {
+            return Err(StorageError::IndexTooHigh { index: up_to.index });
+        }
         let mut state = self.shared.usable()?;
-        state.purged = state.purged.max(Some(up_to));
-        if state.last.is_none_or(|last| last.index < up_to.index) {
+        if state.purged.is_none_or(|purged| purged.index < up_to.index) {
+            state.purged = Some(up_to);
+        }
+        if state.last.is_none_or(|last| last.index <= up_to.index) {
             state.last = Some(up_to);
             state.epoch += 1;
             state.written = up_to.index + 1;
@@ -261,7 +270,7 @@ impl<D: Disk> Log<D> {
     ///
     /// # Errors
     ///
-    /// What broke the log earlier.
+    /// [`StorageError::Full`], and what broke the log earlier.
     pub fn rotate(&self, done: Done) -> Result<(), StorageError> {
         self.shared.put(self.shared.usable()?, Task::Rotate, done);
         Ok(())
@@ -271,7 +280,7 @@ impl<D: Disk> Log<D> {
     ///
     /// # Errors
     ///
-    /// [`StorageError::TooLarge`], and what broke the log earlier.
+    /// [`StorageError::TooLarge`], [`StorageError::Full`], and what broke the log earlier.
     pub fn save_vote(&self, vote: Bytes, done: Done) -> Result<(), StorageError> {
         if vote.len() > SLOT_BYTES_MAX {
             return Err(StorageError::TooLarge { bytes: vote.len(), bytes_max: SLOT_BYTES_MAX });
@@ -284,7 +293,7 @@ impl<D: Disk> Log<D> {
     ///
     /// # Errors
     ///
-    /// What broke the log earlier.
+    /// [`StorageError::Full`], and what broke the log earlier.
     pub fn trust(&self, done: Done) -> Result<(), StorageError> {
         self.shared.put(self.shared.usable()?, Task::Trust, done);
         Ok(())
@@ -391,6 +400,10 @@ impl<F: DiskFile> Extent<F> {
 }
 
 impl State {
+    fn full(&self) -> StorageError {
+        StorageError::Full { pending_bytes: self.pending_bytes, calls: self.queue.len() }
+    }
+
     /// Forgets the oldest of the recent entries that are written, as far as there are too many.
     pub(super) fn forget_written(&mut self) {
         while self.recent_bytes > self.recent_bytes_max
@@ -410,10 +423,12 @@ impl<F> Shared<F> {
         self.catalog.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The state, if there is any use in asking for something.
     fn usable(&self) -> Result<MutexGuard<'_, State>, StorageError> {
         let state = self.lock();
         match &state.broken {
             Some(error) => Err(error.clone()),
+            None if state.queue.len() >= CALLS_MAX => Err(state.full()),
             None => Ok(state),
         }
     }

@@ -15,7 +15,7 @@ use super::disk::{Disk, DiskFile};
 use super::entry::EntryId;
 use super::error::StorageError;
 use super::record::{ALIGN, HEAD_BYTES, Head};
-use super::segment::{HEADER_BYTES_MAX, Header, Identity, file_name, first_of};
+use super::segment::{FILE_BYTES_MAX, HEADER_BYTES_MAX, Header, Identity, file_name, first_of};
 use super::segments::{PURGED, Segments, decode_id, within};
 use super::slot::{self, UNFINISHED};
 
@@ -88,8 +88,10 @@ impl<F: DiskFile> SegmentFile<F> {
         let name = file_name(first);
         let file = disk.open(&name).map_err(StorageError::io("open", &name))?;
         let length = file.bytes().map_err(StorageError::io("read", &name))?;
-        let length =
-            u32::try_from(length).map_err(|_| StorageError::corrupt(&name, 0, "it is longer than 4 GiB"))?;
+        if length > FILE_BYTES_MAX {
+            return Err(StorageError::corrupt(&name, 0, "it is longer than any segment"));
+        }
+        let length = u32::try_from(length).expect("the longest segment is shorter than 4 GiB");
         let mut bytes = vec![0; length as usize];
         file.read_at(0, &mut bytes).map_err(StorageError::io("read", &name))?;
         let header = Header::decode(&name, &bytes[..bytes.len().min(HEADER_BYTES_MAX)])?;
@@ -139,17 +141,7 @@ impl<D: Disk> Segments<D> {
         for name in names.iter().filter(|name| name.ends_with(UNFINISHED)) {
             disk.remove(name).map_err(StorageError::io("remove", name))?;
         }
-        let mut found = Recovered { vote: slot::load(&disk, VOTE, &names)?, ..Recovered::default() };
-        if let Some(value) = slot::load(&disk, PURGED, &names)? {
-            let id =
-                decode_id(&value).ok_or_else(|| StorageError::corrupt(PURGED, 24, "it is no entry's id"))?;
-            found.purged = Some(id);
-            found.last = Some(id);
-        }
-        if let Some(value) = slot::load(&disk, DOUBT, &names)?.filter(|value| !value.is_empty()) {
-            let index = value.as_ref().try_into().map(u64::from_le_bytes);
-            found.in_doubt = Some(index.map_err(|_| StorageError::corrupt(DOUBT, 24, "it is no index"))?);
-        }
+        let mut found = Recovered::of_slots(&disk, &names)?;
         let mut this = Self {
             disk,
             identity,
@@ -183,6 +175,12 @@ impl<D: Disk> Segments<D> {
             this.begin(first)?;
             this.drop_purged()?;
         }
+        // What was read may be in memory alone, written by a process that was killed before it synced. Whoever is told of it
+        // counts on it.
+        if let Some(newest) = this.catalog().segments.back() {
+            newest.file.sync().map_err(StorageError::io("sync", &newest.name))?;
+        }
+        this.disk.sync().map_err(StorageError::io("sync", "the directory"))?;
         found.committed = this.committed.max(this.first()).min(this.next);
         this.committed = found.committed;
         Ok((this, found))
@@ -211,7 +209,7 @@ impl<D: Disk> Segments<D> {
         }
         self.next = first + scan.offsets.len() as u64;
         if let Some(last) =
-            scan.last.filter(|last| found.purged.is_none_or(|purged| purged.index <= last.index))
+            scan.last.filter(|last| found.purged.is_none_or(|purged| purged.index < last.index))
         {
             found.last = Some(last);
         }

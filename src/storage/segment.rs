@@ -13,12 +13,15 @@
 //! Integers are little-endian. The file is called `segment-` and its first index with 20 digits, so that names sort as
 //! indexes do, and `.log`. It is written and synced under another name first: one of this name has a whole header.
 
+use super::entry::INDEX_MAX;
 use super::error::StorageError;
 use super::record::ALIGN;
 
 const MAGIC: &[u8; 8] = b"TRUNKLOG";
 const VERSION: u16 = 1;
 const NAMES_AT: usize = 34;
+/// The longest file that is read: the longest segment, or one with the longest entry alone.
+pub(super) const FILE_BYTES_MAX: u64 = (1 << 30) + 4_096;
 /// Two names of 255 bytes, and room to grow.
 pub(super) const HEADER_BYTES_MAX: usize = 1_024;
 
@@ -104,7 +107,9 @@ impl Header {
         }
         let name = |from: usize, length: u8| {
             String::from_utf8(bytes[from..from + usize::from(length)].to_vec())
-                .map_err(|_| corrupt(NAMES_AT as u64, "a name in its header is no text"))
+                .ok()
+                .filter(|name| !name.contains(char::is_control))
+                .ok_or_else(|| corrupt(NAMES_AT as u64, "a name in its header is no plain text"))
         };
         let cluster = name(NAMES_AT, bytes[32])?;
         let node = name(NAMES_AT + cluster.len(), bytes[33])?;
@@ -132,7 +137,8 @@ pub(super) fn file_name(first: u64) -> String {
 /// The first index of the segment of this name; `None` for any other file.
 pub(super) fn first_of(name: &str) -> Option<u64> {
     let digits = name.strip_prefix("segment-")?.strip_suffix(".log")?;
-    (digits.len() == 20 && digits.bytes().all(|byte| byte.is_ascii_digit())).then(|| digits.parse().ok())?
+    let whole = digits.len() == 20 && digits.bytes().all(|byte| byte.is_ascii_digit());
+    digits.parse().ok().filter(|first| whole && *first <= INDEX_MAX)
 }
 
 #[cfg(test)]
@@ -160,9 +166,16 @@ mod tests {
     }
 
     #[test]
+    fn names_in_a_header_do_not_steer_the_terminal() {
+        let identity = Identity { cluster: "\x1b[31m".to_owned(), node: "fra-1".to_owned() };
+        let error = Header::decode("f", &Header::new(0, 5, identity).encode()).unwrap_err();
+        assert_eq!(error.to_string(), "f is damaged at byte 34: a name in its header is no plain text");
+    }
+
+    #[test]
     fn names_of_segments_go_both_ways_and_nothing_else_passes_for_one() {
         assert_eq!(file_name(17), "segment-00000000000000000017.log");
-        for first in [0, 17, u64::MAX] {
+        for first in [0, 17, INDEX_MAX] {
             assert_eq!(first_of(&file_name(first)), Some(first));
         }
         for other in [
@@ -170,6 +183,7 @@ mod tests {
             "segment-00000000000000000017.log.new",
             "vote",
             "segment-+0000000000000000017.log",
+            "segment-18446744073709551615.log",
             "segment-99999999999999999999.log",
         ] {
             assert_eq!(first_of(other), None, "{other}");

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::catalog::{Catalog, Placed};
 use super::disk::{Disk, DiskFile};
-use super::entry::{Entry, EntryId};
+use super::entry::{Entry, EntryId, INDEX_MAX};
 use super::error::StorageError;
 use super::record;
 use super::segment::{Header, Identity, file_name};
@@ -240,5 +240,6 @@ pub(super) fn encode_id(id: EntryId) -> [u8; 16] {
 /// The entry that such a value names.
 pub(super) fn decode_id(value: &[u8]) -> Option<EntryId> {
     let (term, index) = value.split_first_chunk::<8>()?;
-    Some(EntryId { term: u64::from_le_bytes(*term), index: u64::from_le_bytes(index.try_into().ok()?) })
+    let id = EntryId { term: u64::from_le_bytes(*term), index: u64::from_le_bytes(index.try_into().ok()?) };
+    (id.index <= INDEX_MAX).then_some(id)
 }

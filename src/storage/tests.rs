@@ -191,7 +191,15 @@ impl Run {
 
     /// The log as it is found after the power went.
     fn after_power_loss(&self, luck: &mut fastrand::Rng) -> Self {
-        let disk = self.disk.after_power_loss(luck);
+        self.found_on(self.disk.after_power_loss(luck), luck)
+    }
+
+    /// The log as it is found when its process was killed: what was written is there, and not durable.
+    fn after_kill(&self, luck: &mut fastrand::Rng) -> Self {
+        self.found_on(self.disk.after_kill(), luck)
+    }
+
+    fn found_on(&self, disk: FaultyDisk, luck: &mut fastrand::Rng) -> Self {
         let (run, found) =
             Self::begin(disk, luck.u64(..)).unwrap_or_else(|error| panic!("a crash alone: {error}"));
         if found.tail != Tail::Clean {
@@ -241,6 +249,10 @@ fn whatever_a_crash_leaves_what_was_answered_is_there_and_nothing_else() {
                 if luck.u8(..3) == 0 && !run.step() {
                     break;
                 }
+            }
+            if luck.bool() {
+                // What the next process found counts, whatever happens to it.
+                run = run.after_kill(&mut luck);
             }
             run = run.after_power_loss(&mut luck);
         }
@@ -566,7 +578,7 @@ fn what_waits_has_a_limit_and_so_has_an_entry() {
     assert_eq!(log.pending_bytes(), 5_040);
     assert!(matches!(
         log.append(vec![entry(1, 0)], ignore()),
-        Err(StorageError::Full { pending_bytes: 5_040 })
+        Err(StorageError::Full { pending_bytes: 5_040, .. })
     ));
     writer.step();
     assert_eq!(log.pending_bytes(), 0);
@@ -647,4 +659,45 @@ fn segments_of_which_everything_is_purged_are_deleted() {
     run.call(&Call::Purge(EntryId { term: 1, index: 8 })).unwrap();
     assert!(run.step());
     assert_eq!(segments(&run), [9]);
+}
+
+#[test]
+fn no_index_is_so_high_that_it_overflows() {
+    let (log, _, _) = open(&FaultyDisk::default(), 1).unwrap();
+    let index = INDEX_MAX + 1;
+    let error = log.purge(EntryId { term: 1, index }, Box::new(|_| {})).unwrap_err();
+    assert_eq!(error.to_string(), "index 9223372036854775808 is higher than any log can have");
+
+    let (mut run, _) = Run::begin(FaultyDisk::default(), 1).unwrap();
+    run.call(&Call::Purge(EntryId { term: 1, index: 7 })).unwrap();
+    assert!(run.step());
+    slot::save(
+        &{
+            run.disk.remove("purged").unwrap();
+            run.disk.clone()
+        },
+        "purged",
+        &[0xff; 16],
+    )
+    .unwrap();
+    assert!(matches!(open(&run.disk, 1), Err(StorageError::Corrupt { .. })));
+    let found = Inspection::of(&run.disk, |_| true).unwrap();
+    assert_eq!(found.problems.len(), 2, "{:?}", found.problems);
+}
+
+#[test]
+fn an_id_of_another_term_cuts_memory_and_disk_alike() {
+    let (mut run, _) = Run::begin(FaultyDisk::default(), 1).unwrap();
+    let entry = |term, index| Entry { id: EntryId { term, index }, payload: Bytes::new() };
+    run.call(&Call::Append((0..4).map(|index| entry(2, index)).collect())).unwrap();
+    run.call(&Call::TruncateAfter(Some(EntryId { term: 9, index: 1 }))).unwrap();
+    assert_eq!(run.log.bounds().indexes(), 0..2);
+    assert!(run.step());
+    run.call(&Call::Append(vec![entry(9, 2)])).unwrap();
+    assert!(run.step());
+    // A snapshot knows better of what term its last entry is.
+    run.call(&Call::Purge(EntryId { term: 10, index: 2 })).unwrap();
+    assert!(run.step());
+    assert_eq!(run.log.bounds().last, Some(EntryId { term: 10, index: 2 }));
+    assert_eq!(open(&run.disk, 1).unwrap().2.last, Some(EntryId { term: 10, index: 2 }));
 }

@@ -137,6 +137,8 @@ mod tests {
         let mut header = [0; HEADER_BYTES];
         header[0] = FrameType::Batch as u8;
         header[8..12].copy_from_slice(&(16_u32 << 20).to_le_bytes());
+        let checksum = trunkline_codec::checksum::crc32c(&header[..12]);
+        header[12..16].copy_from_slice(&checksum.to_le_bytes());
         let mut cutter = opened();
         let mut arrived = 0;
         cutter.cut(&mut &header[..], &mut Vec::new()).unwrap();
