@@ -284,7 +284,7 @@ impl FrameReader {
         Ok(Some((self.parse_body(header.kind, control, payload)?, bytes)))
     }
 
-    /// Bytes still missing before [`FrameReader::read`] can do more. At least 1.
+    /// Bytes still missing before [`FrameReader::read`] has another frame, at least 1. It may refuse the frame with fewer.
     #[must_use]
     pub fn missing(&self, buffer: &BytesMut) -> usize {
         let wanted = match self.header {
