@@ -77,6 +77,14 @@ fn status_routes_and_top_show_a_running_sender() {
 
     let status = of(ask("status", &["--json"]));
     assert_eq!((&status["node"], &status["ready"]), (&"us-leader".into(), &true.into()));
+    let link = status["links"].as_array().unwrap().iter().find(|of| of["peer"] == "eu-p1").unwrap();
+    for (lane, connection) in ["control", "bulk"].iter().zip(link["connections"].as_array().unwrap()) {
+        assert_eq!((&connection["lane"], &connection["socket"]["no_delay"]), (&(*lane).into(), &true.into()));
+        if cfg!(target_os = "linux") {
+            // Twice the default of `silence_timeout`.
+            assert_eq!(connection["socket"]["user_timeout_ms"], 6_000);
+        }
+    }
     let table = text(ask("status", &[]));
     assert!(table.starts_with("us-leader: origin of datacenter us, cluster example, version "), "{table}");
     let row = table.lines().find(|line| line.starts_with("eu-p1 ")).unwrap_or_else(|| panic!("{table}"));
