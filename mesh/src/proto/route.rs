@@ -203,10 +203,10 @@ impl Routes {
         let (tried, good): (Vec<usize>, Vec<usize>) =
             all.into_iter().partition(|index| self.proxies[*index].is_on_trial(now));
         if good.is_empty() {
-            self.choose(&tried, links, now);
+            self.choose(&tried, &self.costs(links), now);
             return self.in_turn(&tried);
         }
-        self.choose(&good, links, now);
+        self.choose(&good, &self.costs(links), now);
         let due = tried.into_iter().find(|index| self.proxies[*index].trial_until <= now);
         due.into_iter().chain(self.in_turn(&good)).collect()
     }
@@ -229,17 +229,21 @@ impl Routes {
 
     /// Keeps the proxy in use, or takes another: the better of two that are drawn, so that senders who lose the same proxy
     /// do not all run to the same next one.
-    fn choose(&mut self, usable: &[usize], links: &Links, now: Micros) {
+    fn choose(&mut self, usable: &[usize], costs: &[u64], now: Micros) {
         if !usable.contains(&self.in_use) {
             self.challenger = None;
-            if let Some(better) = self.draw(usable, links) {
+            if let Some(better) = self.draw(usable, costs) {
                 self.in_use = better;
             }
             return;
         }
-        let holds = |challenger: &(usize, Micros)| {
-            usable.contains(&challenger.0) && self.is_clearly_better(challenger.0, links)
+        let in_use = self.in_use;
+        let is_clearly_better = |index: usize| {
+            let (cost, now) = (costs[index], costs[in_use]);
+            cost.saturating_mul(3) < now.saturating_mul(2) && cost.saturating_add(micros(SWITCH_GAIN)) < now
         };
+        let holds =
+            |challenger: &(usize, Micros)| usable.contains(&challenger.0) && is_clearly_better(challenger.0);
         match self.challenger.filter(holds) {
             Some((better, since)) if now.since(since) >= SWITCH_AFTER => {
                 (self.in_use, self.challenger) = (better, None);
@@ -248,27 +252,26 @@ impl Routes {
             None => {
                 let others: Vec<usize> =
                     usable.iter().copied().filter(|index| *index != self.in_use).collect();
-                let better = self.draw(&others, links);
-                self.challenger =
-                    better.filter(|index| self.is_clearly_better(*index, links)).map(|index| (index, now));
+                let better = self.draw(&others, costs);
+                self.challenger = better.filter(|index| is_clearly_better(*index)).map(|index| (index, now));
             }
         }
     }
 
     /// The better of two that are drawn.
-    fn draw(&mut self, from: &[usize], links: &Links) -> Option<usize> {
+    fn draw(&mut self, from: &[usize], costs: &[u64]) -> Option<usize> {
         let count = from.len();
         if count <= 2 {
-            return from.iter().copied().min_by_key(|index| self.cost_us(*index, links));
+            return from.iter().copied().min_by_key(|index| costs[*index]);
         }
         let one = self.rng.usize(..count);
         let other = (one + self.rng.usize(1..count)) % count;
-        [from[one], from[other]].into_iter().min_by_key(|index| self.cost_us(*index, links))
+        [from[one], from[other]].into_iter().min_by_key(|index| costs[*index])
     }
 
-    fn is_clearly_better(&self, index: usize, links: &Links) -> bool {
-        let (cost, now) = (self.cost_us(index, links), self.cost_us(self.in_use, links));
-        cost.saturating_mul(3) < now.saturating_mul(2) && cost.saturating_add(micros(SWITCH_GAIN)) < now
+    /// Of every proxy, µs.
+    fn costs(&self, links: &Links) -> Vec<u64> {
+        (0..self.proxies.len()).map(|index| self.cost_us(index, links)).collect()
     }
 
     /// What an ack by this proxy takes: round trip, queue and ack delay. Measured, where messages went there; else the ping,
@@ -422,6 +425,55 @@ mod tests {
         proxy.acquit(Some(Micros(1)));
         assert!(proxy.convict(&settings, Micros(0)));
         assert_eq!(proxy.snoozed_until, Micros(1_000_000), "an ack clears the record");
+    }
+
+    fn routes(seed: u64, count: usize) -> Routes {
+        let proxies = (0..count).map(|index| (PeerIx(index), NodeId::new(&format!("p{index}")).unwrap()));
+        Routes::new(seed, proxies)
+    }
+
+    #[test]
+    fn the_proxy_in_use_is_kept_until_another_has_been_clearly_better_for_a_while() {
+        let (mut routes, all) = (routes(1, 3), [0, 1, 2]);
+        let second = |seconds: u64| Micros(seconds * 1_000_000);
+        for at in 0..100 {
+            routes.choose(&all, &[100_000, 70_000, 99_000], second(at));
+        }
+        assert_eq!(routes.in_use, 0, "better, but not by a third");
+        // Drawn from two others: sooner or later it is the better one.
+        for at in 100..104 {
+            routes.choose(&all, &[100_000, 60_000, 60_000], second(at));
+        }
+        routes.choose(&all, &[100_000, 90_000, 90_000], second(104));
+        for at in 105..109 {
+            routes.choose(&all, &[100_000, 60_000, 60_000], second(at));
+        }
+        assert_eq!(routes.in_use, 0, "not for so long without a break");
+        routes.choose(&all, &[100_000, 60_000, 60_000], second(110));
+        assert_ne!(routes.in_use, 0);
+        let (kept, costs) = (routes.in_use, [1_000, 2_500, 2_500]);
+        for at in 111..200 {
+            routes.choose(&all, &costs, second(at));
+        }
+        assert_eq!(routes.in_use, kept, "a millisecond and a half is no gain");
+    }
+
+    #[test]
+    fn when_the_proxy_in_use_is_lost_the_better_of_two_drawn_ones_is_taken() {
+        let costs = [1, 10, 20, 30, 40];
+        let taken: Vec<usize> = (0..400)
+            .map(|seed| {
+                let mut routes = routes(seed, costs.len());
+                routes.choose(&[1, 2, 3, 4], &costs, Micros(0));
+                routes.in_use
+            })
+            .collect();
+        let times = |index: usize| taken.iter().filter(|of| **of == index).count();
+        assert_eq!(times(4), 0, "the worst of them never is");
+        assert!(times(1) > 150 && times(2) > 80 && times(3) > 30, "nor is it the same for all: {taken:?}");
+        let mut routes = routes(1, 5);
+        routes.choose(&[3, 4], &costs, Micros(0));
+        assert_eq!(routes.in_use, 3, "of two there is nothing to draw");
     }
 
     #[test]
