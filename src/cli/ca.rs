@@ -17,11 +17,11 @@ use crate::config::{Config, nearest};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum CaCommand {
-    /// Make a CA: ca.crt, which every node gets, and ca.key, which no node gets
+    /// Make a CA: ca.crt and ca.crl, which every node gets, and ca.key, which no node gets
     Init(InitArgs),
     /// Issue certificates to nodes: NODE.crt and NODE.key
     Issue(IssueArgs),
-    /// Take certificates back: ca.crl, which every node gets, then has them and all before
+    /// Take certificates back: ca.crl, which every node gets, then has them and all before; without FILE it is renewed
     Revoke(RevokeArgs),
     /// Show what the certificates of files say; exit code 1 if one of them has expired
     Show(ShowArgs),
@@ -77,7 +77,7 @@ pub(super) struct RevokeArgs {
     #[arg(long, value_name = "DIR", default_value = "ca")]
     dir: PathBuf,
     /// Files with the certificates that are to be taken back, in PEM
-    #[arg(value_name = "FILE", required = true)]
+    #[arg(value_name = "FILE")]
     files: Vec<PathBuf>,
 }
 
@@ -94,7 +94,7 @@ pub(super) fn ca(command: &CaCommand) -> Result<(), Failure> {
             let made = init(&args.dir, &args.cluster, args.days)?;
             print(&format!(
                 "made the CA of cluster {}, valid until {}\n\n{}\n\
-                 Give ca.crt to every node. Keep ca.key away from all of them: who has it can be any node.\n",
+                 Give ca.crt and ca.crl, the list of what it takes back, to every node. Keep ca.key away from all of them: who has it can be any node.\n",
                 args.cluster,
                 made.info.not_after_text(),
                 files(std::slice::from_ref(&made)),
@@ -120,7 +120,7 @@ fn issue(args: &IssueArgs) -> Result<(), Failure> {
         made.push(authority.issue(node, args.days, out, args.replace)?);
     }
     print(&format!(
-        "issued {}\n\n{}\nGive each node its own two files and ca.crt, as [security] of the configuration names them.\n",
+        "issued {}\n\n{}\nGive each node its own two files, ca.crt and ca.crl, as [security] of the configuration names them.\n",
         show_count(made.len() as u64, "certificate"),
         files(&made),
     ))
@@ -128,11 +128,14 @@ fn issue(args: &IssueArgs) -> Result<(), Failure> {
 
 fn revoke(args: &RevokeArgs) -> Result<(), Failure> {
     let (path, count) = Authority::load(&args.dir)?.revoke(&args.files)?;
+    let path = path.display();
+    if args.files.is_empty() {
+        let taken = show_count(count as u64, "certificate");
+        return print(&format!("renewed {path}, which takes back {taken}\n\nGive it to every node, as `crl` in [security].\n"));
+    }
     print(&format!(
-        "took back {}, {} in all: {}\n\nGive it to every node, as `crl` in [security]: their links end at the next look.\n",
+        "took back {}, {count} in all: {path}\n\nGive it to every node, as `crl` in [security]: their links end at the next look.\n",
         show_count(args.files.len() as u64, "certificate"),
-        count,
-        path.display(),
     ))
 }
 
