@@ -291,7 +291,7 @@ fn units_start_what_the_command_line_knows() {
         assert_eq!(code, 0, "{stderr}");
         assert!(help.contains(&format!("trunkline {role} ")), "{help}");
         assert_eq!(value("Type"), "notify-reload");
-        assert_eq!(value("RestartPreventExitStatus"), "2 78");
+        assert_eq!(value("RestartPreventExitStatus"), "2 65 78");
         for hardened in ["DynamicUser", "NoNewPrivileges", "PrivateDevices", "MemoryDenyWriteExecute"] {
             assert_eq!(value(hardened), "yes");
         }
