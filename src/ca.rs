@@ -16,7 +16,7 @@ use rcgen::{
     SerialNumber,
 };
 use trunkline_mesh::{
-    CertificateInfo, ClusterId, Revocation, SpiffeId, TlsError, read_certificates, read_revocations,
+    CertificateInfo, ClusterId, Revocation, SpiffeId, TlsError, read_certificates, read_revocation_lists,
 };
 
 /// Days a CA is valid unless something else is asked for.
@@ -134,7 +134,8 @@ pub fn init(directory: &Path, cluster: &ClusterId, days: u32) -> Result<Made, Ca
     let pair = KeyPair::generate()?;
     let pem = params.self_signed(&pair)?.pem();
     let key_pem = pair.serialize_pem();
-    let nothing = list_pem(&Issuer::from_ca_cert_pem(&pem, pair)?, &BTreeMap::new(), params.not_after.into())?;
+    let nothing =
+        list_pem(&Issuer::from_ca_cert_pem(&pem, pair)?, &BTreeMap::new(), params.not_after.into())?;
     make_directory(directory)?;
     let placed = Draft::write(&list, &nothing, 0o644)?.place(false)?;
     let outcome = write_pair(&certificate, &pem, &key, &key_pem, false);
@@ -215,7 +216,8 @@ impl Authority {
         let path = self.certificate.with_extension("crl");
         let mut revoked = BTreeMap::new();
         if path.symlink_metadata().is_ok() {
-            for Revocation { serial, since_s } in read_revocations(&path)? {
+            let lists = read_revocation_lists(&path)?;
+            for Revocation { serial, since_s } in lists.into_iter().flat_map(|list| list.revoked) {
                 revoked.insert(serial, since_s);
             }
         }

@@ -343,10 +343,21 @@ fn a_certificate_that_is_taken_back_is_refused_by_a_running_cluster() {
     assert!(revoke("eu-p1").contains("took back 1 certificate, 1 in all"));
     assert!(revoke("eu-p1").contains("1 in all"), "twice is once");
     let renewed = ca(&["revoke", "--dir", &directory]);
-    assert!(renewed.contains("renewed ") && renewed.contains("which takes back 1 certificate\n"), "{renewed}");
+    assert!(
+        renewed.contains("renewed ") && renewed.contains("which takes back 1 certificate\n"),
+        "{renewed}"
+    );
+    let (serial, shown) = (ca(&["show", &file("eu-p1.crt")]), ca(&["show", &file("ca.crl")]));
+    let serial = serial.lines().find_map(|line| line.strip_prefix("serial")).unwrap().trim();
+    for part in ["a revocation list, which takes back 1 certificate", "Trunkline CA of example", serial] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
     let (code, _, stderr) = run(&["check-config", cluster.file(), "--node", "eu-p1"]);
     assert_eq!(code, 78, "{stderr}");
-    assert!(stderr.contains("eu-p1.crt was revoked by the list in ") && !stderr.contains("does not follow"), "{stderr}");
+    assert!(
+        stderr.contains("eu-p1.crt was revoked by the list in ") && !stderr.contains("does not follow"),
+        "{stderr}"
+    );
     poll("one is no longer", SOON, || linked("eu-p1").is_none().then_some(()));
     let refused = || metric(&cluster, "eu-m1", "trunkline_tls_handshakes_failed_total", "revoked");
     poll("and is refused", SOON, || refused().filter(|count| *count >= 1.0));

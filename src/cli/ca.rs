@@ -6,7 +6,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Subcommand};
 use trunkline_mesh::{
-    CertificateInfo, ClusterId, Datacenter, NodeId, NodeSpec, SpiffeId, TlsError, read_certificates,
+    CertificateInfo, ClusterId, Datacenter, NodeId, NodeSpec, RevocationList, SpiffeId, TlsError,
+    read_certificates, read_revocation_lists,
 };
 
 use super::failure::Failure;
@@ -23,7 +24,7 @@ pub(super) enum CaCommand {
     Issue(IssueArgs),
     /// Take certificates back: ca.crl, which every node gets, then has them and all before; without FILE it is renewed
     Revoke(RevokeArgs),
-    /// Show what the certificates of files say; exit code 1 if one of them has expired
+    /// Show what the certificates and revocation lists of files say; exit code 1 if a certificate has expired
     Show(ShowArgs),
 }
 
@@ -83,7 +84,7 @@ pub(super) struct RevokeArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct ShowArgs {
-    /// Files with certificates in PEM
+    /// Files with certificates or revocation lists in PEM
     #[arg(value_name = "FILE", required = true)]
     files: Vec<PathBuf>,
 }
@@ -131,7 +132,9 @@ fn revoke(args: &RevokeArgs) -> Result<(), Failure> {
     let path = path.display();
     if args.files.is_empty() {
         let taken = show_count(count as u64, "certificate");
-        return print(&format!("renewed {path}, which takes back {taken}\n\nGive it to every node, as `crl` in [security].\n"));
+        return print(&format!(
+            "renewed {path}, which takes back {taken}\n\nGive it to every node, as `crl` in [security].\n"
+        ));
     }
     print(&format!(
         "took back {}, {count} in all: {path}\n\nGive it to every node, as `crl` in [security]: their links end at the next look.\n",
@@ -193,7 +196,20 @@ fn show(args: &ShowArgs) -> Result<(), Failure> {
     let mut text = String::new();
     let mut expired = Vec::new();
     for path in &args.files {
-        for info in read_certificates(path).map_err(unreadable)? {
+        let certificates = match read_certificates(path) {
+            // A file has one or the other.
+            Err(TlsError::Pem { .. }) if read_revocation_lists(path).is_ok() => {
+                for list in read_revocation_lists(path).map_err(unreadable)? {
+                    if !text.is_empty() {
+                        text.push('\n');
+                    }
+                    text.push_str(&describe_list(path, &list));
+                }
+                continue;
+            }
+            read => read.map_err(unreadable)?,
+        };
+        for info in certificates {
             let left = left(&info);
             if left.is_none() {
                 expired.push(path.display().to_string());
@@ -239,6 +255,20 @@ fn describe(path: &std::path::Path, info: &CertificateInfo, left: Option<u64>) -
     let text = table.to_string();
     // The head names the file that the rows are of.
     text.replacen("file", &path.display().to_string(), 1)
+}
+
+fn describe_list(path: &std::path::Path, list: &RevocationList) -> String {
+    let mut table = Table::new(&[(Align::Left, "file"), (Align::Left, "")]);
+    let taken = show_count(list.revoked.len() as u64, "certificate");
+    let mut row = |what: &str, value: String| table.row(vec![what.to_owned(), value]);
+    row("identity", format!("a revocation list, which takes back {taken}"));
+    row("issuer", list.issuer.clone());
+    row("made", list.made_text());
+    row("next due", list.next_text().unwrap_or_else(|| "not said".to_owned()));
+    for revoked in &list.revoked {
+        row("serial", format!("{} since {}", revoked.serial, revoked.since_text()));
+    }
+    table.to_string().replacen("file", &path.display().to_string(), 1)
 }
 
 /// Whole days until it expires; `None` once it has.
