@@ -139,6 +139,9 @@ fn a_process_that_is_not_there_is_told_with_69() {
     let cluster = Cluster::new(&[]);
     let nobody = cluster.admin("eu-p1").to_string();
     for command in ["status", "routes", "top"] {
+        let (code, _, stderr) = run(&[command, "--at", "127.1.0.1"]);
+        assert_eq!(code, 2, "{stderr}");
+        assert!(stderr.contains("`--at` needs HOST:PORT, such as 127.1.0.1:9400"), "{stderr}");
         let (code, _, stderr) = run(&[command, "--at", &nobody]);
         assert_eq!(code, 69, "{stderr}");
         assert!(stderr.contains(&format!("the admin API at {nobody} cannot be reached")), "{stderr}");
@@ -288,7 +291,7 @@ fn units_start_what_the_command_line_knows() {
         assert_eq!(code, 0, "{stderr}");
         assert!(help.contains(&format!("trunkline {role} ")), "{help}");
         assert_eq!(value("Type"), "notify-reload");
-        assert_eq!(value("RestartPreventExitStatus"), "2 78");
+        assert_eq!(value("RestartPreventExitStatus"), "2 65 78");
         for hardened in ["DynamicUser", "NoNewPrivileges", "PrivateDevices", "MemoryDenyWriteExecute"] {
             assert_eq!(value(hardened), "yes");
         }
