@@ -16,7 +16,7 @@ use rcgen::{
     SerialNumber,
 };
 use trunkline_mesh::{
-    CertificateInfo, ClusterId, Revocation, SpiffeId, TlsError, read_certificates, read_revocations,
+    CertificateInfo, ClusterId, Revocation, SpiffeId, TlsError, read_certificates, read_revocation_lists,
 };
 
 /// Days a CA is valid unless something else is asked for.
@@ -116,13 +116,15 @@ pub struct Made {
     pub info: CertificateInfo,
 }
 
-/// Makes a CA in a directory, as `ca.crt` and `ca.key`.
+/// Makes a CA in a directory, as `ca.crt` and `ca.key`, and the list of what it took back, `ca.crl`: with nothing on it, so
+/// that every node can be given one from the start.
 ///
 /// # Errors
 /// [`CaError`]; a CA that is there stays as it is.
 pub fn init(directory: &Path, cluster: &ClusterId, days: u32) -> Result<Made, CaError> {
     let (certificate, key) = (directory.join("ca.crt"), directory.join("ca.key"));
-    refuse_existing([&certificate, &key], ": move it away, or use another directory")?;
+    let list = certificate.with_extension("crl");
+    refuse_existing([&certificate, &key, &list], ": move it away, or use another directory")?;
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, format!("Trunkline CA of {cluster}"));
     params.subject_alt_names = vec![uri(&trust_domain(cluster))?];
@@ -131,8 +133,17 @@ pub fn init(directory: &Path, cluster: &ClusterId, days: u32) -> Result<Made, Ca
     (params.not_before, params.not_after) = validity(days);
     let pair = KeyPair::generate()?;
     let pem = params.self_signed(&pair)?.pem();
+    let key_pem = pair.serialize_pem();
+    let nothing =
+        list_pem(&Issuer::from_ca_cert_pem(&pem, pair)?, &BTreeMap::new(), params.not_after.into())?;
     make_directory(directory)?;
-    write_pair(&certificate, &pem, &key, &pair.serialize_pem(), false)?;
+    let placed = Draft::write(&list, &nothing, 0o644)?.place(false)?;
+    let outcome = write_pair(&certificate, &pem, &key, &key_pem, false);
+    if outcome.is_err() {
+        // Made a moment ago, and of a CA that is not there.
+        let _ = fs::remove_file(&placed);
+    }
+    outcome?;
     made(certificate, key)
 }
 
@@ -197,7 +208,7 @@ impl Authority {
     }
 
     /// Takes certificates back, of these files, beside those that were taken back before: in `ca.crl` beside the CA, which is
-    /// replaced whole. Gives its path and how many certificates it takes back.
+    /// replaced whole, and renewed where there are no files. Gives its path and how many certificates it takes back.
     ///
     /// # Errors
     /// [`CaError`]: the list stays as it was.
@@ -205,7 +216,8 @@ impl Authority {
         let path = self.certificate.with_extension("crl");
         let mut revoked = BTreeMap::new();
         if path.symlink_metadata().is_ok() {
-            for Revocation { serial, since_s } in read_revocations(&path)? {
+            let lists = read_revocation_lists(&path)?;
+            for Revocation { serial, since_s } in lists.into_iter().flat_map(|list| list.revoked) {
                 revoked.insert(serial, since_s);
             }
         }
@@ -217,23 +229,7 @@ impl Authority {
             }
             revoked.entry(info.serial).or_insert_with(now_s);
         }
-        let entry = |(serial, since_s): (&String, &i64)| RevokedCertParams {
-            serial_number: SerialNumber::from(bytes(serial)),
-            revocation_time: at(*since_s),
-            reason_code: None,
-            invalidity_date: None,
-        };
-        let list = CertificateRevocationListParams {
-            this_update: at(now_s()),
-            // It is replaced when something is added, not before a date.
-            next_update: at(self.info.not_after_s),
-            // Later lists have higher numbers.
-            crl_number: SerialNumber::from(u64::try_from(now_s()).unwrap_or_default()),
-            issuing_distribution_point: None,
-            revoked_certs: revoked.iter().map(entry).collect(),
-            key_identifier_method: KeyIdMethod::Sha256,
-        };
-        let pem = list.signed_by(&self.issuer)?.pem()?;
+        let pem = list_pem(&self.issuer, &revoked, at(self.info.not_after_s))?;
         Draft::write(&path, &pem, 0o644)?.place(true)?;
         Ok((path, revoked.len()))
     }
@@ -270,6 +266,31 @@ impl Authority {
             wanted: cluster.clone(),
         })
     }
+}
+
+/// A signed list of these serial numbers, each with when it was taken back. It is replaced when something is added, not before
+/// a date: `until` is the end of the CA.
+fn list_pem(
+    issuer: &Issuer<'_, KeyPair>,
+    revoked: &BTreeMap<String, i64>,
+    until: SystemTime,
+) -> Result<String, CaError> {
+    let entry = |(serial, since_s): (&String, &i64)| RevokedCertParams {
+        serial_number: SerialNumber::from(bytes(serial)),
+        revocation_time: at(*since_s),
+        reason_code: None,
+        invalidity_date: None,
+    };
+    let list = CertificateRevocationListParams {
+        this_update: at(now_s()),
+        next_update: until.into(),
+        // Later lists have higher numbers.
+        crl_number: SerialNumber::from(u64::try_from(now_s()).unwrap_or_default()),
+        issuing_distribution_point: None,
+        revoked_certs: revoked.iter().map(entry).collect(),
+        key_identifier_method: KeyIdMethod::Sha256,
+    };
+    Ok(list.signed_by(issuer)?.pem()?)
 }
 
 fn trust_domain(cluster: &ClusterId) -> String {

@@ -71,7 +71,7 @@ enum Command {
     Send(send::SendArgs),
     /// Check a configuration file and show what it says
     CheckConfig(check::CheckArgs),
-    /// Make a CA and certificates for nodes, and show what certificates say
+    /// Make a CA and certificates for nodes, take them back, and show what they and revocation lists say
     #[command(subcommand)]
     Ca(ca::CaCommand),
     /// Show what a running node is and does: health, links, queues

@@ -77,6 +77,14 @@ fn status_routes_and_top_show_a_running_sender() {
 
     let status = of(ask("status", &["--json"]));
     assert_eq!((&status["node"], &status["ready"]), (&"us-leader".into(), &true.into()));
+    let link = status["links"].as_array().unwrap().iter().find(|of| of["peer"] == "eu-p1").unwrap();
+    for (lane, connection) in ["control", "bulk"].iter().zip(link["connections"].as_array().unwrap()) {
+        assert_eq!((&connection["lane"], &connection["socket"]["no_delay"]), (&(*lane).into(), &true.into()));
+        if cfg!(target_os = "linux") {
+            // Twice the default of `silence_timeout`.
+            assert_eq!(connection["socket"]["user_timeout_ms"], 6_000);
+        }
+    }
     let table = text(ask("status", &[]));
     assert!(table.starts_with("us-leader: origin of datacenter us, cluster example, version "), "{table}");
     let row = table.lines().find(|line| line.starts_with("eu-p1 ")).unwrap_or_else(|| panic!("{table}"));
@@ -131,6 +139,9 @@ fn a_process_that_is_not_there_is_told_with_69() {
     let cluster = Cluster::new(&[]);
     let nobody = cluster.admin("eu-p1").to_string();
     for command in ["status", "routes", "top"] {
+        let (code, _, stderr) = run(&[command, "--at", "127.1.0.1"]);
+        assert_eq!(code, 2, "{stderr}");
+        assert!(stderr.contains("`--at` needs HOST:PORT, such as 127.1.0.1:9400"), "{stderr}");
         let (code, _, stderr) = run(&[command, "--at", &nobody]);
         assert_eq!(code, 69, "{stderr}");
         assert!(stderr.contains(&format!("the admin API at {nobody} cannot be reached")), "{stderr}");
@@ -280,7 +291,7 @@ fn units_start_what_the_command_line_knows() {
         assert_eq!(code, 0, "{stderr}");
         assert!(help.contains(&format!("trunkline {role} ")), "{help}");
         assert_eq!(value("Type"), "notify-reload");
-        assert_eq!(value("RestartPreventExitStatus"), "2 78");
+        assert_eq!(value("RestartPreventExitStatus"), "2 65 78");
         for hardened in ["DynamicUser", "NoNewPrivileges", "PrivateDevices", "MemoryDenyWriteExecute"] {
             assert_eq!(value(hardened), "yes");
         }

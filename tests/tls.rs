@@ -205,7 +205,7 @@ fn keys_are_their_owners_alone_and_never_shown_and_nothing_is_overwritten() {
     assert_ne!(read("eu-p1.crt"), before[2]);
     assert_eq!(mode(&at("eu-p1.key")), 0o600);
     let files: Vec<_> = std::fs::read_dir(at("")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    assert_eq!(files.len(), 6, "nothing half made is left: {files:?}");
+    assert_eq!(files.len(), 7, "nothing half made is left: {files:?}");
 }
 
 #[test]
@@ -317,11 +317,11 @@ fn a_full_disk_leaves_no_half_of_a_certificate() {
     assert_eq!(run(&init).0, 0);
     let issue = ["ca", "issue", "--dir", path, "--cluster", "example", "--dc", "eu", "--node", "eu-m1"];
     assert_eq!(full(&issue).0, 74);
-    assert_eq!(listed(), ["ca.crt", "ca.key"]);
+    assert_eq!(listed(), ["ca.crl", "ca.crt", "ca.key"]);
     assert_eq!(run(&issue).0, 0);
     let before = std::fs::read(directory.path().join("ca/eu-m1.crt")).unwrap();
     assert_eq!(full(&[&issue[..], &["--replace"]].concat()).0, 74);
-    assert_eq!(listed(), ["ca.crt", "ca.key", "eu-m1.crt", "eu-m1.key"]);
+    assert_eq!(listed(), ["ca.crl", "ca.crt", "ca.key", "eu-m1.crt", "eu-m1.key"]);
     assert_eq!(std::fs::read(directory.path().join("ca/eu-m1.crt")).unwrap(), before);
 }
 
@@ -334,16 +334,30 @@ fn a_certificate_that_is_taken_back_is_refused_by_a_running_cluster() {
     ca(&["init", "--cluster", "example", "--dir", &directory]);
     issue_all(&cluster, &[]);
     let file = |name: &str| cluster.path("tls").join(name).to_str().unwrap().to_owned();
-    // Of a node that is gone, so that there is a list.
-    let gone = ["--node", "gone", "--cluster", "example", "--dc", "eu"];
-    ca(&[&["issue", "--dir", &directory][..], &gone].concat());
     let revoke = |node: &str| ca(&["revoke", "--dir", &directory, &file(&format!("{node}.crt"))]);
-    assert!(revoke("gone").contains("took back 1 certificate, 1 in all"));
+    // The list of `ca init`, which takes nothing back.
     let _nodes = cluster.start_all(&["eu-m1", "eu-p1", "eu-p2"]);
     let linked = |peer: &str| metric(&cluster, "eu-m1", "trunkline_link_up", peer).filter(|up| *up > 0.5);
     poll("both proxies are linked", SOON, || linked("eu-p1").and(linked("eu-p2")));
-    assert!(revoke("eu-p1").contains("took back 1 certificate, 2 in all"));
-    assert!(revoke("eu-p1").contains("2 in all"), "twice is once");
+    assert!(ca(&["revoke", "--dir", &directory]).contains("which takes back 0 certificates"));
+    assert!(revoke("eu-p1").contains("took back 1 certificate, 1 in all"));
+    assert!(revoke("eu-p1").contains("1 in all"), "twice is once");
+    let renewed = ca(&["revoke", "--dir", &directory]);
+    assert!(
+        renewed.contains("renewed ") && renewed.contains("which takes back 1 certificate\n"),
+        "{renewed}"
+    );
+    let (serial, shown) = (ca(&["show", &file("eu-p1.crt")]), ca(&["show", &file("ca.crl")]));
+    let serial = serial.lines().find_map(|line| line.strip_prefix("serial")).unwrap().trim();
+    for part in ["a revocation list, which takes back 1 certificate", "Trunkline CA of example", serial] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+    let (code, _, stderr) = run(&["check-config", cluster.file(), "--node", "eu-p1"]);
+    assert_eq!(code, 78, "{stderr}");
+    assert!(
+        stderr.contains("eu-p1.crt was revoked by the list in ") && !stderr.contains("does not follow"),
+        "{stderr}"
+    );
     poll("one is no longer", SOON, || linked("eu-p1").is_none().then_some(()));
     let refused = || metric(&cluster, "eu-m1", "trunkline_tls_handshakes_failed_total", "revoked");
     poll("and is refused", SOON, || refused().filter(|count| *count >= 1.0));

@@ -170,6 +170,15 @@ impl Lane {
         }
     }
 
+    /// Its name, for logs and status.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Control => "control",
+            Self::Bulk => "bulk",
+        }
+    }
+
     /// The inverse of [`Lane::index`].
     #[must_use]
     pub fn from_index(index: u8) -> Option<Self> {
@@ -179,10 +188,7 @@ impl Lane {
 
 impl fmt::Display for Lane {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Control => "control",
-            Self::Bulk => "bulk",
-        })
+        f.pad(self.label())
     }
 }
 

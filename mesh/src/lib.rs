@@ -91,8 +91,8 @@ mod net;
 pub use id::{ClusterId, Datacenter, Incarnation, Lane, NameError, NodeId, Seq, SpiffeError, SpiffeId};
 pub use message::{Batch, Delivery, FailReason, Message, Outcome, Route};
 pub use net::{
-    CHECK_INTERVAL, CertificateError, CertificateInfo, Credentials, Reloaded, Revocation, Security, TlsError,
-    TlsFiles, read_certificates, read_revocations,
+    CHECK_INTERVAL, CertificateError, CertificateInfo, Credentials, Reloaded, Revocation, RevocationList,
+    Security, TlsError, TlsFiles, read_certificates, read_revocation_lists,
 };
 pub use net::{Client, Config, Inbox, JoinError, Mesh, Receipt, SendError, TrySendError, join};
 pub use proto::node::PingError;

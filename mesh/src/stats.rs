@@ -1,11 +1,13 @@
 //! What a node counted, as plain numbers: the machines stay free of metric libraries, an exporter reads a copy.
 
+pub mod connection;
 pub mod decision;
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use self::connection::ConnectionStatus;
 use crate::id::{Datacenter, Incarnation, NodeId};
 use crate::message::FailReason;
 
@@ -252,6 +254,8 @@ pub struct LinkStatus {
     pub rtt_min_us: Option<u64>,
     /// Peer's clock minus ours, µs, within ± half the smallest round trip; `None` before the first sample.
     pub clock_offset_us: Option<i64>,
+    /// Its connections, control first; those that are not there yet, or no more, are left out.
+    pub connections: Vec<ConnectionStatus>,
 }
 
 /// A sender's view of one proxy.

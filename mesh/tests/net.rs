@@ -8,6 +8,7 @@ use support::{Cluster, Raw, dc, eventually, id, soon};
 use tokio::net::{TcpListener, TcpStream};
 use trunkline_mesh::proto::frame::{FrameType, HEADER_BYTES, Received};
 use trunkline_mesh::proto::wire::{CloseCode, Hello, PREAMBLE, RefuseCode, WIRE_VERSION};
+use trunkline_mesh::stats::connection::SocketStatus;
 use trunkline_mesh::{
     Batch, ClusterId, Config, Incarnation, JoinError, Lane, Message, Roles, SendError, Settings,
     TrySendError, join,
@@ -47,6 +48,54 @@ async fn links_come_up_between_origin_proxy_and_member() {
     }
     let sent = &leader.mesh().stats().datacenters[&dc("eu")];
     assert!(sent.sent.wire > 0 && sent.received_wire > 0, "{sent:?}");
+}
+
+/// Whatever protects the link, and whichever side dialled.
+#[tokio::test]
+async fn every_connection_shows_what_the_kernel_took_for_its_socket() {
+    for tls in [false, true] {
+        let mut cluster = if tls { small().with_tls() } else { small() };
+        cluster.settings.silence_timeout = Duration::from_millis(4_321);
+        let member = cluster.start("eu-m").await;
+        let proxy = cluster.start("eu-p").await;
+        eventually("the link", || proxy.reaches("eu-m") && linked_from(&member, "eu-p")).await;
+        let other = Settings { silence_timeout: Duration::from_secs(9), ..cluster.settings.clone() };
+        proxy.mesh().set_settings(&other).unwrap();
+
+        let mut conns = Vec::new();
+        for (node, peer) in [(&proxy, "eu-m"), (&member, "eu-p")] {
+            let links = node.mesh().status().links;
+            let link = links.iter().find(|link| link.peer.as_str() == peer).unwrap();
+            assert_eq!(link.connections.iter().map(|of| of.lane).collect::<Vec<_>>(), ["control", "bulk"]);
+            for connection in &link.connections {
+                let socket = connection.socket.as_ref().unwrap_or_else(|| panic!("no socket: {link:?}"));
+                check_socket(socket);
+                conns.push((node.mesh().local_addr(), connection.conn));
+            }
+        }
+        conns.sort_unstable();
+        conns.dedup();
+        assert_eq!(conns.len(), 4, "every connection has a number of its own");
+    }
+}
+
+/// The peer's link to this node is up.
+fn linked_from(node: &support::Running, peer: &str) -> bool {
+    node.mesh().status().links.iter().any(|link| link.up && link.peer.as_str() == peer)
+}
+
+fn check_socket(socket: &SocketStatus) {
+    assert_eq!((socket.no_delay, socket.keepalive), (Some(true), Some(true)), "{socket:?}");
+    assert!(socket.send_buffer_bytes > Some(0) && socket.receive_buffer_bytes > Some(0), "{socket:?}");
+    if cfg!(target_os = "linux") {
+        // Twice the silence timeout of when it began, whatever that is by now.
+        assert_eq!(socket.user_timeout_ms, Some(8_642));
+        assert_eq!(socket.unsent_bytes_max, Some(128 * 1024));
+        let keepalive = (socket.keepalive_idle_s, socket.keepalive_interval_s, socket.keepalive_probes);
+        assert_eq!(keepalive, (Some(10), Some(3), Some(3)));
+        let default = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control").unwrap();
+        assert_eq!(socket.congestion.as_deref(), Some(default.trim()));
+    }
 }
 
 #[tokio::test]

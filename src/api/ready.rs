@@ -85,6 +85,7 @@ mod tests {
             rtt_us: None,
             rtt_min_us: None,
             clock_offset_us: None,
+            connections: Vec::new(),
         };
         Status {
             node: NodeId::new("p").unwrap(),

@@ -6,7 +6,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Subcommand};
 use trunkline_mesh::{
-    CertificateInfo, ClusterId, Datacenter, NodeId, NodeSpec, SpiffeId, TlsError, read_certificates,
+    CertificateInfo, ClusterId, Datacenter, NodeId, NodeSpec, RevocationList, SpiffeId, TlsError,
+    read_certificates, read_revocation_lists,
 };
 
 use super::failure::Failure;
@@ -17,13 +18,13 @@ use crate::config::{Config, nearest};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum CaCommand {
-    /// Make a CA: ca.crt, which every node gets, and ca.key, which no node gets
+    /// Make a CA: ca.crt and ca.crl, which every node gets, and ca.key, which no node gets
     Init(InitArgs),
     /// Issue certificates to nodes: NODE.crt and NODE.key
     Issue(IssueArgs),
-    /// Take certificates back: ca.crl, which every node gets, then has them and all before
+    /// Take certificates back: ca.crl, which every node gets, then has them and all before; without FILE it is renewed
     Revoke(RevokeArgs),
-    /// Show what the certificates of files say; exit code 1 if one of them has expired
+    /// Show what the certificates and revocation lists of files say; exit code 1 if a certificate has expired
     Show(ShowArgs),
 }
 
@@ -77,13 +78,13 @@ pub(super) struct RevokeArgs {
     #[arg(long, value_name = "DIR", default_value = "ca")]
     dir: PathBuf,
     /// Files with the certificates that are to be taken back, in PEM
-    #[arg(value_name = "FILE", required = true)]
+    #[arg(value_name = "FILE")]
     files: Vec<PathBuf>,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct ShowArgs {
-    /// Files with certificates in PEM
+    /// Files with certificates or revocation lists in PEM
     #[arg(value_name = "FILE", required = true)]
     files: Vec<PathBuf>,
 }
@@ -94,7 +95,7 @@ pub(super) fn ca(command: &CaCommand) -> Result<(), Failure> {
             let made = init(&args.dir, &args.cluster, args.days)?;
             print(&format!(
                 "made the CA of cluster {}, valid until {}\n\n{}\n\
-                 Give ca.crt to every node. Keep ca.key away from all of them: who has it can be any node.\n",
+                 Give ca.crt and ca.crl, the list of what it takes back, to every node. Keep ca.key away from all of them: who has it can be any node.\n",
                 args.cluster,
                 made.info.not_after_text(),
                 files(std::slice::from_ref(&made)),
@@ -120,7 +121,7 @@ fn issue(args: &IssueArgs) -> Result<(), Failure> {
         made.push(authority.issue(node, args.days, out, args.replace)?);
     }
     print(&format!(
-        "issued {}\n\n{}\nGive each node its own two files and ca.crt, as [security] of the configuration names them.\n",
+        "issued {}\n\n{}\nGive each node its own two files, ca.crt and ca.crl, as [security] of the configuration names them.\n",
         show_count(made.len() as u64, "certificate"),
         files(&made),
     ))
@@ -128,11 +129,16 @@ fn issue(args: &IssueArgs) -> Result<(), Failure> {
 
 fn revoke(args: &RevokeArgs) -> Result<(), Failure> {
     let (path, count) = Authority::load(&args.dir)?.revoke(&args.files)?;
+    let path = path.display();
+    if args.files.is_empty() {
+        let taken = show_count(count as u64, "certificate");
+        return print(&format!(
+            "renewed {path}, which takes back {taken}\n\nGive it to every node, as `crl` in [security].\n"
+        ));
+    }
     print(&format!(
-        "took back {}, {} in all: {}\n\nGive it to every node, as `crl` in [security]: their links end at the next look.\n",
+        "took back {}, {count} in all: {path}\n\nGive it to every node, as `crl` in [security]: their links end at the next look.\n",
         show_count(args.files.len() as u64, "certificate"),
-        count,
-        path.display(),
     ))
 }
 
@@ -190,7 +196,20 @@ fn show(args: &ShowArgs) -> Result<(), Failure> {
     let mut text = String::new();
     let mut expired = Vec::new();
     for path in &args.files {
-        for info in read_certificates(path).map_err(unreadable)? {
+        let certificates = match read_certificates(path) {
+            // A file has one or the other.
+            Err(TlsError::Pem { .. }) if read_revocation_lists(path).is_ok() => {
+                for list in read_revocation_lists(path).map_err(unreadable)? {
+                    if !text.is_empty() {
+                        text.push('\n');
+                    }
+                    text.push_str(&describe_list(path, &list));
+                }
+                continue;
+            }
+            read => read.map_err(unreadable)?,
+        };
+        for info in certificates {
             let left = left(&info);
             if left.is_none() {
                 expired.push(path.display().to_string());
@@ -236,6 +255,20 @@ fn describe(path: &std::path::Path, info: &CertificateInfo, left: Option<u64>) -
     let text = table.to_string();
     // The head names the file that the rows are of.
     text.replacen("file", &path.display().to_string(), 1)
+}
+
+fn describe_list(path: &std::path::Path, list: &RevocationList) -> String {
+    let mut table = Table::new(&[(Align::Left, "file"), (Align::Left, "")]);
+    let taken = show_count(list.revoked.len() as u64, "certificate");
+    let mut row = |what: &str, value: String| table.row(vec![what.to_owned(), value]);
+    row("identity", format!("a revocation list, which takes back {taken}"));
+    row("issuer", list.issuer.clone());
+    row("made", list.made_text());
+    row("next due", list.next_text().unwrap_or_else(|| "not said".to_owned()));
+    for revoked in &list.revoked {
+        row("serial", format!("{} since {}", revoked.serial, revoked.since_text()));
+    }
+    table.to_string().replacen("file", &path.display().to_string(), 1)
 }
 
 /// Whole days until it expires; `None` once it has.

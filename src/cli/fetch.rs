@@ -44,6 +44,10 @@ impl At {
     /// The process that is meant.
     pub(super) fn process(&self) -> Result<Process, Failure> {
         if let Some(address) = &self.at {
+            if !is_address(address) {
+                let why = "`--at` needs HOST:PORT, such as 127.1.0.1:9400".to_owned();
+                return Err(Failure::Usage(why));
+            }
             return Ok(Process { address: address.clone() });
         }
         let Some(file) = &self.config else {
@@ -138,6 +142,13 @@ impl Process {
     }
 }
 
+/// Whether this can be dialled at all: what is wrong with the command line is said as such, not as a node that is away.
+fn is_address(text: &str) -> bool {
+    let Some((host, port)) = text.rsplit_once(':') else { return false };
+    let is_host = !host.is_empty() && (!host.contains(':') || host.starts_with('[') && host.ends_with(']'));
+    is_host && port.parse::<u16>().is_ok_and(|port| port > 0)
+}
+
 /// A JSON value as something that is known.
 pub(super) fn read<T: DeserializeOwned>(value: Value) -> Result<T, serde_json::Error> {
     serde_json::from_value(value)
@@ -166,6 +177,18 @@ mod tests {
     fn what_a_process_says_does_not_steer_the_terminal() {
         let value = harmless(json!({ "a": ["\u{1b}[2J", 1], "b": { "c": "é\n" } }));
         assert_eq!(value, json!({ "a": ["?[2J", 1], "b": { "c": "é?" } }));
+    }
+
+    #[test]
+    fn an_address_has_a_host_and_a_port() {
+        for good in ["127.1.0.1:9400", "[::1]:9400", "eu-p1.example:1"] {
+            assert!(is_address(good), "{good}");
+        }
+        for bad in
+            ["", "127.1.0.1", "eu-p1", ":9400", "eu-p1:", "eu-p1:0", "eu-p1:70000", "eu-p1:http", "::1"]
+        {
+            assert!(!is_address(bad), "{bad}");
+        }
     }
 
     #[tokio::test]

@@ -83,7 +83,11 @@ pub(super) async fn routes(args: RoutesArgs) -> Result<(), Failure> {
 }
 
 impl Routes {
-    fn describe(&self, last: usize) -> String {
+    fn describe(&mut self, last: usize) -> String {
+        // A node tells them by when they began; what matters here is what it did last.
+        for datacenter in &mut self.datacenters {
+            datacenter.decisions.sort_by_key(|decision| std::cmp::Reverse(decision.last_unix_ms));
+        }
         if !self.origin {
             return format!("{} is no origin: it sends no batches and has no routes\n", self.node);
         }
@@ -167,15 +171,19 @@ mod tests {
                     "attempt_timeout_ms": 90, "linked": state != "down", "rtt_us": 40_000, "ack_us": null,
                     "failures": 1, "trial": false })
         };
+        // It began later, and the other one went on for longer.
+        let ended = json!({ "number": 10, "destination": "eu-m2", "lane": "bulk", "attempt": 1,
+            "way": "proxy", "proxy": "eu-p1", "why": "in_use", "probing": false, "times": 1,
+            "first_unix_ms": 2_000, "last_unix_ms": 2_000, "passed": [] });
         let decision = json!({ "number": 9, "destination": "eu-m1", "lane": "bulk", "attempt": 2,
             "way": "direct", "proxy": null, "why": "proxies_passed", "probing": true, "times": 3,
             "first_unix_ms": 1_000, "last_unix_ms": 8_500, "passed": [
                 { "way": "proxy", "proxy": "eu-p1", "why": "snoozed", "left_ms": 800 },
                 { "way": "proxy", "proxy": "eu-p2", "why": "not_linked", "left_ms": null } ] });
-        let routes: Routes = read(json!({ "node": "us-leader", "origin": true, "now_unix_ms": 10_000,
+        let mut routes: Routes = read(json!({ "node": "us-leader", "origin": true, "now_unix_ms": 10_000,
             "datacenters": [{ "name": "eu", "local": false, "queued_bytes": 0, "pending_messages": 0,
                 "routes": [route("eu-p1", "snoozed", 700), route("eu-p2", "down", 0)],
-                "decisions_forgotten": 2, "decisions": [decision] }] }))
+                "decisions_forgotten": 2, "decisions": [ended, decision] }] }))
         .unwrap();
         let text = "\
 us-leader: 1 datacenter
@@ -185,11 +193,13 @@ eu          eu-p1  snoozed       700 ms       40 ms    -        90 ms         1
 eu          eu-p2  down               -       40 ms    -            -         1
 
 eu: direct: no proxy is usable, and 2 before these
-     last  times  destination  lane  attempt  way     why
-1.5 s ago      3  eu-m1        bulk        2  direct  proxies passed, one message at a time, eu-p1 snoozed (800 ms left), eu-p2 not linked
+     last  times  destination  lane  attempt  way       why
+1.5 s ago      3  eu-m1        bulk        2  direct    proxies passed, one message at a time, eu-p1 snoozed (800 ms left), eu-p2 not linked
+  8 s ago      1  eu-m2        bulk        1  by eu-p1  in use
 ";
         assert_eq!(routes.describe(20), text);
-        let member = Routes { node: "m".to_owned(), origin: false, now_unix_ms: 0, datacenters: Vec::new() };
+        let mut member =
+            Routes { node: "m".to_owned(), origin: false, now_unix_ms: 0, datacenters: Vec::new() };
         assert_eq!(member.describe(20), "m is no origin: it sends no batches and has no routes\n");
     }
 }

@@ -48,6 +48,19 @@ pub(super) struct Link {
     rtt_us: Option<u64>,
     rtt_min_us: Option<u64>,
     clock_offset_us: Option<i64>,
+    #[serde(default)]
+    connections: Vec<Connection>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct Connection {
+    socket: Option<Socket>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct Socket {
+    congestion: Option<String>,
+    unsent_bytes_max: Option<u64>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -139,6 +152,8 @@ impl Status {
             (Align::Right, "round trip"),
             (Align::Right, "least"),
             (Align::Right, "clock offset"),
+            (Align::Left, "congestion"),
+            (Align::Right, "unsent limit"),
         ]);
         for link in &self.links {
             let state = match (link.up, link.draining) {
@@ -154,6 +169,8 @@ impl Status {
                 time(link.rtt_us),
                 time(link.rtt_min_us),
                 link.clock_offset_us.map_or_else(|| "-".to_owned(), offset),
+                link.of_sockets(|socket| socket.congestion.clone()),
+                link.of_sockets(|socket| socket.unsent_bytes_max.map(show_bytes)),
             ]);
         }
         let _ = write!(text, "\n{}\n", show_count(self.links.len() as u64, "link"));
@@ -164,6 +181,16 @@ impl Status {
             let _ = write!(text, "\n{}", datacenters(&self.datacenters));
         }
         text
+    }
+}
+
+impl Link {
+    /// What its sockets took for an option: once if they agree, which they do unless the system was set up anew in between.
+    fn of_sockets(&self, option: impl Fn(&Socket) -> Option<String>) -> String {
+        let sockets = self.connections.iter().filter_map(|connection| connection.socket.as_ref());
+        let mut took: Vec<String> = sockets.filter_map(option).collect();
+        took.dedup();
+        if took.is_empty() { "-".to_owned() } else { took.join(", ") }
     }
 }
 
@@ -269,7 +296,13 @@ mod tests {
             "inbox_bytes": 2_048, "held_bytes": 0, "later": "is ignored",
             "links": [
                 { "peer": "eu-p1", "datacenter": "eu", "dialled": true, "up": true, "draining": false,
-                  "rtt_us": 40_500, "rtt_min_us": 40_000, "clock_offset_us": -1_500 },
+                  "rtt_us": 40_500, "rtt_min_us": 40_000, "clock_offset_us": -1_500,
+                  "connections": [
+                      { "conn": 1, "lane": "control",
+                        "socket": { "congestion": "cubic", "unsent_bytes_max": 131_072 } },
+                      { "conn": 2, "lane": "bulk",
+                        "socket": { "congestion": "bbr", "unsent_bytes_max": 131_072 } },
+                  ] },
                 { "peer": "eu-p2", "datacenter": "eu", "dialled": true, "up": false, "draining": false,
                   "rtt_us": null, "rtt_min_us": null, "clock_offset_us": null },
             ],
@@ -284,9 +317,9 @@ not ready: the node is draining
 in the inbox: 2 KiB
 
 2 links
-peer   datacenter  opened by  link     round trip  least  clock offset
-eu-p1  eu          this node  up          40.5 ms  40 ms       -1.5 ms
-eu-p2  eu          this node  opening           -      -             -
+peer   datacenter  opened by  link     round trip  least  clock offset  congestion  unsent limit
+eu-p1  eu          this node  up          40.5 ms  40 ms       -1.5 ms  cubic, bbr       128 KiB
+eu-p2  eu          this node  opening           -      -             -  -                      -
 
 datacenter  way        queued    pending
 eu          by eu-p1  1.5 KiB  1 message

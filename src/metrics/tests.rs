@@ -31,6 +31,7 @@ fn link(peer: &str, up: bool, rtt_us: Option<u64>) -> LinkStatus {
         rtt_us,
         rtt_min_us: rtt_us,
         clock_offset_us: rtt_us.map(|_| -1_500),
+        connections: Vec::new(),
     }
 }
 

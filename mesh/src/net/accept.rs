@@ -87,6 +87,7 @@ fn take(shared: &Arc<Shared>, stream: TcpStream) {
     match verdict {
         Ok(Verdict::Taken(port)) => {
             socket::tune_accepted(&stream, shared.silence_timeout());
+            port.set_up(socket::took(&stream));
             start_connection(shared, port, stream);
         }
         // A stranger within TLS would have to be shaken hands with first.

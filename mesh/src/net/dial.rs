@@ -25,6 +25,7 @@ pub(super) fn start(shared: &Arc<Shared>, port: Arc<Port>, address: SocketAddr) 
                 let _ = shared.with(|core, now| core.node.handle_dial_failed(port.id, now));
             }
             Ok(stream) => {
+                port.set_up(socket::took(&stream));
                 let Some((input, output)) = secure(shared, port, stream, Side::Dials).await else {
                     let _ = shared.with(|core, now| core.node.handle_dial_failed(port.id, now));
                     return;

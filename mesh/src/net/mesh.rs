@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::first_open;
-use super::shared::Shared;
+use super::shared::{Core, Shared};
 use super::tls::{Reloaded, Tls, TlsError, wall_s};
 use crate::id::{Datacenter, NodeId};
 use crate::proto::node::PingError;
@@ -78,7 +78,7 @@ impl Mesh {
     /// What the node is and does now.
     #[must_use]
     pub fn status(&self) -> Status {
-        self.shared().look(|core, now| core.node.status(now))
+        self.shared().look(Core::status)
     }
 
     /// How a sender reaches every datacenter, and the latest decisions that led there. A copy.

@@ -44,8 +44,8 @@ pub use inbox::Inbox;
 pub use mesh::Mesh;
 pub use receipt::Receipt;
 pub use tls::{
-    CHECK_INTERVAL, CertificateError, CertificateInfo, Credentials, Reloaded, Revocation, TlsError, TlsFiles,
-    read_certificates, read_revocations,
+    CHECK_INTERVAL, CertificateError, CertificateInfo, Credentials, Reloaded, Revocation, RevocationList,
+    TlsError, TlsFiles, read_certificates, read_revocation_lists,
 };
 
 use crate::id::{Incarnation, NodeId};

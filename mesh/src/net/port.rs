@@ -1,6 +1,6 @@
 //! What the rest of the shell knows of a connection: a bell for its writer, and the word that it is over.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 
 use super::tls::Shown;
 use crate::proto::node::{ConnId, Opened};
+use crate::stats::connection::SocketStatus;
 
 /// Longest time a farewell may take: writing the last words, and waiting for the peer to have read them.
 pub(super) const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
@@ -34,6 +35,7 @@ pub(super) struct Port {
     pub(super) bell: Notify,
     opened: OnceLock<Opened>,
     shown: OnceLock<Shown>,
+    socket: OnceLock<Arc<SocketStatus>>,
     end: OnceLock<End>,
     ended: Notify,
 }
@@ -45,6 +47,7 @@ impl Port {
             bell: Notify::new(),
             opened: OnceLock::new(),
             shown: OnceLock::new(),
+            socket: OnceLock::new(),
             end: OnceLock::new(),
             ended: Notify::new(),
         }
@@ -70,6 +73,17 @@ impl Port {
     /// The certificate of the peer, once it is verified.
     pub(super) fn shown(&self) -> Option<&Shown> {
         self.shown.get()
+    }
+
+    /// The connection has a socket, which took these options.
+    pub(super) fn set_up(&self, socket: SocketStatus) {
+        // A connection has one socket.
+        let _ = self.socket.set(Arc::new(socket));
+    }
+
+    /// What the socket took, once there is one.
+    pub(super) fn socket(&self) -> Option<&Arc<SocketStatus>> {
+        self.socket.get()
     }
 
     /// Tells the connection's tasks to end. The first word counts.

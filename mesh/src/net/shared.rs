@@ -18,6 +18,7 @@ use crate::message::Outcome;
 use crate::proto::node::{Action, ConnId, Node, NodeInit, NotInTopology};
 use crate::proto::time::Micros;
 use crate::settings::Settings;
+use crate::stats::Status;
 use crate::stats::decision::Pinged;
 
 /// The machine panicked, which is a defect of this crate: the mesh is closed and its state is not used any more.
@@ -295,6 +296,16 @@ impl Core {
         if let Some(connection) = self.ports.get_mut(&id) {
             connection.busy = busy;
         }
+    }
+
+    /// What the machine says of the node, with what the sockets of its connections took.
+    pub(super) fn status(&self, now: Micros) -> Status {
+        let mut status = self.node.status(now);
+        for connection in status.links.iter_mut().flat_map(|link| &mut link.connections) {
+            let port = self.ports.get(&ConnId(connection.conn)).map(|of| &of.port);
+            connection.socket = port.and_then(|port| port.socket().cloned());
+        }
+        status
     }
 
     /// Nothing is left to finish, and nothing to write.

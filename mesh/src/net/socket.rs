@@ -7,6 +7,8 @@ use std::time::Duration;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
+use crate::stats::connection::SocketStatus;
+
 /// Connections the kernel completes ahead of the accept task.
 const BACKLOG: u32 = 1024;
 
@@ -38,6 +40,36 @@ pub(super) async fn connect(address: SocketAddr, silence_timeout: Duration) -> i
 /// Options of a connection that came in.
 pub(super) fn tune_accepted(stream: &TcpStream, silence_timeout: Duration) {
     tune(&SockRef::from(stream), silence_timeout);
+}
+
+/// What the kernel gives back for the options of a connection, which can be less, or more, than it was asked for.
+pub(super) fn took(stream: &TcpStream) -> SocketStatus {
+    let socket = SockRef::from(stream);
+    let status = SocketStatus {
+        no_delay: socket.tcp_nodelay().ok(),
+        keepalive: socket.keepalive().ok(),
+        send_buffer_bytes: socket.send_buffer_size().ok(),
+        receive_buffer_bytes: socket.recv_buffer_size().ok(),
+        ..SocketStatus::default()
+    };
+    #[cfg(target_os = "linux")]
+    let status = SocketStatus {
+        unsent_bytes_max: socket.tcp_notsent_lowat().ok(),
+        user_timeout_ms: socket.tcp_user_timeout().ok().map(|timeout| {
+            let ms = timeout.unwrap_or_default().as_millis();
+            u64::try_from(ms).unwrap_or(u64::MAX)
+        }),
+        keepalive_idle_s: socket.tcp_keepalive_time().ok().map(|idle| idle.as_secs()),
+        keepalive_interval_s: socket.tcp_keepalive_interval().ok().map(|interval| interval.as_secs()),
+        keepalive_probes: socket.tcp_keepalive_retries().ok(),
+        congestion: socket.tcp_congestion().ok().map(|name| {
+            // Padded with zeros to the longest there can be.
+            let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
+            String::from_utf8_lossy(name).into_owned()
+        }),
+        ..status
+    };
+    status
 }
 
 fn new_socket(address: SocketAddr) -> io::Result<TcpSocket> {
@@ -79,13 +111,16 @@ mod tests {
         let (dialled, (accepted, _)) = (dialled.unwrap(), accepted.unwrap());
         tune_accepted(&accepted, silence);
         for stream in [&dialled, &accepted] {
-            let socket = SockRef::from(stream);
-            assert!(socket.tcp_nodelay().unwrap());
-            assert!(socket.keepalive().unwrap());
+            let took = took(stream);
+            assert_eq!((took.no_delay, took.keepalive), (Some(true), Some(true)));
+            assert!(took.send_buffer_bytes > Some(0) && took.receive_buffer_bytes > Some(0), "{took:?}");
             #[cfg(target_os = "linux")]
             {
-                assert_eq!(socket.tcp_user_timeout().unwrap(), Some(silence * 2));
-                assert_eq!(socket.tcp_notsent_lowat().unwrap(), NOTSENT_LOWAT_BYTES);
+                assert_eq!(took.user_timeout_ms, Some(6_000));
+                assert_eq!(took.unsent_bytes_max, Some(NOTSENT_LOWAT_BYTES));
+                assert_eq!(took.keepalive_idle_s, Some(KEEPALIVE_IDLE.as_secs()));
+                assert_eq!(took.keepalive_interval_s, Some(KEEPALIVE_INTERVAL.as_secs()));
+                assert_eq!(took.keepalive_probes, Some(KEEPALIVE_PROBES));
             }
         }
     }

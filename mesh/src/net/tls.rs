@@ -32,7 +32,7 @@ pub use certificate::{CertificateError, CertificateInfo};
 pub use credentials::{CHECK_INTERVAL, Credentials, TlsError, TlsFiles, read_certificates};
 use failure::TlsFailure;
 pub(super) use gate::Gate;
-pub use revoked::{Revocation, read_revocations};
+pub use revoked::{Revocation, RevocationList, read_revocation_lists};
 pub(super) use shown::Shown;
 pub(super) use watch::start as start_watch;
 

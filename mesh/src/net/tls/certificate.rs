@@ -123,7 +123,7 @@ pub(in super::super) fn wall_s() -> i64 {
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
-fn date(seconds: i64) -> String {
+pub(super) fn date(seconds: i64) -> String {
     let Ok(time) = ASN1Time::from_timestamp(seconds) else { return format!("{seconds} s after 1970") };
     let at = time.to_datetime();
     let (month, (hour, minute, second)) = (u8::from(at.month()), at.to_hms());
@@ -131,7 +131,7 @@ fn date(seconds: i64) -> String {
 }
 
 /// Texts of certificates end up in logs and on terminals: they must not steer them.
-fn plain(text: &str) -> String {
+pub(super) fn plain(text: &str) -> String {
     text.chars().take(512).map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 

@@ -122,6 +122,15 @@ pub enum TlsError {
         /// The key's.
         key: PathBuf,
     },
+    /// The certificate, or one between it and the CA, was taken back.
+    #[error("{} was revoked by the list in {}: issue a new one (`trunkline ca issue --replace`)", path.display(),
+        crl.display())]
+    Revoked {
+        /// The certificate's file.
+        path: PathBuf,
+        /// The list's.
+        crl: PathBuf,
+    },
     /// The CA did not issue the certificate, or not for this use.
     #[error("{} does not follow from the CA in {}: {detail}: give the CA that issued it", certificate.display(),
         ca.display())]
@@ -222,10 +231,15 @@ impl Credentials {
             Arc::new(Acceptors { roots, revoked: Arc::clone(&revoked), provider: Arc::clone(&provider) });
 
         // As a peer would see it, in both roles.
-        let chain_error = |error: rustls::Error| TlsError::Chain {
-            certificate: files.certificate.clone(),
-            ca: files.ca.clone(),
-            detail: explain(&error),
+        let chain_error = |error: rustls::Error| match (&error, &files.crl) {
+            (rustls::Error::InvalidCertificate(Bad::Revoked), Some(crl)) => {
+                TlsError::Revoked { path: files.certificate.clone(), crl: crl.clone() }
+            }
+            _ => TlsError::Chain {
+                certificate: files.certificate.clone(),
+                ca: files.ca.clone(),
+                detail: explain(&error),
+            },
         };
         let judges = Judges { acceptors: Arc::clone(&acceptors), diallers: Arc::clone(&diallers) };
         for side in [Side::Accepts, Side::Dials] {
@@ -443,7 +457,6 @@ fn explain(error: &rustls::Error) -> String {
         rustls::Error::InvalidCertificate(Bad::UnknownIssuer | Bad::BadSignature) => {
             "another CA issued it".to_owned()
         }
-        rustls::Error::InvalidCertificate(Bad::Revoked) => "it was revoked".to_owned(),
         rustls::Error::InvalidCertificate(Bad::Other(why)) => why.0.to_string(),
         error => error.to_string(),
     }

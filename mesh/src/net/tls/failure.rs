@@ -103,7 +103,11 @@ impl TlsFailure {
                 "give the peer a certificate made by `trunkline ca issue`"
             }
             Self::UnknownIssuer => "let both ends trust the CA that issued the other's certificate",
-            Self::Expired | Self::Revoked => "issue the peer a new certificate",
+            Self::Expired => "issue the peer a new certificate",
+            // Most often that is as it should be.
+            Self::Revoked => {
+                "its certificate was revoked; if it still belongs to the cluster, issue a new one"
+            }
             Self::NotYetValid => "compare the clocks of the two machines",
             Self::Incompatible => "the peer must speak TLS 1.3",
             Self::TooLong => "give the peer a chain of fewer certificates and bytes, or check the address",

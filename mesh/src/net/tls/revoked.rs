@@ -9,7 +9,7 @@ use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
 use x509_parser::prelude::FromDer;
 use x509_parser::revocation_list::CertificateRevocationList;
 
-use super::certificate::{hex, wall_s};
+use super::certificate::{date, hex, plain as shown, wall_s};
 use super::credentials::{TlsError, read};
 
 /// One certificate that was taken back.
@@ -19,6 +19,41 @@ pub struct Revocation {
     pub serial: String,
     /// Since when, seconds since 1970.
     pub since_s: i64,
+}
+
+/// What a list of certificates that were taken back says. Its signature was not looked at.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RevocationList {
+    /// Who made it.
+    pub issuer: String,
+    /// When it was made, seconds since 1970.
+    pub made_s: i64,
+    /// When the next one is due, seconds since 1970, if it says so.
+    pub next_s: Option<i64>,
+    /// What it takes back, in its order.
+    pub revoked: Vec<Revocation>,
+}
+
+impl RevocationList {
+    /// When it was made, as a date.
+    #[must_use]
+    pub fn made_text(&self) -> String {
+        date(self.made_s)
+    }
+
+    /// When the next one is due, as a date.
+    #[must_use]
+    pub fn next_text(&self) -> Option<String> {
+        self.next_s.map(date)
+    }
+}
+
+impl Revocation {
+    /// Since when, as a date.
+    #[must_use]
+    pub fn since_text(&self) -> String {
+        date(self.since_s)
+    }
 }
 
 /// Who issued it, as a name in DER, and its serial number.
@@ -67,18 +102,24 @@ impl Revoked {
     }
 }
 
-/// What the lists of a PEM file take back, in its order. No signature is looked at.
+/// What the lists of a PEM file say, in its order. No signature is looked at.
 ///
 /// # Errors
 /// [`TlsError`]: the file is not to be read, or has no list.
-pub fn read_revocations(path: &Path) -> Result<Vec<Revocation>, TlsError> {
+pub fn read_revocation_lists(path: &Path) -> Result<Vec<RevocationList>, TlsError> {
     let mut all = Vec::new();
     for der in lists(path)? {
         let list = parse(path, &der)?;
-        all.extend(list.iter_revoked_certificates().map(|entry| Revocation {
+        let revoked = list.iter_revoked_certificates().map(|entry| Revocation {
             serial: hex(entry.raw_serial()),
             since_s: entry.revocation_date.timestamp(),
-        }));
+        });
+        all.push(RevocationList {
+            issuer: shown(&list.issuer().to_string()),
+            made_s: list.last_update().timestamp(),
+            next_s: list.next_update().map(|next| next.timestamp()),
+            revoked: revoked.collect(),
+        });
     }
     Ok(all)
 }

@@ -36,6 +36,7 @@ use super::timers::Timers;
 use super::wire::{Ack, AckFlow, CloseCode, Envelope, Hello, Pong, RefuseCode};
 use crate::id::{Datacenter, Incarnation, Lane, NodeId, SpiffeId};
 use crate::settings::Settings;
+use crate::stats::connection::ConnectionStatus;
 use crate::stats::{LinkStatus, Stats};
 use crate::topology::{NodeSpec, Topology};
 
@@ -638,8 +639,14 @@ impl Links {
                     rtt_us: sampled.then(|| link.rtt.smoothed_us()),
                     rtt_min_us: sampled.then(|| link.rtt.min_us()),
                     clock_offset_us: sampled.then(|| link.offset.us()),
+                    connections: Lane::ALL.into_iter().filter_map(|lane| connection(link, lane)).collect(),
                 }
             })
             .collect()
     }
+}
+
+fn connection(link: &Link, lane: Lane) -> Option<ConnectionStatus> {
+    let conn = link.conns[lane.index()]?;
+    Some(ConnectionStatus { conn: conn.0, lane: lane.label(), socket: None })
 }
