@@ -311,7 +311,9 @@ impl Proxy {
         // What waits here counts as under way at the origin; only what other flows have queued is in its way.
         let others = queue.bytes[lane.index()].saturating_sub(forward.queued_bytes);
         let here = room_kib(self.settings.member_queue_bytes_max.saturating_sub(others));
-        let room_kib = entry.room_kib.min(here);
+        // A member that says nothing of its room has not this much of it.
+        let unknown = entry.room_kib == ROOM_UNKNOWN;
+        let room_kib = if unknown { ROOM_UNKNOWN } else { entry.room_kib.min(here) };
         self.pass_back(upstream.link, AckFlow { flow: upstream.row, room_kib, ..entry }, links, now);
     }
 

@@ -40,21 +40,24 @@ impl Words {
         self.stretches.push_back(Stretch { first: seq, end: seq.saturating_add(1), way });
     }
 
-    /// The destination never had the seqs from `first` to before `end`, and will never have any below `end`. Gives who said
-    /// that it had, and of how many.
+    /// The destination never had the seqs from `first` to before `end`. Gives who said that it had, and of how many. Only what
+    /// somebody is blamed for is taken out: whoever makes a report up could wipe out what it said itself otherwise. A
+    /// destination's own word is held against nobody, and stays.
     pub fn refute(&mut self, first: u64, end: u64) -> Vec<(Way, u64)> {
         let mut refuted = Vec::new();
-        while let Some(stretch) = self.stretches.front_mut().filter(|stretch| stretch.first < end) {
-            let both = stretch.end.min(end).saturating_sub(stretch.first.max(first));
-            if both > 0 {
-                refuted.push((stretch.way, both));
+        let mut kept = VecDeque::new();
+        for stretch in self.stretches.drain(..) {
+            let (from, to) = (stretch.first.max(first), stretch.end.min(end));
+            if stretch.way == Way::Direct || from >= to {
+                kept.push_back(stretch);
+                continue;
             }
-            if stretch.end > end {
-                stretch.first = end;
-                break;
-            }
-            self.stretches.pop_front();
+            refuted.push((stretch.way, to - from));
+            let around = [Stretch { end: from, ..stretch }, Stretch { first: to, ..stretch }];
+            kept.extend(around.into_iter().filter(|part| part.first < part.end));
         }
+        kept.drain(..kept.len().saturating_sub(STRETCHES_MAX));
+        self.stretches = kept;
         refuted
     }
 
@@ -90,8 +93,10 @@ mod tests {
         }
         assert_eq!(words.way(), Some(Way::Direct));
         assert_eq!(words.refute(3, 4), [], "3 was given up");
-        assert_eq!(words.refute(2, 3), [], "and all before it is over");
-        assert_eq!(words.refute(4, 7), [(P, 1), (Q, 1), (Way::Direct, 1)]);
+        assert_eq!(words.refute(4, 7), [(P, 1), (Q, 1)], "a destination's own word is held against nobody");
+        assert_eq!(words.refute(4, 7), [], "once");
+        assert_eq!(words.way(), Some(Way::Direct));
+        assert_eq!(words.refute(0, u64::MAX), [(P, 2)], "what nobody reported was there still");
         assert_eq!(words.refute(0, u64::MAX), []);
     }
 
@@ -100,11 +105,32 @@ mod tests {
         let mut words = Words::default();
         (1..=10).for_each(|seq| words.note(seq, P));
         assert_eq!(words.refute(3, 6), [(P, 3)]);
-        assert_eq!(words.refute(1, 8), [(P, 2)], "once");
+        assert_eq!(words.refute(1, 8), [(P, 2), (P, 2)], "what is around it, and nothing twice");
         for seq in 0..1_000 {
             words.note(100 + 2 * seq, Q);
         }
         assert_eq!(words.stretches.len(), STRETCHES_MAX);
         assert!(words.take_unaudited() && !words.take_unaudited());
+    }
+
+    #[test]
+    fn a_report_wipes_out_no_word_that_it_blames_nobody_for() {
+        let mut words = Words::default();
+        (1..=10).for_each(|seq| words.note(seq, P));
+        assert_eq!(words.refute(11, 11), [], "of nothing");
+        assert_eq!(words.refute(u64::MAX, u64::MAX), [], "of nothing");
+        assert_eq!(words.refute(11, u64::MAX), [], "of what nobody said");
+        assert_eq!(words.refute(9, 5), [], "that ends before it begins");
+        assert_eq!(words.refute(3, 6), [(P, 3)], "the member's own, by an audit");
+    }
+
+    #[test]
+    fn reports_of_every_other_seq_leave_few_stretches() {
+        let mut words = Words::default();
+        (0..1_000).for_each(|seq| words.note(seq, P));
+        for seq in (1..1_000).step_by(2) {
+            assert!(words.refute(seq, seq + 1).len() <= 1);
+            assert!(words.stretches.len() <= STRETCHES_MAX);
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use trunkline_mesh::id::Lane;
 use trunkline_mesh::proto::frame::{FrameType, Received, control_frame};
-use trunkline_mesh::proto::wire::Ping;
+use trunkline_mesh::proto::wire::{AckFlow, Ping, ROOM_UNKNOWN};
 
 use super::shell::{Peer, Shell, ack_frame, batch_frame, entry, flow, roster_frame, run};
 
@@ -24,4 +24,25 @@ fn an_ack_that_waits_for_company_rides_on_the_next_frame() {
     assert!(matches!(&sent[..], [Received::Pong(_), Received::Ack(_)]), "{sent:?}");
     shell.advance(Duration::from_millis(10));
     assert!(shell.sent(origin[0]).is_empty(), "it was said once");
+}
+
+/// A member without a word of its room is not one with as much of it as its proxy; and what a proxy refuses itself says
+/// nothing of the member.
+#[test]
+fn a_proxy_neither_makes_up_a_members_room_nor_forgets_it() {
+    for told in [64, ROOM_UNKNOWN] {
+        let mut shell = Shell::new("p");
+        let origin = shell.link_in(&Peer::new("o"));
+        let [m, _m2] = ["m", "m2"].map(|name| shell.link_out(&Peer::new(name)));
+        let flows = vec![flow("o", 100, "m"), flow("o", 100, "m2")];
+        shell.feed(origin[1], &roster_frame(Lane::Bulk, 0, flows));
+        shell.feed(origin[1], &batch_frame(Lane::Bulk, vec![run(0, 1, 1, 0), run(1, 1, 1, 0)], b"x"));
+        shell.feed(m[0], &ack_frame(vec![AckFlow { room_kib: told, ..entry(0, 100, 1) }]));
+        // The ack waits for the other member; meanwhile a run that cannot be is refused here.
+        shell.feed(origin[1], &batch_frame(Lane::Bulk, vec![run(0, 5, 1, 6)], b"x"));
+        shell.advance(Duration::from_millis(10));
+        let acks = shell.acks(origin[0]);
+        let said: Vec<_> = acks.iter().map(|ack| (ack.decided, ack.room_kib, ack.refused.len())).collect();
+        assert_eq!(said, [(1, told, 1)]);
+    }
 }

@@ -6,7 +6,7 @@ use super::{ConnId, LinkId, Links, Stage, Timer};
 use crate::id::Lane;
 use crate::proto::frame::{FrameType, control_frame};
 use crate::proto::time::Micros;
-use crate::proto::wire::{Ack, AckFlow, REFUSED_RANGES_MAX};
+use crate::proto::wire::{Ack, AckFlow, REFUSED_RANGES_MAX, ROOM_UNKNOWN};
 
 /// Entries in one ack frame: with full bitmaps and refusals each is below 19 KiB, so the frame is below 600 KiB of the
 /// 1 MiB that a control body may have.
@@ -24,7 +24,7 @@ fn kept_bytes(entry: &AckFlow) -> usize {
 
 impl Links {
     /// An ack entry for a peer. What it says of the row replaces an earlier one that waits, unless that knew more (a
-    /// refusal of the proxy's own tells little of the member); refusals of both are kept, as many as the peer reads. An
+    /// refusal of the proxy's own tells little of the member, and nothing of its room); refusals of both are kept, as many as the peer reads. An
     /// attempt whose refusal is left out ends by its timeout. A link whose peer leaves too much of them unread is ended.
     pub fn queue_ack(&mut self, link_id: LinkId, mut entry: AckFlow, at: Micros, now: Micros) {
         entry.refused.truncate(REFUSED_RANGES_MAX);
@@ -41,6 +41,9 @@ impl Links {
                 refused.extend(&entry.refused);
                 refused.truncate(REFUSED_RANGES_MAX);
                 let knows = |entry: &AckFlow| (entry.incarnation, entry.decided, entry.held.len());
+                if knows(&entry) == knows(old) && entry.room_kib == ROOM_UNKNOWN {
+                    entry.room_kib = old.room_kib;
+                }
                 if knows(&entry) >= knows(old) {
                     *old = entry;
                 }
