@@ -128,8 +128,16 @@ async fn a_ping_takes_the_way_of_messages_and_delivers_nothing() {
     assert!(straight.rtt_us > 0 && straight.clock_offset_us.is_some());
     let pa = cluster.start("eu-pa").await;
     eventually("links", || leader.reaches("eu-pa") && pa.reaches("eu-1")).await;
-    let by_proxy = leader.mesh().ping(&id("eu-1"), patience).await.unwrap();
-    assert_eq!((by_proxy.way, by_proxy.proxy), ("proxy", Some(id("eu-pa"))));
+    // On a machine that is busy an attempt may be late, and the next one goes straight.
+    let by_proxy = tokio::time::timeout(support::SOON, async {
+        loop {
+            let ping = leader.mesh().ping(&id("eu-1"), patience).await.unwrap();
+            if ping.way == "proxy" {
+                return ping;
+            }
+        }
+    });
+    assert_eq!(by_proxy.await.expect("a ping by proxy").proxy, Some(id("eu-pa")));
     // One that swallows it costs an attempt.
     pa.mesh().set_frozen(true);
     let again = leader.mesh().ping(&id("eu-1"), patience).await.unwrap();
