@@ -4,18 +4,25 @@ use std::time::Duration;
 
 use trunkline_mesh::id::Lane;
 use trunkline_mesh::proto::frame::{FrameType, Received, control_frame};
+use trunkline_mesh::proto::node::ConnId;
 use trunkline_mesh::proto::wire::{AckFlow, Ping, ROOM_UNKNOWN};
 
 use super::shell::{Peer, Shell, ack_frame, batch_frame, entry, flow, roster_frame, run};
 
-#[test]
-fn an_ack_that_waits_for_company_rides_on_the_next_frame() {
+/// A proxy that passed one message on to each of two members, its link to the origin and that to the first member.
+fn proxy_of_two() -> (Shell, [ConnId; 2], [ConnId; 2]) {
     let mut shell = Shell::new("p");
     let origin = shell.link_in(&Peer::new("o"));
     let [m, _m2] = ["m", "m2"].map(|name| shell.link_out(&Peer::new(name)));
     let flows = vec![flow("o", 100, "m"), flow("o", 100, "m2")];
     shell.feed(origin[1], &roster_frame(Lane::Bulk, 0, flows));
     shell.feed(origin[1], &batch_frame(Lane::Bulk, vec![run(0, 1, 1, 0), run(1, 1, 1, 0)], b"x"));
+    (shell, origin, m)
+}
+
+#[test]
+fn an_ack_that_waits_for_company_rides_on_the_next_frame() {
+    let (mut shell, origin, m) = proxy_of_two();
     shell.sent(origin[0]);
     shell.feed(m[0], &ack_frame(vec![entry(0, 100, 1)]));
     assert!(shell.sent(origin[0]).is_empty(), "the other member has not answered yet");
@@ -31,12 +38,7 @@ fn an_ack_that_waits_for_company_rides_on_the_next_frame() {
 #[test]
 fn a_proxy_neither_makes_up_a_members_room_nor_forgets_it() {
     for told in [64, ROOM_UNKNOWN] {
-        let mut shell = Shell::new("p");
-        let origin = shell.link_in(&Peer::new("o"));
-        let [m, _m2] = ["m", "m2"].map(|name| shell.link_out(&Peer::new(name)));
-        let flows = vec![flow("o", 100, "m"), flow("o", 100, "m2")];
-        shell.feed(origin[1], &roster_frame(Lane::Bulk, 0, flows));
-        shell.feed(origin[1], &batch_frame(Lane::Bulk, vec![run(0, 1, 1, 0), run(1, 1, 1, 0)], b"x"));
+        let (mut shell, origin, m) = proxy_of_two();
         shell.feed(m[0], &ack_frame(vec![AckFlow { room_kib: told, ..entry(0, 100, 1) }]));
         // The ack waits for the other member; meanwhile a run that cannot be is refused here.
         shell.feed(origin[1], &batch_frame(Lane::Bulk, vec![run(0, 5, 1, 6)], b"x"));

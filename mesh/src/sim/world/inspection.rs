@@ -64,7 +64,10 @@ impl World {
     /// What the faults of a trial did not touch was as fast as ever.
     pub(super) fn check_prompt(&mut self) {
         let sent = std::mem::take(&mut self.sent_in_trial);
-        let touched = std::mem::take(&mut self.touched);
+        let mut touched = std::mem::take(&mut self.touched);
+        touched.extend(self.desynced.values().flatten());
+        let open = self.wire.ends();
+        self.desynced.retain(|end, _| open.contains(end));
         // What comes first after healing may find that a destination has restarted in between.
         let first = self.trial <= self.healed_at;
         if first || !self.swarm.is_prompt() || self.scripted {

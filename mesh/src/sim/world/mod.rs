@@ -208,6 +208,9 @@ struct World {
     trial: Micros,
     /// What the faults of the present trial may slow down.
     touched: BTreeSet<usize>,
+    /// Ends whose history is out of step, and the datacenters between which they are. That shows when they are next used,
+    /// perhaps in a later trial (seed 179585085281), and costs a link.
+    desynced: BTreeMap<End, [usize; 2]>,
     /// Of the present trial: when the leader sent what, and to which datacenter.
     sent_in_trial: BTreeMap<u64, (Micros, usize)>,
     /// One fault, at a known moment.

@@ -70,6 +70,7 @@ impl World {
             damaged: false,
             trial: Micros(0),
             touched: BTreeSet::new(),
+            desynced: BTreeMap::new(),
             sent_in_trial: BTreeMap::new(),
             scripted: false,
             liar: false,

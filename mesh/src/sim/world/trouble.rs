@@ -101,6 +101,9 @@ impl World {
                     && let Some(conn) = self.hosts[end.node].conns.get_mut(&end.conn)
                 {
                     conn.encoder = encoder(conn.epochs);
+                    let other = self.wire.other(end).map_or(end.node, |other| other.node);
+                    let sites = [end.node, other].map(|host| self.hosts[host].datacenter);
+                    self.desynced.insert(end, sites);
                 }
             }
             Fault::Corrupt => self.corrupt(),
