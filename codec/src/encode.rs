@@ -150,19 +150,22 @@ impl Encoder {
             return Err(EncodeError::NoDestinations);
         }
         within(LimitName::Destinations, limits.destinations.min(DESTINATIONS_MAX), payloads.len())?;
-        self.borders.reset();
         self.spans.clear();
-        let (mut input_bytes, mut lens_bytes): (usize, usize) = (0, 0);
-        for (message, payload) in payloads.iter().enumerate() {
+        let (mut input_bytes, mut lens_bytes, mut longest, mut empty) = (0usize, 0, 0, false);
+        for payload in payloads {
             let len = payload.len();
-            within(LimitName::MessageBytes, limits.message_bytes, len)?;
             input_bytes = input_bytes.saturating_add(len);
             lens_bytes += varint::len(len);
-            self.borders.push(payload);
-            if len > 0 {
-                self.spans.push(Span { message, start: 0, end: len });
-            }
+            longest = len.max(longest);
+            empty |= len == 0;
         }
+        within(LimitName::MessageBytes, limits.message_bytes, longest)?;
+        let whole = |(message, payload): (usize, &Payload)| Span { message, start: 0, end: payload.len() };
+        self.spans.extend(payloads.iter().enumerate().map(whole));
+        if empty {
+            self.spans.retain(|span| span.len() > 0);
+        }
+        self.borders.reset(payloads);
         // A concatenation is always possible within these; a split needs less data and is tried against the rest.
         within(LimitName::OutputBytes, limits.output_bytes, input_bytes)?;
         within(LimitName::DataBytes, limits.data_bytes, input_bytes)?;
