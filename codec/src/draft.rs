@@ -109,8 +109,11 @@ impl<const W: usize> Draft<W> {
             }
             self.head.reset(count);
             data.reset();
-            let out = Records::new(texts, &mut self.head, data, outcome.work);
-            let mut planner = Planner { texts, scratch: &mut self.scratch, out };
+            let mut planner = Planner {
+                texts,
+                scratch: &mut self.scratch,
+                out: Records::new(texts, &mut self.head, data, outcome.work),
+            };
             if let Some(memory) = &memory {
                 planner.out.remember(memory.runs, count);
                 if let Some(received) = memory.received {
