@@ -52,12 +52,7 @@ impl Client {
                 links.note_life(flow.peer, entry.incarnation, now);
                 // Refusals first: what was certainly not delivered need not fail with the old life.
                 self.take_refusals(ix, link, entry, links, now);
-                let restarted = self.flows[ix.0].incarnation.is_known();
-                if restarted {
-                    self.restart_flow(ix, Some(entry.incarnation), links, now);
-                } else {
-                    self.flows[ix.0].incarnation = entry.incarnation;
-                }
+                self.learn_life(ix, entry.incarnation, links, now);
             }
             self.take_passed(ix, entry, links, now);
             self.take_state(ix, link, entry, links, now);
@@ -258,6 +253,20 @@ impl Client {
             }
         }
         self.wake(ix, links, now);
+    }
+
+    /// The destination of a flow lives another life, as an ack says. So it does for the other lane, which may have nothing under
+    /// way that would tell: what is sent there next would be for a life that is known to be over.
+    fn learn_life(&mut self, ix: FlowIx, life: Incarnation, links: &mut Links, now: Micros) {
+        let first = FlowIx(ix.0 - self.flows[ix.0].lane.index());
+        for ix in Lane::ALL.map(|lane| FlowIx(first.0 + lane.index())) {
+            let known = self.flows[ix.0].incarnation;
+            if known.is_known() && known < life {
+                self.restart_flow(ix, Some(life), links, now);
+            } else {
+                self.flows[ix.0].incarnation = known.max(life);
+            }
+        }
     }
 
     /// One end of a flow lives another life. What may have been delivered to the old one fails; the rest goes to the new.
