@@ -144,13 +144,13 @@ impl Client {
             self.landed(id);
         }
         // An ack after several attempts over one link may answer any of them, so only these say how long the way takes:
-        // the one attempt there was, the one over this link, and a late answer to the first one, made over this link alone.
-        // What was held before says how long the application took.
+        // the one attempt there was, the one over this link, and a late answer to the first one, made over this link alone,
+        // whether there is a second one or not. What was held before says how long the application took.
         let held = self.flows[ix.0].sent.get(&seq).is_some_and(|sent| sent.place == Place::Held);
         let sample = match (attempts, written.is_some()) {
             (1, true) => written,
             (2, true) if first_link != link => written,
-            (2, false) if first_link == link && !held => Some(first_sealed),
+            (1 | 2, false) if first_link == link && !held => Some(first_sealed),
             _ => None,
         };
         if let Some(rtt) = sample.map(|written| now.since(written)) {
