@@ -106,3 +106,24 @@ fn a_proxy_that_dies_costs_no_message_to_a_life_that_was_heard_of_on_the_other_l
     lab.run_until("an outcome", Duration::from_secs(12), |lab| lab.outcomes.contains_key(&key));
     assert!(lab.outcomes[&key].1.iter().all(Outcome::is_delivered), "{:?}", lab.outcomes[&key]);
 }
+
+/// Its first message is for the life that was shaken hands with, and takes no second attempt.
+#[test]
+fn a_life_that_was_linked_is_known_before_any_ack() {
+    let nodes = [("leader", "us", Roles::ORIGIN, None), ("us-1", "us", Roles::MEMBER, None)];
+    let mut lab = Lab::new(&nodes, &Settings::default(), ONE_WAY);
+    let refused = |lab: &mut Lab| {
+        let mut batch = Batch::to(dc("us"));
+        batch.extend(Lane::ALL.map(|lane| Message::new(id("us-1"), b"x".to_vec()).lane(lane)));
+        let key = (lab.index("leader"), lab.submit("leader", batch).unwrap());
+        lab.run_until("outcomes", Duration::from_secs(12), |lab| lab.outcomes.contains_key(&key));
+        assert!(lab.outcomes[&key].1.iter().all(Outcome::is_delivered), "{:?}", lab.outcomes[&key]);
+        lab.stats("leader").attempts.refused
+    };
+    lab.run_for(Duration::from_secs(1));
+    assert_eq!(refused(&mut lab), 0);
+    lab.kill("us-1");
+    lab.restart("us-1", 1_700_000_010_000_000);
+    lab.run_for(Duration::from_secs(3));
+    assert_eq!(refused(&mut lab), 0);
+}

@@ -255,16 +255,15 @@ impl Client {
         self.wake(ix, links, now);
     }
 
-    /// The destination of a flow lives another life, as an ack says. So it does for the other lane, which may have nothing under
-    /// way that would tell: what is sent there next would be for a life that is known to be over.
-    fn learn_life(&mut self, ix: FlowIx, life: Incarnation, links: &mut Links, now: Micros) {
+    /// The destination of a flow lives another life. So it does for the other lane, which may have nothing under way that would
+    /// tell: what is sent there next would be for a life that is known to be over.
+    pub(super) fn learn_life(&mut self, ix: FlowIx, life: Incarnation, links: &mut Links, now: Micros) {
         let first = FlowIx(ix.0 - self.flows[ix.0].lane.index());
         for ix in Lane::ALL.map(|lane| FlowIx(first.0 + lane.index())) {
-            let known = self.flows[ix.0].incarnation;
-            if known.is_known() && known < life {
+            if self.flows[ix.0].knows_less_than(life) {
                 self.restart_flow(ix, Some(life), links, now);
             } else {
-                self.flows[ix.0].incarnation = known.max(life);
+                self.flows[ix.0].incarnation = self.flows[ix.0].incarnation.max(life);
             }
         }
     }
