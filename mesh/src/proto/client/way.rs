@@ -28,7 +28,7 @@ impl Client {
         // A message that its member has no room for in any frame fails, and the next one is looked at.
         loop {
             let flow = &self.flows[ix.0];
-            let (bytes, peer) = (flow.next_bytes(true), flow.peer);
+            let (bytes, peer, site) = (flow.next_bytes(true), flow.peer, flow.datacenter);
             let straight = links.dialled(flow.peer).filter(|(_, link)| !link.draining);
             let straight = straight.map(|(id, link)| (id, link.takes(bytes)));
             // One that was silent alone is asked directly, as soon as that is possible; nothing waits for it.
@@ -54,7 +54,11 @@ impl Client {
                     Some((link, true)) => return Pick::Link(link, Way::Direct),
                     Some((_, false)) if self.fail_foremost(ix, FailReason::TooLarge) => continue,
                     Some((_, false)) => {}
-                    None => links.want_once(peer, now),
+                    // Who starts has messages for all members before it has a link: it does not dial them all for that.
+                    None => match self.sites[site].routes.patience(now) {
+                        Some(until) => return Pick::Wait(until.min(self.flows[ix.0].pauses.next_wake(now))),
+                        None => links.want_once(peer, now),
+                    },
                 }
             }
             let flow = &self.flows[ix.0];
@@ -126,6 +130,7 @@ impl Client {
             Some(Way::Direct) => Why::ProxiesPassed,
             None if pauses.is_full(now) || starved => Why::ReceiverFull,
             None if pauses.avoids(Way::Direct, now) => Why::AllAvoided,
+            None if routes.is_patient(now) => Why::ProxyDialled,
             None => Why::Dialling,
         };
         let avoided = |way| {
@@ -172,8 +177,9 @@ impl Client {
         let Some(peer) = links.link(link).filter(|link| link.dialled).map(|link| link.peer) else { return };
         let Some(reach) = self.reaches.get(&peer).copied() else { return };
         for proxy in self.sites[reach.site].routes.proxies.iter_mut().filter(|proxy| proxy.peer == peer) {
-            proxy.link = Some(link);
+            (proxy.link, proxy.tried) = (Some(link), true);
         }
+        self.sites[reach.site].routes.refresh(links, now);
         self.wake_site(reach.site, links, now);
     }
 
@@ -193,6 +199,7 @@ impl Client {
             self.stats.fallbacks.proxy_closed += waiting;
         }
         if let Some(site) = site {
+            self.sites[site].routes.refresh(links, now);
             self.wake_all_of(site, links, now);
         }
     }
@@ -201,6 +208,7 @@ impl Client {
     pub fn handle_draining(&mut self, link: LinkId, links: &mut Links, now: Micros) {
         let Some(peer) = links.link(link).map(|link| link.peer) else { return };
         if let Some(site) = self.site_of(peer) {
+            self.sites[site].routes.refresh(links, now);
             self.wake_site(site, links, now);
         }
     }
@@ -208,6 +216,11 @@ impl Client {
     /// A peer could not be dialled: its flows leave the direct way alone for a while.
     pub fn handle_dial_failed(&mut self, peer: PeerIx, links: &mut Links, now: Micros) {
         let Some(reach) = self.reaches.get(&peer).copied() else { return };
+        let routes = &mut self.sites[reach.site].routes;
+        if let Some(proxy) = routes.proxies.iter_mut().find(|proxy| proxy.peer == peer && !proxy.tried) {
+            proxy.tried = true;
+            self.wake_all_of(reach.site, links, now);
+        }
         let Some(first) = reach.flows.filter(|_| !self.sites[reach.site].local) else { return };
         for ix in Lane::ALL.map(|lane| FlowIx(first.0 + lane.index())) {
             self.flows[ix.0].pauses.avoid(Way::Direct, Cause::DialFailed, now);
