@@ -59,8 +59,8 @@ fn what_no_proxy_takes_goes_directly_at_once_and_what_is_smaller_does_not() {
     submit(&mut shell, &[999, 1000]);
     assert_eq!(seqs(&mut shell, conns[first][1]), [(2, 2)], "what is smaller goes by proxy");
     assert_eq!(seqs(&mut shell, straight), [(3, 3)]);
-    let why = shell.node.routes(shell.now).datacenters.into_iter().flat_map(|row| row.decisions);
-    let direct = why.filter(|decision| decision.way == "direct").next().unwrap();
+    let mut why = shell.node.routes(shell.now).datacenters.into_iter().flat_map(|row| row.decisions);
+    let direct = why.find(|decision| decision.way == "direct").unwrap();
     assert!(
         direct.passed.iter().all(|passed| passed.why == "too_large") && direct.passed.len() == 2,
         "{direct:?}"
