@@ -136,6 +136,9 @@ fn cpu(directory: &str) -> Duration {
     Duration::from_millis(10 * ticks)
 }
 
+/// Which of the times of [`cpu_all`] is the leader's.
+const LEADER: usize = 1;
+
 /// CPU time so far: process, leader, proxies, members.
 fn cpu_all(threads: &Threads) -> [Duration; 4] {
     [cpu("/proc/self"), cpu(&threads.leader), cpu(&threads.proxies.task), cpu(&threads.members.task)]
@@ -509,6 +512,21 @@ async fn throughput(plan: &Plan, clusters: &[Cluster], threads: &Threads) {
                     100.0 - load.by_way_meant as f64 * 100.0 / load.deliveries as f64,
                 );
             }
+        }
+    }
+    println!("\nA further member costs the leader, per message:");
+    for (bytes, loads) in MESSAGE_BYTES.iter().zip(loads.chunks(clusters.len())) {
+        let [few, many] = [&clusters[0], &clusters[clusters.len() - 1]].map(|cluster| cluster.members.len());
+        for (way, (few_load, many_load)) in loads.iter().zip(&loads[loads.len() - 2..]).take(2).enumerate() {
+            let leader = |load: &Load| load.cpu[LEADER].as_secs_f64() * 1e6 / load.messages as f64;
+            let wire = |load: &Load| load.wire_bytes as f64 / load.messages as f64;
+            let more = (many - few) as f64;
+            println!(
+                "{bytes:>7} B  {:<9} {:>6.2} µs {:>8.1} B",
+                clusters[way].way.name(),
+                (leader(many_load) - leader(few_load)) / more,
+                (wire(many_load) - wire(few_load)) / more,
+            );
         }
     }
     println!(
