@@ -122,6 +122,8 @@ pub(crate) struct Lab {
     /// Datacenters between which nothing passes. What TCP took in arrives when it does again.
     cut: BTreeSet<Pair>,
     held: Vec<Event>,
+    /// Nodes that do nothing any more, as after SIGSTOP: their kernels take in what comes.
+    stopped: BTreeSet<usize>,
     /// Dials that are under way and not given up.
     dialling: BTreeSet<End>,
     /// Connections that a node accepts per second; the others wait.
@@ -199,6 +201,7 @@ impl Lab {
             received: BTreeMap::new(),
             cut: BTreeSet::new(),
             held: Vec::new(),
+            stopped: BTreeSet::new(),
             dialling: BTreeSet::new(),
             accepts_per_second: None,
             accepts_at: BTreeMap::new(),
@@ -289,6 +292,12 @@ impl Lab {
         some
     }
 
+    /// As SIGSTOP: it does nothing any more, and nobody is told.
+    pub(crate) fn stop(&mut self, name: &str) {
+        let index = self.index(name);
+        self.stopped.insert(index);
+    }
+
     /// As `kill -9`: its sockets are closed by its kernel.
     pub(crate) fn kill(&mut self, name: &str) {
         let index = self.index(name);
@@ -374,7 +383,7 @@ impl Lab {
 
     fn handle(&mut self, event: Event) {
         let now = self.now;
-        if self.is_cut_off(&event) {
+        if self.is_cut_off(&event) || event.host().is_some_and(|host| self.stopped.contains(&host)) {
             return self.held.push(event);
         }
         match event {
