@@ -164,6 +164,11 @@ fn a_control_body_that_never_ends_ends_its_connection_though_bytes_flow() {
         }
     }
     assert_eq!(std::iter::from_fn(|| shell.node.poll_delivery(shell.now)).count(), 8);
+    for _ in 0..20 {
+        shell.advance(Duration::from_millis(400));
+        beat(&mut shell);
+    }
+    assert!(!shell.closed.contains_key(&bulk), "nothing is waited for");
     let frame = batch_frame(Lane::Bulk, vec![run(0, 9, 1, 0)], b"lost");
     let mut damaged = frame.clone();
     damaged[6] ^= 1;

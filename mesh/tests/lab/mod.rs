@@ -126,6 +126,9 @@ pub(crate) struct Lab {
     stopped: BTreeSet<usize>,
     /// Dials that are under way and not given up.
     dialling: BTreeSet<End>,
+    /// Packets that are lost between datacenters, in a million, as drawn. What TCP sends again comes a round trip later; in one
+    /// case in four nothing follows that would tell it of the loss soon, and it waits for 200 ms more.
+    pub(crate) losses: Option<(fastrand::Rng, u32)>,
     /// Connections that a node accepts per second; the others wait.
     pub(crate) accepts_per_second: Option<u64>,
     accepts_at: BTreeMap<usize, Micros>,
@@ -202,6 +205,7 @@ impl Lab {
             cut: BTreeSet::new(),
             held: Vec::new(),
             stopped: BTreeSet::new(),
+            losses: None,
             dialling: BTreeSet::new(),
             accepts_per_second: None,
             accepts_at: BTreeMap::new(),
@@ -296,6 +300,12 @@ impl Lab {
     pub(crate) fn stop(&mut self, name: &str) {
         let index = self.index(name);
         self.stopped.insert(index);
+    }
+
+    /// All that are stopped go on.
+    pub(crate) fn go_on(&mut self) {
+        self.stopped.clear();
+        self.mend();
     }
 
     /// As `kill -9`: its sockets are closed by its kernel.
@@ -539,7 +549,13 @@ impl Lab {
     }
 
     fn deliver(&mut self, end: End, to: End, pair: &Pair, bytes: Bytes) {
-        let at = self.now + self.line(pair).delay;
+        let mut at = self.now + self.line(pair).delay;
+        if let Some((rng, per_million)) = self.losses.as_mut().filter(|_| pair.0 != pair.1)
+            && rng.u32(..1_000_000) < *per_million
+        {
+            let tail = if rng.u8(..4) == 0 { Duration::from_millis(200) } else { Duration::ZERO };
+            at = at + self.line(pair).delay * 2 + tail;
+        }
         let Some(conn) = self.conn(end) else { return };
         conn.arrives_at = conn.arrives_at.max(at);
         let at = conn.arrives_at;
