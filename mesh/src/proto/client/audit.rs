@@ -33,7 +33,7 @@ impl Client {
     /// Whose word an ack is: that of the destination where it says so itself, though it be a proxy as well.
     fn word_over(&self, link: LinkId, ix: FlowIx, links: &Links) -> Way {
         let own = links.link(link).is_some_and(|link| link.peer == self.flows[ix.0].peer);
-        if own { Way::Direct } else { self.way_of(link, ix) }
+        if own { Way::Direct } else { self.way_of(link, ix, links) }
     }
 
     /// Nothing that comes over this link counts.
@@ -42,6 +42,7 @@ impl Client {
             Way::Proxy(index) => {
                 self.sites[self.flows[ix.0].datacenter].routes.proxies[index].is_ejected(now)
             }
+            Way::Back(proxy) => self.backs.is_ejected(proxy, now),
             Way::Direct => false,
         }
     }
@@ -52,8 +53,10 @@ impl Client {
         for passed in entry.refused.iter().filter(|range| range.reason == PASSED) {
             let end = passed.first.0.saturating_add(u64::from(passed.count));
             for (way, messages) in self.flows[ix.0].words.refute(passed.first.0, end) {
-                if let Way::Proxy(index) = way {
-                    *lies.entry(index).or_default() += messages;
+                match way {
+                    Way::Proxy(index) => *lies.entry(index).or_default() += messages,
+                    Way::Back(proxy) => self.eject_back(ix, proxy, messages, links, now),
+                    Way::Direct => {}
                 }
             }
         }

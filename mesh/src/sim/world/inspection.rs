@@ -74,11 +74,13 @@ impl World {
             return;
         }
         let arrivals = self.checker.arrivals_of(sent.keys());
-        for (id, (at, site)) in sent.into_iter().filter(|(_, (_, site))| !touched.contains(site)) {
-            let way = self.delays[self.hosts[LEADER].datacenter][site];
+        let home = self.hosts[LEADER].datacenter;
+        let is_touched = |of: &InTrial| touched.contains(&of.site) || of.answer && touched.contains(&home);
+        for (id, InTrial { at, site, .. }) in sent.into_iter().filter(|(_, of)| !is_touched(of)) {
+            let way = self.delays[home][site];
             if let Some(arrived) = arrivals.get(&id).filter(|arrived| arrived.since(at) > way + PROMPT) {
                 let text = format!(
-                    "message {id} to {}: {:?} under way, over {way:?}, and nothing was wrong there",
+                    "message {id} to or from {}: {:?} under way, over {way:?}, and nothing was wrong there",
                     self.datacenters[site],
                     arrived.since(at)
                 );
