@@ -586,9 +586,7 @@ impl Node {
         }
         self.links.handle_timeout(now);
         self.settle(now);
-        if let Some(proxy) = self.proxy.as_mut() {
-            proxy.handle_timeout(&mut self.links, now);
-        }
+        self.proxy.iter_mut().for_each(|proxy| proxy.handle_timeout(&mut self.links, now));
         if let Some(client) = self.client.as_mut() {
             client.handle_timeout(&mut self.links, now);
         }
@@ -638,16 +636,12 @@ impl Node {
     /// A fault for simulations: see [`Proxy::set_lying`].
     #[cfg(feature = "sim")]
     pub fn set_lying(&mut self, one_in: u64) {
-        if let Some(proxy) = self.proxy.as_mut() {
-            proxy.set_lying(one_in);
-        }
+        self.proxy.iter_mut().for_each(|proxy| proxy.set_lying(one_in));
     }
 
     /// A fault for tests and demonstrations: see [`Proxy::set_frozen`]. Without effect on a node that is no proxy.
     pub fn set_frozen(&mut self, frozen: bool) {
-        if let Some(proxy) = self.proxy.as_mut() {
-            proxy.set_frozen(frozen);
-        }
+        self.proxy.iter_mut().for_each(|proxy| proxy.set_frozen(frozen));
     }
 
     /// Everything counted since the start.

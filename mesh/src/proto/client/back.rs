@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::clock::Ended;
 use super::{Client, Site};
-use crate::id::NodeId;
+use crate::id::{Lane, NodeId};
 use crate::proto::back::UNKNOWN_TIMEOUT;
 use crate::proto::flow::{FlowIx, Way};
 use crate::proto::links::{LinkId, Links, PeerIx};
@@ -16,6 +16,7 @@ use crate::proto::route::attempt_timeout;
 use crate::proto::time::Micros;
 use crate::proto::verdict::{Blame, Evidence};
 use crate::proto::wire::FEATURE_BACK;
+use crate::settings::MESSAGE_OVERHEAD_BYTES;
 
 impl Client {
     /// Something of an origin came over this link: if by a proxy of this node's own datacenter, that leads back to it.
@@ -35,8 +36,8 @@ impl Client {
         if let Some((_, proxy)) = over {
             self.backs.note(proxy, &links.spec(proxy).id);
         }
-        for lane in 0..crate::id::Lane::ALL.len() {
-            self.flows[first.0 + lane].back.heard(over);
+        for lane in Lane::ALL {
+            self.flows[first.0 + lane.index()].back.heard(over);
         }
     }
 
@@ -50,7 +51,8 @@ impl Client {
         // What others of the datacenter get as well crosses once by its own proxies; much of it needs no company.
         let site = &self.sites[flow.datacenter];
         let alone = !site.crowded && site.ready[flow.lane.index()].iter().all(|other| *other == ix);
-        let little = self.destination_bytes[ix.0] <= self.settings.run_bytes_max;
+        let overhead = MESSAGE_OVERHEAD_BYTES * (flow.queue.len() + flow.sent.len());
+        let little = self.destination_bytes[ix.0] <= self.settings.run_bytes_max + overhead;
         (open && !barred && alone && little).then_some((link, way))
     }
 

@@ -62,7 +62,8 @@ impl World {
         {
             return;
         }
-        let Some(asked) = self.hosts.iter().position(|host| host.id == *to) else { return };
+        let known = self.hosts[index].topology.node(to).is_some_and(|spec| spec.roles.member);
+        let Some(asked) = self.hosts.iter().position(|host| host.id == *to && known) else { return };
         let datacenter = self.datacenters[self.hosts[asked].datacenter].clone();
         let patience = (self.phase == Phase::Trials).then_some(TRIAL_PATIENCE);
         let drawn = self.app.draw_answer(to, &datacenter, lane, patience);
