@@ -191,7 +191,7 @@ pub struct Stats {
     pub verdicts: BTreeMap<&'static str, u64>,
     /// Bytes sent again to other datacenters because nobody answered in time, after the second stage.
     pub resent_bytes: u64,
-    /// Messages that a proxy acknowledged, their senders were told *delivered*, and their destinations never had.
+    /// Messages that a proxy acknowledged, their senders were told *delivered*, and their destinations say they never had.
     pub false_acks: u64,
     /// `try_send` answered `Busy`, or `send` had to wait.
     pub busy: u64,
@@ -271,7 +271,7 @@ pub struct RouteStatus {
     pub proxy: NodeId,
     /// In use for new batches.
     pub in_use: bool,
-    /// `up`, `down`, `draining` or `snoozed`.
+    /// `up`, `down`, `draining`, `snoozed` or `ejected`.
     pub state: &'static str,
     /// How long it will still be left alone, ms.
     pub snoozed_ms: u64,
@@ -283,8 +283,10 @@ pub struct RouteStatus {
     pub rtt_us: Option<u64>,
     /// Smoothed time from a write to its ack, µs; `None` before the first one.
     pub ack_us: Option<u64>,
-    /// How often it was snoozed since the start.
+    /// How often it was snoozed or ejected since the start.
     pub failures: u64,
+    /// Destinations that say of late that it acknowledged what they never had, and avoid it; at most eight of them.
+    pub reported_by: Vec<NodeId>,
     /// Its last snooze is over, and it has delivered nothing since.
     pub trial: bool,
 }

@@ -100,13 +100,29 @@ fn a_sender_that_stopped_blames_nobody() {
     }
 }
 
+/// It changes its own way and nobody else's, whichever proxies its messages take one after the other.
+#[test]
+fn a_member_that_reports_falsely_takes_no_proxy_from_the_others() {
+    let (mut reports, mut direct) = (0, 0);
+    for (seed, cost) in runs(Strike::Slander) {
+        let verdicts = &cost.leader.verdicts;
+        assert_eq!((verdicts["ejected"], verdicts["capped"]), (0, 0), "seed {seed}: {verdicts:?}");
+        assert!(cost.later <= Duration::from_millis(5), "seed {seed}: {:?}", cost.later);
+        reports += verdicts["false_ack"];
+        let row = &cost.leader.datacenters[&dc("eu")];
+        direct += row.delivered_direct;
+        assert!(row.delivered_by_proxy > 3 * row.delivered_direct, "seed {seed}: three members in four");
+    }
+    assert!(reports > SEEDS && direct > 0, "it reports one proxy after the other: {reports}, {direct}");
+}
+
 /// What it lied about is lost. Its word counts no more within a few round trips, and everything after that arrives.
 #[test]
 fn a_proxy_that_lies_now_and_then_is_ejected_by_the_next_message() {
     for seed in 0..SEEDS {
         let cost = failover(seed, Strike::LiesSometimes);
         assert_eq!(cost.violations, Vec::<String>::new(), "seed {seed}");
-        assert!(cost.leader.verdicts["false_ack"] > 0 && cost.leader.false_acks > 0, "seed {seed}");
+        assert!(cost.leader.verdicts["ejected"] > 0 && cost.leader.false_acks > 0, "seed {seed}");
         let allowed = 4 * cost.rtt + Duration::from_millis(300);
         assert!(
             cost.lost > 0 && cost.lost_for <= allowed,
@@ -123,7 +139,7 @@ fn a_proxy_that_only_lies_is_ejected_by_an_audit() {
     for seed in 0..SEEDS {
         let cost = failover(seed, Strike::Lies);
         assert_eq!(cost.violations, Vec::<String>::new(), "seed {seed}");
-        assert!(cost.leader.verdicts["false_ack"] > 0, "seed {seed}");
+        assert!(cost.leader.verdicts["ejected"] > 0, "seed {seed}");
         assert!(
             cost.lost > 0 && cost.lost_for <= Duration::from_secs(11),
             "seed {seed}: {:?}",

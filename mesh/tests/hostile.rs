@@ -40,6 +40,8 @@ mod known;
 mod late;
 #[path = "hostile/log.rs"]
 mod log;
+#[path = "hostile/reports.rs"]
+mod reports;
 #[path = "hostile/rogue.rs"]
 mod rogue;
 #[path = "hostile/sender.rs"]

@@ -34,12 +34,12 @@ catalog! {
          usable.");
     VERDICTS = counter("verdicts_total", ["verdict"],
         "Whom this sender blamed when nobody answered in time: a proxy, a member, a datacenter, itself; capped means that \
-         half of the proxies were left alone already.");
+         half of the proxies were left alone already. Or for a false ack: one destination reports a proxy, or it is ejected.");
     RESENT_BYTES = counter("resent_bytes_total", [],
         "Bytes sent again to other datacenters because nobody answered in time, after the second stage.");
     FALSE_ACKS = counter("false_acks_total", [],
-        "Messages that a proxy acknowledged and their destinations never had. They are lost, and this sender was told \
-         that they were delivered.");
+        "Messages that a proxy acknowledged and their destinations say they never had. Unless a report is false they are \
+         lost, and this sender was told that they were delivered.");
     BUSY = counter("busy_total", [],
         "Batches that were turned away or had to wait because a budget was used up.");
     SENT_BYTES = counter("sent_bytes_total", ["datacenter", "stage"],

@@ -65,6 +65,7 @@ fn status() -> Status {
                 rtt_us: Some(25_000),
                 ack_us: None,
                 failures: 1,
+                reported_by: Vec::new(),
                 trial: false,
             }],
         }],

@@ -80,52 +80,22 @@ impl Back {
     }
 }
 
-/// The first ejection, the longest being so many doublings of it; as of other proxies.
-const EJECTED_FOR: Duration = Duration::from_secs(60);
-const EJECTION_DOUBLINGS_MAX: u32 = 6;
-
-#[derive(Debug)]
-struct Known {
-    id: NodeId,
-    ejected_until: Micros,
-    ejections: u32,
-}
-
-/// The proxies of this sender's own datacenter that ever brought it something from elsewhere.
+/// The proxies of this sender's own datacenter that ever brought it something from elsewhere, by name.
 #[derive(Debug, Default)]
 pub struct Backs {
-    known: BTreeMap<PeerIx, Known>,
+    known: BTreeMap<PeerIx, NodeId>,
 }
 
 impl Backs {
     /// This proxy brought something.
     pub fn note(&mut self, proxy: PeerIx, id: &NodeId) {
-        let new = || Known { id: id.clone(), ejected_until: Micros(0), ejections: 0 };
-        self.known.entry(proxy).or_insert_with(new);
+        self.known.entry(proxy).or_insert_with(|| id.clone());
     }
 
     /// Its id, if it is one of them.
     #[must_use]
     pub fn id(&self, proxy: PeerIx) -> Option<&NodeId> {
-        self.known.get(&proxy).map(|known| &known.id)
-    }
-
-    /// It acknowledged what its destination never had: nothing goes by it, and nothing counts that it says, for a while. False
-    /// when that is so already.
-    pub fn eject(&mut self, proxy: PeerIx, now: Micros) -> bool {
-        let Some(known) = self.known.get_mut(&proxy).filter(|known| known.ejected_until <= now) else {
-            return false;
-        };
-        let doublings = known.ejections.min(EJECTION_DOUBLINGS_MAX);
-        known.ejected_until = now + EJECTED_FOR.saturating_mul(1 << doublings);
-        known.ejections = known.ejections.saturating_add(1);
-        true
-    }
-
-    /// See [`Backs::eject`].
-    #[must_use]
-    pub fn is_ejected(&self, proxy: PeerIx, now: Micros) -> bool {
-        self.known.get(&proxy).is_some_and(|known| known.ejected_until > now)
+        self.known.get(&proxy)
     }
 }
 
@@ -170,20 +140,5 @@ mod tests {
         back.begin_trial(Micros(300));
         back.answered();
         assert_eq!(back.way(Micros(200)), OVER);
-    }
-
-    #[test]
-    fn an_ejection_is_twice_as_long_each_time() {
-        let mut backs = Backs::default();
-        assert!(!backs.eject(PeerIx(1), Micros(0)), "nobody knows it");
-        backs.note(PeerIx(1), &NodeId::new("p").unwrap());
-        assert!(backs.eject(PeerIx(1), Micros(0)) && !backs.eject(PeerIx(1), Micros(1)));
-        backs.note(PeerIx(1), &NodeId::new("p").unwrap());
-        assert!(
-            backs.is_ejected(PeerIx(1), Micros(59_999_999))
-                && !backs.is_ejected(PeerIx(1), Micros(60_000_000))
-        );
-        assert!(backs.eject(PeerIx(1), Micros(60_000_000)));
-        assert!(backs.is_ejected(PeerIx(1), Micros(179_999_999)));
     }
 }

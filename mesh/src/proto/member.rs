@@ -7,6 +7,8 @@ use super::links::Links;
 use super::run::{RunMessage, compact, split_run};
 use super::time::Micros;
 use super::window::{Admitted, Upstream, Window};
+#[cfg(feature = "sim")]
+use super::wire::PASSED;
 use super::wire::{AckFlow, FEATURE_BACK, Flow, ROOM_UNKNOWN, Refused, RefusedReason, Run};
 use crate::id::{Incarnation, Lane, NodeId, Seq};
 use crate::message::Delivery;
@@ -30,6 +32,9 @@ pub struct Member {
     /// Messages handed over when a checker looked last.
     #[cfg(feature = "sim")]
     seen: u64,
+    /// It reports as lost whatever it has.
+    #[cfg(feature = "sim")]
+    slanders: bool,
 }
 
 /// A run as it came in.
@@ -66,6 +71,8 @@ impl Member {
             draining: false,
             #[cfg(feature = "sim")]
             seen: 0,
+            #[cfg(feature = "sim")]
+            slanders: false,
         }
     }
 
@@ -165,6 +172,12 @@ impl Member {
         let stuck =
             hand_over(&key, window, &mut self.inbox, &mut self.inbox_bytes, &mut self.stats, &self.settings);
         refused.extend(window.take_passed());
+        #[cfg(feature = "sim")]
+        if self.slanders
+            && let Some(count) = u32::try_from(arrived.run.first.0 - 1).ok().filter(|count| *count > 0)
+        {
+            refused.push(Refused { first: Seq::FIRST, count, reason: PASSED });
+        }
         let room = room(window, self.inbox_bytes, &self.settings);
         let entry = AckFlow { refused, ..window.ack(arrived.lane, me, room) };
         links.queue_ack(arrived.upstream.link, entry, now, now);
@@ -211,6 +224,12 @@ impl Member {
         };
         links.queue_ack(arrived.upstream.link, entry, now, now);
         false
+    }
+
+    /// A fault for simulations: it reports as lost whatever it acknowledged, and delivers all the same.
+    #[cfg(feature = "sim")]
+    pub fn set_slandering(&mut self) {
+        self.slanders = true;
     }
 
     /// What was handed over since this was asked last.

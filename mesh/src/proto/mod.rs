@@ -14,6 +14,7 @@ pub mod budget;
 pub mod decision;
 pub mod flow;
 pub mod pause;
+pub mod reports;
 pub mod route;
 pub mod verdict;
 pub mod words;

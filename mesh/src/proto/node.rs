@@ -5,6 +5,8 @@
 //! call; it asks [`Node::poll_transmit`] for a connection that was named by [`Action::Ready`] and whose writer is idle, and
 //! reports [`Node::handle_written`]. Encoding stands between the two, so that no codec work runs inside the machine.
 
+mod faults;
+
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -631,17 +633,6 @@ impl Node {
         }
         self.links.close_all(now);
         self.settle(now);
-    }
-
-    /// A fault for simulations: see [`Proxy::set_lying`].
-    #[cfg(feature = "sim")]
-    pub fn set_lying(&mut self, one_in: u64) {
-        self.proxy.iter_mut().for_each(|proxy| proxy.set_lying(one_in));
-    }
-
-    /// A fault for tests and demonstrations: see [`Proxy::set_frozen`]. Without effect on a node that is no proxy.
-    pub fn set_frozen(&mut self, frozen: bool) {
-        self.proxy.iter_mut().for_each(|proxy| proxy.set_frozen(frozen));
     }
 
     /// Everything counted since the start.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::flow::Way;
+use super::reports::Ejection;
 use super::time::Micros;
 use super::wire::RefusedReason;
 
@@ -19,6 +20,8 @@ pub enum Cause {
     FrameLimit,
     /// The destination could not be dialled.
     DialFailed,
+    /// The destination says that the proxy acknowledged what it never had.
+    FalseAck,
 }
 
 impl Cause {
@@ -30,6 +33,7 @@ impl Cause {
             Self::Refused(reason) => reason.map_or("refused", RefusedReason::label),
             Self::FrameLimit => "frame_limit",
             Self::DialFailed => "dial_failed",
+            Self::FalseAck => "false_ack",
         }
     }
 }
@@ -45,6 +49,8 @@ struct Avoided {
 #[derive(Debug)]
 pub struct Pauses {
     avoided: BTreeMap<Way, Avoided>,
+    /// Ways by which the destination says that it was lied about.
+    distrusted: BTreeMap<Way, Ejection>,
     full_until: Micros,
     full_pause: Duration,
     failures: u32,
@@ -68,6 +74,7 @@ impl Default for Pauses {
     fn default() -> Self {
         Self {
             avoided: BTreeMap::new(),
+            distrusted: BTreeMap::new(),
             full_until: Micros(0),
             full_pause: FULL_MIN,
             failures: 0,
@@ -123,6 +130,25 @@ impl Pauses {
     /// What this way did to this flow is over: its proxy left, and begins anew.
     pub fn forget(&mut self, way: Way) {
         self.avoided.remove(&way);
+        self.distrusted.remove(&way);
+    }
+
+    /// The destination says that it was lied about by this way, which no answer by the same way can end. False when that is
+    /// known already.
+    pub fn distrust(&mut self, way: Way, now: Micros) -> bool {
+        self.distrusted.entry(way).or_default().begin(now)
+    }
+
+    /// Nothing that is said by this way counts at present.
+    #[must_use]
+    pub fn distrusts(&self, way: Way, now: Micros) -> bool {
+        self.distrusted.get(&way).is_some_and(|ejection| ejection.holds(now))
+    }
+
+    /// Any way is distrusted at present.
+    #[must_use]
+    pub fn distrusts_any(&self, now: Micros) -> bool {
+        self.distrusted.values().any(|ejection| ejection.holds(now))
     }
 
     /// The next message goes directly, as soon as there is a link.
@@ -139,7 +165,7 @@ impl Pauses {
     /// The way is left alone at present for having failed this flow.
     #[must_use]
     pub fn avoids(&self, way: Way, now: Micros) -> bool {
-        self.avoided.get(&way).is_some_and(|avoided| avoided.until > now)
+        self.distrusts(way, now) || self.avoided.get(&way).is_some_and(|avoided| avoided.until > now)
     }
 
     /// This way failed this flow, and nothing was answered on it since.
@@ -151,6 +177,9 @@ impl Pauses {
     /// What failed this flow on a way that is left alone at present, and until when it is.
     #[must_use]
     pub fn why_avoided(&self, way: Way, now: Micros) -> Option<(Cause, Micros)> {
+        if let Some(ejection) = self.distrusted.get(&way).filter(|ejection| ejection.holds(now)) {
+            return Some((Cause::FalseAck, ejection.until()));
+        }
         let avoided = self.avoided.get(&way).filter(|avoided| avoided.until > now)?;
         Some((avoided.cause, avoided.until))
     }
@@ -165,6 +194,7 @@ impl Pauses {
     #[must_use]
     pub fn next_wake(&self, now: Micros) -> Micros {
         let pauses = self.avoided.values().map(|avoided| avoided.until).chain([self.full_until]);
+        let pauses = pauses.chain(self.distrusted.values().map(Ejection::until));
         pauses.filter(|until| *until > now).min().unwrap_or(Micros::NEVER)
     }
 }
@@ -201,6 +231,21 @@ mod tests {
         pauses.probe_directly();
         pauses.answered(Way::Direct);
         assert!(!pauses.probes_directly(), "it is the proxy");
+    }
+
+    #[test]
+    fn a_way_that_lied_to_a_destination_is_not_acquitted_by_what_it_says() {
+        let (mut pauses, proxy) = (Pauses::default(), Way::Proxy(0));
+        assert!(pauses.distrust(proxy, Micros(0)) && !pauses.distrust(proxy, Micros(1)));
+        pauses.answered(proxy);
+        assert!(pauses.distrusts(proxy, Micros(1)) && pauses.avoids(proxy, Micros(1)));
+        assert!(!pauses.avoids(Way::Proxy(1), Micros(1)) && !pauses.is_probing());
+        let (cause, until) = pauses.why_avoided(proxy, Micros(1)).unwrap();
+        assert_eq!((cause, pauses.next_wake(Micros(1))), (Cause::FalseAck, until));
+        assert!(!pauses.avoids(proxy, until) && !pauses.distrusts_any(until));
+        assert!(pauses.distrust(proxy, until));
+        pauses.forget(proxy);
+        assert!(!pauses.avoids(proxy, until));
     }
 
     #[test]

@@ -16,6 +16,7 @@ use std::time::Duration;
 use super::decision::{Obstacle, Passed, Why};
 use super::flow::Way;
 use super::links::{LinkId, Links, PeerIx};
+use super::reports::{Ejection, Reports};
 use super::rtt::Rtt;
 use super::time::{Micros, micros};
 use super::verdict::Evidence;
@@ -45,9 +46,10 @@ pub struct ProxyRoute {
     trial_until: Micros,
     /// When it was found to be late, while it has delivered nothing since.
     late_at: Option<Micros>,
-    /// It acknowledged what its destination never had, and nothing that it says counts until then.
-    ejected_until: Micros,
-    ejections: u32,
+    /// Destinations say that it acknowledged what they never had, and nothing that it says counts.
+    ejection: Ejection,
+    /// Which do.
+    pub reports: Reports,
     /// Snoozes and ejections since the start.
     failures: u64,
 }
@@ -65,15 +67,15 @@ impl ProxyRoute {
             snooze: None,
             trial_until: Micros(0),
             late_at: None,
-            ejected_until: Micros(0),
-            ejections: 0,
+            ejection: Ejection::default(),
+            reports: Reports::default(),
             failures: 0,
         }
     }
 
     fn usable(&self, links: &Links, now: Micros) -> bool {
         self.present
-            && self.snoozed_until.max(self.ejected_until) <= now
+            && self.left_until() <= now
             && self.link.and_then(|link| links.link(link)).is_some_and(|link| link.up && !link.draining)
     }
 
@@ -106,18 +108,23 @@ impl ProxyRoute {
         true
     }
 
-    /// It acknowledged what its destination never had. Acks do not end that: they are what it is ejected for.
+    /// Destinations say that it acknowledged what they never had. Acks do not end that: they are what it is ejected for.
     pub fn eject(&mut self, now: Micros) {
-        self.ejected_until =
-            now + EJECTED_FOR.saturating_mul(1 << self.ejections.min(EJECTION_DOUBLINGS_MAX));
-        self.ejections = self.ejections.saturating_add(1);
-        self.failures += 1;
+        if self.ejection.begin(now) {
+            self.reports.clear();
+            self.failures += 1;
+        }
     }
 
     /// See [`ProxyRoute::eject`].
     #[must_use]
     pub fn is_ejected(&self, now: Micros) -> bool {
-        self.ejected_until > now
+        self.ejection.holds(now)
+    }
+
+    /// Until when it is left alone, or was the last time, for whatever reason.
+    fn left_until(&self) -> Micros {
+        self.snoozed_until.max(self.ejection.until())
     }
 
     /// It delivers. A late ack ends a snooze: the proxy was slow, not dead.
@@ -146,11 +153,6 @@ const SWITCH_AFTER: Duration = Duration::from_secs(5);
 
 /// Clearly better: two thirds of the time to an ack, and less by this.
 const SWITCH_GAIN: Duration = Duration::from_millis(2);
-
-/// The first ejection. Every further one is twice as long, so many times: an hour at most. No message can say that a proxy
-/// mended, for it is messages that it loses; time has to.
-const EJECTED_FOR: Duration = Duration::from_secs(60);
-const EJECTION_DOUBLINGS_MAX: u32 = 6;
 
 /// The rest of a snooze after it turned out that all proxies are late: long enough to try what else there is.
 const PARDON: Duration = Duration::from_millis(200);
@@ -316,7 +318,7 @@ impl Routes {
             proxies: present().count(),
             others: others().filter(linked).count(),
             others_late: others().filter(linked).filter(is_late).count(),
-            others_snoozed: others().filter(|proxy| proxy.snoozed_until > now).count(),
+            others_snoozed: others().filter(|proxy| proxy.left_until() > now).count(),
             ..Evidence::default()
         }
     }
@@ -351,7 +353,7 @@ impl Routes {
         let proxy = &self.proxies[index];
         let (why, until) = match proxy.link.and_then(|link| links.link(link)) {
             Some(link) if link.draining => (Obstacle::Draining, Micros::NEVER),
-            Some(link) if link.up && proxy.is_ejected(now) => (Obstacle::Ejected, proxy.ejected_until),
+            Some(link) if link.up && proxy.is_ejected(now) => (Obstacle::Ejected, proxy.ejection.until()),
             Some(link) if link.up && proxy.snoozed_until > now => (Obstacle::Snoozed, proxy.snoozed_until),
             Some(link) if link.up => return None,
             _ => (Obstacle::NotLinked, Micros::NEVER),
@@ -363,7 +365,7 @@ impl Routes {
     #[must_use]
     pub fn next_wake(&self, now: Micros) -> Micros {
         let snoozes = self.proxies.iter().filter(|proxy| proxy.link.is_some());
-        let snoozes = snoozes.flat_map(|proxy| [proxy.snoozed_until, proxy.ejected_until]);
+        let snoozes = snoozes.flat_map(|proxy| [proxy.snoozed_until, proxy.ejection.until()]);
         snoozes.filter(|until| *until > now).min().unwrap_or(Micros::NEVER)
     }
 
@@ -384,12 +386,13 @@ impl Routes {
                 proxy: proxy.id.clone(),
                 in_use: index == self.in_use && state == "up",
                 state,
-                snoozed_ms: micros(proxy.snoozed_until.max(proxy.ejected_until).since(now)) / 1000,
+                snoozed_ms: micros(proxy.left_until().since(now)) / 1000,
                 attempt_timeout_ms: micros(timeout.unwrap_or_default()) / 1000,
                 linked: link.is_some_and(|link| link.up),
                 rtt_us: link.filter(|link| !link.rtt.is_empty()).map(|link| link.rtt.smoothed_us()),
                 ack_us: (!proxy.rtt.is_empty()).then(|| proxy.rtt.smoothed_us()),
                 failures: proxy.failures,
+                reported_by: proxy.reports.shown(now),
                 trial: proxy.is_on_trial(now),
             }
         };
@@ -488,6 +491,17 @@ mod tests {
         let mut routes = routes(1, 5);
         routes.choose(&[3, 4], &costs, Micros(0));
         assert_eq!(routes.in_use, 3, "of two there is nothing to draw");
+    }
+
+    #[test]
+    fn reports_that_ejected_a_proxy_are_used_up() {
+        let mut routes = routes(1, 1);
+        let proxy = &mut routes.proxies[0];
+        let [a, b] = ["a", "b"].map(|name| NodeId::new(name).unwrap());
+        assert!(!proxy.reports.note(&a, Micros(0)) && proxy.reports.note(&b, Micros(0)));
+        proxy.eject(Micros(0));
+        assert!(proxy.is_ejected(Micros(59_999_999)) && !proxy.is_ejected(Micros(60_000_000)));
+        assert!(!proxy.reports.note(&a, Micros(60_000_000)), "it takes two again");
     }
 
     #[test]

@@ -20,16 +20,25 @@ pub enum Blame {
     /// All proxies at once: the datacenter, the way there or the way back, perhaps for having too much to carry. No proxy
     /// is left alone for that.
     Datacenter,
-    /// A proxy, but half of them are left alone already: the silent destinations avoid it, the others go on.
+    /// A proxy, but half of them are left alone already: the destinations that it failed avoid it, the others go on.
     Capped,
-    /// The proxy acknowledged what its destination never had. No silence, and no matter of how many: it is ejected.
+    /// The destination says that the proxy acknowledged what it never had: it avoids the proxy, the others go on.
     FalseAck,
+    /// Several destinations say so: the proxy is ejected.
+    Ejected,
 }
 
 impl Blame {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::OwnLag, Self::Proxy, Self::Member, Self::Datacenter, Self::Capped, Self::FalseAck];
+    pub const ALL: [Self; 7] = [
+        Self::OwnLag,
+        Self::Proxy,
+        Self::Member,
+        Self::Datacenter,
+        Self::Capped,
+        Self::FalseAck,
+        Self::Ejected,
+    ];
 
     /// As people and metrics read it.
     #[must_use]
@@ -41,6 +50,7 @@ impl Blame {
             Self::Datacenter => "datacenter",
             Self::Capped => "capped",
             Self::FalseAck => "false_ack",
+            Self::Ejected => "ejected",
         }
     }
 }
@@ -66,6 +76,14 @@ pub struct Evidence {
     pub others_snoozed: usize,
 }
 
+impl Evidence {
+    /// One more proxy that is left alone would be more than half of them.
+    #[must_use]
+    pub fn is_capped(&self) -> bool {
+        2 * (self.others_snoozed + 1) > self.proxies
+    }
+}
+
 /// Whom the evidence is against. Of a proxy two silent destinations are asked, or one where it is on trial.
 #[must_use]
 pub fn judge(seen: &Evidence) -> Blame {
@@ -73,7 +91,7 @@ pub fn judge(seen: &Evidence) -> Blame {
         Blame::Member
     } else if seen.others > 0 && seen.others_late == seen.others {
         Blame::Datacenter
-    } else if 2 * (seen.others_snoozed + 1) > seen.proxies {
+    } else if seen.is_capped() {
         Blame::Capped
     } else {
         Blame::Proxy
@@ -118,11 +136,23 @@ impl OwnLag {
 /// Verdicts that are kept per datacenter.
 pub const VERDICTS_MAX: usize = 32;
 
+/// Whom a verdict is about, and who said it where it follows from reports.
+#[derive(Clone, Default, Debug)]
+pub struct About {
+    /// The proxy that the messages went through.
+    pub proxy: Option<NodeId>,
+    /// The one destination that was silent, or reported.
+    pub destination: Option<NodeId>,
+    /// Destinations that report the proxy.
+    pub reported_by: Vec<NodeId>,
+    /// The proxy that the latest report came through, which may have made it up.
+    pub carried_by: Option<NodeId>,
+}
+
 #[derive(Debug)]
 struct Entry {
     blame: Blame,
-    proxy: Option<NodeId>,
-    destination: Option<NodeId>,
+    about: About,
     seen: Evidence,
     times: u64,
     first_at: Micros,
@@ -136,36 +166,21 @@ pub struct VerdictLog {
 }
 
 impl VerdictLog {
-    /// Writes a verdict down. `proxy` is the way that was silent, `destination` who was, if it was one.
-    pub fn note(
-        &mut self,
-        blame: Blame,
-        proxy: Option<&NodeId>,
-        destination: Option<&NodeId>,
-        seen: Evidence,
-        now: Micros,
-    ) {
+    /// Writes a verdict down.
+    pub fn note(&mut self, blame: Blame, about: About, seen: Evidence, now: Micros) {
         if let Some(last) = self.entries.back_mut()
             && last.blame == blame
-            && last.proxy.as_ref() == proxy
-            && last.destination.as_ref() == destination
+            && last.about.proxy == about.proxy
+            && last.about.destination == about.destination
         {
-            (last.seen, last.last_at) = (seen, now);
+            (last.about, last.seen, last.last_at) = (about, seen, now);
             last.times += 1;
             return;
         }
         if self.entries.len() >= VERDICTS_MAX {
             self.entries.pop_front();
         }
-        self.entries.push_back(Entry {
-            blame,
-            proxy: proxy.cloned(),
-            destination: destination.cloned(),
-            seen,
-            times: 1,
-            first_at: now,
-            last_at: now,
-        });
+        self.entries.push_back(Entry { blame, about, seen, times: 1, first_at: now, last_at: now });
     }
 
     /// For people, the latest first. `unix_us` is the wall clock of a moment.
@@ -174,8 +189,10 @@ impl VerdictLog {
         let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
         let shown = |entry: &Entry| Verdict {
             verdict: entry.blame.label(),
-            proxy: entry.proxy.clone(),
-            destination: entry.destination.clone(),
+            proxy: entry.about.proxy.clone(),
+            destination: entry.about.destination.clone(),
+            reported_by: entry.about.reported_by.clone(),
+            carried_by: entry.about.carried_by.clone(),
             evidence: VerdictEvidence {
                 silent: count(entry.seen.silent),
                 suspects: count(entry.seen.suspects),
@@ -366,7 +383,8 @@ mod tests {
     fn equal_verdicts_in_a_row_are_one_entry_and_the_ring_is_bounded() {
         let (mut log, node) = (VerdictLog::default(), NodeId::new("p").unwrap());
         for at in [1_000, 2_000] {
-            log.note(Blame::Proxy, Some(&node), None, BAD_PROXY, Micros(at));
+            let about = About { proxy: Some(node.clone()), ..About::default() };
+            log.note(Blame::Proxy, about, BAD_PROXY, Micros(at));
         }
         let shown = log.shown(|at| at.0);
         assert_eq!((shown.len(), shown[0].times, shown[0].verdict), (1, 2, "proxy"));
@@ -374,7 +392,8 @@ mod tests {
         assert_eq!((shown[0].evidence.suspects, shown[0].evidence.others), (3, 1));
         for round in 0..2 * VERDICTS_MAX {
             let blame = if round % 2 == 0 { Blame::Member } else { Blame::Datacenter };
-            log.note(blame, None, Some(&node), Evidence::default(), Micros(3_000));
+            let about = About { destination: Some(node.clone()), ..About::default() };
+            log.note(blame, about, Evidence::default(), Micros(3_000));
         }
         assert_eq!(log.shown(|at| at.0).len(), VERDICTS_MAX);
         assert_eq!(log.shown(|at| at.0)[0].verdict, "datacenter", "the latest first");

@@ -67,17 +67,23 @@ pub struct DatacenterRoutes {
     pub verdicts: Vec<Verdict>,
 }
 
-/// Whom a sender blamed when nobody answered in time, and what it saw.
+/// Whom a sender blamed when nobody answered in time, or an ack was false, and what it saw.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Verdict {
     /// `proxy`: it delivered nothing to several destinations, and is left alone. `member`: one destination is silent, and
     /// is asked directly. `datacenter`: all its proxies are late at once, and none is left alone for it. `capped`: a proxy,
-    /// but half of them are left alone already. `own_lag`: this process was late itself, and waits longer.
+    /// but half of them are left alone already. `own_lag`: this process was late itself, and waits longer. `false_ack`: a
+    /// destination says that the proxy acknowledged what it never had, and avoids it. `ejected`: several say so.
     pub verdict: &'static str,
     /// The proxy that the messages went through; `None` if they went directly.
     pub proxy: Option<NodeId>,
-    /// The silent destination, if it is one.
+    /// The silent destination, or the one that reports, if it is one.
     pub destination: Option<NodeId>,
+    /// Destinations that say of late that the proxy acknowledged what they never had; at most eight of them.
+    pub reported_by: Vec<NodeId>,
+    /// The proxy that the latest such report came through, and which may have made it up; `None` if the destination said it
+    /// over its own link.
+    pub carried_by: Option<NodeId>,
     /// What was seen, the last time.
     pub evidence: VerdictEvidence,
     /// How often in a row.
@@ -91,7 +97,7 @@ pub struct Verdict {
 /// What a verdict follows from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct VerdictEvidence {
-    /// Destinations of the attempt that said nothing.
+    /// Destinations of the attempt that said nothing; of a report, messages that never were there.
     pub silent: u64,
     /// The same, with the destinations that avoid the proxy already.
     pub suspects: u64,
@@ -105,7 +111,7 @@ pub struct VerdictEvidence {
     pub others: u64,
     /// Those of them that were late as well.
     pub others_late: u64,
-    /// Other proxies that were left alone.
+    /// Other proxies that were left alone, or ejected.
     pub others_snoozed: u64,
 }
 

@@ -31,7 +31,7 @@ impl Client {
         if wire_flow.origin_incarnation != links.me.incarnation {
             return false;
         }
-        if self.is_ejected(link, ix, links, now) {
+        if self.is_distrusted(link, ix, links, now) {
             return true;
         }
         let flow = &mut self.flows[ix.0];
@@ -59,7 +59,10 @@ impl Client {
                     self.flows[ix.0].incarnation = entry.incarnation;
                 }
             }
-            self.take_passed(ix, entry, links, now);
+            self.take_passed(ix, link, entry, links, now);
+            if self.is_distrusted(link, ix, links, now) {
+                return true;
+            }
             self.take_state(ix, link, entry, links, now);
         }
         self.take_refusals(ix, link, entry, links, now);

@@ -14,7 +14,6 @@ use crate::proto::links::{LinkId, Links, PeerIx};
 use crate::proto::pause::Cause;
 use crate::proto::route::attempt_timeout;
 use crate::proto::time::Micros;
-use crate::proto::verdict::{Blame, Evidence};
 use crate::proto::wire::FEATURE_BACK;
 use crate::settings::MESSAGE_OVERHEAD_BYTES;
 
@@ -47,7 +46,7 @@ impl Client {
         let (link, proxy) = flow.back.way(now)?;
         let way = Way::Back(proxy);
         let open = links.link(link).is_some_and(|link| link.up && !link.draining);
-        let barred = flow.pauses.avoids(way, now) || self.backs.is_ejected(proxy, now);
+        let barred = flow.pauses.avoids(way, now);
         // What others of the datacenter get as well crosses once by its own proxies; much of it needs no company.
         let site = &self.sites[flow.datacenter];
         let alone = !site.crowded && site.ready[flow.lane.index()].iter().all(|other| *other == ix);
@@ -112,37 +111,6 @@ impl Client {
         for ix in silent.iter().copied() {
             self.flows[ix.0].pauses.avoid(way, Cause::TimedOut, now);
             self.wake(ix, links, now);
-        }
-    }
-
-    /// A proxy of the way back acknowledged what its destination never had.
-    pub(super) fn eject_back(
-        &mut self,
-        ix: FlowIx,
-        proxy: PeerIx,
-        messages: u64,
-        links: &mut Links,
-        now: Micros,
-    ) {
-        self.stats.false_acks += messages;
-        tracing::error!(
-            proxy = self.backs.id(proxy).map(tracing::field::display),
-            destination = %self.flows[ix.0].destination,
-            messages,
-            "proxy of this datacenter acknowledged messages that never reached their destination, the way back by it is left: \
-             they are lost, though their sender was told `delivered`; look at that proxy before it is trusted again"
-        );
-        self.backs.eject(proxy, now);
-        let way = Way::Back(proxy);
-        for id in self.attempts.by_way(way) {
-            self.stats.attempts.lost += self.end_attempt(id, Ended::Lost);
-        }
-        let site = self.flows[ix.0].datacenter;
-        let silent = usize::try_from(messages).unwrap_or(usize::MAX);
-        let seen = Evidence { silent, ..Evidence::default() };
-        self.note_verdict(site, Blame::FalseAck, way, Some(ix), seen, now);
-        for site in self.sites_by(proxy) {
-            self.wake_all_of(site, links, now);
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::proto::flow::{FlowIx, Place, Selected, Way};
 use crate::proto::links::{LinkId, Links, PeerIx};
 use crate::proto::pause::Cause;
 use crate::proto::time::Micros;
-use crate::proto::verdict::{Blame, Evidence, judge};
+use crate::proto::verdict::{About, Blame, Evidence, judge};
 
 /// How an attempt ended without an answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -150,7 +150,7 @@ impl Client {
                 routes.pardon(now);
                 true
             }
-            Blame::Capped | Blame::Member | Blame::OwnLag | Blame::FalseAck => true,
+            _ => true,
         };
         if matches!(blame, Blame::Proxy | Blame::Capped) {
             // Frames that never left cannot time out: they take the next way with the rest.
@@ -212,7 +212,7 @@ impl Client {
         }
     }
 
-    pub(super) fn note_verdict(
+    fn note_verdict(
         &mut self,
         site: usize,
         blame: Blame,
@@ -221,10 +221,21 @@ impl Client {
         seen: Evidence,
         now: Micros,
     ) {
-        *self.stats.verdicts.entry(blame.label()).or_default() += 1;
         let proxy = self.proxy_of(&self.sites[site], way).cloned();
-        let destination = alone.map(|ix| &self.flows[ix.0].destination);
-        self.sites[site].verdicts.note(blame, proxy.as_ref(), destination, seen, now);
+        let destination = alone.map(|ix| self.flows[ix.0].destination.clone());
+        self.note_blame(site, blame, About { proxy, destination, ..About::default() }, seen, now);
+    }
+
+    pub(super) fn note_blame(
+        &mut self,
+        site: usize,
+        blame: Blame,
+        about: About,
+        seen: Evidence,
+        now: Micros,
+    ) {
+        *self.stats.verdicts.entry(blame.label()).or_default() += 1;
+        self.sites[site].verdicts.note(blame, about, seen, now);
     }
 
     /// Ends an attempt; what still flies in it waits for another one. Gives the number of those messages.

@@ -24,11 +24,17 @@ pub enum Strike {
     Lies,
     /// The same for every fifth run.
     LiesSometimes,
+    /// One member reports as lost whatever it has.
+    Slander,
 }
 
 impl Strike {
     fn is_lie(self) -> bool {
         matches!(self, Self::Lies | Self::LiesSometimes)
+    }
+
+    fn is_of_member(self) -> bool {
+        matches!(self, Self::SilentMember | Self::Slander)
     }
 }
 
@@ -73,7 +79,7 @@ pub fn failover(seed: u64, strike: Strike) -> Failover {
     let (mut later, mut lost, mut lost_for) = (Duration::ZERO, 0, Duration::ZERO);
     for (id, (at, member)) in &calm.arrivals {
         match struck.arrivals.get(id) {
-            Some((then, _)) if !(strike == Strike::SilentMember && member.as_str() == SILENT_MEMBER) => {
+            Some((then, _)) if !(strike.is_of_member() && member.as_str() == SILENT_MEMBER) => {
                 later = later.max(then.since(*at));
             }
             Some(_) => {}
@@ -124,6 +130,13 @@ impl World {
                 self.liar = true;
                 if let Some(node) = self.hosts[proxy].node.as_mut() {
                     node.set_lying(if strike == Strike::Lies { 1 } else { 5 });
+                }
+            }
+            Strike::Slander => {
+                self.liar = true;
+                let member = self.host(SILENT_MEMBER);
+                if let Some(node) = self.hosts[member].node.as_mut() {
+                    node.set_slandering();
                 }
             }
             Strike::OwnStop => self.strike(Fault::Stop, LEADER, after(2_500)),
