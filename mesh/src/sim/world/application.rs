@@ -206,11 +206,11 @@ impl World {
                 self.must_arrive.insert(message.id);
                 let leader = &self.hosts[LEADER];
                 if origin == LEADER {
-                    self.sent_in_trial.insert(message.id, InTrial { at: now, site, answer: false });
+                    self.sent_in_trial.insert(message.id, (now, site));
                 } else if message.destination == leader.id && self.proxies_of(leader.datacenter) > 0 {
                     // Without a proxy there an answer may have to wait for a dial.
                     let site = self.hosts[origin].datacenter;
-                    self.sent_in_trial.insert(message.id, InTrial { at: now, site, answer: true });
+                    self.sent_in_trial.insert(message.id, (now, site));
                 }
             }
             let promise = Promise {

@@ -93,15 +93,6 @@ struct Host {
     tickets: BTreeMap<Ticket, OpenBatch>,
 }
 
-/// What the leader sent in a trial, or was answered.
-struct InTrial {
-    at: Micros,
-    /// The datacenter at the other end.
-    site: usize,
-    /// It is an answer, which may come by way of the leader's own datacenter.
-    answer: bool,
-}
-
 /// A batch without outcomes.
 struct OpenBatch {
     ids: Vec<u64>,
@@ -237,7 +228,7 @@ struct World {
     /// perhaps in a later trial (seed 179585085281), and costs a link.
     desynced: BTreeMap<End, [usize; 2]>,
     /// Of the present trial: when the leader sent what, and to which datacenter; or was answered what, and from which.
-    sent_in_trial: BTreeMap<u64, InTrial>,
+    sent_in_trial: BTreeMap<u64, (Micros, usize)>,
     /// One fault, at a known moment.
     scripted: bool,
     /// That fault is a proxy which lies.
