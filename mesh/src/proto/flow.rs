@@ -228,6 +228,12 @@ impl Flow {
         }
     }
 
+    /// It knows the destination by an earlier life than this.
+    #[must_use]
+    pub fn knows_less_than(&self, life: Incarnation) -> bool {
+        self.incarnation.is_known() && self.incarnation < life
+    }
+
     /// The message of a slot that waits for its first attempt.
     #[must_use]
     pub fn queued_in(&self, slot: u32) -> Option<&Pending> {

@@ -38,6 +38,8 @@ pub struct Promise {
 struct Submitted {
     destination: NodeId,
     promise: Promise,
+    /// The latest life of its destination that its sender had been answered by.
+    heard: Option<Incarnation>,
     told: Option<Told>,
 }
 
@@ -59,8 +61,10 @@ pub struct Checker {
     handed: BTreeMap<u64, Vec<Handed>>,
     last: BTreeMap<(Life, Life, Lane), u64>,
     newest_origin: BTreeMap<(Life, NodeId), Incarnation>,
-    /// When each node last began another life.
-    restarted: BTreeMap<NodeId, Micros>,
+    /// When each node last began another life, and which.
+    restarted: BTreeMap<NodeId, (Micros, Incarnation)>,
+    /// The latest life of a destination by which a sender was told that something was delivered: sender, destination.
+    heard: BTreeMap<(NodeId, NodeId), Incarnation>,
     /// Whom a sender took out of its topology, or elsewhere: sender, node.
     removed: BTreeSet<(NodeId, NodeId)>,
     /// Senders that were shut down.
@@ -81,11 +85,13 @@ impl Checker {
     /// A message was accepted by the sender's mesh.
     pub fn submitted(&mut self, id: u64, destination: NodeId, promise: Promise) {
         self.pending.entry(promise.sender.clone()).or_default().insert((promise.due, id));
-        self.submitted.insert(id, Submitted { destination, promise, told: None });
+        let heard = self.heard.get(&(promise.sender.clone(), destination.clone())).copied();
+        self.submitted.insert(id, Submitted { destination, promise, heard, told: None });
     }
 
-    /// A sender died: nobody will be told of its messages.
+    /// A sender died: nobody will be told of its messages, and what it had heard is forgotten.
     pub fn sender_died(&mut self, sender: &NodeId) {
+        self.heard.retain(|(who, _), _| who != sender);
         for (_, id) in self.pending.remove(sender).unwrap_or_default() {
             self.submitted.remove(&id);
         }
@@ -105,8 +111,8 @@ impl Checker {
     }
 
     /// A node began another life.
-    pub fn restarted(&mut self, node: &NodeId, now: Micros) {
-        self.restarted.insert(node.clone(), now);
+    pub fn restarted(&mut self, node: &NodeId, life: Incarnation, now: Micros) {
+        self.restarted.insert(node.clone(), (now, life));
     }
 
     /// A sender took this node out of its topology, or to another place in it.
@@ -159,6 +165,13 @@ impl Checker {
             self.violation(format!("message {id}: told {outcome:?}, but {why}"));
         }
         let got = self.handed.get(&id).is_some_and(|all| all.iter().any(|one| one.at <= now));
+        if matches!(outcome, Outcome::Delivered { .. })
+            && let Some(life) = self.handed.get(&id).and_then(|all| all.iter().map(|one| one.member.1).max())
+            && let Some(submitted) = self.submitted.get(&id)
+        {
+            let key = (submitted.promise.sender.clone(), destination.clone());
+            self.heard.entry(key).and_modify(|heard| *heard = life.max(*heard)).or_insert(life);
+        }
         match outcome {
             Outcome::Delivered { .. } if !got => {
                 self.violation(format!("message {id}: told delivered, {destination} never got it"));
@@ -234,19 +247,39 @@ impl Checker {
                 self.violation(format!("message {id}: sent after healing, and its sender died"));
                 continue;
             };
-            let again =
-                self.restarted.get(&submitted.destination).max(self.restarted.get(&submitted.promise.sender));
+            let since = |node| self.restarted.get(node).is_some_and(|(at, _)| *at >= submitted.promise.at);
+            // Its sender could not know of the life that its destination had begun before: it had no answer by that one.
+            let unheard = self
+                .restarted
+                .get(&submitted.destination)
+                .is_some_and(|(_, life)| submitted.heard.is_none_or(|heard| heard < *life));
+            let restarted = since(&submitted.destination) || since(&submitted.promise.sender) || unheard;
             match submitted.told.clone() {
                 Some(Told { outcome: Outcome::Delivered { .. }, .. }) => {}
                 // One end found out only now that its clock had gone back when it started.
                 Some(Told { outcome: Outcome::Failed { reason: FailReason::PeerRestarted, .. }, .. })
-                    if again.is_some_and(|at| *at >= submitted.promise.at) => {}
+                    if restarted => {}
                 other => {
                     let to = submitted.destination.clone();
                     self.violation(format!("message {id} to {to}: sent after healing, but {other:?}"));
                 }
             }
         }
+    }
+
+    /// Whom a message was for.
+    #[must_use]
+    pub fn destination(&self, id: u64) -> Option<&NodeId> {
+        self.submitted.get(&id).map(|submitted| &submitted.destination)
+    }
+
+    /// It arrived in a life of its destination that its sender had no answer by when it sent it. Such a message may have been
+    /// for the life before, which costs it a round trip, and what was sent behind it waits for it.
+    #[must_use]
+    pub fn came_unheard(&self, id: u64) -> bool {
+        let life = self.handed.get(&id).and_then(|all| Some(all.first()?.member.1));
+        let heard = self.submitted.get(&id).and_then(|submitted| submitted.heard);
+        life.is_some_and(|life| heard.is_none_or(|heard| heard < life))
     }
 
     /// A rule of another kind was broken.
@@ -369,5 +402,41 @@ mod tests {
         assert_eq!(pending.len(), 3);
         let unhealed = judged(|checker| checker.check_delivered(&BTreeSet::from([1])));
         assert!(unhealed[0].contains("after healing"));
+    }
+
+    #[test]
+    fn a_restart_excuses_what_was_sent_before_it_was_heard_of_and_nothing_after() {
+        let (o, m) = (NodeId::new("o").unwrap(), NodeId::new("m").unwrap());
+        let failed = Outcome::Failed { reason: FailReason::PeerRestarted, maybe_delivered: true };
+        let of = |heard_of_life: u64| {
+            let mut checker = Checker::default();
+            checker.restarted(&m, Incarnation(2), Micros(5));
+            checker.submitted(1, m.clone(), Promise { at: Micros(6), ..promise() });
+            hand(&mut checker, 1, heard_of_life, 1);
+            checker.told(1, delivered(), Micros(7));
+            for id in [2, 3] {
+                checker.submitted(id, m.clone(), Promise { at: Micros(8), ..promise() });
+            }
+            checker.told(2, failed.clone(), Micros(9));
+            hand(&mut checker, 3, 2, 1);
+            checker.told(3, delivered(), Micros(9));
+            let unheard = [1, 2, 3].map(|id| checker.came_unheard(id));
+            checker.check_delivered(&BTreeSet::from([1, 2, 3]));
+            (unheard, checker.violations())
+        };
+        assert_eq!(of(1), ([true, false, true], Vec::new()), "by its old life alone");
+        let (unheard, violations) = of(2);
+        assert_eq!((unheard, violations.len()), ([true, false, false], 1), "{violations:?}");
+        assert!(violations[0].contains("message 2"));
+        let mut checker = Checker::default();
+        checker.restarted(&m, Incarnation(2), Micros(5));
+        checker.submitted(1, m.clone(), Promise { at: Micros(6), ..promise() });
+        hand(&mut checker, 1, 2, 1);
+        checker.told(1, delivered(), Micros(7));
+        checker.sender_died(&o);
+        checker.submitted(2, m, Promise { at: Micros(8), ..promise() });
+        checker.told(2, failed, Micros(9));
+        checker.check_delivered(&BTreeSet::from([2]));
+        assert_eq!(checker.violations(), Vec::<String>::new(), "its sender died, and knew nothing any more");
     }
 }

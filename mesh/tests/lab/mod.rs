@@ -320,6 +320,23 @@ impl Lab {
         self.pump(index);
     }
 
+    /// A node stands in another datacenter from now on, in another life, and everybody knows.
+    pub(crate) fn relocate(&mut self, name: &str, datacenter: &str, life: u64) {
+        self.kill(name);
+        let spec = NodeSpec { datacenter: dc(datacenter), ..self.topology.node(&id(name)).unwrap().clone() };
+        let others = self.topology.without(|spec| spec.id == id(name));
+        self.topology = Arc::new(others.with(spec).unwrap());
+        let index = self.index(name);
+        self.hosts[index].datacenter = dc(datacenter);
+        for host in (0..self.hosts.len()).filter(|host| *host != index) {
+            if let Some(node) = self.hosts[host].node.as_mut() {
+                node.set_topology(Arc::clone(&self.topology), self.now).unwrap();
+            }
+            self.pump(host);
+        }
+        self.restart(name, life);
+    }
+
     /// All that happens within this time.
     pub(crate) fn run_for(&mut self, time: Duration) {
         let until = self.now + time;

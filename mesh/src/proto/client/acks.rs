@@ -52,12 +52,7 @@ impl Client {
                 links.note_life(flow.peer, entry.incarnation, now);
                 // Refusals first: what was certainly not delivered need not fail with the old life.
                 self.take_refusals(ix, link, entry, links, now);
-                let restarted = self.flows[ix.0].incarnation.is_known();
-                if restarted {
-                    self.restart_flow(ix, Some(entry.incarnation), links, now);
-                } else {
-                    self.flows[ix.0].incarnation = entry.incarnation;
-                }
+                self.learn_life(ix, entry.incarnation, links, now);
             }
             self.take_passed(ix, link, entry, links, now);
             if self.is_distrusted(link, ix, links, now) {
@@ -160,13 +155,13 @@ impl Client {
             self.landed(id);
         }
         // An ack after several attempts over one link may answer any of them, so only these say how long the way takes:
-        // the one attempt there was, the one over this link, and a late answer to the first one, made over this link alone.
-        // What was held before says how long the application took.
+        // the one attempt there was, the one over this link, and a late answer to the first one, made over this link alone,
+        // whether there is a second one or not. What was held before says how long the application took.
         let held = self.flows[ix.0].sent.get(&seq).is_some_and(|sent| sent.place == Place::Held);
         let sample = match (attempts, written.is_some()) {
             (1, true) => written,
             (2, true) if first_link != link => written,
-            (2, false) if first_link == link && !held => Some(first_sealed),
+            (1 | 2, false) if first_link == link && !held => Some(first_sealed),
             _ => None,
         };
         if let Some(rtt) = sample.map(|written| now.since(written)) {
@@ -275,6 +270,19 @@ impl Client {
             }
         }
         self.wake(ix, links, now);
+    }
+
+    /// The destination of a flow lives another life. So it does for the other lane, which may have nothing under way that would
+    /// tell: what is sent there next would be for a life that is known to be over.
+    pub(super) fn learn_life(&mut self, ix: FlowIx, life: Incarnation, links: &mut Links, now: Micros) {
+        let first = FlowIx(ix.0 - self.flows[ix.0].lane.index());
+        for ix in Lane::ALL.map(|lane| FlowIx(first.0 + lane.index())) {
+            if self.flows[ix.0].knows_less_than(life) {
+                self.restart_flow(ix, Some(life), links, now);
+            } else {
+                self.flows[ix.0].incarnation = self.flows[ix.0].incarnation.max(life);
+            }
+        }
     }
 
     /// One end of a flow lives another life. What may have been delivered to the old one fails; the rest goes to the new.

@@ -13,6 +13,7 @@ use crate::proto::handshake::Identity;
 use crate::proto::links::{Links, PeerIx};
 use crate::proto::pause::Pauses;
 use crate::proto::route::Routes;
+use crate::proto::rtt::Rtt;
 use crate::proto::time::Micros;
 use crate::proto::verdict::{Resends, VerdictLog};
 use crate::settings::Settings;
@@ -102,6 +103,10 @@ impl Client {
         }
         for ix in Lane::ALL.map(|lane| FlowIx(first.0 + lane.index())) {
             let flow = &mut self.flows[ix.0];
+            if flow.datacenter != site {
+                // It is elsewhere, as far as ever.
+                flow.direct_rtt = Rtt::default();
+            }
             // Its seqs go on: the member may live the same life as before.
             (flow.peer, flow.datacenter, flow.pauses, flow.decision) = (peer, site, Pauses::default(), None);
             flow.back = Back::default();

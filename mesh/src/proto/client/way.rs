@@ -132,8 +132,13 @@ impl Client {
 
     /// A link came up.
     pub fn handle_link_up(&mut self, link: LinkId, links: &mut Links, now: Micros) {
-        let Some(peer) = links.link(link).filter(|link| link.dialled).map(|link| link.peer) else { return };
+        let dialled = links.link(link).filter(|link| link.dialled);
+        let Some((peer, life)) = dialled.map(|link| (link.peer, link.incarnation)) else { return };
         let Some(reach) = self.reaches.get(&peer).copied() else { return };
+        // What a destination says of itself when it is linked is as good as its acks.
+        if let Some(first) = reach.flows.filter(|first| self.flows[first.0].knows_less_than(life)) {
+            self.learn_life(first, life, links, now);
+        }
         for proxy in self.sites[reach.site].routes.proxies.iter_mut().filter(|proxy| proxy.peer == peer) {
             proxy.link = Some(link);
         }

@@ -79,6 +79,12 @@ impl World {
         if self.swarm.answers && touched.contains(&home) {
             return;
         }
+        // A node that is told of a later life of its own begins another one, at any time after its restart.
+        let unheard = sent.keys().filter(|id| self.checker.came_unheard(**id));
+        let strangers: BTreeSet<NodeId> =
+            unheard.filter_map(|id| self.checker.destination(*id).cloned()).collect();
+        let is_stranger = |id| self.checker.destination(id).is_some_and(|of| strangers.contains(of));
+        let sent: Vec<_> = sent.into_iter().filter(|(id, _)| !is_stranger(*id)).collect();
         for (id, (at, site)) in sent.into_iter().filter(|(_, (_, site))| !touched.contains(site)) {
             let way = self.delays[home][site];
             if let Some(arrived) = arrivals.get(&id).filter(|arrived| arrived.since(at) > way + PROMPT) {

@@ -461,7 +461,7 @@ impl World {
         if node.incarnation() != host.incarnation {
             // A peer knew it by a later one.
             host.incarnation = node.incarnation();
-            self.checker.restarted(&host.id, now);
+            self.checker.restarted(&host.id, host.incarnation, now);
         }
         let alarm = node.poll_timeout();
         let alarm = self.moment(index, alarm);

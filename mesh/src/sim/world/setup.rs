@@ -109,14 +109,14 @@ impl World {
         host.conns.clear();
         (host.stopped, host.dark, host.alarm) = (false, false, Micros::NEVER);
         host.limits = host.settings.clone();
-        if host.life > 1 {
-            self.checker.restarted(&host.id, self.now);
-        }
         let incarnation = match self.planted {
             Some(Planted::WindowForgotten) if index != LEADER => Incarnation(wall_base_us - skew),
             _ => Incarnation(wall_base_us + self.now.0 + host.life),
         };
         host.incarnation = incarnation;
+        if host.life > 1 {
+            self.checker.restarted(&host.id, incarnation, self.now);
+        }
         let settings = host.settings.clone();
         let init = NodeInit {
             topology: Arc::clone(&host.topology),
