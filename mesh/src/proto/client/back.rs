@@ -45,8 +45,10 @@ impl Client {
         let flow = &self.flows[ix.0];
         let (link, proxy) = flow.back.way(now)?;
         let way = Way::Back(proxy);
-        let open = links.link(link).is_some_and(|link| link.up && !link.draining);
-        let barred = flow.pauses.avoids(way, now);
+        let bytes = flow.next_bytes(true);
+        let open = links.link(link).is_some_and(|link| link.up && !link.draining && link.takes(bytes));
+        let fits = flow.pauses.limit_of(way, now).is_none_or(|limit| bytes < limit);
+        let barred = flow.pauses.avoids(way, now) || !fits;
         // What others of the datacenter get as well crosses once by its own proxies; much of it needs no company.
         let site = &self.sites[flow.datacenter];
         let alone = !site.crowded && site.ready[flow.lane.index()].iter().all(|other| *other == ix);
