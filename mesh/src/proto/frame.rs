@@ -16,6 +16,9 @@ pub const HEADER_BYTES: usize = 16;
 /// Longest control body before the handshake is complete. All a stranger can make this node keep.
 pub const HANDSHAKE_BYTES_MAX: usize = 4096;
 
+/// Most runs in one frame: the messages of one codec frame.
+pub const FRAME_RUNS_MAX: usize = 1024;
+
 /// What a frame is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
@@ -282,6 +285,12 @@ impl FrameReader {
         let payload = buffer.split_to(header.payload_bytes).freeze();
         let bytes = HEADER_BYTES + header.control_bytes + header.payload_bytes;
         Ok(Some((self.parse_body(header.kind, control, payload)?, bytes)))
+    }
+
+    /// The length of the control body that is waited for, bytes, once its header was read. A damaged one may never come.
+    #[must_use]
+    pub fn awaits_control(&self) -> Option<usize> {
+        self.header.filter(|header| !header.checked).map(|header| header.control_bytes)
     }
 
     /// Bytes still missing before [`FrameReader::read`] has another frame, at least 1. It may refuse the frame with fewer.

@@ -1,6 +1,7 @@
 //! Connections: bytes from machine to machine over the faulty wire.
 
 use super::*;
+use crate::proto::frame::Token;
 
 impl World {
     pub(super) fn accept(&mut self, from: End, to: NodeIx) {
@@ -99,7 +100,12 @@ impl World {
         conn.buffer.extend_from_slice(bytes);
         loop {
             match conn.reader.read(&mut conn.buffer) {
-                Ok(None) => return,
+                Ok(None) => {
+                    if let Some(control_bytes) = conn.reader.awaits_control() {
+                        node.handle_partial(to.conn, control_bytes, now);
+                    }
+                    return;
+                }
                 Ok(Some((mut received, length))) => {
                     match self.planted {
                         Some(planted) if to.node == LEADER => planted.into_leader(&mut received),
@@ -154,6 +160,9 @@ impl World {
             let number = batch.envelope.batch;
             let planted = self.planted.filter(|_| end.node == LEADER);
             let leaves = planted.is_none_or(|planted| planted.out_of_leader(batch));
+            if let (Some(planted), Token::Forward { .. }) = (self.planted, batch.token) {
+                planted.out_of_proxy(batch);
+            }
             let one = if leaves {
                 batch.encode(&mut conn.encoder, &mut slices)
             } else {
