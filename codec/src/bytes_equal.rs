@@ -168,27 +168,30 @@ fn add_chunks<const N: usize>(changes: &mut [u8], a: &[u8], b: &[u8]) {
     }
 }
 
-/// As [`add_changes`], for `others` that are all as long as `a` and as `changes`, each held against `a`.
-pub(crate) fn add_all_changes<'b>(changes: &mut [u8], a: &[u8], others: impl Iterator<Item = &'b [u8]>) {
+/// As [`add_changes`], for `pairs` of which both are as long as `changes`.
+pub(crate) fn add_all_changes<'b>(changes: &mut [u8], pairs: impl Iterator<Item = (&'b [u8], &'b [u8])>) {
     match changes.len() {
-        0 => {}
-        1 => add_ends::<1>(changes, a, others),
-        2..4 => add_ends::<2>(changes, a, others),
-        4..8 => add_ends::<4>(changes, a, others),
-        8..16 => add_ends::<8>(changes, a, others),
-        _ => others.for_each(|other| add_changes(changes, a, other)),
+        0 => pairs.for_each(drop),
+        1 => add_ends::<1>(changes, pairs),
+        2..4 => add_ends::<2>(changes, pairs),
+        4..8 => add_ends::<4>(changes, pairs),
+        8..16 => add_ends::<8>(changes, pairs),
+        16..32 => add_ends::<16>(changes, pairs),
+        32..64 => add_ends::<32>(changes, pairs),
+        _ => pairs.for_each(|(a, b)| add_changes(changes, a, b)),
     }
 }
 
 /// As [`add_all_changes`], for `N` to `2 * N` bytes: the changes of the first and of the last `N` stay in registers.
 #[inline]
-fn add_ends<'b, const N: usize>(changes: &mut [u8], a: &[u8], others: impl Iterator<Item = &'b [u8]>) {
-    let (Some(a_front), Some(a_back)) = (a.first_chunk::<N>(), a.last_chunk::<N>()) else { return };
+fn add_ends<'b, const N: usize>(changes: &mut [u8], pairs: impl Iterator<Item = (&'b [u8], &'b [u8])>) {
     let (mut front, mut back) = ([0; N], [0; N]);
-    for other in others {
-        if let (Some(x), Some(y)) = (other.first_chunk(), other.last_chunk()) {
-            add_change(&mut front, a_front, x);
-            add_change(&mut back, a_back, y);
+    for (a, b) in pairs {
+        if let (Some(a_front), Some(b_front)) = (a.first_chunk(), b.first_chunk())
+            && let (Some(a_back), Some(b_back)) = (a.last_chunk(), b.last_chunk())
+        {
+            add_change(&mut front, a_front, b_front);
+            add_change(&mut back, a_back, b_back);
         }
     }
     if let Some(change) = changes.first_chunk_mut() {
@@ -232,26 +235,40 @@ fn zero_mask(word: u64) -> u64 {
 
 /// Calls `found` with every run `from..to` of at least `least` zero bytes of `bytes`, in order.
 pub(crate) fn zero_runs(bytes: &[u8], least: usize, mut found: impl FnMut(usize, usize)) {
-    let mut from = 0;
-    let mut zero = false;
-    for (chunk, begin) in bytes.chunks(WIDE).zip((0..).step_by(WIDE)) {
+    // A run that may go on in the next chunk begins here.
+    let mut open = None;
+    let mut begin = 0;
+    while begin < bytes.len() {
+        let chunk = &bytes[begin..bytes.len().min(begin + WIDE)];
         let mut mask = equal_mask(chunk, &[0; WIDE]);
         let mut at = 0;
-        while at < chunk.len() {
-            // Bits of the kind that the run is of, from here on.
-            let same = if zero { mask.trailing_ones() } else { mask.trailing_zeros() } as usize;
-            if same >= chunk.len() - at {
+        if let Some(from) = open
+            && mask & 1 == 0
+        {
+            open = None;
+            if begin - from >= least {
+                found(from, begin);
+            }
+        }
+        while mask != 0 {
+            let ones = mask >> mask.trailing_zeros();
+            let from = open.unwrap_or(begin + at + mask.trailing_zeros() as usize);
+            at += (mask.trailing_zeros() + ones.trailing_ones()) as usize;
+            if at == chunk.len() {
+                open = Some(from);
                 break;
             }
-            at += same;
-            mask >>= same;
-            if zero && begin + at - from >= least {
+            open = None;
+            if begin + at - from >= least {
                 found(from, begin + at);
             }
-            (from, zero) = (begin + at, !zero);
+            mask = ones >> ones.trailing_ones();
         }
+        begin += WIDE;
     }
-    if zero && bytes.len() - from >= least {
+    if let Some(from) = open
+        && bytes.len() - from >= least
+    {
         found(from, bytes.len());
     }
 }
@@ -315,7 +332,7 @@ mod tests {
             add_changes(&mut changes, &texts[0], &texts[1]);
             assert_eq!(changes, plain(&[&texts[1]]), "{len}");
             changes.clone_from(&before);
-            add_all_changes(&mut changes, &texts[0], texts[1..].iter().map(Vec::as_slice));
+            add_all_changes(&mut changes, texts[1..].iter().map(|text| (&texts[0][..], &text[..])));
             assert_eq!(changes, plain(&[&texts[1], &texts[2]]), "{len}");
             if len <= 8 {
                 let mut bytes = [0; 8];

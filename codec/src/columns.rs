@@ -36,7 +36,7 @@ pub(crate) fn try_put<const W: usize>(
     let mut changes = [0u8; COLUMN_BYTES_MAX];
     let changes = &mut changes[..len];
     let first_bytes = &first.bytes[start..end];
-    add_all_changes(changes, first_bytes, others.iter().map(|item| &item.bytes[start..end]));
+    add_all_changes(changes, others.iter().map(|item| (first_bytes, &item.bytes[start..end])));
     out.work.compared_bytes += items.len() * len;
     let half = u16::try_from(len / 2).expect("columns are short");
     if !must && changes.iter().map(|change| u16::from(*change != 0)).sum::<u16>() > half {
@@ -158,7 +158,7 @@ mod tests {
     fn columns(messages: &[&[u8]], must: bool) -> (Vec<u8>, Vec<u8>, bool) {
         let payloads: Vec<Payload> = messages.iter().map(|message| Payload::from(message.to_vec())).collect();
         let mut borders = Borders::default();
-        payloads.iter().for_each(|payload| borders.push(payload));
+        borders.reset(&payloads);
         let texts = Texts::new(&payloads, &borders);
         let (mut head, mut data) = (HeadWriter::<1>::new(), DataColumn::default());
         head.reset(messages.len());

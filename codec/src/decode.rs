@@ -51,11 +51,13 @@ pub(crate) struct Referents<'a> {
 impl Iterator for Pieces<'_> {
     type Item = Bytes;
 
+    #[inline]
     fn next(&mut self) -> Option<Bytes> {
         let &Piece { origin, start, end } = self.pieces.next()?;
         Some(self.frame.buffers.get(origin).slice(start..end))
     }
 
+    #[inline]
     fn size_hint(&self) -> (usize, Option<usize>) {
         self.pieces.size_hint()
     }
@@ -166,6 +168,7 @@ impl Frame {
     }
 
     /// Number of messages; message `i` is for destination `i`.
+    #[inline]
     #[must_use]
     pub fn message_count(&self) -> usize {
         self.messages.len()
@@ -176,6 +179,7 @@ impl Frame {
     /// # Panics
     ///
     /// When `index` is not below [`message_count`](Self::message_count).
+    #[inline]
     #[must_use]
     pub fn message_len(&self, index: usize) -> usize {
         self.messages[index].len
@@ -186,6 +190,7 @@ impl Frame {
     /// # Panics
     ///
     /// When `index` is not below [`message_count`](Self::message_count).
+    #[inline]
     #[must_use]
     pub fn message(&self, index: usize) -> Pieces<'_> {
         Pieces { frame: self, pieces: self.pieces_of(index).iter() }
@@ -197,6 +202,7 @@ impl Frame {
     /// # Panics
     ///
     /// When `index` is not below [`message_count`](Self::message_count).
+    #[inline]
     pub fn slices(&self, index: usize) -> impl ExactSizeIterator<Item = &[u8]> {
         self.pieces_of(index)
             .iter()
@@ -239,6 +245,7 @@ impl Frame {
         data.len() + openings.len() + sent.iter().map(Bytes::len).sum::<usize>()
     }
 
+    #[inline]
     fn pieces_of(&self, index: usize) -> &[Piece] {
         let Message { first, pieces, .. } = self.messages[index];
         &self.pieces[first..first + pieces]

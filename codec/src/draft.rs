@@ -100,20 +100,26 @@ impl<const W: usize> Draft<W> {
             || memory.as_ref().is_some_and(|memory| !memory.runs.is_empty() || memory.received.is_some());
         // Many destinations that differ in many places make more pieces than a receiver takes; smaller groups, each
         // with its own copy of what it shares, make fewer.
-        for group in GROUPS.into_iter().filter(|&group| group == GROUPS[0] || group < count) {
+        for &group in &GROUPS {
             if count == 1 && !refers {
                 break;
             }
+            if group != GROUPS[0] && group >= count {
+                continue;
+            }
             self.head.reset(count);
             data.reset();
-            let mut out = Records::new(texts, &mut self.head, data, outcome.work);
+            let mut planner = Planner {
+                texts,
+                scratch: &mut self.scratch,
+                out: Records::new(texts, &mut self.head, data, outcome.work),
+            };
             if let Some(memory) = &memory {
-                out.remember(memory.runs, count);
+                planner.out.remember(memory.runs, count);
                 if let Some(received) = memory.received {
-                    out.echo(received);
+                    planner.out.echo(received);
                 }
             }
-            let mut planner = Planner { texts, scratch: &mut self.scratch, out };
             for spans in spans.chunks(group) {
                 match memory.as_ref().filter(|_| in_step) {
                     Some(memory) => planner.plan_in_step(spans, &self.in_step, memory.openings),

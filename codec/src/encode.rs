@@ -133,11 +133,7 @@ impl Encoder {
                 sent.enter(self.data.to_bytes(COPIED_BYTES_MAX));
             }
         }
-        let mut frame = self.assemble(payloads, Totals { input_bytes, lens_bytes }, split, envelope);
-        frame.stats.work = work;
-        // No handle to any message outlives the call.
-        self.data.reset();
-        Ok(frame)
+        Ok(self.assemble(payloads, Totals { input_bytes, lens_bytes }, split, envelope, work))
     }
 
     /// Takes in the messages of a new frame, and checks what is known before anything is planned.
@@ -150,19 +146,24 @@ impl Encoder {
             return Err(EncodeError::NoDestinations);
         }
         within(LimitName::Destinations, limits.destinations.min(DESTINATIONS_MAX), payloads.len())?;
-        self.borders.reset();
         self.spans.clear();
-        let (mut input_bytes, mut lens_bytes): (usize, usize) = (0, 0);
-        for (message, payload) in payloads.iter().enumerate() {
+        let (mut input_bytes, mut lens_bytes, mut longest) = (0usize, 0, 0);
+        let (mut empty, mut several) = (false, false);
+        for payload in payloads {
             let len = payload.len();
-            within(LimitName::MessageBytes, limits.message_bytes, len)?;
             input_bytes = input_bytes.saturating_add(len);
             lens_bytes += varint::len(len);
-            self.borders.push(payload);
-            if len > 0 {
-                self.spans.push(Span { message, start: 0, end: len });
-            }
+            longest = len.max(longest);
+            empty |= len == 0;
+            several |= payload.segments().len() > 1;
         }
+        within(LimitName::MessageBytes, limits.message_bytes, longest)?;
+        let whole = |(message, payload): (usize, &Payload)| Span { message, start: 0, end: payload.len() };
+        self.spans.extend(payloads.iter().enumerate().map(whole));
+        if empty {
+            self.spans.retain(|span| span.len() > 0);
+        }
+        self.borders.reset(if several { payloads } else { &[] });
         // A concatenation is always possible within these; a split needs less data and is tried against the rest.
         within(LimitName::OutputBytes, limits.output_bytes, input_bytes)?;
         within(LimitName::DataBytes, limits.data_bytes, input_bytes)?;
@@ -178,6 +179,7 @@ impl Encoder {
         totals: Totals,
         split: bool,
         envelope: Envelope,
+        work: Work,
     ) -> EncodedFrame {
         let mut prefix = [0; 3 + 3 * varint::BYTES_MAX];
         let mut prefix_bytes = 3;
@@ -249,13 +251,10 @@ impl Encoder {
         }
         let (slices, frame_bytes, checksum) = assembly.seal();
         let diff_bytes = around + self.data.bytes;
-        let stats = Stats {
-            input_bytes: totals.input_bytes,
-            diff_bytes,
-            frame_bytes,
-            concatenated: !split,
-            work: Work::default(),
-        };
+        let stats =
+            Stats { input_bytes: totals.input_bytes, diff_bytes, frame_bytes, concatenated: !split, work };
+        // No handle to any message outlives the call.
+        self.data.reset();
         EncodedFrame { slices, stats, arrived: envelope.arrived, flags: prefix[2], checksum }
     }
 }

@@ -112,7 +112,7 @@ impl Assembly<'_> {
 
     /// Appends the checksum of everything.
     pub(crate) fn seal(mut self) -> (Slices, usize, u32) {
-        let crc = checksum::append(self.crc, self.out);
+        let crc = checksum::append_own(self.crc, self.out);
         self.out.put_slice(&crc.to_le_bytes());
         let last = self.out.split().freeze();
         self.bytes += last.len();

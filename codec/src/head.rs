@@ -82,14 +82,16 @@ impl<const W: usize> HeadWriter<W> {
         if let Source::Past(back) = source {
             self.back = Some(back);
         }
-        self.bytes.extend(prefix);
-        self.table.put(&mut self.bytes, set);
+        if let Some(prefix) = prefix {
+            self.bytes.push(prefix);
+        }
+        let members = self.table.put(&mut self.bytes, set);
         varint::put(&mut self.bytes, len);
         if let Some(place) = place {
             varint::put(&mut self.bytes, place);
         }
         self.records += 1;
-        self.pieces += set.count();
+        self.pieces += members;
     }
 
     /// The head so far; [`flush`](Self::flush) first.

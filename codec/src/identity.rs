@@ -119,7 +119,7 @@ mod tests {
         let payloads: Vec<Payload> =
             [reference, message].map(|segments| segments.iter().cloned().collect()).into();
         let mut borders = Borders::default();
-        payloads.iter().for_each(|payload| borders.push(payload));
+        borders.reset(&payloads);
         let texts = Texts::new(&payloads, &borders);
         let whole = |message: usize| Span { message, start: 0, end: payloads[message].len() };
         let (mut addresses, mut out) = (Addresses::default(), Vec::new());

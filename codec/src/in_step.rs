@@ -5,7 +5,7 @@
 //! and only the rest has to be planned. Heartbeats and appends in one frame are in step each among themselves. Where
 //! messages are not, [`crate::past`] looks at each on its own.
 
-use crate::bytes_equal::{add_changes, zero_runs};
+use crate::bytes_equal::{add_all_changes, add_changes, zero_runs};
 use crate::destination_set::DestinationSet;
 use crate::openings::{Opening, Openings};
 use crate::streams::{Alike, Finder, Streams, half_alike};
@@ -56,17 +56,17 @@ impl<const W: usize> Class<W> {
         finder: &mut Finder<'_>,
     ) -> usize {
         let len = self.back;
-        let changes = &mut self.changes[..len];
-        let (mut count, mut same_border) = (0, true);
-        for (opening, &number) in openings.iter().zip(numbers) {
-            if opening.bytes.len() != len {
-                break;
-            }
-            let Some(past) = finder.next_latest(number, len) else { break };
-            add_changes(changes, opening.bytes, past);
-            same_border &= self.border == Some(opening.border);
+        let first_border = openings.first().map_or(0, |opening| opening.border);
+        let (mut count, mut same_border) = (0, self.border == Some(first_border));
+        let candidates = openings.iter().zip(numbers).zip(finder.rest());
+        let pairs = candidates.map_while(|((opening, &number), stream)| {
+            let past = stream.latest_of(number, len).filter(|_| opening.bytes.len() == len)?;
+            same_border &= opening.border == first_border;
             count += 1;
-        }
+            Some((opening.bytes, past))
+        });
+        add_all_changes(&mut self.changes[..len], pairs);
+        finder.skip(count);
         self.members.unite(&DestinationSet::range(from, from + count));
         self.border = self.border.filter(|_| same_border);
         self.len = self.len.min(len);
@@ -130,7 +130,11 @@ impl<const W: usize> InStep<W> {
             // Mostly messages of one class follow each other, as their streams did in the frame before.
             if hopeful
                 && !opening.is_empty()
-                && finder.clone().next_latest(numbers[message], opening.len()).is_some()
+                && finder
+                    .rest()
+                    .first()
+                    .and_then(|stream| stream.latest_of(numbers[message], opening.len()))
+                    .is_some()
             {
                 let index = self.class(opening.len(), border)?;
                 let class = &mut self.classes[index];

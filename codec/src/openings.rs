@@ -48,7 +48,7 @@ impl JoinedOpenings {
         let mut list: Vec<Opening<'a>> = std::mem::take(&mut self.list);
         list.extend(payloads.iter().map(|payload| {
             contiguous(payload).unwrap_or_else(|| {
-                put_opening(&mut self.bytes, payload.segments().iter());
+                put_opening(payload.segments().iter(), |part| self.bytes.extend_from_slice(part));
                 Opening { bytes: &[], border: payload.segments().first().map_or(0, Bytes::len) }
             })
         }));

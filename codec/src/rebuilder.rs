@@ -30,6 +30,7 @@ pub(crate) struct Buffers {
 }
 
 impl Buffers {
+    #[inline]
     pub(crate) fn get(&self, origin: Origin) -> &Bytes {
         match origin {
             Origin::DATA => &self.data,
@@ -80,6 +81,7 @@ impl Rebuilder {
     }
 
     /// Appends a piece to a message; neighbours in a buffer become one.
+    #[inline]
     pub(crate) fn put(&mut self, message: usize, piece: Piece) {
         let message = &mut self.messages[message];
         let next = message.first + message.pieces;

@@ -389,7 +389,7 @@ mod tests {
         let (mut joined, mut runs) = (JoinedOpenings::default(), PastRuns::default());
         runs.find(&joined.reset(&payloads), &numbers, &streams, &[], &mut Work::default());
         let mut borders = Borders::default();
-        payloads.iter().for_each(|payload| borders.push(payload));
+        borders.reset(&payloads);
         let texts = Texts::new(&payloads, &borders);
         let (mut head, mut data) = (HeadWriter::new(), DataColumn::default());
         head.reset(now.len());

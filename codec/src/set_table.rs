@@ -101,16 +101,17 @@ impl<const W: usize> SetTable<W> {
         1 + self.count.div_ceil(8).max(varint::BYTES_MAX)
     }
 
-    /// Writes `set`, which has members and none beyond the frame's destinations.
+    /// Writes `set`, which has members and none beyond the frame's destinations; says how many it has.
     #[inline]
-    pub(crate) fn put(&mut self, out: &mut Vec<u8>, set: &DestinationSet<W>) {
+    pub(crate) fn put(&mut self, out: &mut Vec<u8>, set: &DestinationSet<W>) -> usize {
         if *set == self.all {
             // What most records of most frames are for.
             out.push(wire::REF);
             self.previous = self.all;
-            return;
+            return self.count;
         }
         self.put_some(out, set);
+        set.count()
     }
 
     fn put_some(&mut self, out: &mut Vec<u8>, set: &DestinationSet<W>) {

@@ -31,19 +31,40 @@ const OPENINGS_MAX: usize = STREAM_BYTES / OPENING_BYTES;
 const _: () =
     assert!(TRIED <= OPENINGS_MAX && LOOK_BYTES <= OPENING_BYTES && OPENING_BYTES <= u16::MAX as usize);
 
-/// Appends the opening of a message that is given in parts; returns its length.
-pub(crate) fn put_opening(out: &mut Vec<u8>, parts: impl Iterator<Item: AsRef<[u8]>>) -> usize {
+/// Gives the opening of a message that is given in parts to `put`, in parts; returns its length.
+pub(crate) fn put_opening(parts: impl Iterator<Item: AsRef<[u8]>>, mut put: impl FnMut(&[u8])) -> usize {
     let mut room = OPENING_BYTES;
     for part in parts {
         let part = part.as_ref();
         let taken = part.len().min(room);
-        out.extend_from_slice(&part[..taken]);
+        put(&part[..taken]);
         room -= taken;
         if room == 0 {
             break;
         }
     }
     OPENING_BYTES - room
+}
+
+/// As `copy_from_slice`, but without a call for the lengths that most openings have.
+#[inline]
+fn copy(to: &mut [u8], from: &[u8]) {
+    match from.len() {
+        16..32 => copy_ends::<16>(to, from),
+        32..64 => copy_ends::<32>(to, from),
+        _ => to.copy_from_slice(from),
+    }
+}
+
+/// As [`copy`], for `N` to `2 * N` bytes: the first and the last `N`, which may overlap.
+#[inline]
+fn copy_ends<const N: usize>(to: &mut [u8], from: &[u8]) {
+    if let (Some(to), Some(from)) = (to.first_chunk_mut::<N>(), from.first_chunk()) {
+        *to = *from;
+    }
+    if let (Some(to), Some(from)) = (to.last_chunk_mut::<N>(), from.last_chunk()) {
+        *to = *from;
+    }
 }
 
 /// Whether a message is half equal to an opening as long from which it differs in no other places than those where `changes`
@@ -58,9 +79,9 @@ pub(crate) fn half_alike(changes: &[u8]) -> bool {
 pub(crate) struct Stream {
     number: u32,
     used: u64,
-    /// The openings one after another, the latest last. Those before `begin` are forgotten.
+    /// The openings one after another up to `end`, the latest last. Behind that is room.
     kept: Vec<u8>,
-    begin: usize,
+    end: usize,
     /// The lengths of the latest openings, the latest first, then zeros. The last one may be cut at its beginning.
     lens: [u16; OPENINGS_MAX],
 }
@@ -68,7 +89,7 @@ pub(crate) struct Stream {
 impl Stream {
     /// Everything remembered, the latest bytes last.
     pub(crate) fn bytes(&self) -> &[u8] {
-        &self.kept[self.begin..]
+        &self.kept[self.end.saturating_sub(STREAM_BYTES)..self.end]
     }
 
     /// Where each whole opening begins in [`bytes`](Self::bytes), and how long it is, the latest first.
@@ -81,14 +102,19 @@ impl Stream {
     }
 
     /// How long the latest opening is; 0 if there is none.
-    pub(crate) fn latest_len(&self) -> usize {
+    fn latest_len(&self) -> usize {
         usize::from(self.lens[0])
     }
 
-    /// The latest opening. For a message as long, of which half of the bytes that are looked at are equal, it is the one
-    /// that [`most_alike`](Self::most_alike) finds.
-    pub(crate) fn latest(&self) -> &[u8] {
-        &self.kept[self.kept.len() - self.latest_len()..]
+    /// The latest opening, if this is the stream of that number and the opening as long as said. For a message as long, of
+    /// which half of the bytes that are looked at are equal, it is the one that [`most_alike`](Self::most_alike) finds.
+    #[inline]
+    pub(crate) fn latest_of(&self, number: u32, len: usize) -> Option<&[u8]> {
+        (self.number == number && self.latest_len() == len).then(|| self.latest())
+    }
+
+    fn latest(&self) -> &[u8] {
+        &self.kept[self.end - self.latest_len()..self.end]
     }
 
     /// The whole opening that is most like that of the next message: the latest one, or an older one that is clearly more
@@ -114,22 +140,26 @@ impl Stream {
 
     fn enter(&mut self, parts: impl Iterator<Item: AsRef<[u8]>>) {
         self.make_room();
-        let opening = put_opening(&mut self.kept, parts);
-        self.note(opening);
+        let mut end = self.end;
+        put_opening(parts, |part| {
+            self.kept[end..end + part.len()].copy_from_slice(part);
+            end += part.len();
+        });
+        self.note(end - self.end);
     }
 
     /// As [`enter`](Self::enter), for an opening in one piece.
     fn enter_opening(&mut self, opening: &[u8]) {
         self.make_room();
-        self.kept.extend_from_slice(opening);
+        copy(&mut self.kept[self.end..self.end + opening.len()], opening);
         self.note(opening.len());
     }
 
-    /// So many bytes of a new opening were kept.
+    /// So many bytes of a new opening were put behind the end.
     #[inline]
     fn note(&mut self, opening: usize) {
-        self.begin = self.begin.max(self.kept.len().saturating_sub(STREAM_BYTES));
         if opening > 0 {
+            self.end += opening;
             let lens = self.lens;
             self.lens[1..].copy_from_slice(&lens[..OPENINGS_MAX - 1]);
             self.lens[0] = u16::try_from(opening).expect("an opening has at most 256 bytes");
@@ -139,7 +169,7 @@ impl Stream {
     /// Room for one more opening.
     #[inline]
     fn make_room(&mut self) {
-        if self.kept.capacity() - self.kept.len() < OPENING_BYTES {
+        if self.kept.len() - self.end < OPENING_BYTES {
             self.grow();
         }
     }
@@ -147,12 +177,16 @@ impl Stream {
     #[cold]
     fn grow(&mut self) {
         // Not at every message, for then each of them would move all the others.
-        if self.kept.len() + OPENING_BYTES > KEPT_BYTES_MAX {
-            self.kept.drain(..self.begin);
-            self.begin = 0;
+        if self.end + OPENING_BYTES > KEPT_BYTES_MAX {
+            let begin = self.end - STREAM_BYTES;
+            self.kept.copy_within(begin..self.end, 0);
+            self.end -= begin;
         }
-        let wanted = (self.kept.len() + OPENING_BYTES).next_power_of_two();
-        self.kept.reserve_exact(wanted.min(KEPT_BYTES_MAX) - self.kept.len());
+        let wanted = (self.end + OPENING_BYTES).next_power_of_two().min(KEPT_BYTES_MAX);
+        if wanted > self.kept.len() {
+            self.kept.reserve_exact(wanted - self.kept.len());
+            self.kept.resize(wanted, 0);
+        }
     }
 }
 
@@ -188,15 +222,14 @@ pub(crate) struct Finder<'a> {
 }
 
 impl<'a> Finder<'a> {
-    /// The latest opening of a stream, if it is that of the next stream in order and as long as said.
-    #[inline]
-    pub(crate) fn next_latest(&mut self, number: u32, len: usize) -> Option<&'a [u8]> {
-        let stream = self.streams.streams.get(self.next)?;
-        if stream.number != number || stream.latest_len() != len {
-            return None;
-        }
-        self.next += 1;
-        Some(stream.latest())
+    /// The streams that are probably next, in order.
+    pub(crate) fn rest(&self) -> &'a [Stream] {
+        self.streams.streams.get(self.next..).unwrap_or_default()
+    }
+
+    /// The next so many streams were found.
+    pub(crate) fn skip(&mut self, count: usize) {
+        self.next += count;
     }
 
     /// What is remembered of a stream; nothing of one that was never heard, or is forgotten.
@@ -312,9 +345,9 @@ mod tests {
         for round in 0..100 {
             streams.enter(7, [[round; 250]].into_iter());
             let stream = streams.finder().find(7).unwrap();
-            let (bytes, kept) = (stream.bytes().len(), stream.kept.len());
+            let (bytes, kept) = (stream.bytes().len(), stream.kept.capacity());
             assert!(
-                bytes <= STREAM_BYTES && kept < 2 * STREAM_BYTES && (round < 20 || bytes == STREAM_BYTES)
+                bytes <= STREAM_BYTES && kept <= 2 * STREAM_BYTES && (round < 20 || bytes == STREAM_BYTES)
             );
             assert!(stream.bytes().ends_with(&[round; 250]));
         }

@@ -53,8 +53,6 @@ pub(crate) struct Borders {
     starts: Vec<usize>,
     /// Where in `starts` those of every message end, up to the last one of several segments.
     ends: Vec<usize>,
-    /// Messages taken in.
-    messages: usize,
 }
 
 /// All messages of one frame.
@@ -65,26 +63,21 @@ pub(crate) struct Texts<'a> {
 }
 
 impl Borders {
-    /// Begins a new frame.
-    pub(crate) fn reset(&mut self) {
+    /// Takes in the messages of a new frame.
+    pub(crate) fn reset(&mut self, payloads: &[Payload]) {
         self.starts.clear();
         self.ends.clear();
-        self.messages = 0;
-    }
-
-    /// Takes in its next message.
-    #[inline]
-    pub(crate) fn push(&mut self, payload: &Payload) {
-        if let segments @ [_, _, ..] = payload.segments() {
-            self.ends.resize(self.messages, self.starts.len());
-            let mut start = 0;
-            for segment in segments {
-                self.starts.push(start);
-                start += segment.len();
+        for (message, payload) in payloads.iter().enumerate() {
+            if let segments @ [_, _, ..] = payload.segments() {
+                self.ends.resize(message, self.starts.len());
+                let mut start = 0;
+                for segment in segments {
+                    self.starts.push(start);
+                    start += segment.len();
+                }
+                self.ends.push(self.starts.len());
             }
-            self.ends.push(self.starts.len());
         }
-        self.messages += 1;
     }
 
     fn of(&self, message: usize) -> &[usize] {
@@ -179,7 +172,7 @@ mod tests {
         let segments = ["abc", "defgh", "ij"].map(|text| Bytes::from_static(text.as_bytes()));
         let payloads = [Payload::default(), segments.into_iter().collect(), Payload::from(b"xyz".to_vec())];
         let mut borders = Borders::default();
-        payloads.iter().for_each(|payload| borders.push(payload));
+        borders.reset(&payloads);
         let texts = Texts::new(&payloads, &borders);
         let span = |message, start, end| Span { message, start, end };
         let parts =

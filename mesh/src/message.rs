@@ -187,7 +187,7 @@ pub enum FailReason {
     /// The destination is no member of the batch's datacenter.
     #[error("the destination is no member of that datacenter")]
     UnknownNode,
-    /// The payload is over `message_bytes_max`.
+    /// The payload is over `message_bytes_max`, or over what its destination takes in a frame.
     #[error("the message is over the limit")]
     TooLarge,
     /// The destination was taken out of the topology while the message was under way.

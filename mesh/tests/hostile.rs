@@ -34,6 +34,8 @@ mod history;
 mod honest;
 #[path = "hostile/known.rs"]
 mod known;
+#[path = "hostile/large.rs"]
+mod large;
 #[path = "hostile/late.rs"]
 mod late;
 #[path = "hostile/log.rs"]

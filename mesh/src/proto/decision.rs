@@ -31,6 +31,8 @@ pub enum Why {
     ProxiesPassed,
     /// No way: the receiver was full a moment ago.
     ReceiverFull,
+    /// No way yet: a proxy is being dialled, for the first time.
+    ProxyDialled,
     /// No way yet: the direct link is not up.
     Dialling,
     /// No way: all failed this flow a moment ago.
@@ -50,6 +52,7 @@ impl Why {
             Self::NoProxy => "no_proxy",
             Self::ProxiesPassed => "proxies_passed",
             Self::ReceiverFull => "receiver_full",
+            Self::ProxyDialled => "proxy_dialled",
             Self::Dialling => "dialling",
             Self::AllAvoided => "all_avoided",
         }

@@ -559,6 +559,13 @@ impl Flow {
         again.map_or(1, |sent| sent.attempts.saturating_add(1))
     }
 
+    /// The message that [`Flow::select`] would take first.
+    #[must_use]
+    pub fn foremost(&self) -> Option<Newest> {
+        let again = self.retry.first().map(|seq| Newest::Sent(*seq));
+        again.or_else(|| self.queue.first_key_value().map(|(id, _)| Newest::Queued(*id)))
+    }
+
     /// Payload bytes of the message that [`Flow::select`] would take first; 0 without one.
     #[must_use]
     pub fn next_bytes(&self, late_too: bool) -> usize {

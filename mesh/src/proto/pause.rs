@@ -45,12 +45,21 @@ struct Avoided {
     cause: Cause,
 }
 
+/// The least that a way refused as too large, payload bytes.
+#[derive(Clone, Copy, Debug)]
+struct TooLarge {
+    bytes: usize,
+    until: Micros,
+}
+
 /// The pauses of one flow.
 #[derive(Debug)]
 pub struct Pauses {
     avoided: BTreeMap<Way, Avoided>,
     /// Ways by which the destination says that it was lied about.
     distrusted: BTreeMap<Way, Ejection>,
+    /// Ways that take what is smaller.
+    limits: BTreeMap<Way, TooLarge>,
     full_until: Micros,
     full_pause: Duration,
     failures: u32,
@@ -61,6 +70,9 @@ pub struct Pauses {
 /// First pause of one flow on a way that failed it, and longest.
 const AVOID_MIN: Duration = Duration::from_millis(200);
 const AVOID_MAX: Duration = Duration::from_secs(2);
+
+/// How long it is known what a way refused as too large: the limit belongs to a link that this end does not see.
+const LIMIT_KEPT: Duration = Duration::from_secs(60);
 
 /// First pause after the receiver was full, and longest.
 const FULL_MIN: Duration = Duration::from_millis(10);
@@ -75,6 +87,7 @@ impl Default for Pauses {
         Self {
             avoided: BTreeMap::new(),
             distrusted: BTreeMap::new(),
+            limits: BTreeMap::new(),
             full_until: Micros(0),
             full_pause: FULL_MIN,
             failures: 0,
@@ -95,6 +108,7 @@ impl Pauses {
     /// The receiver begins anew, and with an empty inbox. Ways are what they were.
     pub fn restart(&mut self) {
         self.failures = 0;
+        self.limits.clear();
         self.full_until = Micros(0);
         self.full_pause = FULL_MIN;
     }
@@ -131,6 +145,19 @@ impl Pauses {
     pub fn forget(&mut self, way: Way) {
         self.avoided.remove(&way);
         self.distrusted.remove(&way);
+        self.limits.remove(&way);
+    }
+
+    /// This way refused so many payload bytes as too large. What is smaller may take it.
+    pub fn limit(&mut self, way: Way, bytes: usize, now: Micros) {
+        let bytes = self.limit_of(way, now).map_or(bytes, |limit| limit.min(bytes));
+        self.limits.insert(way, TooLarge { bytes, until: now + LIMIT_KEPT });
+    }
+
+    /// What this way takes is less than this, bytes, if it is known.
+    #[must_use]
+    pub fn limit_of(&self, way: Way, now: Micros) -> Option<usize> {
+        self.limits.get(&way).filter(|limit| limit.until > now).map(|limit| limit.bytes)
     }
 
     /// The destination says that it was lied about by this way, which no answer by the same way can end. False when that is
@@ -240,6 +267,18 @@ mod tests {
         assert!(pauses.distrust(proxy, until));
         pauses.forget(proxy);
         assert!(!pauses.avoids(proxy, until));
+    }
+
+    #[test]
+    fn what_a_way_refused_as_too_large_bounds_it_for_a_while() {
+        let (mut pauses, way) = (Pauses::default(), Way::Proxy(0));
+        pauses.limit(way, 1_000, Micros(0));
+        pauses.limit(way, 2_000, Micros(1));
+        assert_eq!(pauses.limit_of(way, Micros(1)), Some(1_000));
+        assert_eq!((pauses.limit_of(Way::Direct, Micros(1)), pauses.avoids(way, Micros(1))), (None, false));
+        assert_eq!(pauses.limit_of(way, Micros(1) + LIMIT_KEPT), None);
+        pauses.restart();
+        assert_eq!(pauses.limit_of(way, Micros(1)), None, "another life, another limit");
     }
 
     #[test]

@@ -35,6 +35,8 @@ pub struct ProxyRoute {
     pub present: bool,
     /// The link to it, while it is up.
     pub link: Option<LinkId>,
+    /// It was linked once, or could not be.
+    pub tried: bool,
     /// Write to ack.
     pub rtt: Rtt,
     /// When the latest frame was written of which something was answered.
@@ -61,6 +63,7 @@ impl ProxyRoute {
             id,
             present: true,
             link: None,
+            tried: false,
             rtt: Rtt::default(),
             answered_written_at: None,
             snoozed_until: Micros(0),
@@ -145,6 +148,8 @@ pub struct Routes {
     in_use: usize,
     /// A proxy that is clearly better than the one in use, and since when.
     challenger: Option<(usize, Micros)>,
+    /// Until then messages wait for the first link to any proxy.
+    patient_until: Option<Micros>,
     rng: fastrand::Rng,
 }
 
@@ -154,6 +159,9 @@ const SWITCH_AFTER: Duration = Duration::from_secs(5);
 /// Clearly better: two thirds of the time to an ack, and less by this.
 const SWITCH_GAIN: Duration = Duration::from_millis(2);
 
+/// How long the first messages to a datacenter wait for a proxy of it: a few round trips, for a connection, TLS and Hello.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// The rest of a snooze after it turned out that all proxies are late: long enough to try what else there is.
 const PARDON: Duration = Duration::from_millis(200);
 
@@ -162,7 +170,7 @@ impl Routes {
     #[must_use]
     pub fn new(seed: u64, proxies: impl IntoIterator<Item = (PeerIx, NodeId)>) -> Self {
         let rng = fastrand::Rng::with_seed(seed);
-        let mut routes = Self { proxies: Vec::new(), in_use: 0, challenger: None, rng };
+        let mut routes = Self { proxies: Vec::new(), in_use: 0, challenger: None, patient_until: None, rng };
         let _none_returned = routes.set(proxies);
         routes
     }
@@ -276,6 +284,11 @@ impl Routes {
         (0..self.proxies.len()).map(|index| self.cost_us(index, links)).collect()
     }
 
+    /// Takes another proxy for the one in use if that is lost, though nothing waits to be sent.
+    pub fn refresh(&mut self, links: &Links, now: Micros) {
+        let _in_turn = self.usable(links, now);
+    }
+
     /// What an ack by this proxy takes: round trip, queue and ack delay. Measured, where messages went there; else the ping,
     /// and the least that the one in use ever took on top of its own.
     fn cost_us(&self, index: usize, links: &Links) -> u64 {
@@ -315,6 +328,27 @@ impl Routes {
             proxy.snooze = None;
             proxy.snoozed_until = proxy.snoozed_until.min(now + PARDON);
         }
+    }
+
+    /// No proxy was linked yet, and one is being dialled: until when that is waited for. Once: a datacenter whose proxies are
+    /// down is not waited for, nor is one whose proxies were lost.
+    pub fn patience(&mut self, now: Micros) -> Option<Micros> {
+        if !self.dials_its_first() {
+            return None;
+        }
+        let until = *self.patient_until.get_or_insert(now + PATIENCE);
+        (until > now).then_some(until)
+    }
+
+    /// See [`Routes::patience`].
+    #[must_use]
+    pub fn is_patient(&self, now: Micros) -> bool {
+        self.dials_its_first() && self.patient_until.is_some_and(|until| until > now)
+    }
+
+    fn dials_its_first(&self) -> bool {
+        let present = || self.proxies.iter().filter(|proxy| proxy.present);
+        present().any(|proxy| !proxy.tried) && !present().any(|proxy| proxy.link.is_some())
     }
 
     /// The datacenter has no proxy, or the sender stands in it.

@@ -23,7 +23,8 @@ pub struct Decision {
     pub proxy: Option<NodeId>,
     /// `in_use`: the proxy in use. `next`: that one is left alone by this destination. `trial`: its snooze is over and it
     /// has delivered nothing yet. `probe`: it alone was silent, and is asked directly. `local`: the sender stands in that datacenter. `no_proxy`: the datacenter has none.
-    /// `proxies_passed`: none would do, see `passed`. When it waits, `receiver_full`; `dialling`: the direct link is not
+    /// `proxies_passed`: none would do, see `passed`. When it waits, `receiver_full`; `proxy_dialled`: the first link to any
+    /// proxy there is not up; `dialling`: the direct link is not
     /// up; `all_avoided`: every way failed it a moment ago.
     pub why: &'static str,
     /// It sends single messages until one is answered, after failures in a row.

@@ -241,3 +241,85 @@ fn a_proxy_that_left_and_is_back_is_avoided_by_nobody() {
     let [_, bulk] = shell.link_out(&Peer::new("p"));
     assert_eq!(messages(&mut shell, bulk), 1, "a clean record");
 }
+
+/// Nothing has to be sent for a lost proxy to be lost.
+#[test]
+fn the_way_that_is_shown_is_the_one_that_the_next_message_takes() {
+    let mut shell = Shell::with("o", 0, impatient());
+    let conns = ["p", "p2"].map(|name| shell.link_out(&Peer::new(name)));
+    let in_use = |shell: &Shell| {
+        let rows = shell.node.status(shell.now).datacenters;
+        let row = rows.into_iter().find(|row| row.name.as_str() == "eu").unwrap();
+        row.routes.iter().position(|route| route.in_use)
+    };
+    let before = in_use(&shell).expect("one of them");
+    for conn in conns[before] {
+        shell.node.handle_closed(conn, shell.now);
+    }
+    shell.drain();
+    assert_eq!(in_use(&shell), Some(1 - before));
+    submit(&mut shell, "eu", "m", &[10]);
+    assert_eq!(messages(&mut shell, conns[1 - before][1]), 1);
+}
+
+/// A leader of 20 datacenters with 50 members and 2 proxies each.
+fn large() -> Shell {
+    let names: Vec<(String, String, Roles)> = (0..20)
+        .flat_map(|site| {
+            let of = move |kind: &'static str, count: usize, roles| {
+                (0..count).map(move |at| (format!("d{site}-{kind}{at}"), format!("d{site}"), roles))
+            };
+            of("p", 2, Roles::PROXY).chain(of("m", 50, Roles::MEMBER))
+        })
+        .collect();
+    let mut nodes = vec![("o", "us", Roles::ORIGIN)];
+    nodes.extend(names.iter().map(|(id, datacenter, roles)| (id.as_str(), datacenter.as_str(), *roles)));
+    let settings = Settings { dials_per_second: 10_000, ..impatient() };
+    Shell::among(cluster(&nodes), "o", settings, 1)
+}
+
+fn send_to_all(shell: &mut Shell) {
+    for site in 0..20 {
+        let mut batch = Batch::to(Datacenter::new(&format!("d{site}")).unwrap());
+        batch.extend((0..50).map(|at| {
+            Message::new(id(&format!("d{site}-m{at}")), Bytes::from_static(b"x"))
+                .deadline(Duration::from_secs(60))
+        }));
+        shell.node.submit(batch, shell.now).unwrap();
+    }
+    shell.drain();
+}
+
+fn dialled(shell: &Shell, kind: &str) -> usize {
+    shell.dials.iter().filter(|(_, peer, _)| peer.as_str().contains(kind)).count()
+}
+
+#[test]
+fn a_sender_that_starts_dials_proxies_and_not_a_thousand_members() {
+    let mut shell = large();
+    send_to_all(&mut shell);
+    pass(&mut shell, 300);
+    assert_eq!((dialled(&shell, "-p"), dialled(&shell, "-m")), (80, 0), "two connections to each proxy");
+    // One that is there in time takes all of it.
+    let [control, bulk] = shell.link_out(&Peer { datacenter: "d5", ..Peer::new("d5-p0") });
+    assert_eq!(messages(&mut shell, bulk), 50);
+    for row in 0..50 {
+        shell.feed(control, &ack_frame(vec![entry(row, 100, 1)]));
+    }
+    // Whose proxies are down is not waited for: all its members at once, and of no other datacenter.
+    let down: Vec<ConnId> = shell
+        .dials
+        .iter()
+        .filter(|(_, peer, _)| peer.as_str().starts_with("d3-p"))
+        .map(|(conn, ..)| *conn)
+        .collect();
+    for conn in down {
+        shell.node.handle_dial_failed(conn, shell.now);
+    }
+    shell.drain();
+    pass(&mut shell, 100);
+    assert_eq!(dialled(&shell, "-m"), 100);
+    // And nobody waits for long for proxies that say nothing at all.
+    pass(&mut shell, 1_000);
+    assert_eq!((dialled(&shell, "-m"), dialled(&shell, "d5-m")), (1_900, 0));
+}

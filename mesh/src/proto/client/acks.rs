@@ -202,7 +202,7 @@ impl Client {
             if refused.count == 0 {
                 ways.insert(way_of_link);
             }
-            let mut ended = 0;
+            let (mut ended, mut refused_bytes) = (0, 0);
             for seq in seqs {
                 let Some(Place::Flying(id)) = self.flows[ix.0].sent.get(&seq).map(|sent| sent.place) else {
                     continue;
@@ -216,6 +216,7 @@ impl Client {
                 let flow = &mut self.flows[ix.0];
                 let again = flow.retry(seq, uncertain);
                 if let Some(sent) = flow.sent.get_mut(&seq) {
+                    refused_bytes += sent.pending.payload.len();
                     sent.full = matches!(reason, Some(RefusedReason::InboxFull | RefusedReason::QueueFull));
                 }
                 match reason {
@@ -240,13 +241,17 @@ impl Client {
                     self.stats.fallbacks.proxy_draining += ended;
                     ways.into_iter().for_each(|way| flow.pauses.avoid(way, Cause::Refused(reason), now));
                 }
+                // What is smaller may go there, and this need not be tried there again.
+                Some(RefusedReason::TooLarge) => {
+                    self.stats.fallbacks.member_unreachable += ended;
+                    ways.into_iter().for_each(|way| flow.pauses.limit(way, refused_bytes, now));
+                }
                 Some(
                     RefusedReason::Unreachable
                     | RefusedReason::LinkLost
                     | RefusedReason::NotServed
                     | RefusedReason::StaleDestination
                     | RefusedReason::Expired
-                    | RefusedReason::TooLarge
                     | RefusedReason::Malformed,
                 )
                 | None => {

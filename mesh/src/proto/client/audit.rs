@@ -129,6 +129,7 @@ impl Client {
                 self.note_blame(site, Blame::Capped, about, seen, now);
             } else {
                 self.eject(site, index, about, seen, now);
+                self.sites[site].routes.refresh(links, now);
             }
         }
         self.wake_all_of(site, links, now);

@@ -117,6 +117,7 @@ impl Client {
         if news {
             self.note_verdict(site, blame, way, alone, seen, now);
         }
+        self.sites[site].routes.refresh(links, now);
         self.wake_all_of(site, links, now);
     }
 

@@ -66,6 +66,7 @@ impl Client {
             for proxy in self.sites[site].routes.proxies.iter_mut().filter(|proxy| proxy.present) {
                 proxy.link = proxy.link.or_else(|| links.dialled(proxy.peer).map(|(link, _)| link));
             }
+            self.sites[site].routes.refresh(links, now);
             self.wake_all_of(site, links, now);
         }
     }

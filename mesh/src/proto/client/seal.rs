@@ -184,7 +184,9 @@ impl Client {
             return Vec::new();
         };
         let first_new = flow.next();
-        let (mut run_bytes, run_bytes_max) = (0_usize, self.settings.run_bytes_max);
+        let first_bytes = flow.next_bytes(frame.late_too);
+        let limit = flow.pauses.limit_of(way, now).unwrap_or(usize::MAX);
+        let (mut run_bytes, run_bytes_max) = (0_usize, self.settings.run_bytes_max.min(limit));
         let alone = frame.payloads.is_empty();
         let mut first = true;
         let runs_max = FRAME_RUNS_MAX - frame.runs.len();
@@ -236,7 +238,7 @@ impl Client {
         }
         frame.attempt = frame.attempt.max(attempt);
         if !selected.is_empty() && !audits {
-            self.note_decision(ix, Some(way), attempt, links, now);
+            self.note_decision(ix, Some(way), (attempt, first_bytes), links, now);
         }
         selected
     }

@@ -3,11 +3,13 @@
 use super::clock::Ended;
 use super::{Client, Pick, Timer};
 use crate::id::Lane;
+use crate::message::FailReason;
 use crate::proto::decision::{Obstacle, Passed, Verdict, Why};
-use crate::proto::flow::{FlowIx, Way};
+use crate::proto::flow::{FlowIx, Newest, Way};
 use crate::proto::links::{LinkId, Links, PeerIx};
 use crate::proto::pause::Cause;
 use crate::proto::time::Micros;
+use crate::proto::wire::RefusedReason;
 
 impl Client {
     /// The way a flow takes now: the proxy in use, the next proxy, straight; whichever neither failed it a moment ago nor
@@ -23,28 +25,59 @@ impl Client {
         if let Some(until) = self.flows[ix.0].waits_for_room(now) {
             return Pick::Wait(until);
         }
-        let flow = &self.flows[ix.0];
-        // One that was silent alone is asked directly, as soon as that is possible; nothing waits for it.
-        if flow.pauses.probes_directly()
-            && let Some((link, _)) = links.dialled(flow.peer).filter(|(_, link)| !link.draining)
-        {
-            return Pick::Link(link, Way::Direct);
-        }
-        let routes = &mut self.sites[flow.datacenter].routes;
-        let by_proxy =
-            routes.usable(links, now).into_iter().find(|index| !flow.pauses.avoids(Way::Proxy(*index), now));
-        if let Some(index) = by_proxy
-            && let Some(link) = routes.proxies[index].link
-        {
-            return Pick::Link(link, Way::Proxy(index));
-        }
-        if !flow.pauses.avoids(Way::Direct, now) {
-            if let Some((link, _)) = links.dialled(flow.peer).filter(|(_, link)| !link.draining) {
+        // A message that its member has no room for in any frame fails, and the next one is looked at.
+        loop {
+            let flow = &self.flows[ix.0];
+            let (bytes, peer, site) = (flow.next_bytes(true), flow.peer, flow.datacenter);
+            let straight = links.dialled(flow.peer).filter(|(_, link)| !link.draining);
+            let straight = straight.map(|(id, link)| (id, link.takes(bytes)));
+            // One that was silent alone is asked directly, as soon as that is possible; nothing waits for it.
+            if flow.pauses.probes_directly()
+                && let Some((link, true)) = straight
+            {
                 return Pick::Link(link, Way::Direct);
             }
-            links.want_once(flow.peer, now);
+            let routes = &mut self.sites[flow.datacenter].routes;
+            let will_do = |(index, link): &(usize, LinkId)| {
+                let way = Way::Proxy(*index);
+                !flow.pauses.avoids(way, now)
+                    && flow.pauses.limit_of(way, now).is_none_or(|limit| bytes < limit)
+                    && links.link(*link).is_some_and(|link| link.takes(bytes))
+            };
+            let usable = routes.usable(links, now).into_iter();
+            let linked = usable.filter_map(|index| Some((index, routes.proxies[index].link?)));
+            if let Some((index, link)) = linked.into_iter().find(will_do) {
+                return Pick::Link(link, Way::Proxy(index));
+            }
+            if !flow.pauses.avoids(Way::Direct, now) {
+                match straight {
+                    Some((link, true)) => return Pick::Link(link, Way::Direct),
+                    Some((_, false)) if self.fail_foremost(ix, FailReason::TooLarge) => continue,
+                    Some((_, false)) => {}
+                    // Who starts has messages for all members before it has a link: it does not dial them all for that.
+                    None => match self.sites[site].routes.patience(now) {
+                        Some(until) => return Pick::Wait(until.min(self.flows[ix.0].pauses.next_wake(now))),
+                        None => links.want_once(peer, now),
+                    },
+                }
+            }
+            let flow = &self.flows[ix.0];
+            let routes = &self.sites[flow.datacenter].routes;
+            return Pick::Wait(flow.pauses.next_wake(now).min(routes.next_wake(now)));
         }
-        Pick::Wait(flow.pauses.next_wake(now).min(routes.next_wake(now)))
+    }
+
+    /// The message that would go next fails. False if there is none.
+    fn fail_foremost(&mut self, ix: FlowIx, reason: FailReason) -> bool {
+        match self.flows[ix.0].foremost() {
+            Some(Newest::Sent(seq)) => self.give_up(ix, seq, reason),
+            Some(Newest::Queued(id)) => {
+                let Some(pending) = self.flows[ix.0].unqueue(id) else { return false };
+                self.give_up_queued(ix, &pending, reason);
+            }
+            None => return false,
+        }
+        true
     }
 
     /// Has the flow's connection ask for work, if there is any.
@@ -66,8 +99,8 @@ impl Client {
                 self.sites[site].ready[lane.index()].remove(&ix);
             }
             Pick::Wait(until) => {
-                let attempt = self.flows[ix.0].next_attempt();
-                self.note_decision(ix, None, attempt, links, now);
+                let flow = &self.flows[ix.0];
+                self.note_decision(ix, None, (flow.next_attempt(), flow.next_bytes(true)), links, now);
                 if until < Micros::NEVER {
                     self.timers.set_earlier(Timer::Wake(site), until);
                 }
@@ -75,12 +108,13 @@ impl Client {
         }
     }
 
-    /// Writes down which way a flow took, or that it has none, and why.
+    /// Writes down which way a flow took, or that it has none, and why; with the attempt, and the payload bytes of the
+    /// first message that it was for.
     pub(super) fn note_decision(
         &mut self,
         ix: FlowIx,
         way: Option<Way>,
-        attempt: u32,
+        (attempt, bytes): (u32, usize),
         links: &Links,
         now: Micros,
     ) {
@@ -96,6 +130,7 @@ impl Client {
             Some(Way::Direct) => Why::ProxiesPassed,
             None if pauses.is_full(now) || starved => Why::ReceiverFull,
             None if pauses.avoids(Way::Direct, now) => Why::AllAvoided,
+            None if routes.is_patient(now) => Why::ProxyDialled,
             None => Why::Dialling,
         };
         let avoided = |way| {
@@ -104,8 +139,21 @@ impl Client {
         };
         let proxies = (0..routes.proxies.len())
             .filter(|index| routes.proxies[*index].present && way != Some(Way::Proxy(*index)));
-        let proxies = proxies
-            .filter_map(|index| routes.obstacle(index, links, now).or_else(|| avoided(Way::Proxy(index))));
+        let too_small = |index: usize| {
+            let way = Way::Proxy(index);
+            let refused = pauses.limit_of(way, now).is_some_and(|limit| bytes >= limit);
+            let short = routes.proxies[index].link.and_then(|link| links.link(link))?;
+            let cause = match (refused, short.takes(bytes)) {
+                (true, _) => Cause::Refused(Some(RefusedReason::TooLarge)),
+                (false, false) => Cause::FrameLimit,
+                (false, true) => return None,
+            };
+            Some(Passed { way, why: Obstacle::Avoided(cause), until: Micros::NEVER })
+        };
+        let proxies = proxies.filter_map(|index| {
+            let obstacle = routes.obstacle(index, links, now).or_else(|| avoided(Way::Proxy(index)));
+            obstacle.or_else(|| too_small(index))
+        });
         let straight = way.is_none().then(|| {
             let not_linked = Passed { way: Way::Direct, why: Obstacle::NotLinked, until: Micros::NEVER };
             avoided(Way::Direct).or((why == Why::Dialling).then_some(not_linked))
@@ -134,8 +182,9 @@ impl Client {
             self.learn_life(first, life, links, now);
         }
         for proxy in self.sites[reach.site].routes.proxies.iter_mut().filter(|proxy| proxy.peer == peer) {
-            proxy.link = Some(link);
+            (proxy.link, proxy.tried) = (Some(link), true);
         }
+        self.sites[reach.site].routes.refresh(links, now);
         self.wake_site(reach.site, links, now);
     }
 
@@ -155,6 +204,7 @@ impl Client {
             self.stats.fallbacks.proxy_closed += waiting;
         }
         if let Some(site) = site {
+            self.sites[site].routes.refresh(links, now);
             self.wake_all_of(site, links, now);
         }
     }
@@ -163,6 +213,7 @@ impl Client {
     pub fn handle_draining(&mut self, link: LinkId, links: &mut Links, now: Micros) {
         let Some(peer) = links.link(link).map(|link| link.peer) else { return };
         if let Some(site) = self.site_of(peer) {
+            self.sites[site].routes.refresh(links, now);
             self.wake_site(site, links, now);
         }
     }
@@ -170,6 +221,11 @@ impl Client {
     /// A peer could not be dialled: its flows leave the direct way alone for a while.
     pub fn handle_dial_failed(&mut self, peer: PeerIx, links: &mut Links, now: Micros) {
         let Some(reach) = self.reaches.get(&peer).copied() else { return };
+        let routes = &mut self.sites[reach.site].routes;
+        if let Some(proxy) = routes.proxies.iter_mut().find(|proxy| proxy.peer == peer && !proxy.tried) {
+            proxy.tried = true;
+            self.wake_all_of(reach.site, links, now);
+        }
         let Some(first) = reach.flows.filter(|_| !self.sites[reach.site].local) else { return };
         for ix in Lane::ALL.map(|lane| FlowIx(first.0 + lane.index())) {
             self.flows[ix.0].pauses.avoid(Way::Direct, Cause::DialFailed, now);

@@ -12,6 +12,7 @@ use crate::proto::roster::{RosterIn, RosterOut};
 use crate::proto::rtt::{ClockOffset, Rtt};
 use crate::proto::time::{Micros, micros};
 use crate::proto::wire::{Close, CloseCode};
+use crate::settings::FRAME_OVERHEAD_BYTES;
 
 /// A link that lived so long starts its redial pauses from the shortest again.
 const STABLE_AFTER: Duration = Duration::from_secs(1);
@@ -40,6 +41,13 @@ impl Link {
             ack_bytes: 0,
             acks_due: false,
         }
+    }
+
+    /// A message of so many payload bytes fits into a frame.
+    #[must_use]
+    pub fn takes(&self, bytes: usize) -> bool {
+        let room = self.frame_bytes_max.saturating_sub(FRAME_OVERHEAD_BYTES);
+        room > 0 && bytes <= room
     }
 }
 
