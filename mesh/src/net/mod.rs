@@ -31,8 +31,10 @@ mod secure;
 mod writer;
 // What they are made of.
 mod cutter;
-// The network that the shell runs on: the kernel's, or for tests a simulated one with the same names.
-#[cfg_attr(feature = "turmoil", path = "simulated.rs")]
+// The network that the shell runs on: the kernel's, or for a test a simulated one with the same names.
+#[cfg(feature = "turmoil")]
+mod simulated;
+#[cfg(not(feature = "turmoil"))]
 mod socket;
 mod stream;
 mod tls;
@@ -55,6 +57,8 @@ use crate::proto::wire::Offer;
 use crate::settings::{Settings, SettingsError};
 use crate::topology::{NodeSpec, Topology};
 use shared::Shared;
+#[cfg(feature = "turmoil")]
+use simulated as socket;
 use tls::Tls;
 
 /// How links are protected.
