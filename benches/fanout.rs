@@ -224,6 +224,7 @@ impl Cluster {
             let meant = |outcome: &Outcome| match outcome {
                 Outcome::Delivered { route: Route::Proxy(_), .. } => self.way == Way::Proxy,
                 Outcome::Delivered { route: Route::Direct, .. } => self.way == Way::Direct,
+                Outcome::Delivered { route: Route::Back(_), .. } => false,
                 Outcome::Failed { .. } => false,
             };
             if receipt.await.iter().all(meant) {

@@ -133,8 +133,10 @@ impl Extend<Message> for Batch {
 /// The way an attempt took.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Route {
-    /// Through this proxy.
+    /// Through this proxy of the destination's datacenter.
     Proxy(NodeId),
+    /// The way back: through this proxy of the sender's own datacenter, which the destination had dialled.
+    Back(NodeId),
     /// Straight to the destination.
     Direct,
 }

@@ -93,6 +93,8 @@ pub struct DatacenterStats {
     pub delivered_by_proxy: u64,
     /// Messages delivered, their last attempt direct.
     pub delivered_direct: u64,
+    /// Messages delivered, their last attempt by the way back: by a proxy of this node's own datacenter.
+    pub delivered_back: u64,
     /// Messages given up, by [`FailReason::label`].
     pub failed: BTreeMap<&'static str, u64>,
     /// First write to ack.
@@ -132,12 +134,16 @@ pub struct FallbackStats {
 pub struct ProxyStats {
     /// Batch frames received.
     pub frames: u64,
-    /// Runs received for members of this datacenter. Each is passed on, refused, or still queued.
+    /// Runs received, for members of this datacenter or from them. Each is passed on, refused, or still queued.
     pub runs: u64,
-    /// Runs passed on to members.
+    /// Runs passed on.
     pub forwarded: u64,
-    /// Payload bytes passed on to members.
+    /// Payload bytes passed on.
     pub forwarded_bytes: u64,
+    /// Those of the runs passed on that went from members of this datacenter to origins elsewhere.
+    pub answers: u64,
+    /// The frames in which these went.
+    pub answer_frames: u64,
     /// Runs not passed on, by reason, whether or not their sender was still there to be told.
     pub refused: BTreeMap<&'static str, u64>,
     /// Frame received to run written to the member's connection.

@@ -22,6 +22,8 @@ use trunkline_mesh::settings::Settings;
 mod acks;
 #[path = "hostile/anything.rs"]
 mod anything;
+#[path = "hostile/back.rs"]
+mod back;
 #[path = "hostile/budgets.rs"]
 mod budgets;
 #[path = "hostile/certified.rs"]

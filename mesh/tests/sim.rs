@@ -80,6 +80,15 @@ fn without_faults_everything_is_delivered_once_and_nothing_is_tried_twice() {
     );
 }
 
+#[test]
+fn without_faults_every_answer_arrives_and_most_go_back_by_the_proxy_that_brought_what_they_answer() {
+    let report = run_with(1, Some(Swarm::calm_with_answers()));
+    assert_eq!(report.violations, Vec::<String>::new());
+    assert!(report.failed.is_empty(), "{:?}", report.failed);
+    assert!(report.answers.0 > 500, "{:?}", report.answers);
+    assert!(4 * report.answers.1 < 3 * report.answers.0, "several in one frame: {:?}", report.answers);
+}
+
 /// Seeds within which every planted bug must show.
 const SEEDS_TO_A_BUG: u64 = 120;
 

@@ -23,7 +23,8 @@ catalog! {
     FRAMES = counter("frames_sealed_total", ["datacenter"],
         "Batch frames this node made; one crosses the WAN for many messages.");
     DELIVERED = counter("messages_delivered_total", ["datacenter", "route"],
-        "Messages their destination took, by the route of the last attempt: through a proxy or direct.");
+        "Messages their destination took, by the route of the last attempt: through a proxy, direct, or back \
+         through a proxy of this datacenter.");
     FAILED = counter("messages_failed_total", ["datacenter", "reason"],
         "Messages this node gave up, by reason.");
     ATTEMPTS = counter("attempts_total", ["outcome"],
@@ -66,15 +67,19 @@ catalog! {
     PROXY_FRAMES = counter("proxy_frames_received_total", [],
         "Batch frames this proxy received.");
     PROXY_RUNS = counter("proxy_runs_received_total", [],
-        "Runs of messages for one member that this proxy received.");
+        "Runs of messages for one destination that this proxy received.");
     PROXY_FORWARDED = counter("proxy_runs_forwarded_total", [],
-        "Runs of messages for one member that this proxy passed on.");
+        "Runs of messages for one destination that this proxy passed on.");
     PROXY_FORWARDED_BYTES = counter("proxy_forwarded_bytes_total", [],
-        "Payload bytes this proxy passed on to members.");
+        "Payload bytes this proxy passed on.");
+    PROXY_ANSWERS = counter("proxy_answers_total", [],
+        "Runs that this proxy passed back from its members to origins elsewhere.");
+    PROXY_ANSWER_FRAMES = counter("proxy_answer_frames_total", [],
+        "Frames in which this proxy passed them back.");
     PROXY_REFUSED = counter("proxy_runs_refused_total", ["reason"],
         "Runs of messages this proxy refused, by reason.");
     PROXY_QUEUE_BYTES = gauge("proxy_queue_bytes", [],
-        "Bytes this proxy holds for its members.");
+        "Bytes this proxy holds for its members, and for origins elsewhere.");
     HOP_LATENCY = histogram("hop_latency_seconds", [],
         "Time from the arrival of a frame at this proxy to the write of a run to its member.");
 

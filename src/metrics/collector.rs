@@ -73,7 +73,9 @@ fn sender(stats: &Stats, status: &Status) -> Vec<MetricFamily> {
         catalog::DELIVERED
             .family()
             .each(datacenters(), |f, (dc, row)| {
-                f.count(&[dc, "proxy"], row.delivered_by_proxy).count(&[dc, "direct"], row.delivered_direct)
+                f.count(&[dc, "proxy"], row.delivered_by_proxy)
+                    .count(&[dc, "direct"], row.delivered_direct)
+                    .count(&[dc, "back"], row.delivered_back)
             })
             .done(),
         catalog::FAILED
@@ -171,6 +173,8 @@ fn proxy(stats: &Stats, status: &Status) -> Vec<MetricFamily> {
         catalog::PROXY_RUNS.family().count(&[], proxy.runs).done(),
         catalog::PROXY_FORWARDED.family().count(&[], proxy.forwarded).done(),
         catalog::PROXY_FORWARDED_BYTES.family().count(&[], proxy.forwarded_bytes).done(),
+        catalog::PROXY_ANSWERS.family().count(&[], proxy.answers).done(),
+        catalog::PROXY_ANSWER_FRAMES.family().count(&[], proxy.answer_frames).done(),
         catalog::PROXY_REFUSED
             .family()
             .each(&proxy.refused, |f, (reason, count)| f.count(&[reason], *count))

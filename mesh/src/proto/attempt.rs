@@ -94,6 +94,12 @@ impl Attempts {
         self.by_link.range((link, 0)..=(link, u64::MAX)).map(|(_, id)| *id).collect()
     }
 
+    /// The frames that took a way.
+    #[must_use]
+    pub fn by_way(&self, way: Way) -> Vec<u64> {
+        self.by_id.iter().filter(|(_, attempt)| attempt.way == way).map(|(id, _)| *id).collect()
+    }
+
     /// One message inside waits no more. True when it was the last: remove the frame and its timer.
     pub fn landed(&mut self, id: u64) -> bool {
         let Some(attempt) = self.by_id.get_mut(&id) else { return false };

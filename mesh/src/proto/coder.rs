@@ -7,9 +7,12 @@
 use bytes::Bytes;
 use trunkline_codec::{
     DecodeError, EncodeError, EncodedFrame, Encoder, Epochs, Frame, Options, SessionDecoder, SessionEncoder,
+    Stage,
 };
 
 use super::frame::{Opened, SealedBatch, codec_limits};
+use super::wire::FEATURE_ZSTD;
+use crate::id::Lane;
 
 /// What the histories of a connection begin with. Both ends have the transcript of their handshake in common, and no other
 /// connection has.
@@ -18,6 +21,17 @@ pub fn epochs_of(transcript: u32, dialled: bool) -> Epochs {
     let (from_dialler, from_acceptor) = (u64::from(transcript) << 1, u64::from(transcript) << 1 | 1);
     let epochs = Epochs { incoming: from_acceptor, outgoing: from_dialler };
     if dialled { epochs } else { epochs.reversed() }
+}
+
+/// The second stage of a batch to another datacenter. It pays where bytes are dear, and never in front of something urgent;
+/// zstd only where both ends have it.
+#[must_use]
+pub fn second_stage(wanted: Stage, lane: Lane, features: u64) -> Stage {
+    match wanted {
+        _ if lane != Lane::Bulk => Stage::None,
+        Stage::Zstd if features & FEATURE_ZSTD == 0 => Stage::Lz4,
+        stage => stage,
+    }
 }
 
 /// The sending end of a connection's batches.

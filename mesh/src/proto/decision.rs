@@ -23,6 +23,8 @@ pub enum Why {
     Trial,
     /// It alone was silent by proxy: it is asked directly.
     Probe,
+    /// It was heard by way of this proxy, and little goes there.
+    Back,
     /// The sender stands in the datacenter.
     Local,
     /// The datacenter has no proxy.
@@ -48,6 +50,7 @@ impl Why {
             Self::Next => "next",
             Self::Trial => "trial",
             Self::Probe => "probe",
+            Self::Back => "back",
             Self::Local => "local",
             Self::NoProxy => "no_proxy",
             Self::ProxiesPassed => "proxies_passed",
@@ -179,17 +182,18 @@ impl DecisionLog {
         self.first
     }
 
-    /// For people, the latest first. `proxy` names a proxy by its index, `unix_us` is the wall clock of a moment.
+    /// For people, the latest first. `proxy` names the proxy of a way, `unix_us` is the wall clock of a moment.
     #[must_use]
     pub fn shown(
         &self,
-        proxy: impl Fn(usize) -> Option<NodeId>,
+        proxy: impl Fn(Way) -> Option<NodeId>,
         unix_us: impl Fn(Micros) -> u64,
     ) -> Vec<Decision> {
         let named = |way: Option<Way>| match way {
             None => ("wait", None),
             Some(Way::Direct) => ("direct", None),
-            Some(Way::Proxy(index)) => ("proxy", proxy(index)),
+            Some(way @ Way::Proxy(_)) => ("proxy", proxy(way)),
+            Some(way @ Way::Back(_)) => ("back", proxy(way)),
         };
         let shown = |(number, entry): (u64, &Entry)| {
             let (way, proxy) = named(entry.verdict.way);
@@ -229,7 +233,11 @@ mod tests {
     }
 
     fn shown(log: &DecisionLog) -> Vec<Decision> {
-        log.shown(|index| NodeId::new(&format!("p{index}")).ok(), |at| 5_000_000 + at.0)
+        let name = |way| match way {
+            Way::Proxy(index) => NodeId::new(&format!("p{index}")).ok(),
+            _ => None,
+        };
+        log.shown(name, |at| 5_000_000 + at.0)
     }
 
     #[test]

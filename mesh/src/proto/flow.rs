@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use trunkline_codec::Payload;
 
+use super::back::Back;
 use super::client::Ticket;
 use super::links::{LinkId, PeerIx};
 use super::pause::Pauses;
@@ -60,6 +61,8 @@ pub enum Way {
     Proxy(usize),
     /// Straight.
     Direct,
+    /// The way back: through this proxy of the sender's own datacenter.
+    Back(PeerIx),
 }
 
 /// Where a message with a seq is.
@@ -121,6 +124,8 @@ pub struct Flow {
     pub incarnation: Incarnation,
     /// Write to ack on direct attempts.
     pub direct_rtt: Rtt,
+    /// The way back.
+    pub back: Back,
     /// Messages that have no seq yet.
     pub queue: BTreeMap<MessageId, Pending>,
     /// Messages that have one.
@@ -199,6 +204,7 @@ impl Flow {
             lane,
             incarnation: Incarnation::UNKNOWN,
             direct_rtt: Rtt::default(),
+            back: Back::default(),
             queue: BTreeMap::new(),
             sent: BTreeMap::new(),
             asking: BTreeSet::new(),
@@ -412,6 +418,9 @@ impl Flow {
     pub fn answered(&mut self, way: Way, now: Micros) {
         self.moved_at = now;
         self.pauses.answered(way);
+        if matches!(way, Way::Back(_)) {
+            self.back.answered();
+        }
     }
 
     /// The attempt of a message ended without a decision; it waits for another one. False when there must be none: the

@@ -16,6 +16,9 @@ pub const HEADER_BYTES: usize = 16;
 /// Longest control body before the handshake is complete. All a stranger can make this node keep.
 pub const HANDSHAKE_BYTES_MAX: usize = 4096;
 
+/// Most runs in one frame: the messages of one codec frame.
+pub const FRAME_RUNS_MAX: usize = 1024;
+
 /// What a frame is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]

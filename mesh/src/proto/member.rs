@@ -9,7 +9,7 @@ use super::time::Micros;
 use super::window::{Admitted, Upstream, Window};
 #[cfg(feature = "sim")]
 use super::wire::PASSED;
-use super::wire::{AckFlow, Flow, ROOM_UNKNOWN, Refused, RefusedReason, Run};
+use super::wire::{AckFlow, FEATURE_BACK, Flow, ROOM_UNKNOWN, Refused, RefusedReason, Run};
 use crate::id::{Incarnation, Lane, NodeId, Seq};
 use crate::message::Delivery;
 use crate::settings::{MESSAGE_OVERHEAD_BYTES, Settings};
@@ -96,14 +96,14 @@ impl Member {
         self.draining = true;
     }
 
-    /// A run came in; its ack is queued on the link it came from.
+    /// A run came in; its ack is queued on the link it came from. False when it was refused whole.
     pub fn handle_run(
         &mut self,
         arrived: &ArrivedRun<'_>,
         pieces: impl Iterator<Item = bytes::Bytes>,
         links: &mut Links,
         now: Micros,
-    ) {
+    ) -> bool {
         let me = links.me.incarnation;
         let flow = arrived.flow;
         if !may_bring(arrived, links) {
@@ -186,9 +186,17 @@ impl Member {
         } else {
             self.waiting.remove(&key);
         }
+        true
     }
 
-    fn refuse(&mut self, arrived: &ArrivedRun<'_>, reason: RefusedReason, links: &mut Links, now: Micros) {
+    /// Gives false: the run was refused.
+    fn refuse(
+        &mut self,
+        arrived: &ArrivedRun<'_>,
+        reason: RefusedReason,
+        links: &mut Links,
+        now: Micros,
+    ) -> bool {
         count(&mut self.stats, reason);
         let me = links.me.incarnation;
         let state = self
@@ -215,6 +223,7 @@ impl Member {
             })
         };
         links.queue_ack(arrived.upstream.link, entry, now, now);
+        false
     }
 
     /// A fault for simulations: it reports as lost whatever it acknowledged, and delivers all the same.
@@ -274,17 +283,19 @@ impl Member {
     }
 }
 
-/// Only the origin itself, in the life it has on this link, and proxies of this datacenter bring what an origin sent.
+/// Only the origin itself, in the life it has on this link, and proxies of this datacenter bring what an origin sent; and, over
+/// a link that this node dialled, proxies of the origin's own, which so speak for nobody else and only where they are asked.
 fn may_bring(arrived: &ArrivedRun<'_>, links: &Links) -> bool {
     let flow = arrived.flow;
-    let origin = links.peer(&flow.origin).is_some_and(|peer| links.spec(peer).roles.origin);
-    let Some(link) = links.link(arrived.upstream.link).filter(|_| origin) else { return false };
+    let origin = links.peer(&flow.origin).map(|peer| links.spec(peer)).filter(|spec| spec.roles.origin);
+    let (Some(origin), Some(link)) = (origin, links.link(arrived.upstream.link)) else { return false };
     let from = links.spec(link.peer);
     if from.id == flow.origin {
-        link.incarnation == flow.origin_incarnation
-    } else {
-        from.roles.proxy && from.datacenter == links.me.datacenter
+        return link.incarnation == flow.origin_incarnation;
     }
+    let back = link.dialled && link.features & FEATURE_BACK != 0;
+    from.roles.proxy
+        && (from.datacenter == links.me.datacenter || back && from.datacenter == origin.datacenter)
 }
 
 fn count(stats: &mut MemberStats, reason: RefusedReason) {

@@ -9,6 +9,7 @@ pub mod node;
 pub mod client;
 // The client's parts, in the order a batch meets them.
 pub mod attempt;
+pub mod back;
 pub mod budget;
 pub mod decision;
 pub mod flow;
@@ -29,6 +30,8 @@ pub mod schema;
 pub mod wire;
 
 pub mod proxy;
+// When what it passes back to an origin goes.
+pub mod answers;
 
 pub mod member;
 // What a member cuts, and keeps per origin and lane.

@@ -446,7 +446,10 @@ impl Node {
             let mine = flow.destination == self.links.me.node;
             if let Some(member) = self.member.as_mut().filter(|_| mine) {
                 let arrived = ArrivedRun { upstream, lane, flow: &flow, run, buffer_bytes };
-                member.handle_run(&arrived, frame.message(index), &mut self.links, now);
+                let taken = member.handle_run(&arrived, frame.message(index), &mut self.links, now);
+                if let Some(client) = self.client.as_mut().filter(|_| taken) {
+                    client.handle_heard(&flow.origin, link, &self.links);
+                }
             } else if let Some(proxy) = self.proxy.as_mut() {
                 let payload = frame.message(index).collect();
                 let run = ForwardedRun { upstream, lane, flow, run, payload, buffer_bytes };
@@ -545,6 +548,7 @@ impl Node {
                 proxy.seal(link, lane, &mut self.links, now, &mut transmit.batches);
             }
             if !transmit.batches.is_empty() {
+                self.links.poll_acks(conn, true, &mut transmit.frames);
                 transmit.frames.extend(self.links.poll_roster(link, lane));
             }
         }
@@ -584,6 +588,7 @@ impl Node {
         }
         self.links.handle_timeout(now);
         self.settle(now);
+        self.proxy.iter_mut().for_each(|proxy| proxy.handle_timeout(&mut self.links, now));
         if let Some(client) = self.client.as_mut() {
             client.handle_timeout(&mut self.links, now);
         }
@@ -593,7 +598,9 @@ impl Node {
     /// When [`Node::handle_timeout`] has something to do.
     #[must_use]
     pub fn poll_timeout(&self) -> Micros {
-        self.links.poll_timeout().min(self.client.as_ref().map_or(Micros::NEVER, Client::poll_timeout))
+        let client = self.client.as_ref().map_or(Micros::NEVER, Client::poll_timeout);
+        let proxy = self.proxy.as_ref().map_or(Micros::NEVER, Proxy::poll_timeout);
+        self.links.poll_timeout().min(client).min(proxy)
     }
 
     /// Begins to go away: nothing new is taken in, peers are told, what is there is finished.

@@ -195,6 +195,12 @@ impl Pauses {
         self.distrusts(way, now) || self.avoided.get(&way).is_some_and(|avoided| avoided.until > now)
     }
 
+    /// This way failed this flow, and nothing was answered on it since.
+    #[must_use]
+    pub fn has_failed(&self, way: Way) -> bool {
+        self.avoided.contains_key(&way)
+    }
+
     /// What failed this flow on a way that is left alone at present, and until when it is.
     #[must_use]
     pub fn why_avoided(&self, way: Way, now: Micros) -> Option<(Cause, Micros)> {

@@ -1,6 +1,9 @@
 //! Fan-out: runs for members of this datacenter are queued per member and passed on unread; the members' acks are merged
 //! and passed back. A slow member fills its own queue and nobody else's. One hop only: a proxy serves origins, never
 //! another proxy.
+//!
+//! And the way back: what members of this datacenter send to an origin elsewhere that dialled this proxy goes over that link,
+//! several members' runs in one frame.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -8,12 +11,17 @@ use std::time::Duration;
 
 use trunkline_codec::{Payload, Stage};
 
-use super::frame::{SealedBatch, Token};
+use super::answers::Answers;
+use super::coder::second_stage;
+use super::frame::{FRAME_RUNS_MAX, SealedBatch, Token};
 use super::links::{LinkId, Links, PeerIx};
 use super::run::compact;
 use super::time::{Micros, micros};
+use super::timers::Timers;
 use super::window::Upstream;
-use super::wire::{AckFlow, Envelope, Flow, ROOM_UNKNOWN, Refused, RefusedReason, Run, room_kib};
+use super::wire::{
+    AckFlow, Envelope, FEATURE_BACK, Flow, ROOM_UNKNOWN, Refused, RefusedReason, Run, room_kib,
+};
 use crate::id::{Incarnation, Lane, Seq};
 use crate::settings::{FRAME_OVERHEAD_BYTES, MESSAGE_OVERHEAD_BYTES, Settings};
 use crate::stats::ProxyStats;
@@ -46,15 +54,23 @@ struct Forward {
     open: bool,
 }
 
+/// What waits for one member, or for one origin elsewhere.
 #[derive(Default)]
-struct MemberQueue {
+struct Queue {
     link: Option<LinkId>,
     lanes: [VecDeque<Entry>; 2],
     bytes: [usize; 2],
     forwards: BTreeMap<(Lane, Arc<Flow>), Forward>,
 }
 
-/// A run that came in for a member.
+/// An origin of another datacenter that dialled this proxy, and takes answers over that link.
+#[derive(Default)]
+struct Asker {
+    queue: Queue,
+    answers: Answers,
+}
+
+/// A run that came in for a member, or for an origin elsewhere.
 pub struct ForwardedRun {
     /// Where from.
     pub upstream: Upstream,
@@ -78,16 +94,33 @@ struct Refusing<'a> {
     run: Run,
 }
 
+/// A run to be sealed.
+struct Next {
+    run: Run,
+    payload: Payload,
+    received_at: Micros,
+}
+
 /// Runs passed on in one write: enough to fill a socket buffer, few enough to stay fair between lanes.
 const RUNS_PER_WRITE: usize = 64;
 const BYTES_PER_WRITE: usize = 256 * 1024;
+
+/// Bytes for one origin that go without waiting for company: there is nothing to gain.
+const ANSWER_BYTES_WAITING: usize = 64 * 1024;
+
+/// What the codec's head says of a run that shares nothing, at most.
+const ANSWER_RECORD_BYTES: usize = 32;
 
 /// The proxy machine.
 pub struct Proxy {
     /// Counters.
     pub stats: ProxyStats,
     settings: Settings,
-    members: BTreeMap<PeerIx, MemberQueue>,
+    members: BTreeMap<PeerIx, Queue>,
+    /// Those that have a link now.
+    askers: BTreeMap<PeerIx, Asker>,
+    /// When answers that wait for company go.
+    timers: Timers<(PeerIx, Lane)>,
     /// Unanswered forwards per upstream link: with none left, acks need not wait for company.
     open: BTreeMap<LinkId, usize>,
     frozen: bool,
@@ -109,7 +142,9 @@ impl Proxy {
         Self {
             stats,
             settings,
-            members: members.into_iter().map(|member| (member, MemberQueue::default())).collect(),
+            members: members.into_iter().map(|member| (member, Queue::default())).collect(),
+            askers: BTreeMap::new(),
+            timers: Timers::default(),
             open: BTreeMap::new(),
             frozen: false,
             #[cfg(feature = "sim")]
@@ -139,10 +174,13 @@ impl Proxy {
     /// Serves these members from now on. What is queued for one that left was given back when its link ended.
     pub fn set_members(&mut self, members: &BTreeSet<PeerIx>, links: &Links) {
         self.members.retain(|member, _| members.contains(member));
+        for asker in self.askers.values_mut() {
+            asker.answers.keep(members);
+        }
         for member in members {
-            self.members.entry(*member).or_insert_with(|| MemberQueue {
+            self.members.entry(*member).or_insert_with(|| Queue {
                 link: links.dialled(*member).map(|(link, _)| link),
-                ..MemberQueue::default()
+                ..Queue::default()
             });
         }
     }
@@ -160,14 +198,18 @@ impl Proxy {
     /// Nothing is queued and everything passed on is answered.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.members.values().all(|queue| queue.lanes.iter().all(VecDeque::is_empty))
+        self.queues().all(|queue| queue.lanes.iter().all(VecDeque::is_empty))
             && self.open.values().all(|count| *count == 0)
     }
 
-    /// Bytes queued for members.
+    /// Bytes queued for members, and for origins elsewhere.
     #[must_use]
     pub fn queue_bytes(&self) -> usize {
-        self.members.values().flat_map(|queue| queue.bytes).sum()
+        self.queues().flat_map(|queue| queue.bytes).sum()
+    }
+
+    fn queues(&self) -> impl Iterator<Item = &Queue> {
+        self.members.values().chain(self.askers.values().map(|asker| &asker.queue))
     }
 
     /// A run came in: queue it, or refuse it at once.
@@ -175,12 +217,19 @@ impl Proxy {
         let ForwardedRun { upstream, lane, flow, run, payload, buffer_bytes } = arrived;
         self.stats.runs += 1;
         let at = |flow| Refusing { upstream, lane, flow, run };
-        let from_origin = links.link(upstream.link).is_some_and(|link| {
-            let spec = links.spec(link.peer);
-            spec.roles.origin && spec.id == flow.origin && link.incarnation == flow.origin_incarnation
+        let from = links.link(upstream.link).map(|link| (link.peer, link.incarnation));
+        let from = from.filter(|(peer, life)| {
+            let spec = links.spec(*peer);
+            spec.roles.origin && spec.id == flow.origin && *life == flow.origin_incarnation
         });
-        let target = links.peer(&flow.destination).and_then(|peer| self.members.get_mut(&peer));
-        let Some(queue) = target.filter(|_| from_origin) else {
+        let (Some((from, _)), Some(target)) = (from, links.peer(&flow.destination)) else {
+            return self.refuse(at(&flow), RefusedReason::NotServed, links, now);
+        };
+        // To an origin elsewhere goes only what this datacenter sends: a proxy speaks for no other, and there is one hop.
+        let back = !self.members.contains_key(&target);
+        let served = !back || links.spec(from).datacenter == links.me.datacenter;
+        let queue = queue_mut(&mut self.members, &mut self.askers, target).filter(|_| served);
+        let Some(queue) = queue else {
             return self.refuse(at(&flow), RefusedReason::NotServed, links, now);
         };
         if run.floor().is_none() || !run.is_sound() {
@@ -255,8 +304,52 @@ impl Proxy {
         let expires_at = now + Duration::from_millis(u64::from(run.deadline_ms));
         queue.bytes[index] += charge;
         queue.lanes[index].push_back(Entry { flow, run, payload, expires_at, received_at: now, charge });
+        if back {
+            return self.wait_for_company(target, from, lane, links, now);
+        }
+        if let Some(asker) = self.askers.get_mut(&from).filter(|_| run.count > 0) {
+            asker.answers.expect(target, now);
+        }
         if let Some(conn) = links.conn_of(member_link, lane) {
             links.wake(conn);
+        }
+    }
+
+    /// A member answered an origin elsewhere: others may be about to.
+    fn wait_for_company(
+        &mut self,
+        origin: PeerIx,
+        member: PeerIx,
+        lane: Lane,
+        links: &mut Links,
+        now: Micros,
+    ) {
+        let Some(asker) = self.askers.get_mut(&origin) else { return };
+        let until = asker.answers.take(member, lane, self.settings.ack_delay, now);
+        if until > now && asker.queue.bytes[lane.index()] < ANSWER_BYTES_WAITING {
+            return self.timers.set_earlier((origin, lane), until);
+        }
+        asker.answers.hurry(lane, now);
+        self.timers.clear((origin, lane));
+        if let Some(conn) = asker.queue.link.and_then(|link| links.conn_of(link, lane)) {
+            links.wake(conn);
+        }
+    }
+
+    /// When [`Proxy::handle_timeout`] has something to do.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Micros {
+        self.timers.next()
+    }
+
+    /// Answers that waited long enough go.
+    pub fn handle_timeout(&mut self, links: &mut Links, now: Micros) {
+        while let Some((origin, lane)) = self.timers.pop_due(now) {
+            let Some(asker) = self.askers.get_mut(&origin) else { continue };
+            asker.answers.ring(lane, now);
+            if let Some(conn) = asker.queue.link.and_then(|link| links.conn_of(link, lane)) {
+                links.wake(conn);
+            }
         }
     }
 
@@ -265,7 +358,7 @@ impl Proxy {
         *self.stats.refused.entry(reason.label()).or_default() += 1;
         let known = links
             .peer(&flow.destination)
-            .and_then(|peer| self.members.get(&peer))
+            .and_then(|peer| queue_mut(&mut self.members, &mut self.askers, peer))
             .and_then(|queue| queue.forwards.get(&(lane, Arc::clone(flow))))
             .map(|forward| (forward.incarnation, forward.decided));
         let refused = vec![Refused { first: run.first, count: run.count, reason: reason as u8 }];
@@ -279,7 +372,7 @@ impl Proxy {
         links.queue_ack(upstream, entry, at, now);
     }
 
-    /// A member answered for a flow that is not of this node's own.
+    /// A member, or an origin elsewhere, answered for a flow that is not of this node's own.
     pub fn handle_ack(
         &mut self,
         member: PeerIx,
@@ -289,7 +382,7 @@ impl Proxy {
         links: &mut Links,
         now: Micros,
     ) {
-        let Some(queue) = self.members.get_mut(&member) else { return };
+        let Some(queue) = queue_mut(&mut self.members, &mut self.askers, member) else { return };
         let Some(forward) = queue.forwards.get_mut(&(lane, Arc::clone(flow))) else { return };
         forward.incarnation = entry.incarnation;
         forward.decided = entry.decided;
@@ -317,20 +410,30 @@ impl Proxy {
         self.pass_back(upstream.link, AckFlow { flow: upstream.row, room_kib, ..entry }, links, now);
     }
 
-    /// A link came up; if it leads to a member, it is the way there.
+    /// A link came up; if it leads to a member, or back to an origin elsewhere, it is the way there.
     pub fn handle_link_up(&mut self, id: LinkId, links: &Links) {
-        let Some(link) = links.link(id).filter(|link| link.dialled) else { return };
-        if let Some(queue) = self.members.get_mut(&link.peer) {
-            queue.link = Some(id);
+        let Some(link) = links.link(id) else { return };
+        let spec = links.spec(link.peer);
+        if link.dialled {
+            if let Some(queue) = self.members.get_mut(&link.peer) {
+                queue.link = Some(id);
+            }
+        } else if spec.roles.origin
+            && spec.roles.member
+            && spec.datacenter != links.me.datacenter
+            && link.features & FEATURE_BACK != 0
+        {
+            self.askers.entry(link.peer).or_default().queue.link = Some(id);
         }
     }
 
-    /// A link is gone. If it led to a member, everything unanswered is given back; if it came from an origin, its books
-    /// are closed.
+    /// A link is gone. If it led to a member, or back to an origin, everything unanswered is given back; if it came from an
+    /// origin, its books are closed.
     pub fn handle_link_down(&mut self, id: LinkId, links: &mut Links, now: Micros) {
         self.open.remove(&id);
         let mut given_back: Vec<(Upstream, AckFlow)> = Vec::new();
-        for queue in self.members.values_mut() {
+        let askers = self.askers.values_mut().map(|asker| &mut asker.queue);
+        for queue in self.members.values_mut().chain(askers) {
             if queue.link == Some(id) {
                 queue.link = None;
                 let mut forwards = std::mem::take(&mut queue.forwards);
@@ -366,12 +469,14 @@ impl Proxy {
                 queue.forwards.retain(|_, forward| forward.upstream.link != id);
             }
         }
+        self.askers.retain(|_, asker| asker.queue.link.is_some());
         for (upstream, entry) in given_back {
             self.pass_back(upstream.link, entry, links, now);
         }
     }
 
-    /// The runs to pass on next over a link to a member.
+    /// The runs to pass on next over a link to a member, each in a frame of its own; or those that go back to an origin, all
+    /// in one.
     pub fn seal(
         &mut self,
         id: LinkId,
@@ -381,12 +486,86 @@ impl Proxy {
         out: &mut Vec<SealedBatch>,
     ) {
         let Some(peer) = links.link(id).map(|link| link.peer) else { return };
+        if self.askers.get(&peer).is_some_and(|asker| asker.queue.link == Some(id)) {
+            return self.seal_answers(peer, id, lane, links, now, out);
+        }
         let (mut runs, mut bytes) = (0, 0);
         while runs < RUNS_PER_WRITE && bytes < BYTES_PER_WRITE {
-            let Some(queue) = self.members.get_mut(&peer).filter(|queue| queue.link == Some(id)) else {
+            let Some(Next { run, payload, received_at }) = self.next_run(peer, id, lane, links, now) else {
                 return;
             };
-            let Some(entry) = queue.lanes[lane.index()].pop_front() else { return };
+            runs += 1;
+            bytes += payload.len();
+            out.push(SealedBatch {
+                lane,
+                envelope: Envelope { batch: self.next_batch, attempt: 1, runs: vec![run] },
+                payloads: vec![payload],
+                stage: Stage::None,
+                token: Token::Forward { received_at },
+            });
+            self.next_batch += 1;
+        }
+    }
+
+    /// One frame of what members answered an origin elsewhere, once its time has come.
+    fn seal_answers(
+        &mut self,
+        peer: PeerIx,
+        id: LinkId,
+        lane: Lane,
+        links: &mut Links,
+        now: Micros,
+        out: &mut Vec<SealedBatch>,
+    ) {
+        let Some(asker) = self.askers.get(&peer).filter(|asker| asker.answers.is_due(lane, now)) else {
+            return;
+        };
+        let Some(link) = links.link(id) else { return };
+        let bytes_max = link.frame_bytes_max.saturating_sub(FRAME_OVERHEAD_BYTES).min(BYTES_PER_WRITE);
+        let stage = second_stage(self.settings.second_stage, lane, link.features);
+        let mut first = asker.queue.next_bytes(lane);
+        let (mut runs, mut payloads, mut bytes, mut since) = (Vec::new(), Vec::new(), 0, None);
+        while let Some(next) = first.take()
+            && runs.len() < FRAME_RUNS_MAX
+            && (runs.is_empty() || bytes + next <= bytes_max)
+            && let Some(Next { run, payload, received_at }) = self.next_run(peer, id, lane, links, now)
+        {
+            bytes += payload.len() + ANSWER_RECORD_BYTES;
+            runs.push(run);
+            payloads.push(payload);
+            since = since.or(Some(received_at));
+            first = self.askers.get(&peer).and_then(|asker| asker.queue.next_bytes(lane));
+        }
+        if let Some(asker) = self.askers.get_mut(&peer) {
+            asker.answers.sent(lane, asker.queue.next_bytes(lane).is_some(), now);
+        }
+        self.timers.clear((peer, lane));
+        let Some(received_at) = since else { return };
+        self.stats.answers += u64::try_from(runs.len()).unwrap_or(0);
+        self.stats.answer_frames += 1;
+        out.push(SealedBatch {
+            lane,
+            envelope: Envelope { batch: self.next_batch, attempt: 1, runs },
+            payloads,
+            stage,
+            token: Token::Forward { received_at },
+        });
+        self.next_batch += 1;
+    }
+
+    /// The next run of a queue that is not too late. None when there is none, or no way.
+    fn next_run(
+        &mut self,
+        peer: PeerIx,
+        id: LinkId,
+        lane: Lane,
+        links: &mut Links,
+        now: Micros,
+    ) -> Option<Next> {
+        loop {
+            let queue = queue_mut(&mut self.members, &mut self.askers, peer);
+            let queue = queue.filter(|queue| queue.link == Some(id))?;
+            let entry = queue.lanes[lane.index()].pop_front()?;
             queue.bytes[lane.index()] -= entry.charge;
             let expired = entry.expires_at <= now;
             let upstream = queue.forwards.get_mut(&(lane, Arc::clone(&entry.flow))).map(|forward| {
@@ -418,22 +597,14 @@ impl Proxy {
                     continue;
                 }
                 // All rows of this connection are used: it is replaced.
-                return links.replace(id, now);
+                links.replace(id, now);
+                return None;
             };
             let left_ms = micros(entry.expires_at.since(now)).div_ceil(1000);
             let run = Run { flow: row, deadline_ms: u32::try_from(left_ms).unwrap_or(u32::MAX), ..entry.run };
-            runs += 1;
-            bytes += entry.payload.len();
             self.stats.forwarded += 1;
             self.stats.forwarded_bytes += u64::try_from(entry.payload.len()).unwrap_or(0);
-            out.push(SealedBatch {
-                lane,
-                envelope: Envelope { batch: self.next_batch, attempt: 1, runs: vec![run] },
-                payloads: vec![entry.payload],
-                stage: Stage::None,
-                token: Token::Forward { received_at: entry.received_at },
-            });
-            self.next_batch += 1;
+            return Some(Next { run, payload: entry.payload, received_at: entry.received_at });
         }
     }
 
@@ -441,6 +612,21 @@ impl Proxy {
     pub fn handle_written(&mut self, received_at: Micros, now: Micros) {
         self.stats.hop_latency.observe(micros(now.since(received_at)));
     }
+}
+
+impl Queue {
+    /// Payload bytes of the run that is next on a lane.
+    fn next_bytes(&self, lane: Lane) -> Option<usize> {
+        self.lanes[lane.index()].front().map(|entry| entry.payload.len())
+    }
+}
+
+fn queue_mut<'a>(
+    members: &'a mut BTreeMap<PeerIx, Queue>,
+    askers: &'a mut BTreeMap<PeerIx, Asker>,
+    peer: PeerIx,
+) -> Option<&'a mut Queue> {
+    members.get_mut(&peer).or_else(|| askers.get_mut(&peer).map(|asker| &mut asker.queue))
 }
 
 /// Refuses a run at a node that is neither proxy nor the member meant.

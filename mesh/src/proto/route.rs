@@ -302,6 +302,20 @@ impl Routes {
         ping(proxy).smoothed_us() + in_use.rtt.min_us().saturating_sub(ping(in_use).min_us())
     }
 
+    /// What an ack by the proxy in use takes, µs; 0 where nothing is known.
+    #[must_use]
+    pub fn ack_us(&self, links: &Links) -> u64 {
+        if self.proxies.is_empty() { 0 } else { self.cost_us(self.in_use, links) }
+    }
+
+    /// The round trips of pings to a proxy that is linked, the one in use if it is.
+    #[must_use]
+    pub fn pings(&self, links: &Links) -> Rtt {
+        let ping = |proxy: &ProxyRoute| links.link(proxy.link?).map(|link| link.rtt);
+        let in_use = self.proxies.get(self.in_use).and_then(ping);
+        in_use.or_else(|| self.proxies.iter().find_map(ping)).unwrap_or_default()
+    }
+
     /// What is known of the other proxies when one is late.
     #[must_use]
     pub fn others(&self, index: usize, links: &Links, settings: &Settings, now: Micros) -> Evidence {

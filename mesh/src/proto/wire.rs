@@ -25,8 +25,13 @@ pub const FEATURE_HISTORY: u64 = 1;
 /// Feature bit: the second stage of a batch may be zstd. It is used towards an end that has it.
 pub const FEATURE_ZSTD: u64 = 2;
 
+/// Feature bit: over a link that was dialled to a proxy, what its datacenter's members send to the dialler may come back; and
+/// a proxy takes that from its members over the links that it dialled. Used where both ends of each of the two links have it.
+pub const FEATURE_BACK: u64 = 4;
+
 /// The features of this build.
-pub const FEATURES: u64 = FEATURE_HISTORY | if cfg!(feature = "zstd") { FEATURE_ZSTD } else { 0 };
+pub const FEATURES: u64 =
+    FEATURE_HISTORY | FEATURE_BACK | if cfg!(feature = "zstd") { FEATURE_ZSTD } else { 0 };
 
 /// The control structs of this wire version in the order of their types, each as its schema text: computed from the
 /// definitions below, so that a field that changes cannot keep its hash.

@@ -129,6 +129,31 @@ impl App {
         drawn
     }
 
+    /// One small message to whoever asked: patient if it must arrive.
+    pub(super) fn draw_answer(
+        &mut self,
+        to: &NodeId,
+        datacenter: &Datacenter,
+        lane: Lane,
+        patience: Option<Duration>,
+    ) -> Drawn {
+        const ANSWER_BYTES_MAX: usize = 200;
+        let shared = Bytes::copy_from_slice(shared_bytes(self.rng.usize(0..ANSWER_BYTES_MAX)));
+        let id = self.next_id;
+        self.next_id += 1;
+        let rough = Duration::from_millis(self.rng.u64(100..6000));
+        let (deadline, must_arrive) = (patience.unwrap_or(rough), patience.is_some());
+        let message = Message::new(to.clone(), body(id, &shared)).lane(lane).deadline(deadline);
+        let slotted = patience.is_none() && self.rng.u8(..) < 30;
+        let message = if slotted { message.slot(1) } else { message };
+        let (bytes, destination) = (message.len(), to.clone());
+        let mut drawn =
+            Drawn { batch: Batch::to(datacenter.clone()), shared_bytes: shared.len(), messages: Vec::new() };
+        drawn.batch.push(message.kind(self.rng.u8(..)));
+        drawn.messages.push(DrawnMessage { id, destination, deadline, slotted, bytes, must_arrive });
+        drawn
+    }
+
     pub(super) fn pause(&mut self) -> Duration {
         Duration::from_micros(self.rng.u64(500..30_000))
     }

@@ -190,6 +190,12 @@ impl Checker {
         if !intact {
             self.violation(format!("message {id}: {} got other bytes than were sent", member.0));
         }
+        if self.submitted.get(&id).is_some_and(|submitted| submitted.promise.sender != origin.0) {
+            self.violation(format!(
+                "message {id}: {} got it as of {}, who never sent it",
+                member.0, origin.0
+            ));
+        }
         let again = self.handed.get(&id).is_some_and(|all| all.iter().any(|one| one.member == member));
         if again {
             self.violation(format!("message {id}: {} got it twice in one life", member.0));
@@ -364,6 +370,10 @@ mod tests {
         assert!(twice[0].contains("twice"));
         let swapped = judged(|checker| (hand(checker, 2, 1, 1), hand(checker, 1, 1, 1)).0);
         assert!(swapped[0].contains("out of order"));
+        let posing = judged(|checker| {
+            checker.handed(1, life("m", 1), life("x", 1), Lane::Bulk, true, Micros(1));
+        });
+        assert!(posing[0].contains("who never sent it"));
         let fenced = judged(|checker| (hand(checker, 1, 1, 2), hand(checker, 2, 1, 1)).0);
         assert!(fenced[0].contains("old life"));
         let denied = judged(|checker| {

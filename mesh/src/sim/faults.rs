@@ -100,6 +100,8 @@ pub struct Swarm {
     pub(super) origin_dies: bool,
     /// A second node sends too.
     pub(super) two_origins: bool,
+    /// Members of all datacenters answer whoever sends to them.
+    pub(super) answers: bool,
     /// Wall clocks differ by up to an hour.
     pub(super) skew: bool,
     pub(super) drift: Drift,
@@ -119,7 +121,10 @@ impl Swarm {
             .collect();
         let long = rng.u8(..) < 16;
         let scale = if long { 30 } else { 1 };
+        // Drawn aside: a seed without answers is the run that it was before there were any.
+        let answers = fastrand::Rng::with_seed(rng.clone().u64(..)).u8(..) < 100;
         Self {
+            answers,
             faults,
             every: Duration::from_millis(rng.u64(50..1500)) * scale,
             lasts: Duration::from_millis(rng.u64(50..4000)) * scale,
@@ -150,10 +155,17 @@ impl Swarm {
             wild: false,
             origin_dies: false,
             two_origins: false,
+            answers: false,
             skew: false,
             drift: Drift::None,
             bandwidth: None,
         }
+    }
+
+    /// Nothing goes wrong, and members answer.
+    #[must_use]
+    pub fn calm_with_answers() -> Self {
+        Self { answers: true, ..Self::calm() }
     }
 
     /// Nothing is late but for what was done to it.

@@ -33,11 +33,13 @@ pub enum Planted {
     RefusalsLost,
     /// The sender is not told that a connection is gone.
     LossUnnoticed,
+    /// A proxy mixes up who answered what, of the answers in one frame.
+    AnswersConfused,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::RetriesLost,
         Self::AcksBeforeHandOver,
         Self::WindowForgotten,
@@ -50,6 +52,7 @@ impl Planted {
         Self::LivesConfused,
         Self::RefusalsLost,
         Self::LossUnnoticed,
+        Self::AnswersConfused,
     ];
 
     /// A frame on its way into the leader.
@@ -93,6 +96,13 @@ impl Planted {
                 true
             }
             _ => true,
+        }
+    }
+
+    /// A batch on its way out of a proxy.
+    pub(super) fn out_of_proxy(self, batch: &mut SealedBatch) {
+        if self == Self::AnswersConfused {
+            batch.payloads.rotate_left(1);
         }
     }
 

@@ -95,6 +95,8 @@ type Pair = (Datacenter, Datacenter);
 pub(crate) struct Traffic {
     pub(crate) bytes: u64,
     pub(crate) batches: u64,
+    /// Bytes of the batches, their headers and envelopes included.
+    pub(crate) batch_bytes: u64,
     pub(crate) runs: u64,
     pub(crate) acks: u64,
     /// Reads of the socket that brought something: what was written at once comes at once.
@@ -257,6 +259,10 @@ impl Lab {
     pub(crate) fn node(&mut self, name: &str) -> &mut Node {
         let index = self.index(name);
         self.hosts[index].node.as_mut().unwrap()
+    }
+
+    pub(crate) fn is_alive(&self, name: &str) -> bool {
+        self.hosts[self.index(name)].node.is_some()
     }
 
     pub(crate) fn stats(&mut self, name: &str) -> Stats {
@@ -461,6 +467,7 @@ impl Lab {
             match &received {
                 Received::Batch(envelope, _) => {
                     seen.batches += 1;
+                    seen.batch_bytes += length as u64;
                     seen.runs += envelope.runs.len() as u64;
                 }
                 Received::Ack(_) => seen.acks += 1,
@@ -476,6 +483,7 @@ impl Lab {
             let all = self.received.entry(key).or_default();
             all.bytes += seen.bytes;
             all.batches += seen.batches;
+            all.batch_bytes += seen.batch_bytes;
             all.runs += seen.runs;
             all.acks += seen.acks;
             all.reads += seen.reads;

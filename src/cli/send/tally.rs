@@ -48,7 +48,7 @@ impl Tally {
         match outcome {
             Outcome::Delivered { route, attempts, rtt } => {
                 match route {
-                    Route::Proxy(_) => row.by_proxy += 1,
+                    Route::Proxy(_) | Route::Back(_) => row.by_proxy += 1,
                     Route::Direct => row.direct += 1,
                 }
                 row.retried += u64::from(*attempts > 1);

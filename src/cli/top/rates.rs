@@ -25,6 +25,9 @@ struct Sent {
     messages: u64,
     delivered_by_proxy: u64,
     delivered_direct: u64,
+    /// By the way back: by a proxy as well. An older node does not say.
+    #[serde(default)]
+    delivered_back: u64,
     failed: BTreeMap<String, u64>,
     ack_latency: Latencies,
 }
@@ -98,7 +101,10 @@ impl Rates {
             let acks = since(&before.ack_latency, &now.ack_latency);
             let sending = Sending {
                 messages: rate(before.messages, now.messages),
-                by_proxy: rate(before.delivered_by_proxy, now.delivered_by_proxy),
+                by_proxy: rate(
+                    before.delivered_by_proxy + before.delivered_back,
+                    now.delivered_by_proxy + now.delivered_back,
+                ),
                 direct: rate(before.delivered_direct, now.delivered_direct),
                 failed: rate(sum(&before.failed), sum(&now.failed)),
                 wire_bytes: rate(before.sent.wire, now.sent.wire),

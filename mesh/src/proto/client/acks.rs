@@ -76,11 +76,12 @@ impl Client {
         let mut progress = self.flows[ix.0].raise_decided(entry.decided);
         self.flows[ix.0].set_room(entry.room_kib, entry.decided);
         let mut attempt_answered = false;
+        let over = self.way_of(link, ix, links);
         while let Some(seq) =
             self.flows[ix.0].sent.first_key_value().map(|(seq, _)| *seq).filter(|seq| *seq <= entry.decided)
         {
             progress = true;
-            attempt_answered |= self.land(ix, seq, link, now);
+            attempt_answered |= self.land(ix, seq, (link, over), links, now);
             let Some(sent) = self.flows[ix.0].forget(seq) else { break };
             self.note_word(ix, seq, link, links, now);
             self.delivered(ix, seq, &sent, now);
@@ -93,7 +94,7 @@ impl Client {
                 let seq = entry.decided + 1 + 64 * word + bit;
                 if self.flows[ix.0].sent.get(&seq).is_some_and(|sent| sent.place != Place::Held) {
                     progress = true;
-                    attempt_answered |= self.land(ix, seq, link, now);
+                    attempt_answered |= self.land(ix, seq, (link, over), links, now);
                     self.flows[ix.0].hold(seq);
                 }
             }
@@ -118,19 +119,26 @@ impl Client {
             self.landed(id);
         }
         if progress && !attempt_answered {
-            let way = self.way_of(link, ix);
-            self.flows[ix.0].answered(way, now);
+            self.flows[ix.0].answered(over, now);
         }
     }
 
     /// The way that a link is. Where the destination is a proxy itself it is two: then an attempt knows which one it took.
-    pub(super) fn way_of(&self, link: LinkId, ix: FlowIx) -> Way {
+    pub(super) fn way_of(&self, link: LinkId, ix: FlowIx, links: &Links) -> Way {
         let flow = &self.flows[ix.0];
-        self.sites[flow.datacenter].routes.by_link(link).map_or(Way::Direct, Way::Proxy)
+        let proxy = self.sites[flow.datacenter].routes.by_link(link).map(Way::Proxy);
+        proxy.or_else(|| self.back_over(link, ix, links)).unwrap_or(Way::Direct)
     }
 
     /// An ack names a message: what that says of its attempt and of the way. True when it answers the attempt under way.
-    fn land(&mut self, ix: FlowIx, seq: u64, link: LinkId, now: Micros) -> bool {
+    fn land(
+        &mut self,
+        ix: FlowIx,
+        seq: u64,
+        (link, over): (LinkId, Way),
+        links: &Links,
+        now: Micros,
+    ) -> bool {
         let flow = &self.flows[ix.0];
         let site = flow.datacenter;
         let Some(sent) = flow.sent.get(&seq) else { return false };
@@ -157,12 +165,13 @@ impl Client {
             _ => None,
         };
         if let Some(rtt) = sample.map(|written| now.since(written)) {
-            match self.sites[site].routes.by_link(link) {
-                Some(proxy) => self.sites[site].routes.proxies[proxy].rtt.sample(rtt),
-                None => self.flows[ix.0].direct_rtt.sample(rtt),
+            match over {
+                Way::Proxy(proxy) => self.sites[site].routes.proxies[proxy].rtt.sample(rtt),
+                Way::Direct => self.flows[ix.0].direct_rtt.sample(rtt),
+                Way::Back(_) => self.sample_back(ix, rtt, links, now),
             }
         }
-        if let Some(proxy) = self.sites[site].routes.by_link(link) {
+        if let Way::Proxy(proxy) = over {
             self.sites[site].routes.proxies[proxy].acquit(written);
         }
         written.is_some()
@@ -186,7 +195,7 @@ impl Client {
         links: &mut Links,
         now: Micros,
     ) {
-        let way_of_link = self.way_of(link, ix);
+        let way_of_link = self.way_of(link, ix, links);
         // Ranges may overlap when refusals were merged on their way; every seq is looked at once.
         let mut ranges: Vec<_> =
             entry.refused.iter().copied().filter(|refused| refused.reason != PASSED).collect();
@@ -231,7 +240,12 @@ impl Client {
             self.stats.attempts.refused += ended;
             let flow = &mut self.flows[ix.0];
             flow.forget_floor_told();
+            let back = ways.iter().all(|way| matches!(way, Way::Back(_)));
             match reason {
+                // Of the way back only this proxy is full: there are others.
+                Some(RefusedReason::QueueFull) if back => {
+                    ways.into_iter().for_each(|way| flow.pauses.avoid(way, Cause::Refused(reason), now));
+                }
                 Some(RefusedReason::InboxFull | RefusedReason::QueueFull) => flow.pauses.full(now),
                 // The proxies may know nothing of the later life: the member itself tells it to whoever dials.
                 Some(RefusedReason::StaleOrigin) => links.want_once(flow.peer, now),

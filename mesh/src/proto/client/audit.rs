@@ -36,7 +36,7 @@ impl Client {
     /// Whose word an ack is: that of the destination where it says so itself, though it be a proxy as well.
     fn word_over(&self, link: LinkId, ix: FlowIx, links: &Links) -> Way {
         let own = links.link(link).is_some_and(|link| link.peer == self.flows[ix.0].peer);
-        if own { Way::Direct } else { self.way_of(link, ix) }
+        if own { Way::Direct } else { self.way_of(link, ix, links) }
     }
 
     /// Nothing that comes over this link counts for this flow.
@@ -47,6 +47,7 @@ impl Client {
                 self.sites[flow.datacenter].routes.proxies[index].is_ejected(now)
                     || flow.pauses.distrusts(Way::Proxy(index), now)
             }
+            way @ Way::Back(_) => flow.pauses.distrusts(way, now),
             Way::Direct => false,
         }
     }
@@ -60,18 +61,18 @@ impl Client {
         links: &mut Links,
         now: Micros,
     ) {
-        let mut lies: BTreeMap<usize, u64> = BTreeMap::new();
+        let mut lies: BTreeMap<Way, u64> = BTreeMap::new();
         for passed in entry.refused.iter().filter(|range| range.reason == PASSED) {
             let end = passed.first.0.saturating_add(u64::from(passed.count));
             for (way, messages) in self.flows[ix.0].words.refute(passed.first.0, end) {
-                if let Way::Proxy(index) = way {
-                    *lies.entry(index).or_default() += messages;
+                if way != Way::Direct {
+                    *lies.entry(way).or_default() += messages;
                 }
             }
         }
         let carrier = self.word_over(link, ix, links);
-        for (index, messages) in lies {
-            self.take_report(ix, index, messages, carrier, links, now);
+        for (way, messages) in lies {
+            self.take_report(ix, way, messages, carrier, links, now);
         }
     }
 
@@ -80,7 +81,7 @@ impl Client {
     fn take_report(
         &mut self,
         ix: FlowIx,
-        index: usize,
+        way: Way,
         messages: u64,
         carrier: Way,
         links: &mut Links,
@@ -88,27 +89,29 @@ impl Client {
     ) {
         self.stats.false_acks += messages;
         let (site, destination) = (self.flows[ix.0].datacenter, self.flows[ix.0].destination.clone());
-        let name = |way| match way {
-            Way::Proxy(index) => Some(self.sites[site].routes.proxies[index].id.clone()),
-            Way::Direct => None,
-        };
-        let (proxy, carried_by) = (name(Way::Proxy(index)), name(carrier));
+        let name = |way| self.proxy_of(&self.sites[site], way).cloned();
+        let (proxy, carried_by) = (name(way), name(carrier));
         // Both lanes are the same destination.
         let mut news = false;
         for lane in self.lanes_of(ix) {
-            if self.flows[lane.0].pauses.distrust(Way::Proxy(index), now) {
+            if self.flows[lane.0].pauses.distrust(way, now) {
                 news = true;
-                self.take_back(lane, index);
+                self.take_back(lane, way);
             }
         }
         if !news {
             return;
         }
-        let route = &mut self.sites[site].routes.proxies[index];
-        let several = route.reports.note(&destination, now);
-        let about = About { proxy, destination: None, reported_by: route.reports.shown(now), carried_by };
+        // Of the way back each destination finds out by itself: there are other ways, and nobody is convicted for it.
+        let mut reports = match way {
+            Way::Proxy(index) => Some(&mut self.sites[site].routes.proxies[index].reports),
+            _ => None,
+        };
+        let several = reports.as_mut().is_some_and(|reports| reports.note(&destination, now));
+        let reported_by = reports.map_or_else(|| vec![destination.clone()], |reports| reports.shown(now));
+        let about = About { proxy, destination: None, reported_by, carried_by };
         tracing::error!(
-            proxy = %route.id,
+            proxy = about.proxy.as_ref().map(NodeId::as_str),
             reported_by = %destination,
             carried_by = about.carried_by.as_ref().map_or("the destination itself", NodeId::as_str),
             messages,
@@ -116,15 +119,17 @@ impl Client {
              true they are lost, though their sender was told `delivered`; look at that proxy, and at who reports it"
         );
         let silent = usize::try_from(messages).unwrap_or(usize::MAX);
-        let seen = Evidence {
-            silent,
-            suspects: about.reported_by.len(),
-            ..self.sites[site].routes.others(index, links, &self.settings, now)
+        let others = match way {
+            Way::Proxy(index) => self.sites[site].routes.others(index, links, &self.settings, now),
+            _ => Evidence::default(),
         };
+        let seen = Evidence { silent, suspects: about.reported_by.len(), ..others };
         let alone = About { destination: Some(destination), ..about.clone() };
         self.note_blame(site, Blame::FalseAck, alone, seen, now);
-        let route = &mut self.sites[site].routes.proxies[index];
-        if several && !route.is_ejected(now) {
+        if let Way::Proxy(index) = way
+            && several
+            && !self.sites[site].routes.proxies[index].is_ejected(now)
+        {
             if seen.is_capped() {
                 self.note_blame(site, Blame::Capped, about, seen, now);
             } else {
@@ -151,13 +156,9 @@ impl Client {
     }
 
     /// What one flow has under way by a proxy takes another way: the answer would count no more.
-    fn take_back(&mut self, ix: FlowIx, index: usize) {
-        let Some(link) = self.sites[self.flows[ix.0].datacenter].routes.proxies[index].link else { return };
-        for id in self.attempts.on_link(link) {
-            let Some(attempt) = self.attempts.get(id).filter(|attempt| attempt.way == Way::Proxy(index))
-            else {
-                continue;
-            };
+    fn take_back(&mut self, ix: FlowIx, way: Way) {
+        for id in self.attempts.by_way(way) {
+            let Some(attempt) = self.attempts.get(id) else { continue };
             let runs = attempt.entries.iter().filter(|(of, _)| *of == ix).map(|(_, run)| *run);
             let seqs: Vec<u64> = runs.flat_map(Selected::seqs).collect();
             let flow = &mut self.flows[ix.0];

@@ -86,12 +86,15 @@ impl Client {
         }
         let (way, site, link) = (attempt.way, attempt.datacenter, attempt.link);
         let silent = self.silent_in(id);
+        if matches!(way, Way::Back(_)) {
+            return self.back_timed_out(id, way, &silent, links, now);
+        }
         let (blame, seen) = match way {
             Way::Proxy(index) => {
                 let seen = self.evidence(id, index, &silent, links, now);
                 (judge(&seen), seen)
             }
-            Way::Direct => (Blame::Member, Evidence { silent: silent.len(), ..Evidence::default() }),
+            _ => (Blame::Member, Evidence { silent: silent.len(), ..Evidence::default() }),
         };
         let ended = if blame == Blame::Proxy { Ended::Lost } else { Ended::TimedOut };
         let waiting = self.end_attempt(id, ended);
@@ -103,7 +106,7 @@ impl Client {
         }
         let avoids = match way {
             Way::Proxy(_) => blame != Blame::Proxy,
-            Way::Direct => !self.sites[site].local,
+            _ => !self.sites[site].local,
         };
         for ix in silent.iter().filter(|_| avoids) {
             let flow = &mut self.flows[ix.0];
@@ -219,10 +222,7 @@ impl Client {
         seen: Evidence,
         now: Micros,
     ) {
-        let proxy = match way {
-            Way::Proxy(index) => Some(self.sites[site].routes.proxies[index].id.clone()),
-            Way::Direct => None,
-        };
+        let proxy = self.proxy_of(&self.sites[site], way).cloned();
         let destination = alone.map(|ix| self.flows[ix.0].destination.clone());
         self.note_blame(site, blame, About { proxy, destination, ..About::default() }, seen, now);
     }

@@ -21,6 +21,10 @@ impl Client {
                 row.delivered_direct += 1;
                 Route::Direct
             }
+            Way::Back(proxy) => {
+                row.delivered_back += 1;
+                self.backs.id(proxy).cloned().map_or(Route::Direct, Route::Back)
+            }
         };
         let rtt = now.since(sent.first_sealed);
         row.ack_latency.observe(micros(rtt));

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Client, Reach, Site};
 use crate::id::{Datacenter, Lane, NodeId};
 use crate::message::FailReason;
+use crate::proto::back::Back;
 use crate::proto::decision::DecisionLog;
 use crate::proto::flow::{Flow, FlowIx, Ping, Way};
 use crate::proto::handshake::Identity;
@@ -84,6 +85,7 @@ impl Client {
             routes: Routes::new(seed(&me.node, name), []),
             flows: Vec::new(),
             ready: [BTreeSet::new(), BTreeSet::new()],
+            crowded: false,
             turn: [FlowIx(0); 2],
             pending_messages: 0,
             decisions: DecisionLog::default(),
@@ -108,6 +110,7 @@ impl Client {
             }
             // Its seqs go on: the member may live the same life as before.
             (flow.peer, flow.datacenter, flow.pauses, flow.decision) = (peer, site, Pauses::default(), None);
+            flow.back = Back::default();
             self.sites[site].flows.push(ix);
         }
         self.destinations.insert(id.clone(), first);

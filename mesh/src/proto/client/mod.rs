@@ -19,6 +19,8 @@ mod stranded;
 
 mod way;
 
+mod back;
+
 mod seal;
 
 mod acks;
@@ -33,6 +35,7 @@ use ends::failed;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::attempt::Attempts;
+use super::back::Backs;
 use super::budget::{BatchCharge, Budget};
 use super::decision::DecisionLog;
 use super::flow::{Flow, FlowIx, MessageId, Pending, Way};
@@ -70,6 +73,8 @@ struct Site {
     flows: Vec<FlowIx>,
     /// Flows with something to seal, per lane.
     ready: [BTreeSet<FlowIx>; 2],
+    /// The frame that is being made is for several destinations.
+    crowded: bool,
     /// Where the next frame of a lane begins to look, so that nobody is always last.
     turn: [FlowIx; 2],
     pending_messages: u64,
@@ -132,6 +137,8 @@ pub struct Client {
     attempts: Attempts,
     deadlines: BTreeSet<(Micros, FlowIx, Due)>,
     timers: Timers<Timer>,
+    /// Proxies of this sender's own datacenter, as far as they lead back to somebody.
+    backs: Backs,
     /// How late this process was of late.
     lag: OwnLag,
     next_ticket: u64,
@@ -146,6 +153,7 @@ impl Client {
         let mut client = Self {
             budget: Budget::new(&settings, 0),
             lag: OwnLag::default(),
+            backs: Backs::default(),
             pressure: Pressure::default(),
             settings,
             destination_bytes: Vec::new(),
@@ -317,10 +325,7 @@ impl Client {
         let with_decisions = |(status, site): (DatacenterStatus, &Site)| DatacenterRoutes {
             status,
             decisions_forgotten: site.decisions.forgotten(),
-            decisions: site.decisions.shown(
-                |index| site.routes.proxies.get(index).map(|proxy| proxy.id.clone()),
-                |at| links.wall_us(at),
-            ),
+            decisions: site.decisions.shown(|way| self.proxy_of(site, way).cloned(), |at| links.wall_us(at)),
             verdicts: site.verdicts.shown(|at| links.wall_us(at)),
         };
         self.status(links, now)

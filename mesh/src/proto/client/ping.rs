@@ -42,12 +42,13 @@ impl Client {
         let flow = &mut self.flows[ix.0];
         let Some(attempt) = self.attempts.get(id) else { return self.ping_lost(ix, id) };
         let Ping { attempts, .. } = std::mem::take(&mut flow.ping);
-        let (way, proxy) = match attempt.way {
-            Way::Direct => ("direct", None),
-            Way::Proxy(index) => {
-                ("proxy", Some(self.sites[attempt.datacenter].routes.proxies[index].id.clone()))
-            }
+        let flow = &self.flows[ix.0];
+        let way = match attempt.way {
+            Way::Direct => "direct",
+            Way::Proxy(_) => "proxy",
+            Way::Back(_) => "back",
         };
+        let proxy = self.proxy_of(&self.sites[attempt.datacenter], attempt.way).cloned();
         self.pinged.push_back(Pinged {
             node: flow.destination.clone(),
             way,

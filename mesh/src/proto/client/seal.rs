@@ -8,14 +8,15 @@ use trunkline_codec::{Payload, Stage};
 use super::{Client, Due, Pick, Timer};
 use crate::id::Lane;
 use crate::proto::attempt::Attempt;
+use crate::proto::coder::second_stage;
 use crate::proto::flow::{FlowIx, Leg, Selected, Sent, Way};
-use crate::proto::frame::{SealedBatch, Token, Written, direct_frame_bytes};
+use crate::proto::frame::{FRAME_RUNS_MAX, SealedBatch, Token, Written, direct_frame_bytes};
 use crate::proto::links::{LinkId, Links};
 use crate::proto::pause::Cause;
 use crate::proto::route::attempt_timeout;
 use crate::proto::run::message_head;
 use crate::proto::time::{Micros, micros};
-use crate::proto::wire::{Envelope, FEATURE_ZSTD, Flow as WireFlow, Run};
+use crate::proto::wire::{Envelope, Flow as WireFlow, Run};
 use crate::settings::FRAME_OVERHEAD_BYTES;
 
 /// Distinct bytes in one frame before it is full: large enough to compress, small enough that nothing waits long behind it.
@@ -27,11 +28,9 @@ const MESSAGE_HEAD_BYTES: usize = 16;
 /// What the codec's head says of a message that shares nothing, at most.
 const RECORD_BYTES: usize = 16;
 
-/// Most runs in one frame: the messages of one codec frame.
-const FRAME_RUNS_MAX: usize = 1024;
-
 impl Client {
-    /// The next frame for a connection that can write, from all flows whose way leads over it.
+    /// The next frame for a connection that can write, from all flows whose way leads over it. Over the way back it may be
+    /// several, for it leads to several datacenters.
     pub fn seal(
         &mut self,
         link: LinkId,
@@ -40,13 +39,36 @@ impl Client {
         now: Micros,
         out: &mut Vec<SealedBatch>,
     ) {
-        let Some(peer) = links.link(link).map(|link| link.peer) else { return };
-        let Some(site) = self.site_of(peer) else { return };
+        let Some((peer, dialled)) = links.link(link).map(|link| (link.peer, link.dialled)) else { return };
+        if dialled {
+            let Some(site) = self.site_of(peer) else { return };
+            let turn = self.sites[site].turn[lane.index()];
+            let ready = &self.sites[site].ready[lane.index()];
+            let order: Vec<FlowIx> = ready.range(turn..).chain(ready.range(..turn)).copied().collect();
+            return self.seal_for(site, &order, (link, lane), links, now, out);
+        }
+        for site in self.sites_by(peer) {
+            let ready = self.sites[site].ready[lane.index()].iter().copied();
+            let back: Vec<FlowIx> = ready.filter(|ix| self.flows[ix.0].back.is_over(link)).collect();
+            if !back.is_empty() {
+                self.seal_for(site, &back, (link, lane), links, now, out);
+            }
+        }
+    }
+
+    /// The next frame to one datacenter, of these flows.
+    fn seal_for(
+        &mut self,
+        site: usize,
+        order: &[FlowIx],
+        (link, lane): (LinkId, Lane),
+        links: &mut Links,
+        now: Micros,
+        out: &mut Vec<SealedBatch>,
+    ) {
         let frame_bytes_max =
             links.link(link).map_or(0, |link| link.frame_bytes_max).saturating_sub(FRAME_OVERHEAD_BYTES);
-        let turn = self.sites[site].turn[lane.index()];
-        let ready = &self.sites[site].ready[lane.index()];
-        let order: Vec<FlowIx> = ready.range(turn..).chain(ready.range(..turn)).copied().collect();
+        self.sites[site].crowded = self.sites[site].ready[lane.index()].len() > 1;
         let id = self.attempts.reserve();
         let local = self.sites[site].local;
         let share = self.sites[site].resends.check(now);
@@ -58,7 +80,7 @@ impl Client {
         let mut left_out = None;
         // Else the one behind the flow that filled it: somebody may come to be ready while it is written.
         let mut filled_by: Option<FlowIx> = None;
-        for ix in order {
+        for ix in order.iter().copied() {
             if frame.runs.len() >= FRAME_RUNS_MAX || frame.unique_bytes >= FRAME_UNIQUE_BYTES {
                 left_out.get_or_insert(ix);
                 break;
@@ -81,7 +103,11 @@ impl Client {
                 self.wake(ix, links, now);
                 continue;
             }
-            frame.single = matches!(way, Way::Proxy(index) if self.sites[site].routes.is_due_for_trial(index, links, now));
+            frame.single = match way {
+                Way::Proxy(index) => self.sites[site].routes.is_due_for_trial(index, links, now),
+                Way::Back(_) => self.flows[ix.0].pauses.has_failed(way),
+                Way::Direct => false,
+            };
             let audits = self.flows[ix.0].only_audits();
             let entries = self.fill(ix, Leg { attempt: id, way, link, now }, links, &mut frame);
             let nothing = entries.is_empty();
@@ -112,12 +138,14 @@ impl Client {
                     filled_by = Some(ix);
                 }
             }
-            if let Way::Proxy(index) = way
-                && frame.single
-                && !nothing
-            {
+            if frame.single && !nothing {
                 // One message tries the proxy; the others go on by the one that delivers.
-                self.sites[site].routes.proxies[index].begin_trial(&self.settings, now);
+                match way {
+                    Way::Proxy(index) => {
+                        self.sites[site].routes.proxies[index].begin_trial(&self.settings, now);
+                    }
+                    _ => self.flows[ix.0].back.begin_trial(now + self.settings.attempt_timeout_max),
+                }
                 self.wake(ix, links, now);
             }
             if !self.flows[ix.0].has_work() {
@@ -129,6 +157,7 @@ impl Client {
                 left_out.get_or_insert(ix);
             }
         }
+        self.sites[site].crowded = false;
         if let Err(until) = share
             && late_waits
         {
@@ -147,23 +176,23 @@ impl Client {
         let row = self.stats.datacenters.entry(self.sites[site].name.clone()).or_default();
         row.frames += 1;
         row.sent.logical += frame.logical_bytes;
+        let way = attempt.way;
         self.attempts.insert(id, attempt);
         out.push(SealedBatch {
             lane,
             envelope: Envelope { batch: id, attempt: frame.attempt, runs: frame.runs },
             payloads: frame.payloads,
-            stage: self.stage(lane, site, links.link(link).map_or(0, |link| link.features)),
+            stage: if local || matches!(way, Way::Back(_)) {
+                Stage::None
+            } else {
+                second_stage(
+                    self.settings.second_stage,
+                    lane,
+                    links.link(link).map_or(0, |link| link.features),
+                )
+            },
             token: Token::Attempt(id),
         });
-    }
-
-    /// The second stage pays where bytes are dear: between datacenters, and never in front of something urgent.
-    fn stage(&self, lane: Lane, site: usize, features: u64) -> Stage {
-        match self.settings.second_stage {
-            _ if lane != Lane::Bulk || self.sites[site].local => Stage::None,
-            Stage::Zstd if features & FEATURE_ZSTD == 0 => Stage::Lz4,
-            stage => stage,
-        }
     }
 
     /// Puts the runs of one flow into a frame.
@@ -268,7 +297,11 @@ impl Client {
         let acks = match (way, first) {
             (Way::Proxy(index), _) => self.sites[attempt.datacenter].routes.proxies[index].rtt,
             (Way::Direct, Some((ix, _))) => self.flows[ix.0].direct_rtt,
-            (Way::Direct, None) => return,
+            (Way::Back(_), Some((ix, _))) => {
+                let timeout = self.back_timeout(ix, number, links);
+                return self.timers.set(Timer::Attempt(id), now + timeout);
+            }
+            (_, None) => return,
         };
         let pings = links.link(link).map(|link| link.rtt).unwrap_or_default();
         let timeout = attempt_timeout(&acks, &pings, number, &self.settings);

@@ -37,6 +37,9 @@ impl Client {
             {
                 return Pick::Link(link, Way::Direct);
             }
+            if let Some((link, way)) = self.way_back(ix, links, now) {
+                return Pick::Link(link, way);
+            }
             let routes = &mut self.sites[flow.datacenter].routes;
             let will_do = |(index, link): &(usize, LinkId)| {
                 let way = Way::Proxy(*index);
@@ -124,6 +127,7 @@ impl Client {
         let (routes, pauses) = (&site.routes, &flow.pauses);
         let why = match way {
             Some(Way::Proxy(index)) => routes.why(index, now),
+            Some(Way::Back(_)) => Why::Back,
             Some(Way::Direct) if site.local => Why::Local,
             Some(Way::Direct) if pauses.probes_directly() => Why::Probe,
             Some(Way::Direct) if routes.is_empty() => Why::NoProxy,
@@ -158,7 +162,8 @@ impl Client {
             let not_linked = Passed { way: Way::Direct, why: Obstacle::NotLinked, until: Micros::NEVER };
             avoided(Way::Direct).or((why == Why::Dialling).then_some(not_linked))
         });
-        let passed = proxies.chain(straight.flatten());
+        let back = flow.back.proxy().map(Way::Back).filter(|back| way != Some(*back)).and_then(avoided);
+        let passed = back.into_iter().chain(proxies).chain(straight.flatten());
         let verdict = Verdict { way, why, attempt, probing: pauses.is_probing() };
         let number = site.decisions.note(flow.decision, (&flow.destination, flow.lane), verdict, passed, now);
         flow.decision = Some(number);
@@ -203,7 +208,7 @@ impl Client {
             self.stats.attempts.lost += waiting;
             self.stats.fallbacks.proxy_closed += waiting;
         }
-        if let Some(site) = site {
+        for site in self.sites_by(peer) {
             self.sites[site].routes.refresh(links, now);
             self.wake_all_of(site, links, now);
         }
@@ -212,7 +217,7 @@ impl Client {
     /// A peer is going away.
     pub fn handle_draining(&mut self, link: LinkId, links: &mut Links, now: Micros) {
         let Some(peer) = links.link(link).map(|link| link.peer) else { return };
-        if let Some(site) = self.site_of(peer) {
+        for site in self.sites_by(peer) {
             self.sites[site].routes.refresh(links, now);
             self.wake_site(site, links, now);
         }

@@ -86,11 +86,15 @@ impl Links {
     pub fn poll_frames(&mut self, id: ConnId, out: &mut Vec<Bytes>) {
         let Some(conn) = self.conns.get_mut(&id) else { return };
         out.extend(conn.out.drain(..));
-        let open = matches!(conn.stage, Stage::Open);
-        let Some(link_id) = conn.link else { return };
+        self.poll_acks(id, !out.is_empty(), out);
+    }
+
+    /// The acks that are to be written to this connection now. Those that wait for company have some where another frame goes.
+    pub fn poll_acks(&mut self, id: ConnId, company: bool, out: &mut Vec<Bytes>) {
+        let Some(conn) = self.conns.get(&id).filter(|conn| matches!(conn.stage, Stage::Open)) else { return };
+        let Some(link_id) = conn.link.filter(|_| conn.lane == Lane::Control) else { return };
         let Some(link) = self.links.get_mut(&link_id) else { return };
-        // Acks that wait for company have some when another frame goes.
-        if open && conn.lane == Lane::Control && (link.acks_due || !out.is_empty()) {
+        if link.acks_due || company {
             self.timers.clear(Timer::Acks(link_id));
             link.acks_due = false;
             link.ack_bytes = 0;

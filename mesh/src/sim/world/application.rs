@@ -9,6 +9,8 @@ impl World {
     /// application's inbox is looked at when it hears again, and before its process dies.
     pub(super) fn hear(&mut self, index: NodeIx, deaf: bool) {
         let (now, clock) = (self.now, self.clock(index));
+        let answers = self.answering.contains(&index) && self.phase != Phase::Healing;
+        let mut heard = Vec::new();
         let host = &mut self.hosts[index];
         let Some(node) = host.node.as_mut() else { return };
         if deaf {
@@ -27,11 +29,45 @@ impl World {
                 let member = (host.id.clone(), node.incarnation());
                 let origin = (delivery.origin.clone(), delivery.origin_incarnation);
                 self.checker.handed(id, member, origin, delivery.lane, intact, now);
+                if answers {
+                    heard.push((delivery.origin, delivery.lane));
+                }
             }
             if node.poll_delivery(clock).is_none() {
-                return;
+                break;
             }
         }
+        self.think(index, heard);
+    }
+
+    /// What the application got it answers soon, if whoever sent it asked.
+    fn think(&mut self, host: NodeIx, heard: Vec<(NodeId, Lane)>) {
+        let life = self.hosts[host].life;
+        for (to, lane) in heard {
+            if self.senders.iter().any(|sender| self.hosts[*sender].id == to) {
+                let slow = self.rng.u8(..) < 30;
+                let time = Duration::from_micros(self.rng.u64(0..if slow { 8_000 } else { 300 }));
+                self.at(self.now + time, Event::Answer { host, life, to, lane });
+            }
+        }
+    }
+
+    /// One message to whom it heard. In a trial it must arrive, if there is time for it.
+    pub(super) fn answer(&mut self, index: NodeIx, life: u64, to: &NodeId, lane: Lane) {
+        const IN_TIME: Duration = Duration::from_secs(1);
+        let late = self.now.since(self.trial_began()) > IN_TIME;
+        if self.hosts[index].life != life
+            || self.phase == Phase::Healing
+            || self.phase == Phase::Trials && late
+        {
+            return;
+        }
+        let known = self.hosts[index].topology.node(to).is_some_and(|spec| spec.roles.member);
+        let Some(asked) = self.hosts.iter().position(|host| host.id == *to && known) else { return };
+        let datacenter = self.datacenters[self.hosts[asked].datacenter].clone();
+        let patience = (self.phase == Phase::Trials).then_some(TRIAL_PATIENCE);
+        let drawn = self.app.draw_answer(to, &datacenter, lane, patience);
+        self.submit(index, &datacenter, drawn);
     }
 
     /// A slow application takes one message, and sleeps.
@@ -53,15 +89,14 @@ impl World {
         let now = self.now;
         let clock = self.clock(origin);
         // As much load whoever sends.
-        let mut pause = self.app.pause() * u32::try_from(self.origins.len()).unwrap_or(1);
+        let mut pause = self.app.pause() * u32::try_from(self.senders.len()).unwrap_or(1);
         if self.phase == Phase::Faults {
             // As many messages in minutes as in seconds.
             pause = pause.mul_f64(self.swarm.faulty.as_secs_f64() / HEALING.as_secs_f64());
         }
         let mut next = now + pause;
         if self.phase == Phase::Trials {
-            let into = micros(now.since(self.healed_at)) % micros(TRIAL_EVERY);
-            let begin = Micros(now.0 - into);
+            let begin = self.trial_began();
             if begin > self.trial {
                 self.check_prompt();
                 self.trial = begin;
@@ -124,11 +159,25 @@ impl World {
     }
 
     fn send_to(&mut self, origin: NodeIx, datacenter: &Datacenter, mood: Mood) {
+        let me = self.hosts[origin].id.clone();
+        if self.hosts[origin].node.is_some() {
+            let drawn = self.app.draw(&self.topology, datacenter, &me, mood);
+            self.submit(origin, datacenter, drawn);
+        }
+    }
+
+    /// When the present trial began, or the one that is next to.
+    fn trial_began(&self) -> Micros {
+        let into = micros(self.now.since(self.healed_at)) % micros(TRIAL_EVERY);
+        Micros(self.now.0 - into)
+    }
+
+    /// Hands a batch over to a node, and to the checker what may be expected of it.
+    fn submit(&mut self, origin: NodeIx, datacenter: &Datacenter, drawn: Drawn) {
         let (now, clock) = (self.now, self.clock(origin));
         let host = &mut self.hosts[origin];
         let Some(node) = host.node.as_mut() else { return };
-        let Drawn { mut batch, shared_bytes, messages } =
-            self.app.draw(&self.topology, datacenter, &host.id, mood);
+        let Drawn { mut batch, shared_bytes, messages } = drawn;
         if let Some(planted) = self.planted {
             planted.submitted(&mut batch);
         }
@@ -155,7 +204,12 @@ impl World {
         for message in messages {
             if self.phase == Phase::Trials && message.must_arrive {
                 self.must_arrive.insert(message.id);
+                let leader = &self.hosts[LEADER];
                 if origin == LEADER {
+                    self.sent_in_trial.insert(message.id, (now, site));
+                } else if message.destination == leader.id && self.proxies_of(leader.datacenter) > 0 {
+                    // Without a proxy there an answer may have to wait for a dial.
+                    let site = self.hosts[origin].datacenter;
                     self.sent_in_trial.insert(message.id, (now, site));
                 }
             }
@@ -174,5 +228,9 @@ impl World {
         }
         self.check_limits(origin);
         self.pump(origin);
+    }
+
+    fn proxies_of(&self, datacenter: usize) -> usize {
+        self.topology.proxies_of(&self.datacenters[datacenter]).count()
     }
 }

@@ -25,7 +25,7 @@ use super::checker::{Checker, Promise};
 use super::faults::{Drift, Fault, Swarm};
 use super::planted::Planted;
 use super::wire::{Cargo, End, Hole, NodeIx, Wire};
-use crate::id::{ClusterId, Datacenter, Incarnation, NodeId};
+use crate::id::{ClusterId, Datacenter, Incarnation, Lane, NodeId};
 use crate::message::{Batch, FailReason};
 use crate::proto::client::Ticket;
 use crate::proto::coder::BatchEncoder;
@@ -54,6 +54,8 @@ pub struct Report {
     pub arrivals: BTreeMap<u64, (Micros, NodeId)>,
     /// The leader's counters, of its last life.
     pub leader: Stats,
+    /// What proxies passed back to origins elsewhere, and in how many frames.
+    pub answers: (u64, u64),
     /// What went wrong.
     pub swarm: Swarm,
 }
@@ -124,6 +126,13 @@ enum Event {
     Send {
         origin: NodeIx,
     },
+    /// An application answers what it got.
+    Answer {
+        host: NodeIx,
+        life: u64,
+        to: NodeId,
+        lane: Lane,
+    },
     /// The topology has changed, and this host gets to know.
     Learn {
         host: NodeIx,
@@ -167,7 +176,10 @@ impl Event {
             Self::Dialed { from: end, .. } | Self::Arrive { to: end, .. } | Self::Wrote { end, .. } => {
                 Some(end.node)
             }
-            Self::Alarm { host, .. } | Self::Learn { host } | Self::Sip { host, .. } => Some(*host),
+            Self::Alarm { host, .. }
+            | Self::Learn { host }
+            | Self::Sip { host, .. }
+            | Self::Answer { host, .. } => Some(*host),
             Self::Send { origin } => Some(*origin),
             Self::Inspect | Self::Fault | Self::Trial | Self::Strike(_) | Self::Undo(_) => None,
         }
@@ -183,8 +195,12 @@ struct World {
     hosts: Vec<Host>,
     /// The least that any node ever took as a message.
     message_bytes_least: usize,
-    /// Those that send.
+    /// Those that may send.
     origins: Vec<NodeIx>,
+    /// Those of them that send by themselves.
+    senders: Vec<NodeIx>,
+    /// Those that answer whom they hear.
+    answering: Vec<NodeIx>,
     wire: Wire,
     queue: BTreeMap<(Micros, u64), Event>,
     next_event: u64,
@@ -211,7 +227,7 @@ struct World {
     /// Ends whose history is out of step, and the datacenters between which they are. That shows when they are next used,
     /// perhaps in a later trial (seed 179585085281), and costs a link.
     desynced: BTreeMap<End, [usize; 2]>,
-    /// Of the present trial: when the leader sent what, and to which datacenter.
+    /// Of the present trial: when the leader sent what, and to which datacenter; or was answered what, and from which.
     sent_in_trial: BTreeMap<u64, (Micros, usize)>,
     /// One fault, at a known moment.
     scripted: bool,
@@ -354,6 +370,7 @@ impl World {
                 }
             }
             Event::Send { origin } => self.send(origin),
+            Event::Answer { host, life, to, lane } => self.answer(host, life, &to, lane),
             Event::Learn { host } => self.learn(host),
             Event::Sip { host, life } => self.sip(host, life),
             Event::Inspect => self.inspect(),
@@ -479,6 +496,9 @@ impl World {
             let text = format!("{waited} attempts waited for a timeout, and nobody was silent");
             self.checker.broken(text);
         }
+        let proxies = self.hosts.iter().filter_map(|host| host.node.as_ref().map(|node| node.stats().proxy));
+        let answers =
+            proxies.fold((0, 0), |(runs, frames), of| (runs + of.answers, frames + of.answer_frames));
         let (delivered, failed) = self.checker.counts();
         let arrivals = self.checker.arrivals();
         Report {
@@ -489,6 +509,7 @@ impl World {
             delivered,
             failed,
             leader,
+            answers,
             swarm: self.swarm,
         }
     }

@@ -37,7 +37,12 @@ impl World {
         };
         let hosts: Vec<Host> = ids.iter().copied().zip(clocks).map(host).collect();
         let message_bytes_least = hosts.iter().map(|host| host.settings.message_bytes_max).min().unwrap_or(0);
-        let origins = (0..ids.len()).filter(|host| ids[*host].roles.origin).collect();
+        let origins: Vec<NodeIx> = (0..ids.len()).filter(|host| ids[*host].roles.origin).collect();
+        let (mut senders, answering): (Vec<NodeIx>, Vec<NodeIx>) =
+            origins.iter().partition(|host| **host == LEADER || !swarm.answers);
+        if swarm.answers && swarm.two_origins {
+            senders.extend(rng.choice(answering.iter().copied()));
+        }
         let sites = datacenters.len();
         let lan = Duration::from_micros(rng.u64(50..500));
         let mut delays = vec![vec![lan; sites]; sites];
@@ -54,6 +59,8 @@ impl World {
             hosts,
             message_bytes_least,
             origins,
+            senders,
+            answering,
             wire: Wire::new(kernel_bytes, swarm.bandwidth),
             queue: BTreeMap::new(),
             next_event: 0,
@@ -84,7 +91,7 @@ impl World {
         for host in 0..world.hosts.len() {
             world.start(host);
         }
-        for origin in world.origins.clone() {
+        for origin in world.senders.clone() {
             world.at(Micros(300_000), Event::Send { origin });
         }
         let first = Micros(0) + world.swarm.every;
@@ -140,6 +147,14 @@ fn draw_topology(swarm: &Swarm, rng: &mut fastrand::Rng) -> Topology {
         let second = rng.choice(["us-m0", "eu-m0", "eu-p0", "ap-m1"]);
         for (id, _, roles) in &mut nodes {
             roles.origin |= Some(id.as_str()) == second;
+        }
+    }
+    if swarm.answers {
+        // Most members send as well, one of them by itself; and those who answer the leader have proxies on its side, mostly.
+        nodes.extend((0..rng.usize(0..3)).map(|i| (format!("us-p{i}"), "us", Roles::PROXY)));
+        for (id, _, roles) in &mut nodes {
+            roles.member |= id == LEADER_ID;
+            roles.origin |= roles.member && rng.u8(..) < 200;
         }
     }
     let specs = nodes.into_iter().enumerate().map(|(index, (id, datacenter, roles))| NodeSpec {

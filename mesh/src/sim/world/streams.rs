@@ -1,6 +1,7 @@
 //! Connections: bytes from machine to machine over the faulty wire.
 
 use super::*;
+use crate::proto::frame::Token;
 
 impl World {
     pub(super) fn accept(&mut self, from: End, to: NodeIx) {
@@ -154,6 +155,9 @@ impl World {
             let number = batch.envelope.batch;
             let planted = self.planted.filter(|_| end.node == LEADER);
             let leaves = planted.is_none_or(|planted| planted.out_of_leader(batch));
+            if let (Some(planted), Token::Forward { .. }) = (self.planted, batch.token) {
+                planted.out_of_proxy(batch);
+            }
             let one = if leaves {
                 batch.encode(&mut conn.encoder, &mut slices)
             } else {

@@ -1,0 +1,144 @@
+//! The way back, as a sender sees it: what it answers an origin elsewhere goes to the proxy of its own datacenter by which it
+//! heard from that origin, and from there, with what others answer, over the link that the origin dialled.
+//!
+//! Nobody has to say that a proxy reaches an origin: what it brings from there says so. It is no better than the other ways,
+//! only cheaper, so it is left for a while whenever it fails or is slow, and nobody is convicted for it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::links::{LinkId, PeerIx};
+use super::rtt::Rtt;
+use super::time::Micros;
+use crate::id::NodeId;
+
+/// How long a flow leaves the way back once it was clearly slower than the way by a proxy.
+const LEFT_FOR: Duration = Duration::from_secs(5);
+
+/// Clearly slower: half as long again as by a proxy, and by this and the time for which a proxy lets answers wait.
+const SLOWER_BY: Duration = Duration::from_millis(5);
+
+/// How long an attempt waits whose round trip nobody knows anything of: as TCP's first one, RFC 6298.
+pub const UNKNOWN_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The way back of one flow.
+#[derive(Debug, Default)]
+pub struct Back {
+    /// The link over which its destination was heard last, and the proxy at its other end.
+    over: Option<(LinkId, PeerIx)>,
+    /// Write to ack.
+    pub rtt: Rtt,
+    left_until: Micros,
+    trial_until: Micros,
+}
+
+impl Back {
+    /// The destination was heard over this link of a proxy; or over none that leads back to it.
+    pub fn heard(&mut self, over: Option<(LinkId, PeerIx)>) {
+        if self.over.map(|(_, proxy)| proxy) != over.map(|(_, proxy)| proxy) {
+            *self = Self::default();
+        }
+        self.over = over;
+    }
+
+    /// By which proxy it leads, if there is one.
+    #[must_use]
+    pub fn proxy(&self) -> Option<PeerIx> {
+        self.over.map(|(_, proxy)| proxy)
+    }
+
+    /// It leads over this link.
+    #[must_use]
+    pub fn is_over(&self, link: LinkId) -> bool {
+        self.over.is_some_and(|(over, _)| over == link)
+    }
+
+    /// Where it leads now: nowhere while it is left for being slow, or while one message tries it.
+    #[must_use]
+    pub fn way(&self, now: Micros) -> Option<(LinkId, PeerIx)> {
+        self.over.filter(|_| self.left_until.max(self.trial_until) <= now)
+    }
+
+    /// A message says whether it works again, until then at most; the others do not wait for that.
+    pub fn begin_trial(&mut self, until: Micros) {
+        self.trial_until = until;
+    }
+
+    /// Something that went this way was answered.
+    pub fn answered(&mut self) {
+        self.trial_until = Micros(0);
+    }
+
+    /// An ack took so long. By a proxy of the destination's datacenter it takes `by_proxy_us`, 0 where that is not known.
+    pub fn sample(&mut self, rtt: Duration, by_proxy_us: u64, ack_delay: Duration, now: Micros) {
+        self.rtt.sample(rtt);
+        let limit = Duration::from_micros(by_proxy_us.saturating_add(by_proxy_us / 2)) + SLOWER_BY;
+        let smoothed = Duration::from_micros(self.rtt.smoothed_us());
+        if by_proxy_us > 0 && smoothed > limit.saturating_add(ack_delay) {
+            (self.left_until, self.rtt) = (now + LEFT_FOR, Rtt::default());
+        }
+    }
+}
+
+/// The proxies of this sender's own datacenter that ever brought it something from elsewhere, by name.
+#[derive(Debug, Default)]
+pub struct Backs {
+    known: BTreeMap<PeerIx, NodeId>,
+}
+
+impl Backs {
+    /// This proxy brought something.
+    pub fn note(&mut self, proxy: PeerIx, id: &NodeId) {
+        self.known.entry(proxy).or_insert_with(|| id.clone());
+    }
+
+    /// Its id, if it is one of them.
+    #[must_use]
+    pub fn id(&self, proxy: PeerIx) -> Option<&NodeId> {
+        self.known.get(&proxy)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OVER: Option<(LinkId, PeerIx)> = Some((LinkId(1), PeerIx(1)));
+
+    #[test]
+    fn it_leads_where_the_destination_was_heard_and_is_left_while_it_is_slow() {
+        let mut back = Back::default();
+        assert_eq!(back.way(Micros(0)), None);
+        back.heard(OVER);
+        assert_eq!(back.way(Micros(0)), OVER);
+        let ms = Duration::from_millis;
+        for _ in 0..100 {
+            back.sample(ms(155), 100_000, ms(1), Micros(0));
+        }
+        assert_eq!(back.way(Micros(0)), OVER, "half as long again, and 5 ms");
+        for _ in 0..100 {
+            back.sample(ms(900), 0, ms(1), Micros(0));
+        }
+        assert_eq!(back.way(Micros(0)), OVER, "nobody knows how long it should take");
+        back.sample(ms(900), 100_000, ms(1), Micros(0));
+        assert_eq!(back.way(Micros(4_999_999)), None);
+        assert_eq!(back.way(Micros(5_000_000)), OVER);
+        assert!(back.rtt.is_empty(), "and measured anew");
+        back.sample(ms(900), 100_000, ms(1), Micros(0));
+        back.heard(Some((LinkId(2), PeerIx(2))));
+        assert!(back.way(Micros(0)).is_some(), "another proxy has its own record");
+        back.heard(None);
+        assert_eq!(back.way(Micros(0)), None);
+    }
+
+    #[test]
+    fn one_message_tries_it_and_others_go_on() {
+        let mut back = Back::default();
+        back.heard(OVER);
+        back.begin_trial(Micros(100));
+        assert_eq!((back.way(Micros(99)), back.way(Micros(100))), (None, OVER));
+        back.begin_trial(Micros(300));
+        back.answered();
+        assert_eq!(back.way(Micros(200)), OVER);
+    }
+}

@@ -1,0 +1,129 @@
+//! The way back under hostile peers: a proxy speaks for its own datacenter only, where it is asked, and passes on only what its
+//! own members say of themselves.
+
+use std::time::Duration;
+
+use trunkline_mesh::id::Lane;
+use trunkline_mesh::proto::frame::Received;
+use trunkline_mesh::proto::node::ConnId;
+use trunkline_mesh::proto::wire::{FEATURE_BACK, RefusedReason};
+use trunkline_mesh::settings::Settings;
+use trunkline_mesh::topology::Roles;
+
+use super::shell::{Peer, Shell, ack_frame, batch_frame, cluster, entry, flow, id, roster_frame, run};
+
+const VOTER: Roles = Roles { origin: true, member: true, proxy: false };
+const ORIGIN_PROXY: Roles = Roles { origin: true, member: false, proxy: true };
+
+fn shell(name: &str) -> Shell {
+    let nodes = [
+        ("leader", "us", VOTER),
+        ("u2", "us", VOTER),
+        ("p", "eu", Roles::PROXY),
+        ("eop", "eu", ORIGIN_PROXY),
+        ("e1", "eu", VOTER),
+        ("e2", "eu", VOTER),
+        ("a1", "ap", VOTER),
+    ];
+    Shell::among(cluster(&nodes), name, Settings::default(), 1)
+}
+
+fn peer(name: &'static str, datacenter: &'static str) -> Peer {
+    Peer { datacenter, features: FEATURE_BACK, ..Peer::new(name) }
+}
+
+/// A link over which something comes: control and bulk, rows announced so far.
+struct Says([ConnId; 2], u32);
+
+/// Says one message of a flow, each in a row of its own; gives the reasons of refusals.
+fn say(shell: &mut Shell, Says(conns, rows): &mut Says, origin: &str, to: &str) -> Vec<u8> {
+    let [control, bulk] = *conns;
+    shell.feed(bulk, &roster_frame(Lane::Bulk, *rows, vec![flow(origin, 100, to)]));
+    shell.feed(bulk, &batch_frame(Lane::Bulk, vec![run(*rows, 1, 1, 0)], b"said"));
+    *rows += 1;
+    shell.advance(Duration::from_millis(2));
+    shell.acks(control).iter().flat_map(|entry| &entry.refused).map(|range| range.reason).collect()
+}
+
+const NOT_SERVED: u8 = RefusedReason::NotServed as u8;
+
+#[test]
+fn a_proxy_speaks_for_nobody_outside_of_its_datacenter_and_only_where_it_is_asked() {
+    let mut leader = shell("leader");
+    let mut asked = Says(leader.link_out(&peer("p", "eu")), 0);
+    assert_eq!(say(&mut leader, &mut asked, "a1", "leader"), [NOT_SERVED], "of another datacenter");
+    assert_eq!(say(&mut leader, &mut asked, "u2", "leader"), [NOT_SERVED], "of the leader's own");
+    assert_eq!(say(&mut leader, &mut asked, "leader", "leader"), [NOT_SERVED], "of itself");
+    assert_eq!(say(&mut leader, &mut asked, "p", "leader"), [NOT_SERVED], "a proxy that is no origin");
+    assert_eq!(say(&mut leader, &mut asked, "e1", "u2"), [NOT_SERVED], "to somebody else");
+    assert!(leader.node.poll_delivery(leader.now).is_none(), "none of it was taken");
+    assert_eq!(say(&mut leader, &mut asked, "e1", "leader"), [], "of its own datacenter");
+    let said = leader.node.poll_delivery(leader.now).expect("taken");
+    assert_eq!(said.origin, id("e1"));
+
+    // Nobody asked this one: it dialled.
+    let mut unasked = Says(leader.link_in(&peer("eop", "eu")), 0);
+    assert_eq!(say(&mut leader, &mut unasked, "e2", "leader"), [NOT_SERVED]);
+    assert_eq!(say(&mut leader, &mut unasked, "eop", "leader"), [], "what it sends itself is its own affair");
+    // This one was asked, and the feature was not agreed on.
+    let mut old = Says(leader.link_out(&Peer { features: 0, ..peer("eop", "eu") }), 0);
+    assert_eq!(say(&mut leader, &mut old, "e2", "leader"), [NOT_SERVED]);
+}
+
+#[test]
+fn a_proxy_passes_back_only_what_its_own_members_say_of_themselves() {
+    let mut proxy = shell("p");
+    let mut e1 = Says(proxy.link_out(&peer("e1", "eu")), 0);
+    assert_eq!(say(&mut proxy, &mut e1, "e1", "leader"), [NOT_SERVED], "the leader did not dial");
+    let [control, bulk] = proxy.link_in(&peer("leader", "us"));
+    let mut a1 = Says(proxy.link_in(&peer("a1", "ap")), 0);
+    assert_eq!(say(&mut proxy, &mut e1, "e2", "leader"), [NOT_SERVED], "as another member");
+    assert_eq!(say(&mut proxy, &mut e1, "e1", "u2"), [NOT_SERVED], "to one that did not dial");
+    assert_eq!(say(&mut proxy, &mut a1, "a1", "leader"), [NOT_SERVED], "from a third datacenter: one hop");
+    let batches = |shell: &mut Shell| {
+        let batch = |frame| match frame {
+            Received::Batch(envelope, _) => Some(envelope.runs.len()),
+            _ => None,
+        };
+        shell.sent(bulk).into_iter().filter_map(batch).collect::<Vec<_>>()
+    };
+    assert_eq!(batches(&mut proxy), [] as [usize; 0]);
+    assert_eq!(say(&mut proxy, &mut e1, "e1", "leader"), []);
+    assert_eq!(batches(&mut proxy), [1], "its own");
+    // The leader's word comes back to whom it is about.
+    proxy.feed(control, &ack_frame(vec![entry(0, 100, 1)]));
+    proxy.advance(Duration::from_millis(2));
+    let acks = proxy.acks(e1.0[0]);
+    assert_eq!(acks.iter().map(|entry| (entry.flow, entry.decided)).collect::<Vec<_>>(), [(3, 1)]);
+    // A leader that does not know of answers gets none.
+    proxy.link_in(&Peer { features: 0, life: 101, ..peer("leader", "us") });
+    assert_eq!(say(&mut proxy, &mut e1, "e1", "leader"), [NOT_SERVED]);
+}
+
+/// Bytes for an origin that reads nothing are as bounded as those for a member.
+#[test]
+fn answers_for_an_origin_that_reads_nothing_are_bounded_and_refused() {
+    let mut proxy = shell("p");
+    let [control, bulk] = proxy.link_out(&peer("e1", "eu"));
+    let [_, leader] = proxy.link_in(&peer("leader", "us"));
+    proxy.unread.insert(leader);
+    proxy.feed(bulk, &roster_frame(Lane::Bulk, 0, vec![flow("e1", 100, "leader")]));
+    static LONG: [u8; 1 << 20] = [7; 1 << 20];
+    for seq in 1..=10 {
+        proxy.feed(bulk, &batch_frame(Lane::Bulk, vec![run(0, seq, 1, 0)], &LONG));
+    }
+    let most = u64::try_from(Settings::default().member_queue_bytes_max).unwrap();
+    let held = proxy.node.status(proxy.now).proxy_queue_bytes;
+    assert!(held > most / 2 && held <= most, "{held} bytes");
+    proxy.advance(Duration::from_millis(2));
+    let refused: Vec<u8> =
+        proxy.acks(control).iter().flat_map(|entry| &entry.refused).map(|range| range.reason).collect();
+    assert_eq!(refused, [RefusedReason::QueueFull as u8; 7]);
+    // All of it is given back when the origin is gone.
+    proxy.node.handle_closed(leader, proxy.now);
+    proxy.advance(Duration::from_millis(20));
+    assert_eq!(proxy.node.status(proxy.now).proxy_queue_bytes, 0);
+    let back: u32 =
+        proxy.acks(control).iter().flat_map(|entry| &entry.refused).map(|range| range.count).sum();
+    assert!(back >= 3, "{back} given back");
+}
