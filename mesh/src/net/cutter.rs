@@ -59,6 +59,11 @@ impl Cutter {
         }
     }
 
+    /// See [`FrameReader::awaits_control`].
+    pub(super) fn awaits_control(&self) -> Option<usize> {
+        self.reader.awaits_control()
+    }
+
     /// A place to read the rest of a large frame into without a copy.
     pub(super) fn direct(&mut self) -> Option<Limit<&mut BytesMut>> {
         let missing = self.reader.missing(&self.partial);

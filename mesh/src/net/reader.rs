@@ -58,7 +58,7 @@ enum Step {
 }
 
 pub(super) async fn run(shared: &Arc<Shared>, port: &Arc<Port>, mut input: Input) {
-    let mut intake = Intake { shared, port, cutter: Cutter::default(), frames: Vec::new() };
+    let mut intake = Intake { shared, port, cutter: Cutter::default(), frames: Vec::new(), told: false };
     loop {
         let step = tokio::select! {
             biased;
@@ -93,6 +93,8 @@ struct Intake<'a> {
     port: &'a Arc<Port>,
     cutter: Cutter,
     frames: Vec<(Received, usize)>,
+    /// The machine knows that a control body is waited for.
+    told: bool,
 }
 
 impl Intake<'_> {
@@ -118,14 +120,28 @@ impl Intake<'_> {
         .await
     }
 
+    /// All that came is taken. One that ends within a control body is told of, once.
+    fn tell_partial(&mut self, full: bool) -> Step {
+        let Some(control_bytes) = self.cutter.awaits_control().filter(|_| !self.told) else {
+            return Step::Taken { full };
+        };
+        self.told = true;
+        let port = self.port;
+        match self.shared.with(|core, now| core.node.handle_partial(port.id, control_bytes, now)) {
+            Ok(()) => Step::Taken { full },
+            Err(_) => Step::Bad,
+        }
+    }
+
     /// Frames are cut outside the lock and handed over inside, many in one section.
     fn take(&mut self, mut bytes: &[u8]) -> Step {
         let full = bytes.len() == SCRATCH_BYTES;
         loop {
             let cut = self.cutter.cut(&mut bytes, &mut self.frames);
             if cut.is_ok() && self.frames.is_empty() {
-                return Step::Taken { full };
+                return self.tell_partial(full);
             }
+            self.told = false;
             let (port, frames) = (self.port, &mut self.frames);
             let opened = self.shared.with(|core, now| {
                 let mut opened = None;

@@ -287,6 +287,12 @@ impl FrameReader {
         Ok(Some((self.parse_body(header.kind, control, payload)?, bytes)))
     }
 
+    /// The length of the control body that is waited for, bytes, once its header was read. A damaged one may never come.
+    #[must_use]
+    pub fn awaits_control(&self) -> Option<usize> {
+        self.header.filter(|header| !header.checked).map(|header| header.control_bytes)
+    }
+
     /// Bytes still missing before [`FrameReader::read`] has another frame, at least 1. It may refuse the frame with fewer.
     #[must_use]
     pub fn missing(&self, buffer: &BytesMut) -> usize {

@@ -389,6 +389,11 @@ impl Node {
         self.settle(now);
     }
 
+    /// What came ends within the control body of a frame, which is so long: see [`Links::handle_partial`].
+    pub fn handle_partial(&mut self, conn: ConnId, control_bytes: usize, now: Micros) {
+        self.links.handle_partial(conn, control_bytes, now);
+    }
+
     /// A batch that [`Node::poll_transmit`] gave fits no frame: a defect of this node. The connection is closed, for later
     /// frames may build on the one that is missing; the messages fail, or they would end every connection of every way.
     pub fn handle_unencodable(&mut self, conn: ConnId, token: Token, error: &FrameError, now: Micros) {

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use std::time::Duration;
+
 use super::time::Micros;
 
 /// Alarms by name.
@@ -27,6 +29,13 @@ impl<K: Ord + Copy> Timers<K> {
             self.by_time.remove(&(old, key));
         }
         self.by_time.insert((at, key));
+    }
+
+    /// Moves an alarm that is set to a later time.
+    pub fn postpone(&mut self, key: K, by: Duration) {
+        if let Some(at) = self.by_key.get(&key).copied() {
+            self.set(key, at + by);
+        }
     }
 
     /// Sets an alarm, or moves it to an earlier time, never to a later one.

@@ -3,14 +3,17 @@
 
 use std::time::Duration;
 
-use trunkline_mesh::id::Lane;
+use trunkline_mesh::id::{Datacenter, Lane};
+use trunkline_mesh::message::{Batch, Message};
 use trunkline_mesh::proto::frame::Received;
 use trunkline_mesh::proto::node::ConnId;
-use trunkline_mesh::proto::wire::{FEATURE_BACK, RefusedReason};
+use trunkline_mesh::proto::wire::{AckFlow, FEATURE_BACK, RefusedReason};
 use trunkline_mesh::settings::Settings;
 use trunkline_mesh::topology::Roles;
 
-use super::shell::{Peer, Shell, ack_frame, batch_frame, cluster, entry, flow, id, roster_frame, run};
+use super::shell::{
+    Peer, Shell, ack_frame, batch_frame, cluster, entry, flow, id, refused, roster_frame, run,
+};
 
 const VOTER: Roles = Roles { origin: true, member: true, proxy: false };
 const ORIGIN_PROXY: Roles = Roles { origin: true, member: false, proxy: true };
@@ -19,6 +22,7 @@ fn shell(name: &str) -> Shell {
     let nodes = [
         ("leader", "us", VOTER),
         ("u2", "us", VOTER),
+        ("up", "us", Roles::PROXY),
         ("p", "eu", Roles::PROXY),
         ("eop", "eu", ORIGIN_PROXY),
         ("e1", "eu", VOTER),
@@ -98,6 +102,29 @@ fn a_proxy_passes_back_only_what_its_own_members_say_of_themselves() {
     // A leader that does not know of answers gets none.
     proxy.link_in(&Peer { features: 0, life: 101, ..peer("leader", "us") });
     assert_eq!(say(&mut proxy, &mut e1, "e1", "leader"), [NOT_SERVED]);
+}
+
+/// The proxy is full, or knows no way, and the destination is not at fault: nothing waits for it.
+#[test]
+fn what_is_refused_on_the_way_back_goes_another_way_at_once() {
+    for reason in [RefusedReason::QueueFull, RefusedReason::Unreachable, RefusedReason::NotServed] {
+        let mut member = shell("e1");
+        let [_, straight] = member.link_out(&peer("up", "us"));
+        let [control, bulk] = member.link_in(&peer("p", "eu"));
+        member.feed(bulk, &roster_frame(Lane::Bulk, 0, vec![flow("leader", 100, "e1")]));
+        member.feed(bulk, &batch_frame(Lane::Bulk, vec![run(0, 1, 1, 0)], b"asks"));
+        let mut batch = Batch::to(Datacenter::new("us").unwrap());
+        batch.push(Message::new(id("leader"), b"answers".to_vec()));
+        member.node.submit(batch, member.now).unwrap();
+        member.drain();
+        let batches = |shell: &mut Shell, conn| {
+            shell.sent(conn).into_iter().filter(|one| matches!(one, Received::Batch(..))).count()
+        };
+        assert_eq!((batches(&mut member, bulk), batches(&mut member, straight)), (1, 0), "{reason:?}");
+        let refused = vec![refused(1, 1, reason as u8)];
+        member.feed(control, &ack_frame(vec![AckFlow { refused, ..entry(0, 0, 0) }]));
+        assert_eq!((batches(&mut member, bulk), batches(&mut member, straight)), (0, 1), "{reason:?}");
+    }
 }
 
 /// Bytes for an origin that reads nothing are as bounded as those for a member.

@@ -12,7 +12,7 @@ use trunkline_mesh::proto::node::ConnId;
 use trunkline_mesh::proto::wire::{Close, CloseCode, Confirm, PREAMBLE, Ping, Refuse, WIRE_VERSION, encode};
 use trunkline_mesh::settings::Settings;
 
-use super::shell::{Peer, Shell};
+use super::shell::{Peer, Shell, batch_frame, flow, roster_frame, run};
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -144,4 +144,45 @@ proptest! {
         prop_assert!((0..HANDSHAKES_MAX).all(|_| doors.shell.try_accept().is_some()), "all places are free");
         prop_assert!(doors.shell.try_accept().is_none(), "and no more of them than there are");
     }
+}
+
+/// One bit of a length on its way: what follows is taken for a part of the body, and nothing else says that it is not.
+#[test]
+fn a_control_body_that_never_ends_ends_its_connection_though_bytes_flow() {
+    let mut shell = Shell::new("m");
+    let [control, bulk] = shell.link_in(&Peer::new("o"));
+    shell.feed(bulk, &roster_frame(Lane::Bulk, 0, vec![flow("o", 100, "m")]));
+    let beat = |shell: &mut Shell| {
+        shell.feed(control, &control_frame(FrameType::Ping, Lane::Control, &Ping { sent_us: 1 }));
+    };
+    // In small pieces a frame comes to its end, and time begins anew.
+    for seq in 1..=8 {
+        for part in batch_frame(Lane::Bulk, vec![run(0, seq, 1, 0)], b"slow").chunks(20) {
+            shell.advance(Duration::from_millis(400));
+            beat(&mut shell);
+            shell.feed(bulk, part);
+        }
+    }
+    assert_eq!(std::iter::from_fn(|| shell.node.poll_delivery(shell.now)).count(), 8);
+    for _ in 0..20 {
+        shell.advance(Duration::from_millis(400));
+        beat(&mut shell);
+    }
+    assert!(!shell.closed.contains_key(&bulk), "nothing is waited for");
+    let frame = batch_frame(Lane::Bulk, vec![run(0, 9, 1, 0)], b"lost");
+    let mut damaged = frame.clone();
+    damaged[6] ^= 1;
+    shell.feed(bulk, &damaged);
+    let mut passed = Duration::ZERO;
+    while !shell.closed.contains_key(&bulk) {
+        shell.advance(Duration::from_millis(10));
+        passed += Duration::from_millis(10);
+        assert!(passed < Duration::from_secs(5), "for ever");
+        if passed.as_millis().is_multiple_of(100) {
+            beat(&mut shell);
+            shell.feed(bulk, &frame);
+        }
+    }
+    assert_eq!(passed, Duration::from_secs(4), "silence timeout, and a second for 64 KiB");
+    assert_eq!((shell.errors("stalled"), shell.errors("checksum")), (1, 0));
 }

@@ -332,7 +332,12 @@ impl Shell {
                 break;
             }
             match wire.reader.read(&mut wire.inward) {
-                Ok(None) => break,
+                Ok(None) => {
+                    if let Some(control_bytes) = wire.reader.awaits_control() {
+                        self.node.handle_partial(conn, control_bytes, self.now);
+                    }
+                    break;
+                }
                 Ok(Some((received, length))) => {
                     frames += 1;
                     if let Some(opened) = self.node.handle_frame(conn, received, length, self.now) {

@@ -124,8 +124,13 @@ pub(crate) struct Lab {
     /// Datacenters between which nothing passes. What TCP took in arrives when it does again.
     cut: BTreeSet<Pair>,
     held: Vec<Event>,
+    /// Nodes that do nothing any more, as after SIGSTOP: their kernels take in what comes.
+    stopped: BTreeSet<usize>,
     /// Dials that are under way and not given up.
     dialling: BTreeSet<End>,
+    /// Packets that are lost between datacenters, in a million, as drawn. What TCP sends again comes a round trip later; in one
+    /// case in four nothing follows that would tell it of the loss soon, and it waits for 200 ms more.
+    pub(crate) losses: Option<(fastrand::Rng, u32)>,
     /// Connections that a node accepts per second; the others wait.
     pub(crate) accepts_per_second: Option<u64>,
     accepts_at: BTreeMap<usize, Micros>,
@@ -201,6 +206,8 @@ impl Lab {
             received: BTreeMap::new(),
             cut: BTreeSet::new(),
             held: Vec::new(),
+            stopped: BTreeSet::new(),
+            losses: None,
             dialling: BTreeSet::new(),
             accepts_per_second: None,
             accepts_at: BTreeMap::new(),
@@ -295,6 +302,18 @@ impl Lab {
         some
     }
 
+    /// As SIGSTOP: it does nothing any more, and nobody is told.
+    pub(crate) fn stop(&mut self, name: &str) {
+        let index = self.index(name);
+        self.stopped.insert(index);
+    }
+
+    /// All that are stopped go on.
+    pub(crate) fn go_on(&mut self) {
+        self.stopped.clear();
+        self.mend();
+    }
+
     /// As `kill -9`: its sockets are closed by its kernel.
     pub(crate) fn kill(&mut self, name: &str) {
         let index = self.index(name);
@@ -380,7 +399,7 @@ impl Lab {
 
     fn handle(&mut self, event: Event) {
         let now = self.now;
-        if self.is_cut_off(&event) {
+        if self.is_cut_off(&event) || event.host().is_some_and(|host| self.stopped.contains(&host)) {
             return self.held.push(event);
         }
         match event {
@@ -538,7 +557,13 @@ impl Lab {
     }
 
     fn deliver(&mut self, end: End, to: End, pair: &Pair, bytes: Bytes) {
-        let at = self.now + self.line(pair).delay;
+        let mut at = self.now + self.line(pair).delay;
+        if let Some((rng, per_million)) = self.losses.as_mut().filter(|_| pair.0 != pair.1)
+            && rng.u32(..1_000_000) < *per_million
+        {
+            let tail = if rng.u8(..4) == 0 { Duration::from_millis(200) } else { Duration::ZERO };
+            at = at + self.line(pair).delay * 2 + tail;
+        }
         let Some(conn) = self.conn(end) else { return };
         conn.arrives_at = conn.arrives_at.max(at);
         let at = conn.arrives_at;

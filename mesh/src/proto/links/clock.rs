@@ -42,6 +42,9 @@ impl Links {
                         self.timers.set(Timer::Ping(link_id), now + self.settings.ping_interval);
                     }
                 }
+                Timer::Body(conn) => {
+                    self.protocol_error(conn, "stalled", "a control body that does not come to its end", now);
+                }
                 Timer::Silence(link_id) => self.check_silence(link_id, now),
                 Timer::Acks(link) => self.release_acks(link),
                 Timer::Idle(link_id) => {
@@ -78,6 +81,11 @@ impl Links {
     pub fn forgive(&mut self, lag: Duration, now: Micros) {
         for link in self.links.values_mut() {
             link.heard_at = (link.heard_at + lag).min(now);
+        }
+        for id in
+            self.conns.iter().filter(|(_, conn)| conn.awaits_body).map(|(id, _)| *id).collect::<Vec<_>>()
+        {
+            self.timers.postpone(Timer::Body(id), lag);
         }
     }
 

@@ -81,6 +81,7 @@ impl Links {
             stage,
             lane,
             link,
+            awaits_body: false,
             out: VecDeque::new(),
             roster_out: RosterOut::default(),
             roster_in: RosterIn::default(),
@@ -118,6 +119,7 @@ impl Links {
             self.handshaking -= usize::from(!conn.link.is_some_and(|link| self.is_up(link)));
         }
         self.timers.clear(Timer::Handshake(id));
+        self.timers.clear(Timer::Body(id));
         self.ready.remove(&id);
         if matches!(conn.stage, Stage::Ended) {
             return;

@@ -178,6 +178,8 @@ struct Conn {
     certified: Option<Box<SpiffeId>>,
     lane: Lane,
     link: Option<LinkId>,
+    /// The header of a frame came, and not yet all of its control body.
+    awaits_body: bool,
     out: VecDeque<Bytes>,
     roster_out: RosterOut,
     roster_in: RosterIn,
@@ -260,6 +262,7 @@ enum Timer {
     Pair(LinkId),
     Ping(LinkId),
     Silence(LinkId),
+    Body(ConnId),
     Acks(LinkId),
     Idle(LinkId),
     Redial(PeerIx),
@@ -275,7 +278,11 @@ const LAST_ACKS: Duration = Duration::from_millis(10);
 const FRAMES_UNWRITTEN_MAX: usize = 64;
 
 /// Labels of protocol errors that no single frame shows.
-const SEQUENCE_ERRORS: [&str; 4] = ["unexpected_frame", "roster", "unknown_row", "acks_unread"];
+const SEQUENCE_ERRORS: [&str; 5] = ["unexpected_frame", "roster", "unknown_row", "acks_unread", "stalled"];
+
+/// A control body may take the silence timeout, and a second more for so many bytes. That is longer than any line needs which
+/// is fast enough for pings in time behind what it carries, and for whom a damaged length names a body that never comes.
+const CONTROL_BYTES_PER_SECOND: usize = 64 * 1024;
 
 /// The links machine.
 pub struct Links {
@@ -484,11 +491,26 @@ impl Links {
         }
     }
 
+    /// A control body of so many bytes is waited for: its header was read, and no further frame. Told once per frame, or
+    /// more often. One that takes too long ends its connection: its length was damaged on the way, and what follows, though it
+    /// flows, is taken for a part of it.
+    pub fn handle_partial(&mut self, id: ConnId, control_bytes: usize, now: Micros) {
+        let Some(conn) = self.conns.get_mut(&id) else { return };
+        if !std::mem::replace(&mut conn.awaits_body, true) {
+            let seconds = u64::try_from(control_bytes / CONTROL_BYTES_PER_SECOND).unwrap_or(u64::MAX);
+            let patience = self.settings.silence_timeout.saturating_add(Duration::from_secs(seconds));
+            self.timers.set(Timer::Body(id), now + patience);
+        }
+    }
+
     /// A frame came.
     pub fn handle_frame(&mut self, id: ConnId, received: Received, bytes: usize, now: Micros) -> Arrived {
         let Some(conn) = self.conns.get_mut(&id) else {
             return Arrived::Nothing;
         };
+        if std::mem::take(&mut conn.awaits_body) {
+            self.timers.clear(Timer::Body(id));
+        }
         if let Some(link) = conn.link.and_then(|link| self.links.get_mut(&link)) {
             let datacenter = self.peers[link.peer.0].datacenter;
             self.counters.wire[datacenter].1 += u64::try_from(bytes).unwrap_or(0);

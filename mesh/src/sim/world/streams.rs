@@ -100,7 +100,12 @@ impl World {
         conn.buffer.extend_from_slice(bytes);
         loop {
             match conn.reader.read(&mut conn.buffer) {
-                Ok(None) => return,
+                Ok(None) => {
+                    if let Some(control_bytes) = conn.reader.awaits_control() {
+                        node.handle_partial(to.conn, control_bytes, now);
+                    }
+                    return;
+                }
                 Ok(Some((mut received, length))) => {
                     match self.planted {
                         Some(planted) if to.node == LEADER => planted.into_leader(&mut received),
