@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpListener, TcpStream};
 
 use super::port::{self, FAREWELL_TIMEOUT, Port};
 use super::reader::Ended;
 use super::secure::{Side, secure};
 use super::shared::{Lingering, Shared};
+use super::socket::{TcpListener, TcpStream};
 use super::{reader, socket, writer};
 use crate::proto::rtt::TokenBucket;
 

@@ -31,13 +31,16 @@ mod secure;
 mod writer;
 // What they are made of.
 mod cutter;
+// The network that the shell runs on: the kernel's, or for a test a simulated one with the same names.
+#[cfg(feature = "turmoil")]
+mod simulated;
+#[cfg(not(feature = "turmoil"))]
 mod socket;
 mod stream;
 mod tls;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 pub use client::{Client, SendError, TrySendError};
 pub use inbox::Inbox;
@@ -54,6 +57,8 @@ use crate::proto::wire::Offer;
 use crate::settings::{Settings, SettingsError};
 use crate::topology::{NodeSpec, Topology};
 use shared::Shared;
+#[cfg(feature = "turmoil")]
+use simulated as socket;
 use tls::Tls;
 
 /// How links are protected.
@@ -146,20 +151,22 @@ pub enum JoinError {
 ///
 /// # Panics
 /// Outside a tokio runtime, or in one without its IO and time drivers.
-#[allow(clippy::unused_async)] // Async by contract: it must run inside the runtime that will carry the node.
 pub async fn join(config: Config) -> Result<(Client, Inbox), JoinError> {
     let Config { topology, node, settings, seed, listen, security, offer } = config;
     settings.check()?;
     let spec = topology.node(&node).ok_or_else(|| JoinError::NotInTopology(node.clone()))?;
     let address = listen.or(spec.address).filter(|_| spec.roles.accepts());
     let tls = protect(&security, &topology, spec, address)?;
-    let listener = address
-        .map(|address| socket::listen(address).map_err(|source| JoinError::Bind { address, source }))
-        .transpose()?;
+    let listener = match address {
+        Some(address) => {
+            let bound = socket::listen(address).await;
+            Some(bound.map_err(|source| JoinError::Bind { address, source })?)
+        }
+        None => None,
+    };
     let local_addr = listener.as_ref().and_then(|listener| listener.local_addr().ok());
 
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let wall_base_us = u64::try_from(since_epoch.as_micros()).unwrap_or(u64::MAX);
+    let wall_base_us = u64::try_from(socket::since_epoch().as_micros()).unwrap_or(u64::MAX);
     let init = NodeInit {
         topology: Arc::clone(&topology),
         node,

@@ -5,10 +5,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use tokio::net::TcpStream;
-
 use super::port::Port;
 use super::shared::Shared;
+use super::socket::TcpStream;
 use super::stream::{self, Input, Output};
 use super::tls::Certified;
 

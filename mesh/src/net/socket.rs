@@ -1,11 +1,14 @@
-//! Socket options, in one place. An option that cannot be set costs speed or patience, never the connection.
+//! The kernel: its connections, with all socket options in one place, and its clock. An option that cannot be set costs speed or
+//! patience, never the connection. `simulated.rs` takes this file's place in a test of whole processes.
 
 use std::io;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use socket2::{SockRef, TcpKeepalive};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::TcpSocket;
+pub(super) use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+pub(super) use tokio::net::{TcpListener, TcpStream};
 
 use crate::stats::connection::SocketStatus;
 
@@ -21,8 +24,14 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(3);
 #[cfg(not(any(target_os = "openbsd", target_os = "redox", target_os = "solaris")))]
 const KEEPALIVE_PROBES: u32 = 3;
 
+/// The wall clock.
+pub(super) fn since_epoch() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
 /// A bound, listening socket.
-pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+#[allow(clippy::unused_async)] // A simulated one is bound so, and it must run inside the runtime that will carry the node.
+pub(super) async fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = new_socket(address)?;
     noted("SO_REUSEADDR", socket.set_reuseaddr(true));
     socket.bind(address)?;
@@ -104,7 +113,7 @@ mod tests {
 
     #[tokio::test]
     async fn both_ends_of_a_connection_are_tuned() {
-        let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let address = listener.local_addr().unwrap();
         let silence = Duration::from_secs(3);
         let (dialled, accepted) = tokio::join!(connect(address, silence), listener.accept());

@@ -24,7 +24,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls::pki_types::ServerName;
-use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
 pub(super) use certificate::wall_s;
@@ -37,6 +36,7 @@ pub(super) use shown::Shown;
 pub(super) use watch::start as start_watch;
 
 use super::secure::Side;
+use super::socket::TcpStream;
 use crate::id::SpiffeId;
 use crate::stats::TlsStats;
 

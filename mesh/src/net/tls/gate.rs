@@ -6,7 +6,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+
+use super::super::socket::TcpStream;
 
 /// What is read of a peer before it is authenticated, bytes: a chain of several large certificates, and no more. A read that
 /// passes it is the last one, so that TLS has a few KiB more at most.
