@@ -120,12 +120,13 @@ impl Intake<'_> {
         .await
     }
 
-    /// All that came is taken. One that ends within a control body is told of, once.
+    /// All that came is taken. That a control body is waited for is told once, and once that it is no more.
     fn tell_partial(&mut self, full: bool) -> Step {
-        let Some(control_bytes) = self.cutter.awaits_control().filter(|_| !self.told) else {
+        let control_bytes = self.cutter.awaits_control();
+        if control_bytes.is_some() == self.told {
             return Step::Taken { full };
-        };
-        self.told = true;
+        }
+        self.told = control_bytes.is_some();
         let port = self.port;
         match self.shared.with(|core, now| core.node.handle_partial(port.id, control_bytes, now)) {
             Ok(()) => Step::Taken { full },

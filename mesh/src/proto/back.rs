@@ -59,7 +59,7 @@ impl Back {
         self.over.filter(|_| self.left_until.max(self.trial_until) <= now)
     }
 
-    /// A message says whether it works again, until then at most; the others do not wait for that.
+    /// A message says whether it works again, until then at most.
     pub fn begin_trial(&mut self, until: Micros) {
         self.trial_until = until;
     }

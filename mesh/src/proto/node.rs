@@ -389,8 +389,8 @@ impl Node {
         self.settle(now);
     }
 
-    /// What came ends within the control body of a frame, which is so long: see [`Links::handle_partial`].
-    pub fn handle_partial(&mut self, conn: ConnId, control_bytes: usize, now: Micros) {
+    /// What came ends within the control body of a frame, which is so long, or behind it: see [`Links::handle_partial`].
+    pub fn handle_partial(&mut self, conn: ConnId, control_bytes: Option<usize>, now: Micros) {
         self.links.handle_partial(conn, control_bytes, now);
     }
 
@@ -452,7 +452,8 @@ impl Node {
             if let Some(member) = self.member.as_mut().filter(|_| mine) {
                 let arrived = ArrivedRun { upstream, lane, flow: &flow, run, buffer_bytes };
                 let taken = member.handle_run(&arrived, frame.message(index), &mut self.links, now);
-                if let Some(client) = self.client.as_mut().filter(|_| taken) {
+                // An empty run asks, by whatever way it likes: answers do not follow it.
+                if let Some(client) = self.client.as_mut().filter(|_| taken && run.count > 0) {
                     client.handle_heard(&flow.origin, link, &self.links);
                 }
             } else if let Some(proxy) = self.proxy.as_mut() {

@@ -70,6 +70,7 @@ pub struct Pauses {
 /// First pause of one flow on a way that failed it, and longest.
 const AVOID_MIN: Duration = Duration::from_millis(200);
 const AVOID_MAX: Duration = Duration::from_secs(2);
+const AVOID_BACK_MAX: Duration = Duration::from_secs(60);
 
 /// How long it is known what a way refused as too large: the limit belongs to a link that this end does not see.
 const LIMIT_KEPT: Duration = Duration::from_secs(60);
@@ -136,7 +137,9 @@ impl Pauses {
         if avoided.until <= now {
             avoided.cause = cause;
             avoided.until = now + avoided.pause;
-            avoided.pause = (avoided.pause * 2).min(AVOID_MAX);
+            // What is never needed is tried seldom: the messages behind the one that tries it wait for it.
+            let most = if matches!(way, Way::Back(_)) { AVOID_BACK_MAX } else { AVOID_MAX };
+            avoided.pause = (avoided.pause * 2).min(most);
             self.failures = self.failures.saturating_add(1);
         }
     }

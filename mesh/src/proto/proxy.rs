@@ -104,6 +104,8 @@ struct Next {
 /// Runs passed on in one write: enough to fill a socket buffer, few enough to stay fair between lanes.
 const RUNS_PER_WRITE: usize = 64;
 const BYTES_PER_WRITE: usize = 256 * 1024;
+/// Members that may each fill their part of the queue to an origin elsewhere before it is full.
+const BACK_PARTS: usize = 8;
 
 /// Bytes for one origin that go without waiting for company: there is nothing to gain.
 const ANSWER_BYTES_WAITING: usize = 64 * 1024;
@@ -265,9 +267,13 @@ impl Proxy {
         }
         let index = lane.index();
         let charge = payload.len() + MESSAGE_OVERHEAD_BYTES;
-        if queue.bytes[index] + charge > self.settings.member_queue_bytes_max
-            && !queue.lanes[index].is_empty()
-        {
+        let full = queue.bytes[index] + charge > self.settings.member_queue_bytes_max
+            && !queue.lanes[index].is_empty();
+        // Of the queue to an origin each member has a part: what one of them pours in must not keep the others out.
+        let queued = queue.forwards.get(&(lane, Arc::clone(&flow))).map_or(0, |forward| forward.queued_bytes);
+        let part_max =
+            (self.settings.member_queue_bytes_max / BACK_PARTS).max(2 * self.settings.run_bytes_max);
+        if full || (back && queued > 0 && queued + charge > part_max) {
             return self.refuse(at(&flow), RefusedReason::QueueFull, links, now);
         }
         let last = run.first.0 + u64::from(run.count) - 1;
@@ -491,7 +497,8 @@ impl Proxy {
         }
         let (mut runs, mut bytes) = (0, 0);
         while runs < RUNS_PER_WRITE && bytes < BYTES_PER_WRITE {
-            let Some(Next { run, payload, received_at }) = self.next_run(peer, id, lane, links, now) else {
+            let next = self.next_run(peer, id, lane, usize::MAX, links, now);
+            let Some(Next { run, payload, received_at }) = next else {
                 return;
             };
             runs += 1;
@@ -517,24 +524,24 @@ impl Proxy {
         now: Micros,
         out: &mut Vec<SealedBatch>,
     ) {
-        let Some(asker) = self.askers.get(&peer).filter(|asker| asker.answers.is_due(lane, now)) else {
+        if !self.askers.get(&peer).is_some_and(|asker| asker.answers.is_due(lane, now)) {
             return;
-        };
+        }
         let Some(link) = links.link(id) else { return };
         let bytes_max = link.frame_bytes_max.saturating_sub(FRAME_OVERHEAD_BYTES).min(BYTES_PER_WRITE);
         let stage = second_stage(self.settings.second_stage, lane, link.features);
-        let mut first = asker.queue.next_bytes(lane);
-        let (mut runs, mut payloads, mut bytes, mut since) = (Vec::new(), Vec::new(), 0, None);
-        while let Some(next) = first.take()
-            && runs.len() < FRAME_RUNS_MAX
-            && (runs.is_empty() || bytes + next <= bytes_max)
-            && let Some(Next { run, payload, received_at }) = self.next_run(peer, id, lane, links, now)
-        {
+        let (mut runs, mut payloads, mut bytes, mut since) = (Vec::new(), Vec::new(), 0_usize, None);
+        while runs.len() < FRAME_RUNS_MAX {
+            // The first fits alone, or it would not be here.
+            let room = if runs.is_empty() { usize::MAX } else { bytes_max.saturating_sub(bytes) };
+            let Some(Next { run, payload, received_at }) = self.next_run(peer, id, lane, room, links, now)
+            else {
+                break;
+            };
             bytes += payload.len() + ANSWER_RECORD_BYTES;
             runs.push(run);
             payloads.push(payload);
             since = since.or(Some(received_at));
-            first = self.askers.get(&peer).and_then(|asker| asker.queue.next_bytes(lane));
         }
         if let Some(asker) = self.askers.get_mut(&peer) {
             asker.answers.sent(lane, asker.queue.next_bytes(lane).is_some(), now);
@@ -553,19 +560,21 @@ impl Proxy {
         self.next_batch += 1;
     }
 
-    /// The next run of a queue that is not too late. None when there is none, or no way.
+    /// The next run of a queue that is not too late. None when there is none, or no way, or it has more than `room` bytes.
     fn next_run(
         &mut self,
         peer: PeerIx,
         id: LinkId,
         lane: Lane,
+        room: usize,
         links: &mut Links,
         now: Micros,
     ) -> Option<Next> {
         loop {
             let queue = queue_mut(&mut self.members, &mut self.askers, peer);
             let queue = queue.filter(|queue| queue.link == Some(id))?;
-            let entry = queue.lanes[lane.index()].pop_front()?;
+            let entry = queue.lanes[lane.index()]
+                .pop_front_if(|entry| entry.expires_at <= now || entry.payload.len() <= room)?;
             queue.bytes[lane.index()] -= entry.charge;
             let expired = entry.expires_at <= now;
             let upstream = queue.forwards.get_mut(&(lane, Arc::clone(&entry.flow))).map(|forward| {

@@ -135,17 +135,24 @@ fn answers_for_an_origin_that_reads_nothing_are_bounded_and_refused() {
     let [_, leader] = proxy.link_in(&peer("leader", "us"));
     proxy.unread.insert(leader);
     proxy.feed(bulk, &roster_frame(Lane::Bulk, 0, vec![flow("e1", 100, "leader")]));
-    static LONG: [u8; 1 << 20] = [7; 1 << 20];
+    static LONG: [u8; 100 << 10] = [7; 100 << 10];
     for seq in 1..=10 {
         proxy.feed(bulk, &batch_frame(Lane::Bulk, vec![run(0, seq, 1, 0)], &LONG));
     }
-    let most = u64::try_from(Settings::default().member_queue_bytes_max).unwrap();
+    let part = u64::try_from(Settings::default().member_queue_bytes_max).unwrap() / 8;
     let held = proxy.node.status(proxy.now).proxy_queue_bytes;
-    assert!(held > most / 2 && held <= most, "{held} bytes");
+    assert!(held > part / 2 && held <= part, "{held} bytes");
     proxy.advance(Duration::from_millis(2));
-    let refused: Vec<u8> =
-        proxy.acks(control).iter().flat_map(|entry| &entry.refused).map(|range| range.reason).collect();
-    assert_eq!(refused, [RefusedReason::QueueFull as u8; 7]);
+    let refused = |proxy: &mut Shell, control| -> Vec<u8> {
+        proxy.acks(control).iter().flat_map(|entry| &entry.refused).map(|range| range.reason).collect()
+    };
+    assert_eq!(refused(&mut proxy, control), [RefusedReason::QueueFull as u8; 5]);
+    // What one member poured in keeps no other one out.
+    let [control_2, bulk_2] = proxy.link_out(&peer("e2", "eu"));
+    proxy.feed(bulk_2, &roster_frame(Lane::Bulk, 0, vec![flow("e2", 100, "leader")]));
+    proxy.feed(bulk_2, &batch_frame(Lane::Bulk, vec![run(0, 1, 1, 0)], &LONG));
+    proxy.advance(Duration::from_millis(2));
+    assert_eq!(refused(&mut proxy, control_2), []);
     // All of it is given back when the origin is gone.
     proxy.node.handle_closed(leader, proxy.now);
     proxy.advance(Duration::from_millis(20));
@@ -153,4 +160,38 @@ fn answers_for_an_origin_that_reads_nothing_are_bounded_and_refused() {
     let back: u32 =
         proxy.acks(control).iter().flat_map(|entry| &entry.refused).map(|range| range.count).sum();
     assert!(back >= 3, "{back} given back");
+}
+
+/// What is too late leaves the queue without making room for what follows it: that may be too long for the same frame.
+#[test]
+fn a_late_answer_before_a_long_one_makes_no_frame_too_long() {
+    let mut proxy = shell("p");
+    let [_, bulk] = proxy.link_out(&peer("e1", "eu"));
+    let frame_bytes_max = 400 << 10;
+    let [_, leader] = proxy.link_in(&Peer { frame_bytes_max, ..peer("leader", "us") });
+    proxy.unread.insert(leader);
+    proxy.feed(bulk, &roster_frame(Lane::Bulk, 0, vec![flow("e1", 100, "leader")]));
+    let mut rng = fastrand::Rng::with_seed(1);
+    let mut noise = |bytes: usize| -> &'static [u8] {
+        Vec::leak(std::iter::repeat_with(|| rng.u8(..)).take(bytes).collect())
+    };
+    let runs = [(run(0, 1, 1, 0), noise(200 << 10)), (run(0, 3, 1, 0), noise(250 << 10))];
+    let late = trunkline_mesh::proto::wire::Run { deadline_ms: 1, ..run(0, 2, 1, 0) };
+    proxy.feed(bulk, &batch_frame(Lane::Bulk, vec![runs[0].0], runs[0].1));
+    proxy.feed(bulk, &batch_frame(Lane::Bulk, vec![late], b"."));
+    proxy.feed(bulk, &batch_frame(Lane::Bulk, vec![runs[1].0], runs[1].1));
+    proxy.advance(Duration::from_millis(5));
+    proxy.unread.remove(&leader);
+    proxy.feed(bulk, &batch_frame(Lane::Bulk, vec![run(0, 4, 1, 0)], b"last"));
+    proxy.advance(Duration::from_millis(5));
+    let brought: Vec<usize> = proxy
+        .sent(leader)
+        .into_iter()
+        .filter_map(|received| match received {
+            Received::Batch(envelope, _) => Some(envelope.runs.len()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(brought, [1, 2]);
+    assert!(!proxy.closed.contains_key(&leader));
 }

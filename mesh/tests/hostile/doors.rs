@@ -169,7 +169,18 @@ fn a_control_body_that_never_ends_ends_its_connection_though_bytes_flow() {
         beat(&mut shell);
     }
     assert!(!shell.closed.contains_key(&bulk), "nothing is waited for");
-    let frame = batch_frame(Lane::Bulk, vec![run(0, 9, 1, 0)], b"lost");
+    // A payload may take longer than any control body.
+    let long = batch_frame(Lane::Bulk, vec![run(0, 9, 1, 0)], &[7; 400]);
+    let (front, payload) = long.split_at(long.len() - 390);
+    shell.feed(bulk, &front[..front.len() - 5]);
+    shell.feed(bulk, &front[front.len() - 5..]);
+    for part in payload.chunks(20) {
+        shell.advance(Duration::from_millis(400));
+        beat(&mut shell);
+        shell.feed(bulk, part);
+    }
+    assert_eq!(std::iter::from_fn(|| shell.node.poll_delivery(shell.now)).count(), 1);
+    let frame = batch_frame(Lane::Bulk, vec![run(0, 10, 1, 0)], b"lost");
     let mut damaged = frame.clone();
     damaged[6] ^= 1;
     shell.feed(bulk, &damaged);

@@ -107,3 +107,24 @@ fn a_run_that_was_too_large_is_made_shorter() {
     assert!(sent.iter().all(|(first, last)| last - first < 7), "{sent:?}");
     assert_eq!(shell.dials.iter().filter(|(_, peer, _)| *peer == id("m")).count(), 0);
 }
+
+/// Beyond the member's own link there is no way: it is tried again, and not as often as it refuses.
+#[test]
+fn a_member_that_says_that_everything_is_too_large_is_not_asked_for_ever() {
+    let mut shell = Shell::new("o");
+    submit(&mut shell, &[1000]);
+    // Until then it waits for a proxy.
+    for _ in 0..30 {
+        shell.advance(Duration::from_millis(50));
+    }
+    let [control, bulk] = shell.link_out(&Peer::new("m"));
+    let mut asked = 0;
+    for _ in 0..1000 {
+        if !seqs(&mut shell, bulk).is_empty() {
+            asked += 1;
+            refuse(&mut shell, control, 1, 1);
+        }
+        shell.advance(Duration::from_millis(10));
+    }
+    assert!((2..12).contains(&asked), "asked {asked} times in ten seconds");
+}

@@ -333,9 +333,7 @@ impl Shell {
             }
             match wire.reader.read(&mut wire.inward) {
                 Ok(None) => {
-                    if let Some(control_bytes) = wire.reader.awaits_control() {
-                        self.node.handle_partial(conn, control_bytes, self.now);
-                    }
+                    self.node.handle_partial(conn, wire.reader.awaits_control(), self.now);
                     break;
                 }
                 Ok(Some((received, length))) => {

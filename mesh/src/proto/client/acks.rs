@@ -226,7 +226,9 @@ impl Client {
                 let again = flow.retry(seq, uncertain);
                 if let Some(sent) = flow.sent.get_mut(&seq) {
                     refused_bytes += sent.pending.payload.len();
-                    sent.full = matches!(reason, Some(RefusedReason::InboxFull | RefusedReason::QueueFull));
+                    // A proxy of the way back that is full says nothing of the receiver.
+                    sent.full = matches!(reason, Some(RefusedReason::InboxFull))
+                        || (reason == Some(RefusedReason::QueueFull) && !matches!(way, Way::Back(_)));
                 }
                 match reason {
                     _ if !again => self.give_up(ix, seq, FailReason::PeerRestarted),
@@ -258,7 +260,13 @@ impl Client {
                 // What is smaller may go there, and this need not be tried there again.
                 Some(RefusedReason::TooLarge) => {
                     self.stats.fallbacks.member_unreachable += ended;
-                    ways.into_iter().for_each(|way| flow.pauses.limit(way, refused_bytes, now));
+                    for way in ways {
+                        match way {
+                            // There is no way beyond this one: it may be tried again, and not at once.
+                            Way::Direct => flow.pauses.avoid(way, Cause::Refused(reason), now),
+                            _ => flow.pauses.limit(way, refused_bytes, now),
+                        }
+                    }
                 }
                 Some(
                     RefusedReason::Unreachable

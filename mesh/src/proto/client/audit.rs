@@ -104,7 +104,9 @@ impl Client {
         }
         // Of the way back each destination finds out by itself: there are other ways, and nobody is convicted for it.
         let mut reports = match way {
-            Way::Proxy(index) => Some(&mut self.sites[site].routes.proxies[index].reports),
+            Way::Proxy(index) => {
+                self.sites[site].routes.proxies.get_mut(index).map(|proxy| &mut proxy.reports)
+            }
             _ => None,
         };
         let several = reports.as_mut().is_some_and(|reports| reports.note(&destination, now));

@@ -107,6 +107,8 @@ impl Client {
             if flow.datacenter != site {
                 // It is elsewhere, as far as ever.
                 flow.direct_rtt = Rtt::default();
+                // Its proxies are others: what was heard by those before is of nobody here.
+                flow.words.clear();
             }
             // Its seqs go on: the member may live the same life as before.
             (flow.peer, flow.datacenter, flow.pauses, flow.decision) = (peer, site, Pauses::default(), None);

@@ -491,12 +491,19 @@ impl Links {
         }
     }
 
-    /// A control body of so many bytes is waited for: its header was read, and no further frame. Told once per frame, or
-    /// more often. One that takes too long ends its connection: its length was damaged on the way, and what follows, though it
-    /// flows, is taken for a part of it.
-    pub fn handle_partial(&mut self, id: ConnId, control_bytes: usize, now: Micros) {
+    /// A control body of so many bytes is waited for: its header was read, and no further frame; or none is, because it came
+    /// and the payload is on its way. Told once of each, or more often. One that takes too long ends its connection: its length
+    /// was damaged on the way, and what follows, though it flows, is taken for a part of it. A payload may take its time.
+    pub fn handle_partial(&mut self, id: ConnId, control_bytes: Option<usize>, now: Micros) {
         let Some(conn) = self.conns.get_mut(&id) else { return };
-        if !std::mem::replace(&mut conn.awaits_body, true) {
+        let awaited = std::mem::replace(&mut conn.awaits_body, control_bytes.is_some());
+        let Some(control_bytes) = control_bytes else {
+            if awaited {
+                self.timers.clear(Timer::Body(id));
+            }
+            return;
+        };
+        if !awaited {
             let seconds = u64::try_from(control_bytes / CONTROL_BYTES_PER_SECOND).unwrap_or(u64::MAX);
             let patience = self.settings.silence_timeout.saturating_add(Duration::from_secs(seconds));
             self.timers.set(Timer::Body(id), now + patience);

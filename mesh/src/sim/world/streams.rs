@@ -101,9 +101,7 @@ impl World {
         loop {
             match conn.reader.read(&mut conn.buffer) {
                 Ok(None) => {
-                    if let Some(control_bytes) = conn.reader.awaits_control() {
-                        node.handle_partial(to.conn, control_bytes, now);
-                    }
+                    node.handle_partial(to.conn, conn.reader.awaits_control(), now);
                     return;
                 }
                 Ok(Some((mut received, length))) => {
