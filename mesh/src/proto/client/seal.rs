@@ -215,10 +215,6 @@ impl Client {
         let first_new = flow.next();
         let first_bytes = flow.next_bytes(frame.late_too);
         let limit = flow.pauses.limit_of(way, now).unwrap_or(usize::MAX);
-        if first_bytes > 0 && first_bytes >= limit {
-            // Where what is late has to wait, the first that may go is another than the way was chosen for.
-            return Vec::new();
-        }
         let (mut run_bytes, run_bytes_max) = (0_usize, self.settings.run_bytes_max.min(limit));
         let alone = frame.payloads.is_empty();
         let mut first = true;
