@@ -59,6 +59,13 @@ fn no_seed_breaks_the_contract() {
     assert!(delivered > seeds * 100, "the runs must carry load");
 }
 
+/// Two flows to one datacenter, each over its member's own link, wait for the share of resends: their links once woke each
+/// other for it without an end.
+#[test]
+fn links_that_wait_for_the_share_of_resends_do_not_wake_each_other() {
+    assert!(run(179_586_256_486).violations.is_empty());
+}
+
 #[test]
 fn the_same_seed_gives_the_same_trace() {
     for seed in [3, 14] {

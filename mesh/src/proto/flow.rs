@@ -561,6 +561,15 @@ impl Flow {
         self.retry.iter().any(|seq| self.sent.get(seq).is_some_and(|sent| sent.late))
     }
 
+    /// All that there is to seal waits to be sent again for having been late.
+    #[must_use]
+    pub fn only_late(&self) -> bool {
+        let new = !self.queue.is_empty() && self.window_open();
+        let asks = self.audit || self.floor_due() || self.ping.waits;
+        let late = |seq| self.sent.get(seq).is_some_and(|sent| sent.late);
+        !new && !asks && !self.retry.is_empty() && self.retry.iter().all(late)
+    }
+
     /// Which attempt the next one of its messages would be.
     #[must_use]
     pub fn next_attempt(&self) -> u32 {

@@ -85,6 +85,11 @@ impl Client {
                 left_out.get_or_insert(ix);
                 break;
             }
+            if !late_too && self.flows[ix.0].only_late() {
+                // Nor may it go over another link: two that wake each other for it would never end.
+                late_waits = true;
+                continue;
+            }
             let way = match self.pick(ix, links, now) {
                 Pick::Link(picked, way) if picked == link => way,
                 Pick::Link(..) | Pick::Wait(_) => {
