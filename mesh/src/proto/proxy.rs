@@ -270,10 +270,13 @@ impl Proxy {
         let full = queue.bytes[index] + charge > self.settings.member_queue_bytes_max
             && !queue.lanes[index].is_empty();
         // Of the queue to an origin each member has a part: what one of them pours in must not keep the others out.
-        let queued = queue.forwards.get(&(lane, Arc::clone(&flow))).map_or(0, |forward| forward.queued_bytes);
-        let part_max =
-            (self.settings.member_queue_bytes_max / BACK_PARTS).max(2 * self.settings.run_bytes_max);
-        if full || (back && queued > 0 && queued + charge > part_max) {
+        let over_its_part = back && {
+            let forward = queue.forwards.get(&(lane, Arc::clone(&flow)));
+            let queued = forward.map_or(0, |forward| forward.queued_bytes);
+            let part = self.settings.member_queue_bytes_max / BACK_PARTS;
+            queued > 0 && queued + charge > part.max(2 * self.settings.run_bytes_max)
+        };
+        if full || over_its_part {
             return self.refuse(at(&flow), RefusedReason::QueueFull, links, now);
         }
         let last = run.first.0 + u64::from(run.count) - 1;
