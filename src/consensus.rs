@@ -6,15 +6,23 @@
 
 mod applied;
 mod applier;
+mod clock;
 pub mod command;
 mod digest;
 mod engine;
+mod error;
+pub mod key_value;
 mod machine;
+mod replica;
 mod replica_id;
 pub mod session;
+mod status;
 
 pub use applied::Answer;
 pub use digest::Digest;
-pub use engine::Progress;
+pub use engine::{Progress, Sent, Timing};
+pub use error::{ProposeError, ReadError, StartError};
 pub use machine::StateMachine;
+pub use replica::{Committed, Consistency, FollowError, OPERATION_BYTES_MAX, Read, Replica, ReplicaConfig};
 pub use replica_id::{Place, ReplicaId, ReplicaIdError};
+pub use status::{Role, Status};

@@ -92,11 +92,6 @@ impl<M: StateMachine> Applied<M> {
         Answer { id, result }
     }
 
-    /// How many sessions are open.
-    pub(super) fn sessions(&self) -> usize {
-        self.sessions.len()
-    }
-
     /// What goes before the machine's own bytes in a snapshot. `None` before the first entry: there is nothing to keep.
     pub(super) fn head(&self) -> Option<SnapshotHead> {
         let mut sessions = Vec::new();
@@ -183,7 +178,9 @@ impl SnapshotHead {
         let mut bytes = Vec::new();
         from.take(length).read_to_end(&mut bytes)?;
         let bytes = Bytes::from(bytes);
-        let fixed = bytes.first_chunk::<{ (FIELDS - 1) * 8 }>().ok_or_else(|| bad("the snapshot's head ends early"))?;
+        let fixed = bytes
+            .first_chunk::<{ (FIELDS - 1) * 8 }>()
+            .ok_or_else(|| bad("the snapshot's head ends early"))?;
         let field =
             |at: usize| u64::from_le_bytes(fixed[at * 8..at * 8 + 8].try_into().expect("eight bytes"));
         let variable = bytes.slice(fixed.len()..);
@@ -253,7 +250,7 @@ mod tests {
         assert_eq!(apply(&mut applied, &add(0, 0, 10)).unwrap(), "20");
         assert_eq!(apply(&mut applied, &add(0, 0, 10)).unwrap(), "30");
         assert_eq!(apply(&mut applied, &add(8, 1, 10)), Err(Refusal::SessionExpired));
-        assert_eq!((applied.time, applied.sessions()), (5, 1));
+        assert_eq!((applied.time, applied.sessions.len()), (5, 1));
 
         let mut bytes = applied.head().unwrap().encode();
         let head_bytes = bytes.len();

@@ -3,11 +3,14 @@
 use std::any::Any;
 use std::fmt;
 use std::io::{self, Read};
+use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
 use super::applied::{Answer, Applied, SnapshotHead};
+use super::clock::ClusterClock;
 use super::command::Command;
 use super::machine::StateMachine;
 use crate::storage::EntryId;
@@ -40,16 +43,16 @@ enum Task {
 }
 
 impl Applier {
-    /// Starts the thread, with a machine in its first state.
+    /// Starts the thread, with a machine in its first state. The clock is told of every stamp.
     ///
     /// # Errors
     ///
     /// What the system says.
-    pub(super) fn start<M: StateMachine>(machine: M) -> io::Result<Self> {
+    pub(super) fn start<M: StateMachine>(machine: M, clock: Arc<ClusterClock>) -> io::Result<Self> {
         let (tasks, waiting) = mpsc::channel(TASKS_MAX);
         std::thread::Builder::new()
             .name("apply".to_owned())
-            .spawn(move || run(Applied::new(machine), waiting))?;
+            .spawn(move || run(Applied::new(machine), &clock, waiting))?;
         Ok(Self { tasks })
     }
 
@@ -111,7 +114,7 @@ impl Applier {
     }
 }
 
-fn run<M: StateMachine>(mut state: Applied<M>, mut tasks: mpsc::Receiver<Task>) {
+fn run<M: StateMachine>(mut state: Applied<M>, clock: &ClusterClock, mut tasks: mpsc::Receiver<Task>) {
     // Who asked may be gone: then nobody wants the answer.
     while let Some(task) = tasks.blocking_recv() {
         match task {
@@ -120,13 +123,11 @@ fn run<M: StateMachine>(mut state: Applied<M>, mut tasks: mpsc::Receiver<Task>) 
             Task::Restore(head, content, answer) => drop(answer.send(state.restore(head, content))),
             Task::Look(look) => look(&state),
         }
+        clock.observe(state.time, Instant::now());
     }
 }
 
-fn apply<M: StateMachine>(
-    state: &mut Applied<M>,
-    entries: Vec<(EntryId, Bytes)>,
-) -> io::Result<Vec<Answer>> {
+fn apply<M: StateMachine>(state: &mut Applied<M>, entries: Vec<(EntryId, Bytes)>) -> io::Result<Vec<Answer>> {
     let apply = |(id, bytes): (EntryId, Bytes)| {
         let command = Command::decode(&bytes).map_err(io::Error::other)?;
         Ok(state.apply(id, &command, &bytes))

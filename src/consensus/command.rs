@@ -83,6 +83,16 @@ impl Command {
         out.freeze()
     }
 
+    /// An encoded command with another time. A copy.
+    #[must_use]
+    pub(super) fn stamped(bytes: &[u8], time: u64) -> Bytes {
+        let mut out = BytesMut::from(bytes);
+        if let Some(field) = out.get_mut(24..HEAD_BYTES) {
+            field.copy_from_slice(&time.to_le_bytes());
+        }
+        out.freeze()
+    }
+
     /// Of bytes. The body is a slice of them.
     ///
     /// # Errors
@@ -99,9 +109,11 @@ impl Command {
         }
         match head[0] {
             NOTHING if body.is_empty() => Ok(Self::Nothing),
-            OPERATION => {
-                Ok(Self::Operation { request: Some(request).filter(|request| request.client != 0), time, body })
-            }
+            OPERATION => Ok(Self::Operation {
+                request: Some(request).filter(|request| request.client != 0),
+                time,
+                body,
+            }),
             MEMBERSHIP => Ok(Self::Membership(body)),
             OPENS_SESSION if body.is_empty() => Ok(Self::OpensSession { time }),
             _ => Err(error()),
@@ -135,13 +147,13 @@ mod tests {
             time: 4,
             body: Bytes::from_static(b"set"),
         };
-        let pinned: &[u8] =
-            b"\x01\0\0\0\0\0\0\0\x02\x01\0\0\0\0\0\0\x03\0\0\0\0\0\0\0\x04\0\0\0\0\0\0\0set";
+        let pinned: &[u8] = b"\x01\0\0\0\0\0\0\0\x02\x01\0\0\0\0\0\0\x03\0\0\0\0\0\0\0\x04\0\0\0\0\0\0\0set";
         assert_eq!(operation.encode(), pinned);
         assert_eq!(Command::Nothing.encode()[..], [0; 32]);
         let opens = Command::OpensSession { time: 9 };
         assert_eq!((opens.encode()[0], opens.encode()[24]), (3, 9));
         let membership = Command::Membership(Bytes::from_static(b"{}"));
+        assert_eq!(Command::stamped(&opens.encode(), 11), Command::OpensSession { time: 11 }.encode());
         for command in [operation, Command::Nothing, opens, membership] {
             assert_eq!(Command::decode(&command.encode()), Ok(command));
         }

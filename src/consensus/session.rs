@@ -111,6 +111,7 @@ impl Sessions {
     }
 
     /// How many there are.
+    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.by_client.len()
     }

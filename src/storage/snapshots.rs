@@ -130,7 +130,8 @@ impl<D: Disk> Snapshots<D> {
     pub fn open(disk: D, cluster: &str) -> Result<Self, StorageError> {
         let mut names = disk.list().map_err(StorageError::io("list", "the snapshots"))?;
         names.sort_unstable();
-        let newest = names.iter().rfind(|name| name.starts_with(PREFIX) && !name.ends_with(UNFINISHED)).cloned();
+        let newest =
+            names.iter().rfind(|name| name.starts_with(PREFIX) && !name.ends_with(UNFINISHED)).cloned();
         for name in names.iter().filter(|name| Some(*name) != newest.as_ref()) {
             if name.starts_with(PREFIX) || name.ends_with(UNFINISHED) {
                 disk.remove(name).map_err(StorageError::io("remove", name))?;

@@ -58,7 +58,9 @@ impl<D: Disk> LogStore<D> {
         let committed = match found.committed.checked_sub(1) {
             None => None,
             Some(last) if found.purged.is_some_and(|purged| last <= purged.index) => found.purged,
-            Some(last) => log.read(last..last + 1, 1).map_err(io::Error::other)?.first().map(|entry| entry.id),
+            Some(last) => {
+                log.read(last..last + 1, 1).map_err(io::Error::other)?.first().map(|entry| entry.id)
+            }
         };
         let state = State { vote, committed: committed.map(log_id_of) };
         let shared = Shared { log, covered, state: Mutex::new(state), durable: Arc::default() };

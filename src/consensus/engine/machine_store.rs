@@ -19,7 +19,7 @@ pub(super) enum SnapshotData<D: Disk> {
     /// Of this node.
     Own(Snapshot<D::File>),
     /// It came from another one, and was not looked at yet.
-    Received(Received<D::File>),
+    Received(Box<Received<D::File>>),
     /// There was nothing yet to be written.
     Nothing,
 }
@@ -88,7 +88,10 @@ impl<D: Disk> MachineStore<D> {
         let (head, reader) = blocking(move || Ok((SnapshotHead::read(&mut reader)?, reader))).await?;
         let last = head.last;
         if last != snapshot.last() {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "the snapshot is of another entry than it says"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the snapshot is of another entry than it says",
+            ));
         }
         let membership = stored_of(head.membership.as_ref())?;
         self.applier.restore(head, Box::new(reader)).await?;
@@ -145,7 +148,7 @@ impl<D: Disk> RaftStateMachine<Types> for MachineStore<D> {
         let snapshots = Arc::clone(&self.snapshots);
         let kept = move || {
             let received = match data {
-                SnapshotData::Received(received) => received,
+                SnapshotData::Received(received) => *received,
                 // Of a node in this process.
                 SnapshotData::Own(snapshot) => copy_of(&snapshot, &snapshots)?,
                 SnapshotData::Nothing => return Err(io::Error::other("there is nothing in the snapshot")),
@@ -154,7 +157,10 @@ impl<D: Disk> RaftStateMachine<Types> for MachineStore<D> {
         };
         let snapshot = blocking(kept).await?;
         if meta.last_log_id.as_ref().map(id_of) != Some(snapshot.last()) {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "the snapshot is another one than was promised"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the snapshot is another one than was promised",
+            ));
         }
         self.restore(&snapshot).await
     }
@@ -177,7 +183,10 @@ fn copy_of<D: Disk>(snapshot: &Snapshot<D::File>, snapshots: &Snapshots<D>) -> i
 }
 
 fn meta_of(head: &SnapshotHead) -> io::Result<Meta> {
-    Ok(Meta { last_log_id: Some(log_id_of(head.last)), last_membership: stored_of(head.membership.as_ref())? })
+    Ok(Meta {
+        last_log_id: Some(log_id_of(head.last)),
+        last_membership: stored_of(head.membership.as_ref())?,
+    })
 }
 
 /// Writes one snapshot.
@@ -199,9 +208,8 @@ impl<D: Disk> RaftSnapshotBuilder<Types> for Builder<D> {
         let last = head.last;
         let written = move || {
             let mut unfinished = snapshots.begin().map_err(io::Error::other)?;
-            let copied = unfinished
-                .write_all(&head.encode())
-                .and_then(|()| io::copy(&mut content, &mut unfinished));
+            let copied =
+                unfinished.write_all(&head.encode()).and_then(|()| io::copy(&mut content, &mut unfinished));
             match copied {
                 Ok(_) => unfinished.finish(last).map_err(io::Error::other),
                 Err(error) => {
@@ -220,4 +228,3 @@ impl<D: Disk> RaftSnapshotBuilder<Types> for Builder<D> {
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
 }
-

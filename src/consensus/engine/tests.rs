@@ -14,6 +14,7 @@ use openraft::testing::log::{StoreBuilder, Suite};
 use tokio::sync::watch;
 
 use super::super::applier::Applier;
+use super::super::clock::ClusterClock;
 use super::super::machine::StateMachine;
 use super::log_store::LogStore;
 use super::machine_store::{MachineStore, Progress};
@@ -135,7 +136,8 @@ impl StoreBuilder<Types, FromAnywhere, MachineStore<Directory>, tempfile::TempDi
         let snapshots = Arc::new(Snapshots::open(sub("snapshots"), "suite").unwrap());
         // The suite purges what no snapshot has.
         let log = LogStore::new(Arc::new(log), Box::new(|| Some(u64::MAX)), &found).unwrap();
-        let applier = Applier::start(Nothing).unwrap();
+        let applier =
+            Applier::start(Nothing, Arc::new(ClusterClock::new(std::time::Instant::now()))).unwrap();
         let (progress, _) = watch::channel(Progress::default());
         let mut machine = MachineStore::open(applier, snapshots, progress).await.unwrap();
         machine.gaps = true;

@@ -16,7 +16,7 @@ use crate::storage::{Entry, EntryId};
 
 openraft::declare_raft_types!(
     /// What the engine is made of here.
-    pub Types:
+    pub(super) Types:
         D = Proposal,
         R = Answer,
         NodeId = ReplicaId,
@@ -26,7 +26,8 @@ openraft::declare_raft_types!(
         AsyncRuntime = openraft_rt_tokio::TokioRuntime,
 );
 
-pub(super) type CommittedLeaderId = <leader_id_std::LeaderId<u64, ReplicaId> as openraft::vote::RaftLeaderId>::Committed;
+pub(super) type CommittedLeaderId =
+    <leader_id_std::LeaderId<u64, ReplicaId> as openraft::vote::RaftLeaderId>::Committed;
 pub(super) type LogId = openraft::LogId<CommittedLeaderId>;
 pub(super) type EngineVote = Vote<leader_id_std::LeaderId<u64, ReplicaId>>;
 pub(super) type EngineEntry = openraft::Entry<CommittedLeaderId, EntryPayload<Proposal, ReplicaId, Place>>;
@@ -35,7 +36,7 @@ pub(super) type EngineStored = StoredMembership<CommittedLeaderId, ReplicaId, Pl
 
 /// An encoded [`Command`] that the engine does not look into: an operation, or the opening of a session.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Proposal(pub(super) Bytes);
+pub(super) struct Proposal(pub(super) Bytes);
 
 impl fmt::Display for Proposal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
