@@ -38,7 +38,7 @@ const AFTER: usize = 2;
 /// Samples of the stop until all that fills is full.
 const FILLING: usize = 4;
 /// What memory may differ by from then on: pages that the allocator keeps come and go.
-const SLACK_KIB: u64 = 4 * 1024;
+const SLACK_KIB: u64 = 2 * 1024;
 /// Dials of nobody come and go.
 const SLACK_DESCRIPTORS: u64 = 16;
 const GONE: &str = "eu";
