@@ -8,6 +8,7 @@ mod failure;
 mod fetch;
 mod inspect;
 mod log;
+mod node;
 mod notify;
 mod output;
 mod ping;
@@ -63,6 +64,10 @@ enum Command {
     /// The node takes all roles the file gives it. A message counts as delivered when the member took it in, a moment
     /// before it is written: if writing fails the process ends with exit code 74 and says how many may be missing.
     Member(run::RunArgs),
+    /// Run a replica: a node that keeps the replicated log, and serves keys and values to clients over HTTP
+    ///
+    /// Nodes with `data` in the file are replicas. The cluster is founded once all of them run for the first time.
+    Node(node::NodeCommand),
     /// Send lines or frames, and tell what became of them
     ///
     /// The process is an origin of the file for as long as it takes: do not run it while that node runs elsewhere, for
@@ -157,6 +162,7 @@ fn run(command: Command, log: &log::Log) -> Result<(), Failure> {
         match command {
             Command::Proxy(args) => run::run(args, crate::config::Role::Proxy, log).await,
             Command::Member(args) => run::run(args, crate::config::Role::Member, log).await,
+            Command::Node(args) => node::node(args, log).await,
             Command::Send(args) => send::send(args, log).await,
             Command::CheckConfig(args) => check::check(&args),
             Command::Ca(command) => ca::ca(&command),

@@ -53,6 +53,8 @@ pub struct Config {
 struct Local {
     admin: Option<SocketAddr>,
     listen: Option<SocketAddr>,
+    api: Option<SocketAddr>,
+    data: Option<PathBuf>,
     line: usize,
 }
 
@@ -154,6 +156,30 @@ impl Config {
     #[must_use]
     pub fn admin_protection(&self, node: &NodeId) -> Protection {
         self.admin(node).map_or(Protection::Plaintext, |address| self.security.of_admin(address))
+    }
+
+    /// Where a replica serves its API for clients, if it does.
+    #[must_use]
+    pub fn api(&self, node: &NodeId) -> Option<SocketAddr> {
+        self.nodes.get(node)?.api
+    }
+
+    /// How that API is protected: as the admin API is.
+    #[must_use]
+    pub fn api_protection(&self, node: &NodeId) -> Protection {
+        self.api(node).map_or(Protection::Plaintext, |address| self.security.of_admin(address))
+    }
+
+    /// A replica's data directory, relative to where the file is; `None` for a node that is no replica.
+    #[must_use]
+    pub fn data(&self, node: &NodeId) -> Option<PathBuf> {
+        let data = self.nodes.get(node)?.data.as_ref()?;
+        Some(self.path.parent().unwrap_or(Path::new("")).join(data))
+    }
+
+    /// All replicas of the file.
+    pub fn replicas(&self) -> impl Iterator<Item = &NodeId> {
+        self.nodes.iter().filter(|(_, local)| local.data.is_some()).map(|(node, _)| node)
     }
 
     /// Where a node listens, if not at its address.

@@ -10,6 +10,11 @@ pub mod config;
 
 pub mod api;
 
+mod http;
+
+#[doc(hidden)]
+pub mod service;
+
 pub mod metrics;
 
 pub mod storage;

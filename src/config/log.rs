@@ -6,7 +6,8 @@ use super::reader::{Reader, Section, nearest};
 
 const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
 
-/// Rules of what is logged, from a text such as `info` or `warn,trunkline_mesh=debug`.
+/// Rules of what is logged, from a text such as `info` or `warn,trunkline_mesh=debug`. A level alone is for Trunkline: the
+/// consensus engine has one below it.
 ///
 /// # Errors
 /// What is wrong, for people.
@@ -19,7 +20,14 @@ pub(crate) fn parse_level(text: &str) -> Result<EnvFilter, String> {
         let shown: String = text.chars().take(64).flat_map(char::escape_default).collect();
         return Err(format!("no log level `{shown}`: {meant}there are {}", LEVELS.join(", ")));
     }
-    EnvFilter::try_new(text).map_err(|error| format!("the log level cannot be read: {error}"))
+    // What the engine tells at `info` is for whoever changes it; replicas tell of their own leaders and members.
+    let engine = match text.to_ascii_lowercase().as_str() {
+        "info" => ",openraft=warn",
+        "debug" => ",openraft=info",
+        _ => "",
+    };
+    EnvFilter::try_new(format!("{text}{engine}"))
+        .map_err(|error| format!("the log level cannot be read: {error}"))
 }
 
 /// The level of the file, if it has one.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::ops::Range;
+use std::path::PathBuf;
 
 use toml::de::DeValue;
 use trunkline_mesh::{ClusterId, Datacenter, NodeId, NodeSpec, Roles, Topology, TopologyError};
@@ -10,7 +11,7 @@ use trunkline_mesh::{ClusterId, Datacenter, NodeId, NodeSpec, Roles, Topology, T
 use super::Local;
 use super::reader::{Entry, Reader, Section, nearest};
 
-const KEYS: [&str; 6] = ["id", "dc", "roles", "address", "listen", "admin"];
+const KEYS: [&str; 8] = ["id", "dc", "roles", "address", "listen", "admin", "data", "api"];
 const ROLES: [&str; 3] = ["origin", "member", "proxy"];
 const ROLES_EXAMPLE: &str = "a list such as [\"member\"], with origin, member or proxy";
 
@@ -53,7 +54,7 @@ pub(super) fn read_all<'a>(reader: &mut Reader<'_>, root: &Section<'a>) -> Vec<N
         nodes.extend(read(reader, &section, item.span()));
     }
     unique_ids(reader, &mut nodes);
-    unique_admins(reader, &nodes);
+    unique_apis(reader, &nodes);
     nodes
 }
 
@@ -68,6 +69,8 @@ fn read<'a>(reader: &mut Reader<'_>, section: &Section<'a>, span: Range<usize>) 
     let address = socket_address(reader, section, "address", "\"127.0.0.1:7400\"");
     let listen = socket_address(reader, section, "listen", "\"127.0.0.1:7400\"");
     let admin = socket_address(reader, section, "admin", "\"127.0.0.1:9400\"");
+    let api = socket_address(reader, section, "api", "\"127.0.0.1:7480\"");
+    let data = section.get("data").map(|_| reader.text(section, "data", "\"data/{node}\""));
     if let Ok(Some((entry, found))) = &address
         && found.ip().is_unspecified()
     {
@@ -75,12 +78,31 @@ fn read<'a>(reader: &mut Reader<'_>, section: &Section<'a>, span: Range<usize>) 
         reader.report(entry, "others cannot dial an unspecified address", remedy);
         return None;
     }
-    let (address, listen, admin) = (address.ok()?, listen.ok()?, admin.ok()?);
+    let (address, listen, admin, api) = (address.ok()?, listen.ok()?, admin.ok()?, api.ok()?);
+    let data = match data {
+        None => None,
+        Some(found) => Some(found?),
+    };
     let ((id, id_entry), (roles, roles_entry)) = (id?, roles?);
+    if let Some((entry, _)) = &data
+        && !(roles.origin && roles.member)
+    {
+        let remedy = "add \"origin\" and \"member\" to its roles, or remove `data`";
+        reader.report(entry, "a replica sends and receives: it needs both roles", remedy);
+    }
+    if let (Some((entry, _)), None) = (&api, &data) {
+        reader.report(entry, "only a replica has an API for clients", "add `data`, or remove `api`");
+    }
     let value = |found: &Option<(Entry<'a>, SocketAddr)>| found.as_ref().map(|(_, address)| *address);
-    let local = Local { admin: value(&admin), listen: value(&listen), line: reader.line(&span) };
+    let local = Local {
+        admin: value(&admin),
+        listen: value(&listen),
+        api: value(&api),
+        data: data.map(|(_, text)| PathBuf::from(text.replace("{node}", id.as_str()))),
+        line: reader.line(&span),
+    };
     let spec = NodeSpec { id, datacenter: dc?, roles, address: value(&address) };
-    let addresses = [address, listen, admin].into_iter().flatten().collect();
+    let addresses = [address, listen, admin, api].into_iter().flatten().collect();
     let table = section.missing("address");
     Some(Node { spec, local, addresses, id: id_entry, roles: roles_entry, table })
 }
@@ -169,19 +191,19 @@ fn unique_ids(reader: &mut Reader<'_>, nodes: &mut Vec<Node<'_>>) {
     });
 }
 
-/// Reports admin addresses that are taken by another listener.
-fn unique_admins(reader: &mut Reader<'_>, nodes: &[Node<'_>]) {
+/// Reports addresses of APIs that are taken by another listener.
+fn unique_apis(reader: &mut Reader<'_>, nodes: &[Node<'_>]) {
     let mut taken: BTreeMap<SocketAddr, (&NodeId, &str)> =
         nodes.iter().filter_map(|node| Some((node.spec.address?, (&node.spec.id, "mesh")))).collect();
     for node in nodes {
-        let Some(admin) = node.local.admin else { continue };
-        if let Some((other, what)) = taken.insert(admin, (&node.spec.id, "admin")) {
-            let Some((entry, _)) = node.addresses.iter().find(|(entry, _)| entry.key.ends_with("admin"))
-            else {
-                continue;
-            };
-            let what = format!("{admin} is the {what} address of node `{other}` already");
-            reader.report(entry, &what, "give each listener its own address or port");
+        for (key, address) in [("admin", node.local.admin), ("api", node.local.api)] {
+            let Some(address) = address else { continue };
+            if let Some((other, what)) = taken.insert(address, (&node.spec.id, key))
+                && let Some((entry, _)) = node.addresses.iter().find(|(entry, _)| entry.key.ends_with(key))
+            {
+                let what = format!("{address} is the {what} address of node `{other}` already");
+                reader.report(entry, &what, "give each listener its own address or port");
+            }
         }
     }
 }

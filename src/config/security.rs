@@ -183,7 +183,11 @@ fn is_loopback(address: SocketAddr) -> bool {
 }
 
 fn report(reader: &mut Reader<'_>, entry: &Entry<'_>, address: SocketAddr) {
-    let whose = if entry.key.ends_with("admin") { "the admin API is" } else { "links are" };
+    let whose = match entry.key.rsplit('.').next() {
+        Some("admin") => "the admin API is",
+        Some("api") => "the API for clients is",
+        _ => "links are",
+    };
     let what = format!(
         "{} is not a loopback address, and {whose} neither encrypted nor authenticated",
         address.ip()

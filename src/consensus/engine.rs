@@ -158,6 +158,7 @@ impl<D: Disk> Engine<D> {
         if in_doubt {
             tokio::spawn(requests::trust_when_caught_up(Arc::clone(&requests), log));
         }
+        tokio::spawn(tell_of_leaders(Arc::clone(&requests)));
         let engine = Self { requests };
         engine.begin(founders, &place).await?;
         Ok(engine)
@@ -215,6 +216,18 @@ impl<D: Disk> Engine<D> {
             }
         }
         std::future::pending().await
+    }
+
+    pub(super) async fn stopped(&self) -> String {
+        let mut metrics = self.requests.raft.metrics();
+        loop {
+            let ended = metrics.borrow_watched().running_state.as_ref().err().map(ToString::to_string);
+            match ended {
+                Some(why) => return why,
+                None if metrics.changed().await.is_err() => return "its task ended".to_owned(),
+                None => {}
+            }
+        }
     }
 
     pub(super) fn status(&self) -> Status {
@@ -275,6 +288,32 @@ fn config_of(cluster: String, timing: Timing) -> Result<openraft::Config, StartE
         ..openraft::Config::default()
     };
     config.validate().map_err(|error| StartError::Timing { why: error.to_string() })
+}
+
+/// Logs who leads, from one to the next.
+async fn tell_of_leaders<D: Disk>(requests: Arc<Requests<D>>) {
+    let mut metrics = requests.raft.server_metrics();
+    let mut before = None;
+    loop {
+        let (leader, term) = {
+            let metrics = metrics.borrow_watched();
+            (metrics.current_leader, metrics.vote.leader_id.term)
+        };
+        if leader != before {
+            before = leader;
+            match leader {
+                Some(leader) if leader == requests.wire.own => tracing::info!(term, "this replica leads"),
+                Some(leader) => match requests.place_of(leader) {
+                    Some(place) => tracing::info!(term, "{place} leads"),
+                    None => tracing::info!(term, "replica {leader} leads"),
+                },
+                None => tracing::info!(term, "nobody leads"),
+            }
+        }
+        if metrics.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 /// Asks all founders who they are, until all said it. One that has a log already ends it: the cluster was founded, and this

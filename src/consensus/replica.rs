@@ -363,6 +363,12 @@ impl<M: StateMachine> Replica<M> {
         entries.into_iter().map(committed).collect()
     }
 
+    /// The first index that can be followed.
+    #[must_use]
+    pub fn first_index(&self) -> u64 {
+        self.shared.log.bounds().indexes().start
+    }
+
     /// How far it has come, from now on.
     #[must_use]
     pub fn progress(&self) -> watch::Receiver<Progress> {
@@ -382,6 +388,11 @@ impl<M: StateMachine> Replica<M> {
     #[must_use]
     pub fn status(&self) -> Status {
         self.shared.engine.status()
+    }
+
+    /// Resolves when the engine stopped by itself, and says why.
+    pub async fn stopped(&self) -> String {
+        self.shared.engine.stopped().await
     }
 
     /// Stops the engine. What was proposed and is not answered may be applied or not.

@@ -1,0 +1,221 @@
+//! `trunkline node`: a replica from its start to its end.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use trunkline_mesh::{Client, ClusterId, Datacenter, Inbox, NodeId, NodeSpec, Roles, Topology, join};
+
+use super::NodeArgs;
+use super::failure::Failure;
+use super::log::Log;
+use super::notify::Notifier;
+use super::run::serve_admin;
+use super::signal::Stop;
+use crate::config::{Config, Protection, Role};
+use crate::consensus::key_value::KeyValue;
+use crate::consensus::{Replica, ReplicaConfig, StartError, Timing};
+use crate::service::Service;
+use crate::storage::StorageError;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct NodeCommand {
+    /// The configuration file, the same on every node
+    #[arg(long, value_name = "FILE", required_unless_present = "dev")]
+    config: Option<PathBuf>,
+    /// Which node of the file this process is [default: what TRUNKLINE_NODE says, else the only one that is a member]
+    #[arg(long, value_name = "ID", conflicts_with = "dev")]
+    node: Option<String>,
+    /// A cluster of this process alone, with no file at all
+    #[arg(long, conflicts_with = "config")]
+    dev: bool,
+    /// Where that cluster keeps its data [default: a directory that is removed at the end]
+    #[arg(long, value_name = "DIR", requires = "dev")]
+    data: Option<PathBuf>,
+    /// Where it serves clients
+    #[arg(long, value_name = "ADDRESS", requires = "dev", default_value = "127.0.0.1:7480")]
+    api: SocketAddr,
+}
+
+/// What a node is run with, from a file or without one.
+struct Plan {
+    mesh: trunkline_mesh::Config,
+    data: PathBuf,
+    founders: Vec<NodeId>,
+    api: Option<(SocketAddr, Protection)>,
+}
+
+pub(super) async fn node(args: NodeCommand, log: &Log) -> Result<(), Failure> {
+    let mut stop = Stop::listen()?;
+    // Removed when this ends.
+    let scratch;
+    let (plan, config) = if args.dev {
+        let data = match args.data {
+            Some(data) => data,
+            None => {
+                scratch = Scratch::make()?;
+                scratch.0.clone()
+            }
+        };
+        (dev(data, args.api)?, None)
+    } else {
+        let config = Config::load(&args.config.unwrap_or_default())?;
+        log.follow(config.log_level());
+        let args = NodeArgs { config: PathBuf::new(), node: args.node };
+        let spec = config.choose(args.asked().as_deref(), Role::Member)?;
+        (of_file(&config, spec)?, Some(config))
+    };
+    log.tell_what_is_left_out();
+    let name = plan.mesh.node.clone();
+    let spec = plan.mesh.topology.node(&name).cloned();
+    let (client, inbox) = join(plan.mesh).await?;
+    let mesh = client.mesh().clone();
+    let admin = match (&config, &spec) {
+        (Some(config), Some(spec)) => serve_admin(config, spec, &mesh)?,
+        _ => None,
+    };
+    let replica = start(plan.data, plan.founders, client, inbox, &name).await?;
+    let service = match plan.api {
+        None => None,
+        Some((address, protection)) => {
+            let bound = Service::bind(address, protection, mesh.clone(), replica.clone(), name.clone());
+            Some(bound.map_err(|error| {
+                Failure::Unavailable(format!(
+                    "cannot serve clients on {address}: {error}: free the address, or give another one"
+                ))
+            })?)
+        }
+    };
+    let clients = service.as_ref().map_or("no API for clients".to_owned(), |service| {
+        format!("serves clients on {}", service.address())
+    });
+    let line = format!("replica {} on node {name}, {clients}", replica.status().replica);
+    tracing::info!("{line}");
+    let notifier = Notifier::from_environment();
+    notifier.ready(&line);
+    notifier.watch(&mesh);
+
+    let outcome = tokio::select! {
+        signal = stop.signal() => {
+            tracing::info!("{signal}: stopping");
+            Ok(())
+        }
+        why = replica.stopped() => Err(Failure::Failed(format!("the consensus engine stopped: {why}"))),
+        () = mesh.closed() => Err(Failure::Failed("the mesh ended by itself; the log says why".to_owned())),
+    };
+    stop.exit_on_next();
+    notifier.stopping();
+    if let Some(admin) = &admin {
+        admin.set_draining();
+    }
+    if let Some(service) = service {
+        service.close().await;
+    }
+    replica.stop().await;
+    mesh.drain().await;
+    if let Some(admin) = admin {
+        admin.close().await;
+    }
+    outcome?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+async fn start(
+    data: PathBuf,
+    founders: Vec<NodeId>,
+    client: Client,
+    inbox: Inbox,
+    node: &NodeId,
+) -> Result<Replica<KeyValue>, Failure> {
+    let config = ReplicaConfig { data, founders, timing: Timing::default() };
+    Replica::start(config, KeyValue::default(), client, inbox, node).await.map_err(|error| match error {
+        StartError::Storage(storage) => of_storage(&storage),
+        StartError::Roles { .. } | StartError::Timing { .. } => Failure::Config(error.to_string()),
+        error => Failure::Failed(error.to_string()),
+    })
+}
+
+fn of_storage(error: &StorageError) -> Failure {
+    match error {
+        StorageError::Corrupt { .. } => Failure::Corrupt(format!(
+            "{error}: this node must not go on with it. Look with `trunkline log verify`; take the node out, and let it come \
+             back with an empty directory"
+        )),
+        StorageError::Locked { .. } => {
+            Failure::Unavailable(format!("{error}: stop it, or name another directory"))
+        }
+        StorageError::Foreign { .. } => {
+            Failure::Config(format!("{error}: name the directory that belongs to this node"))
+        }
+        _ => Failure::Io(error.to_string()),
+    }
+}
+
+fn of_file(config: &Config, spec: &NodeSpec) -> Result<Plan, Failure> {
+    let Some(data) = config.data(&spec.id) else {
+        return Err(Failure::Config(format!(
+            "{}:{}: node `{}` is no replica: give it `data`, the directory for its log",
+            config.path().display(),
+            config.line(&spec.id).unwrap_or_default(),
+            spec.id
+        )));
+    };
+    Ok(Plan {
+        mesh: config.mesh(spec),
+        data,
+        founders: config.replicas().cloned().collect(),
+        api: config.api(&spec.id).map(|address| (address, config.api_protection(&spec.id))),
+    })
+}
+
+/// A cluster of one node that nobody else can reach.
+fn dev(data: PathBuf, api: SocketAddr) -> Result<Plan, Failure> {
+    if !api.ip().to_canonical().is_loopback() {
+        return Err(Failure::Usage(format!(
+            "--dev serves clients on loopback alone, without any protection, and {api} is not: use a file"
+        )));
+    }
+    let name = |error: trunkline_mesh::NameError| Failure::Failed(error.to_string());
+    let id = NodeId::new("dev").map_err(name)?;
+    // Nobody dials it: any address that is free will do.
+    let address = SocketAddr::from(([127, 0, 0, 1], free_port()?));
+    let spec = NodeSpec {
+        id: id.clone(),
+        datacenter: Datacenter::new("dev").map_err(name)?,
+        roles: Roles { origin: true, member: true, proxy: false },
+        address: Some(address),
+    };
+    let topology = Topology::new(ClusterId::new("dev").map_err(name)?, [spec]);
+    let topology = topology.map_err(|error| Failure::Failed(error.to_string()))?;
+    let mesh = trunkline_mesh::Config::new(Arc::new(topology), id.clone());
+    Ok(Plan { mesh, data, founders: vec![id], api: Some((api, Protection::Plaintext)) })
+}
+
+/// A directory that nobody wants to keep.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn make() -> Result<Self, Failure> {
+        let path = std::env::temp_dir().join(format!("trunkline-{:016x}", fastrand::u64(..)));
+        std::fs::create_dir(&path)
+            .map_err(|error| Failure::Io(format!("cannot make the directory {}: {error}", path.display())))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.0) {
+            tracing::warn!(%error, "cannot remove {}", self.0.display());
+        }
+    }
+}
+
+fn free_port() -> Result<u16, Failure> {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0");
+    let address = listener.and_then(|listener| listener.local_addr());
+    address
+        .map(|address| address.port())
+        .map_err(|error| Failure::Unavailable(format!("no port is free: {error}")))
+}

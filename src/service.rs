@@ -1,0 +1,108 @@
+//! The API of a replica for its clients: HTTP/1.1, JSON.
+//!
+//! ```text
+//! GET    /v1/kv/KEY      a value; ?read=linearizable (the default), lease or stale
+//! PUT    /v1/kv/KEY      the body is the value; ?if_index=N: only if entry N changed the key last, 0: only if it is not there
+//! DELETE /v1/kv/KEY      likewise
+//! POST   /v1/session     opens a session → {"client"}
+//! POST   /v1/propose     {"client", "seq", "op"}: op in base64 → {"index", "term", "result"}, result in base64
+//! GET    /v1/log         committed entries, one per line, as they come; ?from=INDEX
+//! GET    /v1/digest      of all that was applied, the same on every replica
+//! GET    /v1/status      role, term, leader, voters, learners, how far the log goes
+//! GET    /livez          200 while the process answers
+//! GET    /readyz         200 where a leader is known, else 503
+//! ```
+//!
+//! An error is `{"code", "message", "definite", "leader"}`: definite says that nothing was changed, and will not be.
+
+mod answer;
+mod errors;
+mod follow;
+mod json;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::combinators::UnsyncBoxBody;
+use hyper::body::Incoming;
+use hyper::{Request, Response};
+use tokio::sync::Semaphore;
+use trunkline_mesh::{Mesh, NodeId};
+
+use crate::config::Protection;
+use crate::consensus::Replica;
+use crate::consensus::key_value::KeyValue;
+use crate::http::{Answers, Server};
+
+/// Bytes of a body: a value, or an operation in base64, and what is around it.
+const BODY_BYTES_MAX: usize = 3 << 19;
+/// Bodies that are read at once: together 96 MiB.
+const BODIES_MAX: usize = 64;
+/// Time for one body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// Streams of the log at once.
+const FOLLOWERS_MAX: usize = 10_000;
+
+type Body = UnsyncBoxBody<Bytes, std::convert::Infallible>;
+
+/// A running API.
+pub struct Service {
+    server: Server,
+}
+
+impl Service {
+    /// Serves a replica with the key-value machine on the current tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// What the operating system says of the address.
+    pub fn bind(
+        address: SocketAddr,
+        protection: Protection,
+        mesh: Mesh,
+        replica: Replica<KeyValue>,
+        node: NodeId,
+    ) -> io::Result<Self> {
+        let facts = Facts {
+            replica,
+            node,
+            bodies: Semaphore::new(BODIES_MAX),
+            followers: Arc::new(Semaphore::new(FOLLOWERS_MAX)),
+        };
+        Ok(Self { server: Server::bind(address, protection, mesh, Arc::new(facts))? })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.server.address()
+    }
+
+    /// Closes the listener, and the connections within half a second.
+    pub async fn close(self) {
+        self.server.close().await;
+    }
+}
+
+/// What the answers are made from.
+struct Facts {
+    replica: Replica<KeyValue>,
+    node: NodeId,
+    bodies: Semaphore,
+    followers: Arc<Semaphore>,
+}
+
+impl Answers for Facts {
+    const NAME: &'static str = "the API for clients";
+    const CONNECTIONS_MAX: usize = 16_384;
+    /// Whoever follows the log resumes at another connection.
+    const CONNECTION_TIMEOUT: Duration = Duration::from_secs(3_600);
+    type Body = Body;
+
+    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
+        answer::answer(&self, request).await
+    }
+}

@@ -1,0 +1,186 @@
+//! `trunkline node` as a process: what a client sees over HTTP, and what is left after a kill.
+
+mod support;
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::process::Child;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use support::http::{Answer, exchange, get};
+use support::{exit_code, poll, run, signal, trunkline};
+
+const SOON: Duration = Duration::from_secs(60);
+
+/// A process that ends with the test.
+struct Node {
+    child: Child,
+    api: SocketAddr,
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn free() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+impl Node {
+    fn dev(data: &Path, api: SocketAddr) -> Self {
+        let args = ["node", "--dev", "--data", data.to_str().unwrap(), "--api", &api.to_string()];
+        let child = trunkline().args(args).stderr(std::process::Stdio::null()).spawn().unwrap();
+        let node = Self { child, api };
+        node.ready();
+        node
+    }
+
+    fn ready(&self) {
+        poll("ready", SOON, || get(self.api, "/readyz").filter(|answer| answer.code == 200));
+    }
+
+    fn ask(&self, method: &str, path: &str, body: &str) -> Answer {
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        exchange(self.api, request.as_bytes()).unwrap_or_else(|| panic!("no answer to {method} {path}"))
+    }
+
+    fn json(&self, method: &str, path: &str, body: &str) -> (u16, Value) {
+        let answer = self.ask(method, path, body);
+        let json = serde_json::from_str(&answer.body);
+        (answer.code, json.unwrap_or_else(|error| panic!("{method} {path}: {error}: {}", answer.body)))
+    }
+}
+
+#[test]
+fn a_client_puts_reads_and_compares_and_nothing_is_lost_by_a_kill() {
+    let data = tempfile::tempdir().unwrap();
+    let mut node = Node::dev(data.path(), free());
+    let (code, put) = node.json("PUT", "/v1/kv/a%2Fb", "one");
+    assert_eq!(code, 200, "{put}");
+    let index = put["index"].as_u64().unwrap();
+    for read in ["linearizable", "lease", "stale"] {
+        let (code, got) = node.json("GET", &format!("/v1/kv/a%2Fb?read={read}"), "");
+        assert_eq!(
+            (code, &got["value"]["text"], &got["mod_index"]),
+            (200, &"one".into(), &index.into()),
+            "{got}"
+        );
+        assert_eq!((&got["key"], &got["served_by"]), (&"a/b".into(), &"dev".into()));
+    }
+    let (code, conflict) = node.json("PUT", "/v1/kv/a%2Fb?if_index=0", "two");
+    assert_eq!((code, &conflict["mod_index"], &conflict["definite"]), (409, &index.into(), &true.into()));
+    assert_eq!(node.json("PUT", &format!("/v1/kv/a%2Fb?if_index={index}"), "two").0, 200);
+
+    // A session: the same number is applied once, however often it is proposed.
+    let client = node.json("POST", "/v1/session", "").1["client"].as_u64().unwrap();
+    // "put", with the condition that the key `once` is not there: AQEAAAQAAAAAAAAAAAAAAG9uY2V4.
+    let propose = format!(r#"{{"client": {client}, "seq": 1, "op": "AQEAAAQAAAAAAAAAAAAAAG9uY2V4"}}"#);
+    let first = node.json("POST", "/v1/propose", &propose);
+    assert_eq!((first.0, &first.1["result"]), (200, &"ImRvbmUi".into()), "it is \"done\" in base64");
+    let digest = node.json("GET", "/v1/digest", "").1;
+
+    signal(&node.child, "KILL");
+    exit_code(&mut node.child, SOON);
+    let node = Node::dev(data.path(), free());
+    assert_eq!(node.json("GET", "/v1/kv/a%2Fb", "").1["value"]["text"], "two");
+    assert_eq!(node.json("POST", "/v1/propose", &propose).1["result"], "ImRvbmUi");
+    assert_eq!(node.json("GET", "/v1/kv/once", "").1["value"]["text"], "x");
+    assert_ne!(node.json("GET", "/v1/digest", "").1["index"], digest["index"]);
+
+    let (code, deleted) = node.json("DELETE", "/v1/kv/once", "");
+    assert_eq!(code, 200, "{deleted}");
+    assert_eq!(node.json("GET", "/v1/kv/once", "").1["code"], "no_such_key");
+}
+
+#[test]
+fn what_a_client_does_wrong_is_told_and_changes_nothing() {
+    let data = tempfile::tempdir().unwrap();
+    let node = Node::dev(data.path(), free());
+    let digest = node.json("GET", "/v1/digest", "").1;
+    let long = "v".repeat((3 << 19) + 1);
+    let no_session = r#"{"client": 99, "op": ""}"#;
+    let cases = [
+        ("GET", "/v1/kv/none", "", 404, "no_such_key"),
+        ("GET", "/v1/kv/a?read=maybe", "", 400, "bad_request"),
+        ("PUT", "/v1/kv/a?if_index=x", "", 400, "bad_request"),
+        ("PUT", "/v1/kv/", "x", 400, "bad_request"),
+        ("PUT", "/v1/kv/%ff", "x", 400, "bad_request"),
+        ("PUT", "/v1/kv/a", &long, 413, "too_large"),
+        ("PUT", "/v1/kv/a", &long[..(1 << 20) + 1], 413, "too_large"),
+        ("POST", "/v1/kv/a", "x", 405, "method_not_allowed"),
+        ("POST", "/v1/propose", "{}", 400, "bad_request"),
+        ("POST", "/v1/propose", r#"{"op": "%"}"#, 400, "bad_request"),
+        ("POST", "/v1/propose", no_session, 400, "bad_request"),
+        ("GET", "/v2", "", 404, "no_such_path"),
+    ];
+    for (method, path, body, expected, name) in cases {
+        let (code, error) = node.json(method, path, body);
+        assert_eq!(
+            (code, &error["code"], &error["definite"]),
+            (expected, &name.into(), &true.into()),
+            "{method} {path}"
+        );
+        assert_eq!(error["leader"], "dev");
+    }
+    assert_eq!(node.json("GET", "/v1/digest", "").1, digest, "nothing was proposed");
+}
+
+#[test]
+fn a_directory_is_for_one_process_and_one_node() {
+    let data = tempfile::tempdir().unwrap();
+    let node = Node::dev(data.path(), free());
+    let path = data.path().to_str().unwrap();
+    let (code, _, told) = run(&["node", "--dev", "--data", path, "--api", &free().to_string()]);
+    assert_eq!(code, 69, "{told}");
+    assert!(told.contains("is in use by another process"), "{told}");
+    let other = tempfile::tempdir().unwrap();
+    let (code, _, told) =
+        run(&["node", "--dev", "--data", other.path().to_str().unwrap(), "--api", &node.api.to_string()]);
+    assert_eq!(code, 69, "{told}");
+    let (code, _, told) = run(&["node", "--dev", "--api", "192.0.2.1:80"]);
+    assert_eq!(code, 2, "{told}");
+    drop(node);
+
+    let file = data.path().join("cluster.toml");
+    let text = format!(
+        "[cluster]\nid = \"other\"\n[[node]]\nid = \"dev\"\ndc = \"dc\"\nroles = [\"origin\", \"member\"]\naddress = \"{}\"\ndata = \".\"\n",
+        free()
+    );
+    std::fs::write(&file, text).unwrap();
+    let (code, _, told) = run(&["node", "--config", file.to_str().unwrap()]);
+    assert_eq!(code, 78, "{told}");
+    assert!(told.contains("of node dev of cluster dev"), "{told}");
+}
+
+#[test]
+fn the_log_can_be_followed_from_any_index() {
+    let data = tempfile::tempdir().unwrap();
+    let node = Node::dev(data.path(), free());
+    for number in 0..5 {
+        assert_eq!(node.json("PUT", &format!("/v1/kv/{number}"), "x").0, 200);
+    }
+    let lines = |from: u64, count: usize| -> Vec<Value> {
+        use std::io::{BufRead, Write};
+        let mut stream = support::http::connect(node.api).unwrap();
+        write!(stream, "GET /v1/log?from={from} HTTP/1.1\r\nhost: test\r\n\r\n").unwrap();
+        let lines = std::io::BufReader::new(stream).lines().map(Result::unwrap);
+        // Chunks have their lengths between them.
+        lines
+            .filter(|line| line.starts_with("{\"index\""))
+            .take(count)
+            .map(|line| serde_json::from_str(&line).unwrap())
+            .collect()
+    };
+    let all = lines(0, 7);
+    let indexes: Vec<u64> = all.iter().map(|line| line["index"].as_u64().unwrap()).collect();
+    assert_eq!(indexes, [0, 1, 2, 3, 4, 5, 6]);
+    assert_eq!(lines(4, 3), all[4..]);
+}
