@@ -194,3 +194,38 @@ async fn nothing_acknowledged_is_lost_when_a_leader_goes_and_returns() {
         node.stop().await;
     }
 }
+
+/// Nine voters in three datacenters: an entry leaves for each datacenter in one batch, for all of its replicas, whether entries
+/// come one by one or many at once. What a batch is on the wire, the tests of the mesh say.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_entry_leaves_once_for_each_datacenter() {
+    const ENTRIES: u64 = 400;
+    let cluster = Cluster::start(&[("us", 3), ("eu", 3), ("ap", 3)], true).await;
+    let leader = &cluster.nodes[cluster.leader().await];
+    leader.put("warm", "up").await;
+    let everywhere = || async {
+        for other in &cluster.nodes {
+            other.replica.barrier(Consistency::Linearizable).await.unwrap();
+        }
+    };
+    everywhere().await;
+    let before = leader.replica.status();
+    for number in 0..ENTRIES / 2 {
+        leader.put("one by one", &number.to_string()).await;
+    }
+    futures_util::future::join_all((0..ENTRIES / 2).map(|_| leader.put("at once", "x"))).await;
+    everywhere().await;
+    let after = leader.replica.status();
+    assert_eq!((after.term, after.role), (before.term, before.role), "one leader all along");
+    for datacenter in ["us", "eu", "ap"] {
+        let datacenter = Datacenter::new(datacenter).unwrap();
+        let left = after.sent.entries[&datacenter] - before.sent.entries[&datacenter];
+        assert!(
+            (ENTRIES * 100..=ENTRIES * 102).contains(&(left * 100)),
+            "{left} of {ENTRIES} entries to {datacenter}"
+        );
+    }
+    for node in cluster.nodes {
+        node.stop().await;
+    }
+}

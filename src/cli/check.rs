@@ -125,9 +125,14 @@ fn describe(config: &Config) -> String {
         (Align::Left, "address"),
         (Align::Left, "listen"),
         (Align::Left, "admin"),
+        (Align::Left, "clients"),
     ]);
     let shown =
         |address: Option<std::net::SocketAddr>| address.map_or("-".to_owned(), |address| address.to_string());
+    let protected = |address, protection| match protection {
+        Protection::Plaintext => shown(address),
+        Protection::Tls => format!("{} within TLS", shown(address)),
+    };
     for datacenter in &datacenters {
         let here = || topology.nodes().filter(|node| node.datacenter == *datacenter);
         sites.row(vec![
@@ -143,10 +148,8 @@ fn describe(config: &Config) -> String {
                 node.roles.to_string(),
                 shown(node.address),
                 shown(config.listen(&node.id).or(node.address)),
-                match config.admin_protection(&node.id) {
-                    Protection::Plaintext => shown(config.admin(&node.id)),
-                    Protection::Tls => format!("{} within TLS", shown(config.admin(&node.id))),
-                },
+                protected(config.admin(&node.id), config.admin_protection(&node.id)),
+                protected(config.api(&node.id), config.api_protection(&node.id)),
             ]);
         }
     }

@@ -45,7 +45,7 @@ use super::status::{Role, Status};
 use crate::storage::{Disk, EntryId, Log, Recovered, Snapshots};
 
 pub use machine_store::Progress;
-pub use outbox::Sent;
+pub use outbox::{Counted, Sent};
 
 type Raft<D> = openraft::Raft<Types, MachineStore<D>>;
 

@@ -75,7 +75,10 @@ pub(super) fn status(status: &Status) -> Value {
         "snapshot_index": index(status.snapshot),
         "in_doubt": status.in_doubt,
         "stopped": status.stopped,
-        "batches_sent": status.sent.batches,
-        "messages_sent": status.sent.messages,
+        "sent": {
+            "control": { "batches": status.sent.control.batches, "messages": status.sent.control.messages },
+            "entries": status.sent.entries,
+            "bulk": { "batches": status.sent.bulk.batches, "messages": status.sent.bulk.messages },
+        },
     })
 }

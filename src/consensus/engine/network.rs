@@ -52,7 +52,14 @@ impl Wire {
         lane: Lane,
         envelope: &Envelope,
     ) -> Result<(), super::outbox::QueueFull> {
-        self.outbox.push(to, lane, self.patience, envelope.encode())
+        let entries = match &envelope.body {
+            Body::Append(Append { entries, .. }) => match (entries.first(), entries.last()) {
+                (Some(first), Some(last)) => first.id.index..last.id.index + 1,
+                _ => 0..0,
+            },
+            _ => 0..0,
+        };
+        self.outbox.push(to, lane, self.patience, (envelope.encode(), entries))
     }
 
     /// Asks, and waits for one answer.
