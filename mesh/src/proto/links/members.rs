@@ -65,7 +65,7 @@ impl Links {
             self.say_closing(link, now);
         }
         self.peers[peer.0].dialling = Dialling::default();
-        self.timers.clear(Timer::Redial(peer));
+        self.forget_dial(peer);
     }
 
     fn change_peer(&mut self, peer: PeerIx, spec: &NodeSpec, now: Micros) {
@@ -110,7 +110,7 @@ impl Links {
             if std::mem::take(&mut dialling.wanted) {
                 match dialling.link {
                     Some(link) => self.timers.set(Timer::Idle(link), now + IDLE_TIMEOUT),
-                    None => self.timers.clear(Timer::Redial(peer)),
+                    None => self.forget_dial(peer),
                 }
             }
         }
@@ -125,7 +125,7 @@ impl Links {
     /// Other limits and timers from now on. What runs already, as a handshake, keeps its deadline; what was agreed on, as
     /// the longest frame of a link, holds until the link ends.
     pub fn set_settings(&mut self, settings: Settings) {
-        self.dial_tokens.set_rate(settings.dials_per_second);
+        self.dials.set_rate(settings.dials_per_second);
         self.settings = settings;
     }
 }
