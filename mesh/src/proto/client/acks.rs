@@ -121,6 +121,9 @@ impl Client {
         if progress && !attempt_answered {
             self.flows[ix.0].answered(over, now);
         }
+        if let Some(at) = self.flows[ix.0].held.told(link, now) {
+            self.timers.set_earlier(Timer::Held(ix), at);
+        }
     }
 
     /// The way that a link is. Where the destination is a proxy itself it is two: then an attempt knows which one it took.
