@@ -220,7 +220,11 @@ impl Client {
         // Both lanes of a member are one destination.
         let peer = |ix: &FlowIx| self.flows[ix.0].peer;
         let said_nothing: BTreeSet<PeerIx> = silent.iter().map(peer).collect();
-        let avoiding = |ix: &&FlowIx| self.flows[ix.0].pauses.avoids(Way::Proxy(index), now);
+        // Those that it was silent for: that it said of some why they cannot be reached is no silence.
+        let avoiding = |ix: &&FlowIx| {
+            let why = self.flows[ix.0].pauses.why_avoided(Way::Proxy(index), now);
+            why.is_some_and(|(cause, _)| cause == Cause::TimedOut)
+        };
         let suspects: BTreeSet<PeerIx> =
             said_nothing.iter().copied().chain(site.flows.iter().filter(avoiding).map(peer)).collect();
         Evidence {
