@@ -8,6 +8,7 @@ use std::time::Duration;
 use lab::{Lab, Line, dc, id};
 use trunkline_mesh::id::Lane;
 use trunkline_mesh::message::{Batch, Message, Outcome};
+use trunkline_mesh::proto::time::Micros;
 use trunkline_mesh::proto::wire::Offer;
 use trunkline_mesh::settings::Settings;
 use trunkline_mesh::topology::Roles;
@@ -161,4 +162,32 @@ fn a_link_whose_peer_holds_something_is_not_idle() {
     assert!(asked < 120, "{asked} batches");
     lab.run_for(Duration::from_secs(31));
     assert_eq!(lab.connections("eu-1"), 0, "now it is idle");
+}
+
+/// Two origins keep a member busy whose application reads one message in 10 ms.
+#[test]
+fn a_slow_reader_gets_as_much_of_every_origin() {
+    let both = ["us-a", "us-b"];
+    let mut nodes = vec![("eu-p", "eu", Roles::PROXY, None), ("eu-1", "eu", Roles::MEMBER, None)];
+    nodes.extend(both.map(|name| (name, "us", Roles::ORIGIN, None)));
+    let settings = Settings { inbox_bytes_max: 64 << 10, reorder_bytes_max: 64 << 10, ..Settings::default() };
+    let mut lab = Lab::new(&nodes, &settings, Duration::from_millis(10));
+    lab.run_for(Duration::from_secs(1));
+    lab.set_deaf("eu-1", true);
+    for round in 0..2_000 {
+        // One of them was there first, and has more.
+        for (name, messages) in [(both[0], 4), (both[1], 2)].into_iter().take(1 + usize::from(round > 100)) {
+            let mut batch = Batch::to(dc("eu"));
+            for _ in 0..messages {
+                let message = Message::new(id("eu-1"), vec![7; MESSAGE_BYTES]).lane(Lane::Bulk);
+                batch.push(message.deadline(Duration::from_secs(2)));
+            }
+            let _ = lab.submit(name, batch);
+        }
+        lab.take_one("eu-1");
+        lab.run_for(Duration::from_millis(10));
+    }
+    let late = || lab.delivered.iter().filter(|(at, ..)| *at > Micros(4_000_000));
+    let got = both.map(|name| late().filter(|(_, _, delivery)| delivery.origin == id(name)).count());
+    assert!(got.iter().all(|one| 10 * one >= 4 * got.iter().sum::<usize>()), "{got:?}");
 }
