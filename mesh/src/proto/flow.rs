@@ -10,6 +10,7 @@
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::time::Duration;
 
 use trunkline_codec::Payload;
@@ -23,7 +24,7 @@ use super::rtt::Rtt;
 use super::time::Micros;
 use super::window::WINDOW_SEQS;
 use super::wire::ROOM_UNKNOWN;
-use super::wire::Run;
+use super::wire::{AckFlow, Run};
 use super::words::Words;
 use crate::id::{Incarnation, Lane, NodeId, Seq};
 use crate::settings::MESSAGE_OVERHEAD_BYTES;
@@ -295,6 +296,16 @@ impl Flow {
         let sent = self.sent.remove(&seq)?;
         self.lands(sent.place, charge(&sent.pending.payload));
         Some(sent)
+    }
+
+    /// What an ack says is held of what is not known to be. Looks at what has a seq here, and not at every bit.
+    #[must_use]
+    pub fn newly_held(&self, entry: &AckFlow) -> Vec<u64> {
+        let span = 64 * u64::try_from(entry.held.len()).unwrap_or(0);
+        let (decided, last) = (entry.decided, entry.decided.saturating_add(span));
+        let within = self.sent.range((Bound::Excluded(decided), Bound::Included(last)));
+        let new = within.filter(|(seq, sent)| sent.place != Place::Held && entry.holds(**seq));
+        new.map(|(seq, _)| *seq).collect()
     }
 
     /// The destination holds it: no more retries.

@@ -88,18 +88,10 @@ impl Client {
             self.note_word(ix, seq, link, links, now);
             self.delivered(ix, seq, &sent, now);
         }
-        for (word, bits) in (0_u64..).zip(&entry.held) {
-            let mut bits = *bits;
-            while bits != 0 {
-                let bit = u64::from(bits.trailing_zeros());
-                bits &= bits - 1;
-                let seq = entry.decided + 1 + 64 * word + bit;
-                if self.flows[ix.0].sent.get(&seq).is_some_and(|sent| sent.place != Place::Held) {
-                    progress = true;
-                    attempt_answered |= self.land(ix, seq, (link, over), links, now);
-                    self.flows[ix.0].hold(seq);
-                }
-            }
+        for seq in self.flows[ix.0].newly_held(entry) {
+            progress = true;
+            attempt_answered |= self.land(ix, seq, (link, over), links, now);
+            self.flows[ix.0].hold(seq);
         }
         // Runs without messages asked only for this.
         let answered = |id: &u64| {
