@@ -295,6 +295,13 @@ impl Lab {
         self.pump(index);
     }
 
+    /// As a reload of its file.
+    pub(crate) fn set_settings(&mut self, name: &str, settings: &Settings) {
+        let (index, now) = (self.index(name), self.now);
+        self.node(name).set_settings(settings, now);
+        self.pump(index);
+    }
+
     /// The application of a member takes nothing from now on, or again.
     pub(crate) fn set_deaf(&mut self, name: &str, deaf: bool) {
         let index = self.index(name);

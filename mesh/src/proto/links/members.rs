@@ -122,10 +122,18 @@ impl Links {
         &self.settings
     }
 
-    /// Other limits and timers from now on. What runs already, as a handshake, keeps its deadline; what was agreed on, as
+    /// Other limits and timers from now on. What runs already, as a handshake, keeps its deadline, but for pings and silence; what was agreed on, as
     /// the longest frame of a link, holds until the link ends.
-    pub fn set_settings(&mut self, settings: Settings) {
+    pub fn set_settings(&mut self, settings: Settings, now: Micros) {
         self.dials.set_rate(settings.dials_per_second);
         self.settings = settings;
+        // By the pings of before peers were not to be heard any sooner: their silence begins now.
+        for (id, link) in self.links.iter_mut().filter(|(_, link)| link.up) {
+            link.heard_at = now;
+            self.timers.set_earlier(Timer::Silence(*id), now + self.settings.silence_timeout);
+            if link.dialled {
+                self.timers.set_earlier(Timer::Ping(*id), now + self.settings.ping_interval);
+            }
+        }
     }
 }
