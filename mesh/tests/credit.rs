@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use lab::{Lab, Line, dc, id};
 use trunkline_mesh::id::Lane;
-use trunkline_mesh::message::{Batch, Message, Outcome};
+use trunkline_mesh::message::{Batch, FailReason, Message, Outcome};
 use trunkline_mesh::proto::time::Micros;
 use trunkline_mesh::proto::wire::Offer;
 use trunkline_mesh::settings::Settings;
@@ -146,6 +146,16 @@ fn the_lost_word_of_what_was_held_is_asked_for() {
     lab.set_deaf("eu-1", false);
     lab.kill(in_use.as_str());
     lab.run_until("delivered", Duration::from_secs(1), |lab| all_delivered(lab));
+}
+
+/// What waits at its member for room, and for nothing else, was refused when its time is over.
+#[test]
+fn what_is_held_for_room_until_its_deadline_is_refused() {
+    let nodes = [("leader", "us", Roles::ORIGIN, None), ("eu-1", "eu", Roles::MEMBER, None)];
+    let mut lab = holds_one(&nodes, Duration::from_secs(3));
+    lab.run_for(Duration::from_secs(3));
+    let last = lab.outcomes.values().last().unwrap().1.clone();
+    assert_eq!(last, [Outcome::Failed { reason: FailReason::Refused, maybe_delivered: true }]);
 }
 
 /// A direct link is closed when it was idle for a while. While its peer holds a message it is not.

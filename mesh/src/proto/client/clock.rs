@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{Client, Due, Timer};
 use crate::message::FailReason;
-use crate::proto::flow::{FlowIx, Place, Selected, Way};
+use crate::proto::flow::{FlowIx, Place, Selected, Sent, Way};
 use crate::proto::held::HELD_ASKS_AFTER;
 use crate::proto::links::{LinkId, Links, PeerIx};
 use crate::proto::pause::Cause;
@@ -77,7 +77,12 @@ impl Client {
                 }
             }
             Due::Sent(seq) => {
-                let full = self.flows[ix.0].sent.get(&seq).is_some_and(|sent| sent.full);
+                let flow = &self.flows[ix.0];
+                let held = |sent: &Sent| sent.place == Place::Held;
+                // Held with no gap in front of it waits for room, and for nothing else.
+                let full = flow.sent.get(&seq).is_some_and(|sent| {
+                    sent.full || held(sent) && flow.sent.range(..seq).all(|(_, before)| held(before))
+                });
                 self.give_up(ix, seq, reason(full));
             }
         }
