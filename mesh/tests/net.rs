@@ -359,8 +359,9 @@ async fn a_draining_node_says_so_before_it_closes() {
         drop((control, bulk));
         codes
     };
-    let (codes, ()) = soon("drain", async { tokio::join!(by_hand, member.mesh().drain()) }).await;
+    let (codes, drained) = soon("drain", async { tokio::join!(by_hand, member.mesh().drain()) }).await;
     assert_eq!(codes, [CloseCode::Draining as u16, CloseCode::Closing as u16]);
+    assert!(drained, "nothing was left undone");
     assert!(soon("recv", member.inbox.recv()).await.is_none());
     assert!(TcpStream::connect(cluster.address("eu-m")).await.is_err(), "the listener is gone");
 }
@@ -458,4 +459,19 @@ async fn a_reload_changes_how_many_are_accepted_per_second() {
         }
     };
     soon("answers", answers).await;
+}
+
+#[tokio::test]
+async fn a_drain_says_whether_all_was_finished() {
+    let mut cluster = small();
+    cluster.settings.drain_timeout = Duration::from_millis(100);
+    let (leader, idle) = (cluster.start("leader").await, cluster.start("us-m").await);
+    // Nobody is there to take it.
+    let mut batch = Batch::to(dc("eu"));
+    batch.push(Message::new(id("eu-m"), b"x".to_vec()).deadline(Duration::from_secs(60)));
+    let receipt = leader.client.send(batch).await.unwrap();
+    assert!(!soon("drain", leader.mesh().drain()).await, "a message is left");
+    assert!(!soon("the receipt", receipt).await[0].is_delivered());
+    assert!(soon("drain", idle.mesh().drain()).await, "nothing is");
+    assert!(soon("drain again", idle.mesh().drain()).await);
 }
