@@ -294,6 +294,9 @@ impl Flow {
     pub fn forget(&mut self, seq: u64) -> Option<Sent> {
         self.retry.remove(&seq);
         let sent = self.sent.remove(&seq)?;
+        if sent.place == Place::Held && seq > self.decided {
+            self.held.given_up();
+        }
         self.lands(sent.place, charge(&sent.pending.payload));
         Some(sent)
     }
@@ -352,8 +355,10 @@ impl Flow {
     /// The destination waits at a gap that will never be filled, and no attempt on its way says so.
     #[must_use]
     pub fn floor_due(&self) -> bool {
-        let Some((floor, lowest)) = self.sent.first_key_value() else { return false };
-        !matches!(lowest.place, Place::Retry) && *floor > self.floor_told.max(self.decided + 1)
+        // With nothing alive, what the destination holds would wait until something is sent again.
+        let lowest = self.sent.first_key_value();
+        let untold = lowest.map_or(self.held.owes_floor(), |(_, sent)| !matches!(sent.place, Place::Retry));
+        untold && self.floor() > self.floor_told.max(self.decided + 1)
     }
 
     /// The highest decided seq, as acked.
@@ -622,7 +627,7 @@ impl Flow {
     /// A selected run goes into an attempt: its numbers for the wire.
     pub fn fly(&mut self, run: Selected, leg: Leg, row: u32, deadline_ms: u32) -> Run {
         let Leg { attempt, way, link, now } = leg;
-        self.held.asked();
+        self.held.asked(self.sent.is_empty());
         if run.count == 0 {
             self.asking.insert(attempt);
             self.audit &= self.words.way() == Some(way);

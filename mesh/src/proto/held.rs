@@ -17,7 +17,13 @@ pub struct Held {
     told: Option<(LinkId, Micros)>,
     /// It is to be asked by the next frame.
     due: bool,
+    /// Something of it was given up: so often is the floor told by itself, while nothing else is there to carry it.
+    floors: u8,
 }
+
+/// How often a floor is told by an empty run with nothing alive in its flow: a destination that is dead is not to be told of it
+/// for ever, and what is sent next carries it all the same.
+const FLOOR_TRIES: u8 = 4;
 
 impl Held {
     /// One more is held.
@@ -29,7 +35,7 @@ impl Held {
     pub fn remove(&mut self) {
         self.count = self.count.saturating_sub(1);
         if self.count == 0 {
-            *self = Self::default();
+            (self.told, self.due) = (None, false);
         }
     }
 
@@ -58,9 +64,26 @@ impl Held {
         self.due = self.count > 0;
     }
 
-    /// A frame goes out that it will answer.
-    pub fn asked(&mut self) {
+    /// A frame goes out that it will answer; `alone`, if nothing is alive in its flow but the floor that it tells.
+    pub fn asked(&mut self, alone: bool) {
         self.due = false;
+        self.floors -= u8::from(alone && self.floors > 0);
+    }
+
+    /// Something that it holds was given up: it keeps that behind its gap until it hears of the floor.
+    pub fn given_up(&mut self) {
+        self.floors = FLOOR_TRIES;
+    }
+
+    /// The floor is to be told, though nothing is alive that it would be in front of.
+    #[must_use]
+    pub fn owes_floor(&self) -> bool {
+        self.floors > 0
+    }
+
+    /// Another life of it holds nothing.
+    pub fn restart(&mut self) {
+        self.floors = 0;
     }
 
     /// An empty run is due, unless something else asks.
@@ -88,7 +111,7 @@ mod tests {
         assert!(!held.is_due(), "its word came by another one");
         held.lost(LinkId(1));
         assert!(held.is_due());
-        held.asked();
+        held.asked(false);
         assert!(!held.is_due());
         held.ask();
         assert!(held.told(LinkId(2), Micros(9)).is_some() && !held.is_due(), "it has said so");

@@ -325,6 +325,7 @@ impl Client {
         for seq in self.flows[ix.0].restart(incarnation) {
             self.give_up(ix, seq, FailReason::PeerRestarted);
         }
+        self.flows[ix.0].held.restart();
         self.wake(ix, links, now);
     }
 }
