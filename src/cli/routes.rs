@@ -89,12 +89,12 @@ struct Passed {
 }
 
 pub(super) async fn routes(args: RoutesArgs) -> Result<(), Failure> {
-    let routes = args.at.process()?.json("/v1/routes").await?;
+    let process = args.at.process()?;
+    let routes = process.json("/v1/routes").await?;
     if args.json {
         return print(&format!("{routes}\n"));
     }
-    let mut routes: Routes = read(routes)
-        .map_err(|error| Failure::Failed(format!("the routes have a form of their own: {error}")))?;
+    let mut routes: Routes = process.known("/v1/routes", routes)?;
     if let Some(wanted) = &args.dc {
         routes.datacenters.retain(|datacenter| datacenter.status.name == *wanted);
         if routes.datacenters.is_empty() {

@@ -103,8 +103,7 @@ pub(super) async fn status(args: StatusArgs) -> Result<(), Failure> {
     if args.json {
         return print(&format!("{status}\n"));
     }
-    let known: Status = read(status)
-        .map_err(|error| Failure::Failed(format!("the status has a form of its own: {error}")))?;
+    let known: Status = process.known("/v1/status", status)?;
     let ready = process.json("/readyz").await?;
     print(&known.describe(&reasons(&ready)))
 }
