@@ -240,7 +240,11 @@ pub(crate) fn zero_runs(bytes: &[u8], least: usize, mut found: impl FnMut(usize,
     let mut begin = 0;
     while begin < bytes.len() {
         let chunk = &bytes[begin..bytes.len().min(begin + WIDE)];
-        let mut mask = equal_mask(chunk, &[0; WIDE]);
+        // Where much has changed most chunks hold no zero: all bytes at once, because then that is all there is to do.
+        let none = chunk
+            .as_array::<WIDE>()
+            .is_some_and(|chunk| !chunk.iter().fold(false, |any, byte| any | (*byte == 0)));
+        let mut mask = if none { 0 } else { equal_mask(chunk, &[0; WIDE]) };
         let mut at = 0;
         if let Some(from) = open
             && mask & 1 == 0

@@ -111,6 +111,19 @@ fn longest(lens: impl Iterator<Item = usize>) -> usize {
     best.0
 }
 
+/// Whether any of `items` shares memory with the longest one.
+fn overlap_longest(items: &[Item<'_>]) -> bool {
+    let reference = longest(items.iter().map(|item| item.bytes.len()));
+    let place = |item: &Item<'_>| {
+        let address = item.bytes.as_ptr().addr();
+        (address, address + item.bytes.len())
+    };
+    let Some((begin, end)) = items.get(reference).map(place) else { return false };
+    let mut others =
+        items.iter().enumerate().filter(|(index, _)| *index != reference).map(|(_, item)| place(item));
+    others.any(|(from, to)| from < end && begin < to)
+}
+
 impl<const W: usize> Planner<'_, W> {
     /// Plans whole messages, given in rising order.
     pub(crate) fn plan(&mut self, spans: &[Span]) {
@@ -210,6 +223,21 @@ impl<const W: usize> Planner<'_, W> {
             self.by_bytes_joined(spans);
             return;
         }
+        // Messages of one segment each in different memory: no look-up would find anything.
+        let mut items = self.scratch.take_items();
+        items.extend(spans.iter().map_while(|&span| {
+            let bytes = self.texts.contiguous(span)?;
+            Some(Item { span, bytes })
+        }));
+        self.out.work.address_lookups += items.len();
+        let apart = items.len() == spans.len() && !overlap_longest(&items);
+        if apart {
+            self.by_bytes(&items, 0, true);
+        }
+        self.scratch.give_items(items);
+        if apart {
+            return;
+        }
         if self.texts.identical(spans, &mut self.out.work.address_lookups) {
             let mut set = DestinationSet::EMPTY;
             spans.iter().for_each(|span| set.insert(span.message));
@@ -299,22 +327,21 @@ impl<const W: usize> Planner<'_, W> {
     fn by_bytes_joined(&mut self, spans: &[Span]) {
         let mut joined = std::mem::take(&mut self.scratch.joined);
         joined.clear();
-        for &span in spans {
-            if self.texts.contiguous(span).is_none() {
-                self.texts.copy_to(span, &mut joined);
-                self.out.work.copied_bytes += span.len();
-            }
-        }
-        let mut rest = joined.as_slice();
         let mut items = self.scratch.take_items();
         items.extend(spans.iter().map(|&span| {
             let bytes = self.texts.contiguous(span).unwrap_or_else(|| {
-                let (bytes, others) = rest.split_at(span.len());
-                rest = others;
-                bytes
+                self.texts.copy_to(span, &mut joined);
+                self.out.work.copied_bytes += span.len();
+                &[]
             });
             Item { span, bytes }
         }));
+        if !joined.is_empty() {
+            let mut rest = joined.as_slice();
+            for item in items.iter_mut().filter(|item| item.bytes.len() < item.span.len()) {
+                (item.bytes, rest) = rest.split_at(item.span.len());
+            }
+        }
         self.by_bytes(&items, 0, true);
         self.scratch.give_items(items);
         self.scratch.joined = joined;
