@@ -150,6 +150,7 @@ pub(crate) fn add_changes(changes: &mut [u8], a: &[u8], b: &[u8]) {
     // Whole chunks, then the last one, that overlaps with the one before: adding twice changes nothing. A loop over bytes
     // has up to fifteen left that are taken one by one, and of short messages that is all there is.
     match len {
+        64.. => add_chunks::<64>(changes, a, b),
         16.. => add_chunks::<16>(changes, a, b),
         8.. => add_chunks::<8>(changes, a, b),
         4.. => add_chunks::<4>(changes, a, b),
@@ -222,6 +223,12 @@ pub(crate) fn equal_mask(a: &[u8], b: &[u8]) -> u64 {
     }
     let rest = zero_mask(word(rest_a) ^ word(rest_b)) & ((1 << rest_a.len()) - 1);
     mask | rest << (8 * words_a.len())
+}
+
+/// Bit `j` says whether byte `j` of up to eight words is zero.
+#[inline]
+pub(crate) fn zero_bits<const N: usize>(words: [u64; N]) -> u64 {
+    words.iter().zip(0..).fold(0, |bits, (word, index)| bits | zero_mask(*word) << (8 * index))
 }
 
 /// Bit `j` says whether byte `j` of the word is zero.

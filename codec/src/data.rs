@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use crate::texts::{Item, Span, Texts};
+use crate::texts::{Span, Texts};
 
 /// Parts of a segment from this length on are sent from where they are. Below it, one more slice in the vectored write
 /// and one more reference count cost more than the copy.
@@ -49,17 +49,19 @@ impl DataColumn {
     }
 
     /// Appends copies of the same `columns` of short texts.
-    pub(crate) fn copy_columns(&mut self, items: &[Item<'_>], columns: Range<usize>) {
+    pub(crate) fn copy_columns<'b>(
+        &mut self,
+        texts: impl ExactSizeIterator<Item = &'b [u8]>,
+        columns: Range<usize>,
+    ) {
         let Range { start, end } = columns;
+        self.copied(texts.len() * (end - start));
         // Fields of messages: the call that copies a slice would take longer than the copy.
         match end - start {
-            1 => self.own.extend(items.iter().map(|item| item.bytes[start])),
-            2 => items.iter().for_each(|item| {
-                self.own.extend_from_slice(&[item.bytes[start], item.bytes[start + 1]]);
-            }),
-            _ => items.iter().for_each(|item| self.own.extend_from_slice(&item.bytes[start..end])),
+            1 => self.own.extend(texts.map(|text| text[start])),
+            2 => texts.for_each(|text| self.own.extend_from_slice(&[text[start], text[start + 1]])),
+            _ => texts.for_each(|text| self.own.extend_from_slice(&text[start..end])),
         }
-        self.copied(items.len() * (end - start));
     }
 
     /// So many bytes of the column are new in `own`.

@@ -9,6 +9,7 @@ use crate::openings::Openings;
 use crate::past::PastRuns;
 use crate::plan::{Planner, Scratch};
 use crate::records::Records;
+use crate::steady::Steady;
 use crate::streams::Streams;
 use crate::texts::{Span, Texts};
 use crate::varint;
@@ -78,15 +79,45 @@ impl<const W: usize> Draft<W> {
         self.head.bytes()
     }
 
+    /// Plans a frame of short messages that are in step with the ones before. False if they are not; then nothing is planned.
+    pub(crate) fn plan_steady(
+        &mut self,
+        input: Input<'_>,
+        data: &mut DataColumn,
+        memory: &Memory<'_>,
+        work: &mut Work,
+    ) -> bool {
+        let Input { texts, count, .. } = input;
+        if memory.received.is_some() {
+            return false;
+        }
+        let Some(steady) = Steady::find(memory.openings.all(), memory.numbers, memory.streams, work) else {
+            return false;
+        };
+        self.head.reset(count);
+        data.reset();
+        let mut out = Records::new(texts, &mut self.head, data, *work);
+        steady.put(&mut out, &mut self.scratch);
+        *work = out.finish();
+        self.saves(input, data) && self.head.within(input.limits)
+    }
+
+    /// Whether what was planned is shorter than a concatenation.
+    fn saves(&self, input: Input<'_>, data: &DataColumn) -> bool {
+        let head_bytes = self.head.bytes().len();
+        varint::len(head_bytes) + head_bytes + data.bytes < input.lens_bytes + input.bytes
+    }
+
     /// Plans a frame. Its data goes to `data`, which is of no use where the outcome is not a split.
     pub(crate) fn plan(
         &mut self,
         input: Input<'_>,
         data: &mut DataColumn,
         mut memory: Option<&mut Memory<'_>>,
+        work: Work,
     ) -> Outcome {
         let Input { texts, spans, count, limits, .. } = input;
-        let mut outcome = Outcome { split: false, echoes: false, work: Work::default() };
+        let mut outcome = Outcome { split: false, echoes: false, work };
         let mut in_step = false;
         if let Some(memory) = &mut memory {
             let Memory { numbers, streams, openings, .. } = **memory;
@@ -127,8 +158,7 @@ impl<const W: usize> Draft<W> {
                 }
             }
             outcome.work = planner.out.finish();
-            let head_bytes = self.head.bytes().len();
-            let saves = varint::len(head_bytes) + head_bytes + data.bytes < input.lens_bytes + input.bytes;
+            let saves = self.saves(input, data);
             outcome.split = saves && self.head.within(limits);
             // What saves nothing together saves nothing in groups either.
             if outcome.split || !saves {

@@ -102,14 +102,31 @@ impl Encoder {
             return Err(EncodeError::StageUnsupported);
         }
         let count = payloads.len();
-        let Totals { input_bytes, lens_bytes } = self.take_in(payloads)?;
+        let totals = self.take_in(payloads)?;
+        let Totals { input_bytes, lens_bytes, filled } = totals;
         let texts = Texts::new(payloads, &self.borders);
         let limits = &self.options.limits;
-        let input = Input { texts, spans: &self.spans, count, bytes: input_bytes, lens_bytes, limits };
-        let Outcome { split, echoes, work } = if count <= NARROW_MAX {
-            self.narrow.plan(input, &mut self.data, memory.as_mut())
+        let mut input = Input { texts, spans: &[], count, bytes: input_bytes, lens_bytes, limits };
+        let mut work = Work::default();
+        let steady = count <= NARROW_MAX
+            && memory
+                .as_ref()
+                .is_some_and(|memory| self.narrow.plan_steady(input, &mut self.data, memory, &mut work));
+        let Outcome { split, echoes, work } = if steady {
+            Outcome { split: true, echoes: false, work }
         } else {
-            self.wide.plan(input, &mut self.data, memory.as_mut())
+            let whole =
+                |(message, payload): (usize, &Payload)| Span { message, start: 0, end: payload.len() };
+            self.spans.extend(payloads.iter().enumerate().map(whole));
+            if filled < count {
+                self.spans.retain(|span| span.len() > 0);
+            }
+            input.spans = &self.spans;
+            if count <= NARROW_MAX {
+                self.narrow.plan(input, &mut self.data, memory.as_mut(), work)
+            } else {
+                self.wide.plan(input, &mut self.data, memory.as_mut(), work)
+            }
         };
         if !split {
             self.data.reset();
@@ -133,7 +150,7 @@ impl Encoder {
                 sent.enter(self.data.to_bytes(COPIED_BYTES_MAX));
             }
         }
-        Ok(self.assemble(payloads, Totals { input_bytes, lens_bytes }, split, envelope, work))
+        Ok(self.assemble(payloads, totals, split, envelope, work))
     }
 
     /// Takes in the messages of a new frame, and checks what is known before anything is planned.
@@ -148,28 +165,23 @@ impl Encoder {
         within(LimitName::Destinations, limits.destinations.min(DESTINATIONS_MAX), payloads.len())?;
         self.spans.clear();
         let (mut input_bytes, mut lens_bytes, mut longest) = (0usize, 0, 0);
-        let (mut empty, mut several) = (false, false);
+        let (mut filled, mut several) = (0, false);
         for payload in payloads {
             let len = payload.len();
             input_bytes = input_bytes.saturating_add(len);
             lens_bytes += varint::len(len);
             longest = len.max(longest);
-            empty |= len == 0;
+            filled += usize::from(len > 0);
             several |= payload.segments().len() > 1;
         }
         within(LimitName::MessageBytes, limits.message_bytes, longest)?;
-        let whole = |(message, payload): (usize, &Payload)| Span { message, start: 0, end: payload.len() };
-        self.spans.extend(payloads.iter().enumerate().map(whole));
-        if empty {
-            self.spans.retain(|span| span.len() > 0);
-        }
         self.borders.reset(if several { payloads } else { &[] });
         // A concatenation is always possible within these; a split needs less data and is tried against the rest.
         within(LimitName::OutputBytes, limits.output_bytes, input_bytes)?;
         within(LimitName::DataBytes, limits.data_bytes, input_bytes)?;
-        within(LimitName::Pieces, limits.pieces, self.spans.len())?;
-        within(LimitName::Records, limits.records, self.spans.len())?;
-        Ok(Totals { input_bytes, lens_bytes })
+        within(LimitName::Pieces, limits.pieces, filled)?;
+        within(LimitName::Records, limits.records, filled)?;
+        Ok(Totals { input_bytes, lens_bytes, filled })
     }
 
     /// Puts prefix, head, data and checksum together.
@@ -273,6 +285,8 @@ struct Envelope {
 struct Totals {
     input_bytes: usize,
     lens_bytes: usize,
+    /// Messages that are not empty.
+    filled: usize,
 }
 
 /// Shows no working memory: it may hold parts of messages.

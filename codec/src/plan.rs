@@ -16,6 +16,7 @@ use crate::in_step::{CLASSES_MAX, InStep};
 use crate::index::BlockIndex;
 use crate::openings::{Opening, Openings};
 use crate::records::Records;
+use crate::steady::Steady;
 use crate::sweep::{Runs, Sweep};
 use crate::texts::{Item, Span, Texts};
 
@@ -49,7 +50,7 @@ pub(crate) struct Scratch<const W: usize> {
     /// Empty lists, for whoever needs one.
     items: Vec<Vec<Item<'static>>>,
     spans: Vec<Vec<Span>>,
-    order: Vec<Keyed>,
+    pub(crate) order: Vec<Keyed>,
 }
 
 /// What is shared in one round, and how it is cut.
@@ -73,11 +74,11 @@ impl<const W: usize> Scratch<W> {
         }
     }
 
-    fn take_items<'a>(&mut self) -> Vec<Item<'a>> {
+    pub(crate) fn take_items<'a>(&mut self) -> Vec<Item<'a>> {
         self.items.pop().unwrap_or_default()
     }
 
-    fn give_items(&mut self, mut items: Vec<Item<'_>>) {
+    pub(crate) fn give_items(&mut self, mut items: Vec<Item<'_>>) {
         items.clear();
         // No item is left whose bytes could matter. Collecting in place keeps the memory.
         self.items.push(items.into_iter().map(|item| Item { span: item.span, bytes: &[] }).collect());
@@ -141,6 +142,14 @@ impl<const W: usize> Planner<'_, W> {
         let mut items = self.scratch.take_items();
         for (class, planned) in known.classes().iter().zip(&mut planned) {
             let set = class.members.and(&here);
+            if self.out.is_plain()
+                && let Some(steady) = Steady::of_class(class, set, openings, &mut self.out.work)
+            {
+                steady.put(&mut self.out, self.scratch);
+                *planned = (set, class.len);
+                left -= class.len * set.count();
+                continue;
+            }
             items.clear();
             let item = |message, opening: &Opening<'b>| {
                 let span = Span { message, start: 0, end: class.len };

@@ -148,6 +148,11 @@ impl<'a, const W: usize> Records<'a, W> {
         self.echo = Some(received);
     }
 
+    /// Whether records are written as they come, and held against nothing.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.places.is_none() && self.echo.is_none()
+    }
+
     /// What is known of sets after the last record that was written.
     pub(crate) fn table(&self) -> &SetTable<W> {
         self.head.table()
@@ -183,22 +188,32 @@ impl<'a, const W: usize> Records<'a, W> {
 
     /// As [`shared`](Self::shared), for a short text that lies in one piece.
     pub(crate) fn shared_item(&mut self, set: &DestinationSet<W>, item: &Item<'_>) {
-        if self.places.is_some() || self.echo.is_some() {
+        if !self.is_plain() {
             return self.shared(set, item.span);
         }
         self.head.put(set, item.bytes.len());
-        self.data.copy_columns(std::slice::from_ref(item), 0..item.bytes.len());
+        self.data.copy_columns(std::iter::once(item.bytes), 0..item.bytes.len());
     }
 
     /// As [`each`](Self::each), for the same `columns` of short texts that lie in one piece each.
     pub(crate) fn each_item(&mut self, set: &DestinationSet<W>, items: &[Item<'_>], columns: Range<usize>) {
         let len = columns.len();
-        if self.places.is_some() || self.echo.is_some() {
+        if !self.is_plain() {
             return self.each(set, items.iter().map(|item| item.part(columns.clone()).span), len);
         }
+        self.each_text(set, items.iter().map(|item| item.bytes), columns);
+    }
+
+    /// As [`each_item`](Self::each_item), where records are written as they come.
+    pub(crate) fn each_text<'b>(
+        &mut self,
+        set: &DestinationSet<W>,
+        texts: impl ExactSizeIterator<Item = &'b [u8]>,
+        columns: Range<usize>,
+    ) {
         // Several members, or there would be nothing that varies.
-        self.head.put_from(set, len, Source::Each);
-        self.data.copy_columns(items, columns);
+        self.head.put_from(set, columns.len(), Source::Each);
+        self.data.copy_columns(texts, columns);
     }
 
     /// Every member of `set` takes `len` bytes of what its stream remembers.

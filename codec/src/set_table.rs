@@ -91,7 +91,12 @@ impl<const W: usize> SetTable<W> {
     }
 
     /// Bytes that spelling `set` next would take.
+    #[inline]
     pub(crate) fn cost(&self, set: &DestinationSet<W>) -> usize {
+        if *set == self.all { 1 } else { self.cost_of_some(set) }
+    }
+
+    fn cost_of_some(&self, set: &DestinationSet<W>) -> usize {
         match self.choose(set) {
             Spelling::Next => 1,
             Spelling::Ref(k) | Spelling::One(k) | Spelling::But(k) if k < wire::SHORT => 1,

@@ -19,7 +19,7 @@ const KEPT_BYTES_MAX: usize = 2 * STREAM_BYTES;
 /// is work for all.
 const TRIED: usize = 8;
 /// Bytes of each that are looked at. 16 and 64 choose the same in all traffic tried; 64 are half as much work again.
-const LOOK_BYTES: usize = 32;
+pub(crate) const LOOK_BYTES: usize = 32;
 /// What an equal length is worth in equal bytes. With 8, five messages with a field that grows and shrinks take 275 bytes
 /// instead of 132, because they are laid beside ones in which everything behind the field has moved; with 32 as many.
 const SAME_LENGTH: usize = 16;
