@@ -190,10 +190,11 @@ mod tests {
         let span = |message: usize| Span { message, start: 0, end: messages[message].len() };
         let items: Vec<Item<'_>> =
             messages.iter().enumerate().map(|(k, bytes)| Item { span: span(k), bytes }).collect();
-        let mut out = Records::new(texts, &mut head, &mut data, Work::default());
+        let mut waiting = Vec::new();
+        let mut out = Records::new(texts, &mut head, &mut data, &mut waiting, Work::default());
         let accepted = try_put_whole(&items, must, &mut out, &mut Vec::new());
         head.flush();
-        (head.bytes().to_vec(), data.iter().flatten().copied().collect(), accepted)
+        (head.bytes().to_vec(), data.iter(texts).flatten().copied().collect(), accepted)
     }
 
     #[test]

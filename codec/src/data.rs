@@ -11,11 +11,13 @@ use crate::texts::{Span, Texts};
 pub(crate) const SHARED_BYTES_MIN: usize = 512;
 
 /// A part of the data column.
+#[derive(Clone, Copy)]
 pub(crate) enum Chunk {
     /// The next so many bytes of [`DataColumn::own`].
     Own(usize),
-    /// A part of a segment.
-    Shared(Bytes),
+    /// A part of a segment. Only its place: a handle is counted when the frame is put together, which most plans of messages
+    /// that share nothing never come to.
+    Shared { message: usize, segment: usize, start: usize, end: usize },
 }
 
 /// The data column of one frame.
@@ -37,10 +39,13 @@ impl DataColumn {
 
     /// Appends the bytes of `span`.
     pub(crate) fn push(&mut self, texts: Texts<'_>, span: Span) {
-        for (segment, start, end) in texts.parts(span) {
+        let mut parts = texts.parts(span);
+        loop {
+            let number = parts.number();
+            let Some((segment, start, end)) = parts.next() else { return };
             if end - start >= SHARED_BYTES_MIN {
                 self.bytes += end - start;
-                self.chunks.push(Chunk::Shared(segment.slice(start..end)));
+                self.chunks.push(Chunk::Shared { message: span.message, segment: number, start, end });
                 continue;
             }
             self.own.extend_from_slice(&segment[start..end]);
@@ -74,23 +79,29 @@ impl DataColumn {
     }
 
     /// The column in order, to be kept: parts of up to `copied_bytes_max` bytes are copied.
-    pub(crate) fn to_bytes(&self, copied_bytes_max: usize) -> impl Iterator<Item = Bytes> {
-        self.chunks.iter().zip(self.iter()).map(move |(chunk, bytes)| match chunk {
-            Chunk::Shared(segment) if segment.len() > copied_bytes_max => segment.clone(),
+    pub(crate) fn to_bytes<'a>(
+        &'a self,
+        texts: Texts<'a>,
+        copied_bytes_max: usize,
+    ) -> impl Iterator<Item = Bytes> {
+        self.chunks.iter().zip(self.iter(texts)).map(move |(chunk, bytes)| match *chunk {
+            Chunk::Shared { message, segment, start, end } if end - start > copied_bytes_max => {
+                texts.segment(message, segment).slice(start..end)
+            }
             _ => Bytes::copy_from_slice(bytes),
         })
     }
 
     /// The column in order.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &[u8]> + Clone {
+    pub(crate) fn iter<'a>(&'a self, texts: Texts<'a>) -> impl Iterator<Item = &'a [u8]> + Clone {
         let mut own = self.own.as_slice();
-        self.chunks.iter().map(move |chunk| match chunk {
+        self.chunks.iter().map(move |chunk| match *chunk {
             Chunk::Own(bytes) => {
-                let (taken, rest) = own.split_at(*bytes);
+                let (taken, rest) = own.split_at(bytes);
                 own = rest;
                 taken
             }
-            Chunk::Shared(segment) => segment,
+            Chunk::Shared { message, segment, start, end } => &texts.segment(message, segment)[start..end],
         })
     }
 }

@@ -64,6 +64,8 @@ pub(crate) struct Outcome {
 /// Plans frames of up to `64 * W` destinations, one after the other.
 pub(crate) struct Draft<const W: usize> {
     head: HeadWriter<W>,
+    /// See [`Records`].
+    waiting: Vec<Span>,
     scratch: Scratch<W>,
     in_step: InStep<W>,
 }
@@ -71,7 +73,12 @@ pub(crate) struct Draft<const W: usize> {
 impl<const W: usize> Draft<W> {
     /// Empty memory; `seed` is that of the hash.
     pub(crate) fn new(seed: u64) -> Self {
-        Self { head: HeadWriter::new(), scratch: Scratch::new(seed), in_step: InStep::default() }
+        Self {
+            head: HeadWriter::new(),
+            waiting: Vec::new(),
+            scratch: Scratch::new(seed),
+            in_step: InStep::default(),
+        }
     }
 
     /// The head that was planned last.
@@ -96,9 +103,9 @@ impl<const W: usize> Draft<W> {
         };
         self.head.reset(count);
         data.reset();
-        let mut out = Records::new(texts, &mut self.head, data, *work);
+        let mut out = Records::new(texts, &mut self.head, data, &mut self.waiting, *work);
         steady.put(&mut out, &mut self.scratch);
-        *work = out.finish();
+        *work = out.finish(true);
         self.saves(input, data) && self.head.within(input.limits)
     }
 
@@ -143,7 +150,7 @@ impl<const W: usize> Draft<W> {
             let mut planner = Planner {
                 texts,
                 scratch: &mut self.scratch,
-                out: Records::new(texts, &mut self.head, data, outcome.work),
+                out: Records::new(texts, &mut self.head, data, &mut self.waiting, outcome.work),
             };
             if let Some(memory) = &memory {
                 planner.out.remember(memory.runs, count);
@@ -157,7 +164,11 @@ impl<const W: usize> Draft<W> {
                     None => planner.plan(spans),
                 }
             }
-            outcome.work = planner.out.finish();
+            // A concatenation says nothing of a message but its length, and that of empty ones too.
+            outcome.work = planner.out.finish(spans.len() < count);
+            if !self.waiting.is_empty() {
+                break;
+            }
             let saves = self.saves(input, data);
             outcome.split = saves && self.head.within(limits);
             // What saves nothing together saves nothing in groups either.

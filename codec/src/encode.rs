@@ -147,7 +147,7 @@ impl Encoder {
             if !remembers {
                 envelope.flags |= wire::FLAG_NOREF;
             } else if let Some(sent) = memory.sent {
-                sent.enter(self.data.to_bytes(COPIED_BYTES_MAX));
+                sent.enter(self.data.to_bytes(texts, COPIED_BYTES_MAX));
             }
         }
         Ok(self.assemble(payloads, totals, split, envelope, work))
@@ -193,6 +193,7 @@ impl Encoder {
         envelope: Envelope,
         work: Work,
     ) -> EncodedFrame {
+        let texts = Texts::new(payloads, &self.borders);
         let mut prefix = [0; 3 + 3 * varint::BYTES_MAX];
         let mut prefix_bytes = 3;
         prefix[0] = wire::MAGIC;
@@ -212,16 +213,17 @@ impl Encoder {
             totals.lens_bytes
         };
         let stage = self.options.stage;
-        let staged = if stage != Stage::None && self.compressor.promising(self.data.iter(), self.data.bytes) {
-            self.gathered.clear();
-            self.gathered.reserve(self.data.bytes);
-            for part in self.data.iter() {
-                self.gathered.extend_from_slice(part);
-            }
-            self.compressor.compress(stage, &self.gathered)
-        } else {
-            None
-        };
+        let staged =
+            if stage != Stage::None && self.compressor.promising(self.data.iter(texts), self.data.bytes) {
+                self.gathered.clear();
+                self.gathered.reserve(self.data.bytes);
+                for part in self.data.iter(texts) {
+                    self.gathered.extend_from_slice(part);
+                }
+                self.compressor.compress(stage, &self.gathered)
+            } else {
+                None
+            };
         if staged.is_some() {
             prefix[2] |= stage.flag();
         }
@@ -247,16 +249,16 @@ impl Encoder {
             assembly.out.put_slice(staged);
         } else {
             let mut own = self.data.own.as_slice();
-            for chunk in self.data.chunks.drain(..) {
+            for &chunk in &self.data.chunks {
                 match chunk {
                     Chunk::Own(bytes) => {
                         let (taken, rest) = own.split_at(bytes);
                         own = rest;
                         assembly.out.put_slice(taken);
                     }
-                    Chunk::Shared(segment) => {
+                    Chunk::Shared { message, segment, start, end } => {
                         assembly.cut();
-                        assembly.slice(segment);
+                        assembly.slice(texts.segment(message, segment).slice(start..end));
                     }
                 }
             }
@@ -265,8 +267,6 @@ impl Encoder {
         let diff_bytes = around + self.data.bytes;
         let stats =
             Stats { input_bytes: totals.input_bytes, diff_bytes, frame_bytes, concatenated: !split, work };
-        // No handle to any message outlives the call.
-        self.data.reset();
         EncodedFrame { slices, stats, arrived: envelope.arrived, flags: prefix[2], checksum }
     }
 }
@@ -323,6 +323,24 @@ mod tests {
         let frame = Frame::parse(encoded.to_bytes(), &limits).unwrap();
         for (index, payload) in payloads.iter().enumerate() {
             assert!(frame.to_vec(index) == payload.to_vec(), "message {index}");
+        }
+    }
+
+    /// Records that go to one message each are put off, and left out where all are: then a concatenation is shorter, unless it
+    /// has to say the lengths of empty messages too.
+    #[test]
+    fn messages_that_share_nothing_are_one_after_another_unless_many_are_empty() {
+        let mut rng = fastrand::Rng::with_seed(1);
+        let mut text = |len: usize| Payload::from((0..len).map(|_| rng.u8(..)).collect::<Vec<u8>>());
+        let (one, two) = (text(700), text(90));
+        for (empty, concatenated) in [(0, true), (3, true), (4, false), (60, false), (900, false)] {
+            let mut payloads = vec![one.clone(), two.clone()];
+            payloads.resize(2 + empty, Payload::default());
+            let encoded =
+                Encoder::new(Options { seed: Some(1), ..Options::default() }).encode(&payloads).unwrap();
+            assert_eq!(encoded.stats().concatenated, concatenated, "{empty} empty ones: {encoded:?}");
+            let frame = Frame::parse(encoded.to_bytes(), &Limits::default()).unwrap();
+            assert!((0..payloads.len()).all(|index| frame.to_vec(index) == payloads[index].to_vec()));
         }
     }
 }

@@ -272,7 +272,7 @@ mod tests {
             } else {
                 draft.plan(input, &mut data, Some(&mut memory), work).split
             };
-            split.then(|| (draft.head().to_vec(), data.iter().flatten().copied().collect()))
+            split.then(|| (draft.head().to_vec(), data.iter(input.texts).flatten().copied().collect()))
         };
         let steady = plan(true, None);
         assert_eq!(plan(true, Some(&nothing)), None, "it does not look for what the receiver sent");
