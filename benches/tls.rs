@@ -86,7 +86,9 @@ async fn pair(certificates: Option<&Path>) -> Client {
         init(directory, &cluster, CA_DAYS).expect("a CA");
         let authority = Authority::load(directory).expect("the CA");
         for node in &nodes {
-            authority.issue(&topology.name(node), CERTIFICATE_DAYS, directory, false).expect("a certificate");
+            authority
+                .issue(&topology.name(node), &[], CERTIFICATE_DAYS, directory, false)
+                .expect("a certificate");
         }
     }
     let config = |name: &str| {

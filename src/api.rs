@@ -10,7 +10,7 @@
 //! POST /v1/ping/NODE  one round trip through the mesh, as JSON
 //! ```
 //!
-//! It changes nothing and accepts no bodies. Everything a caller can do to it has a limit: connections, bytes of a head,
+//! In plaintext on loopback, within TLS elsewhere. It changes nothing and accepts no bodies. Everything a caller can do to it has a limit: connections, bytes of a head,
 //! time for a head, time for a connection (`server.rs`).
 
 mod answer;
@@ -22,6 +22,7 @@ use std::sync::Arc;
 
 use trunkline_mesh::{Mesh, NodeSpec};
 
+pub use crate::config::Protection;
 use crate::metrics::Metrics;
 pub use ready::{NotReady, Ready};
 pub use server::{Api, ServeError};
@@ -43,7 +44,7 @@ struct Facts {
 /// let node = config.choose(None, Role::Origin)?;
 /// let (client, _inbox) = trunkline_mesh::join(config.mesh(node)).await?;
 /// let address = config.admin(&node.id).ok_or("no `admin` for this node")?;
-/// let api = api::serve(address, client.mesh().clone(), node)?;
+/// let api = api::serve(address, config.admin_protection(&node.id), client.mesh().clone(), node)?;
 ///
 /// // At the end: first nobody is to come any more, then what is here is finished.
 /// api.set_draining();
@@ -54,10 +55,15 @@ struct Facts {
 /// ```
 ///
 /// # Errors
-/// [`ServeError`]: nothing is served.
-pub fn serve(address: SocketAddr, mesh: Mesh, node: &NodeSpec) -> Result<Api, ServeError> {
+/// [`ServeError`]: nothing is served. The address cannot be had, or the mesh has no certificates for [`Protection::Tls`].
+pub fn serve(
+    address: SocketAddr,
+    protection: Protection,
+    mesh: Mesh,
+    node: &NodeSpec,
+) -> Result<Api, ServeError> {
     let metrics = Metrics::of(mesh.clone());
     let ready = Ready::new(node);
     let facts = Arc::new(Facts { mesh, metrics, ready });
-    Api::bind(address, facts)
+    Api::bind(address, protection, facts)
 }

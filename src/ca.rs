@@ -1,12 +1,14 @@
 //! A certificate authority in two files, for clusters that have none: makes a CA and the certificates of nodes.
 //!
-//! What it makes is what [`trunkline_mesh`] wants of a certificate: one URI that names the node, for both sides of a link.
+//! What it makes is what [`trunkline_mesh`] wants of a certificate: one URI that names the node, for both sides of a link. Addresses
+//! beside it are for others who ask its admin API, as a Prometheus does, and compare them.
 //! Any other authority that does the same is as good. What it does not do: keep a list of what it issued; so what is taken
 //! back is shown to it as a file.
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -172,13 +174,15 @@ impl Authority {
         Ok(Self { issuer, certificate, info })
     }
 
-    /// Makes certificate and key of a node, as `NODE.crt` and `NODE.key` in a directory.
+    /// Makes certificate and key of a node, as `NODE.crt` and `NODE.key` in a directory, with the addresses at which its admin
+    /// API is asked.
     ///
     /// # Errors
     /// [`CaError`]. Without `replace` nothing that is there is touched.
     pub fn issue(
         &self,
         node: &SpiffeId,
+        addresses: &[IpAddr],
         days: u32,
         directory: &Path,
         replace: bool,
@@ -191,6 +195,7 @@ impl Authority {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, node.node.as_str());
         params.subject_alt_names = vec![uri(&node.to_string())?];
+        params.subject_alt_names.extend(addresses.iter().copied().map(SanType::IpAddress));
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];

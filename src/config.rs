@@ -31,6 +31,7 @@ pub(crate) use reader::nearest;
 
 use node::Node;
 use reader::{Entry, Reader, Section};
+pub use security::Protection;
 use security::Security;
 
 /// No more of a file is read, MiB: a thousand nodes take some 200 KiB.
@@ -148,6 +149,13 @@ impl Config {
         self.nodes.get(node)?.admin
     }
 
+    /// How a node's admin API is protected: within TLS where there are certificates and others than its own machine could
+    /// reach it, or if the file wants it always; in plaintext on loopback, and elsewhere if the file says so.
+    #[must_use]
+    pub fn admin_protection(&self, node: &NodeId) -> Protection {
+        self.admin(node).map_or(Protection::Plaintext, |address| self.security.of_admin(address))
+    }
+
     /// Where a node listens, if not at its address.
     #[must_use]
     pub fn listen(&self, node: &NodeId) -> Option<SocketAddr> {
@@ -160,7 +168,7 @@ impl Config {
         Some(self.nodes.get(node)?.line)
     }
 
-    /// Plaintext beyond loopback is allowed: for links and admin API, or, if links are within TLS, for the latter alone.
+    /// Plaintext beyond loopback is allowed: for links and admin API, or, where there are certificates, for the latter alone.
     #[must_use]
     pub fn insecure(&self) -> bool {
         self.security.insecure

@@ -83,6 +83,7 @@ fn the_example_shows_every_key() {
         "ca",
         "crl",
         "check_interval",
+        "admin_tls",
     ]) {
         assert!(text.contains(&format!("{key} = ")), "{key}");
     }

@@ -271,6 +271,14 @@ pub enum TopologyChangeError {
         /// The most.
         max: usize,
     },
+    /// More datacenters have come and gone than one process keeps books of. Restart it: it then knows those that are there.
+    #[error("{known} datacenters have come and gone, and this process keeps books of {max}: restart it")]
+    TooManyDatacenters {
+        /// Datacenters that it would know.
+        known: usize,
+        /// The most.
+        max: usize,
+    },
     /// An address that is not loopback, and nothing that protects links to it. Use loopback addresses, or join anew with
     /// certificates or, where every machine is trusted, insecure.
     #[error(

@@ -218,6 +218,29 @@ fn a_message_that_nobody_else_sends_waits_for_no_company() {
 }
 
 #[test]
+fn an_answer_on_bulk_keeps_none_on_control_waiting() {
+    let mut lab = cluster("", &Settings::default());
+    beats(&mut lab, 0..5);
+    let bulk = || {
+        let mut batch = Batch::to(dc("us"));
+        batch.push(Message::new(id("leader"), Bytes::from_static(&[0; 17])).lane(Lane::Bulk));
+        batch
+    };
+    for round in 100..110 {
+        // A frame of bulk goes a moment before.
+        lab.submit("eu-2", bulk()).unwrap();
+        lab.run_for(Duration::from_micros(300));
+        let asked = lab.now;
+        lab.submit("eu-3", answer(round)).unwrap();
+        lab.run_for(Duration::from_millis(200));
+        assert_eq!(answered(&lab, round, asked), [LAN + WAN]);
+    }
+    for name in ["eu-2", "eu-3"] {
+        assert_eq!(*route(outcomes(&lab, name).last().unwrap()), Route::Back(id("eu-p")), "{name}");
+    }
+}
+
+#[test]
 fn a_member_that_says_nothing_keeps_the_others_waiting_once_and_not_for_long() {
     let mut lab = cluster("", &Settings::default());
     beats(&mut lab, 0..5);

@@ -8,7 +8,7 @@ use std::time::Duration;
 use support::{Cluster, Running, dc, eventually, id, soon};
 use trunkline_mesh::{
     Batch, Config, FailReason, Message, NodeSpec, Outcome, Roles, Route, Security, SendError, Settings,
-    TopologyChange, TopologyChangeError, join,
+    Topology, TopologyChange, TopologyChangeError, join,
 };
 
 fn nodes() -> Cluster {
@@ -202,6 +202,36 @@ async fn what_a_running_node_cannot_become_is_refused_by_name() {
     assert_eq!(node.mesh().remove_node(&id("x")), Err(TopologyChangeError::UnknownNode(id("x"))));
     assert_eq!(node.mesh().remove_datacenter(&dc("x")), Err(TopologyChangeError::UnknownDatacenter(dc("x"))));
     assert_eq!(node.mesh().topology(), before, "nothing was changed");
+}
+
+/// A node that moves needs no new name and could bring a new datacenter each time.
+#[tokio::test]
+async fn so_many_datacenters_may_come_and_go_in_one_process() {
+    const MAX: usize = 4_096;
+    let cluster = nodes();
+    let leader = cluster.start("leader").await;
+    // Members `m…`, each in a datacenter of its own.
+    let with = |prefix: &str, count: usize| {
+        let more = (0..count).map(|index| {
+            let [high, low] = u16::try_from(index).unwrap().to_be_bytes();
+            NodeSpec {
+                id: id(&format!("m{index}")),
+                datacenter: dc(&format!("{prefix}{index}")),
+                roles: Roles::MEMBER,
+                address: Some(([127, 200, high, low], 7400).into()),
+            }
+        });
+        let all = cluster.topology.nodes().cloned().chain(more);
+        Topology::new(cluster.topology.cluster().clone(), all).unwrap()
+    };
+    // Beside `us`, `eu` and `ap`.
+    leader.mesh().set_topology(with("a", MAX - 4)).unwrap();
+    leader.mesh().set_topology(with("b", 1)).unwrap();
+    assert_eq!(leader.mesh().status().datacenters.len(), 4, "the others left");
+    let refused = leader.mesh().set_topology(with("c", 1));
+    let expected = TopologyChangeError::TooManyDatacenters { known: MAX + 1, max: MAX };
+    assert_eq!(refused, Err(expected));
+    assert!(leader.mesh().set_topology(with("a", 10)).is_ok(), "they are known");
 }
 
 /// As at the start: whoever was joined for loopback alone is told so for what comes later, and nothing changes.

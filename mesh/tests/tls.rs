@@ -2,6 +2,8 @@
 //!
 //! Nodes are real; strangers are rustls by hand with certificates of every kind.
 
+#[path = "tls/callers.rs"]
+mod callers;
 #[path = "tls/leaving.rs"]
 mod leaving;
 #[path = "tls/stranger.rs"]

@@ -1,6 +1,8 @@
 //! `trunkline ca`: a CA for a cluster, certificates for its nodes, and what a certificate says.
 
+use std::collections::BTreeSet;
 use std::io::Write;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -61,6 +63,10 @@ pub(super) struct IssueArgs {
     /// To every node of the configuration
     #[arg(long, requires = "config", conflicts_with_all = ["node", "cluster", "dc"])]
     all: bool,
+    /// Addresses at which their admin API is asked, separated by commas, for those who compare them with the certificate; beside
+    /// those of `admin` in the configuration
+    #[arg(long, value_name = "IPS", value_delimiter = ',', conflicts_with = "all")]
+    ip: Vec<IpAddr>,
     /// Where certificates and keys are put [default: where the CA is kept]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -112,13 +118,15 @@ fn issue(args: &IssueArgs) -> Result<(), Failure> {
     let authority = Authority::load(&args.dir)?;
     let out = args.out.as_ref().unwrap_or(&args.dir);
     if !args.replace {
-        for node in &nodes {
+        for (node, _) in &nodes {
             authority.check_free(node, out)?;
         }
     }
     let mut made = Vec::new();
-    for node in &nodes {
-        made.push(authority.issue(node, args.days, out, args.replace)?);
+    for (node, admin) in &nodes {
+        let addresses: BTreeSet<IpAddr> = args.ip.iter().chain(admin).copied().collect();
+        let addresses: Vec<IpAddr> = addresses.into_iter().collect();
+        made.push(authority.issue(node, &addresses, args.days, out, args.replace)?);
     }
     print(&format!(
         "issued {}\n\n{}\nGive each node its own two files, ca.crt and ca.crl, as [security] of the configuration names them.\n",
@@ -142,24 +150,28 @@ fn revoke(args: &RevokeArgs) -> Result<(), Failure> {
     ))
 }
 
-/// Whom to issue to.
-fn nodes(args: &IssueArgs) -> Result<Vec<SpiffeId>, Failure> {
+/// Whom to issue to, and where its admin API is asked, as far as a file says so.
+fn nodes(args: &IssueArgs) -> Result<Vec<(SpiffeId, Option<IpAddr>)>, Failure> {
     let Some(path) = &args.config else {
         let (Some(cluster), Some(datacenter)) = (&args.cluster, &args.dc) else {
             return Err(Failure::Usage(
                 "say which node: with --config, or with --cluster and --dc".to_owned(),
             ));
         };
-        let name = |node: &NodeId| SpiffeId {
-            cluster: cluster.clone(),
-            datacenter: datacenter.clone(),
-            node: node.clone(),
+        let name = |node: &NodeId| {
+            let (cluster, datacenter) = (cluster.clone(), datacenter.clone());
+            (SpiffeId { cluster, datacenter, node: node.clone() }, None)
         };
         return Ok(args.node.iter().map(name).collect());
     };
     let config = Config::load(path)?;
     let topology = config.topology();
-    let name = |node: &NodeSpec| topology.name(node);
+    // Of one that binds all of them, the one that others dial.
+    let asked = |node: &NodeSpec| match config.admin(&node.id)?.ip() {
+        ip if ip.is_unspecified() => node.address.map(|address| address.ip()),
+        ip => Some(ip),
+    };
+    let name = |node: &NodeSpec| (topology.name(node), asked(node));
     if args.all {
         return Ok(topology.nodes().map(name).collect());
     }

@@ -10,8 +10,8 @@ use super::ca::left;
 use super::environment::variable;
 use super::failure::Failure;
 use super::table::{Align, Table};
-use crate::config::Config;
 use crate::config::units::show_count;
+use crate::config::{Config, Protection};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct CheckArgs {
@@ -143,13 +143,23 @@ fn describe(config: &Config) -> String {
                 node.roles.to_string(),
                 shown(node.address),
                 shown(config.listen(&node.id).or(node.address)),
-                shown(config.admin(&node.id)),
+                match config.admin_protection(&node.id) {
+                    Protection::Plaintext => shown(config.admin(&node.id)),
+                    Protection::Tls => format!("{} within TLS", shown(config.admin(&node.id))),
+                },
             ]);
         }
     }
+    let is_plain = |node: &NodeSpec| {
+        config.admin(&node.id).is_some() && config.admin_protection(&node.id) == Protection::Plaintext
+    };
+    let plaintext_admin = topology.nodes().any(is_plain);
     let links = match (config.tls(), config.insecure()) {
         (true, false) => "links within TLS",
-        (true, true) => "links within TLS, admin API in plaintext on every address (insecure = true)",
+        (true, true) if plaintext_admin => {
+            "links within TLS, admin API in plaintext on every address (insecure = true)"
+        }
+        (true, true) => "links and admin API within TLS",
         (false, true) => "plaintext allowed on every address (insecure = true)",
         (false, false) => "plaintext on loopback only",
     };

@@ -1,6 +1,8 @@
-//! Asks a running process: one request over HTTP/1.1 to its admin API, with a limit on time and bytes.
+//! Asks a running process: one request over HTTP/1.1 to its admin API, within TLS where that is so, with a limit on time and bytes.
 
+use std::error::Error;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,12 +11,14 @@ use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use trunkline_mesh::{CHECK_INTERVAL, Credentials, SpiffeId, TlsFiles};
 
 use super::environment;
 use super::failure::Failure;
-use crate::config::Config;
+use crate::config::{Config, Protection};
 
 /// Time for one answer, with the dial.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -33,11 +37,40 @@ pub(super) struct At {
     /// Which node of the file [default: what TRUNKLINE_NODE says, else the only one that has an admin address]
     #[arg(long, value_name = "ID", requires = "config")]
     node: Option<String>,
+    /// Ask within TLS, and show this certificate [default: that of the node, where the file says that its admin API is within TLS]
+    #[arg(long, value_name = "FILE", requires_all = ["key", "ca"])]
+    certificate: Option<PathBuf>,
+    /// The private key of --certificate
+    #[arg(long, value_name = "FILE", requires = "certificate")]
+    key: Option<PathBuf>,
+    /// The CA that issued what the process shows
+    #[arg(long, value_name = "FILE", requires = "certificate")]
+    ca: Option<PathBuf>,
 }
 
 /// A process that can be asked.
 pub(super) struct Process {
     address: String,
+    tls: Option<Tls>,
+}
+
+/// What a process within TLS is asked with.
+struct Tls {
+    credentials: Arc<Credentials>,
+    /// Who is to answer, if that is known.
+    expected: Option<SpiffeId>,
+}
+
+impl Tls {
+    fn load(files: &TlsFiles, expected: Option<SpiffeId>) -> Result<Self, Failure> {
+        match Credentials::load(files) {
+            Ok(credentials) => Ok(Self { credentials: Arc::new(credentials), expected }),
+            Err(error) => {
+                let why = "to ask an admin API within TLS takes a certificate of the cluster";
+                Err(Failure::Config(format!("{why} (--certificate, --key, --ca): {error}")))
+            }
+        }
+    }
 }
 
 impl At {
@@ -48,23 +81,24 @@ impl At {
                 let why = "`--at` needs HOST:PORT, such as 127.1.0.1:9400".to_owned();
                 return Err(Failure::Usage(why));
             }
-            return Ok(Process { address: address.clone() });
+            let tls = self.files().map(|files| Tls::load(&files, None)).transpose()?;
+            return Ok(Process { address: address.clone(), tls });
         }
         let Some(file) = &self.config else {
             return Err(Failure::Usage("say which process with --at or --config".to_owned()));
         };
         let config = Config::load(file)?;
         let asked = self.node.clone().or_else(|| environment::variable("TRUNKLINE_NODE"));
-        let nodes = || config.topology().nodes().map(|node| (node.id.as_str(), config.admin(&node.id)));
-        let served: Vec<_> = nodes().filter_map(|(id, admin)| Some((id, admin?))).collect();
+        let nodes = || config.topology().nodes().map(|node| (node, config.admin(&node.id)));
+        let served: Vec<_> = nodes().filter_map(|(node, admin)| Some((node, admin?))).collect();
         let file = config.path().display();
-        let address = match (&asked, &served[..]) {
+        let (node, address) = match (&asked, &served[..]) {
             (Some(asked), _) => {
-                let admin = nodes().find(|(id, _)| id == asked).map(|(_, admin)| admin);
+                let found = nodes().find(|(node, _)| node.id.as_str() == asked);
                 let shown: String = asked.chars().take(64).flat_map(char::escape_default).collect();
-                match admin {
-                    Some(Some(admin)) => admin,
-                    Some(None) => {
+                match found {
+                    Some((node, Some(admin))) => (node, admin),
+                    Some((_, None)) => {
                         let why =
                             format!("{file}: node `{shown}` has no admin address: give it one as `admin`");
                         return Err(Failure::Config(why));
@@ -75,7 +109,7 @@ impl At {
                     }
                 }
             }
-            (None, [(_, admin)]) => *admin,
+            (None, [only]) => *only,
             (None, []) => {
                 let why = format!("{file}: no node has an admin address: give one to each as `admin`");
                 return Err(Failure::Config(why));
@@ -88,7 +122,18 @@ impl At {
                 return Err(Failure::Config(why));
             }
         };
-        Ok(Process { address: address.to_string() })
+        let own =
+            || config.tls_files(&node.id).filter(|_| config.admin_protection(&node.id) == Protection::Tls);
+        let files = self.files().or_else(own);
+        let expected = config.topology().name(node);
+        let tls = files.map(|files| Tls::load(&files, Some(expected))).transpose()?;
+        Ok(Process { address: address.to_string(), tls })
+    }
+
+    /// Those of the command line.
+    fn files(&self) -> Option<TlsFiles> {
+        let (certificate, key, ca) = (self.certificate.clone()?, self.key.clone()?, self.ca.clone()?);
+        Some(TlsFiles { certificate, key, ca, crl: None, check_interval: CHECK_INTERVAL })
     }
 }
 
@@ -119,7 +164,30 @@ impl Process {
     async fn exchange(&self, method: Method, path: &str) -> Result<(StatusCode, Bytes), String> {
         let stream =
             TcpStream::connect(&self.address).await.map_err(|error| format!("cannot be reached: {error}"))?;
-        let broken = |error: hyper::Error| format!("does not answer in HTTP: {error}");
+        match &self.tls {
+            None => self.exchange_over(stream, method, path).await,
+            Some(tls) => {
+                let stream = tls.credentials.dial(stream).await.map_err(|error| {
+                    format!("is not within TLS as it should be, or shows a wrong certificate: {error}")
+                })?;
+                if let Some(expected) = tls.expected.as_ref().filter(|expected| *expected != stream.peer()) {
+                    return Err(format!("is that of {}, not of {expected}", stream.peer()));
+                }
+                self.exchange_over(stream, method, path).await
+            }
+        }
+    }
+
+    async fn exchange_over<S>(
+        &self,
+        stream: S,
+        method: Method,
+        path: &str,
+    ) -> Result<(StatusCode, Bytes), String>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let broken = |error: hyper::Error| self.explain(&error);
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
         let request = Request::builder()
@@ -134,6 +202,16 @@ impl Process {
         let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
         connection.abort();
         Ok((code, body.map_err(|error| format!("breaks its answer off: {error}"))?.to_bytes()))
+    }
+
+    /// What broke an exchange. A process that refuses this end's certificate says so only now.
+    fn explain(&self, error: &hyper::Error) -> String {
+        let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
+        let hint = match self.tls {
+            Some(_) => "",
+            None => " (within TLS it is asked with --config, or with --certificate, --key and --ca)",
+        };
+        format!("does not answer in HTTP: {error}{cause}{hint}")
     }
 
     fn failed(&self, why: &str) -> Failure {
@@ -195,7 +273,7 @@ mod tests {
     async fn whatever_listens_there_is_survived() {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let process = Process { address: listener.local_addr().unwrap().to_string() };
+        let process = Process { address: listener.local_addr().unwrap().to_string(), tls: None };
         let answers: [&[u8]; 5] = [
             b"",
             b"SSH-2.0-x\r\n",

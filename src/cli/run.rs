@@ -15,7 +15,7 @@ use super::output::{Format, Output};
 use super::reload::{Read, Reading, reload, tell_of_certificates};
 use super::signal::{Hangup, Stop};
 use crate::api::{self, Api};
-use crate::config::{Config, Role};
+use crate::config::{Config, Protection, Role};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct RunArgs {
@@ -97,7 +97,8 @@ pub(super) async fn run(args: RunArgs, role: Role, log: &Log) -> Result<(), Fail
 
 /// The admin API of a node that has an address for it in the file, whatever the process does besides.
 pub(super) fn serve_admin(config: &Config, node: &NodeSpec, mesh: &Mesh) -> Result<Option<Api>, Failure> {
-    let serve = |address| api::serve(address, mesh.clone(), node);
+    let protection = config.admin_protection(&node.id);
+    let serve = |address| api::serve(address, protection, mesh.clone(), node);
     Ok(config.admin(&node.id).map(serve).transpose()?)
 }
 
@@ -118,7 +119,10 @@ fn output(args: &RunArgs, node: &NodeSpec) -> Result<Option<Output>, Failure> {
 /// One line: what, where it listens, where it is watched.
 fn announce(config: &Config, node: &NodeSpec, mesh: &Mesh, api: Option<&Api>) -> String {
     let listens = mesh.local_addr().map_or("nowhere".to_owned(), |address| address.to_string());
-    let admin = api.map_or("no admin API".to_owned(), |api| format!("admin API on http://{}", api.address()));
+    let protection = config.admin_protection(&node.id);
+    let scheme = if protection == Protection::Tls { "https" } else { "http" };
+    let admin =
+        api.map_or("no admin API".to_owned(), |api| format!("admin API on {scheme}://{}", api.address()));
     let line = format!(
         "{} {} of datacenter {}, cluster {}, listens on {listens}, {admin}",
         node.roles,
@@ -131,8 +135,10 @@ fn announce(config: &Config, node: &NodeSpec, mesh: &Mesh, api: Option<&Api>) ->
         (true, false) => {
             tracing::warn!("insecure = true: links and admin API are plaintext and unauthenticated")
         }
-        (true, true) => tracing::warn!("insecure = true: the admin API is plaintext and unauthenticated"),
-        (false, _) => {}
+        (true, true) if protection == Protection::Plaintext => {
+            tracing::warn!("insecure = true: the admin API is plaintext and unauthenticated")
+        }
+        _ => {}
     }
     line
 }

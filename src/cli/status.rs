@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::failure::Failure;
-use super::fetch::{At, read};
+use super::fetch::{At, Process, read};
 use super::table::{Align, Table};
 use crate::config::units::{show_bytes, show_count, show_duration};
 
@@ -18,6 +18,9 @@ pub(super) struct StatusArgs {
     /// What the admin API says, as one JSON object
     #[arg(long)]
     json: bool,
+    /// Only whether it is ready: shows nothing, or exits with 1 and says why it is not
+    #[arg(long, conflicts_with = "json")]
+    ready: bool,
 }
 
 /// What `/v1/status` says, as far as it is shown.
@@ -93,6 +96,9 @@ pub(super) struct Route {
 
 pub(super) async fn status(args: StatusArgs) -> Result<(), Failure> {
     let process = args.at.process()?;
+    if args.ready {
+        return ready(&process).await;
+    }
     let status = process.json("/v1/status").await?;
     if args.json {
         return print(&format!("{status}\n"));
@@ -100,9 +106,21 @@ pub(super) async fn status(args: StatusArgs) -> Result<(), Failure> {
     let known: Status = read(status)
         .map_err(|error| Failure::Failed(format!("the status has a form of its own: {error}")))?;
     let ready = process.json("/readyz").await?;
-    let reasons: Vec<&str> =
-        ready["reasons"].as_array().into_iter().flatten().filter_map(|reason| reason.as_str()).collect();
-    print(&known.describe(&reasons))
+    print(&known.describe(&reasons(&ready)))
+}
+
+/// As `/readyz`, by exit code: for those who can run a command and have no certificate.
+async fn ready(process: &Process) -> Result<(), Failure> {
+    let ready = process.json("/readyz").await?;
+    if ready["ready"] == true {
+        return Ok(());
+    }
+    Err(Failure::Failed(format!("not ready: {}", reasons(&ready).join(", "))))
+}
+
+/// Why it is not ready.
+fn reasons(ready: &serde_json::Value) -> Vec<&str> {
+    ready["reasons"].as_array().into_iter().flatten().filter_map(|reason| reason.as_str()).collect()
 }
 
 /// To standard output.

@@ -112,7 +112,7 @@ mod tests {
             assert_eq!(difference(&[(from, to)], "").refused, [named]);
         }
         let security = "[security]\ninsecure = true\ncertificate = \"c\"\nkey = \"k\"\nca = \"a\"\ncrl = \"l\"\n\
-                        check_interval = \"1 s\"\n";
+                        check_interval = \"1 s\"\nadmin_tls = true\n";
         let named = [
             "security.insecure (false -> true)",
             "security.certificate (none -> c)",
@@ -120,6 +120,7 @@ mod tests {
             "security.ca (none -> a)",
             "security.crl (none -> l)",
             "security.check_interval (10 s -> 1 s)",
+            "security.admin_tls (false -> true)",
         ];
         assert_eq!(difference(&[], security).refused, named);
     }

@@ -1,4 +1,4 @@
-//! `[security]`: certificates for links, or plaintext that stays on loopback unless the file says otherwise in so many
+//! `[security]`: certificates for links and the admin API, or plaintext that stays on loopback unless the file says otherwise in so many
 //! words.
 
 use std::net::SocketAddr;
@@ -21,7 +21,17 @@ const NODE: &str = "{node}";
 const INTERVAL_MIN: Duration = Duration::from_millis(100);
 const INTERVAL_MAX: Duration = Duration::from_secs(24 * 3600);
 
-/// What protects links.
+/// How the admin API is protected.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Protection {
+    /// HTTP: everybody who reaches the address may ask. For loopback.
+    Plaintext,
+    /// HTTPS, with the mesh's own certificate, and callers show one that the cluster's CA issued, in the name of the cluster.
+    /// What a reload brings, a revocation too, goes for connections that begin later; none lasts for more than a minute.
+    Tls,
+}
+
+/// What protects links and the admin API.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Security {
     /// Plaintext is allowed beyond loopback.
@@ -31,12 +41,20 @@ pub(super) struct Security {
     /// What the CA took back.
     crl: Option<String>,
     check_interval: Duration,
+    /// The admin API is within TLS on loopback too.
+    admin_tls: bool,
 }
 
 impl Security {
     /// Links are within TLS.
     pub(super) fn is_tls(&self) -> bool {
         self.tls.is_some()
+    }
+
+    /// The admin API of a node that serves it at that address.
+    pub(super) fn of_admin(&self, address: SocketAddr) -> Protection {
+        let wanted = self.admin_tls || (!self.insecure && !is_loopback(address));
+        if self.is_tls() && wanted { Protection::Tls } else { Protection::Plaintext }
     }
 
     /// Every node has a path of its own, so that those of all nodes may be on one machine.
@@ -55,7 +73,8 @@ impl Security {
         let interval = ("check_interval", interval(self), interval(next));
         let crl = |security: &Self| security.crl.clone().unwrap_or("none".to_owned());
         let crl = ("crl", crl(self), crl(next));
-        let all = std::iter::once(insecure).chain(files).chain([crl, interval]);
+        let admin_tls = ("admin_tls", self.admin_tls.to_string(), next.admin_tls.to_string());
+        let all = std::iter::once(insecure).chain(files).chain([crl, interval, admin_tls]);
         all.filter(|(_, before, after)| before != after).collect()
     }
 
@@ -73,7 +92,10 @@ impl Security {
 pub(super) fn read(reader: &mut Reader<'_>, root: &Section<'_>) -> Security {
     let mut security = Security { check_interval: CHECK_INTERVAL, ..Security::default() };
     let Some(section) = reader.section(root, "security") else { return security };
-    reader.known_keys(&section, &["insecure", "certificate", "key", "ca", "crl", "check_interval"]);
+    reader.known_keys(
+        &section,
+        &["insecure", "certificate", "key", "ca", "crl", "check_interval", "admin_tls"],
+    );
     if let Some(entry) = section.get("insecure") {
         match entry.value.and_then(|value| value.as_bool()) {
             Some(value) => security.insecure = value,
@@ -91,6 +113,16 @@ pub(super) fn read(reader: &mut Reader<'_>, root: &Section<'_>) -> Security {
         if security.tls.is_none() {
             let remedy = "add `certificate`, `key` and `ca`, or remove it";
             reader.report(&entry, "nothing can be taken back without certificates", remedy);
+        }
+    }
+    if let Some(entry) = section.get("admin_tls") {
+        match entry.value.and_then(|value| value.as_bool()) {
+            Some(value) => security.admin_tls = value,
+            None => reader.wrong_type(&entry, "true or false"),
+        }
+        if security.admin_tls && security.tls.is_none() {
+            let remedy = "add `certificate`, `key` and `ca`, or remove it";
+            reader.report(&entry, "there is no TLS without certificates", remedy);
         }
     }
     if let Some((entry, text)) = reader.text(&section, "check_interval", "\"10 s\"") {
@@ -134,14 +166,13 @@ fn file(reader: &mut Reader<'_>, section: &Section<'_>, key: &str, example: &str
 
 /// Reports every address that others could reach without protection.
 pub(super) fn check(reader: &mut Reader<'_>, security: &Security, nodes: &[Node<'_>]) {
-    if security.insecure {
+    if security.insecure || security.is_tls() {
         return;
     }
     for node in nodes {
         for (entry, address) in &node.addresses {
-            let is_admin = entry.key.ends_with("admin");
-            if !is_loopback(*address) && (is_admin || !security.is_tls()) {
-                report(reader, entry, *address, is_admin && security.is_tls());
+            if !is_loopback(*address) {
+                report(reader, entry, *address);
             }
         }
     }
@@ -151,24 +182,14 @@ fn is_loopback(address: SocketAddr) -> bool {
     address.ip().to_canonical().is_loopback()
 }
 
-fn report(reader: &mut Reader<'_>, entry: &Entry<'_>, address: SocketAddr, only_admin: bool) {
-    let (whose, remedy) = if only_admin {
-        (
-            "the admin API is",
-            "use 127.0.0.0/8 or ::1, or, on a network where you trust every machine, \
-             add `insecure = true` to `[security]`: links stay within TLS all the same",
-        )
-    } else {
-        (
-            "links are",
-            "use 127.0.0.0/8 or ::1, or give links certificates (`trunkline ca`, and `certificate`, `key`, `ca` in \
-             `[security]`), or, on a network where you trust every machine, \
-             add `[security]` with `insecure = true`",
-        )
-    };
+fn report(reader: &mut Reader<'_>, entry: &Entry<'_>, address: SocketAddr) {
+    let whose = if entry.key.ends_with("admin") { "the admin API is" } else { "links are" };
     let what = format!(
         "{} is not a loopback address, and {whose} neither encrypted nor authenticated",
         address.ip()
     );
+    let remedy = "use 127.0.0.0/8 or ::1, or give the cluster certificates (`trunkline ca`, and `certificate`, `key`, \
+                  `ca` in `[security]`), or, on a network where you trust every machine, \
+                  add `[security]` with `insecure = true`";
     reader.report(entry, &what, remedy);
 }

@@ -118,7 +118,7 @@ catalog! {
     DIALS_FAILED = counter("dials_failed_total", [],
         "Connections this node began that failed before a handshake.");
     TLS_FAILED = counter("tls_handshakes_failed_total", ["reason"],
-        "TLS handshakes that failed, and connections that TLS ended, by reason.");
+        "TLS handshakes that failed, of links and of the admin API, and connections that TLS ended, by reason.");
     CERTIFICATE_EXPIRY = gauge("certificate_expiry_seconds", [],
         "Time until the certificate of this node expires; below zero once it has.");
     CERTIFICATE_RELOADS = counter("certificate_reloads_total", ["outcome"],

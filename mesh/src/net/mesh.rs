@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
 
 use super::first_open;
 use super::shared::{Core, Shared};
-use super::tls::{Reloaded, Tls, TlsError, wall_s};
+use super::tls::{Reloaded, Secured, Tls, TlsError, accept_caller, wall_s};
 use crate::id::{Datacenter, NodeId};
 use crate::proto::node::PingError;
 use crate::settings::{Settings, SettingsError};
@@ -130,6 +131,25 @@ impl Mesh {
     /// [`TlsError`]: the new files are not used, the old ones stay in use.
     pub async fn reload(&self) -> Result<Reloaded, TlsError> {
         self.shared().reload().await
+    }
+
+    /// Links are within TLS, so that [`Mesh::accept_caller`] has certificates to go by.
+    #[must_use]
+    pub fn is_within_tls(&self) -> bool {
+        self.shared().tls.is_some()
+    }
+
+    /// The accepting side of a connection that is no link, to a service that the program runs itself, as its admin API: TLS
+    /// with the node's certificates as they are now. Whoever shows a certificate that the cluster's CA issued in the name of
+    /// this cluster comes through, whether a node of the topology or not, and unless it was revoked. `None`: the handshake
+    /// failed, which was counted in [`Stats::tls`](crate::Stats) and logged under `peer`, or this node has no certificates.
+    ///
+    /// It waits for the peer without end: the caller limits that, by dropping it.
+    pub async fn accept_caller<S>(&self, stream: S, peer: &str) -> Option<Secured<S>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        accept_caller(self.shared().tls.as_ref()?, stream, peer).await
     }
 
     /// Who is in the cluster, as this node knows it now.

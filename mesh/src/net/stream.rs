@@ -14,14 +14,14 @@ use super::tls::Gate;
 pub(super) enum Input {
     Plain(OwnedReadHalf),
     /// Both halves share the state of TLS, each for the time of one call.
-    Tls(ReadHalf<TlsStream<Gate>>),
+    Tls(ReadHalf<TlsStream<Gate<TcpStream>>>),
 }
 
 /// What goes to the peer.
 pub(super) enum Output {
     Plain(OwnedWriteHalf),
     /// What was written may wait for the kernel here; a flush waits until it has taken it.
-    Tls(WriteHalf<TlsStream<Gate>>),
+    Tls(WriteHalf<TlsStream<Gate<TcpStream>>>),
 }
 
 pub(super) fn plain(stream: TcpStream) -> (Input, Output) {
@@ -29,7 +29,7 @@ pub(super) fn plain(stream: TcpStream) -> (Input, Output) {
     (Input::Plain(input), Output::Plain(output))
 }
 
-pub(super) fn tls(stream: TlsStream<Gate>) -> (Input, Output) {
+pub(super) fn tls(stream: TlsStream<Gate<TcpStream>>) -> (Input, Output) {
     let (input, output) = tokio::io::split(stream);
     (Input::Tls(input), Output::Tls(output))
 }

@@ -14,6 +14,7 @@ mod credentials;
 mod failure;
 mod gate;
 mod revoked;
+mod secured;
 mod shown;
 mod verify;
 mod watch;
@@ -24,6 +25,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
 pub(super) use certificate::wall_s;
@@ -32,11 +34,12 @@ pub use credentials::{CHECK_INTERVAL, Credentials, TlsError, TlsFiles, read_cert
 use failure::TlsFailure;
 pub(super) use gate::Gate;
 pub use revoked::{Revocation, RevocationList, read_revocation_lists};
+pub use secured::Secured;
+pub(super) use secured::accept as accept_caller;
 pub(super) use shown::Shown;
 pub(super) use watch::start as start_watch;
 
 use super::secure::Side;
-use super::socket::TcpStream;
 use crate::id::SpiffeId;
 use crate::stats::TlsStats;
 
@@ -134,7 +137,10 @@ impl Tls {
     }
 
     /// The accepting side. Whoever is waited for is the caller's to limit.
-    pub(super) async fn accept(&self, stream: TcpStream) -> io::Result<Certified> {
+    pub(super) async fn accept<S>(&self, stream: S) -> io::Result<Certified<S>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
         let current = self.current();
         let acceptor = TlsAcceptor::from(Arc::clone(current.server()));
         let stream = Gate::new(stream);
@@ -143,15 +149,11 @@ impl Tls {
     }
 
     /// The dialling side.
-    pub(super) async fn connect(&self, stream: TcpStream) -> io::Result<Certified> {
-        let current = self.current();
-        // An address is never sent as a server name.
-        let name = ServerName::IpAddress(stream.peer_addr()?.ip().into());
-        let connector = TlsConnector::from(Arc::clone(current.client()));
-        let stream = connector
-            .connect_with(name, Gate::new(stream), |tls| tls.set_buffer_limit(Some(BUFFER_BYTES_MAX)))
-            .await?;
-        certified(stream.into(), Side::Dials, current)
+    pub(super) async fn connect<S>(&self, stream: S) -> io::Result<Certified<S>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        connect(self.current(), stream).await
     }
 
     /// Why a connection is to end that began with this certificate.
@@ -200,15 +202,32 @@ impl Tls {
     }
 }
 
+async fn connect<S>(credentials: Arc<Credentials>, stream: S) -> io::Result<Certified<S>>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    // An address is never sent as a server name, and none is compared.
+    let anybody = ServerName::IpAddress(std::net::Ipv4Addr::LOCALHOST.into());
+    let connector = TlsConnector::from(Arc::clone(credentials.client()));
+    let stream = connector
+        .connect_with(anybody, Gate::new(stream), |tls| tls.set_buffer_limit(Some(BUFFER_BYTES_MAX)))
+        .await?;
+    certified(stream.into(), Side::Dials, credentials)
+}
+
 /// A connection whose peer is known.
-pub(super) struct Certified {
-    pub(super) stream: TlsStream<Gate>,
+pub(super) struct Certified<S> {
+    pub(super) stream: TlsStream<Gate<S>>,
     pub(super) name: SpiffeId,
     pub(super) shown: Shown,
 }
 
 /// The name in the certificate that the peer has just proved to hold.
-fn certified(mut stream: TlsStream<Gate>, side: Side, judge: Arc<Credentials>) -> io::Result<Certified> {
+fn certified<S>(
+    mut stream: TlsStream<Gate<S>>,
+    side: Side,
+    judge: Arc<Credentials>,
+) -> io::Result<Certified<S>> {
     let (_, session) = stream.get_ref();
     let chain: Vec<_> =
         session.peer_certificates().unwrap_or_default().iter().map(|der| der.clone().into_owned()).collect();

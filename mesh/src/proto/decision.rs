@@ -12,6 +12,9 @@ use crate::stats::decision::{Decision, PassedWay, lane_name};
 /// Entries that are kept per datacenter. Each is below 300 bytes and 50 per proxy of the datacenter.
 pub const DECISIONS_MAX: usize = 128;
 
+/// Ways passed over that one entry names; a datacenter may have any number of proxies.
+const PASSED_MAX: usize = 16;
+
 /// Why the chosen way was chosen.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Why {
@@ -152,7 +155,7 @@ impl DecisionLog {
         let at = last.and_then(|last| usize::try_from(last.checked_sub(self.first)?).ok());
         if let Some((number, entry)) = last.zip(at.and_then(|at| self.entries.get_mut(at)))
             && entry.verdict == verdict
-            && entry.passed.len() == passed.clone().count()
+            && entry.passed.len() == passed.clone().take(PASSED_MAX).count()
             && entry.passed.iter().zip(passed.clone()).all(|(one, other)| one.is_like(&other))
         {
             entry.times += 1;
@@ -168,7 +171,7 @@ impl DecisionLog {
             destination: destination.clone(),
             lane,
             verdict,
-            passed: passed.collect(),
+            passed: passed.take(PASSED_MAX).collect(),
             times: 1,
             first_at: now,
             last_at: now,
@@ -263,6 +266,22 @@ mod tests {
         let passed = &first.passed[0];
         assert_eq!((passed.why, passed.left_ms), ("snoozed", Some(500)));
         assert_eq!(passed.proxy.as_ref().map(NodeId::as_str), Some("p0"));
+    }
+
+    #[test]
+    fn of_many_ways_that_were_passed_over_some_are_named() {
+        let mut log = DecisionLog::default();
+        let node = NodeId::new("m").unwrap();
+        let direct = verdict(Some(Way::Direct), Why::ProxiesPassed);
+        let passed = |count| {
+            let of = |index| Passed { way: Way::Proxy(index), why: Obstacle::Snoozed, until: Micros(9) };
+            (0..count).map(of)
+        };
+        let one = log.note(None, (&node, Lane::Bulk), direct, passed(1_000), Micros(0));
+        assert_eq!(log.note(Some(one), (&node, Lane::Bulk), direct, passed(999), Micros(1)), one, "as shown");
+        assert_eq!(log.note(Some(one), (&node, Lane::Bulk), direct, passed(2), Micros(2)), one + 1);
+        let counts: Vec<_> = shown(&log).iter().map(|of| (of.passed.len(), of.times)).collect();
+        assert_eq!(counts, [(2, 1), (PASSED_MAX, 2)]);
     }
 
     #[test]

@@ -18,7 +18,7 @@ pub use super::frame::Opened;
 use super::frame::{FrameError, Received, SealedBatch, Token, Written};
 use super::handshake::Identity;
 pub use super::links::{Action, ConnId};
-use super::links::{Arrived, LinkEvent, LinkId, Links, NODES_KNOWN_MAX};
+use super::links::{Arrived, LinkEvent, LinkId, Links};
 use super::member::{ArrivedRun, Member};
 use super::proxy::{ForwardedRun, Proxy};
 use super::time::{Micros, micros};
@@ -198,10 +198,7 @@ impl Node {
     pub fn set_topology(&mut self, topology: Arc<Topology>, now: Micros) -> Result<(), TopologyChangeError> {
         let me = self.links.me.node.clone();
         self.links.topology().check_change(&me, &topology)?;
-        let (known, max) = (self.links.known_with(&topology), NODES_KNOWN_MAX);
-        if known > max {
-            return Err(TopologyChangeError::TooManyNodes { known, max });
-        }
+        self.links.check_known(&topology)?;
         self.links.set_topology(Arc::clone(&topology), now);
         // Links that ended give back what was under way on them, before their peers are forgotten.
         self.settle(now);

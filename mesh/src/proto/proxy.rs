@@ -317,7 +317,7 @@ impl Proxy {
             return self.wait_for_company(target, from, lane, links, now);
         }
         if let Some(asker) = self.askers.get_mut(&from).filter(|_| run.count > 0) {
-            asker.answers.expect(target, now);
+            asker.answers.expect(target, lane, now);
         }
         if let Some(conn) = links.conn_of(member_link, lane) {
             links.wake(conn);

@@ -7,8 +7,11 @@ use std::time::Duration;
 use super::time::Micros;
 use crate::id::NodeId;
 
-/// Destinations whose reports eject a proxy for all.
+/// Destinations whose reports eject a proxy for all, at least.
 const REPORTERS_TO_EJECT: usize = 2;
+/// And at least one of so many that its datacenter has: a few that conspire do not take half of a large datacenter's proxies away.
+/// Whoever is lied to leaves the proxy by its own report, whatever the others say.
+const DESTINATIONS_PER_REPORTER: usize = 8;
 
 /// How long a report waits for a second one. Nobody honest is reported by anybody honest, so it may be long: a proxy that
 /// lies once in a while is found as well.
@@ -60,11 +63,11 @@ pub struct Reports {
 }
 
 impl Reports {
-    /// A destination reported. True when enough of them did to eject the proxy.
-    pub fn note(&mut self, destination: &NodeId, now: Micros) -> bool {
+    /// A destination reported, of so many of the proxy's datacenter. True when enough of them did to eject the proxy.
+    pub fn note(&mut self, destination: &NodeId, destinations: usize, now: Micros) -> bool {
         self.by.retain(|_, at| now.since(*at) <= REPORT_KEPT);
         self.by.insert(destination.clone(), now);
-        self.by.len() >= REPORTERS_TO_EJECT
+        self.by.len() >= REPORTERS_TO_EJECT.max(destinations.div_ceil(DESTINATIONS_PER_REPORTER))
     }
 
     /// The proxy was ejected for them: the next time takes as many again.
@@ -88,14 +91,24 @@ mod tests {
     fn it_takes_two_destinations_within_a_while_however_often_one_reports() {
         let (mut reports, at) = (Reports::default(), |seconds: u64| Micros(seconds * 1_000_000));
         let [a, b] = ["a", "b"].map(|name| NodeId::new(name).unwrap());
-        assert!((0..100).all(|second| !reports.note(&a, at(second))));
+        assert!((0..100).all(|second| !reports.note(&a, 5, at(second))));
         assert_eq!(reports.shown(at(100)), std::slice::from_ref(&a));
-        assert!(!reports.note(&b, at(700)), "too late");
+        assert!(!reports.note(&b, 5, at(700)), "too late");
         assert_eq!(reports.shown(at(700)), std::slice::from_ref(&b));
-        assert!(reports.note(&a, at(1_300)));
+        assert!(reports.note(&a, 5, at(1_300)));
         assert_eq!(reports.shown(at(1_300)), [a.clone(), b]);
         reports.clear();
-        assert!(!reports.note(&a, at(1_301)), "two again");
+        assert!(!reports.note(&a, 5, at(1_301)), "two again");
+    }
+
+    #[test]
+    fn of_many_destinations_it_takes_an_eighth() {
+        for (destinations, least) in [(1, 2), (16, 2), (17, 3), (50, 7), (1_024, 128)] {
+            let mut reports = Reports::default();
+            let name = |index| NodeId::new(&format!("m{index}")).unwrap();
+            let count = (1..).find(|index| reports.note(&name(*index), destinations, Micros(0)));
+            assert_eq!(count, Some(least), "of {destinations}");
+        }
     }
 
     #[test]
@@ -112,7 +125,7 @@ mod tests {
     fn few_are_shown() {
         let mut reports = Reports::default();
         for index in 0..50 {
-            reports.note(&NodeId::new(&format!("m{index}")).unwrap(), Micros(0));
+            reports.note(&NodeId::new(&format!("m{index}")).unwrap(), 5, Micros(0));
         }
         assert_eq!(reports.shown(Micros(0)).len(), REPORTERS_SHOWN_MAX);
     }

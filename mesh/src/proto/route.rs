@@ -532,10 +532,10 @@ mod tests {
         let mut routes = routes(1, 1);
         let proxy = &mut routes.proxies[0];
         let [a, b] = ["a", "b"].map(|name| NodeId::new(name).unwrap());
-        assert!(!proxy.reports.note(&a, Micros(0)) && proxy.reports.note(&b, Micros(0)));
+        assert!(!proxy.reports.note(&a, 5, Micros(0)) && proxy.reports.note(&b, 5, Micros(0)));
         proxy.eject(Micros(0));
         assert!(proxy.is_ejected(Micros(59_999_999)) && !proxy.is_ejected(Micros(60_000_000)));
-        assert!(!proxy.reports.note(&a, Micros(60_000_000)), "it takes two again");
+        assert!(!proxy.reports.note(&a, 5, Micros(60_000_000)), "it takes two again");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What a certificate says, for the machine, for people and for metrics.
 
+use std::net::IpAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustls::crypto::ring::cipher_suite::TLS13_AES_128_GCM_SHA256;
@@ -7,7 +8,7 @@ use rustls::pki_types::CertificateDer;
 use x509_parser::extensions::GeneralName;
 use x509_parser::time::ASN1Time;
 
-use crate::id::{SpiffeError, SpiffeId};
+use crate::id::{ClusterId, SpiffeError, SpiffeId};
 
 /// A certificate that is none, or that names no node. Make one with `trunkline ca issue`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -25,6 +26,9 @@ pub enum CertificateError {
     /// It has several, so who holds it is open.
     #[error("the certificate has {0} URIs: it needs exactly one")]
     SeveralNames(usize),
+    /// It is another cluster's.
+    #[error("the certificate is of cluster `{0}`")]
+    OtherCluster(ClusterId),
     /// Its URI is not of the form.
     #[error(transparent)]
     Name(#[from] SpiffeError),
@@ -75,6 +79,7 @@ impl CertificateInfo {
         for name in names.iter().flat_map(|names| &names.value.general_names).take(NAMES_MAX) {
             match name {
                 GeneralName::URI(uri) => uris.push(plain(uri)),
+                GeneralName::IPAddress(bytes) => other_names.push(address(bytes)),
                 other => other_names.push(plain(&other.to_string())),
             }
         }
@@ -128,6 +133,13 @@ pub(super) fn date(seconds: i64) -> String {
     let at = time.to_datetime();
     let (month, (hour, minute, second)) = (u8::from(at.month()), at.to_hms());
     format!("{:04}-{month:02}-{:02} {hour:02}:{minute:02}:{second:02} UTC", at.year(), at.day())
+}
+
+/// An address as people write it; its bytes if there are too few or too many.
+fn address(bytes: &[u8]) -> String {
+    let v4 = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
+    let v6 = || <[u8; 16]>::try_from(bytes).map(IpAddr::from);
+    v4.or_else(|_| v6()).map_or_else(|_| hex(bytes), |ip| format!("IP {ip}"))
 }
 
 /// Texts of certificates end up in logs and on terminals: they must not steer them.
@@ -196,6 +208,13 @@ mod tests {
         assert_eq!(date(0), "1970-01-01 00:00:00 UTC");
         assert_eq!(date(4_102_444_799), "2099-12-31 23:59:59 UTC");
         assert_eq!(date(i64::MAX), "9223372036854775807 s after 1970");
+    }
+
+    #[test]
+    fn addresses_are_shown_as_people_write_them() {
+        assert_eq!(address(&[10, 1, 2, 3]), "IP 10.1.2.3");
+        assert_eq!(address(&std::net::Ipv6Addr::LOCALHOST.octets()), "IP ::1");
+        assert_eq!(address(&[10, 1, 2]), "0a:01:02");
     }
 
     #[test]

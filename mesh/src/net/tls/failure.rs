@@ -24,6 +24,8 @@ pub(in super::super) enum TlsFailure {
     Revoked,
     /// It names no node, or several.
     NoName,
+    /// It names one of another cluster. Of a link the handshake behind TLS says so, by code.
+    OtherCluster,
     /// Something else is wrong with it.
     BadCertificate,
     /// The peer offers no TLS 1.3, or nothing else in common.
@@ -44,13 +46,14 @@ pub(in super::super) enum TlsFailure {
 
 impl TlsFailure {
     /// In the order of their numbers.
-    pub(super) const ALL: [Self; 14] = [
+    pub(super) const ALL: [Self; 15] = [
         Self::NoCertificate,
         Self::UnknownIssuer,
         Self::Expired,
         Self::NotYetValid,
         Self::Revoked,
         Self::NoName,
+        Self::OtherCluster,
         Self::BadCertificate,
         Self::Incompatible,
         Self::NotTls,
@@ -70,6 +73,7 @@ impl TlsFailure {
             Self::NotYetValid => "not_yet_valid",
             Self::Revoked => "revoked",
             Self::NoName => "no_name",
+            Self::OtherCluster => "other_cluster",
             Self::BadCertificate => "bad_certificate",
             Self::Incompatible => "incompatible",
             Self::NotTls => "not_tls",
@@ -91,6 +95,7 @@ impl TlsFailure {
                 | Self::NotYetValid
                 | Self::Revoked
                 | Self::NoName
+                | Self::OtherCluster
                 | Self::BadCertificate
                 | Self::RefusedByPeer
         )
@@ -102,6 +107,7 @@ impl TlsFailure {
             Self::NoCertificate | Self::NoName | Self::BadCertificate => {
                 "give the peer a certificate made by `trunkline ca issue`"
             }
+            Self::OtherCluster => "give the peer a certificate of this cluster, or check the address",
             Self::UnknownIssuer => "let both ends trust the CA that issued the other's certificate",
             Self::Expired => "issue the peer a new certificate",
             // Most often that is as it should be.
@@ -120,8 +126,10 @@ impl TlsFailure {
     /// What an error of a TLS stream stands for; `None` for one of the socket.
     pub(super) fn of(error: &io::Error) -> Option<Self> {
         let inner = error.get_ref()?;
-        if inner.is::<CertificateError>() {
-            return Some(Self::NoName);
+        match inner.downcast_ref() {
+            Some(CertificateError::OtherCluster(_)) => return Some(Self::OtherCluster),
+            Some(_) => return Some(Self::NoName),
+            None => {}
         }
         if inner.is::<TooLong>() {
             return Some(Self::TooLong);

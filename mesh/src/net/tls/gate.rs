@@ -7,8 +7,6 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::super::socket::TcpStream;
-
 /// What is read of a peer before it is authenticated, bytes: a chain of several large certificates, and no more. A read that
 /// passes it is the last one, so that TLS has a few KiB more at most.
 pub(super) const HANDSHAKE_INPUT_BYTES_MAX: usize = 32 * 1024;
@@ -20,14 +18,14 @@ pub(super) struct TooLong;
 
 /// A socket with what may still be read from it.
 #[derive(Debug)]
-pub(in super::super) struct Gate {
-    stream: TcpStream,
+pub(in super::super) struct Gate<S> {
+    stream: S,
     /// `None` once the peer is authenticated.
     left: Option<usize>,
 }
 
-impl Gate {
-    pub(super) fn new(stream: TcpStream) -> Self {
+impl<S> Gate<S> {
+    pub(super) fn new(stream: S) -> Self {
         Self { stream, left: Some(HANDSHAKE_INPUT_BYTES_MAX) }
     }
 
@@ -37,7 +35,7 @@ impl Gate {
     }
 }
 
-impl AsyncRead for Gate {
+impl<S: AsyncRead + Unpin> AsyncRead for Gate<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, room: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let gate = self.get_mut();
         let before = room.filled().len();
@@ -52,7 +50,7 @@ impl AsyncRead for Gate {
     }
 }
 
-impl AsyncWrite for Gate {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Gate<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.get_mut().stream).poll_write(cx, bytes)
     }

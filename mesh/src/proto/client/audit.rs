@@ -102,6 +102,8 @@ impl Client {
         if !news {
             return;
         }
+        // Both lanes are in the list.
+        let destinations = self.sites[site].flows.len() / Lane::ALL.len();
         // Of the way back each destination finds out by itself: there are other ways, and nobody is convicted for it.
         let mut reports = match way {
             Way::Proxy(index) => {
@@ -109,7 +111,7 @@ impl Client {
             }
             _ => None,
         };
-        let several = reports.as_mut().is_some_and(|reports| reports.note(&destination, now));
+        let several = reports.as_mut().is_some_and(|reports| reports.note(&destination, destinations, now));
         let reported_by = reports.map_or_else(|| vec![destination.clone()], |reports| reports.shown(now));
         let about = About { proxy, destination: None, reported_by, carried_by };
         tracing::error!(

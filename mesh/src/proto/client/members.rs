@@ -61,6 +61,10 @@ impl Client {
                 }
             }
             self.sites[site].present = topology.nodes().any(|spec| spec.datacenter == name);
+            if !self.sites[site].present {
+                // Nobody is shown them any more.
+                (self.sites[site].decisions, self.sites[site].verdicts) = Default::default();
+            }
         }
         self.reach_anew();
         for site in 0..self.sites.len() {

@@ -7,18 +7,34 @@ use super::{Dialling, IDLE_TIMEOUT, LinkId, Links, Peer, PeerIx, Timer};
 use crate::id::Datacenter;
 use crate::proto::time::Micros;
 use crate::settings::Settings;
-use crate::topology::{NodeSpec, Topology};
+use crate::topology::{NodeSpec, Topology, TopologyChangeError};
 
 /// Nodes that one process may ever get to know. Whoever leaves keeps a place here, some 200 bytes, so that its lives and
 /// its numbers go on should it come back.
-pub const NODES_KNOWN_MAX: usize = 65_536;
+const NODES_KNOWN_MAX: usize = 65_536;
+
+/// Datacenters that one process may ever get to know: a node that moves needs no new name, and could bring a new datacenter each
+/// time. One that left keeps its counters, some KiB.
+const DATACENTERS_KNOWN_MAX: usize = 4_096;
 
 impl Links {
-    /// Nodes that would be known with this topology, the ones that left included.
-    #[must_use]
-    pub fn known_with(&self, topology: &Topology) -> usize {
+    /// Refuses a topology with which more would be known than books are kept of, those that left included.
+    ///
+    /// # Errors
+    /// [`TopologyChangeError::TooManyNodes`], [`TopologyChangeError::TooManyDatacenters`].
+    pub fn check_known(&self, topology: &Topology) -> Result<(), TopologyChangeError> {
         let new = topology.nodes().filter(|spec| !self.peer_index.contains_key(&spec.id));
-        self.peers.len() + new.count()
+        let (known, max) = (self.peers.len() + new.count(), NODES_KNOWN_MAX);
+        if known > max {
+            return Err(TopologyChangeError::TooManyNodes { known, max });
+        }
+        let datacenters: BTreeSet<&Datacenter> =
+            self.datacenters.iter().chain(topology.nodes().map(|spec| &spec.datacenter)).collect();
+        let (known, max) = (datacenters.len(), DATACENTERS_KNOWN_MAX);
+        if known > max {
+            return Err(TopologyChangeError::TooManyDatacenters { known, max });
+        }
+        Ok(())
     }
 
     /// Who is in the cluster now.

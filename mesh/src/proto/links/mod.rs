@@ -14,7 +14,6 @@ mod lives;
 mod claims;
 
 mod members;
-pub use members::NODES_KNOWN_MAX;
 
 mod clock;
 
