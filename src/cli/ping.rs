@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::failure::Failure;
-use super::fetch::{At, read};
+use super::fetch::At;
 use super::status::{offset, print};
 use crate::config::units::{parse_duration, show_count, show_duration};
 

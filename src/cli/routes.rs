@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::failure::Failure;
-use super::fetch::{At, read};
+use super::fetch::At;
 use super::status::{Datacenter, print, proxies};
 use super::table::{Align, Table};
 use crate::config::units::{show_count, show_duration};
@@ -253,6 +253,7 @@ fn spaced(label: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::fetch::read;
     use super::*;
     use serde_json::json;
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::failure::Failure;
-use super::fetch::{At, Process, read};
+use super::fetch::{At, Process};
 use super::table::{Align, Table};
 use crate::config::units::{show_bytes, show_count, show_duration};
 
@@ -302,6 +302,7 @@ fn uptime(seconds: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::fetch::read;
     use super::*;
     use serde_json::json;
 
