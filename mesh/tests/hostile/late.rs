@@ -82,6 +82,26 @@ fn a_datacenter_that_is_late_leaves_the_others_their_share_of_resends() {
     }
 }
 
+/// Both lanes have something late, each of more than the share, and their connections are ready at one time.
+#[test]
+fn what_one_connection_is_about_to_send_again_another_does_not_count_on() {
+    let mut shell = two_datacenters();
+    let conns = shell.link_out(&Peer::new("p"));
+    for lane in Lane::ALL {
+        let mut batch = Batch::to(Datacenter::new("eu").unwrap());
+        let bytes = Bytes::from(vec![1; 600 * 1024]);
+        batch.push(Message::new(id("m"), bytes).lane(lane).deadline(Duration::from_secs(60)));
+        shell.node.submit(batch, shell.now).unwrap();
+        shell.drain();
+    }
+    assert_eq!(conns.map(|conn| messages(&mut shell, conn)), [1, 1]);
+    // From now on nothing is written unless it is asked for here.
+    shell.unread.extend(conns);
+    pass(&mut shell, 1_000);
+    let sealed = conns.map(|conn| shell.node.poll_transmit(conn, shell.now).batches.len());
+    assert_eq!(sealed.iter().sum::<usize>(), 1, "before any of it was written: {sealed:?}");
+}
+
 /// A peer takes small frames alone. What is late and small says nothing of the large message behind it.
 #[test]
 fn no_frame_is_longer_than_its_reader_takes_whatever_is_late() {
