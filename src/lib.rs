@@ -14,6 +14,8 @@ pub mod metrics;
 
 pub mod storage;
 
+pub mod consensus;
+
 pub mod cli;
 
 #[doc(hidden)]

@@ -19,6 +19,7 @@ mod recovery;
 mod segment;
 mod segments;
 mod slot;
+mod snapshots;
 mod writer;
 
 #[cfg(test)]
@@ -35,3 +36,4 @@ pub use log::{Bounds, Done, Log, Options};
 pub use recovery::{Recovered, Tail};
 pub use segment::Identity;
 pub use slot::SLOT_BYTES_MAX;
+pub use snapshots::{Reader, Received, Snapshot, Snapshots, Unfinished};

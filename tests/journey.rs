@@ -27,8 +27,11 @@ fn eu() -> Datacenter {
 
 /// The one topology that all nodes share.
 fn topology() -> Arc<Topology> {
-    let node = |name: &str, dc: &str, roles: Roles| {
-        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    // All are held until every node has one of its own.
+    let mut held = Vec::new();
+    let mut node = |name: &str, dc: &str, roles: Roles| {
+        held.push(TcpListener::bind("127.0.0.1:0").unwrap());
+        let free = held.last().unwrap().local_addr().unwrap();
         NodeSpec {
             id: id(name),
             datacenter: Datacenter::new(dc).unwrap(),

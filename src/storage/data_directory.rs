@@ -5,8 +5,13 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use super::disk::Directory;
+use super::disk::{Directory, Disk};
 use super::error::StorageError;
+use super::segment::Identity;
+use super::slot;
+
+/// The file with the directory's own number.
+const REPLICA: &str = "replica";
 
 /// The directory, locked as long as this is there.
 #[derive(Debug)]
@@ -45,6 +50,37 @@ impl DataDirectory {
             Err(TryLockError::WouldBlock) => Err(StorageError::Locked { directory: shown }),
             Err(TryLockError::Error(error)) => Err(StorageError::io("lock", &shown)(error)),
         }
+    }
+
+    /// The number that this directory was given when it was first used, and never changes; drawn then.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError::Foreign`] where it is another node's or another cluster's, [`StorageError::Corrupt`], and what the
+    /// disk says.
+    pub fn replica(&self, identity: &Identity, draw: impl FnOnce() -> u64) -> Result<u64, StorageError> {
+        let disk = Directory::new(self.path.clone());
+        let names = disk.list().map_err(StorageError::io("list", "the data directory"))?;
+        if let Some(value) = slot::load(&disk, REPLICA, &names)? {
+            let none = || StorageError::corrupt(REPLICA, 24, "it is no number and names");
+            let (number, rest) = value.split_first_chunk().ok_or_else(none)?;
+            let names = std::str::from_utf8(rest).map_err(|_| none())?;
+            let (cluster, node) = names.split_once('\n').ok_or_else(none)?;
+            let found = Identity { cluster: cluster.to_owned(), node: node.to_owned() };
+            if found != *identity {
+                return Err(StorageError::Foreign {
+                    file: REPLICA.to_owned(),
+                    found: found.shown(),
+                    expected: identity.shown(),
+                });
+            }
+            return Ok(u64::from_le_bytes(*number));
+        }
+        let number = draw();
+        let mut value = number.to_le_bytes().to_vec();
+        value.extend_from_slice(format!("{}\n{}", identity.cluster, identity.node).as_bytes());
+        slot::save(&disk, REPLICA, &value)?;
+        Ok(number)
     }
 
     /// A directory within it; made where it is not there.

@@ -313,6 +313,14 @@ impl<D: Disk> Log<D> {
         Bounds { purged: state.purged, last: state.last }
     }
 
+    /// The first index from which on all entries are in memory.
+    #[must_use]
+    pub fn recent_from(&self) -> u64 {
+        let state = self.shared.lock();
+        let next = state.last.map_or(0, |last| last.index + 1);
+        state.recent.front().map_or(next, |entry| entry.id.index)
+    }
+
     /// What waits to be durable, B.
     #[must_use]
     pub fn pending_bytes(&self) -> usize {

@@ -35,7 +35,7 @@ pub struct Identity {
 }
 
 impl Identity {
-    fn shown(&self) -> String {
+    pub(super) fn shown(&self) -> String {
         format!("of node {} of cluster {}", self.node, self.cluster)
     }
 }

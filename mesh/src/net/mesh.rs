@@ -252,7 +252,7 @@ impl Mesh {
     /// [`SettingsError`]: nothing was changed.
     pub fn set_settings(&self, settings: &Settings) -> Result<(), SettingsError> {
         settings.check()?;
-        let _ = self.shared().with(|core, _| core.node.set_settings(settings));
+        let _ = self.shared().with(|core, now| core.node.set_settings(settings, now));
         Ok(())
     }
 

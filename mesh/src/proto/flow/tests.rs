@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::proto::pause::Cause;
+use crate::proto::wire::LOOKED_AT;
 
 fn flow() -> Flow {
     Flow::new(PeerIx(0), NodeId::new("m").unwrap(), 0, Lane::Bulk)
@@ -205,4 +206,34 @@ fn what_the_receiver_waits_for_goes_whatever_room_it_has() {
     }
     other.set_room(ROOM_UNKNOWN, 0);
     assert_eq!(seal(&mut other, 1)[0].count, 3);
+}
+
+/// An ack may name 16,384 seqs, whatever is under way: it costs no more than that.
+#[test]
+fn a_full_bitmap_costs_what_is_under_way() {
+    let mut flow = flow();
+    let mut ack = AckFlow {
+        lane: 1,
+        flow: 0,
+        incarnation: Incarnation(1),
+        decided: 0,
+        room_kib: ROOM_UNKNOWN,
+        held: vec![u64::MAX; 256],
+        refused: Vec::new(),
+    };
+    let looked = |flow: &Flow, ack: &AckFlow| {
+        LOOKED_AT.set(0);
+        (flow.newly_held(ack), LOOKED_AT.get())
+    };
+    assert_eq!(looked(&flow, &ack), (vec![], 0), "nothing is");
+    for id in 1..=200 {
+        push(&mut flow, id, None);
+    }
+    seal(&mut flow, 1);
+    assert_eq!(looked(&flow, &ack), ((1..=200).collect(), 200));
+    flow.hold(7);
+    (ack.decided, ack.held) = (2, vec![0b1_0101, 0, 1 << 63]);
+    assert_eq!(looked(&flow, &ack).0, [3, 5, 194], "and not 7, which is known");
+    ack.held = vec![1];
+    assert!(looked(&flow, &ack).1 <= 64, "nor more than it names");
 }

@@ -1,0 +1,28 @@
+//! A replicated log with a state machine, above the mesh.
+//!
+//! In the order of an operation's journey: a [`Command`](command::Command) says what an entry of the log is; the engine has
+//! it replicated and committed; the applier's thread applies it to the state (`applied.rs`): a user's [`StateMachine`], the
+//! sessions that make proposals happen once, and a digest.
+
+mod applied;
+mod applier;
+mod clock;
+pub mod command;
+mod digest;
+mod engine;
+mod error;
+pub mod key_value;
+mod machine;
+mod replica;
+mod replica_id;
+pub mod session;
+mod status;
+
+pub use applied::Answer;
+pub use digest::Digest;
+pub use engine::{Progress, Sent, Timing};
+pub use error::{ProposeError, ReadError, StartError};
+pub use machine::StateMachine;
+pub use replica::{Committed, Consistency, FollowError, OPERATION_BYTES_MAX, Read, Replica, ReplicaConfig};
+pub use replica_id::{Place, ReplicaId, ReplicaIdError};
+pub use status::{Role, Status};

@@ -1,0 +1,319 @@
+//! The Raft engine, which nothing outside of this module knows: openraft, pinned.
+//!
+//! Engine and outbox run on one thread, which does nothing else: encoding, TLS and sockets are on the mesh's threads, the
+//! log's `fdatasync` and the state machine on theirs. What wakes all followers' tasks wakes them before the task that sends,
+//! and so a tick's messages for a datacenter are one batch.
+
+mod calls;
+mod log_store;
+mod machine_store;
+mod message;
+mod network;
+mod outbox;
+mod receiver;
+mod requests;
+#[cfg(test)]
+mod tests;
+mod types;
+
+use std::collections::BTreeMap;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use openraft::async_runtime::WatchReceiver;
+use openraft::{SnapshotPolicy, StepDownPolicy};
+use tokio::sync::{Semaphore, watch};
+use trunkline_mesh::{Client, Inbox, Lane};
+
+use self::calls::Calls;
+use self::log_store::LogStore;
+use self::machine_store::MachineStore;
+use self::message::Body;
+use self::network::{Network, Wire};
+use self::outbox::Outbox;
+use self::receiver::Receiver;
+use self::requests::{PROPOSALS_MAX, Requests};
+use self::types::Types;
+use super::applied::Answer;
+use super::applier::Applier;
+use super::clock::ClusterClock;
+use super::error::{ProposeError, StartError};
+use super::replica_id::{Place, ReplicaId};
+use super::status::{Role, Status};
+use crate::storage::{Disk, EntryId, Log, Recovered, Snapshots};
+
+pub use machine_store::Progress;
+pub use outbox::Sent;
+
+type Raft<D> = openraft::Raft<Types, MachineStore<D>>;
+
+/// How a replica behaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timing {
+    /// Between heartbeats of a leader, and how long one's answer is waited for: above the longest round trip. 300 ms.
+    pub heartbeat: Duration,
+    /// A follower that hears of no leader for a time between once and twice this begins an election. 1,000 ms.
+    pub election: Duration,
+    /// How long an answer of another replica is waited for. 5 s.
+    pub patience: Duration,
+    /// A snapshot is taken after so many entries. 100,000.
+    pub snapshot_entries: u64,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            heartbeat: Duration::from_millis(300),
+            election: Duration::from_millis(1_000),
+            patience: Duration::from_secs(5),
+            snapshot_entries: 100_000,
+        }
+    }
+}
+
+/// What an engine is started with.
+pub(super) struct Parts<D: Disk> {
+    pub(super) own: ReplicaId,
+    pub(super) cluster: String,
+    /// Who founds the cluster, if it is not founded yet; empty where this node joins one.
+    pub(super) founders: Vec<Place>,
+    pub(super) place: Place,
+    pub(super) timing: Timing,
+    pub(super) log: Arc<Log<D>>,
+    pub(super) found: Recovered,
+    pub(super) snapshots: Arc<Snapshots<D>>,
+    pub(super) applier: Applier,
+    pub(super) clock: Arc<ClusterClock>,
+    pub(super) client: Client,
+    pub(super) inbox: Inbox,
+}
+
+/// An engine that runs. Clones are the same.
+pub(super) struct Engine<D: Disk> {
+    requests: Arc<Requests<D>>,
+}
+
+impl<D: Disk> Clone for Engine<D> {
+    fn clone(&self) -> Self {
+        Self { requests: Arc::clone(&self.requests) }
+    }
+}
+
+impl<D: Disk> Engine<D> {
+    /// Starts one, on the current runtime, which is its own.
+    pub(super) async fn start(parts: Parts<D>) -> Result<Self, StartError> {
+        let Parts {
+            own,
+            cluster,
+            founders,
+            place,
+            timing,
+            log,
+            found,
+            snapshots,
+            applier,
+            clock,
+            client,
+            inbox,
+        } = parts;
+        let config = Arc::new(config_of(cluster, timing)?);
+        let covered = Arc::clone(&snapshots);
+        let covered = Box::new(move || covered.newest().map(|snapshot| snapshot.last().index));
+        let store = LogStore::new(Arc::clone(&log), covered, &found)?;
+        let (tell, progress) = watch::channel(Progress::default());
+        let machine = MachineStore::open(applier, Arc::clone(&snapshots), tell).await?;
+        let mesh = client.mesh().clone();
+        let wire = Arc::new(Wire {
+            own,
+            outbox: Outbox::new(client),
+            calls: Calls::new(fastrand::u64(..)),
+            patience: timing.patience,
+        });
+        let network = Network { wire: Arc::clone(&wire), disk: PhantomData };
+        let raft = Raft::build(own, config, network, store, machine).await.map_err(StartError::engine)?;
+        let in_doubt = found.in_doubt.is_some();
+        if in_doubt {
+            raft.runtime_config().elect(false);
+        }
+        let requests = Arc::new(Requests {
+            raft: raft.clone(),
+            wire: Arc::clone(&wire),
+            progress,
+            clock,
+            in_doubt: AtomicBool::new(in_doubt),
+            own: Semaphore::new(PROPOSALS_MAX),
+            forwarded: Semaphore::new(PROPOSALS_MAX),
+        });
+        raft.run();
+        let places = Box::new(move |node: &trunkline_mesh::NodeId| {
+            let topology = mesh.topology();
+            topology
+                .node(node)
+                .map(|spec| Place { node: spec.id.clone(), datacenter: spec.datacenter.clone() })
+        });
+        let receiver = Receiver::new(raft.clone(), wire, snapshots, Arc::clone(&requests), places);
+        tokio::spawn(receiver.run(inbox));
+        if in_doubt {
+            tokio::spawn(requests::trust_when_caught_up(Arc::clone(&requests), log));
+        }
+        let engine = Self { requests };
+        engine.begin(founders, &place).await?;
+        Ok(engine)
+    }
+
+    /// Founds the cluster, or has an election at once where nobody else can win it.
+    async fn begin(&self, founders: Vec<Place>, place: &Place) -> Result<(), StartError> {
+        let raft = &self.requests.raft;
+        if raft.is_initialized().await.map_err(StartError::engine)? {
+            let alone = {
+                let metrics = raft.metrics();
+                let metrics = metrics.borrow_watched();
+                metrics.membership_config.voter_ids().eq([self.requests.wire.own])
+            };
+            if alone {
+                raft.trigger().elect(false).await.map_err(StartError::engine)?;
+            }
+            return Ok(());
+        }
+        // One of them does it: who is first by name.
+        if founders.iter().map(|founder| &founder.node).min() == Some(&place.node) {
+            if founders.len() == 1 {
+                let members = BTreeMap::from([(self.requests.wire.own, place.clone())]);
+                raft.initialize(members).await.map_err(StartError::engine)?;
+            } else {
+                tokio::spawn(found(Arc::clone(&self.requests), founders, place.clone()));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) async fn propose(
+        &self,
+        command: bytes::Bytes,
+        patience: Duration,
+    ) -> Result<Answer, ProposeError> {
+        self.requests.propose(command, patience).await
+    }
+
+    pub(super) async fn barrier(&self, lease: bool, patience: Duration) -> Option<Option<EntryId>> {
+        self.requests.barrier(lease, patience).await
+    }
+
+    pub(super) fn progress(&self) -> watch::Receiver<Progress> {
+        self.requests.progress.clone()
+    }
+
+    /// Resolves when somebody else leads, or somebody does at all.
+    pub(super) async fn leader_changes(&self) {
+        let mut metrics = self.requests.raft.server_metrics();
+        let before = metrics.borrow_watched().current_leader;
+        while metrics.changed().await.is_ok() {
+            if metrics.borrow_watched().current_leader != before {
+                return;
+            }
+        }
+        std::future::pending().await
+    }
+
+    pub(super) fn status(&self) -> Status {
+        let metrics = self.requests.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let membership = metrics.membership_config.membership();
+        let place = |id: ReplicaId| membership.get_node(&id).map(|place| (id, place.clone()));
+        Status {
+            replica: self.requests.wire.own,
+            role: match metrics.state {
+                openraft::ServerState::Leader => Role::Leader,
+                openraft::ServerState::Candidate => Role::Candidate,
+                openraft::ServerState::Follower => Role::Follower,
+                openraft::ServerState::Learner | openraft::ServerState::Shutdown => Role::Learner,
+            },
+            term: metrics.current_term,
+            leader: metrics.current_leader.and_then(place),
+            voters: membership.voter_ids().filter_map(place).collect(),
+            learners: membership.learner_ids().filter_map(place).collect(),
+            last: metrics.last_log_index,
+            committed: metrics.local_committed.as_ref().map(types::id_of),
+            applied: metrics.last_applied.as_ref().map(types::id_of),
+            snapshot: metrics.snapshot.as_ref().map(types::id_of),
+            purged: metrics.purged.as_ref().map(types::id_of),
+            in_doubt: self.requests.in_doubt(),
+            stopped: metrics.running_state.as_ref().err().map(ToString::to_string),
+            sent: self.requests.wire.outbox.sent(),
+        }
+    }
+
+    /// Takes a snapshot now, and lets go of the entries it has.
+    pub(super) async fn snapshot(&self) -> Result<(), String> {
+        self.requests.raft.trigger().snapshot().await.map_err(|error| error.to_string())
+    }
+
+    pub(super) async fn stop(&self) {
+        // It is stopped either way.
+        let _ = self.requests.raft.shutdown().await;
+    }
+}
+
+fn config_of(cluster: String, timing: Timing) -> Result<openraft::Config, StartError> {
+    let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+    let config = openraft::Config {
+        cluster_name: cluster,
+        heartbeat_interval: millis(timing.heartbeat),
+        election_timeout_min: millis(timing.election),
+        election_timeout_max: millis(timing.election) * 2,
+        enable_pre_vote: Some(true),
+        // Its state comes from its own log: it could lead with less than it knew to be committed.
+        enable_leader_restore: Some(false),
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(timing.snapshot_entries),
+        // A follower that is so far behind is not sent a snapshot as long as the log has what it needs.
+        replication_lag_threshold: u64::MAX,
+        max_in_snapshot_log_to_keep: timing.snapshot_entries / 2,
+        install_snapshot_timeout: millis(timing.patience),
+        removed_leader_step_down: StepDownPolicy::After(millis(timing.election)),
+        ..openraft::Config::default()
+    };
+    config.validate().map_err(|error| StartError::Timing { why: error.to_string() })
+}
+
+/// Asks all founders who they are, until all said it. One that has a log already ends it: the cluster was founded, and this
+/// node's directory is a new one.
+async fn found<D: Disk>(requests: Arc<Requests<D>>, founders: Vec<Place>, place: Place) {
+    let patience = requests.wire.patience;
+    loop {
+        let others = founders.iter().filter(|founder| founder.node != place.node);
+        let asked = others.map(|founder| async {
+            let answer = requests.wire.ask((None, founder), Lane::Control, Body::Who, patience).await;
+            (founder.clone(), answer)
+        });
+        let mut members = BTreeMap::from([(requests.wire.own, place.clone())]);
+        for (founder, answer) in futures_util::future::join_all(asked).await {
+            match answer {
+                Ok((replica, Body::IAm { founded: false })) => drop(members.insert(replica, founder)),
+                Ok((_, Body::IAm { founded: true })) => {
+                    tracing::warn!(
+                        "{founder} is of a cluster that was founded already: this node's data directory is new, and it \
+                         waits until it is added"
+                    );
+                    return;
+                }
+                Ok(_) => {}
+                Err(why) => tracing::info!("the cluster is not founded yet: {why}"),
+            }
+        }
+        if members.len() == founders.len() {
+            match requests.raft.initialize(members).await {
+                Ok(()) => tracing::info!("the cluster is founded, with {} voters", founders.len()),
+                Err(error) => tracing::error!(%error, "the cluster cannot be founded"),
+            }
+            return;
+        }
+    }
+}
+
+impl StartError {
+    fn engine(error: impl std::fmt::Display) -> Self {
+        Self::Engine { why: error.to_string() }
+    }
+}

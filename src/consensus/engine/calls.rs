@@ -1,0 +1,82 @@
+//! Questions that wait for answers.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::mpsc;
+
+use super::super::replica_id::ReplicaId;
+use super::message::{Body, Envelope};
+
+/// Where answers go. Clones are the same.
+#[derive(Clone, Default)]
+pub(super) struct Calls {
+    inner: Arc<Mutex<Inner>>,
+}
+
+#[derive(Default)]
+struct Inner {
+    last: u64,
+    waiting: BTreeMap<u64, Waiting>,
+}
+
+struct Waiting {
+    /// Who is asked; `None` where the asker does not know which replica is there.
+    of: Option<ReplicaId>,
+    answers: mpsc::Sender<(ReplicaId, u64, Body)>,
+}
+
+/// A question. Its answers are dropped once this is.
+pub(super) struct Call {
+    pub(super) number: u64,
+    calls: Calls,
+    answers: mpsc::Receiver<(ReplicaId, u64, Body)>,
+}
+
+impl Calls {
+    /// With numbers that begin here: another start of the node must not take this one's answers for its own.
+    pub(super) fn new(first: u64) -> Self {
+        Self { inner: Arc::new(Mutex::new(Inner { last: first, waiting: BTreeMap::new() })) }
+    }
+
+    /// Asks a replica. So many answers are kept until they are taken; more are dropped.
+    pub(super) fn open(&self, of: Option<ReplicaId>, answers_max: usize) -> Call {
+        let (tell, answers) = mpsc::channel(answers_max);
+        let mut inner = self.lock();
+        inner.last = inner.last.wrapping_add(1);
+        let number = inner.last;
+        inner.waiting.insert(number, Waiting { of, answers: tell });
+        Call { number, calls: self.clone(), answers }
+    }
+
+    /// An answer came. It is dropped where nobody waits for it, or somebody else was asked.
+    pub(super) fn answer(&self, envelope: Envelope) {
+        let inner = self.lock();
+        let Some(waiting) = inner.waiting.get(&envelope.call) else { return };
+        if waiting.of.is_none_or(|of| of == envelope.from) {
+            // A peer that answers more often than it was asked loses answers.
+            let _ = waiting.answers.try_send((envelope.from, envelope.seq, envelope.body));
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Call {
+    /// The next answer: who gives it, its place in the stream, and what it says.
+    pub(super) async fn answer(&mut self) -> (ReplicaId, u64, Body) {
+        match self.answers.recv().await {
+            Some(answer) => answer,
+            // The other end is there as long as this is.
+            None => std::future::pending().await,
+        }
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.calls.lock().waiting.remove(&self.number);
+    }
+}

@@ -1,0 +1,211 @@
+//! The engine's log, on ours.
+
+use std::fmt::Debug;
+use std::io;
+use std::ops::{Bound, RangeBounds};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
+use tokio::sync::{Notify, oneshot};
+
+use super::types::*;
+use crate::storage::{Disk, Done, Entry, Log, Recovered, StorageError};
+
+/// What a follower gets at once, B: a chunk that a WAN carries in a few milliseconds.
+const CHUNK_BYTES: usize = 1 << 20;
+
+/// Tells the last index that a durable snapshot has.
+pub(super) type Covered = Box<dyn Fn() -> Option<u64> + Send + Sync>;
+
+/// Clones are the same log.
+pub(super) struct LogStore<D: Disk> {
+    shared: Arc<Shared<D>>,
+}
+
+struct Shared<D: Disk> {
+    log: Arc<Log<D>>,
+    /// The last index that a snapshot has.
+    covered: Covered,
+    state: Mutex<State>,
+    /// Rings when something became durable.
+    durable: Arc<Notify>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct State {
+    vote: Option<EngineVote>,
+    committed: Option<LogId>,
+}
+
+impl<D: Disk> Clone for LogStore<D> {
+    fn clone(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared) }
+    }
+}
+
+impl<D: Disk> LogStore<D> {
+    /// # Errors
+    ///
+    /// Where the log was written by somebody else: a vote that is none, an entry that cannot be read.
+    pub(super) fn new(log: Arc<Log<D>>, covered: Covered, found: &Recovered) -> io::Result<Self> {
+        let vote = match &found.vote {
+            None => None,
+            Some(bytes) => {
+                let none = || io::Error::new(io::ErrorKind::InvalidData, "the saved vote cannot be read");
+                Some(vote_of(bytes).ok_or_else(none)?)
+            }
+        };
+        let committed = match found.committed.checked_sub(1) {
+            None => None,
+            Some(last) if found.purged.is_some_and(|purged| last <= purged.index) => found.purged,
+            Some(last) => {
+                log.read(last..last + 1, 1).map_err(io::Error::other)?.first().map(|entry| entry.id)
+            }
+        };
+        let state = State { vote, committed: committed.map(log_id_of) };
+        let shared = Shared { log, covered, state: Mutex::new(state), durable: Arc::default() };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until what it is about is durable.
+    async fn done(&self, call: impl FnOnce(&Log<D>, Done) -> Result<(), StorageError>) -> io::Result<()> {
+        let (tell, told) = oneshot::channel();
+        // Whoever waited may be gone.
+        call(&self.shared.log, Box::new(move |result| drop(tell.send(result)))).map_err(io::Error::other)?;
+        told.await.map_err(|_| io::Error::other(StorageError::Closed))?.map_err(io::Error::other)
+    }
+
+    /// What is in memory is given at once, what is on disk is read on another thread: nothing here may hold up a heartbeat.
+    async fn read(&self, from: u64, to: u64, bytes_max: usize) -> io::Result<Vec<EngineEntry>> {
+        let shared = Arc::clone(&self.shared);
+        let read = move || shared.log.read(from..to, bytes_max);
+        let entries = if self.shared.log.recent_from() <= from {
+            read()
+        } else {
+            tokio::task::spawn_blocking(read).await.map_err(io::Error::other)?
+        };
+        entries.map_err(io::Error::other)?.iter().map(entry_of).collect()
+    }
+}
+
+impl<D: Disk> RaftLogReader<Types> for LogStore<D> {
+    async fn try_get_log_entries<R: RangeBounds<u64> + Clone + Debug + Send>(
+        &mut self,
+        range: R,
+    ) -> io::Result<Vec<EngineEntry>> {
+        let from = match range.start_bound() {
+            Bound::Included(from) => *from,
+            Bound::Excluded(from) => from + 1,
+            Bound::Unbounded => 0,
+        };
+        let to = match range.end_bound() {
+            Bound::Included(to) => to + 1,
+            Bound::Excluded(to) => *to,
+            Bound::Unbounded => u64::MAX,
+        };
+        // What was purged is left out at the beginning.
+        let from = from.max(self.shared.log.bounds().indexes().start);
+        self.read(from, to, usize::MAX).await
+    }
+
+    async fn read_vote(&mut self) -> io::Result<Option<EngineVote>> {
+        Ok(self.state().vote)
+    }
+
+    async fn limited_get_log_entries(&mut self, from: u64, to: u64) -> io::Result<Vec<EngineEntry>> {
+        self.read(from, to, CHUNK_BYTES).await
+    }
+}
+
+impl<D: Disk> RaftLogStorage<Types> for LogStore<D> {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> io::Result<LogState<Types>> {
+        let bounds = self.shared.log.bounds();
+        Ok(LogState {
+            last_purged_log_id: bounds.purged.map(log_id_of),
+            last_log_id: bounds.last.map(log_id_of),
+        })
+    }
+
+    async fn get_log_reader(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &EngineVote) -> io::Result<()> {
+        let bytes = vote_bytes(vote);
+        self.done(|log, done| log.save_vote(bytes, done)).await?;
+        let mut state = self.state();
+        assert!(
+            state.vote.is_none_or(|before| before.leader_id.term <= vote.leader_id.term),
+            "terms do not go back"
+        );
+        state.vote = Some(*vote);
+        Ok(())
+    }
+
+    async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
+        let Some(committed) = committed else { return Ok(()) };
+        self.shared.log.note_committed(committed.index + 1);
+        let mut state = self.state();
+        assert!(
+            state.committed.is_none_or(|before| before.index <= committed.index),
+            "the commit index does not go back"
+        );
+        state.committed = Some(committed);
+        Ok(())
+    }
+
+    async fn read_committed(&mut self) -> io::Result<Option<LogId>> {
+        Ok(self.state().committed)
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: IOFlushed<Types>) -> io::Result<()>
+    where
+        I: IntoIterator<Item = EngineEntry> + Send,
+        I::IntoIter: Send,
+    {
+        let entries: Vec<Entry> = entries
+            .into_iter()
+            .map(|entry| Entry { id: id_of(&entry.log_id), payload: bytes_of(&entry.payload) })
+            .collect();
+        let callback = Arc::new(Mutex::new(Some(callback)));
+        loop {
+            let durable = Arc::clone(&self.shared.durable);
+            let callback = Arc::clone(&callback);
+            let done = move |result: Result<(), StorageError>| {
+                let callback = callback.lock().unwrap_or_else(PoisonError::into_inner).take();
+                if let Some(callback) = callback {
+                    callback.io_completed(result.map_err(io::Error::other));
+                }
+                durable.notify_one();
+            };
+            let listening = self.shared.durable.notified();
+            match self.shared.log.append(entries.clone(), Box::new(done)) {
+                Ok(()) => return Ok(()),
+                // As long as the disk is behind, nothing more is taken, from clients and from leaders.
+                Err(StorageError::Full { .. }) => listening.await,
+                Err(error) => return Err(io::Error::other(error)),
+            }
+        }
+    }
+
+    async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
+        let committed = self.state().committed;
+        assert!(
+            committed.is_none_or(|committed| last.is_some_and(|last| last.index >= committed.index)),
+            "what is committed stays"
+        );
+        self.done(|log, done| log.truncate_after(last.map(|last| id_of(&last)), done)).await
+    }
+
+    async fn purge(&mut self, up_to: LogId) -> io::Result<()> {
+        let covered = (self.shared.covered)();
+        assert!(covered >= Some(up_to.index), "a snapshot has everything that is purged");
+        self.done(|log, done| log.purge(id_of(&up_to), done)).await
+    }
+}

@@ -1,0 +1,230 @@
+//! The engine's state machine: the applier's thread, and the snapshots on disk.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+
+use futures_util::{Stream, StreamExt};
+use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine, SnapshotMeta};
+use tokio::sync::watch;
+
+use super::super::applied::SnapshotHead;
+use super::super::applier::Applier;
+use super::super::replica_id::{Place, ReplicaId};
+use super::types::*;
+use crate::storage::{Disk, EntryId, Received, Snapshot, Snapshots};
+
+/// A snapshot as the engine hands it about.
+#[derive(Debug)]
+pub(super) enum SnapshotData<D: Disk> {
+    /// Of this node.
+    Own(Snapshot<D::File>),
+    /// It came from another one, and was not looked at yet.
+    Received(Box<Received<D::File>>),
+    /// There was nothing yet to be written.
+    Nothing,
+}
+
+type Meta = SnapshotMeta<CommittedLeaderId, ReplicaId, Place>;
+type EngineSnapshot<D> = openraft::Snapshot<CommittedLeaderId, ReplicaId, Place, SnapshotData<D>>;
+
+/// How far a replica has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// The last entry that was applied.
+    pub applied: Option<EntryId>,
+    /// The last entry in the newest snapshot: it has everything up to there.
+    pub snapshot: Option<EntryId>,
+}
+
+pub(super) struct MachineStore<D: Disk> {
+    applier: Applier,
+    snapshots: Arc<Snapshots<D>>,
+    applied: Option<LogId>,
+    membership: EngineStored,
+    progress: watch::Sender<Progress>,
+    /// The engine's suite for stores leaves entries out.
+    #[cfg(test)]
+    pub(super) gaps: bool,
+}
+
+impl<D: Disk> MachineStore<D> {
+    /// With what the newest snapshot has, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// Where it cannot be read, or the machine does not take it.
+    pub(super) async fn open(
+        applier: Applier,
+        snapshots: Arc<Snapshots<D>>,
+        progress: watch::Sender<Progress>,
+    ) -> io::Result<Self> {
+        let mut store = Self {
+            applier,
+            snapshots,
+            applied: None,
+            membership: EngineStored::default(),
+            progress,
+            #[cfg(test)]
+            gaps: false,
+        };
+        if let Some(newest) = store.snapshots.newest() {
+            store.restore(&newest).await?;
+        }
+        Ok(store)
+    }
+
+    /// Snapshot and log together have every entry back to the first one.
+    fn check_next(&self, log_id: &LogId) {
+        #[cfg(test)]
+        if self.gaps {
+            return;
+        }
+        let next = self.applied.map_or(0, |applied| applied.index + 1);
+        assert_eq!(log_id.index, next, "no entry is left out when they are applied");
+    }
+
+    async fn restore(&mut self, snapshot: &Snapshot<D::File>) -> io::Result<()> {
+        let mut reader = snapshot.reader();
+        let (head, reader) = blocking(move || Ok((SnapshotHead::read(&mut reader)?, reader))).await?;
+        let last = head.last;
+        if last != snapshot.last() {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the snapshot is of another entry than it says",
+            ));
+        }
+        let membership = stored_of(head.membership.as_ref())?;
+        self.applier.restore(head, Box::new(reader)).await?;
+        self.applied = Some(log_id_of(last));
+        self.membership = membership;
+        self.progress.send_replace(Progress { applied: Some(last), snapshot: Some(last) });
+        Ok(())
+    }
+}
+
+impl<D: Disk> RaftStateMachine<Types> for MachineStore<D> {
+    type SnapshotData = SnapshotData<D>;
+    type SnapshotBuilder = Builder<D>;
+
+    async fn applied_state(&mut self) -> io::Result<(Option<LogId>, EngineStored)> {
+        Ok((self.applied, self.membership.clone()))
+    }
+
+    async fn apply<S>(&mut self, mut entries: S) -> io::Result<()>
+    where
+        S: Stream<Item = io::Result<EntryResponder<Types>>> + Unpin + Send,
+    {
+        let (mut commands, mut responders) = (Vec::new(), Vec::new());
+        while let Some(entry) = entries.next().await {
+            let (entry, responder) = entry?;
+            if let openraft::EntryPayload::Membership(membership) = &entry.payload {
+                self.membership = EngineStored::new(Some(entry.log_id), membership.clone());
+            }
+            self.check_next(&entry.log_id);
+            self.applied = Some(entry.log_id);
+            commands.push((id_of(&entry.log_id), bytes_of(&entry.payload)));
+            responders.push(responder);
+        }
+        let answers = self.applier.apply(commands).await?;
+        // Who waits to read sees it before the client that proposed it is told.
+        self.progress.send_modify(|progress| progress.applied = self.applied.as_ref().map(id_of));
+        for (answer, responder) in answers.into_iter().zip(responders) {
+            if let Some(responder) = responder {
+                responder.send(answer);
+            }
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Builder<D> {
+        Builder {
+            applier: self.applier.clone(),
+            snapshots: Arc::clone(&self.snapshots),
+            progress: self.progress.clone(),
+        }
+    }
+
+    async fn install_snapshot(&mut self, meta: &Meta, data: SnapshotData<D>) -> io::Result<()> {
+        let snapshots = Arc::clone(&self.snapshots);
+        let kept = move || {
+            let received = match data {
+                SnapshotData::Received(received) => *received,
+                // Of a node in this process.
+                SnapshotData::Own(snapshot) => copy_of(&snapshot, &snapshots)?,
+                SnapshotData::Nothing => return Err(io::Error::other("there is nothing in the snapshot")),
+            };
+            snapshots.finish_received(received).map_err(io::Error::other)
+        };
+        let snapshot = blocking(kept).await?;
+        if meta.last_log_id.as_ref().map(id_of) != Some(snapshot.last()) {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the snapshot is another one than was promised",
+            ));
+        }
+        self.restore(&snapshot).await
+    }
+
+    async fn get_current_snapshot(&mut self) -> io::Result<Option<EngineSnapshot<D>>> {
+        let Some(newest) = self.snapshots.newest() else { return Ok(None) };
+        let mut reader = newest.reader();
+        let head = blocking(move || SnapshotHead::read(&mut reader)).await?;
+        Ok(Some(EngineSnapshot { meta: meta_of(&head)?, snapshot: SnapshotData::Own(newest) }))
+    }
+}
+
+fn copy_of<D: Disk>(snapshot: &Snapshot<D::File>, snapshots: &Snapshots<D>) -> io::Result<Received<D::File>> {
+    let mut received = snapshots.begin_received().map_err(io::Error::other)?;
+    while received.bytes() < snapshot.bytes() {
+        let bytes = snapshot.read_at(received.bytes(), 1 << 20).map_err(io::Error::other)?;
+        received.write(&bytes).map_err(io::Error::other)?;
+    }
+    Ok(received)
+}
+
+fn meta_of(head: &SnapshotHead) -> io::Result<Meta> {
+    Ok(Meta {
+        last_log_id: Some(log_id_of(head.last)),
+        last_membership: stored_of(head.membership.as_ref())?,
+    })
+}
+
+/// Writes one snapshot.
+pub(super) struct Builder<D: Disk> {
+    applier: Applier,
+    snapshots: Arc<Snapshots<D>>,
+    progress: watch::Sender<Progress>,
+}
+
+impl<D: Disk> RaftSnapshotBuilder<Types> for Builder<D> {
+    type SnapshotData = SnapshotData<D>;
+
+    async fn build_snapshot(&mut self) -> io::Result<EngineSnapshot<D>> {
+        let Some((head, mut content)) = self.applier.snapshot().await? else {
+            return Ok(EngineSnapshot { meta: Meta::default(), snapshot: SnapshotData::Nothing });
+        };
+        let snapshots = Arc::clone(&self.snapshots);
+        let meta = meta_of(&head)?;
+        let last = head.last;
+        let written = move || {
+            let mut unfinished = snapshots.begin().map_err(io::Error::other)?;
+            let copied =
+                unfinished.write_all(&head.encode()).and_then(|()| io::copy(&mut content, &mut unfinished));
+            match copied {
+                Ok(_) => unfinished.finish(last).map_err(io::Error::other),
+                Err(error) => {
+                    unfinished.discard();
+                    Err(error)
+                }
+            }
+        };
+        let snapshot = blocking(written).await?;
+        self.progress.send_modify(|progress| progress.snapshot = progress.snapshot.max(Some(last)));
+        Ok(EngineSnapshot { meta, snapshot: SnapshotData::Own(snapshot) })
+    }
+}
+
+/// Away from the thread that heartbeats are sent from.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+}

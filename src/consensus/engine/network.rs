@@ -1,0 +1,416 @@
+//! The engine's way to other replicas.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{Stream, StreamExt};
+use openraft::base::{BoxFuture, BoxStream};
+use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::network::{
+    Backoff, NetBackoff, NetSnapshot, NetStreamAppend, NetTransferLeader, NetVote, RPCOption,
+    RaftNetworkFactory,
+};
+use openraft::raft::{
+    AppendEntriesRequest, SnapshotResponse, StreamAppendError, StreamAppendResult, TransferLeaderError,
+    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use tokio::time::{Instant, timeout};
+use trunkline_mesh::Lane;
+
+use super::super::replica_id::{Place, ReplicaId};
+use super::calls::{Call, Calls};
+use super::machine_store::SnapshotData;
+use super::message::{Append, Appended, Body, Envelope, Got, Part};
+use super::outbox::Outbox;
+use super::types::*;
+use crate::storage::{Disk, Entry};
+
+/// Appends of a stream that are not answered yet.
+pub(super) const STREAM_APPENDS_MAX: usize = 64;
+/// And their bytes: beyond them the mesh's budget for the destination would refuse.
+const STREAM_BYTES_MAX: usize = 2 << 20;
+/// A part of a snapshot, B.
+const PART_BYTES: usize = 256 << 10;
+/// Parts under way.
+const PARTS_MAX: u64 = 8;
+
+/// What all connections of a node share.
+pub(super) struct Wire {
+    pub(super) own: ReplicaId,
+    pub(super) outbox: Outbox,
+    pub(super) calls: Calls,
+    /// How long an answer is waited for at most.
+    pub(super) patience: Duration,
+}
+
+impl Wire {
+    pub(super) fn send(
+        &self,
+        to: &Place,
+        lane: Lane,
+        envelope: &Envelope,
+    ) -> Result<(), super::outbox::QueueFull> {
+        self.outbox.push(to, lane, self.patience, envelope.encode())
+    }
+
+    /// Asks, and waits for one answer.
+    ///
+    /// # Errors
+    ///
+    /// What to tell of it when none came.
+    pub(super) async fn ask(
+        &self,
+        to: (Option<ReplicaId>, &Place),
+        lane: Lane,
+        body: Body,
+        patience: Duration,
+    ) -> Result<(ReplicaId, Body), String> {
+        let (replica, place) = to;
+        let mut call = self.calls.open(replica, 1);
+        let what = body.to_string();
+        let envelope = Envelope { from: self.own, to: replica, call: call.number, seq: 0, body };
+        self.send(place, lane, &envelope).map_err(|full| full.to_string())?;
+        match timeout(patience, call.answer()).await {
+            Ok((from, _, body)) => Ok((from, body)),
+            Err(_) => Err(format!("no answer of {place} to `{what}` within {patience:?}")),
+        }
+    }
+}
+
+/// Makes [`Peer`]s.
+pub(super) struct Network<D> {
+    pub(super) wire: Arc<Wire>,
+    pub(super) disk: std::marker::PhantomData<fn() -> D>,
+}
+
+/// Another replica, on one lane.
+pub(super) struct Peer<D> {
+    wire: Arc<Wire>,
+    replica: ReplicaId,
+    place: Place,
+    lane: Lane,
+    disk: std::marker::PhantomData<fn() -> D>,
+}
+
+impl<D: Disk> Network<D> {
+    fn peer(&self, replica: ReplicaId, place: &Place, lane: Lane) -> Peer<D> {
+        let (wire, place) = (Arc::clone(&self.wire), place.clone());
+        Peer { wire, replica, place, lane, disk: self.disk }
+    }
+}
+
+impl<D: Disk> RaftNetworkFactory<Types> for Network<D> {
+    type Network = Peer<D>;
+
+    async fn new_client(&mut self, target: ReplicaId, node: &Place) -> Peer<D> {
+        self.peer(target, node, Lane::Bulk)
+    }
+
+    /// Heartbeats do not wait behind entries.
+    async fn new_heartbeat_client(&mut self, target: ReplicaId, node: &Place) -> Peer<D> {
+        self.peer(target, node, Lane::Control)
+    }
+}
+
+impl<D: Disk> Peer<D> {
+    async fn ask(&self, lane: Lane, body: Body, option: &RPCOption) -> Result<Body, RPCError<Types>> {
+        let answer = self.wire.ask((Some(self.replica), &self.place), lane, body, option.soft_ttl()).await;
+        answer.map(|(_, body)| body).map_err(unreachable)
+    }
+}
+
+fn unreachable(why: String) -> RPCError<Types> {
+    RPCError::Unreachable(Unreachable::from_string(why))
+}
+
+fn broken(why: &str) -> RPCError<Types> {
+    RPCError::Network(NetworkError::from_string(why))
+}
+
+impl<D: Disk> NetBackoff<Types> for Peer<D> {
+    fn backoff(&self) -> Option<Backoff> {
+        None
+    }
+}
+
+impl<D: Disk> NetVote<Types> for Peer<D> {
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<Types>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Types>, RPCError<Types>> {
+        self.ask_for_vote(rpc, false, option).await
+    }
+
+    async fn pre_vote(
+        &mut self,
+        rpc: VoteRequest<Types>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Types>, RPCError<Types>> {
+        self.ask_for_vote(rpc, true, option).await
+    }
+}
+
+impl<D: Disk> Peer<D> {
+    async fn ask_for_vote(
+        &self,
+        rpc: VoteRequest<Types>,
+        only_asked: bool,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Types>, RPCError<Types>> {
+        let last = rpc.last_log_id.as_ref().map(id_of);
+        let body = Body::Vote { vote: rpc.vote, last, only_asked, transfer: rpc.leadership_transfer };
+        match self.ask(Lane::Control, body, &option).await? {
+            Body::Voted { vote, last, granted } => {
+                Ok(VoteResponse { vote, vote_granted: granted, last_log_id: last.map(log_id_of) })
+            }
+            _ => Err(broken("the answer to a vote is none")),
+        }
+    }
+}
+
+impl<D: Disk> NetTransferLeader<Types> for Peer<D> {
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<Types>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<Types>, RPCError<Types>> {
+        let (vote, last) = (*request.from_leader(), request.last_log_id().map(id_of));
+        match self.ask(Lane::Control, Body::Transfer { vote, last }, &option).await? {
+            Body::Transferred { done: true } => Ok(Ok(())),
+            // The leader looks at the target's progress itself before it tries again.
+            Body::Transferred { done: false } => {
+                Ok(Err(TransferLeaderError::LogNotFlushed { expected: last.map(log_id_of), actual: None }))
+            }
+            _ => Err(broken("the answer to a transfer is none")),
+        }
+    }
+}
+
+type AppendResult = Result<StreamAppendResult<Types>, RPCError<Types>>;
+
+impl<D: Disk> NetStreamAppend<Types> for Peer<D> {
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        option: RPCOption,
+    ) -> BoxFuture<'s, Result<BoxStream<'s, AppendResult>, RPCError<Types>>>
+    where
+        S: Stream<Item = AppendEntriesRequest<Types>> + Send + Unpin + 'static,
+    {
+        // A heartbeat's answer is waited for as long as the engine says. Entries take as long as they take: a follower far
+        // behind is slow and not dead, so it has until the patience ends, again after each answer.
+        let patience = match self.lane {
+            Lane::Control => option.soft_ttl(),
+            Lane::Bulk => self.wire.patience,
+        };
+        let call = self.wire.calls.open(Some(self.replica), 2 * STREAM_APPENDS_MAX);
+        let stream = Appends {
+            peer: self,
+            input: Some(input),
+            call,
+            next: 0,
+            pending: VecDeque::new(),
+            bytes: 0,
+            patience,
+            since: Instant::now(),
+        };
+        let answers = futures_util::stream::unfold(Some(stream), |stream| async move {
+            let mut stream = stream?;
+            let result = stream.next().await?;
+            // After an error the stream is over.
+            let goes_on = matches!(&result, Ok(Ok(_)));
+            Some((result, goes_on.then_some(stream)))
+        });
+        Box::pin(async move { Ok(Box::pin(answers) as BoxStream<'s, AppendResult>) })
+    }
+}
+
+/// A stream of appends: several are under way, and answers come in their order.
+struct Appends<'a, D: Disk, S> {
+    peer: &'a Peer<D>,
+    /// Until it has ended.
+    input: Option<S>,
+    call: Call,
+    next: u64,
+    pending: VecDeque<Pending>,
+    bytes: usize,
+    patience: Duration,
+    /// The last answer, or the first append that waits for one.
+    since: Instant,
+}
+
+struct Pending {
+    seq: u64,
+    previous: Option<LogId>,
+    last: Option<LogId>,
+    bytes: usize,
+}
+
+impl<D: Disk, S: Stream<Item = AppendEntriesRequest<Types>> + Unpin> Appends<'_, D, S> {
+    /// The next answer; `None` when all were given.
+    async fn next(&mut self) -> Option<AppendResult> {
+        loop {
+            let full = self.pending.len() >= STREAM_APPENDS_MAX || self.bytes >= STREAM_BYTES_MAX;
+            let waits = !self.pending.is_empty();
+            if self.input.is_none() && !waits {
+                return None;
+            }
+            let late = self.since + self.patience;
+            tokio::select! {
+                biased;
+                (_, seq, body) = self.call.answer(), if waits => return Some(self.take(seq, body)),
+                request = next_of(&mut self.input), if !full && self.input.is_some() => match request {
+                    None => self.input = None,
+                    Some(request) => {
+                        if let Err(error) = self.send(request) {
+                            return Some(Err(error));
+                        }
+                    }
+                },
+                () = tokio::time::sleep_until(late), if waits => {
+                    let why = format!("{} answered no append within {:?}", self.peer.place, self.patience);
+                    return Some(Err(unreachable(why)));
+                }
+            }
+        }
+    }
+
+    fn send(&mut self, request: AppendEntriesRequest<Types>) -> Result<(), RPCError<Types>> {
+        let entries: Vec<Entry> = request
+            .entries
+            .iter()
+            .map(|entry| Entry { id: id_of(&entry.log_id), payload: bytes_of(&entry.payload) })
+            .collect();
+        let bytes = entries.iter().map(|entry| entry.payload.len()).sum();
+        let last = request.entries.last().map(|entry| entry.log_id).or(request.prev_log_id);
+        let append = Append {
+            vote: request.vote,
+            previous: request.prev_log_id.as_ref().map(id_of),
+            committed: request.leader_commit.as_ref().map(id_of),
+            entries,
+        };
+        let peer = self.peer;
+        let envelope = Envelope {
+            from: peer.wire.own,
+            to: Some(peer.replica),
+            call: self.call.number,
+            seq: self.next,
+            body: Body::Append(append),
+        };
+        peer.wire.send(&peer.place, peer.lane, &envelope).map_err(|full| unreachable(full.to_string()))?;
+        if self.pending.is_empty() {
+            self.since = Instant::now();
+        }
+        self.pending.push_back(Pending { seq: self.next, previous: request.prev_log_id, last, bytes });
+        self.bytes += bytes;
+        self.next += 1;
+        Ok(())
+    }
+
+    fn take(&mut self, seq: u64, body: Body) -> AppendResult {
+        let Body::Appended(appended) = body else { return Err(broken("the answer to an append is none")) };
+        let pending = self.pending.pop_front().filter(|pending| pending.seq == seq);
+        let Some(pending) = pending else { return Err(broken("an answer to an append is missing")) };
+        self.bytes -= pending.bytes;
+        self.since = Instant::now();
+        match appended {
+            Appended::Done => Ok(Ok(pending.last)),
+            Appended::Conflict => match pending.previous {
+                Some(previous) => Ok(Err(StreamAppendError::Conflict(previous))),
+                None => Err(broken("nothing conflicts with the beginning of the log")),
+            },
+            Appended::HigherVote(vote) => Ok(Err(StreamAppendError::HigherVote(vote))),
+            Appended::Broken => Err(broken("the follower missed a message of the stream")),
+        }
+    }
+}
+
+async fn next_of<S: Stream + Unpin>(input: &mut Option<S>) -> Option<S::Item> {
+    match input {
+        Some(input) => input.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+impl<D: Disk> NetSnapshot<Types> for Peer<D> {
+    type SnapshotData = SnapshotData<D>;
+
+    async fn full_snapshot(
+        &mut self,
+        vote: EngineVote,
+        snapshot: openraft::Snapshot<CommittedLeaderId, ReplicaId, Place, SnapshotData<D>>,
+        cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
+        let sent = self.send_snapshot(vote, snapshot);
+        tokio::select! {
+            biased;
+            closed = cancel => Err(StreamingError::Closed(closed)),
+            sent = sent => sent,
+        }
+    }
+}
+
+impl<D: Disk> Peer<D> {
+    /// Parts in order, several under way; the receiver says after each up to where it has all of it.
+    async fn send_snapshot(
+        &self,
+        vote: EngineVote,
+        snapshot: openraft::Snapshot<CommittedLeaderId, ReplicaId, Place, SnapshotData<D>>,
+    ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
+        let failed = |why: String| StreamingError::Unreachable(Unreachable::from_string(why));
+        let SnapshotData::Own(file) = snapshot.snapshot else {
+            return Err(failed("the snapshot is not on this node's disk".to_owned()));
+        };
+        let file = Arc::new(file);
+        let membership = snapshot
+            .meta
+            .last_membership
+            .log_id()
+            .as_ref()
+            .map(|since| (id_of(since), json_of(snapshot.meta.last_membership.membership())));
+        let last = snapshot.meta.last_log_id.as_ref().map(id_of);
+        let total = file.bytes();
+        let mut call = self.wire.calls.open(Some(self.replica), 64);
+        let (mut sent, mut taken) = (0, 0);
+        loop {
+            while sent < total && sent - taken < PARTS_MAX * PART_BYTES as u64 {
+                let reader = Arc::clone(&file);
+                let read = tokio::task::spawn_blocking(move || reader.read_at(sent, PART_BYTES)).await;
+                let bytes = read
+                    .map_err(|error| failed(error.to_string()))?
+                    .map_err(|error| failed(error.to_string()))?;
+                let offset = sent;
+                sent += bytes.len() as u64;
+                let part =
+                    Part { vote, last, membership: membership.clone(), total, offset, bytes: bytes.into() };
+                let envelope = Envelope {
+                    from: self.wire.own,
+                    to: Some(self.replica),
+                    call: call.number,
+                    seq: offset,
+                    body: Body::Snapshot(part),
+                };
+                self.wire
+                    .send(&self.place, Lane::Bulk, &envelope)
+                    .map_err(|full| failed(full.to_string()))?;
+            }
+            // Installing takes time, and is waited for as long as a few parts would be.
+            let patience = self.wire.patience * if sent == total { 6 } else { 1 };
+            let Ok((_, _, body)) = timeout(patience, call.answer()).await else {
+                return Err(failed(format!("{} took no part of a snapshot within {patience:?}", self.place)));
+            };
+            match body {
+                Body::Got { result: Got::Next, offset, .. } if offset <= sent => taken = taken.max(offset),
+                Body::Got { result: Got::Installed, vote, .. } => return Ok(SnapshotResponse::new(vote)),
+                Body::Got { result: Got::Again, .. } => {
+                    return Err(failed(format!("{} missed a part of a snapshot", self.place)));
+                }
+                _ => return Err(failed(format!("{} cannot take a snapshot", self.place))),
+            }
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! What clients ask of a replica, here or forwarded by another one.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use openraft::async_runtime::WatchReceiver;
+use openraft::errors::{ClientWriteError, RaftError};
+use openraft::raft::ReadPolicy;
+use tokio::sync::{Semaphore, oneshot, watch};
+use trunkline_mesh::Lane;
+
+use super::super::applied::Answer;
+use super::super::clock::ClusterClock;
+use super::super::command::Command;
+use super::super::error::ProposeError;
+use super::super::replica_id::{Place, ReplicaId};
+use super::super::session::Refusal;
+use super::Raft;
+use super::machine_store::Progress;
+use super::message::{Body, Proposed};
+use super::network::Wire;
+use super::types::*;
+use crate::storage::{Disk, EntryId, Log};
+
+/// Proposals of this node's clients and of its peers that are under way, each. More is an answer.
+pub(super) const PROPOSALS_MAX: usize = 16_384;
+
+pub(super) struct Requests<D: Disk> {
+    pub(super) raft: Raft<D>,
+    pub(super) wire: Arc<Wire>,
+    pub(super) progress: watch::Receiver<Progress>,
+    pub(super) clock: Arc<ClusterClock>,
+    pub(super) in_doubt: AtomicBool,
+    pub(super) own: Semaphore,
+    pub(super) forwarded: Semaphore,
+}
+
+impl<D: Disk> Requests<D> {
+    /// What was acknowledged may be lost here: no votes.
+    pub(super) fn in_doubt(&self) -> bool {
+        self.in_doubt.load(Ordering::Relaxed)
+    }
+
+    /// Where a replica is, if it is known.
+    pub(super) fn place_of(&self, replica: ReplicaId) -> Option<Place> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.membership_config.membership().get_node(&replica).cloned()
+    }
+
+    /// It has a log or a membership.
+    pub(super) async fn founded(&self) -> bool {
+        self.raft.is_initialized().await.unwrap_or(true)
+    }
+
+    /// Proposes a command here, or at the leader, once: it says whether the outcome is definite.
+    pub(super) async fn propose(&self, command: Bytes, patience: Duration) -> Result<Answer, ProposeError> {
+        let Ok(_permit) = self.own.try_acquire() else { return Err(ProposeError::Busy) };
+        let leader = match self.propose_here(command.clone()).await {
+            Err(Written::Forward(leader)) => leader,
+            Err(Written::Failed(error)) => return Err(error),
+            Ok(answer) => return Ok(answer),
+        };
+        let Some((replica, place)) = leader else { return Err(ProposeError::NoLeader) };
+        let asked = self.wire.ask((Some(replica), &place), Lane::Bulk, Body::Propose(command), patience);
+        match asked.await {
+            // It may be on its way.
+            Err(why) => Err(ProposeError::Unknown { why }),
+            Ok((_, Body::Proposed { result, .. })) => match result {
+                Proposed::Applied { id, answer } => Ok(Answer { id, result: Ok(answer) }),
+                Proposed::SessionExpired { id } => Ok(Answer { id, result: Err(Refusal::SessionExpired) }),
+                Proposed::AnswerForgotten { id, seq } => {
+                    Ok(Answer { id, result: Err(Refusal::AnswerForgotten { seq }) })
+                }
+                Proposed::NotLeader => Err(ProposeError::NoLeader),
+                Proposed::Busy => Err(ProposeError::Busy),
+                Proposed::Unknown => Err(ProposeError::Unknown {
+                    why: format!("{place} lost its leadership while it was under way"),
+                }),
+            },
+            Ok(_) => Err(ProposeError::Unknown { why: format!("{place} gave an answer that is none") }),
+        }
+    }
+
+    async fn propose_here(&self, command: Bytes) -> Result<Answer, Written> {
+        match self.raft.client_write(Proposal(command)).await {
+            Ok(response) => Ok(response.data),
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
+                // Once it was appended here, the engine says otherwise.
+                Err(Written::Forward(forward.leader_id.zip(forward.leader_node)))
+            }
+            Err(RaftError::APIError(error)) => {
+                Err(Written::Failed(ProposeError::Unknown { why: error.to_string() }))
+            }
+            Err(RaftError::Fatal(error)) => {
+                Err(Written::Failed(ProposeError::Stopped { why: error.to_string() }))
+            }
+        }
+    }
+
+    /// A proposal that a peer forwards. It is not forwarded again.
+    pub(super) async fn proposed_by_peer(&self, command: Bytes) -> Body {
+        let result = match Command::decode(&command) {
+            Ok(Command::Operation { .. } | Command::OpensSession { .. }) => {
+                self.forwarded_here(Command::stamped(&command, self.clock.read(Instant::now()))).await
+            }
+            // A membership or a blank entry is the engine's own.
+            _ => Proposed::NotLeader,
+        };
+        let committed = self.progress.borrow().applied;
+        Body::Proposed { result, committed }
+    }
+
+    async fn forwarded_here(&self, command: Bytes) -> Proposed {
+        let Ok(_permit) = self.forwarded.try_acquire() else { return Proposed::Busy };
+        match self.propose_here(command).await {
+            Ok(Answer { id, result: Ok(answer) }) => Proposed::Applied { id, answer },
+            Ok(Answer { id, result: Err(Refusal::SessionExpired) }) => Proposed::SessionExpired { id },
+            Ok(Answer { id, result: Err(Refusal::AnswerForgotten { seq }) }) => {
+                Proposed::AnswerForgotten { id, seq }
+            }
+            Err(Written::Forward(_)) => Proposed::NotLeader,
+            Err(Written::Failed(_)) => Proposed::Unknown,
+        }
+    }
+
+    /// Up to which entry a reader must wait, if this node leads; `None` if it does not, or cannot be sure.
+    pub(super) async fn barrier_here(&self, lease: bool) -> Option<Option<EntryId>> {
+        let policy = if lease { ReadPolicy::LeaseRead } else { ReadPolicy::ReadIndex };
+        let linearizer = self.raft.get_read_linearizer(policy).await.ok()?;
+        Some(Some(id_of(linearizer.read_log_id().log_id())))
+    }
+
+    /// The same of whoever leads.
+    pub(super) async fn barrier(&self, lease: bool, patience: Duration) -> Option<Option<EntryId>> {
+        if let Some(index) = self.barrier_here(lease).await {
+            return Some(index);
+        }
+        let leader = self.raft.current_leader().await?;
+        let place = self.place_of(leader)?;
+        let asked = self.wire.ask((Some(leader), &place), Lane::Control, Body::Barrier { lease }, patience);
+        match asked.await {
+            Ok((_, Body::Passed { index })) => index,
+            _ => None,
+        }
+    }
+}
+
+enum Written {
+    /// Whom to ask instead, if it is known. Nothing was appended.
+    Forward(Option<(ReplicaId, Place)>),
+    Failed(ProposeError),
+}
+
+/// What this node acknowledged before may be lost. It has all of that again once it has the first entry of a leader that was
+/// elected without it: that leader has everything that is committed.
+pub(super) async fn trust_when_caught_up<D: Disk>(requests: Arc<Requests<D>>, log: Arc<Log<D>>) {
+    let mut metrics = requests.raft.metrics();
+    loop {
+        let caught_up = {
+            let metrics = metrics.borrow_watched();
+            let led = metrics.current_leader.is_some();
+            led && metrics
+                .last_applied
+                .as_ref()
+                .is_some_and(|last| last.leader_id.term == metrics.current_term)
+        };
+        if caught_up {
+            break;
+        }
+        if metrics.changed().await.is_err() {
+            return;
+        }
+    }
+    let (tell, told) = oneshot::channel();
+    // The log says so itself when it is broken.
+    if log.trust(Box::new(move |result| drop(tell.send(result)))).is_ok() && matches!(told.await, Ok(Ok(())))
+    {
+        requests.in_doubt.store(false, Ordering::Relaxed);
+        requests.raft.runtime_config().elect(true);
+        tracing::info!("this node has caught up: it votes again");
+    }
+}

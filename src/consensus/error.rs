@@ -1,0 +1,98 @@
+//! Why a request to a replica failed, and whether that is definite.
+
+use super::session::Refusal;
+
+/// A proposal that has no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProposeError {
+    /// Nobody leads at the moment, or it is not known who. It was not appended and never will be: propose it again.
+    #[error("there is no leader now: try again")]
+    NoLeader,
+    /// Too many proposals are under way. It was not appended and never will be: try again later.
+    #[error("too many proposals are under way: try again later")]
+    Busy,
+    /// The operation is longer than any may be. It was not appended and never will be.
+    #[error("an operation of {bytes} B is longer than {bytes_max} B")]
+    TooLarge {
+        /// How long it is.
+        bytes: usize,
+        /// How long one may be.
+        bytes_max: usize,
+    },
+    /// It was committed and not applied, for this reason.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// It may have been applied, or may yet be, or not. In a session, propose it again under the same number: it is applied
+    /// once.
+    #[error("the outcome is not known: {why}")]
+    Unknown {
+        /// What happened.
+        why: String,
+    },
+    /// This node's engine stopped. It may have been applied or not.
+    #[error("this node's engine stopped: {why}")]
+    Stopped {
+        /// What happened.
+        why: String,
+    },
+}
+
+impl ProposeError {
+    /// True: the operation was not applied by this proposal, and will not be.
+    #[must_use]
+    pub fn is_definite(&self) -> bool {
+        !matches!(self, Self::Unknown { .. } | Self::Stopped { .. })
+    }
+}
+
+/// A read that must not be answered from this node's state.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// No leader confirmed in time how far the log is committed.
+    #[error("no leader confirmed in time how far the log is committed: try again, or read what may be stale")]
+    NoLeader,
+    /// This node did not come so far in time.
+    #[error("this node has not applied entry {index} in time: try again, or at another node")]
+    Behind {
+        /// The entry that must be applied first.
+        index: u64,
+    },
+    /// This node's engine stopped.
+    #[error("this node's engine stopped: {why}")]
+    Stopped {
+        /// What happened.
+        why: String,
+    },
+}
+
+/// A replica that was not started.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The data directory cannot be used, or what is in it.
+    #[error(transparent)]
+    Storage(#[from] crate::storage::StorageError),
+    /// The state cannot be built up from what is on disk, or a thread cannot be started.
+    #[error("the state cannot be built up: {0}")]
+    State(#[from] std::io::Error),
+    /// The times contradict each other.
+    #[error("the times contradict each other: {why}")]
+    Timing {
+        /// How.
+        why: String,
+    },
+    /// The engine did not start.
+    #[error("the consensus engine did not start: {why}")]
+    Engine {
+        /// What it says.
+        why: String,
+    },
+    /// The topology does not have this node, or it has not both roles `origin` and `member`.
+    #[error("node `{node}` needs the roles `origin` and `member`")]
+    Roles {
+        /// The node.
+        node: String,
+    },
+}

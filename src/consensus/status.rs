@@ -1,0 +1,64 @@
+//! What a replica says of itself.
+
+use super::engine::Sent;
+use super::replica_id::{Place, ReplicaId};
+use crate::storage::EntryId;
+
+/// What a replica is to the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It takes proposals and replicates them.
+    Leader,
+    /// It asks for votes.
+    Candidate,
+    /// It votes, and takes what a leader sends.
+    Follower,
+    /// It takes what a leader sends, and has no vote.
+    Learner,
+}
+
+impl Role {
+    /// Its name, for status and metrics.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Leader => "leader",
+            Self::Candidate => "candidate",
+            Self::Follower => "follower",
+            Self::Learner => "learner",
+        }
+    }
+}
+
+/// A replica at one moment.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// Itself.
+    pub replica: ReplicaId,
+    /// What it is to the others.
+    pub role: Role,
+    /// The highest term it knows of.
+    pub term: u64,
+    /// Who leads, as far as it knows.
+    pub leader: Option<(ReplicaId, Place)>,
+    /// Who votes.
+    pub voters: Vec<(ReplicaId, Place)>,
+    /// Who does not.
+    pub learners: Vec<(ReplicaId, Place)>,
+    /// The index of its last entry.
+    pub last: Option<u64>,
+    /// The last entry that it knows to be committed.
+    pub committed: Option<EntryId>,
+    /// The last entry that was applied.
+    pub applied: Option<EntryId>,
+    /// The last entry in the newest snapshot.
+    pub snapshot: Option<EntryId>,
+    /// The last entry that is gone from the log.
+    pub purged: Option<EntryId>,
+    /// What it acknowledged may be lost: it does not vote before it has caught up.
+    pub in_doubt: bool,
+    /// Why the engine stopped, where it did.
+    pub stopped: Option<String>,
+    /// What it sent.
+    pub sent: Sent,
+}

@@ -1,0 +1,196 @@
+//! Whole clusters in one process: real sockets on loopback, real disks, no fault but those that a test makes.
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tempfile::TempDir;
+use tokio::time::{Instant, timeout};
+use trunkline::consensus::command::Request;
+use trunkline::consensus::key_value::{KeyValue, Operation};
+use trunkline::consensus::{Consistency, Replica, ReplicaConfig, Role, Timing};
+use trunkline_mesh::{Client, ClusterId, Config, Datacenter, NodeId, NodeSpec, Roles, Topology, join};
+
+/// Nothing here takes long; what hangs shall say so.
+const SOON: Duration = Duration::from_secs(60);
+
+fn id(name: &str) -> NodeId {
+    NodeId::new(name).unwrap()
+}
+
+/// Voters called dc-1, dc-2 … in each datacenter, and a proxy dc-p.
+fn topology(datacenters: &[(&str, usize)], proxies: bool) -> Arc<Topology> {
+    // All are held until every node has one of its own.
+    let mut held = Vec::new();
+    let mut node = |name: String, dc: &str, roles: Roles| {
+        held.push(TcpListener::bind("127.0.0.1:0").unwrap());
+        let free = held.last().unwrap().local_addr().unwrap();
+        NodeSpec { id: id(&name), datacenter: Datacenter::new(dc).unwrap(), roles, address: Some(free) }
+    };
+    let mut nodes = Vec::new();
+    for (dc, voters) in datacenters {
+        let both = Roles { origin: true, member: true, proxy: false };
+        nodes.extend((1..=*voters).map(|index| node(format!("{dc}-{index}"), dc, both)));
+        nodes.extend(proxies.then(|| node(format!("{dc}-p"), dc, Roles::PROXY)));
+    }
+    Arc::new(Topology::new(ClusterId::new("cluster").unwrap(), nodes).unwrap())
+}
+
+fn timing() -> Timing {
+    Timing {
+        heartbeat: Duration::from_millis(100),
+        election: Duration::from_millis(500),
+        ..Timing::default()
+    }
+}
+
+struct Node {
+    replica: Replica<KeyValue>,
+    client: Client,
+}
+
+impl Node {
+    async fn start(topology: &Arc<Topology>, name: &str, data: &Path, founders: &[NodeId]) -> Self {
+        let (client, inbox) = join(Config::new(Arc::clone(topology), id(name))).await.unwrap();
+        let config = ReplicaConfig { data: data.join(name), founders: founders.to_vec(), timing: timing() };
+        let name = id(name);
+        let started = Replica::start(config, KeyValue::default(), client.clone(), inbox, &name);
+        Self { replica: started.await.unwrap(), client }
+    }
+
+    async fn put(&self, key: &str, value: &str) -> u64 {
+        let operation =
+            Operation::Put { key: key.to_owned(), value: value.to_owned().into(), if_index: None };
+        let answer = timeout(SOON, self.replica.propose(None, operation.encode())).await.unwrap().unwrap();
+        assert_eq!(answer.result.unwrap(), r#""done""#);
+        answer.id.index
+    }
+
+    async fn get(&self, key: &'static str, consistency: Consistency) -> Option<Bytes> {
+        let look = move |machine: &KeyValue| machine.get(key).map(|value| value.bytes);
+        timeout(SOON, self.replica.read(consistency, look)).await.unwrap().unwrap().value
+    }
+
+    async fn stop(self) {
+        self.replica.stop().await;
+        self.client.mesh().close();
+        self.client.mesh().closed().await;
+    }
+}
+
+/// One voter in each of three datacenters, a proxy in each, all started at once.
+struct Cluster {
+    topology: Arc<Topology>,
+    data: TempDir,
+    nodes: Vec<Node>,
+    proxies: Vec<Client>,
+    founders: Vec<NodeId>,
+}
+
+impl Cluster {
+    async fn start(datacenters: &[(&str, usize)], proxies: bool) -> Self {
+        let topology = topology(datacenters, proxies);
+        let data = tempfile::tempdir().unwrap();
+        let founders: Vec<NodeId> =
+            topology.nodes().filter(|node| node.roles.member).map(|node| node.id.clone()).collect();
+        let mut running = Vec::new();
+        for node in topology.nodes().filter(|node| node.roles.proxy) {
+            running.push(join(Config::new(Arc::clone(&topology), node.id.clone())).await.unwrap().0);
+        }
+        let starts =
+            founders.iter().map(|name| Node::start(&topology, name.as_str(), data.path(), &founders));
+        let nodes = futures_util::future::join_all(starts).await;
+        Self { topology, data, nodes, proxies: running, founders }
+    }
+
+    async fn leader(&self) -> usize {
+        let deadline = Instant::now() + SOON;
+        loop {
+            let leads = |node: &Node| node.replica.status().role == Role::Leader;
+            if let Some(leader) = self.nodes.iter().position(leads) {
+                return leader;
+            }
+            assert!(Instant::now() < deadline, "nobody was elected");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_single_node_commits_at_once_and_has_it_after_a_restart() {
+    let topology = topology(&[("us", 1)], false);
+    let data = tempfile::tempdir().unwrap();
+    let node = Node::start(&topology, "us-1", data.path(), &[id("us-1")]).await;
+    let index = node.put("a", "one").await;
+    assert_eq!(node.get("a", Consistency::Linearizable).await.unwrap(), "one");
+    assert_eq!(node.get("a", Consistency::Lease).await.unwrap(), "one");
+    let digest = node.replica.digest().await.unwrap();
+    let replica = node.replica.status().replica;
+    node.stop().await;
+
+    let node = Node::start(&topology, "us-1", data.path(), &[id("us-1")]).await;
+    assert_eq!(node.get("a", Consistency::Linearizable).await.unwrap(), "one");
+    assert_eq!(node.replica.status().replica, replica);
+    assert!(node.put("a", "two").await > index);
+    assert_ne!(node.replica.digest().await.unwrap(), digest);
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_datacenters_found_a_cluster_and_agree() {
+    let cluster = Cluster::start(&[("us", 1), ("eu", 1), ("ap", 1)], true).await;
+    cluster.leader().await;
+    // From every node, whoever leads, and read at every other.
+    for (index, node) in cluster.nodes.iter().enumerate() {
+        node.put("key", &format!("from {index}")).await;
+        for other in &cluster.nodes {
+            let read = other.get("key", Consistency::Linearizable).await.unwrap();
+            assert_eq!(read, format!("from {index}"));
+        }
+    }
+    let session = cluster.nodes[0].replica.open_session().await.unwrap();
+    let request = Some(Request { client: session, seq: 1 });
+    let put = Operation::Put { key: "once".to_owned(), value: "x".into(), if_index: Some(0) }.encode();
+    // At every node: applied by the first one alone, else the condition would not hold.
+    for node in &cluster.nodes {
+        let answer = node.replica.propose(request, put.clone()).await.unwrap();
+        assert_eq!(answer.result.unwrap(), r#""done""#);
+    }
+    let mut digests = Vec::new();
+    for node in &cluster.nodes {
+        node.replica.barrier(Consistency::Linearizable).await.unwrap();
+        digests.push(node.replica.digest().await.unwrap());
+    }
+    digests.dedup();
+    assert_eq!(digests.len(), 1, "{digests:?}");
+    let entries = cluster.nodes[2].replica.follow(0, usize::MAX).await.unwrap();
+    assert!(entries.windows(2).all(|pair| pair[0].id.index + 1 == pair[1].id.index));
+    for node in cluster.nodes {
+        node.stop().await;
+    }
+    drop(cluster.proxies);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_acknowledged_is_lost_when_a_leader_goes_and_returns() {
+    let mut cluster = Cluster::start(&[("us", 1), ("eu", 1), ("ap", 1)], false).await;
+    let leader = cluster.leader().await;
+    cluster.nodes[leader].put("before", "yes").await;
+    let gone = cluster.nodes.remove(leader);
+    let name = cluster.founders[leader].clone();
+    gone.stop().await;
+    cluster.leader().await;
+    cluster.nodes[0].put("meanwhile", "yes").await;
+    for node in &cluster.nodes {
+        assert_eq!(node.get("before", Consistency::Linearizable).await.unwrap(), "yes");
+    }
+    let back = Node::start(&cluster.topology, name.as_str(), cluster.data.path(), &cluster.founders).await;
+    assert_eq!(back.get("before", Consistency::Linearizable).await.unwrap(), "yes");
+    assert_eq!(back.get("meanwhile", Consistency::Linearizable).await.unwrap(), "yes");
+    cluster.nodes.push(back);
+    for node in cluster.nodes {
+        node.stop().await;
+    }
+}
