@@ -3,7 +3,8 @@
 //!
 //! The nodes are real ones on loopback; between the datacenters lies the demo's WAN: 20 ms each way, 50 Mbit/s that all
 //! connections share fairly. Bulk is random bytes, different for every member, from senders that always have more, so that
-//! budgets, queues and the line are full.
+//! budgets, queues and the line are full. Beside the heartbeats a bare TCP connection echoes as many bytes, one echo after the other, over the same
+//! line: what that takes with the same bulk is the line's and the machine's, and the rest is the mesh's.
 //!
 //! ```text
 //! cargo bench --bench lanes               # about 30 s
@@ -16,6 +17,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use trunkline::demo::Dc;
 use trunkline::demo::cluster::{Cluster, Shape};
@@ -59,13 +62,27 @@ async fn run(rounds: usize, heartbeats: usize) {
         (1..=MEMBERS).map(|number| NodeId::new(&format!("eu-member-{number}")).expect("legal")).collect();
     beat(&leader, &members, 20).await;
 
+    let echo = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let target = echo.local_addr().expect("an address");
+    let relay = wan.relay(Dc(0), Dc(1), "127.0.0.1:0".parse().expect("legal"), target).expect("a way");
+    tokio::spawn(echo_all(echo));
+    let mut bare = TcpStream::connect(relay.local_addr()).await.expect("a connection");
+    bare.set_nodelay(true).expect("an option");
+    probe(&mut bare, 20).await;
+
     let (mut idle, mut loaded, mut used) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut bare_idle, mut bare_loaded, mut linked) = (Vec::new(), Vec::new(), 0);
     for _ in 0..rounds {
-        idle.push(beat(&leader, &members, heartbeats).await);
+        let (beats, probes) = tokio::join!(beat(&leader, &members, heartbeats), probe(&mut bare, heartbeats));
+        idle.push(beats);
+        bare_idle.push(probes);
         let load = Load::start(&leader, &members);
         tokio::time::sleep(SETTLE).await;
         let (before, began) = (wan.counters().bytes(Dc(0), Dc(1)), Instant::now());
-        loaded.push(beat(&leader, &members, heartbeats).await);
+        let (beats, probes) = tokio::join!(beat(&leader, &members, heartbeats), probe(&mut bare, heartbeats));
+        loaded.push(beats);
+        bare_loaded.push(probes);
+        linked = linked.max(leader.mesh().status().links.iter().filter(|link| link.up).count());
         let bytes = wan.counters().bytes(Dc(0), Dc(1)) - before;
         used.push(bytes as f64 / began.elapsed().as_secs_f64() / BYTES_PER_S as f64);
         load.stop().await;
@@ -82,13 +99,21 @@ async fn run(rounds: usize, heartbeats: usize) {
     );
     println!();
     println!("bulk                          p50     p99   worst   p99 less the line");
-    for (name, rounds) in [("none", &idle), ("as much as the line takes", &loaded)] {
+    let rows = [
+        ("none", &idle),
+        ("  bare echo beside it", &bare_idle),
+        ("as much as the line takes", &loaded),
+        ("  bare echo beside it", &bare_loaded),
+    ];
+    for (name, rounds) in rows {
         let at = |percent| median(rounds.iter().map(|samples| percentile(samples, percent)));
         println!("{name:<26} {:>6.1}  {:>6.1}  {:>6.1}  {:>18.1}", at(50), at(99), at(100), at(99) - rtt);
     }
     let at = |rounds: &[Vec<f64>]| median(rounds.iter().map(|samples| percentile(samples, 99)));
     println!();
     println!("p99 with bulk over p99 without {:>8.2} x", at(&loaded) / at(&idle));
+    println!("p99 with bulk less bare echo   {:>8.1} ms", at(&loaded) - at(&bare_loaded));
+    println!("links up to share the line     {linked:>8}");
     println!("of the line's rate in use      {:>8.0} %", 100.0 * median(used.into_iter()));
     let stats = leader.mesh().stats();
     println!("attempts that timed out        {:>8}", stats.attempts.timed_out);
@@ -120,6 +145,33 @@ async fn beat(leader: &Client, members: &[NodeId], count: usize) -> Vec<f64> {
         });
     }
     under_way.join_all().await
+}
+
+/// Gives everybody back what it says.
+async fn echo_all(listener: TcpListener) {
+    while let Ok((mut stream, _)) = listener.accept().await {
+        let _ = stream.set_nodelay(true);
+        tokio::spawn(async move {
+            let (mut input, mut output) = stream.split();
+            let _ = tokio::io::copy(&mut input, &mut output).await;
+        });
+    }
+}
+
+/// As [`beat`], of an echo over one bare connection; each waits for the one before.
+async fn probe(stream: &mut TcpStream, count: usize) -> Vec<f64> {
+    let mut took = Vec::new();
+    // As long as the heartbeats take.
+    let end = Instant::now() + HEARTBEAT_EVERY * u32::try_from(count).expect("few");
+    let mut bytes = [0; HEARTBEAT_BYTES];
+    while Instant::now() < end {
+        let sent = Instant::now();
+        stream.write_all(&bytes).await.expect("it takes");
+        stream.read_exact(&mut bytes).await.expect("it gives back");
+        took.push(sent.elapsed().as_secs_f64() * 1e3);
+        tokio::time::sleep(HEARTBEAT_EVERY / 2).await;
+    }
+    took
 }
 
 /// Senders that always have more.

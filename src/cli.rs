@@ -147,33 +147,28 @@ fn told(error: &clap::Error) -> ExitCode {
 }
 
 fn run(command: Command, log: &log::Log) -> Result<(), Failure> {
-    // These need no runtime.
-    match &command {
-        Command::CheckConfig(args) => return check::check(args),
-        Command::Ca(command) => return ca::ca(command),
-        Command::Log(command) => return inspect::log(command),
-        _ => {}
+    match command {
+        Command::Proxy(args) => within_runtime(run::run(args, crate::config::Role::Proxy, log)),
+        Command::Member(args) => within_runtime(run::run(args, crate::config::Role::Member, log)),
+        Command::Node(args) => within_runtime(node::node(args, log)),
+        Command::Send(args) => within_runtime(send::send(args, log)),
+        Command::CheckConfig(args) => check::check(&args),
+        Command::Ca(command) => ca::ca(&command),
+        Command::Log(command) => inspect::log(&command),
+        Command::Status(args) => within_runtime(status::status(args)),
+        Command::Routes(args) => within_runtime(routes::routes(args)),
+        Command::Ping(args) => within_runtime(ping::ping(args)),
+        Command::Top(args) => within_runtime(top::top(args)),
+        Command::Demo(args) => within_runtime(demo::demo(args)),
     }
+}
+
+fn within_runtime(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|error| Failure::Failed(format!("cannot start the runtime: {error}")))?;
-    let outcome = runtime.block_on(async {
-        match command {
-            Command::Proxy(args) => run::run(args, crate::config::Role::Proxy, log).await,
-            Command::Member(args) => run::run(args, crate::config::Role::Member, log).await,
-            Command::Node(args) => node::node(args, log).await,
-            Command::Send(args) => send::send(args, log).await,
-            Command::CheckConfig(args) => check::check(&args),
-            Command::Ca(command) => ca::ca(&command),
-            Command::Log(command) => inspect::log(&command),
-            Command::Status(args) => status::status(args).await,
-            Command::Routes(args) => routes::routes(args).await,
-            Command::Ping(args) => ping::ping(args).await,
-            Command::Top(args) => top::top(args).await,
-            Command::Demo(args) => demo::demo(args).await,
-        }
-    });
+    let outcome = runtime.block_on(work);
     // A write that never ends, as into a stopped pipe, must not keep the process.
     runtime.shutdown_timeout(RUNTIME_SHUTDOWN);
     outcome

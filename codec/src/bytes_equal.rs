@@ -150,6 +150,7 @@ pub(crate) fn add_changes(changes: &mut [u8], a: &[u8], b: &[u8]) {
     // Whole chunks, then the last one, that overlaps with the one before: adding twice changes nothing. A loop over bytes
     // has up to fifteen left that are taken one by one, and of short messages that is all there is.
     match len {
+        64.. => add_chunks::<64>(changes, a, b),
         16.. => add_chunks::<16>(changes, a, b),
         8.. => add_chunks::<8>(changes, a, b),
         4.. => add_chunks::<4>(changes, a, b),
@@ -224,6 +225,12 @@ pub(crate) fn equal_mask(a: &[u8], b: &[u8]) -> u64 {
     mask | rest << (8 * words_a.len())
 }
 
+/// Bit `j` says whether byte `j` of up to eight words is zero.
+#[inline]
+pub(crate) fn zero_bits<const N: usize>(words: [u64; N]) -> u64 {
+    words.iter().zip(0..).fold(0, |bits, (word, index)| bits | zero_mask(*word) << (8 * index))
+}
+
 /// Bit `j` says whether byte `j` of the word is zero.
 #[inline]
 fn zero_mask(word: u64) -> u64 {
@@ -240,7 +247,11 @@ pub(crate) fn zero_runs(bytes: &[u8], least: usize, mut found: impl FnMut(usize,
     let mut begin = 0;
     while begin < bytes.len() {
         let chunk = &bytes[begin..bytes.len().min(begin + WIDE)];
-        let mut mask = equal_mask(chunk, &[0; WIDE]);
+        // Where much has changed most chunks hold no zero: all bytes at once, because then that is all there is to do.
+        let none = chunk
+            .as_array::<WIDE>()
+            .is_some_and(|chunk| !chunk.iter().fold(false, |any, byte| any | (*byte == 0)));
+        let mut mask = if none { 0 } else { equal_mask(chunk, &[0; WIDE]) };
         let mut at = 0;
         if let Some(from) = open
             && mask & 1 == 0

@@ -43,7 +43,7 @@ pub(crate) fn try_put<const W: usize>(
         return false;
     }
     let mut varying = start;
-    let least = SPLIT_BYTES / others.len().max(1) + 1;
+    let least = shared_least(items.len());
     zero_runs(changes, least.min(len), |from, to| {
         put_varying(items, set, varying..start + from, out, order);
         out.shared_item(set, &first.part(start + from..start + to));
@@ -82,7 +82,7 @@ pub(crate) fn put_by_length<const W: usize>(
 }
 
 /// Puts out the `columns` in which items differ: one piece for each, or one record per distinct content.
-fn put_varying<const W: usize>(
+pub(crate) fn put_varying<const W: usize>(
     items: &[Item<'_>],
     set: &DestinationSet<W>,
     columns: Range<usize>,
@@ -94,17 +94,14 @@ fn put_varying<const W: usize>(
         return;
     }
     let bytes = |index: usize| &items[index].bytes[columns.clone()];
-    let key_bytes = len.min(KEY_BYTES);
-    let key = |index: usize| word(&bytes(index)[..key_bytes]).swap_bytes() >> (8 * (KEY_BYTES - key_bytes));
-    let table = out.table();
-    let len_bytes = varint::len(len);
-    let each_bytes = 1 + table.cost(set) + len_bytes + len * items.len();
-    // Every distinct content takes a record: where there are too many, there is nothing to sort.
-    if distinct_min((0..items.len()).map(key)) * (1 + len_bytes + len) >= each_bytes {
+    let set_bytes = out.table().cost(set);
+    if one_for_each((0..items.len()).map(bytes), len, set_bytes) {
         return out.each_item(set, items, columns);
     }
+    let len_bytes = varint::len(len);
+    let each_bytes = each_bytes(items.len(), len, set_bytes);
     order.clear();
-    order.extend((0..items.len()).map(|index| (key(index), index)));
+    order.extend((0..items.len()).map(|index| (key(bytes(index)), index)));
     if len <= KEY_BYTES {
         order.sort_unstable();
     } else {
@@ -129,6 +126,34 @@ fn put_varying<const W: usize>(
     } else {
         out.each_item(set, items, columns);
     }
+}
+
+/// Whether the equal ones of some texts of `len` bytes are certainly not worth a record each beside one that has a piece for
+/// every member of a set, which takes `set_bytes`: every distinct content takes a record, and where there are too many there
+/// is nothing to sort.
+pub(crate) fn one_for_each<'b>(
+    texts: impl ExactSizeIterator<Item = &'b [u8]>,
+    len: usize,
+    set_bytes: usize,
+) -> bool {
+    let each_bytes = each_bytes(texts.len(), len, set_bytes);
+    distinct_min(texts.map(key)) * (1 + varint::len(len) + len) >= each_bytes
+}
+
+/// What a record takes that has a piece of `len` bytes for every one of `count` members.
+fn each_bytes(count: usize, len: usize, set_bytes: usize) -> usize {
+    1 + set_bytes + varint::len(len) + len * count
+}
+
+/// Fewer neighbouring columns of `count` texts are not worth a record of their own, if they are the same in all of them.
+pub(crate) fn shared_least(count: usize) -> usize {
+    SPLIT_BYTES / (count - 1).max(1) + 1
+}
+
+/// The first bytes of a text, such that keys of equally long texts sort as those do.
+fn key(text: &[u8]) -> u64 {
+    let key_bytes = text.len().min(KEY_BYTES);
+    word(&text[..key_bytes]).swap_bytes() >> (8 * (KEY_BYTES - key_bytes))
 }
 
 /// How many different keys there are at least: as many as different bits that they stand for.
@@ -165,10 +190,11 @@ mod tests {
         let span = |message: usize| Span { message, start: 0, end: messages[message].len() };
         let items: Vec<Item<'_>> =
             messages.iter().enumerate().map(|(k, bytes)| Item { span: span(k), bytes }).collect();
-        let mut out = Records::new(texts, &mut head, &mut data, Work::default());
+        let mut waiting = Vec::new();
+        let mut out = Records::new(texts, &mut head, &mut data, &mut waiting, Work::default());
         let accepted = try_put_whole(&items, must, &mut out, &mut Vec::new());
         head.flush();
-        (head.bytes().to_vec(), data.iter().flatten().copied().collect(), accepted)
+        (head.bytes().to_vec(), data.iter(texts).flatten().copied().collect(), accepted)
     }
 
     #[test]

@@ -9,6 +9,7 @@ use crate::openings::Openings;
 use crate::past::PastRuns;
 use crate::plan::{Planner, Scratch};
 use crate::records::Records;
+use crate::steady::Steady;
 use crate::streams::Streams;
 use crate::texts::{Span, Texts};
 use crate::varint;
@@ -63,6 +64,8 @@ pub(crate) struct Outcome {
 /// Plans frames of up to `64 * W` destinations, one after the other.
 pub(crate) struct Draft<const W: usize> {
     head: HeadWriter<W>,
+    /// See [`Records`].
+    waiting: Vec<Span>,
     scratch: Scratch<W>,
     in_step: InStep<W>,
 }
@@ -70,12 +73,46 @@ pub(crate) struct Draft<const W: usize> {
 impl<const W: usize> Draft<W> {
     /// Empty memory; `seed` is that of the hash.
     pub(crate) fn new(seed: u64) -> Self {
-        Self { head: HeadWriter::new(), scratch: Scratch::new(seed), in_step: InStep::default() }
+        Self {
+            head: HeadWriter::new(),
+            waiting: Vec::new(),
+            scratch: Scratch::new(seed),
+            in_step: InStep::default(),
+        }
     }
 
     /// The head that was planned last.
     pub(crate) fn head(&self) -> &[u8] {
         self.head.bytes()
+    }
+
+    /// Plans a frame of short messages that are in step with the ones before. False if they are not; then nothing is planned.
+    pub(crate) fn plan_steady(
+        &mut self,
+        input: Input<'_>,
+        data: &mut DataColumn,
+        memory: &Memory<'_>,
+        work: &mut Work,
+    ) -> bool {
+        let Input { texts, count, .. } = input;
+        if memory.received.is_some() {
+            return false;
+        }
+        let Some(steady) = Steady::find(memory.openings.all(), memory.numbers, memory.streams, work) else {
+            return false;
+        };
+        self.head.reset(count);
+        data.reset();
+        let mut out = Records::new(texts, &mut self.head, data, &mut self.waiting, *work);
+        steady.put(&mut out, &mut self.scratch);
+        *work = out.finish(true);
+        self.saves(input, data) && self.head.within(input.limits)
+    }
+
+    /// Whether what was planned is shorter than a concatenation.
+    fn saves(&self, input: Input<'_>, data: &DataColumn) -> bool {
+        let head_bytes = self.head.bytes().len();
+        varint::len(head_bytes) + head_bytes + data.bytes < input.lens_bytes + input.bytes
     }
 
     /// Plans a frame. Its data goes to `data`, which is of no use where the outcome is not a split.
@@ -84,9 +121,10 @@ impl<const W: usize> Draft<W> {
         input: Input<'_>,
         data: &mut DataColumn,
         mut memory: Option<&mut Memory<'_>>,
+        work: Work,
     ) -> Outcome {
         let Input { texts, spans, count, limits, .. } = input;
-        let mut outcome = Outcome { split: false, echoes: false, work: Work::default() };
+        let mut outcome = Outcome { split: false, echoes: false, work };
         let mut in_step = false;
         if let Some(memory) = &mut memory {
             let Memory { numbers, streams, openings, .. } = **memory;
@@ -112,7 +150,7 @@ impl<const W: usize> Draft<W> {
             let mut planner = Planner {
                 texts,
                 scratch: &mut self.scratch,
-                out: Records::new(texts, &mut self.head, data, outcome.work),
+                out: Records::new(texts, &mut self.head, data, &mut self.waiting, outcome.work),
             };
             if let Some(memory) = &memory {
                 planner.out.remember(memory.runs, count);
@@ -126,9 +164,12 @@ impl<const W: usize> Draft<W> {
                     None => planner.plan(spans),
                 }
             }
-            outcome.work = planner.out.finish();
-            let head_bytes = self.head.bytes().len();
-            let saves = varint::len(head_bytes) + head_bytes + data.bytes < input.lens_bytes + input.bytes;
+            // A concatenation says nothing of a message but its length, and that of empty ones too.
+            outcome.work = planner.out.finish(spans.len() < count);
+            if !self.waiting.is_empty() {
+                break;
+            }
+            let saves = self.saves(input, data);
             outcome.split = saves && self.head.within(limits);
             // What saves nothing together saves nothing in groups either.
             if outcome.split || !saves {

@@ -102,14 +102,31 @@ impl Encoder {
             return Err(EncodeError::StageUnsupported);
         }
         let count = payloads.len();
-        let Totals { input_bytes, lens_bytes } = self.take_in(payloads)?;
+        let totals = self.take_in(payloads)?;
+        let Totals { input_bytes, lens_bytes, filled } = totals;
         let texts = Texts::new(payloads, &self.borders);
         let limits = &self.options.limits;
-        let input = Input { texts, spans: &self.spans, count, bytes: input_bytes, lens_bytes, limits };
-        let Outcome { split, echoes, work } = if count <= NARROW_MAX {
-            self.narrow.plan(input, &mut self.data, memory.as_mut())
+        let mut input = Input { texts, spans: &[], count, bytes: input_bytes, lens_bytes, limits };
+        let mut work = Work::default();
+        let steady = count <= NARROW_MAX
+            && memory
+                .as_ref()
+                .is_some_and(|memory| self.narrow.plan_steady(input, &mut self.data, memory, &mut work));
+        let Outcome { split, echoes, work } = if steady {
+            Outcome { split: true, echoes: false, work }
         } else {
-            self.wide.plan(input, &mut self.data, memory.as_mut())
+            let whole =
+                |(message, payload): (usize, &Payload)| Span { message, start: 0, end: payload.len() };
+            self.spans.extend(payloads.iter().enumerate().map(whole));
+            if filled < count {
+                self.spans.retain(|span| span.len() > 0);
+            }
+            input.spans = &self.spans;
+            if count <= NARROW_MAX {
+                self.narrow.plan(input, &mut self.data, memory.as_mut(), work)
+            } else {
+                self.wide.plan(input, &mut self.data, memory.as_mut(), work)
+            }
         };
         if !split {
             self.data.reset();
@@ -130,10 +147,10 @@ impl Encoder {
             if !remembers {
                 envelope.flags |= wire::FLAG_NOREF;
             } else if let Some(sent) = memory.sent {
-                sent.enter(self.data.to_bytes(COPIED_BYTES_MAX));
+                sent.enter(self.data.to_bytes(texts, COPIED_BYTES_MAX));
             }
         }
-        Ok(self.assemble(payloads, Totals { input_bytes, lens_bytes }, split, envelope, work))
+        Ok(self.assemble(payloads, totals, split, envelope, work))
     }
 
     /// Takes in the messages of a new frame, and checks what is known before anything is planned.
@@ -148,28 +165,23 @@ impl Encoder {
         within(LimitName::Destinations, limits.destinations.min(DESTINATIONS_MAX), payloads.len())?;
         self.spans.clear();
         let (mut input_bytes, mut lens_bytes, mut longest) = (0usize, 0, 0);
-        let (mut empty, mut several) = (false, false);
+        let (mut filled, mut several) = (0, false);
         for payload in payloads {
             let len = payload.len();
             input_bytes = input_bytes.saturating_add(len);
             lens_bytes += varint::len(len);
             longest = len.max(longest);
-            empty |= len == 0;
+            filled += usize::from(len > 0);
             several |= payload.segments().len() > 1;
         }
         within(LimitName::MessageBytes, limits.message_bytes, longest)?;
-        let whole = |(message, payload): (usize, &Payload)| Span { message, start: 0, end: payload.len() };
-        self.spans.extend(payloads.iter().enumerate().map(whole));
-        if empty {
-            self.spans.retain(|span| span.len() > 0);
-        }
         self.borders.reset(if several { payloads } else { &[] });
         // A concatenation is always possible within these; a split needs less data and is tried against the rest.
         within(LimitName::OutputBytes, limits.output_bytes, input_bytes)?;
         within(LimitName::DataBytes, limits.data_bytes, input_bytes)?;
-        within(LimitName::Pieces, limits.pieces, self.spans.len())?;
-        within(LimitName::Records, limits.records, self.spans.len())?;
-        Ok(Totals { input_bytes, lens_bytes })
+        within(LimitName::Pieces, limits.pieces, filled)?;
+        within(LimitName::Records, limits.records, filled)?;
+        Ok(Totals { input_bytes, lens_bytes, filled })
     }
 
     /// Puts prefix, head, data and checksum together.
@@ -181,6 +193,7 @@ impl Encoder {
         envelope: Envelope,
         work: Work,
     ) -> EncodedFrame {
+        let texts = Texts::new(payloads, &self.borders);
         let mut prefix = [0; 3 + 3 * varint::BYTES_MAX];
         let mut prefix_bytes = 3;
         prefix[0] = wire::MAGIC;
@@ -200,16 +213,17 @@ impl Encoder {
             totals.lens_bytes
         };
         let stage = self.options.stage;
-        let staged = if stage != Stage::None && self.compressor.promising(self.data.iter(), self.data.bytes) {
-            self.gathered.clear();
-            self.gathered.reserve(self.data.bytes);
-            for part in self.data.iter() {
-                self.gathered.extend_from_slice(part);
-            }
-            self.compressor.compress(stage, &self.gathered)
-        } else {
-            None
-        };
+        let staged =
+            if stage != Stage::None && self.compressor.promising(self.data.iter(texts), self.data.bytes) {
+                self.gathered.clear();
+                self.gathered.reserve(self.data.bytes);
+                for part in self.data.iter(texts) {
+                    self.gathered.extend_from_slice(part);
+                }
+                self.compressor.compress(stage, &self.gathered)
+            } else {
+                None
+            };
         if staged.is_some() {
             prefix[2] |= stage.flag();
         }
@@ -235,16 +249,16 @@ impl Encoder {
             assembly.out.put_slice(staged);
         } else {
             let mut own = self.data.own.as_slice();
-            for chunk in self.data.chunks.drain(..) {
+            for &chunk in &self.data.chunks {
                 match chunk {
                     Chunk::Own(bytes) => {
                         let (taken, rest) = own.split_at(bytes);
                         own = rest;
                         assembly.out.put_slice(taken);
                     }
-                    Chunk::Shared(segment) => {
+                    Chunk::Shared { message, segment, start, end } => {
                         assembly.cut();
-                        assembly.slice(segment);
+                        assembly.slice(texts.segment(message, segment).slice(start..end));
                     }
                 }
             }
@@ -253,8 +267,6 @@ impl Encoder {
         let diff_bytes = around + self.data.bytes;
         let stats =
             Stats { input_bytes: totals.input_bytes, diff_bytes, frame_bytes, concatenated: !split, work };
-        // No handle to any message outlives the call.
-        self.data.reset();
         EncodedFrame { slices, stats, arrived: envelope.arrived, flags: prefix[2], checksum }
     }
 }
@@ -273,6 +285,8 @@ struct Envelope {
 struct Totals {
     input_bytes: usize,
     lens_bytes: usize,
+    /// Messages that are not empty.
+    filled: usize,
 }
 
 /// Shows no working memory: it may hold parts of messages.
@@ -309,6 +323,24 @@ mod tests {
         let frame = Frame::parse(encoded.to_bytes(), &limits).unwrap();
         for (index, payload) in payloads.iter().enumerate() {
             assert!(frame.to_vec(index) == payload.to_vec(), "message {index}");
+        }
+    }
+
+    /// Records that go to one message each are put off, and left out where all are: then a concatenation is shorter, unless it
+    /// has to say the lengths of empty messages too.
+    #[test]
+    fn messages_that_share_nothing_are_one_after_another_unless_many_are_empty() {
+        let mut rng = fastrand::Rng::with_seed(1);
+        let mut text = |len: usize| Payload::from((0..len).map(|_| rng.u8(..)).collect::<Vec<u8>>());
+        let (one, two) = (text(700), text(90));
+        for (empty, concatenated) in [(0, true), (3, true), (4, false), (60, false), (900, false)] {
+            let mut payloads = vec![one.clone(), two.clone()];
+            payloads.resize(2 + empty, Payload::default());
+            let encoded =
+                Encoder::new(Options { seed: Some(1), ..Options::default() }).encode(&payloads).unwrap();
+            assert_eq!(encoded.stats().concatenated, concatenated, "{empty} empty ones: {encoded:?}");
+            let frame = Frame::parse(encoded.to_bytes(), &Limits::default()).unwrap();
+            assert!((0..payloads.len()).all(|index| frame.to_vec(index) == payloads[index].to_vec()));
         }
     }
 }

@@ -99,6 +99,11 @@ impl<const W: usize> HeadWriter<W> {
         &self.bytes
     }
 
+    /// Whether there is no record.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.bytes.is_empty() && self.open.is_none()
+    }
+
     /// Bytes that a record from a stream takes besides its set.
     pub(crate) fn past_cost(&self, len: usize, back: usize) -> usize {
         1 + varint::len(len) + if self.back == Some(back) { 0 } else { varint::len(back) }

@@ -16,7 +16,7 @@ use crate::work::Work;
 /// to five bytes, and what is around it another one. Of several: 4 to 6 give the same bytes in all traffic tried; with 3,
 /// frames of entries for 20 take 2,178 instead of 2,176, with 8, 20 structs of 256 bytes 2,625 instead of 1,008. Of one: 6
 /// take 75 bytes instead of 78 for such a struct, 12 take 40 instead of 32 for messages of three kinds in turn.
-const UNCHANGED_BYTES_MIN: usize = 5;
+pub(crate) const UNCHANGED_BYTES_MIN: usize = 5;
 const UNCHANGED_BYTES_MIN_ALONE: usize = 8;
 /// A message with fewer bytes in common with an earlier one, of those looked at, is like none of them; of a short one half
 /// is enough. As a member of a class it would only cut up the places of the others. 4 to 16 give the same bytes in all

@@ -65,9 +65,11 @@ impl BlockIndex {
         let filter_words = if blocks > SMALL_BLOCKS_MAX { FILTER_LARGE } else { FILTER_SMALL };
         self.filter.clear();
         self.filter.resize(filter_words, 0);
-        for block in reference.as_chunks::<BLOCK>().0 {
-            let (word, bits) = filter_place(ends(block, &self.keys), filter_words);
-            self.filter[word] |= bits.iter().fold(0, |all, bit| all | 1 << bit);
+        // A fixed length lets the compiler see that no place in the filter is out of bounds.
+        if let Some(filter) = self.filter.first_chunk_mut::<FILTER_LARGE>() {
+            fill(filter, &self.keys, reference);
+        } else if let Some(filter) = self.filter.first_chunk_mut::<FILTER_SMALL>() {
+            fill(filter, &self.keys, reference);
         }
         self.unsorted = true;
     }
@@ -173,6 +175,15 @@ fn filter_place(hash: u64, words: usize) -> (usize, [u64; 3]) {
     (word, [hash >> 58, hash >> 52 & 0x3F, hash >> 46 & 0x3F])
 }
 
+/// Sets the bits of all whole blocks of `reference`.
+#[inline(never)]
+fn fill<const WORDS: usize>(filter: &mut [u64; WORDS], keys: &[u64; 4], reference: &[u8]) {
+    for block in reference.as_chunks::<BLOCK>().0 {
+        let (word, bits) = filter_place(ends(block, keys), WORDS);
+        filter[word] |= 1 << bits[0] | 1 << bits[1] | 1 << bits[2];
+    }
+}
+
 fn next_candidate<const WORDS: usize>(
     filter: &[u64; WORDS],
     keys: &[u64; 4],
@@ -205,18 +216,39 @@ fn next_candidate<const WORDS: usize>(
             looked_at += GO;
         }
     }
+    let (begin, found) = (at, one_by_one(filter, keys, text, at, step, end));
+    looked_at += (found.unwrap_or(end.max(begin)) - begin).div_ceil(step) + usize::from(found.is_some());
+    (found, looked_at)
+}
+
+/// The first place `at`, `at + step`, ... before `end` whose window may be a block.
+#[inline(never)]
+fn one_by_one<const WORDS: usize>(
+    filter: &[u64; WORDS],
+    keys: &[u64; 4],
+    text: &[u8],
+    from: usize,
+    step: usize,
+    end: usize,
+) -> Option<usize> {
+    let mut at = from;
     while at < end
-        && let Some(window) = text[at..].first_chunk::<BLOCK>()
+        && let Some(window) = text.get(at..at + BLOCK)
     {
-        looked_at += 1;
-        let (word, bits) = place(window);
-        // One after the other: nearly always the first is not set.
-        if bits.iter().all(|bit| word >> bit & 1 != 0) {
-            return (Some(at), looked_at);
+        if let Some(window) = window.first_chunk() {
+            let hash = ends(window, keys);
+            let word = filter[usize::try_from(hash >> 34).unwrap_or(0) & (WORDS - 1)];
+            // One after the other: nearly always the first is not set.
+            if word >> (hash >> 58) & 1 != 0
+                && word >> (hash >> 52 & 0x3F) & 1 != 0
+                && word >> (hash >> 46 & 0x3F) & 1 != 0
+            {
+                return Some(at);
+            }
         }
         at += step;
     }
-    (None, looked_at)
+    None
 }
 
 #[cfg(test)]

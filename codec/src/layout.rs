@@ -17,6 +17,8 @@ use crate::wire;
 /// Records of a frame, and parts of each of its messages, for which a reader makes room from the beginning.
 const USUAL_RECORDS: usize = 16;
 const USUAL_PIECES: usize = 4;
+/// ... and parts of all messages together, where these are few.
+const USUAL_MEMBERS: usize = 32;
 /// Longer lists are given back, 40 KiB and 8 KiB: one large frame must not make a connection expensive for ever.
 const KEPT_RECORDS_MAX: usize = 1 << 10;
 const KEPT_MEMBERS_MAX: usize = 1 << 12;
@@ -150,7 +152,7 @@ impl Layout {
         members.clear();
         // Room for what most frames have; no more than the frame's own bytes can fill.
         records.reserve(USUAL_RECORDS.min(reader.remaining()));
-        members.reserve(count * USUAL_PIECES);
+        members.reserve((count * USUAL_PIECES).max(USUAL_MEMBERS));
         let extents = vec![Extent::default(); count];
         let mut layout = Self {
             flags,

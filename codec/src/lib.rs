@@ -33,9 +33,10 @@
 //! (`plan`) first by the segments' addresses (`identity`), then by content against the longest message (`align`, with
 //! blocks looked up in `index`). What is common is cut into stretches (`sweep`); what is left between them ends up in
 //! `columns`. On a connection the first bytes of messages (`openings`) are held against earlier ones before that, all
-//! together (`in_step`) or each on its own (`past`), and what need not be sent is left out (`records`, `echo`). Records go
-//! to a `head` and a `data` column, an optional second [`Stage`] compresses the latter, and the result is an
-//! [`EncodedFrame`]. [`Frame::parse`] checks everything against [`Limits`] and hands out slices of the buffer it got.
+//! together (`steady`, where they are short; `in_step`) or each on its own (`past`), and what need not be sent is left out
+//! (`records`, `echo`). Records go to a `head` and a `data` column, an optional second [`Stage`] compresses the latter,
+//! and the result is an [`EncodedFrame`]. [`Frame::parse`] checks everything against [`Limits`] and hands out slices of
+//! the buffer it got.
 //!
 //! The frame's bytes are in `FORMAT.md`, with what is promised about them and the tests that hold the promises:
 //!
@@ -137,6 +138,8 @@ mod bytes_equal;
 mod sweep;
 
 mod openings;
+
+mod steady;
 
 mod in_step;
 

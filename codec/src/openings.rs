@@ -46,22 +46,34 @@ impl JoinedOpenings {
     pub(crate) fn reset<'a>(&'a mut self, payloads: &'a [Payload]) -> Openings<'a> {
         self.bytes.clear();
         let mut list: Vec<Opening<'a>> = std::mem::take(&mut self.list);
+        let mut several = false;
         list.extend(payloads.iter().map(|payload| {
             contiguous(payload).unwrap_or_else(|| {
-                put_opening(payload.segments().iter(), |part| self.bytes.extend_from_slice(part));
+                several = true;
                 Opening { bytes: &[], border: payload.segments().first().map_or(0, Bytes::len) }
             })
         }));
-        let mut joined = self.bytes.as_slice();
-        if !joined.is_empty() {
-            for (opening, payload) in list.iter_mut().zip(payloads) {
-                let len = payload.len().min(OPENING_BYTES);
-                if opening.bytes.len() < len {
-                    (opening.bytes, joined) = joined.split_at(len);
-                }
-            }
+        if several {
+            self.join(payloads, &mut list);
         }
         Openings { list }
+    }
+
+    /// Adds those openings that lie in several segments.
+    #[inline(never)]
+    fn join<'a>(&'a mut self, payloads: &'a [Payload], list: &mut [Opening<'a>]) {
+        let len = |payload: &Payload| payload.len().min(OPENING_BYTES);
+        for (opening, payload) in list.iter().zip(payloads) {
+            if opening.bytes.len() < len(payload) {
+                put_opening(payload.segments().iter(), |part| self.bytes.extend_from_slice(part));
+            }
+        }
+        let mut joined = self.bytes.as_slice();
+        for (opening, payload) in list.iter_mut().zip(payloads) {
+            if opening.bytes.len() < len(payload) {
+                (opening.bytes, joined) = joined.split_at(len(payload));
+            }
+        }
     }
 
     /// Takes back the memory of a list.

@@ -16,6 +16,7 @@ use crate::in_step::{CLASSES_MAX, InStep};
 use crate::index::BlockIndex;
 use crate::openings::{Opening, Openings};
 use crate::records::Records;
+use crate::steady::Steady;
 use crate::sweep::{Runs, Sweep};
 use crate::texts::{Item, Span, Texts};
 
@@ -49,7 +50,7 @@ pub(crate) struct Scratch<const W: usize> {
     /// Empty lists, for whoever needs one.
     items: Vec<Vec<Item<'static>>>,
     spans: Vec<Vec<Span>>,
-    order: Vec<Keyed>,
+    pub(crate) order: Vec<Keyed>,
 }
 
 /// What is shared in one round, and how it is cut.
@@ -73,11 +74,11 @@ impl<const W: usize> Scratch<W> {
         }
     }
 
-    fn take_items<'a>(&mut self) -> Vec<Item<'a>> {
+    pub(crate) fn take_items<'a>(&mut self) -> Vec<Item<'a>> {
         self.items.pop().unwrap_or_default()
     }
 
-    fn give_items(&mut self, mut items: Vec<Item<'_>>) {
+    pub(crate) fn give_items(&mut self, mut items: Vec<Item<'_>>) {
         items.clear();
         // No item is left whose bytes could matter. Collecting in place keeps the memory.
         self.items.push(items.into_iter().map(|item| Item { span: item.span, bytes: &[] }).collect());
@@ -111,6 +112,19 @@ fn longest(lens: impl Iterator<Item = usize>) -> usize {
     best.0
 }
 
+/// Whether any of `items` shares memory with the longest one.
+fn overlap_longest(items: &[Item<'_>]) -> bool {
+    let reference = longest(items.iter().map(|item| item.bytes.len()));
+    let place = |item: &Item<'_>| {
+        let address = item.bytes.as_ptr().addr();
+        (address, address + item.bytes.len())
+    };
+    let Some((begin, end)) = items.get(reference).map(place) else { return false };
+    let mut others =
+        items.iter().enumerate().filter(|(index, _)| *index != reference).map(|(_, item)| place(item));
+    others.any(|(from, to)| from < end && begin < to)
+}
+
 impl<const W: usize> Planner<'_, W> {
     /// Plans whole messages, given in rising order.
     pub(crate) fn plan(&mut self, spans: &[Span]) {
@@ -128,6 +142,14 @@ impl<const W: usize> Planner<'_, W> {
         let mut items = self.scratch.take_items();
         for (class, planned) in known.classes().iter().zip(&mut planned) {
             let set = class.members.and(&here);
+            if self.out.is_plain()
+                && let Some(steady) = Steady::of_class(class, set, openings, &mut self.out.work)
+            {
+                steady.put(&mut self.out, self.scratch);
+                *planned = (set, class.len);
+                left -= class.len * set.count();
+                continue;
+            }
             items.clear();
             let item = |message, opening: &Opening<'b>| {
                 let span = Span { message, start: 0, end: class.len };
@@ -208,6 +230,21 @@ impl<const W: usize> Planner<'_, W> {
         }
         if round == ADDRESS_ROUNDS || spans.iter().all(|span| span.len() < ADDRESS_BYTES_MIN) {
             self.by_bytes_joined(spans);
+            return;
+        }
+        // Messages of one segment each in different memory: no look-up would find anything.
+        let mut items = self.scratch.take_items();
+        items.extend(spans.iter().map_while(|&span| {
+            let bytes = self.texts.contiguous(span)?;
+            Some(Item { span, bytes })
+        }));
+        self.out.work.address_lookups += items.len();
+        let apart = items.len() == spans.len() && !overlap_longest(&items);
+        if apart {
+            self.by_bytes(&items, 0, true);
+        }
+        self.scratch.give_items(items);
+        if apart {
             return;
         }
         if self.texts.identical(spans, &mut self.out.work.address_lookups) {
@@ -299,22 +336,21 @@ impl<const W: usize> Planner<'_, W> {
     fn by_bytes_joined(&mut self, spans: &[Span]) {
         let mut joined = std::mem::take(&mut self.scratch.joined);
         joined.clear();
-        for &span in spans {
-            if self.texts.contiguous(span).is_none() {
-                self.texts.copy_to(span, &mut joined);
-                self.out.work.copied_bytes += span.len();
-            }
-        }
-        let mut rest = joined.as_slice();
         let mut items = self.scratch.take_items();
         items.extend(spans.iter().map(|&span| {
             let bytes = self.texts.contiguous(span).unwrap_or_else(|| {
-                let (bytes, others) = rest.split_at(span.len());
-                rest = others;
-                bytes
+                self.texts.copy_to(span, &mut joined);
+                self.out.work.copied_bytes += span.len();
+                &[]
             });
             Item { span, bytes }
         }));
+        if !joined.is_empty() {
+            let mut rest = joined.as_slice();
+            for item in items.iter_mut().filter(|item| item.bytes.len() < item.span.len()) {
+                (item.bytes, rest) = rest.split_at(item.span.len());
+            }
+        }
         self.by_bytes(&items, 0, true);
         self.scratch.give_items(items);
         self.scratch.joined = joined;

@@ -34,6 +34,9 @@ pub(crate) struct Records<'a, const W: usize> {
     texts: Texts<'a>,
     head: &'a mut HeadWriter<W>,
     data: &'a mut DataColumn,
+    /// What goes to one message each, as long as nothing else has been written: if that is all, the frame is a concatenation,
+    /// and these records are never needed.
+    waiting: &'a mut Vec<Span>,
     places: Option<Places<'a, W>>,
     echo: Option<&'a Received>,
     pub(crate) work: Work,
@@ -131,9 +134,11 @@ impl<'a, const W: usize> Records<'a, W> {
         texts: Texts<'a>,
         head: &'a mut HeadWriter<W>,
         data: &'a mut DataColumn,
+        waiting: &'a mut Vec<Span>,
         work: Work,
     ) -> Self {
-        Self { texts, head, data, places: None, echo: None, work }
+        waiting.clear();
+        Self { texts, head, data, waiting, places: None, echo: None, work }
     }
 
     /// Takes into account what streams remember of `count` messages.
@@ -148,6 +153,11 @@ impl<'a, const W: usize> Records<'a, W> {
         self.echo = Some(received);
     }
 
+    /// Whether records are written as they come, and held against nothing.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.places.is_none() && self.echo.is_none()
+    }
+
     /// What is known of sets after the last record that was written.
     pub(crate) fn table(&self) -> &SetTable<W> {
         self.head.table()
@@ -155,6 +165,7 @@ impl<'a, const W: usize> Records<'a, W> {
 
     /// The bytes of `span` go to every member of `set`.
     pub(crate) fn shared(&mut self, set: &DestinationSet<W>, span: Span) {
+        self.wait_no_longer();
         let Some(places) = self.places.as_mut() else { return self.send_shared(set, span) };
         let len = span.len();
         let (mut done, mut unsent) = (0, 0);
@@ -183,37 +194,71 @@ impl<'a, const W: usize> Records<'a, W> {
 
     /// As [`shared`](Self::shared), for a short text that lies in one piece.
     pub(crate) fn shared_item(&mut self, set: &DestinationSet<W>, item: &Item<'_>) {
-        if self.places.is_some() || self.echo.is_some() {
+        if !self.is_plain() {
             return self.shared(set, item.span);
         }
+        self.wait_no_longer();
         self.head.put(set, item.bytes.len());
-        self.data.copy_columns(std::slice::from_ref(item), 0..item.bytes.len());
+        self.data.copy_columns(std::iter::once(item.bytes), 0..item.bytes.len());
     }
 
     /// As [`each`](Self::each), for the same `columns` of short texts that lie in one piece each.
     pub(crate) fn each_item(&mut self, set: &DestinationSet<W>, items: &[Item<'_>], columns: Range<usize>) {
         let len = columns.len();
-        if self.places.is_some() || self.echo.is_some() {
+        if !self.is_plain() {
             return self.each(set, items.iter().map(|item| item.part(columns.clone()).span), len);
         }
+        self.each_text(set, items.iter().map(|item| item.bytes), columns);
+    }
+
+    /// As [`each_item`](Self::each_item), where records are written as they come.
+    pub(crate) fn each_text<'b>(
+        &mut self,
+        set: &DestinationSet<W>,
+        texts: impl ExactSizeIterator<Item = &'b [u8]>,
+        columns: Range<usize>,
+    ) {
+        self.wait_no_longer();
         // Several members, or there would be nothing that varies.
-        self.head.put_from(set, len, Source::Each);
-        self.data.copy_columns(items, columns);
+        self.head.put_from(set, columns.len(), Source::Each);
+        self.data.copy_columns(texts, columns);
     }
 
     /// Every member of `set` takes `len` bytes of what its stream remembers.
     pub(crate) fn past(&mut self, set: &DestinationSet<W>, len: usize, back: usize) {
+        self.wait_no_longer();
         self.head.put_from(set, len, Source::Past(back));
     }
 
     /// The bytes of `span` go to its own message only.
     pub(crate) fn private(&mut self, span: Span) {
+        if self.is_plain() && self.head.is_empty() {
+            return self.waiting.push(span);
+        }
         self.shared(&DestinationSet::one(span.message), span);
+    }
+
+    /// Writes what has waited, because something follows.
+    #[inline]
+    fn wait_no_longer(&mut self) {
+        if !self.waiting.is_empty() {
+            self.write_waiting();
+        }
+    }
+
+    #[inline(never)]
+    fn write_waiting(&mut self) {
+        let mut waiting = std::mem::take(self.waiting);
+        for span in waiting.drain(..) {
+            self.put(&DestinationSet::one(span.message), span);
+        }
+        *self.waiting = waiting;
     }
 
     /// Every one of `spans`, equally long and in rising order, goes to its own message.
     #[inline(never)]
     pub(crate) fn each(&mut self, set: &DestinationSet<W>, spans: impl Iterator<Item = Span>, len: usize) {
+        self.wait_no_longer();
         let Some(places) = self.places.as_mut() else { return self.send_each(set, spans, len) };
         let spans: Vec<Span> = spans.collect();
         let (mut groups, mut others): (Vec<Group<W>>, _) = (Vec::new(), DestinationSet::EMPTY);
@@ -244,8 +289,11 @@ impl<'a, const W: usize> Records<'a, W> {
         }
     }
 
-    /// Writes out what might still have grown.
-    pub(crate) fn finish(&mut self) -> Work {
+    /// Writes out what might still have grown. Unless `all`, it writes nothing where every record would go to one message.
+    pub(crate) fn finish(&mut self, all: bool) -> Work {
+        if all {
+            self.wait_no_longer();
+        }
         while let Some(open) = self.places.as_mut().and_then(|places| places.open.pop()) {
             self.close(open);
         }
@@ -393,11 +441,12 @@ mod tests {
         let texts = Texts::new(&payloads, &borders);
         let (mut head, mut data) = (HeadWriter::new(), DataColumn::default());
         head.reset(now.len());
-        let mut out = Records::new(texts, &mut head, &mut data, Work::default());
+        let mut waiting = Vec::new();
+        let mut out = Records::new(texts, &mut head, &mut data, &mut waiting, Work::default());
         out.remember(&runs, now.len());
         make(&mut out);
-        out.finish();
-        let data = data.iter().flatten().copied().collect();
+        out.finish(true);
+        let data = data.iter(texts).flatten().copied().collect();
         (head.bytes().to_vec(), data)
     }
 
@@ -409,6 +458,53 @@ mod tests {
             out.shared(&set(&[0, 1]), span(0, 12, 40));
         });
         assert_eq!((&head[..], &data[..]), (&[0xD1, 0x00, 40, 40][..], &b""[..]));
+    }
+
+    #[test]
+    fn what_goes_to_one_message_each_waits_for_a_record_of_several() {
+        type Make<'a> = &'a dyn Fn(&mut Records<'_, 1>);
+        let plain = |all: bool, make: Make<'_>| {
+            let payloads: Vec<Payload> =
+                [TEXT, TEXT].iter().map(|text| Payload::from(text.to_vec())).collect();
+            let borders = Borders::default();
+            let texts = Texts::new(&payloads, &borders);
+            let (mut head, mut data, mut waiting) = (HeadWriter::new(), DataColumn::default(), Vec::new());
+            head.reset(2);
+            let mut out = Records::new(texts, &mut head, &mut data, &mut waiting, Work::default());
+            make(&mut out);
+            out.finish(all);
+            let data: Vec<u8> = data.iter(texts).flatten().copied().collect();
+            (head.bytes().to_vec(), data.len(), waiting.len())
+        };
+        let alone = |out: &mut Records<'_, 1>| {
+            out.private(span(1, 0, 2));
+            out.private(span(0, 0, 7));
+        };
+        assert_eq!(plain(false, &alone), (vec![], 0, 2));
+        assert_eq!(plain(true, &alone), (vec![0x41, 2, 0x40, 7], 9, 0));
+        let before = [0x41, 2, 0x40, 7].as_slice();
+        let text = |message: usize| Item { span: span(message, 7, 12), bytes: &TEXT[7..12] };
+        let all = set(&[0, 1]);
+        let followed: [(Make<'_>, &[u8], usize); 5] = [
+            (&|out| out.shared(&all, span(0, 7, 12)), &[0x00, 5], 5),
+            (&|out| out.shared_item(&all, &text(0)), &[0x00, 5], 5),
+            (&|out| out.each(&all, [span(0, 7, 9), span(1, 2, 4)].into_iter(), 2), &[0xD0, 0x00, 2], 4),
+            (&|out| out.each_item(&all, &[text(0), text(1)], 1..3), &[0xD0, 0x00, 2], 4),
+            (&|out| out.past(&all, 9, 40), &[0xD1, 0x00, 9, 40], 0),
+        ];
+        for (follow, record, bytes) in followed {
+            let (head, data, waiting) = plain(false, &|out| {
+                alone(out);
+                follow(out);
+            });
+            assert_eq!((head, data, waiting), ([before, record].concat(), 9 + bytes, 0));
+        }
+        // Behind a record nothing waits.
+        let (head, data, waiting) = plain(false, &|out| {
+            out.shared(&all, span(0, 0, 7));
+            out.private(span(1, 7, 9));
+        });
+        assert_eq!((&head[..], data, waiting), (&[0x00, 7, 0x41, 2][..], 9, 0));
     }
 
     #[test]

@@ -180,7 +180,7 @@ impl SessionEncoder {
             }
             self.before = frame.checksum;
             if frame.flags & wire::FLAG_NOREF == 0 {
-                self.streams.enter_all(streams, openings.iter());
+                self.streams.enter_all(streams, openings.all());
             }
             self.streams.next_frame();
         }

@@ -31,6 +31,8 @@ pub(crate) struct SetTable<const W: usize> {
     hasher: RandomState,
     /// Set of the previous record.
     previous: DestinationSet<W>,
+    /// Its number and how many members it has, if it can be spelled as REF: records of one set often follow each other.
+    again: Option<(usize, usize)>,
     /// The destination that the code `NEXT` stands for.
     next: usize,
 }
@@ -64,6 +66,7 @@ impl<const W: usize> SetTable<W> {
             slots: Vec::new(),
             hasher: RandomState::new(),
             previous: DestinationSet::EMPTY,
+            again: None,
             next: 0,
         };
         table.reset(count);
@@ -78,6 +81,7 @@ impl<const W: usize> SetTable<W> {
         self.defined.clear();
         self.slots.clear();
         self.previous = self.all;
+        self.again = None;
         self.next = 0;
     }
 
@@ -87,7 +91,12 @@ impl<const W: usize> SetTable<W> {
     }
 
     /// Bytes that spelling `set` next would take.
+    #[inline]
     pub(crate) fn cost(&self, set: &DestinationSet<W>) -> usize {
+        if *set == self.all { 1 } else { self.cost_of_some(set) }
+    }
+
+    fn cost_of_some(&self, set: &DestinationSet<W>) -> usize {
         match self.choose(set) {
             Spelling::Next => 1,
             Spelling::Ref(k) | Spelling::One(k) | Spelling::But(k) if k < wire::SHORT => 1,
@@ -108,13 +117,19 @@ impl<const W: usize> SetTable<W> {
             // What most records of most frames are for.
             out.push(wire::REF);
             self.previous = self.all;
+            self.again = None;
             return self.count;
         }
-        self.put_some(out, set);
-        set.count()
+        if let Some((number @ ..wire::SHORT, members)) = self.again
+            && *set == self.previous
+        {
+            out.push(wire::REF + number.to_le_bytes()[0]);
+            return members;
+        }
+        self.put_some(out, set)
     }
 
-    fn put_some(&mut self, out: &mut Vec<u8>, set: &DestinationSet<W>) {
+    fn put_some(&mut self, out: &mut Vec<u8>, set: &DestinationSet<W>) -> usize {
         let numbered = |out: &mut Vec<u8>, short: u8, long: u8, k: usize| match u8::try_from(k) {
             Ok(low) if k < wire::SHORT => out.push(short + low),
             _ => {
@@ -146,6 +161,13 @@ impl<const W: usize> SetTable<W> {
             }
         }
         self.note(set, spelling);
+        let members = set.count();
+        self.again = match spelling {
+            Spelling::Ref(number) => Some((number, members)),
+            Spelling::Define(..) => Some((self.defined_count(), members)),
+            Spelling::Next | Spelling::One(_) | Spelling::But(_) => None,
+        };
+        members
     }
 
     /// Reads one set. `set_bytes` is the limit on what definitions are charged.
@@ -215,6 +237,11 @@ impl<const W: usize> SetTable<W> {
         // No comparison of slices: those are calls, even for one word.
         if words.iter().zip(all).all(|(word, all)| word == all) {
             return Spelling::Ref(0);
+        }
+        if let Some((number, _)) = self.again
+            && words.iter().zip(&self.previous.words()[..self.words]).all(|(word, with)| word == with)
+        {
+            return Spelling::Ref(number);
         }
         if let Some(one) = sole(words.iter().copied()) {
             return if one == self.next { Spelling::Next } else { Spelling::One(one) };

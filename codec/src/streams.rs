@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use crate::bytes_equal::equal_count;
+use crate::openings::Opening;
 use crate::wire::{OPENING_BYTES, STREAM_BYTES, STREAMS_MAX};
 use crate::work::Work;
 
@@ -18,7 +19,7 @@ const KEPT_BYTES_MAX: usize = 2 * STREAM_BYTES;
 /// is work for all.
 const TRIED: usize = 8;
 /// Bytes of each that are looked at. 16 and 64 choose the same in all traffic tried; 64 are half as much work again.
-const LOOK_BYTES: usize = 32;
+pub(crate) const LOOK_BYTES: usize = 32;
 /// What an equal length is worth in equal bytes. With 8, five messages with a field that grows and shrinks take 275 bytes
 /// instead of 132, because they are laid beside ones in which everything behind the field has moved; with 32 as many.
 const SAME_LENGTH: usize = 16;
@@ -273,19 +274,30 @@ impl Streams {
         stream.enter(parts);
     }
 
-    /// Remembers the openings of all messages of a frame.
-    pub(crate) fn enter_all<'a>(&mut self, numbers: &[u32], openings: impl Iterator<Item = &'a [u8]>) {
-        for (&number, opening) in numbers.iter().zip(openings) {
-            let stream = match self.streams.get_mut(self.next) {
-                Some(stream) if stream.number == number => stream,
-                _ => {
-                    self.next = self.by_number.get(&number).copied().unwrap_or_else(|| self.begin(number));
-                    &mut self.streams[self.next]
-                }
-            };
-            self.next += 1;
+    /// Remembers the openings of all messages of a frame, whose first one this is.
+    #[inline(never)]
+    pub(crate) fn enter_all(&mut self, numbers: &[u32], openings: &[Opening<'_>]) {
+        let mut entered = 0;
+        // Mostly the streams are those of the frame before, and a loop that knows of nothing else is half as long.
+        for ((stream, number), opening) in self.streams.iter_mut().zip(numbers).zip(openings) {
+            if stream.number != *number {
+                break;
+            }
             stream.used = self.frames;
-            stream.enter_opening(opening);
+            stream.enter_opening(opening.bytes);
+            entered += 1;
+        }
+        self.next = entered;
+        if entered < numbers.len() {
+            self.enter_others(&numbers[entered..], &openings[entered..]);
+        }
+    }
+
+    /// The same, from the first one on whose stream is not the one behind the last.
+    #[inline(never)]
+    fn enter_others(&mut self, numbers: &[u32], openings: &[Opening<'_>]) {
+        for (number, opening) in numbers.iter().zip(openings) {
+            self.enter(*number, std::iter::once(opening.bytes));
         }
     }
 

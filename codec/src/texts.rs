@@ -96,7 +96,8 @@ impl<'a> Texts<'a> {
     pub(crate) fn parts(&self, span: Span) -> Parts<'a> {
         let segments = self.payloads[span.message].segments();
         if let [segment] = segments {
-            return Parts { segments: std::slice::from_ref(segment), skip: span.start, rest: span.len() };
+            let segments = std::slice::from_ref(segment);
+            return Parts { segments, number: 0, skip: span.start, rest: span.len() };
         }
         let starts = self.borders.of(span.message);
         // The segment that holds the span's first byte; most messages have few.
@@ -106,7 +107,12 @@ impl<'a> Texts<'a> {
             _ => starts.partition_point(|&start| start <= span.start).saturating_sub(1),
         };
         let skip = starts.get(index).map_or(0, |start| span.start - start);
-        Parts { segments: &segments[index..], skip, rest: span.len() }
+        Parts { segments: &segments[index..], number: index, skip, rest: span.len() }
+    }
+
+    /// A segment of a message by its number.
+    pub(crate) fn segment(&self, message: usize, number: usize) -> &'a Bytes {
+        &self.payloads[message].segments()[number]
     }
 
     /// Whether all `spans` are the same memory; counts the addresses that are looked at.
@@ -142,8 +148,17 @@ impl<'a> Texts<'a> {
 #[derive(Clone, Debug)]
 pub(crate) struct Parts<'a> {
     segments: &'a [Bytes],
+    /// That of the first of them in its message.
+    number: usize,
     skip: usize,
     rest: usize,
+}
+
+impl Parts<'_> {
+    /// The number of the next part's segment in its message.
+    pub(crate) fn number(&self) -> usize {
+        self.number
+    }
 }
 
 impl<'a> Iterator for Parts<'a> {
@@ -157,6 +172,7 @@ impl<'a> Iterator for Parts<'a> {
         let start = self.skip;
         let end = segment.len().min(start + self.rest);
         self.segments = others;
+        self.number += 1;
         self.skip = 0;
         self.rest -= end - start;
         Some((segment, start, end))

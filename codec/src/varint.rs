@@ -17,10 +17,16 @@ pub(crate) fn len(value: usize) -> usize {
 }
 
 /// Appends `value`.
+#[inline]
 pub fn put(out: &mut Vec<u8>, value: usize) {
-    if let Ok(low @ ..0x80) = u8::try_from(value) {
-        return out.push(low);
+    match u8::try_from(value) {
+        Ok(low @ ..0x80) => out.push(low),
+        _ => put_long(out, value),
     }
+}
+
+#[inline(never)]
+fn put_long(out: &mut Vec<u8>, value: usize) {
     let mut bytes = [0; BYTES_MAX];
     let len = write(&mut bytes, value);
     out.extend_from_slice(&bytes[..len]);

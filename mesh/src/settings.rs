@@ -39,7 +39,8 @@ pub struct Settings {
     pub redial_min: Duration,
     /// Longest pause before a new dial. Default 2 s.
     pub redial_max: Duration,
-    /// Dials per second of the whole process, as a token bucket of that size. Default 200.
+    /// Links that the whole process begins per second, each with two connections, as a token bucket of that size. Those that
+    /// are held all the time come before those that are wanted for what waits now. Default 200.
     pub dials_per_second: u32,
     /// Shortest time an attempt waits for its ack. Default 20 ms.
     pub attempt_timeout_min: Duration,

@@ -207,9 +207,9 @@ pub struct Stats {
     pub handshakes: u64,
     /// Connections closed because the peer broke the protocol, by error label.
     pub protocol_errors: BTreeMap<&'static str, u64>,
-    /// Dials started.
+    /// Connections that were dialled: two per link.
     pub dials: u64,
-    /// Dials that failed before a handshake began.
+    /// Those of them that failed before a handshake began.
     pub dials_failed: u64,
     /// Acks that named something this node does not know, ignored.
     pub acks_ignored: u64,

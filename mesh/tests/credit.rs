@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use lab::{Lab, Line, dc, id};
 use trunkline_mesh::id::Lane;
-use trunkline_mesh::message::{Batch, Message};
+use trunkline_mesh::message::{Batch, FailReason, Message, Outcome};
+use trunkline_mesh::proto::time::Micros;
+use trunkline_mesh::proto::wire::Offer;
 use trunkline_mesh::settings::Settings;
 use trunkline_mesh::topology::Roles;
 
@@ -104,4 +106,98 @@ fn a_lost_word_of_room_is_asked_for() {
     lab.kill(in_use.as_str());
     lab.run_for(Duration::from_secs(3));
     assert_eq!(lab.delivered.len(), 40);
+}
+
+/// Seven messages for a member whose inbox has room for six: the last one is held.
+fn holds_one(nodes: &[(&str, &str, Roles, Option<Offer>)], deadline: Duration) -> Lab {
+    let settings = Settings { inbox_bytes_max: 64 << 10, reorder_bytes_max: 64 << 10, ..Settings::default() };
+    let mut lab = Lab::new(nodes, &settings, Duration::from_millis(20));
+    lab.run_for(Duration::from_secs(1));
+    lab.set_deaf("eu-1", true);
+    for number in 0..7 {
+        let mut batch = Batch::to(dc("eu"));
+        let message = Message::new(id("eu-1"), vec![number; 10_000]).lane(Lane::Bulk);
+        batch.push(message.deadline(deadline));
+        lab.submit("leader", batch).unwrap();
+    }
+    lab.run_for(Duration::from_secs(1));
+    assert_eq!((lab.outcomes.len(), lab.stats("eu-1").member.handed_over), (6, 6));
+    lab
+}
+
+fn all_delivered(lab: &Lab) -> bool {
+    let delivered = |outcome: &Outcome| matches!(outcome, Outcome::Delivered { .. });
+    lab.outcomes.len() == 7 && lab.outcomes.values().all(|(_, outcomes)| outcomes.iter().all(delivered))
+}
+
+/// The same of a message that its member held for want of room: nothing is sent that its member would answer.
+#[test]
+fn the_lost_word_of_what_was_held_is_asked_for() {
+    let nodes = [
+        ("leader", "us", Roles::ORIGIN, None),
+        ("eu-pa", "eu", Roles::PROXY, None),
+        ("eu-pb", "eu", Roles::PROXY, None),
+        ("eu-1", "eu", Roles::MEMBER, None),
+    ];
+    let mut lab = holds_one(&nodes, Duration::from_secs(20));
+    let now = lab.now;
+    let routes = lab.node("leader").status(now).datacenters.remove(0).routes;
+    let in_use = routes.into_iter().find(|route| route.in_use).unwrap().proxy;
+    lab.set_deaf("eu-1", false);
+    lab.kill(in_use.as_str());
+    lab.run_until("delivered", Duration::from_secs(1), |lab| all_delivered(lab));
+}
+
+/// What waits at its member for room, and for nothing else, was refused when its time is over.
+#[test]
+fn what_is_held_for_room_until_its_deadline_is_refused() {
+    let nodes = [("leader", "us", Roles::ORIGIN, None), ("eu-1", "eu", Roles::MEMBER, None)];
+    let mut lab = holds_one(&nodes, Duration::from_secs(3));
+    lab.run_for(Duration::from_secs(3));
+    let last = lab.outcomes.values().last().unwrap().1.clone();
+    assert_eq!(last, [Outcome::Failed { reason: FailReason::Refused, maybe_delivered: true }]);
+}
+
+/// A direct link is closed when it was idle for a while. While its peer holds a message it is not.
+#[test]
+fn a_link_whose_peer_holds_something_is_not_idle() {
+    let nodes = [("leader", "us", Roles::ORIGIN, None), ("eu-1", "eu", Roles::MEMBER, None)];
+    let mut lab = holds_one(&nodes, Duration::from_secs(60));
+    lab.run_for(Duration::from_secs(40));
+    assert_eq!(lab.connections("eu-1"), 2, "the link is up");
+    lab.set_deaf("eu-1", false);
+    lab.run_until("delivered", Duration::from_secs(1), |lab| all_delivered(lab));
+    // Asking is cheap, and ends with what was held.
+    let asked = lab.received[&(id("eu-1"), id("leader"))].batches;
+    assert!(asked < 120, "{asked} batches");
+    lab.run_for(Duration::from_secs(31));
+    assert_eq!(lab.connections("eu-1"), 0, "now it is idle");
+}
+
+/// Two origins keep a member busy whose application reads one message in 10 ms.
+#[test]
+fn a_slow_reader_gets_as_much_of_every_origin() {
+    let both = ["us-a", "us-b"];
+    let mut nodes = vec![("eu-p", "eu", Roles::PROXY, None), ("eu-1", "eu", Roles::MEMBER, None)];
+    nodes.extend(both.map(|name| (name, "us", Roles::ORIGIN, None)));
+    let settings = Settings { inbox_bytes_max: 64 << 10, reorder_bytes_max: 64 << 10, ..Settings::default() };
+    let mut lab = Lab::new(&nodes, &settings, Duration::from_millis(10));
+    lab.run_for(Duration::from_secs(1));
+    lab.set_deaf("eu-1", true);
+    for round in 0..2_000 {
+        // One of them was there first, and has more.
+        for (name, messages) in [(both[0], 4), (both[1], 2)].into_iter().take(1 + usize::from(round > 100)) {
+            let mut batch = Batch::to(dc("eu"));
+            for _ in 0..messages {
+                let message = Message::new(id("eu-1"), vec![7; MESSAGE_BYTES]).lane(Lane::Bulk);
+                batch.push(message.deadline(Duration::from_secs(2)));
+            }
+            let _ = lab.submit(name, batch);
+        }
+        lab.take_one("eu-1");
+        lab.run_for(Duration::from_millis(10));
+    }
+    let late = || lab.delivered.iter().filter(|(at, ..)| *at > Micros(4_000_000));
+    let got = both.map(|name| late().filter(|(_, _, delivery)| delivery.origin == id(name)).count());
+    assert!(got.iter().all(|one| 10 * one >= 4 * got.iter().sum::<usize>()), "{got:?}");
 }

@@ -5,6 +5,7 @@ mod support;
 use std::time::Duration;
 
 use support::{Cluster, Raw, dc, eventually, id, soon};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use trunkline_mesh::proto::frame::{FrameType, HEADER_BYTES, Received};
 use trunkline_mesh::proto::wire::{CloseCode, Hello, PREAMBLE, RefuseCode, WIRE_VERSION};
@@ -358,8 +359,9 @@ async fn a_draining_node_says_so_before_it_closes() {
         drop((control, bulk));
         codes
     };
-    let (codes, ()) = soon("drain", async { tokio::join!(by_hand, member.mesh().drain()) }).await;
+    let (codes, drained) = soon("drain", async { tokio::join!(by_hand, member.mesh().drain()) }).await;
     assert_eq!(codes, [CloseCode::Draining as u16, CloseCode::Closing as u16]);
+    assert!(drained, "nothing was left undone");
     assert!(soon("recv", member.inbox.recv()).await.is_none());
     assert!(TcpStream::connect(cluster.address("eu-m")).await.is_err(), "the listener is gone");
 }
@@ -432,4 +434,44 @@ async fn a_flood_of_strangers_leaves_live_links_alone() {
     .await;
     assert!(leader.reaches("eu-p"));
     assert_eq!(leader.mesh().stats().handshakes, handshakes, "the link never broke");
+}
+
+/// Sixty strangers at once, one accept per second; then the limit is lifted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reload_changes_how_many_are_accepted_per_second() {
+    let mut cluster = small();
+    cluster.settings.accepts_per_second = 1;
+    let proxy = cluster.start("eu-p").await;
+    let knock = |address| async move {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
+        let mut answer = [0; 8];
+        stream.read_exact(&mut answer).await.unwrap();
+        assert_eq!(answer, PREAMBLE);
+    };
+    let strangers: Vec<_> = (0..60).map(|_| tokio::spawn(knock(cluster.address("eu-p")))).collect();
+    let more = Settings { accepts_per_second: 1_000, ..cluster.settings.clone() };
+    proxy.mesh().set_settings(&more).unwrap();
+    // One per second would take three times as long as is waited here.
+    let answers = async {
+        for stranger in strangers {
+            stranger.await.unwrap();
+        }
+    };
+    soon("answers", answers).await;
+}
+
+#[tokio::test]
+async fn a_drain_says_whether_all_was_finished() {
+    let mut cluster = small();
+    cluster.settings.drain_timeout = Duration::from_millis(100);
+    let (leader, idle) = (cluster.start("leader").await, cluster.start("us-m").await);
+    // Nobody is there to take it.
+    let mut batch = Batch::to(dc("eu"));
+    batch.push(Message::new(id("eu-m"), b"x".to_vec()).deadline(Duration::from_secs(60)));
+    let receipt = leader.client.send(batch).await.unwrap();
+    assert!(!soon("drain", leader.mesh().drain()).await, "a message is left");
+    assert!(!soon("the receipt", receipt).await[0].is_delivered());
+    assert!(soon("drain", idle.mesh().drain()).await, "nothing is");
+    assert!(soon("drain again", idle.mesh().drain()).await);
 }

@@ -85,3 +85,46 @@ fn two_thousand_senders_are_back_at_one_proxy_within_ten_seconds() {
     partition(&mut lab);
     println!("dialled by all: {:?}", come_back(&mut lab));
 }
+
+/// All proxies die under load, and direct links to fifty members are asked for again and again. That takes nothing from the
+/// proxies, which are linked as soon as they are there.
+#[test]
+fn direct_dials_do_not_keep_the_proxies_waiting() {
+    let names: Vec<String> = (0..50).map(|member| format!("m-{member}")).collect();
+    let mut nodes = vec![
+        ("leader", "us", Roles::ORIGIN, None),
+        ("eu-pa", "eu", Roles::PROXY, None),
+        ("eu-pb", "eu", Roles::PROXY, None),
+    ];
+    nodes.extend(names.iter().map(|name| (name.as_str(), "eu", Roles::MEMBER, None)));
+    let settings = Settings { dials_per_second: 2, ..Settings::default() };
+    let mut lab = Lab::new(&nodes, &settings, DELAY);
+    let proxies = |lab: &mut Lab| {
+        let now = lab.now;
+        let links = lab.node("leader").status(now).links;
+        links.iter().filter(|link| link.up && link.peer.as_str().starts_with("eu-p")).count()
+    };
+    let send = |lab: &mut Lab| {
+        let mut batch = Batch::to(dc("eu"));
+        for name in &names {
+            batch.push(Message::new(id(name), vec![7; 64]).deadline(Duration::from_millis(300)));
+        }
+        let _ = lab.submit("leader", batch);
+        lab.run_for(Duration::from_millis(10));
+    };
+    lab.run_for(Duration::from_secs(40));
+    assert_eq!(proxies(&mut lab), 2);
+    lab.kill("eu-pa");
+    lab.kill("eu-pb");
+    for _ in 0..100 {
+        send(&mut lab);
+    }
+    lab.restart("eu-pa", 1_800_000_000_000_000);
+    lab.restart("eu-pb", 1_800_000_000_000_001);
+    let began = lab.now;
+    while proxies(&mut lab) < 2 {
+        send(&mut lab);
+        assert!(lab.now.since(began) < Duration::from_secs(5), "{} proxies of 2", proxies(&mut lab));
+    }
+    println!("linked again after {:?}", lab.now.since(began));
+}

@@ -1,4 +1,5 @@
-//! How long an attempt waits for its ack, in virtual time: it follows the way that it takes, also when that gets longer.
+//! How long an attempt waits for its ack, in virtual time: it follows the way that it takes, also when that gets longer. And from
+//! when on links keep other times after a reload.
 
 mod lab;
 
@@ -55,4 +56,40 @@ fn a_member_that_moves_is_not_expected_to_answer_as_fast_as_where_it_was() {
     lab.relocate("eu-1", "ap", 1_700_000_010_000_000);
     lab.run_for(Duration::from_secs(3));
     assert_eq!(timed_out(&mut lab, "ap", 10), 0);
+}
+
+/// Pings become more frequent, and silence is noticed sooner. No healthy link ends for that, and it holds at once.
+#[test]
+fn a_reload_of_pings_and_silence_ends_no_healthy_link_and_holds_at_once() {
+    let secs = Duration::from_secs;
+    let nodes = [
+        ("leader", "us", Roles::ORIGIN, None),
+        ("eu-p", "eu", Roles::PROXY, None),
+        ("eu-1", "eu", Roles::MEMBER, None),
+    ];
+    let before = Settings { ping_interval: secs(10), silence_timeout: secs(30), ..Settings::default() };
+    let mut lab = Lab::new(&nodes, &before, NEAR);
+    lab.run_for(secs(28));
+    let after = Settings {
+        ping_interval: Duration::from_millis(300),
+        silence_timeout: secs(1),
+        ..Settings::default()
+    };
+    for (name, ..) in &nodes {
+        lab.set_settings(name, &after);
+    }
+    lab.run_for(secs(10));
+    assert_eq!(lab.stats("leader").dials, 2, "one link, from the beginning");
+    assert_eq!(lab.stats("eu-p").dials, 2);
+    for (name, ..) in &nodes {
+        lab.set_settings(name, &before);
+    }
+    lab.run_for(secs(5));
+    for (name, ..) in &nodes {
+        lab.set_settings(name, &after);
+    }
+    lab.stop("eu-p");
+    lab.run_for(Duration::from_millis(1_100));
+    let now = lab.now;
+    assert!(!lab.node("leader").status(now).links.iter().any(|link| link.up), "its silence is noticed");
 }

@@ -145,8 +145,12 @@ impl Process {
 
     /// The same, as something that is known. Only what a later or earlier version may lack has a default.
     pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
-        read(self.json(path).await?)
-            .map_err(|error| self.failed(&format!("answers {path} in a form of its own: {error}")))
+        self.known(path, self.json(path).await?)
+    }
+
+    /// What a path answered, as something that is known.
+    pub(super) fn known<T: DeserializeOwned>(&self, path: &str, answer: Value) -> Result<T, Failure> {
+        read(answer).map_err(|error| self.failed(&format!("answers {path} in a form of its own: {error}")))
     }
 
     /// One request, and what is answered.

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::failure::Failure;
-use super::fetch::{At, read};
+use super::fetch::At;
 use super::status::{offset, print};
 use crate::config::units::{parse_duration, show_count, show_duration};
 
@@ -65,8 +65,7 @@ pub(super) async fn ping(args: PingArgs) -> Result<(), Failure> {
         let why = body["error"].as_str().unwrap_or("no reason is given").to_owned();
         let line = match code {
             StatusCode::OK => {
-                let pinged: Pinged = read(body)
-                    .map_err(|error| Failure::Failed(format!("the answer has a form of its own: {error}")))?;
+                let pinged: Pinged = process.known(&path, body)?;
                 tally.rtts_us.push(pinged.rtt_us);
                 let line = format!("{}: {}\n", args.to, pinged.line());
                 last = Some(pinged);

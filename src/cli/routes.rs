@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::failure::Failure;
-use super::fetch::{At, read};
+use super::fetch::At;
 use super::status::{Datacenter, print, proxies};
 use super::table::{Align, Table};
 use crate::config::units::{show_count, show_duration};
@@ -89,12 +89,12 @@ struct Passed {
 }
 
 pub(super) async fn routes(args: RoutesArgs) -> Result<(), Failure> {
-    let routes = args.at.process()?.json("/v1/routes").await?;
+    let process = args.at.process()?;
+    let routes = process.json("/v1/routes").await?;
     if args.json {
         return print(&format!("{routes}\n"));
     }
-    let mut routes: Routes = read(routes)
-        .map_err(|error| Failure::Failed(format!("the routes have a form of their own: {error}")))?;
+    let mut routes: Routes = process.known("/v1/routes", routes)?;
     if let Some(wanted) = &args.dc {
         routes.datacenters.retain(|datacenter| datacenter.status.name == *wanted);
         if routes.datacenters.is_empty() {
@@ -253,6 +253,7 @@ fn spaced(label: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::fetch::read;
     use super::*;
     use serde_json::json;
 

@@ -85,12 +85,16 @@ pub(super) async fn run(args: RunArgs, role: Role, log: &Log) -> Result<(), Fail
     if let Some(api) = &api {
         api.set_draining();
     }
-    mesh.drain().await;
+    let drained = mesh.drain().await;
     let written = writer.finish().await;
     if let Some(api) = api {
         api.close().await;
     }
     outcome.and(written)?;
+    if !drained {
+        let why = "not drained within `drain_timeout`: what was under way is lost here, and its senders try other ways";
+        return Err(Failure::Failed(why.to_owned()));
+    }
     tracing::info!("stopped");
     Ok(())
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::failure::Failure;
-use super::fetch::{At, Process, read};
+use super::fetch::{At, Process};
 use super::table::{Align, Table};
 use crate::config::units::{show_bytes, show_count, show_duration};
 
@@ -103,8 +103,7 @@ pub(super) async fn status(args: StatusArgs) -> Result<(), Failure> {
     if args.json {
         return print(&format!("{status}\n"));
     }
-    let known: Status = read(status)
-        .map_err(|error| Failure::Failed(format!("the status has a form of its own: {error}")))?;
+    let known: Status = process.known("/v1/status", status)?;
     let ready = process.json("/readyz").await?;
     print(&known.describe(&reasons(&ready)))
 }
@@ -303,6 +302,7 @@ fn uptime(seconds: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::fetch::read;
     use super::*;
     use serde_json::json;
 

@@ -114,7 +114,7 @@ catalog! {
     PROTOCOL_ERRORS = counter("protocol_errors_total", ["error"],
         "Connections closed over what the peer sent, or over a frame that could not be made, by error.");
     DIALS = counter("dials_total", [],
-        "Connections this node began.");
+        "Connections this node began, two per link.");
     DIALS_FAILED = counter("dials_failed_total", [],
         "Connections this node began that failed before a handshake.");
     TLS_FAILED = counter("tls_handshakes_failed_total", ["reason"],

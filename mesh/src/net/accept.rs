@@ -34,10 +34,14 @@ pub(super) fn start(shared: &Arc<Shared>, listener: TcpListener) {
 
 async fn run(shared: &Arc<Shared>, listener: &TcpListener) {
     let mut pause = PAUSE_MIN;
-    let mut tokens = TokenBucket::new(shared.settings.accepts_per_second);
+    let rate = || shared.settings(|settings| settings.accepts_per_second);
+    let mut tokens = TokenBucket::new(rate());
     loop {
         // Whoever comes faster waits in the listener's queue, at the kernel's cost and not at that of the live links.
-        while let Err(later) = tokens.take(shared.now()) {
+        loop {
+            // A reload may have changed it.
+            tokens.set_rate(rate());
+            let Err(later) = tokens.take(shared.now()) else { break };
             match shared.instant(later) {
                 Some(later) => tokio::time::sleep_until(later).await,
                 None => break,

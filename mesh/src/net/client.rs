@@ -4,7 +4,7 @@ use tokio::sync::oneshot;
 
 use super::mesh::Mesh;
 use super::receipt::Receipt;
-use super::waiting::{Decision, submit};
+use super::waiting::{Decision, Place, submit};
 use crate::id::Datacenter;
 use crate::message::Batch;
 use crate::proto::node::{RejectReason, Rejected};
@@ -124,8 +124,8 @@ impl Client {
         match taken {
             Err(_) => Err(SendError::Closed),
             Ok(Taken::Decided(decision)) => decision,
-            Ok(Taken::Waits(decision)) => {
-                Waits { client: self, decision: Some(decision) }.await_decision().await
+            Ok(Taken::Waits((place, decision))) => {
+                Waits { client: self, place, decision: Some(decision) }.await_decision().await
             }
         }
     }
@@ -163,12 +163,13 @@ impl Client {
 
 enum Taken {
     Decided(Decision),
-    Waits(oneshot::Receiver<Decision>),
+    Waits((Place, oneshot::Receiver<Decision>)),
 }
 
-/// A `send` in line. Leaving the line early lets those behind it try at once.
+/// A `send` in line. Leaving the line early lets go of its batch, and lets those behind it try at once.
 struct Waits<'a> {
     client: &'a Client,
+    place: Place,
     decision: Option<oneshot::Receiver<Decision>>,
 }
 
@@ -185,7 +186,10 @@ impl Drop for Waits<'_> {
     fn drop(&mut self) {
         if let Some(decision) = self.decision.take() {
             drop(decision);
-            let _ = self.client.mesh.shared().with(super::shared::Core::retry_waiting);
+            let _ = self.client.mesh.shared().with(|core, now| {
+                core.waiting.leave(&self.place);
+                core.retry_waiting(now);
+            });
         }
     }
 }

@@ -252,16 +252,18 @@ impl Mesh {
     /// [`SettingsError`]: nothing was changed.
     pub fn set_settings(&self, settings: &Settings) -> Result<(), SettingsError> {
         settings.check()?;
-        let _ = self.shared().with(|core, _| core.node.set_settings(settings));
+        let _ = self.shared().with(|core, now| core.node.set_settings(settings, now));
         Ok(())
     }
 
     /// Goes away in good order: takes nothing new in, tells all peers, finishes what it has, but for no longer than
     /// `drain_timeout`, then closes. What is undecided then fails with `Closed`. Returns when all sockets are closed.
     ///
+    /// Gives whether all was finished in time; a node that was closed before has nothing left to finish.
+    ///
     /// Sends that wait for budget fail at once with `Closed`. If the future is dropped, the node stays draining until it
     /// is closed.
-    pub async fn drain(&self) {
+    pub async fn drain(&self) -> bool {
         let shared = self.shared();
         let _ = shared.with(|core, now| {
             core.draining = true;
@@ -282,11 +284,13 @@ impl Mesh {
             }
         };
         let patience = shared.look(|core, _| core.node.settings().drain_timeout);
-        if tokio::time::timeout(patience, finished).await.is_err() {
+        let finished = tokio::time::timeout(patience, finished).await.is_ok();
+        if !finished {
             tracing::warn!(after = ?patience, "drain timed out: closing with work undone");
         }
         self.close();
         self.closed().await;
+        finished
     }
 
     /// Ends the node now: undecided messages fail with `Closed`, peers are told, the listener closes. Returns at once;

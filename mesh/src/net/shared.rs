@@ -52,7 +52,6 @@ struct Connection {
 
 /// One node, as its tasks and handles share it.
 pub(super) struct Shared {
-    pub(super) settings: Settings,
     /// As configured: `None` lets every encoder draw its own.
     pub(super) seed: Option<u64>,
     pub(super) local_addr: Option<SocketAddr>,
@@ -83,7 +82,6 @@ impl Shared {
         tls: Option<Tls>,
         loopback: bool,
     ) -> Result<Arc<Self>, NotInTopology> {
-        let settings = init.settings.clone();
         let mut node = Node::new(init, Micros(0))?;
         if tls.is_some() {
             node.require_certificates();
@@ -101,7 +99,6 @@ impl Shared {
             armed: Micros(0),
         };
         Ok(Arc::new(Self {
-            settings,
             seed,
             local_addr,
             tls: tls.map(Arc::new),
@@ -153,7 +150,12 @@ impl Shared {
 
     /// As it is now, for the kernel's own timeout of a connection that begins.
     pub(super) fn silence_timeout(&self) -> Duration {
-        self.look(|core, _| core.node.settings().silence_timeout)
+        self.settings(|settings| settings.silence_timeout)
+    }
+
+    /// A setting as it is now: a reload may change it.
+    pub(super) fn settings<R>(&self, of: impl FnOnce(&Settings) -> R) -> R {
+        self.look(|core, _| of(core.node.settings()))
     }
 
     fn core_even_if_poisoned(&self) -> MutexGuard<'_, Core> {
@@ -254,7 +256,7 @@ impl Shared {
 
     /// Leave to hear a peer out that is being turned away. Limited, so that a flood of strangers is not kept.
     pub(super) fn may_linger(self: &Arc<Self>) -> Option<Lingering> {
-        let limit = self.settings.handshakes_max;
+        let limit = self.settings(|settings| settings.handshakes_max);
         let lingering = Lingering(Arc::clone(self));
         (self.lingering.fetch_add(1, Ordering::Relaxed) < limit).then_some(lingering)
     }
@@ -487,6 +489,15 @@ pub(super) mod tests {
         let settings = Settings { silence_timeout: Duration::from_secs(41), ..Settings::default() };
         client.mesh().set_settings(&settings).unwrap();
         assert_eq!(shared.silence_timeout(), Duration::from_secs(41));
+    }
+
+    #[tokio::test]
+    async fn a_reload_changes_how_many_are_heard_out() {
+        let (client, _inbox) = join(lone_origin()).await.unwrap();
+        let shared = Arc::clone(client.mesh().shared());
+        client.mesh().set_settings(&Settings { handshakes_max: 2, ..Settings::default() }).unwrap();
+        let heard = [shared.may_linger(), shared.may_linger()];
+        assert!(heard.iter().all(Option::is_some) && shared.may_linger().is_none());
     }
 
     #[tokio::test]

@@ -32,7 +32,15 @@ impl Answer {
     }
 }
 
+/// Where a batch waits.
+pub(super) struct Place {
+    line: (Datacenter, bool),
+    number: u64,
+}
+
 struct Waiter {
+    /// Rises along a line.
+    number: u64,
     batch: Batch,
     to: oneshot::Sender<Decision>,
 }
@@ -48,6 +56,7 @@ struct Line {
 #[derive(Default)]
 pub(super) struct Waiting {
     lines: BTreeMap<(Datacenter, bool), Line>,
+    next: u64,
 }
 
 /// Which line a batch stands in.
@@ -63,12 +72,22 @@ impl Waiting {
     }
 
     /// Puts a batch at the end of its line.
-    pub(super) fn push(&mut self, batch: Batch, queued_bytes: u64) -> oneshot::Receiver<Decision> {
+    pub(super) fn push(&mut self, batch: Batch, queued_bytes: u64) -> (Place, oneshot::Receiver<Decision>) {
         let (to, decision) = oneshot::channel();
-        let line = self.lines.entry(line_of(&batch)).or_default();
+        let place = Place { line: line_of(&batch), number: self.next };
+        self.next += 1;
+        let line = self.lines.entry(place.line.clone()).or_default();
         line.queued_bytes = queued_bytes;
-        line.waiters.push_back(Waiter { batch, to });
-        decision
+        line.waiters.push_back(Waiter { number: place.number, batch, to });
+        (place, decision)
+    }
+
+    /// A batch does not wait any more, wherever it stands: it is let go.
+    pub(super) fn leave(&mut self, place: &Place) {
+        let Some(line) = self.lines.get_mut(&place.line) else { return };
+        if let Ok(at) = line.waiters.binary_search_by_key(&place.number, |waiter| waiter.number) {
+            line.waiters.remove(at);
+        }
     }
 
     /// Nothing that waits will be taken in: all are told that the node is closed.
@@ -85,7 +104,7 @@ impl Waiting {
         answers: &mut Vec<Answer>,
     ) {
         self.lines.retain(|_, line| {
-            while let Some(Waiter { batch, to }) = line.waiters.pop_front() {
+            while let Some(Waiter { number, batch, to }) = line.waiters.pop_front() {
                 if to.is_closed() {
                     continue;
                 }
@@ -93,7 +112,7 @@ impl Waiting {
                     Ok(receipt) => Ok(receipt),
                     Err(Rejected { batch, reason: RejectReason::Busy { queued_bytes } }) => {
                         line.queued_bytes = queued_bytes;
-                        line.waiters.push_front(Waiter { batch, to });
+                        line.waiters.push_front(Waiter { number, batch, to });
                         return true;
                     }
                     Err(Rejected { reason, .. }) => Err(rejected(reason)),
@@ -118,4 +137,64 @@ pub(super) fn submit(
     let (sender, receipt) = Receipt::new(messages);
     receipts.insert(ticket, sender);
     Ok(receipt)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::shared::tests::lone_origin;
+    use super::super::{Config, join};
+    use super::*;
+    use crate::id::NodeId;
+    use crate::message::Message;
+    use crate::settings::Settings;
+    use crate::topology::{NodeSpec, Roles, Topology};
+
+    /// A sender whose budget for a member that is not there has room for one batch.
+    fn narrow() -> Config {
+        let Config { topology, node, .. } = lone_origin();
+        let member = NodeSpec {
+            id: NodeId::new("m").unwrap(),
+            datacenter: Datacenter::new("us").unwrap(),
+            roles: Roles::MEMBER,
+            address: Some(([127, 0, 0, 1], 9).into()),
+        };
+        let topology: Topology = topology.with(member).unwrap();
+        let bytes = 64 << 10;
+        let settings = Settings {
+            message_bytes_max: bytes,
+            destination_budget_bytes: bytes,
+            datacenter_budget_bytes: 2 * bytes,
+            process_budget_bytes: 2 * bytes,
+            ..Settings::default()
+        };
+        Config { settings, ..Config::new(topology, node) }
+    }
+
+    fn batch() -> Batch {
+        let mut batch = Batch::to(Datacenter::new("us").unwrap());
+        batch.push(Message::new(NodeId::new("m").unwrap(), vec![0; 60 << 10]));
+        batch
+    }
+
+    #[tokio::test]
+    async fn a_send_that_is_given_up_lets_go_of_its_batch_wherever_it_stands() {
+        let (client, _inbox) = join(narrow()).await.unwrap();
+        let shared = std::sync::Arc::clone(client.mesh().shared());
+        let length = || {
+            shared.look(|core, _| core.waiting.lines.values().map(|line| line.waiters.len()).sum::<usize>())
+        };
+        let _taken = client.send(batch()).await.unwrap();
+        while client.try_send(batch()).is_ok() {}
+        let head = client.send(batch());
+        tokio::pin!(head);
+        assert!(tokio::time::timeout(Duration::ZERO, head.as_mut()).await.is_err());
+        for _ in 0..100 {
+            assert!(tokio::time::timeout(Duration::ZERO, client.send(batch())).await.is_err());
+        }
+        assert_eq!(length(), 1, "the head alone");
+        client.mesh().close();
+        assert!(head.await.is_err());
+    }
 }

@@ -136,8 +136,8 @@ impl<'a> Outgoing<'a> {
     fn encoder(&mut self) -> &mut BatchEncoder {
         self.encoder.get_or_insert_with(|| {
             let opened = self.port.opened();
-            let longest =
-                opened.map_or(self.shared.settings.frame_bytes_max, |opened| opened.frame_bytes_max);
+            let mine = || self.shared.settings(|settings| settings.frame_bytes_max);
+            let longest = opened.map_or_else(mine, |opened| opened.frame_bytes_max);
             let limits = codec_limits(longest);
             let options = Options { seed: self.shared.seed, limits, ..Options::default() };
             BatchEncoder::new(options, opened.and_then(|opened| opened.epochs))

@@ -10,19 +10,21 @@
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::time::Duration;
 
 use trunkline_codec::Payload;
 
 use super::back::Back;
 use super::client::Ticket;
+use super::held::Held;
 use super::links::{LinkId, PeerIx};
 use super::pause::Pauses;
 use super::rtt::Rtt;
 use super::time::Micros;
 use super::window::WINDOW_SEQS;
 use super::wire::ROOM_UNKNOWN;
-use super::wire::Run;
+use super::wire::{AckFlow, Run};
 use super::words::Words;
 use crate::id::{Incarnation, Lane, NodeId, Seq};
 use crate::settings::MESSAGE_OVERHEAD_BYTES;
@@ -143,6 +145,8 @@ pub struct Flow {
     decided: u64,
     floor_told: u64,
     flying: usize,
+    /// What the destination holds.
+    pub held: Held,
     /// Of all messages under way, as they are charged.
     flying_bytes: usize,
     /// What the receiver can take beside what it has, bytes, once it said so.
@@ -217,6 +221,7 @@ impl Flow {
             decided: 0,
             floor_told: 0,
             flying: 0,
+            held: Held::default(),
             flying_bytes: 0,
             room: None,
             starves_since: None,
@@ -289,8 +294,21 @@ impl Flow {
     pub fn forget(&mut self, seq: u64) -> Option<Sent> {
         self.retry.remove(&seq);
         let sent = self.sent.remove(&seq)?;
+        if sent.place == Place::Held && seq > self.decided {
+            self.held.given_up();
+        }
         self.lands(sent.place, charge(&sent.pending.payload));
         Some(sent)
+    }
+
+    /// What an ack says is held of what is not known to be. Looks at what has a seq here, and not at every bit.
+    #[must_use]
+    pub fn newly_held(&self, entry: &AckFlow) -> Vec<u64> {
+        let span = 64 * u64::try_from(entry.held.len()).unwrap_or(0);
+        let (decided, last) = (entry.decided, entry.decided.saturating_add(span));
+        let within = self.sent.range((Bound::Excluded(decided), Bound::Included(last)));
+        let new = within.filter(|(seq, sent)| sent.place != Place::Held && entry.holds(**seq));
+        new.map(|(seq, _)| *seq).collect()
     }
 
     /// The destination holds it: no more retries.
@@ -300,15 +318,26 @@ impl Flow {
             let before = std::mem::replace(&mut sent.place, Place::Held);
             let bytes = charge(&sent.pending.payload);
             self.lands(before, bytes);
+            self.held.add();
         }
     }
 
     /// A message leaves the place it had.
     fn lands(&mut self, place: Place, bytes: usize) {
-        if matches!(place, Place::Flying(_)) {
-            self.flying -= 1;
-            self.flying_bytes -= bytes;
+        match place {
+            Place::Flying(_) => {
+                self.flying -= 1;
+                self.flying_bytes -= bytes;
+            }
+            Place::Held => self.held.remove(),
+            Place::Retry => {}
         }
+    }
+
+    /// Something is under way that its destination will answer.
+    #[must_use]
+    pub fn awaits_answer(&self) -> bool {
+        self.flying > 0 || !self.asking.is_empty()
     }
 
     /// The lowest seq still alive; without any, the one that comes next.
@@ -326,8 +355,10 @@ impl Flow {
     /// The destination waits at a gap that will never be filled, and no attempt on its way says so.
     #[must_use]
     pub fn floor_due(&self) -> bool {
-        let Some((floor, lowest)) = self.sent.first_key_value() else { return false };
-        !matches!(lowest.place, Place::Retry) && *floor > self.floor_told.max(self.decided + 1)
+        // With nothing alive, what the destination holds would wait until something is sent again.
+        let lowest = self.sent.first_key_value();
+        let untold = lowest.map_or(self.held.owes_floor(), |(_, sent)| !matches!(sent.place, Place::Retry));
+        untold && self.floor() > self.floor_told.max(self.decided + 1)
     }
 
     /// The highest decided seq, as acked.
@@ -372,7 +403,7 @@ impl Flow {
     /// Until when this flow waits for room, with nothing else to do: for the ack of what is under way, or for one that says
     /// there is room. That one may be lost with its link, so one message asks now and then.
     pub fn waits_for_room(&mut self, now: Micros) -> Option<Micros> {
-        if !self.is_starved() || self.floor_due() || self.ping.waits {
+        if !self.is_starved() || self.asks() {
             return None;
         }
         if self.flying > 0 {
@@ -399,15 +430,17 @@ impl Flow {
     }
 
     fn has_more(&self) -> bool {
-        !self.retry.is_empty()
-            || self.floor_due()
-            || self.ping.waits
-            || (!self.queue.is_empty() && self.window_open())
+        !self.retry.is_empty() || self.asks() || (!self.queue.is_empty() && self.window_open())
+    }
+
+    /// An empty run is due, if there is nothing else to send.
+    fn asks(&self) -> bool {
+        self.floor_due() || self.ping.waits || self.held.is_due()
     }
 
     /// Single messages until one is answered, and one is on its way.
     fn probe_flies(&self) -> bool {
-        self.pauses.is_probing() && (self.flying > 0 || !self.asking.is_empty())
+        self.pauses.is_probing() && self.awaits_answer()
     }
 
     fn window_open(&self) -> bool {
@@ -545,11 +578,7 @@ impl Flow {
         if !runs.is_empty() {
             self.starves_since = None;
         }
-        if runs.is_empty()
-            && (open || starved)
-            && runs_max > 0
-            && (self.floor_due() || self.ping.waits || self.audit)
-        {
+        if runs.is_empty() && (open || starved) && runs_max > 0 && (self.asks() || self.audit) {
             runs.push(Selected { first: self.next, count: 0 });
         }
         runs
@@ -565,7 +594,7 @@ impl Flow {
     #[must_use]
     pub fn only_late(&self) -> bool {
         let new = !self.queue.is_empty() && self.window_open();
-        let asks = self.audit || self.floor_due() || self.ping.waits;
+        let asks = self.audit || self.asks();
         let late = |seq| self.sent.get(seq).is_some_and(|sent| sent.late);
         !new && !asks && !self.retry.is_empty() && self.retry.iter().all(late)
     }
@@ -598,6 +627,7 @@ impl Flow {
     /// A selected run goes into an attempt: its numbers for the wire.
     pub fn fly(&mut self, run: Selected, leg: Leg, row: u32, deadline_ms: u32) -> Run {
         let Leg { attempt, way, link, now } = leg;
+        self.held.asked(self.sent.is_empty());
         if run.count == 0 {
             self.asking.insert(attempt);
             self.audit &= self.words.way() == Some(way);

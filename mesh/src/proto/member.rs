@@ -1,6 +1,7 @@
 //! The receiving end: drops duplicates, keeps order, hands over to the application's inbox, says so in acks.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound;
 
 use super::handshake::is_plausible;
 use super::links::Links;
@@ -23,8 +24,10 @@ pub struct Member {
     pub stats: MemberStats,
     settings: Settings,
     windows: BTreeMap<(NodeId, Lane), Window>,
-    /// Windows that hold the next message in turn and wait for room in the inbox.
-    waiting: BTreeSet<(NodeId, Lane)>,
+    /// Windows that hold the next message in turn and wait for room in the inbox. While there are any, the inbox is not empty.
+    waiting: BTreeSet<(Lane, NodeId)>,
+    /// Of each lane the origin that had its turn last.
+    served: [Option<NodeId>; 2],
     highest: BTreeMap<NodeId, Incarnation>,
     inbox: VecDeque<Delivery>,
     inbox_bytes: usize,
@@ -65,6 +68,7 @@ impl Member {
             settings,
             windows: BTreeMap::new(),
             waiting: BTreeSet::new(),
+            served: [None, None],
             highest: BTreeMap::new(),
             inbox: VecDeque::new(),
             inbox_bytes: 0,
@@ -85,7 +89,7 @@ impl Member {
     /// origin's deadline should it come back in the same life.
     pub fn set_topology(&mut self, topology: &Topology) {
         let left = |origin: &NodeId| topology.node(origin).is_none_or(|spec| !spec.roles.origin);
-        self.waiting.retain(|(origin, _)| !left(origin));
+        self.waiting.retain(|(_, origin)| !left(origin));
         for (_, window) in self.windows.iter_mut().filter(|((origin, _), _)| left(origin)) {
             window.let_go();
         }
@@ -133,12 +137,13 @@ impl Member {
                 links.note_life(origin, flow.origin_incarnation, now);
             }
             self.windows.retain(|(origin, _), _| *origin != flow.origin);
-            self.waiting.retain(|(origin, _)| *origin != flow.origin);
+            self.waiting.retain(|(_, origin)| *origin != flow.origin);
         }
         let key = (flow.origin.clone(), arrived.lane);
         if self.draining && arrived.run.count > 0 {
             return self.refuse(arrived, RefusedReason::Draining, links, now);
         }
+        let most = self.may_hand_over(arrived.lane);
         let window = self
             .windows
             .entry(key.clone())
@@ -146,7 +151,15 @@ impl Member {
         window.upstream = arrived.upstream;
         window.raise_floor(floor);
         // What is given up is skipped before anything is measured against the window.
-        hand_over(&key, window, &mut self.inbox, &mut self.inbox_bytes, &mut self.stats, &self.settings);
+        hand_over(
+            &key,
+            window,
+            most,
+            &mut self.inbox,
+            &mut self.inbox_bytes,
+            &mut self.stats,
+            &self.settings,
+        );
 
         let mut refused: Vec<Refused> = Vec::new();
         for (seq, message) in (arrived.run.first.0..=u64::MAX).zip(messages) {
@@ -167,10 +180,25 @@ impl Member {
                     }
                 }
             }
-            hand_over(&key, window, &mut self.inbox, &mut self.inbox_bytes, &mut self.stats, &self.settings);
+            hand_over(
+                &key,
+                window,
+                most,
+                &mut self.inbox,
+                &mut self.inbox_bytes,
+                &mut self.stats,
+                &self.settings,
+            );
         }
-        let stuck =
-            hand_over(&key, window, &mut self.inbox, &mut self.inbox_bytes, &mut self.stats, &self.settings);
+        let next = hand_over(
+            &key,
+            window,
+            most,
+            &mut self.inbox,
+            &mut self.inbox_bytes,
+            &mut self.stats,
+            &self.settings,
+        );
         refused.extend(window.take_passed());
         #[cfg(feature = "sim")]
         if self.slanders
@@ -181,12 +209,31 @@ impl Member {
         let room = room(window, self.inbox_bytes, &self.settings);
         let entry = AckFlow { refused, ..window.ack(arrived.lane, me, room) };
         links.queue_ack(arrived.upstream.link, entry, now, now);
-        if stuck {
-            self.waiting.insert(key);
+        let (origin, lane) = key;
+        if next == Next::None {
+            self.waiting.remove(&(lane, origin));
         } else {
-            self.waiting.remove(&key);
+            self.waiting.insert((lane, origin));
         }
         true
+    }
+
+    /// How many messages of a run that comes in may go to the inbox past those that wait for room there: none of bulk while
+    /// anything waits, and none of control while control does.
+    fn may_hand_over(&self, lane: Lane) -> usize {
+        let before = self.waiting.first().is_some_and(|(first, _)| *first <= lane);
+        if before { 0 } else { usize::MAX }
+    }
+
+    /// The window whose turn it is of those that wait for room: of control before bulk, and within a lane one after the other.
+    fn next_waiting(&self) -> Option<(Lane, NodeId)> {
+        let lane = self.waiting.first()?.0;
+        let of_lane = |(of, _): &&(Lane, NodeId)| *of == lane;
+        let behind = self.served[lane.index()].clone().and_then(|origin| {
+            let from = (Bound::Excluded((lane, origin)), Bound::Unbounded);
+            self.waiting.range(from).next().filter(of_lane)
+        });
+        behind.or_else(|| self.waiting.first()).cloned()
     }
 
     /// Gives false: the run was refused.
@@ -252,26 +299,42 @@ impl Member {
     pub fn poll_delivery(&mut self, links: &mut Links, now: Micros) -> Option<Delivery> {
         let delivery = self.inbox.pop_front()?;
         self.inbox_bytes -= delivery.payload.len() + MESSAGE_OVERHEAD_BYTES;
-        for key in self.waiting.iter().cloned().collect::<Vec<_>>() {
-            let Some(window) = self.windows.get_mut(&key) else { continue };
+        // One message of each that waits, in turn. The first that has no room keeps its turn: were smaller ones let past it, it
+        // would wait for ever.
+        let mut moved = BTreeSet::new();
+        while let Some((lane, origin)) = self.next_waiting() {
+            let key = (origin, lane);
+            let Some(window) = self.windows.get_mut(&key) else {
+                self.waiting.remove(&(lane, key.0));
+                continue;
+            };
             let before = self.stats.handed_over;
-            let stuck = hand_over(
+            let next = hand_over(
                 &key,
                 window,
+                1,
                 &mut self.inbox,
                 &mut self.inbox_bytes,
                 &mut self.stats,
                 &self.settings,
             );
+            if next == Next::None {
+                self.waiting.remove(&(lane, key.0.clone()));
+            }
             if self.stats.handed_over != before {
-                let refused = window.take_passed();
-                let room = room(window, self.inbox_bytes, &self.settings);
-                let entry = AckFlow { refused, ..window.ack(key.1, links.me.incarnation, room) };
-                links.queue_ack(window.upstream.link, entry, now + self.settings.ack_delay, now);
+                self.served[lane.index()] = Some(key.0.clone());
+                moved.insert(key);
             }
-            if !stuck {
-                self.waiting.remove(&key);
+            if next == Next::WaitsForRoom {
+                break;
             }
+        }
+        for key in moved {
+            let Some(window) = self.windows.get_mut(&key) else { continue };
+            let refused = window.take_passed();
+            let room = room(window, self.inbox_bytes, &self.settings);
+            let entry = AckFlow { refused, ..window.ack(key.1, links.me.incarnation, room) };
+            links.queue_ack(window.upstream.link, entry, now + self.settings.ack_delay, now);
         }
         Some(delivery)
     }
@@ -309,20 +372,37 @@ fn room(window: &Window, inbox_bytes: usize, settings: &Settings) -> usize {
     inbox.saturating_add(settings.reorder_bytes_max.saturating_sub(window.held_bytes()))
 }
 
-/// Moves what is in turn into the inbox. True when the next one waits for room there.
+/// What is next in a window.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Next {
+    /// Nothing that is in turn.
+    None,
+    /// A message in turn, which may go when its window has its turn.
+    Waits,
+    /// A message in turn, for which the inbox has no room.
+    WaitsForRoom,
+}
+
+/// Moves what is in turn into the inbox, at most so many messages.
 fn hand_over(
     key: &(NodeId, Lane),
     window: &mut Window,
+    most: usize,
     inbox: &mut VecDeque<Delivery>,
     inbox_bytes: &mut usize,
     stats: &mut MemberStats,
     settings: &Settings,
-) -> bool {
+) -> Next {
+    let mut handed = 0;
     while let Some(bytes) = window.peek_bytes(&mut stats.skipped) {
         if *inbox_bytes + bytes + MESSAGE_OVERHEAD_BYTES > settings.inbox_bytes_max && !inbox.is_empty() {
-            return true;
+            return Next::WaitsForRoom;
         }
-        let Some((seq, message)) = window.pop(&mut stats.skipped) else { return false };
+        if handed >= most {
+            return Next::Waits;
+        }
+        let Some((seq, message)) = window.pop(&mut stats.skipped) else { return Next::None };
+        handed += 1;
         *inbox_bytes += bytes + MESSAGE_OVERHEAD_BYTES;
         stats.handed_over += 1;
         stats.handed_over_bytes += u64::try_from(bytes).unwrap_or(0);
@@ -335,5 +415,5 @@ fn hand_over(
             payload: message.payload,
         });
     }
-    false
+    Next::None
 }

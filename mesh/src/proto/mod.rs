@@ -13,6 +13,7 @@ pub mod back;
 pub mod budget;
 pub mod decision;
 pub mod flow;
+pub mod held;
 pub mod pause;
 pub mod reports;
 pub mod route;

@@ -231,8 +231,8 @@ impl Node {
 
     /// Other limits and timers from now on; `settings` are checked. What runs already keeps its deadline, and what two ends
     /// agreed on holds as long as their link.
-    pub fn set_settings(&mut self, settings: &Settings) {
-        self.links.set_settings(settings.clone());
+    pub fn set_settings(&mut self, settings: &Settings, now: Micros) {
+        self.links.set_settings(settings.clone(), now);
         if let Some(client) = self.client.as_mut() {
             client.set_settings(settings.clone());
         }

@@ -107,6 +107,10 @@ const BYTES_PER_WRITE: usize = 256 * 1024;
 /// Members that may each fill their part of the queue to an origin elsewhere before it is full.
 const BACK_PARTS: usize = 8;
 
+/// What one origin leaves free of a member's queue: one in so many bytes of what others have not filled. Then whoever comes finds
+/// room, and as long as all of them have more than fits, all have as much there.
+const ORIGIN_LEAVES: usize = 8;
+
 /// Bytes for one origin that go without waiting for company: there is nothing to gain.
 const ANSWER_BYTES_WAITING: usize = 64 * 1024;
 
@@ -269,13 +273,16 @@ impl Proxy {
         let charge = payload.len() + MESSAGE_OVERHEAD_BYTES;
         let full = queue.bytes[index] + charge > self.settings.member_queue_bytes_max
             && !queue.lanes[index].is_empty();
-        // Of the queue to an origin each member has a part: what one of them pours in must not keep the others out.
-        let over_its_part = back && {
-            let forward = queue.forwards.get(&(lane, Arc::clone(&flow)));
-            let queued = forward.map_or(0, |forward| forward.queued_bytes);
-            let part = self.settings.member_queue_bytes_max / BACK_PARTS;
-            queued > 0 && queued + charge > part.max(2 * self.settings.run_bytes_max)
+        // What one sender pours in must not keep the others out: of the queue to an origin each member has a part, of the queue to
+        // a member every origin leaves some.
+        let forward = queue.forwards.get(&(lane, Arc::clone(&flow)));
+        let queued = forward.map_or(0, |forward| forward.queued_bytes);
+        let part = if back {
+            (self.settings.member_queue_bytes_max / BACK_PARTS).max(2 * self.settings.run_bytes_max)
+        } else {
+            part_of_queue(self.settings.member_queue_bytes_max, queue.bytes[index] - queued)
         };
+        let over_its_part = queued > 0 && queued + charge > part;
         if full || over_its_part {
             return self.refuse(at(&flow), RefusedReason::QueueFull, links, now);
         }
@@ -412,7 +419,7 @@ impl Proxy {
         let upstream = forward.upstream;
         // What waits here counts as under way at the origin; only what other flows have queued is in its way.
         let others = queue.bytes[lane.index()].saturating_sub(forward.queued_bytes);
-        let here = room_kib(self.settings.member_queue_bytes_max.saturating_sub(others));
+        let here = room_kib(part_of_queue(self.settings.member_queue_bytes_max, others));
         // A member that says nothing of its room has not this much of it.
         let unknown = entry.room_kib == ROOM_UNKNOWN;
         let room_kib = if unknown { ROOM_UNKNOWN } else { entry.room_kib.min(here) };
@@ -631,6 +638,12 @@ impl Queue {
     fn next_bytes(&self, lane: Lane) -> Option<usize> {
         self.lanes[lane.index()].front().map(|entry| entry.payload.len())
     }
+}
+
+/// What one origin may have in the queue of a member in which others have so much.
+fn part_of_queue(max: usize, others: usize) -> usize {
+    let left = max.saturating_sub(others);
+    left - left / ORIGIN_LEAVES
 }
 
 fn queue_mut<'a>(

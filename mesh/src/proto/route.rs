@@ -208,17 +208,19 @@ impl Routes {
     /// The usable proxies in the order in which to try them: one that is due for its trial, the one in use, the others. One
     /// whose trial is under way is left out where there is another.
     pub fn usable(&mut self, links: &Links, now: Micros) -> Vec<usize> {
-        let count = self.proxies.len();
-        let all: Vec<usize> = (0..count).filter(|index| self.proxies[*index].usable(links, now)).collect();
-        let (tried, good): (Vec<usize>, Vec<usize>) =
-            all.into_iter().partition(|index| self.proxies[*index].is_on_trial(now));
+        // Asked for each message: no list that is not needed.
+        let (mut tried, mut good) = (Vec::new(), Vec::with_capacity(self.proxies.len()));
+        for (index, proxy) in self.proxies.iter().enumerate().filter(|(_, proxy)| proxy.usable(links, now)) {
+            let list = if proxy.is_on_trial(now) { &mut tried } else { &mut good };
+            list.push(index);
+        }
         if good.is_empty() {
             self.choose(&tried, &self.costs(links), now);
-            return self.in_turn(&tried);
+            return self.in_turn(None, tried);
         }
         self.choose(&good, &self.costs(links), now);
         let due = tried.into_iter().find(|index| self.proxies[*index].trial_until <= now);
-        due.into_iter().chain(self.in_turn(&good)).collect()
+        self.in_turn(due, good)
     }
 
     /// A single message is to try this proxy: it is on trial, no message does that yet, and the others have a better way.
@@ -230,11 +232,14 @@ impl Routes {
             && self.proxies.iter().any(|proxy| !tried(proxy) && proxy.usable(links, now))
     }
 
-    /// In their order, from the one in use on.
-    fn in_turn(&self, usable: &[usize]) -> Vec<usize> {
-        let (before, from): (Vec<usize>, Vec<usize>) =
-            usable.iter().copied().partition(|index| *index < self.in_use);
-        from.into_iter().chain(before).collect()
+    /// In their order, from the one in use on; behind one that is due.
+    fn in_turn(&self, due: Option<usize>, mut usable: Vec<usize>) -> Vec<usize> {
+        let before = usable.partition_point(|index| *index < self.in_use);
+        usable.rotate_left(before);
+        if let Some(due) = due {
+            usable.insert(0, due);
+        }
+        usable
     }
 
     /// Keeps the proxy in use, or takes another: the better of two that are drawn, so that senders who lose the same proxy
@@ -242,7 +247,7 @@ impl Routes {
     fn choose(&mut self, usable: &[usize], costs: &[u64], now: Micros) {
         if !usable.contains(&self.in_use) {
             self.challenger = None;
-            if let Some(better) = self.draw(usable, costs) {
+            if let Some(better) = self.draw(usable, None, costs) {
                 self.in_use = better;
             }
             return;
@@ -260,23 +265,23 @@ impl Routes {
             }
             Some(_) => {}
             None => {
-                let others: Vec<usize> =
-                    usable.iter().copied().filter(|index| *index != self.in_use).collect();
-                let better = self.draw(&others, costs);
+                let better = self.draw(usable, Some(in_use), costs);
                 self.challenger = better.filter(|index| is_clearly_better(*index)).map(|index| (index, now));
             }
         }
     }
 
-    /// The better of two that are drawn.
-    fn draw(&mut self, from: &[usize], costs: &[u64]) -> Option<usize> {
-        let count = from.len();
+    /// The better of two that are drawn, of all but one.
+    fn draw(&mut self, from: &[usize], but: Option<usize>, costs: &[u64]) -> Option<usize> {
+        let others = || from.iter().copied().filter(|index| Some(*index) != but);
+        let count = others().count();
         if count <= 2 {
-            return from.iter().copied().min_by_key(|index| costs[*index]);
+            return others().min_by_key(|index| costs[*index]);
         }
         let one = self.rng.usize(..count);
         let other = (one + self.rng.usize(1..count)) % count;
-        [from[one], from[other]].into_iter().min_by_key(|index| costs[*index])
+        let drawn = [one, other].into_iter().filter_map(|place| others().nth(place));
+        drawn.min_by_key(|index| costs[*index])
     }
 
     /// Of every proxy, µs.

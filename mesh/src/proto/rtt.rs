@@ -97,8 +97,6 @@ pub struct TokenBucket {
     /// In millionths of a token, so that short spans count.
     level: u64,
     filled_at: Micros,
-    /// Until then every token is promised to somebody who was told when to ask again.
-    promised_until: Micros,
 }
 
 impl TokenBucket {
@@ -106,8 +104,7 @@ impl TokenBucket {
     #[must_use]
     pub fn new(per_second: u32) -> Self {
         let per_second = u64::from(per_second);
-        let (level, filled_at, promised_until) = (per_second * 1_000_000, Micros(0), Micros(0));
-        Self { per_second, level, filled_at, promised_until }
+        Self { per_second, level: per_second * 1_000_000, filled_at: Micros(0) }
     }
 
     /// Another rate from now on.
@@ -116,8 +113,7 @@ impl TokenBucket {
         self.level = self.level.min(self.per_second * 1_000_000);
     }
 
-    /// Takes one token, or says when there is one. Whoever waits is told a moment of its own: were it the same for all, all
-    /// would ask for every token.
+    /// Takes one token, or says when there is one. Asking in vain changes nothing: who asks for several keeps them in line.
     ///
     /// # Errors
     /// The moment at which asking again is worth it.
@@ -133,10 +129,7 @@ impl TokenBucket {
             return Ok(());
         }
         let missing = 1_000_000 - self.level;
-        let next = now + Duration::from_micros(missing.div_ceil(self.per_second));
-        self.promised_until =
-            next.max(self.promised_until + Duration::from_micros(1_000_000_u64.div_ceil(self.per_second)));
-        Err(self.promised_until)
+        Err(now + Duration::from_micros(missing.div_ceil(self.per_second)))
     }
 }
 
@@ -179,6 +172,7 @@ mod tests {
         assert_eq!(bucket.take(now), Ok(()));
         let again = bucket.take(now).unwrap_err();
         assert_eq!(again, now + MS(500));
+        assert_eq!(bucket.take(now), Err(again), "whoever asks, and however often");
         assert_eq!(bucket.take(again), Ok(()));
     }
 }

@@ -60,7 +60,7 @@ impl Blame {
 pub struct Evidence {
     /// Destinations of the attempt that said nothing.
     pub silent: usize,
-    /// The same, with the destinations that avoid the proxy already.
+    /// The same, with the destinations that avoid the proxy already because it was silent.
     pub suspects: usize,
     /// The proxy answered something that was written as late, or it is not the link of the attempt any more.
     pub answers: bool,

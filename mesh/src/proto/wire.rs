@@ -275,7 +275,7 @@ pub const REFUSED_RANGES_MAX: usize = 1024;
 
 impl Ack {
     /// Checks what the types do not say: entries in rising order of (lane, row), bitmaps within the window, and no more
-    /// refused ranges than [`REFUSED_RANGES_MAX`]. So an ack costs its receiver no more than its rows have in flight.
+    /// refused ranges than [`REFUSED_RANGES_MAX`]. So an ack costs its receiver no more than it is long, and than its rows have in flight.
     ///
     /// # Errors
     /// Which rule is broken.
@@ -318,6 +318,24 @@ pub struct AckFlow {
     pub held: Vec<u64>,
     /// Attempts that ended without a decision.
     pub refused: Vec<Refused>,
+}
+
+impl AckFlow {
+    /// This seq is among the held ones.
+    #[must_use]
+    pub fn holds(&self, seq: u64) -> bool {
+        #[cfg(test)]
+        LOOKED_AT.set(LOOKED_AT.get() + 1);
+        let Some(at) = seq.checked_sub(self.decided.saturating_add(1)) else { return false };
+        let word = usize::try_from(at / 64).ok().and_then(|word| self.held.get(word));
+        word.is_some_and(|word| word >> (at % 64) & 1 == 1)
+    }
+}
+
+#[cfg(test)]
+thread_local! {
+    /// Bits that were looked at by this thread.
+    pub(super) static LOOKED_AT: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
 }
 
 /// See [`AckFlow::room_kib`]: a proxy that knows nothing of the member.

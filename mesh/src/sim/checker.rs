@@ -1,6 +1,7 @@
 //! The judge: holds what senders were told against what applications got, by the numbers inside the payloads.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use crate::id::{Incarnation, Lane, NodeId};
 use crate::message::{FailReason, Outcome};
@@ -69,8 +70,13 @@ pub struct Checker {
     removed: BTreeSet<(NodeId, NodeId)>,
     /// Senders that were shut down.
     closed: BTreeSet<NodeId>,
+    /// Since when nothing was done to anybody, where every fault is one that peers get to know of.
+    quiet_since: Option<Micros>,
     violations: Vec<String>,
 }
+
+/// What was handed over is known to its sender so long after, if nothing is wrong: the member may have to be asked.
+const TOLD_WITHIN: Duration = Duration::from_millis(2_500);
 
 /// Violations kept; more say nothing new.
 const VIOLATIONS_MAX: usize = 20;
@@ -87,6 +93,11 @@ impl Checker {
         self.pending.entry(promise.sender.clone()).or_default().insert((promise.due, id));
         let heard = self.heard.get(&(promise.sender.clone(), destination.clone())).copied();
         self.submitted.insert(id, Submitted { destination, promise, heard, told: None });
+    }
+
+    /// Something was done to somebody, or undone. From now on nothing is, until this is called again.
+    pub fn disturbed(&mut self, now: Micros) {
+        self.quiet_since = Some(now);
     }
 
     /// A sender died: nobody will be told of its messages, and what it had heard is forgotten.
@@ -172,7 +183,17 @@ impl Checker {
             let key = (submitted.promise.sender.clone(), destination.clone());
             self.heard.entry(key).and_modify(|heard| *heard = life.max(*heard)).or_insert(life);
         }
+        let handed = self.handed.get(&id).and_then(|all| all.last()).map(|one| one.at);
         match outcome {
+            Outcome::Failed { reason: FailReason::Expired | FailReason::Refused, .. }
+                if let Some(since) = handed.zip(self.quiet_since).map(|(at, quiet)| at.max(quiet))
+                    && now.since(since) > TOLD_WITHIN =>
+            {
+                self.violation(format!(
+                    "message {id}: told {outcome:?}, though {destination} had it for {:?} and nothing was wrong",
+                    now.since(since)
+                ));
+            }
             Outcome::Delivered { .. } if !got => {
                 self.violation(format!("message {id}: told delivered, {destination} never got it"));
             }

@@ -6,6 +6,7 @@ use trunkline_mesh::id::Lane;
 use trunkline_mesh::proto::frame::{FrameType, Received, control_frame};
 use trunkline_mesh::proto::node::ConnId;
 use trunkline_mesh::proto::wire::{AckFlow, Ping, ROOM_UNKNOWN};
+use trunkline_mesh::settings::Settings;
 
 use super::shell::{Peer, Shell, ack_frame, batch_frame, entry, flow, roster_frame, run};
 
@@ -47,4 +48,32 @@ fn a_proxy_neither_makes_up_a_members_room_nor_forgets_it() {
         let said: Vec<_> = acks.iter().map(|ack| (ack.decided, ack.room_kib, ack.refused.len())).collect();
         assert_eq!(said, [(1, told, 1)]);
     }
+}
+
+/// The member takes nothing from its connection, and one origin sends it all that the proxy takes. Another one finds room, and is told
+/// of as much as it has.
+#[test]
+fn one_origin_leaves_room_for_others_in_a_members_queue() {
+    static LONG: [u8; 100 << 10] = [7; 100 << 10];
+    let mut shell = Shell::new("p");
+    let [one, other] = ["o", "o2"].map(|name| shell.link_in(&Peer::new(name)));
+    let m = shell.link_out(&Peer::new("m"));
+    shell.unread.insert(m[1]);
+    shell.feed(one[1], &roster_frame(Lane::Bulk, 0, vec![flow("o", 100, "m")]));
+    shell.feed(other[1], &roster_frame(Lane::Bulk, 0, vec![flow("o2", 100, "m")]));
+    for seq in 1..=60 {
+        shell.feed(one[1], &batch_frame(Lane::Bulk, vec![run(0, seq, 1, 0)], &LONG));
+    }
+    let max = u64::try_from(Settings::default().member_queue_bytes_max).unwrap();
+    let queued = shell.node.status(shell.now).proxy_queue_bytes;
+    assert!(queued > max * 3 / 4 && queued <= max * 7 / 8, "{queued} bytes");
+    let refused = |shell: &mut Shell, control| -> usize {
+        shell.advance(Duration::from_millis(2));
+        shell.acks(control).iter().map(|ack| ack.refused.len()).sum()
+    };
+    assert!(refused(&mut shell, one[0]) > 0);
+    for seq in 1..=3 {
+        shell.feed(other[1], &batch_frame(Lane::Bulk, vec![run(0, seq, 1, 0)], &LONG));
+    }
+    assert_eq!(refused(&mut shell, other[0]), 0);
 }

@@ -82,6 +82,26 @@ fn a_datacenter_that_is_late_leaves_the_others_their_share_of_resends() {
     }
 }
 
+/// Both lanes have something late, each of more than the share, and their connections are ready at one time.
+#[test]
+fn what_one_connection_is_about_to_send_again_another_does_not_count_on() {
+    let mut shell = two_datacenters();
+    let conns = shell.link_out(&Peer::new("p"));
+    for lane in Lane::ALL {
+        let mut batch = Batch::to(Datacenter::new("eu").unwrap());
+        let bytes = Bytes::from(vec![1; 600 * 1024]);
+        batch.push(Message::new(id("m"), bytes).lane(lane).deadline(Duration::from_secs(60)));
+        shell.node.submit(batch, shell.now).unwrap();
+        shell.drain();
+    }
+    assert_eq!(conns.map(|conn| messages(&mut shell, conn)), [1, 1]);
+    // From now on nothing is written unless it is asked for here.
+    shell.unread.extend(conns);
+    pass(&mut shell, 1_000);
+    let sealed = conns.map(|conn| shell.node.poll_transmit(conn, shell.now).batches.len());
+    assert_eq!(sealed.iter().sum::<usize>(), 1, "before any of it was written: {sealed:?}");
+}
+
 /// A peer takes small frames alone. What is late and small says nothing of the large message behind it.
 #[test]
 fn no_frame_is_longer_than_its_reader_takes_whatever_is_late() {
@@ -195,9 +215,8 @@ fn a_destination_that_takes_nothing_gives_up_what_was_sent_and_says_that_it_may_
     assert!(!open && given_up >= 10, "{given_up} were given up");
 }
 
-/// An empty run is a trial as good as a message: what comes back acquits.
-#[test]
-fn a_proxy_on_trial_is_acquitted_by_the_answer_to_a_ping() {
+/// A sender that convicted one of two proxies: their connections, and which of them it was.
+fn convicted() -> (Shell, [[ConnId; 2]; 2], usize) {
     let mut shell = Shell::with("o", 0, Settings { snooze_min: Duration::from_millis(300), ..impatient() });
     let conns = ["p", "p2"].map(|name| shell.link_out(&Peer::new(name)));
     // Both members are silent by the proxy in use: convicted, and what it had goes by the other one.
@@ -210,6 +229,13 @@ fn a_proxy_on_trial_is_acquitted_by_the_answer_to_a_ping() {
     let [control, bulk] = conns[1 - bad];
     assert_eq!(messages(&mut shell, bulk), 2, "again, by the other one");
     shell.feed(control, &ack_frame([0, 1].map(|row| entry(row, 100, 1)).to_vec()));
+    (shell, conns, bad)
+}
+
+/// An empty run is a trial as good as a message: what comes back acquits.
+#[test]
+fn a_proxy_on_trial_is_acquitted_by_the_answer_to_a_ping() {
+    let (mut shell, conns, bad) = convicted();
     let route = |shell: &Shell| {
         let rows = shell.node.status(shell.now).datacenters;
         rows.into_iter().find(|row| row.name.as_str() == "eu").unwrap().routes.swap_remove(bad)
@@ -223,6 +249,16 @@ fn a_proxy_on_trial_is_acquitted_by_the_answer_to_a_ping() {
     assert!(asked, "the ping is its trial");
     shell.feed(conns[bad][0], &ack_frame(vec![AckFlow { lane: 0, ..entry(0, 100, 0) }]));
     assert!(!route(&shell).trial, "it delivers");
+}
+
+/// A trial may cost a timeout: it costs one message that, and not a frame.
+#[test]
+fn one_message_tries_a_proxy_and_the_others_go_by_the_one_that_delivers() {
+    let (mut shell, conns, bad) = convicted();
+    pass(&mut shell, 400);
+    submit(&mut shell, "eu", "m", &[10; 5]);
+    let sent = [bad, 1 - bad].map(|proxy| messages(&mut shell, conns[proxy][1]));
+    assert_eq!(sent, [1, 4]);
 }
 
 #[test]

@@ -134,6 +134,8 @@ pub(crate) struct Lab {
     /// Connections that a node accepts per second; the others wait.
     pub(crate) accepts_per_second: Option<u64>,
     accepts_at: BTreeMap<usize, Micros>,
+    /// The time that empty runs were given, ms, as they arrived.
+    pub(crate) empty_runs: Vec<u32>,
     /// Real time that each node's machine and encoders took, and this driver's own for it: for benches.
     pub(crate) spent: Vec<Duration>,
 }
@@ -211,6 +213,7 @@ impl Lab {
             dialling: BTreeSet::new(),
             accepts_per_second: None,
             accepts_at: BTreeMap::new(),
+            empty_runs: Vec::new(),
             spent: vec![Duration::ZERO; nodes.len()],
         };
         for host in 0..lab.hosts.len() {
@@ -283,6 +286,20 @@ impl Lab {
         self.pump(index);
         self.spent[index] += began.elapsed();
         ticket
+    }
+
+    /// Begins a round trip.
+    pub(crate) fn ping(&mut self, name: &str, node: &str) {
+        let (index, now) = (self.index(name), self.now);
+        self.node(name).ping(&id(node), now).unwrap();
+        self.pump(index);
+    }
+
+    /// As a reload of its file.
+    pub(crate) fn set_settings(&mut self, name: &str, settings: &Settings) {
+        let (index, now) = (self.index(name), self.now);
+        self.node(name).set_settings(settings, now);
+        self.pump(index);
     }
 
     /// The application of a member takes nothing from now on, or again.
@@ -488,6 +505,8 @@ impl Lab {
                     seen.batches += 1;
                     seen.batch_bytes += length as u64;
                     seen.runs += envelope.runs.len() as u64;
+                    let empty = envelope.runs.iter().filter(|run| run.count == 0);
+                    self.empty_runs.extend(empty.map(|run| run.deadline_ms));
                 }
                 Received::Ack(_) => seen.acks += 1,
                 _ => {}

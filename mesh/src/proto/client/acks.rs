@@ -5,12 +5,12 @@ use std::collections::BTreeSet;
 use super::{Client, Timer};
 use crate::id::{Incarnation, Lane};
 use crate::message::FailReason;
-use crate::proto::flow::{FlowIx, Place, Way};
+use crate::proto::flow::{FlowIx, Place, Selected, Way};
 use crate::proto::handshake::is_plausible;
 use crate::proto::links::{LinkId, Links};
 use crate::proto::pause::Cause;
 use crate::proto::time::Micros;
-use crate::proto::wire::{AckFlow, Flow as WireFlow, PASSED, RefusedReason};
+use crate::proto::wire::{AckFlow, Flow as WireFlow, PASSED, Refused, RefusedReason};
 
 impl Client {
     /// An ack for a flow of this node's own. False when it makes no sense and was ignored.
@@ -34,6 +34,8 @@ impl Client {
         if self.is_distrusted(link, ix, links, now) {
             return true;
         }
+        // What was refused is not answered, whatever else the entry says.
+        self.take_empty_refusals(ix, link, entry);
         let flow = &mut self.flows[ix.0];
         // On a direct link the destination's life is known from the handshake.
         let direct = links.link(link).filter(|link| link.peer == flow.peer).map(|link| link.incarnation);
@@ -86,18 +88,10 @@ impl Client {
             self.note_word(ix, seq, link, links, now);
             self.delivered(ix, seq, &sent, now);
         }
-        for (word, bits) in (0_u64..).zip(&entry.held) {
-            let mut bits = *bits;
-            while bits != 0 {
-                let bit = u64::from(bits.trailing_zeros());
-                bits &= bits - 1;
-                let seq = entry.decided + 1 + 64 * word + bit;
-                if self.flows[ix.0].sent.get(&seq).is_some_and(|sent| sent.place != Place::Held) {
-                    progress = true;
-                    attempt_answered |= self.land(ix, seq, (link, over), links, now);
-                    self.flows[ix.0].hold(seq);
-                }
-            }
+        for seq in self.flows[ix.0].newly_held(entry) {
+            progress = true;
+            attempt_answered |= self.land(ix, seq, (link, over), links, now);
+            self.flows[ix.0].hold(seq);
         }
         // Runs without messages asked only for this.
         let answered = |id: &u64| {
@@ -120,6 +114,9 @@ impl Client {
         }
         if progress && !attempt_answered {
             self.flows[ix.0].answered(over, now);
+        }
+        if let Some(at) = self.flows[ix.0].held.told(link, now) {
+            self.timers.set_earlier(Timer::Held(ix), at);
         }
     }
 
@@ -183,6 +180,24 @@ impl Client {
         {
             self.attempts.remove(id);
             self.timers.clear(Timer::Attempt(id));
+        }
+    }
+
+    /// Empty runs that asked in vain, over this very link.
+    fn take_empty_refusals(&mut self, ix: FlowIx, link: LinkId, entry: &AckFlow) {
+        let refused = |run: &Selected| {
+            let named = |range: &&Refused| range.count == 0 && range.reason != PASSED;
+            run.count == 0 && entry.refused.iter().filter(named).any(|range| range.first.0 == run.first)
+        };
+        let over = |id: &u64| {
+            let attempt = self.attempts.get(*id).filter(|attempt| attempt.link == link);
+            attempt.is_some_and(|attempt| attempt.entries.iter().any(|(of, run)| *of == ix && refused(run)))
+        };
+        for id in self.flows[ix.0].asking.iter().copied().filter(over).collect::<Vec<_>>() {
+            self.flows[ix.0].asking.remove(&id);
+            self.flows[ix.0].held.ask();
+            self.ping_lost(ix, id);
+            self.landed(id);
         }
     }
 
@@ -310,6 +325,7 @@ impl Client {
         for seq in self.flows[ix.0].restart(incarnation) {
             self.give_up(ix, seq, FailReason::PeerRestarted);
         }
+        self.flows[ix.0].held.restart();
         self.wake(ix, links, now);
     }
 }

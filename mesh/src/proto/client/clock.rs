@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use super::{Client, Due, Timer};
 use crate::message::FailReason;
-use crate::proto::flow::{FlowIx, Place, Selected, Way};
+use crate::proto::flow::{FlowIx, Place, Selected, Sent, Way};
+use crate::proto::held::HELD_ASKS_AFTER;
 use crate::proto::links::{LinkId, Links, PeerIx};
 use crate::proto::pause::Cause;
 use crate::proto::time::Micros;
@@ -42,10 +43,28 @@ impl Client {
                 Some(Timer::Attempt(id)) => self.attempt_timed_out(id, links, now),
                 Some(Timer::Wake(site)) => self.wake_site(site, links, now),
                 Some(Timer::Audit(site)) => self.audit(site, links, now),
+                Some(Timer::Held(ix)) => self.ask_of_held(ix, links, now),
                 Some(Timer::Room) => self.make_room(now),
                 None => break,
             }
         }
+    }
+
+    /// Nothing was heard for a while of what a destination holds. Unless something is under way that it will answer, it is
+    /// asked: its word may have been lost with a link.
+    fn ask_of_held(&mut self, ix: FlowIx, links: &mut Links, now: Micros) {
+        let flow = &mut self.flows[ix.0];
+        let Some(at) = flow.held.asks_at() else { return };
+        let again = if at > now {
+            at
+        } else {
+            if !flow.awaits_answer() {
+                flow.held.ask();
+                self.wake(ix, links, now);
+            }
+            now + HELD_ASKS_AFTER
+        };
+        self.timers.set(Timer::Held(ix), again);
     }
 
     pub(super) fn expire(&mut self, ix: FlowIx, place: Due, now: Micros) {
@@ -58,7 +77,12 @@ impl Client {
                 }
             }
             Due::Sent(seq) => {
-                let full = self.flows[ix.0].sent.get(&seq).is_some_and(|sent| sent.full);
+                let flow = &self.flows[ix.0];
+                let held = |sent: &Sent| sent.place == Place::Held;
+                // Held with no gap in front of it waits for room, and for nothing else.
+                let full = flow.sent.get(&seq).is_some_and(|sent| {
+                    sent.full || held(sent) && flow.sent.range(..seq).all(|(_, before)| held(before))
+                });
                 self.give_up(ix, seq, reason(full));
             }
         }
@@ -201,7 +225,11 @@ impl Client {
         // Both lanes of a member are one destination.
         let peer = |ix: &FlowIx| self.flows[ix.0].peer;
         let said_nothing: BTreeSet<PeerIx> = silent.iter().map(peer).collect();
-        let avoiding = |ix: &&FlowIx| self.flows[ix.0].pauses.avoids(Way::Proxy(index), now);
+        // Those that it was silent for: that it said of some why they cannot be reached is no silence.
+        let avoiding = |ix: &&FlowIx| {
+            let why = self.flows[ix.0].pauses.why_avoided(Way::Proxy(index), now);
+            why.is_some_and(|(cause, _)| cause == Cause::TimedOut)
+        };
         let suspects: BTreeSet<PeerIx> =
             said_nothing.iter().copied().chain(site.flows.iter().filter(avoiding).map(peer)).collect();
         Evidence {
@@ -248,7 +276,9 @@ impl Client {
         for (ix, run) in attempt.entries {
             let flow = &mut self.flows[ix.0];
             flow.forget_floor_told();
-            flow.asking.remove(&id);
+            if flow.asking.remove(&id) && ended == Ended::Lost {
+                flow.held.ask();
+            }
             if flow.ping.attempt == Some(id) {
                 pings.push(ix);
             }

@@ -101,6 +101,7 @@ enum Timer {
     Attempt(u64),
     Wake(usize),
     Audit(usize),
+    Held(FlowIx),
     Room,
 }
 

@@ -1,6 +1,7 @@
 //! Frames: what goes into the next one of a connection that can write.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use bytes::Bytes;
 use trunkline_codec::{Payload, Stage};
@@ -244,7 +245,10 @@ impl Client {
         }
         let mut attempt = 1;
         for run in &selected {
-            let (mut expires_at, mut segments, mut first_time) = (now, Vec::new(), 0_usize);
+            // Nothing in an empty run gets old. It has as long as its answer is waited for, or a proxy that keeps it waiting for
+            // a moment would have to refuse it.
+            let asks = if run.count == 0 { self.settings.attempt_timeout_max } else { Duration::ZERO };
+            let (mut expires_at, mut segments, mut first_time) = (now + asks, Vec::new(), 0_usize);
             for seq in run.seqs() {
                 let Some(sent) = flow.sent.get(&seq) else { continue };
                 let head = frame.head(sent.pending.kind, sent.pending.payload.len());

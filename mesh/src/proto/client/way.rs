@@ -209,6 +209,9 @@ impl Client {
             self.stats.fallbacks.proxy_closed += waiting;
         }
         for site in self.sites_by(peer) {
+            for ix in &self.sites[site].flows {
+                self.flows[ix.0].held.lost(link);
+            }
             self.sites[site].routes.refresh(links, now);
             self.wake_all_of(site, links, now);
         }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::proto::pause::Cause;
+use crate::proto::wire::LOOKED_AT;
 
 fn flow() -> Flow {
     Flow::new(PeerIx(0), NodeId::new("m").unwrap(), 0, Lane::Bulk)
@@ -205,4 +206,78 @@ fn what_the_receiver_waits_for_goes_whatever_room_it_has() {
     }
     other.set_room(ROOM_UNKNOWN, 0);
     assert_eq!(seal(&mut other, 1)[0].count, 3);
+}
+
+/// An ack may name 16,384 seqs, whatever is under way: it costs no more than that.
+#[test]
+fn a_full_bitmap_costs_what_is_under_way() {
+    let mut flow = flow();
+    let mut ack = AckFlow {
+        lane: 1,
+        flow: 0,
+        incarnation: Incarnation(1),
+        decided: 0,
+        room_kib: ROOM_UNKNOWN,
+        held: vec![u64::MAX; 256],
+        refused: Vec::new(),
+    };
+    let looked = |flow: &Flow, ack: &AckFlow| {
+        LOOKED_AT.set(0);
+        (flow.newly_held(ack), LOOKED_AT.get())
+    };
+    assert_eq!(looked(&flow, &ack), (vec![], 0), "nothing is");
+    for id in 1..=200 {
+        push(&mut flow, id, None);
+    }
+    seal(&mut flow, 1);
+    assert_eq!(looked(&flow, &ack), ((1..=200).collect(), 200));
+    flow.hold(7);
+    (ack.decided, ack.held) = (2, vec![0b1_0101, 0, 1 << 63]);
+    assert_eq!(looked(&flow, &ack).0, [3, 5, 194], "and not 7, which is known");
+    ack.held = vec![1];
+    assert!(looked(&flow, &ack).1 <= 64, "nor more than it names");
+}
+
+/// All that was behind a gap was given up as well: without a word the member would keep it, and hand it over when something is
+/// sent again, perhaps hours later.
+#[test]
+fn a_gap_that_was_given_up_with_all_behind_it_is_told_and_not_for_ever() {
+    let mut flow = flow();
+    for id in 1..=3 {
+        push(&mut flow, id, None);
+    }
+    seal(&mut flow, 1);
+    flow.hold(2);
+    flow.hold(3);
+    for seq in 1..=3 {
+        flow.forget(seq);
+    }
+    assert!(flow.floor_due());
+    let floors = |flow: &mut Flow, attempt| -> Vec<_> {
+        let runs = seal(flow, attempt);
+        flow.asking.clear();
+        runs.iter().map(|run| (run.count, run.floor())).collect()
+    };
+    assert_eq!(floors(&mut flow, 2), [(0, Some(Seq(4)))]);
+    assert!(!flow.floor_due(), "told");
+    for attempt in 3..6 {
+        flow.forget_floor_told();
+        assert!(flow.floor_due(), "and again when that was lost");
+        floors(&mut flow, attempt);
+    }
+    flow.forget_floor_told();
+    assert!(!flow.floor_due(), "but not for ever");
+    flow.held.given_up();
+    assert!(flow.floor_due());
+    flow.raise_decided(3);
+    assert!(!flow.floor_due(), "the member knows");
+}
+
+#[test]
+fn what_was_only_under_way_when_it_was_given_up_owes_no_floor() {
+    let mut flow = flow();
+    push(&mut flow, 1, None);
+    seal(&mut flow, 1);
+    flow.forget(1);
+    assert!(!flow.floor_due() && !flow.has_work());
 }

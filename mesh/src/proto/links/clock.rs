@@ -56,11 +56,8 @@ impl Links {
                         self.timers.set(Timer::Idle(link_id), idle_at);
                     }
                 }
-                Timer::Redial(peer) => {
-                    if !self.draining {
-                        self.dial(peer, now);
-                    }
-                }
+                Timer::Redial(peer) => self.dial(peer, now),
+                Timer::Dials => self.begin_links(now),
             }
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Action, Conn, ConnId, Link, LinkEvent, LinkId, Links, Peer, PeerIx, Stage, Timer};
+use super::{Action, Conn, ConnId, Link, LinkEvent, LinkId, Links, Peer, PeerIx, Rank, Stage, Timer};
 use crate::id::{Incarnation, Lane};
 use crate::proto::frame::{FrameType, control_frame};
 use crate::proto::roster::{RosterIn, RosterOut};
@@ -64,10 +64,11 @@ impl Links {
         }
     }
 
-    /// Asks for a link to a peer once; it closes again when it was idle for a while.
+    /// Asks for a link to a peer once; it closes again when it was idle for a while. Asked for again it keeps its place in line.
     pub fn want_once(&mut self, peer: PeerIx, now: Micros) {
         let Peer { present, dialling, .. } = &self.peers[peer.0];
-        if *present && !dialling.wanted && dialling.link.is_none() && !self.draining {
+        let waits = dialling.link.is_some() || self.dials.has(peer);
+        if *present && !dialling.wanted && !waits && !self.draining {
             self.timers.set_earlier(Timer::Redial(peer), now);
         }
     }
@@ -175,15 +176,40 @@ impl Links {
         Duration::from_micros(self.rng.u64(0..=ceiling))
     }
 
+    /// A peer is to be dialled as soon as it is its turn.
     pub(super) fn dial(&mut self, peer: PeerIx, now: Micros) {
         let entry = &self.peers[peer.0];
-        let (Some(address), None, true) = (entry.spec.address, entry.dialling.link, entry.present) else {
-            return;
-        };
-        if let Err(later) = self.dial_tokens.take(now) {
-            self.timers.set(Timer::Redial(peer), later);
+        if entry.spec.address.is_none() || entry.dialling.link.is_some() || !entry.present || self.draining {
             return;
         }
+        self.dials.join(peer, if entry.dialling.wanted { Rank::Wanted } else { Rank::Once });
+        self.begin_links(now);
+    }
+
+    /// A peer is not to be dialled any more.
+    pub(super) fn forget_dial(&mut self, peer: PeerIx) {
+        self.timers.clear(Timer::Redial(peer));
+        self.dials.leave(peer);
+    }
+
+    /// Begins the links whose turn it is.
+    pub(super) fn begin_links(&mut self, now: Micros) {
+        loop {
+            match self.dials.next(now) {
+                Ok(Some(peer)) => self.begin_link(peer, now),
+                Ok(None) => return self.timers.clear(Timer::Dials),
+                Err(later) => return self.timers.set(Timer::Dials, later),
+            }
+        }
+    }
+
+    fn begin_link(&mut self, peer: PeerIx, now: Micros) {
+        let entry = &self.peers[peer.0];
+        let (Some(address), None, true, false) =
+            (entry.spec.address, entry.dialling.link, entry.present, self.draining)
+        else {
+            return;
+        };
         let node = entry.spec.id.clone();
         let nonce = self.rng.u64(..);
         let link_id = self.new_link_id();

@@ -81,7 +81,7 @@ impl Links {
             self.say_closing(link, now);
         }
         self.peers[peer.0].dialling = Dialling::default();
-        self.timers.clear(Timer::Redial(peer));
+        self.forget_dial(peer);
     }
 
     fn change_peer(&mut self, peer: PeerIx, spec: &NodeSpec, now: Micros) {
@@ -126,7 +126,7 @@ impl Links {
             if std::mem::take(&mut dialling.wanted) {
                 match dialling.link {
                     Some(link) => self.timers.set(Timer::Idle(link), now + IDLE_TIMEOUT),
-                    None => self.timers.clear(Timer::Redial(peer)),
+                    None => self.forget_dial(peer),
                 }
             }
         }
@@ -138,10 +138,18 @@ impl Links {
         &self.settings
     }
 
-    /// Other limits and timers from now on. What runs already, as a handshake, keeps its deadline; what was agreed on, as
+    /// Other limits and timers from now on. What runs already, as a handshake, keeps its deadline, but for pings and silence; what was agreed on, as
     /// the longest frame of a link, holds until the link ends.
-    pub fn set_settings(&mut self, settings: Settings) {
-        self.dial_tokens.set_rate(settings.dials_per_second);
+    pub fn set_settings(&mut self, settings: Settings, now: Micros) {
+        self.dials.set_rate(settings.dials_per_second);
         self.settings = settings;
+        // By the pings of before peers were not to be heard any sooner: their silence begins now.
+        for (id, link) in self.links.iter_mut().filter(|(_, link)| link.up) {
+            link.heard_at = now;
+            self.timers.set_earlier(Timer::Silence(*id), now + self.settings.silence_timeout);
+            if link.dialled {
+                self.timers.set_earlier(Timer::Ping(*id), now + self.settings.ping_interval);
+            }
+        }
     }
 }

@@ -9,6 +9,9 @@
 // In the order of a connection's life.
 mod opening;
 
+mod line;
+use line::{DialLine, Rank};
+
 mod lives;
 
 mod claims;
@@ -29,7 +32,7 @@ use bytes::Bytes;
 use super::frame::{FrameError, FrameType, Opened, Received, control_frame};
 use super::handshake::Identity;
 use super::roster::{RosterIn, RosterOut};
-use super::rtt::{ClockOffset, Rtt, TokenBucket};
+use super::rtt::{ClockOffset, Rtt};
 use super::time::Micros;
 use super::timers::Timers;
 use super::wire::{Ack, AckFlow, CloseCode, Envelope, Hello, Pong, RefuseCode};
@@ -145,7 +148,7 @@ pub struct LinkCounters {
     pub handshakes: u64,
     /// Connections closed for what the peer sent, by error.
     pub protocol_errors: BTreeMap<&'static str, u64>,
-    /// Dials started.
+    /// Connections that were dialled: two per link.
     pub dials: u64,
     /// Dials that failed.
     pub dials_failed: u64,
@@ -265,6 +268,7 @@ enum Timer {
     Acks(LinkId),
     Idle(LinkId),
     Redial(PeerIx),
+    Dials,
 }
 
 /// Pause after the last use of a link that was dialled on demand, before it is closed.
@@ -303,7 +307,7 @@ pub struct Links {
     next_conn: u64,
     next_link: u64,
     timers: Timers<Timer>,
-    dial_tokens: TokenBucket,
+    dials: DialLine,
     actions: VecDeque<Action>,
     ready: BTreeSet<ConnId>,
     events: VecDeque<LinkEvent>,
@@ -352,7 +356,7 @@ impl Links {
             counters,
             topology,
             datacenters,
-            dial_tokens: TokenBucket::new(settings.dials_per_second),
+            dials: DialLine::new(settings.dials_per_second),
             settings,
             rng: fastrand::Rng::with_seed(seed),
             conns: BTreeMap::new(),

@@ -97,6 +97,7 @@ impl World {
         let settings = setup::draw_settings(&Swarm { wild: true, ..self.swarm.clone() }, &mut self.rng);
         let settings = self.planted.map_or(settings.clone(), |planted| planted.settings(settings));
         self.message_bytes_least = self.message_bytes_least.min(settings.message_bytes_max);
+        let clock = self.clock(index);
         let host = &mut self.hosts[index];
         let limits = &mut host.limits;
         for (most, now) in [
@@ -112,7 +113,7 @@ impl World {
             *most = now.max(*most);
         }
         if let Some(node) = host.node.as_mut() {
-            node.set_settings(&settings);
+            node.set_settings(&settings, clock);
         }
         host.settings = settings;
         self.pump(index);

@@ -371,7 +371,10 @@ impl World {
             }
             Event::Send { origin } => self.send(origin),
             Event::Answer { host, life, to, lane } => self.answer(host, life, &to, lane),
-            Event::Learn { host } => self.learn(host),
+            Event::Learn { host } => {
+                self.disturbed();
+                self.learn(host);
+            }
             Event::Sip { host, life } => self.sip(host, life),
             Event::Inspect => self.inspect(),
             Event::Fault => self.fault(),

@@ -117,6 +117,8 @@ impl World {
         if host.life > 1 {
             self.checker.restarted(&host.id, incarnation, self.now);
         }
+        self.disturbed();
+        let host = &mut self.hosts[index];
         let settings = host.settings.clone();
         let init = NodeInit {
             topology: Arc::clone(&host.topology),

@@ -48,6 +48,7 @@ impl World {
 
     pub(super) fn strike(&mut self, fault: Fault, host: NodeIx, until: Micros) {
         self.note(&format!("fault {fault:?} {host}"));
+        self.disturbed();
         self.touched.insert(self.hosts[host].datacenter);
         let runs = self.hosts[host].node.is_some() && !self.hosts[host].stopped;
         match fault {
@@ -153,6 +154,15 @@ impl World {
         }
     }
 
+    /// Something is done to somebody, or undone. What only its silence tells of may go on for longer, and what was damaged shows
+    /// later.
+    pub(super) fn disturbed(&mut self) {
+        let telling = |fault: &Fault| !fault.is_silent() && *fault != Fault::Corrupt;
+        if self.swarm.is_prompt() && !self.scripted && self.swarm.faults.iter().all(telling) {
+            self.checker.disturbed(self.now);
+        }
+    }
+
     /// An end of an open stream.
     fn any_end(&mut self) -> Option<End> {
         let end = self.rng.choice(self.wire.ends())?;
@@ -242,6 +252,7 @@ impl World {
 
     pub(super) fn undo(&mut self, undo: Undo) {
         self.note(&format!("undo {undo:?}"));
+        self.disturbed();
         match undo {
             Undo::Start(host) => {
                 if self.hosts[host].node.is_none() {
