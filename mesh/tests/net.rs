@@ -449,6 +449,8 @@ async fn a_reload_changes_how_many_are_accepted_per_second() {
         stream.read_exact(&mut answer).await.unwrap();
         assert_eq!(answer, PREAMBLE);
     };
+    // The listener has begun, by the limit of before.
+    soon("an answer", knock(cluster.address("eu-p"))).await;
     let strangers: Vec<_> = (0..60).map(|_| tokio::spawn(knock(cluster.address("eu-p")))).collect();
     let more = Settings { accepts_per_second: 1_000, ..cluster.settings.clone() };
     proxy.mesh().set_settings(&more).unwrap();
