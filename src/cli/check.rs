@@ -118,15 +118,17 @@ fn describe(config: &Config) -> String {
         (Align::Right, "members"),
         (Align::Right, "proxies"),
     ]);
-    let mut nodes = Table::new(&[
+    let mut columns = vec![
         (Align::Left, "datacenter"),
         (Align::Left, "node"),
         (Align::Left, "roles"),
         (Align::Left, "address"),
         (Align::Left, "listen"),
         (Align::Left, "admin"),
-        (Align::Left, "clients"),
-    ]);
+    ];
+    let replicas = config.replicas().next().is_some();
+    columns.extend(replicas.then_some((Align::Left, "clients")));
+    let mut nodes = Table::new(&columns);
     let shown =
         |address: Option<std::net::SocketAddr>| address.map_or("-".to_owned(), |address| address.to_string());
     let protected = |address, protection| match protection {
@@ -142,15 +144,16 @@ fn describe(config: &Config) -> String {
             here().filter(|node| node.roles.proxy).count().to_string(),
         ]);
         for node in here() {
-            nodes.row(vec![
+            let mut row = vec![
                 datacenter.to_string(),
                 node.id.to_string(),
                 node.roles.to_string(),
                 shown(node.address),
                 shown(config.listen(&node.id).or(node.address)),
                 protected(config.admin(&node.id), config.admin_protection(&node.id)),
-                protected(config.api(&node.id), config.api_protection(&node.id)),
-            ]);
+            ];
+            row.extend(replicas.then(|| protected(config.api(&node.id), config.api_protection(&node.id))));
+            nodes.row(row);
         }
     }
     let is_plain = |node: &NodeSpec| {
