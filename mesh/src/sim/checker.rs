@@ -183,15 +183,12 @@ impl Checker {
             let key = (submitted.promise.sender.clone(), destination.clone());
             self.heard.entry(key).and_modify(|heard| *heard = life.max(*heard)).or_insert(life);
         }
-        let handed = self.handed.get(&id).and_then(|all| all.last()).map(|one| one.at);
         match outcome {
             Outcome::Failed { reason: FailReason::Expired | FailReason::Refused, .. }
-                if let Some(since) = handed.zip(self.quiet_since).map(|(at, quiet)| at.max(quiet))
-                    && now.since(since) > TOLD_WITHIN =>
+                if let Some(known) = self.knew_nothing_for(id, now).filter(|known| *known > TOLD_WITHIN) =>
             {
                 self.violation(format!(
-                    "message {id}: told {outcome:?}, though {destination} had it for {:?} and nothing was wrong",
-                    now.since(since)
+                    "message {id}: told {outcome:?}, though {destination} had it for {known:?} and nothing was wrong"
                 ));
             }
             Outcome::Delivered { .. } if !got => {
@@ -204,6 +201,16 @@ impl Checker {
             }
             _ => {}
         }
+    }
+
+    /// How long the sender of a message that failed could have heard that it was handed over, with nothing wrong.
+    ///
+    /// It failed at its own deadline at the latest. The sender is told of all of a batch at once, so a message with a short deadline
+    /// that was handed over just before it is told of as long after as the longest deadline of its batch is (seed 179586255911).
+    fn knew_nothing_for(&self, id: u64, now: Micros) -> Option<Duration> {
+        let handed = self.handed.get(&id)?.last()?.at;
+        let failed = now.min(self.submitted.get(&id)?.promise.expires);
+        Some(failed.since(handed.max(self.quiet_since?)))
     }
 
     /// A member's mesh handed a message over to the application's inbox.
@@ -423,6 +430,34 @@ mod tests {
         assert_eq!(pending.len(), 3);
         let unhealed = judged(|checker| checker.check_delivered(&BTreeSet::from([1])));
         assert!(unhealed[0].contains("after healing"));
+    }
+
+    #[test]
+    fn what_was_handed_over_is_known_soon_or_failed_before_it_could_be() {
+        let ms = |ms: u64| Micros(ms * 1_000);
+        let failed = |reason| Outcome::Failed { reason, maybe_delivered: true };
+        let of = |quiet: Option<Micros>, expires: Micros, outcome: Outcome| {
+            let mut checker = Checker::default();
+            quiet.into_iter().for_each(|since| checker.disturbed(since));
+            checker.submitted(1, NodeId::new("m").unwrap(), Promise { expires, due: ms(5_000), ..promise() });
+            checker.handed(1, life("m", 1), life("o", 1), Lane::Bulk, true, ms(1_000));
+            checker.told(1, outcome, ms(5_000));
+            checker.violations()
+        };
+        for reason in [FailReason::Expired, FailReason::Refused] {
+            let lost = of(Some(ms(0)), ms(3_501), failed(reason));
+            assert!(lost.len() == 1 && lost[0].contains("had it for 2.501s"), "{lost:?}");
+            let excused = [
+                ("with a deadline soon after, in a batch whose last one comes later", Some(ms(0)), ms(1_002)),
+                ("in the time that it takes to ask", Some(ms(0)), ms(3_500)),
+                ("soon after a fault", Some(ms(2_600)), ms(5_000)),
+                ("where faults are silent", None, ms(5_000)),
+            ];
+            for (why, quiet, expires) in excused {
+                assert_eq!(of(quiet, expires, failed(reason)), Vec::<String>::new(), "{reason:?} {why}");
+            }
+        }
+        assert_eq!(of(Some(ms(0)), ms(5_000), delivered()), Vec::<String>::new());
     }
 
     #[test]
