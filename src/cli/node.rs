@@ -10,7 +10,7 @@ use super::NodeArgs;
 use super::failure::Failure;
 use super::log::Log;
 use super::notify::Notifier;
-use super::run::serve_admin;
+use super::run::serve_admin_with;
 use super::signal::Stop;
 use crate::config::{Config, Protection, Role};
 use crate::consensus::key_value::KeyValue;
@@ -70,11 +70,11 @@ pub(super) async fn node(args: NodeCommand, log: &Log) -> Result<(), Failure> {
     let spec = plan.mesh.topology.node(&name).cloned();
     let (client, inbox) = join(plan.mesh).await?;
     let mesh = client.mesh().clone();
+    let replica = start(plan.data, plan.founders, client, inbox, &name).await?;
     let admin = match (&config, &spec) {
-        (Some(config), Some(spec)) => serve_admin(config, spec, &mesh)?,
+        (Some(config), Some(spec)) => serve_admin_with(config, spec, &mesh, Some(replica.clone()))?,
         _ => None,
     };
-    let replica = start(plan.data, plan.founders, client, inbox, &name).await?;
     let service = match plan.api {
         None => None,
         Some((address, protection)) => {

@@ -7,6 +7,7 @@
 mod calls;
 mod log_store;
 mod machine_store;
+mod members;
 mod message;
 mod network;
 mod outbox;
@@ -34,12 +35,12 @@ use self::message::Body;
 use self::network::{Network, Wire};
 use self::outbox::Outbox;
 use self::receiver::Receiver;
-use self::requests::{PROPOSALS_MAX, Requests};
+use self::requests::{FORWARDED_KIB_MAX, PROPOSALS_KIB_MAX, Requests};
 use self::types::Types;
 use super::applied::Answer;
 use super::applier::Applier;
 use super::clock::ClusterClock;
-use super::error::{ProposeError, StartError};
+use super::error::{MemberError, ProposeError, StartError};
 use super::replica_id::{Place, ReplicaId};
 use super::status::{Role, Status};
 use crate::storage::{Disk, EntryId, Log, Recovered, Snapshots};
@@ -143,8 +144,9 @@ impl<D: Disk> Engine<D> {
             progress,
             clock,
             in_doubt: AtomicBool::new(in_doubt),
-            own: Semaphore::new(PROPOSALS_MAX),
-            forwarded: Semaphore::new(PROPOSALS_MAX),
+            own: Semaphore::new(PROPOSALS_KIB_MAX),
+            of_peers: Semaphore::new(PROPOSALS_KIB_MAX),
+            forwarded: Semaphore::new(FORWARDED_KIB_MAX),
         });
         raft.run();
         let places = Box::new(move |node: &trunkline_mesh::NodeId| {
@@ -256,6 +258,22 @@ impl<D: Disk> Engine<D> {
             stopped: metrics.running_state.as_ref().err().map(ToString::to_string),
             sent: self.requests.wire.outbox.sent(),
         }
+    }
+
+    pub(super) async fn add(&self, place: Place, patience: Duration) -> Result<ReplicaId, MemberError> {
+        self.requests.add(place, patience).await
+    }
+
+    pub(super) async fn promote(&self, replica: ReplicaId) -> Result<(), MemberError> {
+        self.requests.promote(replica).await
+    }
+
+    pub(super) async fn remove(&self, replica: ReplicaId) -> Result<(), MemberError> {
+        self.requests.remove(replica).await
+    }
+
+    pub(super) async fn transfer(&self, replica: ReplicaId) -> Result<(), MemberError> {
+        self.requests.transfer(replica).await
     }
 
     /// Takes a snapshot now, and lets go of the entries it has.

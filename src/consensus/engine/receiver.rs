@@ -88,6 +88,7 @@ impl<D: Disk> Receiver<D> {
         let Some(place) = (self.places)(&delivery.origin) else {
             return tracing::debug!(origin = %delivery.origin, "dropped: it is in the topology no longer");
         };
+        self.wire.calls.heard(envelope.from, delivery.origin_incarnation);
         match envelope.body {
             Body::Append(append) => {
                 self.append(&place, delivery.lane, (envelope.from, envelope.call, envelope.seq), append)
