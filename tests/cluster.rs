@@ -337,3 +337,40 @@ async fn a_wiped_node_returns_without_a_vote_and_is_put_in_the_place_of_what_it_
         node.stop().await;
     }
 }
+
+/// The last record of a stopped follower is damaged, which it had acknowledged: it is sent it again by the same leader, and does
+/// not vote as long as that one leads, for it could vote for somebody who does not have it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_that_lost_what_it_acknowledged_is_sent_it_again_and_stays_in_doubt() {
+    let mut cluster = Cluster::start(&[("us", 1), ("eu", 1), ("ap", 1)], false).await;
+    let leader = cluster.leader().await;
+    cluster.nodes[leader].put("key", "the last entry").await;
+    let damaged = (leader + 1) % 3;
+    let name = cluster.founders[damaged].clone();
+    cluster.nodes[damaged].replica.barrier(Consistency::Linearizable).await.unwrap();
+    let digest = cluster.nodes[damaged].replica.digest().await.unwrap();
+    cluster.nodes.remove(damaged).stop().await;
+    let log = cluster.data.path().join(name.as_str()).join("log");
+    let segment = std::fs::read_dir(log).unwrap().map(|entry| entry.unwrap().path());
+    let segment = segment.filter(|path| path.extension().is_some_and(|kind| kind == "log")).max().unwrap();
+    let mut bytes = std::fs::read(&segment).unwrap();
+    let last = bytes.iter().rposition(|byte| *byte != 0).unwrap();
+    bytes[last] ^= 1;
+    std::fs::write(&segment, bytes).unwrap();
+
+    let back = Node::start(&cluster.topology, name.as_str(), cluster.data.path(), &cluster.founders).await;
+    let leader = &cluster.nodes[cluster.leader().await];
+    let term = leader.replica.status().term;
+    let deadline = Instant::now() + SOON;
+    while back.replica.barrier(Consistency::Linearizable).await.is_err() {
+        assert!(Instant::now() < deadline, "it does not catch up: {:?}", back.replica.status());
+    }
+    assert_eq!(back.replica.digest().await.unwrap(), digest);
+    assert_eq!(leader.replica.status().term, term, "the leader goes on");
+    assert!(back.replica.status().in_doubt, "its leader may have been elected by its own vote");
+
+    cluster.nodes.push(back);
+    for node in cluster.nodes {
+        node.stop().await;
+    }
+}

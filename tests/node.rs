@@ -199,7 +199,7 @@ fn members_are_changed_through_the_admin_api_alone() {
     std::fs::write(&file, text).unwrap();
     let mut command = trunkline();
     command.args(["node", "--config", file.to_str().unwrap()]).stderr(std::process::Stdio::null());
-    let node = Node { child: command.spawn().unwrap(), api };
+    let mut node = Node { child: command.spawn().unwrap(), api };
     node.ready();
     assert_eq!(node.json("PUT", "/v1/kv/a", "x").0, 200);
     let own = node.json("GET", "/v1/status", "").1["replica"].as_str().unwrap().to_owned();
@@ -227,4 +227,31 @@ fn members_are_changed_through_the_admin_api_alone() {
     assert_eq!(get(admin, "/v1/snapshot").unwrap().code, 405);
     assert_eq!(node.json("POST", "/v1/snapshot", "").0, 404, "clients cannot");
     poll("a snapshot", SOON, || node.json("GET", "/v1/status", "").1["snapshot_index"].as_u64());
+
+    // A damaged one is no state to go on with, and nothing is made up for it.
+    signal(&node.child, "KILL");
+    exit_code(&mut node.child, SOON);
+    let snapshots = std::fs::read_dir(data.path().join("one-1/snapshots")).unwrap();
+    let snapshot = snapshots.map(|entry| entry.unwrap().path()).next().unwrap();
+    let mut bytes = std::fs::read(&snapshot).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&snapshot, bytes).unwrap();
+    let (code, _, told) = run(&["node", "--config", file.to_str().unwrap()]);
+    assert_eq!(code, 65, "{told}");
+    assert!(told.contains("snapshot-") && told.contains("checksum"), "{told}");
+}
+
+#[test]
+fn limits_below_what_replicas_send_are_refused() {
+    let data = tempfile::tempdir().unwrap();
+    let file = data.path().join("cluster.toml");
+    let text = format!(
+        "[cluster]\nid = \"one\"\n[limits]\nmessage_bytes_max = \"1 MiB\"\n[[node]]\nid = \"one-1\"\ndc = \"one\"\n\
+         roles = [\"origin\", \"member\"]\naddress = \"{}\"\ndata = \"data\"\n",
+        free()
+    );
+    std::fs::write(&file, text).unwrap();
+    let (code, _, told) = run(&["node", "--config", file.to_str().unwrap()]);
+    assert_eq!(code, 78, "{told}");
+    assert!(told.contains("message_bytes_max of at least 2 MiB"), "{told}");
 }

@@ -53,7 +53,8 @@ type Raft<D> = openraft::Raft<Types, MachineStore<D>>;
 /// How a replica behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timing {
-    /// Between heartbeats of a leader, and how long one's answer is waited for: above the longest round trip. 300 ms.
+    /// Between heartbeats of a leader, and how long one's answer is waited for: above the longest round
+    /// trip and a sync of the disk. 500 ms.
     pub heartbeat: Duration,
     /// A follower that hears of no leader for a time between once and twice this begins an election. 1,000 ms.
     pub election: Duration,
@@ -66,7 +67,7 @@ pub struct Timing {
 impl Default for Timing {
     fn default() -> Self {
         Self {
-            heartbeat: Duration::from_millis(300),
+            heartbeat: Duration::from_millis(500),
             election: Duration::from_millis(1_000),
             patience: Duration::from_secs(5),
             snapshot_entries: 100_000,
@@ -135,6 +136,9 @@ impl<D: Disk> Engine<D> {
         let network = Network { wire: Arc::clone(&wire), disk: PhantomData };
         let raft = Raft::build(own, config, network, store, machine).await.map_err(StartError::engine)?;
         let in_doubt = found.in_doubt.is_some();
+        let vote = found.vote.as_deref().and_then(types::vote_of);
+        // Before it was restarted it may have promised a leader not to vote for anybody else for so long.
+        let promised = vote.filter(|vote| vote.committed).map_or(Duration::ZERO, |_| 2 * timing.election);
         if in_doubt {
             raft.runtime_config().elect(false);
         }
@@ -144,6 +148,7 @@ impl<D: Disk> Engine<D> {
             progress,
             clock,
             in_doubt: AtomicBool::new(in_doubt),
+            votes_from: tokio::time::Instant::now() + promised,
             own: Semaphore::new(PROPOSALS_KIB_MAX),
             of_peers: Semaphore::new(PROPOSALS_KIB_MAX),
             forwarded: Semaphore::new(FORWARDED_KIB_MAX),
@@ -158,7 +163,11 @@ impl<D: Disk> Engine<D> {
         let receiver = Receiver::new(raft.clone(), wire, snapshots, Arc::clone(&requests), places);
         tokio::spawn(receiver.run(inbox));
         if in_doubt {
-            tokio::spawn(requests::trust_when_caught_up(Arc::clone(&requests), log));
+            tokio::spawn(requests::trust_when_caught_up(
+                Arc::clone(&requests),
+                log,
+                vote.map_or(0, |vote| vote.leader_id.term),
+            ));
         }
         tokio::spawn(tell_of_leaders(Arc::clone(&requests)));
         let engine = Self { requests };
@@ -297,6 +306,8 @@ fn config_of(cluster: String, timing: Timing) -> Result<openraft::Config, StartE
         enable_pre_vote: Some(true),
         // Its state comes from its own log: it could lead with less than it knew to be committed.
         enable_leader_restore: Some(false),
+        // A node that lost the end of its log says so by its doubt, and is sent it again.
+        allow_log_reversion: Some(true),
         snapshot_policy: SnapshotPolicy::LogsSinceLast(timing.snapshot_entries),
         // A follower that is so far behind is not sent a snapshot as long as the log has what it needs.
         replication_lag_threshold: u64::MAX,

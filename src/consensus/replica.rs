@@ -246,6 +246,12 @@ impl<M: StateMachine> Replica<M> {
             }
             let asked = timeout(left, engine.propose(command.clone(), left)).await;
             let error = match asked {
+                // A refusal says nothing of the try before, whose outcome is not known.
+                Ok(Ok(Answer { result: Err(refusal), .. })) if !outcome.is_definite() => {
+                    return Err(ProposeError::Unknown {
+                        why: format!("an earlier try was lost, and then: {refusal}"),
+                    });
+                }
                 Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(error)) => error,
                 Err(_) => {
@@ -354,6 +360,11 @@ impl<M: StateMachine> Replica<M> {
             tokio::task::spawn_blocking(read).await.map_err(|_| FollowError::Stopped)?
         };
         let entries = entries.map_err(|error| FollowError::Storage { why: error.to_string() })?;
+        // What lies below a snapshot of another node may never have been committed, until it is purged.
+        let floor = self.shared.engine.progress().borrow().floor;
+        if from < floor {
+            return Err(FollowError::Compacted { first: floor });
+        }
         if entries.is_empty() {
             return Err(FollowError::Compacted { first: self.shared.log.bounds().indexes().start });
         }

@@ -211,7 +211,7 @@ impl<D: Disk> NetStreamAppend<Types> for Peer<D> {
         // A heartbeat's answer is waited for as long as the engine says. Entries take as long as they take: a follower far
         // behind is slow and not dead, so it has until the patience ends, again after each answer.
         let patience = match self.lane {
-            Lane::Control => option.soft_ttl(),
+            Lane::Control => option.hard_ttl(),
             Lane::Bulk => self.wire.patience,
         };
         let call = self.wire.calls.open(Some(self.replica), 2 * STREAM_APPENDS_MAX);
