@@ -10,10 +10,19 @@
 //! POST /v1/ping/NODE  one round trip through the mesh, as JSON
 //! ```
 //!
-//! In plaintext on loopback, within TLS elsewhere. It changes nothing and accepts no bodies. Everything a caller can do to it has a limit: connections, bytes of a head,
-//! time for a head, time for a connection (`server.rs`).
+//! Of a replica also, each a `POST` that changes who is in the cluster, or what is on its disk, and for callers on this machine
+//! alone: whoever may read from elsewhere may not do that.
+//!
+//! ```text
+//! POST /v1/members/add?node=ID          POST /v1/members/promote?replica=ID    POST /v1/members/remove?replica=ID
+//! POST /v1/leader/transfer?replica=ID   POST /v1/snapshot
+//! ```
+//!
+//! In plaintext on loopback, within TLS elsewhere. It changes nothing else and accepts no bodies. Everything a caller can do to
+//! it has a limit: connections, bytes of a head, time for a head, time for a connection (`server.rs`).
 
 mod answer;
+mod members;
 mod ready;
 mod server;
 
@@ -23,6 +32,8 @@ use std::sync::Arc;
 use trunkline_mesh::{Mesh, NodeSpec};
 
 pub use crate::config::Protection;
+use crate::consensus::Replica;
+use crate::consensus::key_value::KeyValue;
 use crate::metrics::Metrics;
 pub use ready::{NotReady, Ready};
 pub use server::{Api, ServeError};
@@ -32,6 +43,9 @@ struct Facts {
     mesh: Mesh,
     metrics: Metrics,
     ready: Ready,
+    replica: Option<Replica<KeyValue>>,
+    /// Callers are on this machine.
+    local: bool,
 }
 
 /// Serves a node's admin API on the current tokio runtime until [`Api::close`]. The commands do so for their nodes; a
@@ -62,8 +76,20 @@ pub fn serve(
     mesh: Mesh,
     node: &NodeSpec,
 ) -> Result<Api, ServeError> {
+    serve_with(address, protection, mesh, node, None)
+}
+
+/// The same, of a node with a replica.
+pub(crate) fn serve_with(
+    address: SocketAddr,
+    protection: Protection,
+    mesh: Mesh,
+    node: &NodeSpec,
+    replica: Option<Replica<KeyValue>>,
+) -> Result<Api, ServeError> {
     let metrics = Metrics::of(mesh.clone());
     let ready = Ready::new(node);
-    let facts = Arc::new(Facts { mesh, metrics, ready });
+    let local = address.ip().to_canonical().is_loopback();
+    let facts = Arc::new(Facts { mesh, metrics, ready, replica, local });
     Api::bind(address, protection, facts)
 }

@@ -21,7 +21,7 @@ mod status;
 pub use applied::Answer;
 pub use digest::Digest;
 pub use engine::{Counted, Progress, Sent, Timing};
-pub use error::{ProposeError, ReadError, StartError};
+pub use error::{MemberError, ProposeError, ReadError, StartError};
 pub use machine::StateMachine;
 pub use replica::{Committed, Consistency, FollowError, OPERATION_BYTES_MAX, Read, Replica, ReplicaConfig};
 pub use replica_id::{Place, ReplicaId, ReplicaIdError};

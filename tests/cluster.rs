@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use tokio::time::{Instant, timeout};
 use trunkline::consensus::command::Request;
 use trunkline::consensus::key_value::{KeyValue, Operation};
-use trunkline::consensus::{Consistency, Replica, ReplicaConfig, Role, Timing};
+use trunkline::consensus::{Consistency, MemberError, Replica, ReplicaConfig, Role, Timing};
 use trunkline_mesh::{Client, ClusterId, Config, Datacenter, NodeId, NodeSpec, Roles, Topology, join};
 
 /// Nothing here takes long; what hangs shall say so.
@@ -40,6 +40,7 @@ fn topology(datacenters: &[(&str, usize)], proxies: bool) -> Arc<Topology> {
 
 fn timing() -> Timing {
     Timing {
+        snapshot_entries: 100,
         heartbeat: Duration::from_millis(100),
         election: Duration::from_millis(500),
         ..Timing::default()
@@ -225,6 +226,150 @@ async fn an_entry_leaves_once_for_each_datacenter() {
             "{left} of {ENTRIES} entries to {datacenter}"
         );
     }
+    for node in cluster.nodes {
+        node.stop().await;
+    }
+}
+
+/// The log goes on without it, and is cut in front of where it stopped: only a snapshot helps. It is larger than what is under
+/// way at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_that_was_away_while_the_log_was_purged_gets_a_snapshot() {
+    let mut cluster = Cluster::start(&[("us", 1), ("eu", 1), ("ap", 1)], true).await;
+    let leader = cluster.leader().await;
+    let away = (leader + 1) % 3;
+    cluster.nodes[away].replica.barrier(Consistency::Linearizable).await.unwrap();
+    let last = cluster.nodes[away].replica.status().last.unwrap();
+    let name = cluster.founders[away].clone();
+    let gone = cluster.nodes.remove(away);
+    gone.stop().await;
+    let leader = &cluster.nodes[cluster.leader().await];
+    let large = "x".repeat(60_000);
+    for number in 0..250 {
+        let operation = Operation::Put {
+            key: format!("key {number}"),
+            value: format!("{number} {large}").into(),
+            if_index: None,
+        };
+        leader.replica.propose(None, operation.encode()).await.unwrap().result.unwrap();
+    }
+    let deadline = Instant::now() + SOON;
+    while leader.replica.first_index() <= last + 1 {
+        assert!(Instant::now() < deadline, "the log is not purged: {:?}", leader.replica.status());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let back = Node::start(&cluster.topology, name.as_str(), cluster.data.path(), &cluster.founders).await;
+    // The leader first waits for what the follower of before owes it.
+    let deadline = Instant::now() + SOON;
+    while back.replica.barrier(Consistency::Linearizable).await.is_err() {
+        assert!(Instant::now() < deadline, "it does not catch up: {:?}", back.replica.status());
+    }
+    let read = back.get("key 0", Consistency::Linearizable).await.unwrap();
+    assert!(read.starts_with(b"0 x"));
+    assert!(back.replica.status().snapshot.is_some_and(|snapshot| snapshot.index > last));
+    assert!(back.replica.first_index() > last, "it has no entries of before the snapshot");
+    let digest = back.replica.digest().await.unwrap();
+    leader.replica.barrier(Consistency::Linearizable).await.unwrap();
+    assert_eq!(leader.replica.digest().await.unwrap(), digest);
+    // What it was given is on its own disk.
+    back.stop().await;
+    let again = Node::start(&cluster.topology, name.as_str(), cluster.data.path(), &cluster.founders).await;
+    assert!(again.get("key 249", Consistency::Linearizable).await.unwrap().starts_with(b"249 x"));
+    cluster.nodes.push(again);
+    for node in cluster.nodes {
+        node.stop().await;
+    }
+}
+
+/// A node whose directory was wiped comes back as another replica: it has no vote, whatever it had before, until somebody takes
+/// the old one out and the new one in.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wiped_node_returns_without_a_vote_and_is_put_in_the_place_of_what_it_was() {
+    let mut cluster = Cluster::start(&[("us", 1), ("eu", 1), ("ap", 1)], false).await;
+    let leader = cluster.leader().await;
+    cluster.nodes[leader].put("before", "yes").await;
+    let wiped = (leader + 1) % 3;
+    let name = cluster.founders[wiped].clone();
+    let gone = cluster.nodes.remove(wiped);
+    let old = gone.replica.status().replica;
+    gone.stop().await;
+    std::fs::remove_dir_all(cluster.data.path().join(name.as_str())).unwrap();
+
+    let back = Node::start(&cluster.topology, name.as_str(), cluster.data.path(), &cluster.founders).await;
+    let leader = &cluster.nodes[cluster.leader().await];
+    let voters = |node: &Node| {
+        node.replica.status().voters.into_iter().map(|(replica, _)| replica).collect::<Vec<_>>()
+    };
+    let new = back.replica.status().replica;
+    assert_ne!(new, old);
+    assert!(!voters(leader).contains(&new) && voters(leader).contains(&old));
+    assert_eq!(back.replica.status().role, Role::Learner);
+    assert_eq!(back.replica.add(&name).await, Err(MemberError::NotLeader));
+    assert_eq!(leader.replica.promote(new).await, Err(MemberError::Unknown { replica: new }));
+
+    assert_eq!(leader.replica.add(&name).await, Ok(new));
+    leader.replica.remove(old).await.unwrap();
+    let deadline = Instant::now() + SOON;
+    while leader.replica.promote(new).await.is_err() {
+        assert!(Instant::now() < deadline, "it does not catch up: {:?}", leader.replica.status());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(back.get("before", Consistency::Linearizable).await.unwrap(), "yes");
+    let now = voters(leader);
+    assert!(now.contains(&new) && !now.contains(&old) && now.len() == 3, "{now:?}");
+
+    // It can lead, and nothing is lost on the way there.
+    let deadline = Instant::now() + SOON;
+    while back.replica.status().role != Role::Leader {
+        let leads = cluster.nodes.iter().find(|node| node.replica.status().role == Role::Leader);
+        if let Some(leads) = leads {
+            leads.replica.transfer(new).await.unwrap();
+        }
+        assert!(Instant::now() < deadline, "it does not lead: {:?}", back.replica.status());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    back.put("after", "yes").await;
+    for node in &cluster.nodes {
+        assert_eq!(node.get("after", Consistency::Linearizable).await.unwrap(), "yes");
+    }
+    cluster.nodes.push(back);
+    for node in cluster.nodes {
+        node.stop().await;
+    }
+}
+
+/// The last record of a stopped follower is damaged, which it had acknowledged: it is sent it again by the same leader, and does
+/// not vote as long as that one leads, for it could vote for somebody who does not have it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_that_lost_what_it_acknowledged_is_sent_it_again_and_stays_in_doubt() {
+    let mut cluster = Cluster::start(&[("us", 1), ("eu", 1), ("ap", 1)], false).await;
+    let leader = cluster.leader().await;
+    cluster.nodes[leader].put("key", "the last entry").await;
+    let damaged = (leader + 1) % 3;
+    let name = cluster.founders[damaged].clone();
+    cluster.nodes[damaged].replica.barrier(Consistency::Linearizable).await.unwrap();
+    let digest = cluster.nodes[damaged].replica.digest().await.unwrap();
+    cluster.nodes.remove(damaged).stop().await;
+    let log = cluster.data.path().join(name.as_str()).join("log");
+    let segment = std::fs::read_dir(log).unwrap().map(|entry| entry.unwrap().path());
+    let segment = segment.filter(|path| path.extension().is_some_and(|kind| kind == "log")).max().unwrap();
+    let mut bytes = std::fs::read(&segment).unwrap();
+    let last = bytes.iter().rposition(|byte| *byte != 0).unwrap();
+    bytes[last] ^= 1;
+    std::fs::write(&segment, bytes).unwrap();
+
+    let back = Node::start(&cluster.topology, name.as_str(), cluster.data.path(), &cluster.founders).await;
+    let leader = &cluster.nodes[cluster.leader().await];
+    let term = leader.replica.status().term;
+    let deadline = Instant::now() + SOON;
+    while back.replica.barrier(Consistency::Linearizable).await.is_err() {
+        assert!(Instant::now() < deadline, "it does not catch up: {:?}", back.replica.status());
+    }
+    assert_eq!(back.replica.digest().await.unwrap(), digest);
+    assert_eq!(leader.replica.status().term, term, "the leader goes on");
+    assert!(back.replica.status().in_doubt, "its leader may have been elected by its own vote");
+
+    cluster.nodes.push(back);
     for node in cluster.nodes {
         node.stop().await;
     }

@@ -186,3 +186,72 @@ fn the_log_can_be_followed_from_any_index() {
     assert_eq!(indexes, [0, 1, 2, 3, 4, 5, 6]);
     assert_eq!(lines(4, 3), all[4..]);
 }
+
+#[test]
+fn members_are_changed_through_the_admin_api_alone() {
+    let data = tempfile::tempdir().unwrap();
+    let (address, admin, api) = (free(), free(), free());
+    let file = data.path().join("cluster.toml");
+    let text = format!(
+        "[cluster]\nid = \"one\"\n[[node]]\nid = \"one-1\"\ndc = \"one\"\nroles = [\"origin\", \"member\"]\n\
+         address = \"{address}\"\nadmin = \"{admin}\"\napi = \"{api}\"\ndata = \"{{node}}\"\n"
+    );
+    std::fs::write(&file, text).unwrap();
+    let mut command = trunkline();
+    command.args(["node", "--config", file.to_str().unwrap()]).stderr(std::process::Stdio::null());
+    let mut node = Node { child: command.spawn().unwrap(), api };
+    node.ready();
+    assert_eq!(node.json("PUT", "/v1/kv/a", "x").0, 200);
+    let own = node.json("GET", "/v1/status", "").1["replica"].as_str().unwrap().to_owned();
+    let post = |path: &str| {
+        let request =
+            format!("POST {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
+        let answer = exchange(admin, request.as_bytes()).unwrap();
+        (answer.code, serde_json::from_str::<Value>(&answer.body).unwrap())
+    };
+    assert_eq!(post("/v1/snapshot").0, 200);
+    let other = "00000000000000aa";
+    for (path, expected) in [
+        ("/v1/members/add".to_owned(), 400),
+        ("/v1/members/add?node=nobody".to_owned(), 504),
+        ("/v1/members/promote".to_owned(), 400),
+        (format!("/v1/members/promote?replica={other}"), 404),
+        (format!("/v1/members/remove?replica={other}"), 404),
+        (format!("/v1/leader/transfer?replica={other}"), 404),
+        // The last voter stays.
+        (format!("/v1/members/remove?replica={own}"), 409),
+    ] {
+        let (code, error) = post(&path);
+        assert_eq!((code, &error["definite"]), (expected, &true.into()), "{path}: {error}");
+    }
+    assert_eq!(get(admin, "/v1/snapshot").unwrap().code, 405);
+    assert_eq!(node.json("POST", "/v1/snapshot", "").0, 404, "clients cannot");
+    poll("a snapshot", SOON, || node.json("GET", "/v1/status", "").1["snapshot_index"].as_u64());
+
+    // A damaged one is no state to go on with, and nothing is made up for it.
+    signal(&node.child, "KILL");
+    exit_code(&mut node.child, SOON);
+    let snapshots = std::fs::read_dir(data.path().join("one-1/snapshots")).unwrap();
+    let snapshot = snapshots.map(|entry| entry.unwrap().path()).next().unwrap();
+    let mut bytes = std::fs::read(&snapshot).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&snapshot, bytes).unwrap();
+    let (code, _, told) = run(&["node", "--config", file.to_str().unwrap()]);
+    assert_eq!(code, 65, "{told}");
+    assert!(told.contains("snapshot-") && told.contains("checksum"), "{told}");
+}
+
+#[test]
+fn limits_below_what_replicas_send_are_refused() {
+    let data = tempfile::tempdir().unwrap();
+    let file = data.path().join("cluster.toml");
+    let text = format!(
+        "[cluster]\nid = \"one\"\n[limits]\nmessage_bytes_max = \"1 MiB\"\n[[node]]\nid = \"one-1\"\ndc = \"one\"\n\
+         roles = [\"origin\", \"member\"]\naddress = \"{}\"\ndata = \"data\"\n",
+        free()
+    );
+    std::fs::write(&file, text).unwrap();
+    let (code, _, told) = run(&["node", "--config", file.to_str().unwrap()]);
+    assert_eq!(code, 78, "{told}");
+    assert!(told.contains("message_bytes_max of at least 2 MiB"), "{told}");
+}

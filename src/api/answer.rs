@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde_json::json;
 use trunkline_mesh::{NodeId, PingError, Status};
 
-use super::Facts;
+use super::{Facts, members};
 
 type Answer = Response<Full<Bytes>>;
 
@@ -36,18 +36,33 @@ const PING_PATIENCE: Duration = Duration::from_secs(5);
 const PING: &str = "/v1/ping/";
 
 pub(super) async fn answer<B: Body>(request: Request<B>, facts: Arc<Facts>) -> Answer {
+    if let Some(replica) = &facts.replica
+        && members::PATHS.contains(&request.uri().path())
+    {
+        if request.method() != Method::POST || !request.body().is_end_stream() {
+            return only_post();
+        }
+        if !facts.local {
+            let error = "members are changed on the node's own machine: give it `admin` on loopback";
+            return json(StatusCode::FORBIDDEN, &json!({ "error": error, "definite": true }));
+        }
+        let (code, body) = members::change(replica, request.uri().path(), request.uri().query()).await;
+        return json(code, &body);
+    }
     match request.uri().path().strip_prefix(PING) {
         Some(node) if request.method() == Method::POST && request.body().is_end_stream() => {
             ping(node, &facts).await
         }
-        Some(_) => {
-            let error = json!({ "error": "this path only answers POST, without a body" });
-            let mut answer = json(StatusCode::METHOD_NOT_ALLOWED, &error);
-            answer.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
-            closing(answer)
-        }
+        Some(_) => only_post(),
         None => answer_at_once(&request, &facts),
     }
+}
+
+fn only_post() -> Answer {
+    let error = json!({ "error": "this path only answers POST, without a body" });
+    let mut answer = json(StatusCode::METHOD_NOT_ALLOWED, &error);
+    answer.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
+    closing(answer)
 }
 
 async fn ping(node: &str, facts: &Facts) -> Answer {

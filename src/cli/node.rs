@@ -10,11 +10,11 @@ use super::NodeArgs;
 use super::failure::Failure;
 use super::log::Log;
 use super::notify::Notifier;
-use super::run::serve_admin;
+use super::run::serve_admin_with;
 use super::signal::Stop;
 use crate::config::{Config, Protection, Role};
 use crate::consensus::key_value::KeyValue;
-use crate::consensus::{Replica, ReplicaConfig, StartError, Timing};
+use crate::consensus::{OPERATION_BYTES_MAX, Replica, ReplicaConfig, StartError, Timing};
 use crate::service::Service;
 use crate::storage::StorageError;
 
@@ -70,11 +70,11 @@ pub(super) async fn node(args: NodeCommand, log: &Log) -> Result<(), Failure> {
     let spec = plan.mesh.topology.node(&name).cloned();
     let (client, inbox) = join(plan.mesh).await?;
     let mesh = client.mesh().clone();
+    let replica = start(plan.data, plan.founders, client, inbox, &name).await?;
     let admin = match (&config, &spec) {
-        (Some(config), Some(spec)) => serve_admin(config, spec, &mesh)?,
+        (Some(config), Some(spec)) => serve_admin_with(config, spec, &mesh, Some(replica.clone()))?,
         _ => None,
     };
-    let replica = start(plan.data, plan.founders, client, inbox, &name).await?;
     let service = match plan.api {
         None => None,
         Some((address, protection)) => {
@@ -131,6 +131,10 @@ async fn start(
     let config = ReplicaConfig { data, founders, timing: Timing::default() };
     Replica::start(config, KeyValue::default(), client, inbox, node).await.map_err(|error| match error {
         StartError::Storage(storage) => of_storage(&storage),
+        StartError::State(error) => match error.get_ref().and_then(|inner| inner.downcast_ref()) {
+            Some(storage) => of_storage(storage),
+            None => Failure::Corrupt(format!("the state cannot be built up: {error}")),
+        },
         StartError::Roles { .. } | StartError::Timing { .. } => Failure::Config(error.to_string()),
         error => Failure::Failed(error.to_string()),
     })
@@ -161,6 +165,17 @@ fn of_file(config: &Config, spec: &NodeSpec) -> Result<Plan, Failure> {
             spec.id
         )));
     };
+    let (least, settings) = (2 * OPERATION_BYTES_MAX, config.settings());
+    if settings.message_bytes_max < least || settings.destination_budget_bytes < 2 * least {
+        return Err(Failure::Config(format!(
+            "{}: replicas need [limits] message_bytes_max of at least {} MiB and destination_budget_bytes of at least {} MiB: \
+             a message carries an operation of up to {} MiB, and several are under way",
+            config.path().display(),
+            least >> 20,
+            (2 * least) >> 20,
+            OPERATION_BYTES_MAX >> 20,
+        )));
+    }
     Ok(Plan {
         mesh: config.mesh(spec),
         data,

@@ -16,6 +16,8 @@ use super::reload::{Read, Reading, reload, tell_of_certificates};
 use super::signal::{Hangup, Stop};
 use crate::api::{self, Api};
 use crate::config::{Config, Protection, Role};
+use crate::consensus::Replica;
+use crate::consensus::key_value::KeyValue;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct RunArgs {
@@ -101,8 +103,18 @@ pub(super) async fn run(args: RunArgs, role: Role, log: &Log) -> Result<(), Fail
 
 /// The admin API of a node that has an address for it in the file, whatever the process does besides.
 pub(super) fn serve_admin(config: &Config, node: &NodeSpec, mesh: &Mesh) -> Result<Option<Api>, Failure> {
+    serve_admin_with(config, node, mesh, None)
+}
+
+/// The same, of a node with a replica.
+pub(super) fn serve_admin_with(
+    config: &Config,
+    node: &NodeSpec,
+    mesh: &Mesh,
+    replica: Option<Replica<KeyValue>>,
+) -> Result<Option<Api>, Failure> {
     let protection = config.admin_protection(&node.id);
-    let serve = |address| api::serve(address, protection, mesh.clone(), node);
+    let serve = |address| api::serve_with(address, protection, mesh.clone(), node, replica);
     Ok(config.admin(&node.id).map(serve).transpose()?)
 }
 

@@ -7,6 +7,7 @@
 mod calls;
 mod log_store;
 mod machine_store;
+mod members;
 mod message;
 mod network;
 mod outbox;
@@ -34,12 +35,12 @@ use self::message::Body;
 use self::network::{Network, Wire};
 use self::outbox::Outbox;
 use self::receiver::Receiver;
-use self::requests::{PROPOSALS_MAX, Requests};
+use self::requests::{FORWARDED_KIB_MAX, PROPOSALS_KIB_MAX, Requests};
 use self::types::Types;
 use super::applied::Answer;
 use super::applier::Applier;
 use super::clock::ClusterClock;
-use super::error::{ProposeError, StartError};
+use super::error::{MemberError, ProposeError, StartError};
 use super::replica_id::{Place, ReplicaId};
 use super::status::{Role, Status};
 use crate::storage::{Disk, EntryId, Log, Recovered, Snapshots};
@@ -52,7 +53,8 @@ type Raft<D> = openraft::Raft<Types, MachineStore<D>>;
 /// How a replica behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timing {
-    /// Between heartbeats of a leader, and how long one's answer is waited for: above the longest round trip. 300 ms.
+    /// Between heartbeats of a leader, and how long one's answer is waited for: above the longest round
+    /// trip and a sync of the disk. 500 ms.
     pub heartbeat: Duration,
     /// A follower that hears of no leader for a time between once and twice this begins an election. 1,000 ms.
     pub election: Duration,
@@ -65,7 +67,7 @@ pub struct Timing {
 impl Default for Timing {
     fn default() -> Self {
         Self {
-            heartbeat: Duration::from_millis(300),
+            heartbeat: Duration::from_millis(500),
             election: Duration::from_millis(1_000),
             patience: Duration::from_secs(5),
             snapshot_entries: 100_000,
@@ -134,6 +136,9 @@ impl<D: Disk> Engine<D> {
         let network = Network { wire: Arc::clone(&wire), disk: PhantomData };
         let raft = Raft::build(own, config, network, store, machine).await.map_err(StartError::engine)?;
         let in_doubt = found.in_doubt.is_some();
+        let vote = found.vote.as_deref().and_then(types::vote_of);
+        // Before it was restarted it may have promised a leader not to vote for anybody else for so long.
+        let promised = vote.filter(|vote| vote.committed).map_or(Duration::ZERO, |_| 2 * timing.election);
         if in_doubt {
             raft.runtime_config().elect(false);
         }
@@ -143,8 +148,10 @@ impl<D: Disk> Engine<D> {
             progress,
             clock,
             in_doubt: AtomicBool::new(in_doubt),
-            own: Semaphore::new(PROPOSALS_MAX),
-            forwarded: Semaphore::new(PROPOSALS_MAX),
+            votes_from: tokio::time::Instant::now() + promised,
+            own: Semaphore::new(PROPOSALS_KIB_MAX),
+            of_peers: Semaphore::new(PROPOSALS_KIB_MAX),
+            forwarded: Semaphore::new(FORWARDED_KIB_MAX),
         });
         raft.run();
         let places = Box::new(move |node: &trunkline_mesh::NodeId| {
@@ -156,7 +163,11 @@ impl<D: Disk> Engine<D> {
         let receiver = Receiver::new(raft.clone(), wire, snapshots, Arc::clone(&requests), places);
         tokio::spawn(receiver.run(inbox));
         if in_doubt {
-            tokio::spawn(requests::trust_when_caught_up(Arc::clone(&requests), log));
+            tokio::spawn(requests::trust_when_caught_up(
+                Arc::clone(&requests),
+                log,
+                vote.map_or(0, |vote| vote.leader_id.term),
+            ));
         }
         tokio::spawn(tell_of_leaders(Arc::clone(&requests)));
         let engine = Self { requests };
@@ -258,6 +269,22 @@ impl<D: Disk> Engine<D> {
         }
     }
 
+    pub(super) async fn add(&self, place: Place, patience: Duration) -> Result<ReplicaId, MemberError> {
+        self.requests.add(place, patience).await
+    }
+
+    pub(super) async fn promote(&self, replica: ReplicaId) -> Result<(), MemberError> {
+        self.requests.promote(replica).await
+    }
+
+    pub(super) async fn remove(&self, replica: ReplicaId) -> Result<(), MemberError> {
+        self.requests.remove(replica).await
+    }
+
+    pub(super) async fn transfer(&self, replica: ReplicaId) -> Result<(), MemberError> {
+        self.requests.transfer(replica).await
+    }
+
     /// Takes a snapshot now, and lets go of the entries it has.
     pub(super) async fn snapshot(&self) -> Result<(), String> {
         self.requests.raft.trigger().snapshot().await.map_err(|error| error.to_string())
@@ -279,6 +306,8 @@ fn config_of(cluster: String, timing: Timing) -> Result<openraft::Config, StartE
         enable_pre_vote: Some(true),
         // Its state comes from its own log: it could lead with less than it knew to be committed.
         enable_leader_restore: Some(false),
+        // A node that lost the end of its log says so by its doubt, and is sent it again.
+        allow_log_reversion: Some(true),
         snapshot_policy: SnapshotPolicy::LogsSinceLast(timing.snapshot_entries),
         // A follower that is so far behind is not sent a snapshot as long as the log has what it needs.
         replication_lag_threshold: u64::MAX,

@@ -1,5 +1,6 @@
 //! Why a request to a replica failed, and whether that is definite.
 
+use super::replica_id::ReplicaId;
 use super::session::Refusal;
 
 /// A proposal that has no answer.
@@ -94,5 +95,51 @@ pub enum StartError {
     Roles {
         /// The node.
         node: String,
+    },
+}
+
+/// A change of members that was not made, or may not have been.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum MemberError {
+    /// Another replica leads: ask that one. Nothing was changed.
+    #[error("this replica does not lead: ask the leader")]
+    NotLeader,
+    /// The node did not say which replica it has. Start it, and let the topology have it. Nothing was changed.
+    #[error("the node does not answer: {why}")]
+    Silent {
+        /// What happened.
+        why: String,
+    },
+    /// No such replica is in the cluster. Nothing was changed.
+    #[error("replica {replica} is not in the cluster")]
+    Unknown {
+        /// Which one.
+        replica: ReplicaId,
+    },
+    /// A voter without most of the log would only make majorities slower. Try again when it has caught up. Nothing was
+    /// changed.
+    #[error("replica {replica} has not caught up: try again later")]
+    Behind {
+        /// Which one.
+        replica: ReplicaId,
+    },
+    /// The engine does not allow it, as while another change is under way. Nothing was changed.
+    #[error("it cannot be changed now: {why}")]
+    Refused {
+        /// What it says.
+        why: String,
+    },
+    /// It may have been changed or not: look at the status, and try again.
+    #[error("the outcome is not known: {why}")]
+    Outcome {
+        /// What happened.
+        why: String,
+    },
+    /// This node's engine stopped.
+    #[error("this node's engine stopped: {why}")]
+    Stopped {
+        /// What happened.
+        why: String,
     },
 }

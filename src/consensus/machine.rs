@@ -21,7 +21,7 @@ pub trait StateMachine: Send + 'static {
     ///
     /// # Errors
     ///
-    /// Whatever keeps the state from being read. The snapshot is given up, and tried again later.
+    /// Whatever keeps the state from being read. The replica stops: its log would grow without end.
     fn snapshot(&self) -> std::io::Result<impl Read + Send + 'static>;
 
     /// Takes the state that another replica, or an earlier start, wrote. What was there before is gone.

@@ -17,7 +17,7 @@ use super::clock::ClusterClock;
 use super::command::{Command, Request};
 use super::digest::Digest;
 use super::engine::{Engine, Parts, Progress, Timing};
-use super::error::{ProposeError, ReadError, StartError};
+use super::error::{MemberError, ProposeError, ReadError, StartError};
 use super::machine::StateMachine;
 use super::replica_id::{Place, ReplicaId};
 use super::status::Status;
@@ -105,6 +105,7 @@ struct Shared {
     applier: Applier,
     clock: Arc<ClusterClock>,
     log: Arc<Log<Directory>>,
+    client: Client,
     patience: Duration,
     /// Dropped or sent to, the engine's thread ends.
     stop: Option<oneshot::Sender<()>>,
@@ -171,7 +172,7 @@ impl<M: StateMachine> Replica<M> {
             snapshots,
             applier: applier.clone(),
             clock: Arc::clone(&clock),
-            client,
+            client: client.clone(),
             inbox,
         };
         let (stop, stopped) = oneshot::channel::<()>();
@@ -197,6 +198,7 @@ impl<M: StateMachine> Replica<M> {
             applier,
             clock,
             log,
+            client,
             patience: config.timing.patience,
             stop: Some(stop),
             thread: Some(thread),
@@ -244,6 +246,12 @@ impl<M: StateMachine> Replica<M> {
             }
             let asked = timeout(left, engine.propose(command.clone(), left)).await;
             let error = match asked {
+                // A refusal says nothing of the try before, whose outcome is not known.
+                Ok(Ok(Answer { result: Err(refusal), .. })) if !outcome.is_definite() => {
+                    return Err(ProposeError::Unknown {
+                        why: format!("an earlier try was lost, and then: {refusal}"),
+                    });
+                }
                 Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(error)) => error,
                 Err(_) => {
@@ -352,6 +360,11 @@ impl<M: StateMachine> Replica<M> {
             tokio::task::spawn_blocking(read).await.map_err(|_| FollowError::Stopped)?
         };
         let entries = entries.map_err(|error| FollowError::Storage { why: error.to_string() })?;
+        // What lies below a snapshot of another node may never have been committed, until it is purged.
+        let floor = self.shared.engine.progress().borrow().floor;
+        if from < floor {
+            return Err(FollowError::Compacted { first: floor });
+        }
         if entries.is_empty() {
             return Err(FollowError::Compacted { first: self.shared.log.bounds().indexes().start });
         }
@@ -373,6 +386,48 @@ impl<M: StateMachine> Replica<M> {
     #[must_use]
     pub fn progress(&self) -> watch::Receiver<Progress> {
         self.shared.engine.progress()
+    }
+
+    /// Makes the replica that runs on a node of the topology a learner: it gets the log, and has no vote. At the leader. One
+    /// that was wiped is another replica than before: take the one that it was out.
+    ///
+    /// # Errors
+    ///
+    /// [`MemberError`].
+    pub async fn add(&self, node: &NodeId) -> Result<ReplicaId, MemberError> {
+        let topology = self.shared.client.mesh().topology();
+        let silent = || MemberError::Silent { why: format!("node `{node}` is not in the topology") };
+        let spec = topology.node(node).ok_or_else(silent)?;
+        let place = Place { node: spec.id.clone(), datacenter: spec.datacenter.clone() };
+        self.shared.engine.add(place, self.shared.patience).await
+    }
+
+    /// Gives a learner that has caught up a vote. At the leader.
+    ///
+    /// # Errors
+    ///
+    /// [`MemberError`].
+    pub async fn promote(&self, replica: ReplicaId) -> Result<(), MemberError> {
+        self.shared.engine.promote(replica).await
+    }
+
+    /// Takes a replica out. At the leader; one that takes itself out stops leading.
+    ///
+    /// # Errors
+    ///
+    /// [`MemberError`].
+    pub async fn remove(&self, replica: ReplicaId) -> Result<(), MemberError> {
+        self.shared.engine.remove(replica).await
+    }
+
+    /// Has another voter lead, as before this one is stopped: sooner than an election would. At the leader. It is not certain
+    /// that it does: [`status`](Self::status) tells.
+    ///
+    /// # Errors
+    ///
+    /// [`MemberError`].
+    pub async fn transfer(&self, replica: ReplicaId) -> Result<(), MemberError> {
+        self.shared.engine.transfer(replica).await
     }
 
     /// Takes a snapshot, from which on older entries are let go of.

@@ -118,7 +118,8 @@ async fn change(facts: &Facts, operation: Operation) -> Result<Response<Body>, E
         Ok(Answered::Invalid { why }) => return Err(Error::bad(why)),
         Err(_) => {
             let message = "the state machine's answer cannot be read: do nodes run different versions?";
-            return Err(Error::new(StatusCode::INTERNAL_SERVER_ERROR, "bad_answer", message));
+            let error = Error::new(StatusCode::INTERNAL_SERVER_ERROR, "bad_answer", message);
+            return Err(Error { definite: false, ..error });
         }
     };
     let body = match conflict {

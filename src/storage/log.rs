@@ -32,7 +32,7 @@ pub struct Options {
     pub segment_bytes_max: u32,
     /// The longest payload of an entry, B; at most 1 GiB; 16 MiB by default.
     pub entry_bytes_max: usize,
-    /// What may wait to be durable, B; more is [`StorageError::Full`]. 64 MiB by default. One entry alone is always taken.
+    /// What may wait to be durable, B; more is [`StorageError::Full`]. 64 MiB by default. Where nothing waits, one call is always taken.
     pub pending_bytes_max: usize,
     /// How much of the newest entries is kept in memory, B; 32 MiB by default. What is not written yet is kept beyond it.
     pub recent_bytes_max: usize,
@@ -195,7 +195,8 @@ impl<D: Disk> Log<D> {
         }
         let bytes = entries.iter().map(|entry| record_bytes(entry.payload.len())).sum();
         let mut state = self.shared.usable()?;
-        let alone = state.pending_bytes == 0 && entries.len() == 1;
+        // Whoever waits for room gets it when all is durable, however much it is: else it would wait for ever.
+        let alone = state.pending_bytes == 0;
         if !alone && state.pending_bytes.saturating_add(bytes) > self.options.pending_bytes_max {
             return Err(state.full());
         }

@@ -172,26 +172,36 @@ impl<D: Disk> Snapshots<D> {
     ///
     /// [`StorageError::Corrupt`] where it is not what was sent, and what the disk says. The newest one is then the one before.
     pub fn finish_received(&self, received: Received<D::File>) -> Result<Snapshot<D::File>, StorageError> {
-        let Received { file, name, bytes, sum } = received;
-        let mut head = [0; HEAD_BYTES];
-        let whole = if bytes < HEAD_BYTES as u64 {
-            Err(StorageError::corrupt(&name, bytes, "it ends early"))
-        } else {
-            file.read_at(0, &mut head).map_err(StorageError::io("read", &name)).and_then(|()| {
-                let head = Head::decode(head, &name, &self.cluster)?;
-                let same = head.bytes == bytes - HEAD_BYTES as u64 && head.sum == sum.finalize();
-                let error = || StorageError::corrupt(&name, HEAD_BYTES as u64, "its checksum does not match");
-                same.then_some(head).ok_or_else(error)
-            })
-        };
-        match whole {
-            Ok(head) => self.publish(file, &name, head),
+        match self.head_of(&received) {
+            Ok(head) => self.publish(received.file, &received.name, head),
             Err(error) => {
                 // It is taken out at the next start if this fails.
-                let _ = self.disk.remove(&name);
+                let _ = self.disk.remove(&received.name);
                 Err(error)
             }
         }
+    }
+
+    /// The last entry in what another node sent, if all of it is there and unchanged.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError::Corrupt`] where it is not what was sent, and what the disk says.
+    pub fn last_of_received(&self, received: &Received<D::File>) -> Result<EntryId, StorageError> {
+        self.head_of(received).map(|head| head.last)
+    }
+
+    fn head_of(&self, received: &Received<D::File>) -> Result<Head, StorageError> {
+        let Received { file, name, bytes, sum } = received;
+        let content = bytes
+            .checked_sub(HEAD_BYTES as u64)
+            .ok_or_else(|| StorageError::corrupt(name, *bytes, "it ends early"))?;
+        let mut head = [0; HEAD_BYTES];
+        file.read_at(0, &mut head).map_err(StorageError::io("read", name))?;
+        let head = Head::decode(head, name, &self.cluster)?;
+        let same = head.bytes == content && head.sum == sum.clone().finalize();
+        let error = || StorageError::corrupt(name, HEAD_BYTES as u64, "its checksum does not match");
+        same.then_some(head).ok_or_else(error)
     }
 
     fn create(&self) -> Result<(D::File, String), StorageError> {
@@ -215,13 +225,14 @@ impl<D: Disk> Snapshots<D> {
         let mut newest = self.lock();
         if newest.snapshot.as_ref().is_some_and(|there| there.last().index > head.last.index) {
             // Somebody was faster with a later one.
-            self.disk.remove(&snapshot.name).map_err(StorageError::io("remove", &snapshot.name))?;
+            let _ = self.disk.remove(&snapshot.name);
             return Ok(snapshot);
         }
         if let Some(older) = newest.snapshot.replace(snapshot.clone())
             && older.name != snapshot.name
         {
-            self.disk.remove(&older.name).map_err(StorageError::io("remove", &older.name))?;
+            // It is taken out at the next start if this fails.
+            let _ = self.disk.remove(&older.name);
         }
         Ok(snapshot)
     }

@@ -415,6 +415,9 @@ fn what_waits_has_a_limit_and_so_has_an_entry() {
     writer.step();
     assert_eq!(log.pending_bytes(), 0);
     log.append(vec![entry(1, 0)], ignore()).unwrap();
+    writer.step();
+    // Several at once that are over it: where nothing waits, there will never be more room for them.
+    log.append(vec![entry(2, 4_000), entry(3, 4_000)], ignore()).unwrap();
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::mpsc;
+use trunkline_mesh::Incarnation;
 
 use super::super::replica_id::ReplicaId;
 use super::message::{Body, Envelope};
@@ -18,6 +19,8 @@ pub(super) struct Calls {
 struct Inner {
     last: u64,
     waiting: BTreeMap<u64, Waiting>,
+    /// The life of each replica's node that was heard of last.
+    lives: BTreeMap<ReplicaId, Incarnation>,
 }
 
 struct Waiting {
@@ -36,7 +39,7 @@ pub(super) struct Call {
 impl Calls {
     /// With numbers that begin here: another start of the node must not take this one's answers for its own.
     pub(super) fn new(first: u64) -> Self {
-        Self { inner: Arc::new(Mutex::new(Inner { last: first, waiting: BTreeMap::new() })) }
+        Self { inner: Arc::new(Mutex::new(Inner { last: first, ..Inner::default() })) }
     }
 
     /// Asks a replica. So many answers are kept until they are taken; more are dropped.
@@ -59,19 +62,26 @@ impl Calls {
         }
     }
 
+    /// Something of a replica came. If its node was restarted, what it was asked before is not answered any longer: whoever waits
+    /// for it is told, and asks again.
+    pub(super) fn heard(&self, of: ReplicaId, life: Incarnation) {
+        let mut inner = self.lock();
+        let before = inner.lives.insert(of, life);
+        if before.is_some_and(|before| before < life) {
+            inner.waiting.retain(|_, waiting| waiting.of != Some(of));
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Call {
-    /// The next answer: who gives it, its place in the stream, and what it says.
-    pub(super) async fn answer(&mut self) -> (ReplicaId, u64, Body) {
-        match self.answers.recv().await {
-            Some(answer) => answer,
-            // The other end is there as long as this is.
-            None => std::future::pending().await,
-        }
+    /// The next answer: who gives it, its place in the stream, and what it says. `None`: there will be none, for the other end
+    /// was restarted.
+    pub(super) async fn answer(&mut self) -> Option<(ReplicaId, u64, Body)> {
+        self.answers.recv().await
     }
 }
 

@@ -34,6 +34,8 @@ pub struct Progress {
     pub applied: Option<EntryId>,
     /// The last entry in the newest snapshot: it has everything up to there.
     pub snapshot: Option<EntryId>,
+    /// Entries below this index came in a snapshot of another node: they are not to be read in the log.
+    pub floor: u64,
 }
 
 pub(super) struct MachineStore<D: Disk> {
@@ -97,7 +99,10 @@ impl<D: Disk> MachineStore<D> {
         self.applier.restore(head, Box::new(reader)).await?;
         self.applied = Some(log_id_of(last));
         self.membership = membership;
-        self.progress.send_replace(Progress { applied: Some(last), snapshot: Some(last) });
+        self.progress.send_modify(|progress| {
+            progress.applied = Some(last);
+            progress.snapshot = Some(last);
+        });
         Ok(())
     }
 }
@@ -162,6 +167,8 @@ impl<D: Disk> RaftStateMachine<Types> for MachineStore<D> {
                 "the snapshot is another one than was promised",
             ));
         }
+        let floor = snapshot.last().index + 1;
+        self.progress.send_modify(|progress| progress.floor = floor);
         self.restore(&snapshot).await
     }
 

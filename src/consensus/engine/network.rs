@@ -80,7 +80,8 @@ impl Wire {
         let envelope = Envelope { from: self.own, to: replica, call: call.number, seq: 0, body };
         self.send(place, lane, &envelope).map_err(|full| full.to_string())?;
         match timeout(patience, call.answer()).await {
-            Ok((from, _, body)) => Ok((from, body)),
+            Ok(Some((from, _, body))) => Ok((from, body)),
+            Ok(None) => Err(format!("{place} was restarted before it answered `{what}`")),
             Err(_) => Err(format!("no answer of {place} to `{what}` within {patience:?}")),
         }
     }
@@ -210,7 +211,7 @@ impl<D: Disk> NetStreamAppend<Types> for Peer<D> {
         // A heartbeat's answer is waited for as long as the engine says. Entries take as long as they take: a follower far
         // behind is slow and not dead, so it has until the patience ends, again after each answer.
         let patience = match self.lane {
-            Lane::Control => option.soft_ttl(),
+            Lane::Control => option.hard_ttl(),
             Lane::Bulk => self.wire.patience,
         };
         let call = self.wire.calls.open(Some(self.replica), 2 * STREAM_APPENDS_MAX);
@@ -268,7 +269,10 @@ impl<D: Disk, S: Stream<Item = AppendEntriesRequest<Types>> + Unpin> Appends<'_,
             let late = self.since + self.patience;
             tokio::select! {
                 biased;
-                (_, seq, body) = self.call.answer(), if waits => return Some(self.take(seq, body)),
+                answer = self.call.answer(), if waits => return Some(match answer {
+                    Some((_, seq, body)) => self.take(seq, body),
+                    None => Err(broken("the follower was restarted")),
+                }),
                 request = next_of(&mut self.input), if !full && self.input.is_some() => match request {
                     None => self.input = None,
                     Some(request) => {
@@ -407,8 +411,15 @@ impl<D: Disk> Peer<D> {
             }
             // Installing takes time, and is waited for as long as a few parts would be.
             let patience = self.wire.patience * if sent == total { 6 } else { 1 };
-            let Ok((_, _, body)) = timeout(patience, call.answer()).await else {
-                return Err(failed(format!("{} took no part of a snapshot within {patience:?}", self.place)));
+            let body = match timeout(patience, call.answer()).await {
+                Ok(Some((_, _, body))) => body,
+                Ok(None) => {
+                    return Err(failed(format!("{} was restarted while it took a snapshot", self.place)));
+                }
+                Err(_) => {
+                    let why = format!("{} took no part of a snapshot within {patience:?}", self.place);
+                    return Err(failed(why));
+                }
             };
             match body {
                 Body::Got { result: Got::Next, offset, .. } if offset <= sent => taken = taken.max(offset),

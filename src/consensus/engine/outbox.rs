@@ -14,8 +14,10 @@ use trunkline_mesh::{Batch, Client, Datacenter, Lane, Message, Payload};
 
 use super::super::replica_id::Place;
 
-/// What waits for one datacenter and lane, B. As much again is in the mesh's own budget.
-const QUEUE_BYTES_MAX: usize = 16 << 20;
+/// What waits for one datacenter and lane, B: a batch of all of it is below what the mesh takes for one datacenter.
+const QUEUE_BYTES_MAX: usize = 8 << 20;
+/// What the mesh counts for a message beside its payload, B.
+const MESSAGE_BYTES: usize = 256;
 /// And so many messages.
 const QUEUE_MESSAGES_MAX: usize = 16_384;
 
@@ -97,10 +99,11 @@ impl Outbox {
     ) -> Result<(), QueueFull> {
         let queue = self.queue(&to.datacenter, lane);
         let mut waiting = queue.lock();
-        if waiting.bytes + payload.len() > QUEUE_BYTES_MAX || waiting.messages.len() >= QUEUE_MESSAGES_MAX {
+        let bytes = payload.len() + MESSAGE_BYTES;
+        if waiting.bytes + bytes > QUEUE_BYTES_MAX || waiting.messages.len() >= QUEUE_MESSAGES_MAX {
             return Err(QueueFull);
         }
-        waiting.bytes += payload.len();
+        waiting.bytes += bytes;
         waiting.entries.extend((!entries.is_empty()).then_some(entries));
         waiting.messages.push(Message::new(to.node.clone(), payload).lane(lane).deadline(patience));
         drop(waiting);
@@ -179,7 +182,7 @@ async fn empty(
                     *sent.entries.entry(datacenter.clone()).or_default() += entries;
                 }
             }
-            Err(error) => tracing::debug!(%datacenter, %error, "messages between replicas were not sent"),
+            Err(error) => tracing::warn!(%datacenter, %error, "messages between replicas were not sent"),
         }
     }
 }

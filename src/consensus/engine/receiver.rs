@@ -88,6 +88,7 @@ impl<D: Disk> Receiver<D> {
         let Some(place) = (self.places)(&delivery.origin) else {
             return tracing::debug!(origin = %delivery.origin, "dropped: it is in the topology no longer");
         };
+        self.wire.calls.heard(envelope.from, delivery.origin_incarnation);
         match envelope.body {
             Body::Append(append) => {
                 self.append(&place, delivery.lane, (envelope.from, envelope.call, envelope.seq), append)
@@ -218,8 +219,8 @@ async fn answer_of<D: Disk>(
 ) -> Option<Body> {
     match body {
         Body::Vote { vote, last, only_asked, transfer } => {
-            // What it promised may be lost: it gives no new promise before it has caught up.
-            if requests.in_doubt() {
+            // What it acknowledged may be lost, or what it promised is not over: it makes no new promise.
+            if requests.in_doubt() || (!transfer && tokio::time::Instant::now() < requests.votes_from) {
                 return None;
             }
             let request =
@@ -287,6 +288,15 @@ async fn take_snapshot<D: Disk>(
         let Ok(last_membership) = stored_of(membership.as_ref()) else {
             return tell(Got::Refused, so_far, none);
         };
+        // Nothing of the engine sees a snapshot that is damaged or another one than was said: that would end it.
+        let store = Arc::clone(&snapshots);
+        let checked = tokio::task::spawn_blocking(move || (store.last_of_received(&file), file)).await;
+        let Ok((last, file)) = checked else { return };
+        let fits = last.as_ref().ok() == part.last.as_ref();
+        if !fits || part.last.is_some_and(|last| last.term > part.vote.leader_id.term) {
+            tracing::error!(%place, "a snapshot came damaged, or is another one than was said: it is not taken");
+            return tell(Got::Refused, so_far, none);
+        }
         let meta = SnapshotMeta { last_log_id: part.last.map(log_id_of), last_membership };
         let snapshot = openraft::Snapshot { meta, snapshot: SnapshotData::Received(Box::new(file)) };
         return match raft.install_full_snapshot(part.vote, snapshot).await {

@@ -24,8 +24,13 @@ use super::network::Wire;
 use super::types::*;
 use crate::storage::{Disk, EntryId, Log};
 
-/// Proposals of this node's clients and of its peers that are under way, each. More is an answer.
-pub(super) const PROPOSALS_MAX: usize = 16_384;
+/// Proposals of this node's clients that are under way, KiB, and those of its peers. More is an answer.
+pub(super) const PROPOSALS_KIB_MAX: usize = 64 << 10;
+/// The longest command that is taken: the longest operation, and its head.
+const COMMAND_BYTES_MAX: usize = super::super::OPERATION_BYTES_MAX + 32;
+/// Of those, what is under way to another leader, KiB: the mesh has a budget of 4 MiB for one destination, and refuses what is
+/// over it. More waits.
+pub(super) const FORWARDED_KIB_MAX: usize = 2 << 10;
 
 pub(super) struct Requests<D: Disk> {
     pub(super) raft: Raft<D>,
@@ -33,7 +38,11 @@ pub(super) struct Requests<D: Disk> {
     pub(super) progress: watch::Receiver<Progress>,
     pub(super) clock: Arc<ClusterClock>,
     pub(super) in_doubt: AtomicBool,
+    /// Before that a vote could break what was promised before the start.
+    pub(super) votes_from: tokio::time::Instant,
+    /// Room for proposals of this node's clients, of its peers, and for those that go to another leader.
     pub(super) own: Semaphore,
+    pub(super) of_peers: Semaphore,
     pub(super) forwarded: Semaphore,
 }
 
@@ -57,13 +66,16 @@ impl<D: Disk> Requests<D> {
 
     /// Proposes a command here, or at the leader, once: it says whether the outcome is definite.
     pub(super) async fn propose(&self, command: Bytes, patience: Duration) -> Result<Answer, ProposeError> {
-        let Ok(_permit) = self.own.try_acquire() else { return Err(ProposeError::Busy) };
+        let kib = kib_of(&command);
+        let Ok(_room) = self.own.try_acquire_many(kib) else { return Err(ProposeError::Busy) };
         let leader = match self.propose_here(command.clone()).await {
             Err(Written::Forward(leader)) => leader,
             Err(Written::Failed(error)) => return Err(error),
             Ok(answer) => return Ok(answer),
         };
         let Some((replica, place)) = leader else { return Err(ProposeError::NoLeader) };
+        // The semaphore is never closed.
+        let _way = self.forwarded.acquire_many(kib).await;
         let asked = self.wire.ask((Some(replica), &place), Lane::Bulk, Body::Propose(command), patience);
         match asked.await {
             // It may be on its way.
@@ -103,7 +115,10 @@ impl<D: Disk> Requests<D> {
     /// A proposal that a peer forwards. It is not forwarded again.
     pub(super) async fn proposed_by_peer(&self, command: Bytes) -> Body {
         let result = match Command::decode(&command) {
-            Ok(Command::Operation { .. } | Command::OpensSession { .. }) => {
+            // Longer ones are taken from nobody: no message would carry them on.
+            Ok(Command::Operation { .. } | Command::OpensSession { .. })
+                if command.len() <= COMMAND_BYTES_MAX =>
+            {
                 self.forwarded_here(Command::stamped(&command, self.clock.read(Instant::now()))).await
             }
             // A membership or a blank entry is the engine's own.
@@ -114,7 +129,7 @@ impl<D: Disk> Requests<D> {
     }
 
     async fn forwarded_here(&self, command: Bytes) -> Proposed {
-        let Ok(_permit) = self.forwarded.try_acquire() else { return Proposed::Busy };
+        let Ok(_room) = self.of_peers.try_acquire_many(kib_of(&command)) else { return Proposed::Busy };
         match self.propose_here(command).await {
             Ok(Answer { id, result: Ok(answer) }) => Proposed::Applied { id, answer },
             Ok(Answer { id, result: Err(Refusal::SessionExpired) }) => Proposed::SessionExpired { id },
@@ -148,6 +163,11 @@ impl<D: Disk> Requests<D> {
     }
 }
 
+/// What a command takes of the room, KiB.
+fn kib_of(command: &Bytes) -> u32 {
+    u32::try_from(command.len() / 1_024 + 1).unwrap_or(u32::MAX)
+}
+
 enum Written {
     /// Whom to ask instead, if it is known. Nothing was appended.
     Forward(Option<(ReplicaId, Place)>),
@@ -155,17 +175,13 @@ enum Written {
 }
 
 /// What this node acknowledged before may be lost. It has all of that again once it has the first entry of a leader that was
-/// elected without it: that leader has everything that is committed.
-pub(super) async fn trust_when_caught_up<D: Disk>(requests: Arc<Requests<D>>, log: Arc<Log<D>>) {
+/// elected without it, in a term above the one that it had when it started: that leader has everything that is committed.
+pub(super) async fn trust_when_caught_up<D: Disk>(requests: Arc<Requests<D>>, log: Arc<Log<D>>, before: u64) {
     let mut metrics = requests.raft.metrics();
     loop {
         let caught_up = {
             let metrics = metrics.borrow_watched();
-            let led = metrics.current_leader.is_some();
-            led && metrics
-                .last_applied
-                .as_ref()
-                .is_some_and(|last| last.leader_id.term == metrics.current_term)
+            metrics.last_applied.as_ref().is_some_and(|last| last.leader_id.term > before)
         };
         if caught_up {
             break;

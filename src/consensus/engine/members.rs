@@ -1,0 +1,97 @@
+//! Who is in the cluster, changed while it runs. At the leader.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use openraft::ChangeMembers;
+use openraft::async_runtime::WatchReceiver;
+use openraft::errors::{ClientWriteError, RaftError};
+use trunkline_mesh::Lane;
+
+use super::super::error::MemberError;
+use super::super::replica_id::{Place, ReplicaId};
+use super::message::Body;
+use super::requests::Requests;
+use super::types::Types;
+use crate::storage::Disk;
+
+type Changed = Result<openraft::raft::ClientWriteResponse<Types>, RaftError<Types, ClientWriteError<Types>>>;
+
+impl<D: Disk> Requests<D> {
+    /// Makes the replica that runs on a node a learner, under the number that it says is its own now.
+    pub(super) async fn add(&self, place: Place, patience: Duration) -> Result<ReplicaId, MemberError> {
+        self.check_leads()?;
+        let asked = self.wire.ask((None, &place), Lane::Control, Body::Who, patience);
+        let (replica, _) = asked.await.map_err(|why| MemberError::Silent { why })?;
+        changed(self.raft.add_learner(replica, place, false).await)?;
+        Ok(replica)
+    }
+
+    /// Gives a learner a vote, once it has nearly everything.
+    pub(super) async fn promote(&self, replica: ReplicaId) -> Result<(), MemberError> {
+        self.check_known(replica)?;
+        if !self.is_near(replica) {
+            return Err(MemberError::Behind { replica });
+        }
+        let voters = ChangeMembers::AddVoterIds(BTreeSet::from([replica]));
+        changed(self.raft.change_membership(voters, true).await)
+    }
+
+    /// Takes a replica out, voter or learner.
+    pub(super) async fn remove(&self, replica: ReplicaId) -> Result<(), MemberError> {
+        self.check_known(replica)?;
+        let set = BTreeSet::from([replica]);
+        let is_voter = {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            metrics.membership_config.voter_ids().any(|voter| voter == replica)
+        };
+        if is_voter {
+            // One that is no voter any longer is no member any longer either.
+            return changed(self.raft.change_membership(ChangeMembers::RemoveVoters(set), false).await);
+        }
+        changed(self.raft.change_membership(ChangeMembers::RemoveNodes(set), false).await)
+    }
+
+    /// Has a voter lead, without an election timeout. Nothing happens where it is too far behind.
+    pub(super) async fn transfer(&self, replica: ReplicaId) -> Result<(), MemberError> {
+        self.check_known(replica)?;
+        self.raft
+            .trigger()
+            .transfer_leader(replica)
+            .await
+            .map_err(|error| MemberError::Stopped { why: error.to_string() })
+    }
+
+    fn check_leads(&self) -> Result<(), MemberError> {
+        self.raft.is_leader().then_some(()).ok_or(MemberError::NotLeader)
+    }
+
+    fn check_known(&self, replica: ReplicaId) -> Result<(), MemberError> {
+        self.check_leads()?;
+        self.place_of(replica).map(drop).ok_or(MemberError::Unknown { replica })
+    }
+
+    /// It lacks no more than a leader sends it in a moment.
+    fn is_near(&self, replica: ReplicaId) -> bool {
+        const ENTRIES: u64 = 1_000;
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let replication: Option<&BTreeMap<_, _>> = metrics.replication.as_ref();
+        let has =
+            replication.and_then(|all| all.get(&replica)?.as_ref()).map_or(0, |log_id| log_id.index + 1);
+        has > 0 && has + ENTRIES > metrics.last_log_index.unwrap_or(0)
+    }
+}
+
+fn changed(result: Changed) -> Result<(), MemberError> {
+    match result {
+        Ok(_) => Ok(()),
+        Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => Err(MemberError::NotLeader),
+        Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(error))) => {
+            Err(MemberError::Refused { why: error.to_string() })
+        }
+        Err(RaftError::APIError(error)) => Err(MemberError::Outcome { why: error.to_string() }),
+        Err(RaftError::Fatal(error)) => Err(MemberError::Stopped { why: error.to_string() }),
+    }
+}
