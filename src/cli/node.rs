@@ -1,5 +1,6 @@
 //! `trunkline node`: a replica from its start to its end.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -133,7 +134,11 @@ async fn start(
         StartError::Storage(storage) => of_storage(&storage),
         StartError::State(error) => match error.get_ref().and_then(|inner| inner.downcast_ref()) {
             Some(storage) => of_storage(storage),
-            None => Failure::Corrupt(format!("the state cannot be built up: {error}")),
+            None if matches!(error.kind(), ErrorKind::InvalidData | ErrorKind::UnexpectedEof) => {
+                Failure::Corrupt(format!("the state cannot be built up: {error}"))
+            }
+            // Such as a thread that the system does not start.
+            None => Failure::Failed(error.to_string()),
         },
         StartError::Roles { .. } | StartError::Timing { .. } => Failure::Config(error.to_string()),
         error => Failure::Failed(error.to_string()),

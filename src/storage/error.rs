@@ -77,6 +77,15 @@ impl StorageError {
         move |source| Self::Io { doing, file: file.to_owned(), source: Arc::new(source) }
     }
 
+    /// A file of a format version that this one does not read.
+    pub(super) fn other_version(file: &str, found: u16, expected: u16) -> Self {
+        Self::Foreign {
+            file: file.to_owned(),
+            found: format!("of format version {found}"),
+            expected: format!("of version {expected}"),
+        }
+    }
+
     pub(super) fn corrupt(file: &str, offset: u64, what: &'static str) -> Self {
         Self::Corrupt { file: file.to_owned(), offset, what }
     }

@@ -89,11 +89,7 @@ impl Header {
         let u64_at = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
         let version = u16_at(8);
         if version != VERSION {
-            return Err(StorageError::Foreign {
-                file: file.to_owned(),
-                found: format!("of format version {version}"),
-                expected: format!("of version {VERSION}"),
-            });
+            return Err(StorageError::other_version(file, version, VERSION));
         }
         let length = usize::from(u16_at(10));
         let names = usize::from(bytes[32]) + usize::from(bytes[33]);

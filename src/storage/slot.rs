@@ -47,11 +47,7 @@ pub(super) fn load<D: Disk>(disk: &D, name: &str, names: &[String]) -> Result<Op
     }
     let version = u16::from_le_bytes([bytes[8], bytes[9]]);
     if version != VERSION {
-        return Err(StorageError::Foreign {
-            file: name.to_owned(),
-            found: format!("of format version {version}"),
-            expected: format!("of version {VERSION}"),
-        });
+        return Err(StorageError::other_version(name, version, VERSION));
     }
     let crc = [bytes[12], bytes[13], bytes[14], bytes[15]];
     bytes[12..16].fill(0);

@@ -153,22 +153,23 @@ async fn empty(
         // Who was woken after this task by the same event puts its message in first.
         tokio::task::yield_now().await;
         let mut batch = Batch::to(datacenter.clone());
-        let entries;
+        let (entries, closed);
         {
             let mut waiting = queue.lock();
             batch.extend(std::mem::take(&mut waiting.messages));
             waiting.bytes = 0;
             entries = distinct(std::mem::take(&mut waiting.entries));
-            if waiting.closed && batch.is_empty() {
-                return;
-            }
+            closed = waiting.closed;
         }
         if batch.is_empty() {
+            if closed {
+                return;
+            }
             continue;
         }
         let messages = batch.len() as u64;
-        // While the budget is used up this waits, and the queue fills. What became of it shows in the answers: a receipt
-        // would say no more.
+        // While the budget is used up this waits, and the queue fills. Receipts are not looked at: what the mesh turns down
+        // is noticed when its answer is late.
         match client.send(batch).await {
             Ok(_receipt) => {
                 let mut sent = sent.lock().unwrap_or_else(PoisonError::into_inner);
@@ -183,6 +184,10 @@ async fn empty(
                 }
             }
             Err(error) => tracing::warn!(%datacenter, %error, "messages between replicas were not sent"),
+        }
+        // Nobody puts anything in, or rings, any longer.
+        if closed {
+            return;
         }
     }
 }

@@ -26,11 +26,11 @@ use crate::storage::{Disk, EntryId, Log};
 
 /// Proposals of this node's clients that are under way, KiB, and those of its peers. More is an answer.
 pub(super) const PROPOSALS_KIB_MAX: usize = 64 << 10;
-/// The longest command that is taken: the longest operation, and its head.
-const COMMAND_BYTES_MAX: usize = super::super::OPERATION_BYTES_MAX + 32;
 /// Of those, what is under way to another leader, KiB: the mesh has a budget of 4 MiB for one destination, and refuses what is
 /// over it. More waits.
 pub(super) const FORWARDED_KIB_MAX: usize = 2 << 10;
+/// The longest command that is taken from a peer: the longest operation, and its head.
+const COMMAND_BYTES_MAX: usize = super::super::OPERATION_BYTES_MAX + 32;
 
 pub(super) struct Requests<D: Disk> {
     pub(super) raft: Raft<D>,
