@@ -284,11 +284,11 @@ async fn measure(store: &Store, clients: usize, span: Duration) -> Figures {
     }
     let (elapsed, cpu) = (begun.elapsed(), store.cpu() - before);
     took.sort_unstable();
-    let at = |share: f64| took[((took.len() - 1) as f64 * share) as usize].as_secs_f64() * 1e3;
+    let at = |percent: usize| took[(took.len() - 1) * percent / 100].as_secs_f64() * 1e3;
     Figures {
         per_second: took.len() as f64 / elapsed.as_secs_f64(),
-        p50_ms: at(0.5),
-        p99_ms: at(0.99),
+        p50_ms: at(50),
+        p99_ms: at(99),
         cpu_us: cpu.as_secs_f64() * 1e6 / took.len() as f64,
     }
 }
@@ -352,10 +352,10 @@ fn put_request(key: &str, value: &[u8]) -> Bytes {
         fields.put_u8(number << 3 | 2);
         let mut left = field.len();
         while left >= 0x80 {
-            fields.put_u8(left as u8 | 0x80);
+            fields.put_u8(left.to_le_bytes()[0] | 0x80);
             left >>= 7;
         }
-        fields.put_u8(left as u8);
+        fields.put_u8(left.to_le_bytes()[0]);
         fields.put_slice(field);
     }
     let mut message = BytesMut::new();

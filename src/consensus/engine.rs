@@ -5,6 +5,7 @@
 //! and so a tick's messages for a datacenter are one batch.
 
 mod calls;
+mod clocks;
 mod log_store;
 mod machine_store;
 mod members;
@@ -19,8 +20,8 @@ mod types;
 
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use openraft::async_runtime::WatchReceiver;
@@ -29,6 +30,7 @@ use tokio::sync::{Semaphore, watch};
 use trunkline_mesh::{Client, Inbox, Lane};
 
 use self::calls::Calls;
+use self::clocks::OwnTime;
 use self::log_store::LogStore;
 use self::machine_store::MachineStore;
 use self::message::Body;
@@ -41,6 +43,8 @@ use super::applied::Answer;
 use super::applier::Applier;
 use super::clock::ClusterClock;
 use super::error::{MemberError, ProposeError, StartError};
+use super::event::Event;
+use super::events::Events;
 use super::replica_id::{Place, ReplicaId};
 use super::status::{Role, Status};
 use crate::storage::{Disk, EntryId, Log, Recovered, Snapshots};
@@ -88,6 +92,7 @@ pub(super) struct Parts<D: Disk> {
     pub(super) snapshots: Arc<Snapshots<D>>,
     pub(super) applier: Applier,
     pub(super) clock: Arc<ClusterClock>,
+    pub(super) events: Events,
     pub(super) client: Client,
     pub(super) inbox: Inbox,
 }
@@ -117,21 +122,25 @@ impl<D: Disk> Engine<D> {
             snapshots,
             applier,
             clock,
+            events,
             client,
             inbox,
         } = parts;
         let config = Arc::new(config_of(cluster, timing)?);
         let covered = Arc::clone(&snapshots);
         let covered = Box::new(move || covered.newest().map(|snapshot| snapshot.last().index));
-        let store = LogStore::new(Arc::clone(&log), covered, &found)?;
+        let store = LogStore::new(Arc::clone(&log), covered, &found, events.clone())?;
         let (tell, progress) = watch::channel(Progress::default());
-        let machine = MachineStore::open(applier, Arc::clone(&snapshots), tell).await?;
+        let machine = MachineStore::open(applier, Arc::clone(&snapshots), tell, events.clone()).await?;
         let mesh = client.mesh().clone();
         let wire = Arc::new(Wire {
             own,
             outbox: Outbox::new(client),
             calls: Calls::new(fastrand::u64(..)),
             patience: timing.patience,
+            time: OwnTime::begin(),
+            events,
+            asked: Mutex::new(None),
         });
         let network = Network { wire: Arc::clone(&wire), disk: PhantomData };
         let raft = Raft::build(own, config, network, store, machine).await.map_err(StartError::engine)?;
@@ -148,12 +157,17 @@ impl<D: Disk> Engine<D> {
             progress,
             clock,
             in_doubt: AtomicBool::new(in_doubt),
+            clocks_sure: AtomicBool::new(true),
+            leases: AtomicBool::new(false),
             votes_from: tokio::time::Instant::now() + promised,
             own: Semaphore::new(PROPOSALS_KIB_MAX),
             of_peers: Semaphore::new(PROPOSALS_KIB_MAX),
             forwarded: Semaphore::new(FORWARDED_KIB_MAX),
         });
+        let version = env!("CARGO_PKG_VERSION");
+        wire.events.record(&Event::Started { replica: own, version, in_doubt });
         raft.run();
+        tokio::spawn(clocks::watch(Arc::clone(&requests)));
         let places = Box::new(move |node: &trunkline_mesh::NodeId| {
             let topology = mesh.topology();
             topology
@@ -264,6 +278,8 @@ impl<D: Disk> Engine<D> {
             snapshot: metrics.snapshot.as_ref().map(types::id_of),
             purged: metrics.purged.as_ref().map(types::id_of),
             in_doubt: self.requests.in_doubt(),
+            clocks_sure: self.requests.clocks_sure.load(Ordering::Relaxed),
+            leases: self.requests.leases.load(Ordering::Relaxed),
             stopped: metrics.running_state.as_ref().err().map(ToString::to_string),
             sent: self.requests.wire.outbox.sent(),
         }
@@ -290,7 +306,13 @@ impl<D: Disk> Engine<D> {
         self.requests.raft.trigger().snapshot().await.map_err(|error| error.to_string())
     }
 
+    /// Lines of the event log from a number on.
+    pub(super) fn events(&self, from: u64) -> Vec<Arc<str>> {
+        self.requests.wire.events.from(from)
+    }
+
     pub(super) async fn stop(&self) {
+        self.requests.wire.events.record(&Event::Stops);
         // It is stopped either way.
         let _ = self.requests.raft.shutdown().await;
     }
@@ -330,6 +352,9 @@ async fn tell_of_leaders<D: Disk>(requests: Arc<Requests<D>>) {
         };
         if leader != before {
             before = leader;
+            let place = leader.and_then(|leader| requests.place_of(leader));
+            let node = place.map(|place| place.node);
+            requests.wire.events.record(&Event::Leader { term, replica: leader, node });
             match leader {
                 Some(leader) if leader == requests.wire.own => tracing::info!(term, "this replica leads"),
                 Some(leader) => match requests.place_of(leader) {

@@ -18,6 +18,7 @@ use super::command::{Command, Request};
 use super::digest::Digest;
 use super::engine::{Engine, Parts, Progress, Timing};
 use super::error::{MemberError, ProposeError, ReadError, StartError};
+use super::events::Events;
 use super::machine::StateMachine;
 use super::replica_id::{Place, ReplicaId};
 use super::status::Status;
@@ -172,6 +173,7 @@ impl<M: StateMachine> Replica<M> {
             snapshots,
             applier: applier.clone(),
             clock: Arc::clone(&clock),
+            events: Events::open(data.sub_directory("events")?.path())?,
             client: client.clone(),
             inbox,
         };
@@ -443,6 +445,13 @@ impl<M: StateMachine> Replica<M> {
     #[must_use]
     pub fn status(&self) -> Status {
         self.shared.engine.status()
+    }
+
+    /// What happened here, from an event's number on: lines of JSON, the oldest first. The newest 1,024 are kept; they outlive
+    /// the process.
+    #[must_use]
+    pub fn events(&self, from: u64) -> Vec<Arc<str>> {
+        self.shared.engine.events(from)
     }
 
     /// Resolves when the engine stopped by itself, and says why.

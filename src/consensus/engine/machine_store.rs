@@ -9,6 +9,8 @@ use tokio::sync::watch;
 
 use super::super::applied::SnapshotHead;
 use super::super::applier::Applier;
+use super::super::event::Event;
+use super::super::events::Events;
 use super::super::replica_id::{Place, ReplicaId};
 use super::types::*;
 use crate::storage::{Disk, EntryId, Received, Snapshot, Snapshots};
@@ -44,6 +46,7 @@ pub(super) struct MachineStore<D: Disk> {
     applied: Option<LogId>,
     membership: EngineStored,
     progress: watch::Sender<Progress>,
+    events: Events,
     /// The engine's suite for stores leaves entries out.
     #[cfg(test)]
     pub(super) gaps: bool,
@@ -59,6 +62,7 @@ impl<D: Disk> MachineStore<D> {
         applier: Applier,
         snapshots: Arc<Snapshots<D>>,
         progress: watch::Sender<Progress>,
+        events: Events,
     ) -> io::Result<Self> {
         let mut store = Self {
             applier,
@@ -66,6 +70,7 @@ impl<D: Disk> MachineStore<D> {
             applied: None,
             membership: EngineStored::default(),
             progress,
+            events,
             #[cfg(test)]
             gaps: false,
         };
@@ -124,6 +129,11 @@ impl<D: Disk> RaftStateMachine<Types> for MachineStore<D> {
             let (entry, responder) = entry?;
             if let openraft::EntryPayload::Membership(membership) = &entry.payload {
                 self.membership = EngineStored::new(Some(entry.log_id), membership.clone());
+                self.events.record(&Event::Members {
+                    index: entry.log_id.index,
+                    voters: membership.voter_ids().collect(),
+                    learners: membership.learner_ids().collect(),
+                });
             }
             self.check_next(&entry.log_id);
             self.applied = Some(entry.log_id);
@@ -146,6 +156,7 @@ impl<D: Disk> RaftStateMachine<Types> for MachineStore<D> {
             applier: self.applier.clone(),
             snapshots: Arc::clone(&self.snapshots),
             progress: self.progress.clone(),
+            events: self.events.clone(),
         }
     }
 
@@ -169,7 +180,9 @@ impl<D: Disk> RaftStateMachine<Types> for MachineStore<D> {
         }
         let floor = snapshot.last().index + 1;
         self.progress.send_modify(|progress| progress.floor = floor);
-        self.restore(&snapshot).await
+        self.restore(&snapshot).await?;
+        self.events.record(&Event::SnapshotInstalled { index: snapshot.last().index });
+        Ok(())
     }
 
     async fn get_current_snapshot(&mut self) -> io::Result<Option<EngineSnapshot<D>>> {
@@ -201,6 +214,7 @@ pub(super) struct Builder<D: Disk> {
     applier: Applier,
     snapshots: Arc<Snapshots<D>>,
     progress: watch::Sender<Progress>,
+    events: Events,
 }
 
 impl<D: Disk> RaftSnapshotBuilder<Types> for Builder<D> {
@@ -227,6 +241,7 @@ impl<D: Disk> RaftSnapshotBuilder<Types> for Builder<D> {
         };
         let snapshot = blocking(written).await?;
         self.progress.send_modify(|progress| progress.snapshot = progress.snapshot.max(Some(last)));
+        self.events.record(&Event::SnapshotTaken { index: last.index });
         Ok(EngineSnapshot { meta, snapshot: SnapshotData::Own(snapshot) })
     }
 }

@@ -31,6 +31,8 @@
 //! | 12   | passed   | result 8: 0 yes, 1 no; index id |
 //! | 13   | who      | |
 //! | 14   | i am     | founded 8: 1 the replica has a log or a membership |
+//! | 15   | time     | |
+//! | 16   | now      | wall clock at the node's start 8, µs since 1970; monotonic clock since then 8, µs |
 
 use std::fmt;
 
@@ -73,6 +75,8 @@ pub(super) enum Body {
     Passed { index: Option<Option<EntryId>> },
     Who,
     IAm { founded: bool },
+    Time,
+    Now { started_us: u64, passed_us: u64 },
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -228,6 +232,8 @@ impl Envelope {
             }
             Body::Who => {}
             Body::IAm { founded } => head.number(u64::from(*founded)),
+            Body::Time => {}
+            Body::Now { started_us, passed_us } => head.numbers([*started_us, *passed_us]),
         }
         let mut payload = Payload::from(head.0.freeze());
         rest.into_iter().for_each(|segment| payload.push(segment));
@@ -320,6 +326,11 @@ fn read_body(tag: u8, from: &mut Reader<'_>) -> Result<Body, MessageError> {
         }
         13 => Body::Who,
         14 => Body::IAm { founded: from.flag()? },
+        15 => Body::Time,
+        16 => {
+            let [started_us, passed_us] = from.numbers()?;
+            Body::Now { started_us, passed_us }
+        }
         _ => return Err(MessageError("its kind is not known")),
     })
 }
@@ -369,6 +380,8 @@ impl Body {
             Self::Passed { .. } => 12,
             Self::Who => 13,
             Self::IAm { .. } => 14,
+            Self::Time => 15,
+            Self::Now { .. } => 16,
         }
     }
 }
@@ -390,6 +403,8 @@ impl fmt::Display for Body {
             "passed",
             "who",
             "i am",
+            "time",
+            "now",
         ];
         f.write_str(names[usize::from(self.tag()) - 1])
     }

@@ -4,11 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures_util::StreamExt;
-use openraft::raft::{AppendEntriesRequest, StreamAppendError, TransferLeaderRequest, VoteRequest};
+use openraft::raft::{
+    AppendEntriesRequest, StreamAppendError, TransferLeaderRequest, VoteRequest, VoteResponse,
+};
 use openraft::storage::SnapshotMeta;
 use tokio::sync::{Semaphore, mpsc};
 use trunkline_mesh::{Delivery, Inbox, Lane, NodeId};
 
+use super::super::event::Event;
 use super::super::replica_id::{Place, ReplicaId};
 use super::Raft;
 use super::machine_store::SnapshotData;
@@ -100,12 +103,14 @@ impl<D: Disk> Receiver<D> {
             | Body::Got { .. }
             | Body::Proposed { .. }
             | Body::Passed { .. }
-            | Body::IAm { .. } => self.wire.calls.answer(envelope),
+            | Body::IAm { .. }
+            | Body::Now { .. } => self.wire.calls.answer(envelope),
             Body::Vote { .. }
             | Body::Transfer { .. }
             | Body::Propose(_)
             | Body::Barrier { .. }
-            | Body::Who => {
+            | Body::Who
+            | Body::Time => {
                 self.question(place, delivery.lane, envelope);
             }
         }
@@ -173,7 +178,7 @@ impl<D: Disk> Receiver<D> {
         let (raft, wire, requests) = (self.raft.clone(), Arc::clone(&self.wire), Arc::clone(&self.requests));
         tokio::spawn(async move {
             let to = (envelope.from, envelope.call, 0);
-            if let Some(body) = answer_of(&raft, &requests, wire.own, envelope.body).await {
+            if let Some(body) = answer_of(&raft, &requests, &wire, envelope.from, envelope.body).await {
                 answer(&wire, &place, lane, to, body);
             }
             drop(permit);
@@ -214,31 +219,58 @@ async fn answer_stream<D: Disk>(
 async fn answer_of<D: Disk>(
     raft: &Raft<D>,
     requests: &Requests<D>,
-    own: ReplicaId,
+    wire: &Wire,
+    from: ReplicaId,
     body: Body,
 ) -> Option<Body> {
     match body {
         Body::Vote { vote, last, only_asked, transfer } => {
+            let term = vote.leader_id.term;
+            let tell = |granted, reason| {
+                wire.events.record(&Event::Asked { term, trial: only_asked, by: from, granted, reason });
+            };
             // What it acknowledged may be lost, or what it promised is not over: it makes no new promise.
-            if requests.in_doubt() || (!transfer && tokio::time::Instant::now() < requests.votes_from) {
+            if requests.in_doubt() {
+                tell(false, "what this node acknowledged before may be lost");
                 return None;
             }
-            let request =
-                VoteRequest { vote, last_log_id: last.map(log_id_of), leadership_transfer: transfer };
+            if !transfer && tokio::time::Instant::now() < requests.votes_from {
+                tell(false, "what this node promised a leader before its restart is not over");
+                return None;
+            }
+            let candidate = last.map(log_id_of);
+            let request = VoteRequest { vote, last_log_id: candidate, leadership_transfer: transfer };
             let response = if only_asked { raft.pre_vote(request).await } else { raft.vote(request).await };
             let response = response.ok()?;
             let last = response.last_log_id.as_ref().map(id_of);
+            tell(response.vote_granted, reason_of(&response, &vote, candidate.as_ref()));
             Some(Body::Voted { vote: response.vote, last, granted: response.vote_granted })
         }
         Body::Transfer { vote, last } => {
-            let request = TransferLeaderRequest::new(vote, own, last.map(log_id_of));
+            let request = TransferLeaderRequest::new(vote, wire.own, last.map(log_id_of));
             let done = raft.handle_transfer_leader(request).await.ok()?.is_ok();
             Some(Body::Transferred { done })
         }
         Body::Propose(command) => Some(requests.proposed_by_peer(command).await),
         Body::Barrier { lease } => Some(Body::Passed { index: requests.barrier_here(lease).await }),
         Body::Who => Some(Body::IAm { founded: requests.founded().await }),
+        Body::Time => Some(wire.time.now()),
         _ => None,
+    }
+}
+
+/// Why a vote was given or not.
+fn reason_of(response: &VoteResponse<Types>, asked: &EngineVote, candidate: Option<&LogId>) -> &'static str {
+    if response.vote_granted {
+        "nothing speaks against it"
+    } else if response.last_log_id.as_ref() > candidate {
+        "this node's log has more"
+    } else if response.vote.leader_id.term > asked.leader_id.term {
+        "this node is in a later term"
+    } else if response.vote.leader_id.term == asked.leader_id.term {
+        "this node voted for another one in this term"
+    } else {
+        "this node hears of a leader"
     }
 }
 

@@ -15,6 +15,7 @@ use super::super::applied::Answer;
 use super::super::clock::ClusterClock;
 use super::super::command::Command;
 use super::super::error::ProposeError;
+use super::super::event::Event;
 use super::super::replica_id::{Place, ReplicaId};
 use super::super::session::Refusal;
 use super::Raft;
@@ -38,6 +39,10 @@ pub(super) struct Requests<D: Disk> {
     pub(super) progress: watch::Receiver<Progress>,
     pub(super) clock: Arc<ClusterClock>,
     pub(super) in_doubt: AtomicBool,
+    /// The clock guard found no fault lately.
+    pub(super) clocks_sure: AtomicBool,
+    /// And has looked at all voters since this node leads: a lease can be relied on.
+    pub(super) leases: AtomicBool,
     /// Before that a vote could break what was promised before the start.
     pub(super) votes_from: tokio::time::Instant,
     /// Room for proposals of this node's clients, of its peers, and for those that go to another leader.
@@ -50,6 +55,20 @@ impl<D: Disk> Requests<D> {
     /// What was acknowledged may be lost here: no votes.
     pub(super) fn in_doubt(&self) -> bool {
         self.in_doubt.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_running(&self) -> bool {
+        self.raft.metrics().borrow_watched().running_state.is_ok()
+    }
+
+    /// The other voters, if this node leads.
+    pub(super) fn voters_led(&self) -> Option<Vec<(ReplicaId, Place)>> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let membership = metrics.membership_config.membership();
+        let others = membership.voter_ids().filter(|id| *id != self.wire.own);
+        let place = |id: ReplicaId| Some((id, membership.get_node(&id)?.clone()));
+        (metrics.state == openraft::ServerState::Leader).then(|| others.filter_map(place).collect())
     }
 
     /// Where a replica is, if it is known.
@@ -143,6 +162,7 @@ impl<D: Disk> Requests<D> {
 
     /// Up to which entry a reader must wait, if this node leads; `None` if it does not, or cannot be sure.
     pub(super) async fn barrier_here(&self, lease: bool) -> Option<Option<EntryId>> {
+        let lease = lease && self.leases.load(Ordering::Relaxed);
         let policy = if lease { ReadPolicy::LeaseRead } else { ReadPolicy::ReadIndex };
         let linearizer = self.raft.get_read_linearizer(policy).await.ok()?;
         Some(Some(id_of(linearizer.read_log_id().log_id())))
@@ -196,6 +216,7 @@ pub(super) async fn trust_when_caught_up<D: Disk>(requests: Arc<Requests<D>>, lo
     {
         requests.in_doubt.store(false, Ordering::Relaxed);
         requests.raft.runtime_config().elect(true);
+        requests.wire.events.record(&Event::CaughtUp);
         tracing::info!("this node has caught up: it votes again");
     }
 }

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 
 use super::super::applier::Applier;
 use super::super::clock::ClusterClock;
+use super::super::events::Events;
 use super::super::machine::StateMachine;
 use super::log_store::LogStore;
 use super::machine_store::{MachineStore, Progress};
@@ -135,11 +136,13 @@ impl StoreBuilder<Types, FromAnywhere, MachineStore<Directory>, tempfile::TempDi
         let (log, found) = Log::open(sub("log"), identity, Options::new(1)).unwrap();
         let snapshots = Arc::new(Snapshots::open(sub("snapshots"), "suite").unwrap());
         // The suite purges what no snapshot has.
-        let log = LogStore::new(Arc::new(log), Box::new(|| Some(u64::MAX)), &found).unwrap();
+        let log =
+            LogStore::new(Arc::new(log), Box::new(|| Some(u64::MAX)), &found, Events::in_memory()).unwrap();
         let applier =
             Applier::start(Nothing, Arc::new(ClusterClock::new(std::time::Instant::now()))).unwrap();
         let (progress, _) = watch::channel(Progress::default());
-        let mut machine = MachineStore::open(applier, snapshots, progress).await.unwrap();
+        let mut machine =
+            MachineStore::open(applier, snapshots, progress, Events::in_memory()).await.unwrap();
         machine.gaps = true;
         Ok((directory, FromAnywhere { log, first: Arc::default() }, machine))
     }
