@@ -67,13 +67,19 @@ impl<'a> Reference<'a> {
 
     /// Appends the common runs of the reference and `message`, in order.
     pub(crate) fn align(&mut self, message: &[u8], out: &mut Vec<Run>) {
+        self.align_within(0..self.bytes.len(), message, out);
+    }
+
+    /// The same for the part `within` of the reference.
+    pub(crate) fn align_within(&mut self, within: Range<usize>, message: &[u8], out: &mut Vec<Run>) {
         let known = out.len();
-        let prefix = common_prefix(self.bytes, message);
-        push(out, Run { at: 0, from: 0, len: prefix });
-        let suffix = common_suffix(&self.bytes[prefix..], &message[prefix..]);
+        let part = &self.bytes[within.clone()];
+        let prefix = common_prefix(part, message);
+        push(out, Run { at: within.start, from: 0, len: prefix });
+        let suffix = common_suffix(&part[prefix..], &message[prefix..]);
         self.work.compared_bytes += prefix + suffix + 2;
-        let (at_end, from_end) = (self.bytes.len() - suffix, message.len() - suffix);
-        let (mut at, mut from) = (prefix, prefix);
+        let (at_end, from_end) = (within.end - suffix, message.len() - suffix);
+        let (mut at, mut from) = (within.start + prefix, prefix);
         let mut credit = CREDIT_START + prefix + suffix;
         while at < at_end && from < from_end {
             let (rest, wanted) = (&self.bytes[at..at_end], &message[from..from_end]);

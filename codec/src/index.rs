@@ -74,6 +74,19 @@ impl BlockIndex {
         self.unsorted = true;
     }
 
+    /// As [`build`](Self::build), from the first of every `apart` bytes of each of `parts`; only for
+    /// [`next_candidate`](Self::next_candidate).
+    pub(crate) fn build_samples<'a>(&mut self, parts: impl Iterator<Item = &'a [u8]> + Clone, apart: usize) {
+        let samples: usize = parts.clone().map(|part| part.len().div_ceil(apart)).sum();
+        self.filter.clear();
+        self.filter.resize(if samples > SMALL_BLOCKS_MAX { FILTER_LARGE } else { FILTER_SMALL }, 0);
+        let words = self.filter.len();
+        for block in parts.flat_map(|part| part.chunks(apart)).filter_map(|chunk| chunk.first_chunk()) {
+            let (word, bits) = filter_place(ends(block, &self.keys), words);
+            self.filter[word] |= 1 << bits[0] | 1 << bits[1] | 1 << bits[2];
+        }
+    }
+
     /// Takes in the whole blocks of what was built from last.
     fn sort(&mut self, reference: &[u8]) {
         let blocks = reference.len() / BLOCK;
@@ -93,6 +106,7 @@ impl BlockIndex {
 
     /// The first place `from`, `from + step`, ... in `text` whose window may be a block; places beyond `end` and those
     /// without a whole window do not count. With it the number of places that were looked at.
+    #[inline]
     pub(crate) fn next_candidate(
         &self,
         text: &[u8],
@@ -184,6 +198,7 @@ fn fill<const WORDS: usize>(filter: &mut [u64; WORDS], keys: &[u64; 4], referenc
     }
 }
 
+#[inline]
 fn next_candidate<const WORDS: usize>(
     filter: &[u64; WORDS],
     keys: &[u64; 4],

@@ -30,7 +30,7 @@
 //! # The way through the crate
 //!
 //! A [`Payload`] is one message as a list of segments. [`Encoder::encode`] makes a `draft` of all of them: it plans
-//! (`plan`) first by the segments' addresses (`identity`), then by content against the longest message (`align`, with
+//! (`plan`) first by the segments' addresses (`identity`; where only some share memory, `copies` of it are looked for), then by content against the longest message (`align`, with
 //! blocks looked up in `index`). What is common is cut into stretches (`sweep`); what is left between them ends up in
 //! `columns`. On a connection the first bytes of messages (`openings`) are held against earlier ones before that, all
 //! together (`steady`, where they are short; `in_step`) or each on its own (`past`), and what need not be sent is left out
@@ -128,6 +128,8 @@ mod plan;
 mod texts;
 
 mod identity;
+
+mod copies;
 
 mod align;
 

@@ -10,6 +10,7 @@ use std::ops::Range;
 use crate::align::Reference;
 use crate::bytes_equal::{common_prefix, common_suffix};
 use crate::columns::{self, COLUMN_BYTES_MAX, Keyed};
+use crate::copies::Copies;
 use crate::destination_set::DestinationSet;
 use crate::identity::Addresses;
 use crate::in_step::{CLASSES_MAX, InStep};
@@ -39,6 +40,7 @@ const SHORT_BYTES: usize = 64;
 pub(crate) struct Scratch<const W: usize> {
     index: BlockIndex,
     addresses: Addresses,
+    copies: Copies,
     /// Bytes of parts that span several segments.
     joined: Vec<u8>,
     /// One per round that is under way, at most.
@@ -66,6 +68,7 @@ impl<const W: usize> Scratch<W> {
         Self {
             index: BlockIndex::new(seed),
             addresses: Addresses::default(),
+            copies: Copies::default(),
             joined: Vec::new(),
             cuts: Vec::new(),
             items: Vec::new(),
@@ -326,6 +329,8 @@ impl<const W: usize> Planner<'_, W> {
                 runs.close();
             }
             if !runs.is_empty() {
+                let Scratch { copies, index, .. } = &mut *self.scratch;
+                copies.find(self.texts, spans, reference, runs, index, &mut self.out.work);
                 return Some(reference);
             }
         }

@@ -77,6 +77,33 @@ impl Runs {
         self.ends.push(self.runs.len());
     }
 
+    /// The runs of every closed message.
+    pub(crate) fn of_each(&self) -> impl Iterator<Item = &[Run]> {
+        let mut begin = 0;
+        self.ends.iter().map(move |&end| &self.runs[std::mem::replace(&mut begin, end)..end])
+    }
+
+    /// Adds runs of closed messages, each with the number of its message, in order; `before` is room for those known before.
+    pub(crate) fn add(&mut self, found: &[(usize, Run)], before: &mut Vec<Run>) {
+        std::mem::swap(&mut self.runs, before);
+        self.runs.clear();
+        let mut found = found.iter().peekable();
+        let mut begin = 0;
+        for (item, end) in self.ends.iter_mut().enumerate() {
+            for run in &before[begin..*end] {
+                while let Some((_, added)) = found.next_if(|(of, added)| *of == item && added.at < run.at) {
+                    self.runs.push(*added);
+                }
+                self.runs.push(*run);
+            }
+            while let Some((_, added)) = found.next_if(|(of, _)| *of == item) {
+                self.runs.push(*added);
+            }
+            begin = *end;
+            *end = self.runs.len();
+        }
+    }
+
     /// Whether no message has any run.
     pub(crate) fn is_empty(&self) -> bool {
         self.runs.is_empty()

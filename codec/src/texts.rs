@@ -130,6 +130,11 @@ impl<'a> Texts<'a> {
             })
     }
 
+    /// The bytes of `span`, segment by segment.
+    pub(crate) fn slices(&self, span: Span) -> impl Iterator<Item = &'a [u8]> + Clone + use<'a> {
+        self.parts(span).map(|(segment, start, end)| &segment[start..end])
+    }
+
     /// The bytes of `span`, if they lie in one segment.
     pub(crate) fn contiguous(&self, span: Span) -> Option<&'a [u8]> {
         let (segment, start, end) = self.parts(span).next()?;
