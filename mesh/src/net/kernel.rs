@@ -1,5 +1,5 @@
 //! The kernel: its connections, with all socket options in one place, and its clock. An option that cannot be set costs speed or
-//! patience, never the connection. `simulated.rs` takes this file's place in a test of whole processes.
+//! patience, never the connection. Within a simulation `simulated.rs` has others.
 
 use std::io;
 use std::net::SocketAddr;
