@@ -160,7 +160,7 @@ pub async fn join(config: Config) -> Result<(Client, Inbox), JoinError> {
     let tls = protect(&security, &topology, spec, address)?;
     let listener = match address {
         Some(address) => {
-            let bound = socket::listen(address).await;
+            let bound = socket::listen(address, &(&settings).into()).await;
             Some(bound.map_err(|source| JoinError::Bind { address, source })?)
         }
         None => None,

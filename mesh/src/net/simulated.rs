@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use turmoil::net as simulated;
 
 use super::kernel;
+pub(super) use super::kernel::SocketOptions;
 use crate::stats::connection::SocketStatus;
 
 /// The same thing of one of the two networks.
@@ -32,25 +33,25 @@ pub(super) fn since_epoch() -> Duration {
     turmoil::since_epoch().unwrap_or_else(kernel::since_epoch)
 }
 
-pub(super) async fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+pub(super) async fn listen(address: SocketAddr, options: &SocketOptions) -> io::Result<TcpListener> {
     if turmoil::in_simulation() {
         // A host has one address, and turmoil binds to all there are.
         let all = (Ipv4Addr::UNSPECIFIED, address.port());
         return simulated::TcpListener::bind(all).await.map(Simulated);
     }
-    kernel::listen(address).await.map(Kernel)
+    kernel::listen(address, options).await.map(Kernel)
 }
 
-pub(super) async fn connect(address: SocketAddr, silence_timeout: Duration) -> io::Result<TcpStream> {
+pub(super) async fn connect(address: SocketAddr, options: &SocketOptions) -> io::Result<TcpStream> {
     if turmoil::in_simulation() {
         return simulated::TcpStream::connect(address).await.map(Simulated);
     }
-    kernel::connect(address, silence_timeout).await.map(Kernel)
+    kernel::connect(address, options).await.map(Kernel)
 }
 
-pub(super) fn tune_accepted(stream: &TcpStream, silence_timeout: Duration) {
+pub(super) fn tune_accepted(stream: &TcpStream, options: &SocketOptions) {
     if let Kernel(stream) = stream {
-        kernel::tune_accepted(stream, silence_timeout);
+        kernel::tune_accepted(stream, options);
     }
 }
 
