@@ -54,8 +54,18 @@ struct Node {
 
 impl Node {
     async fn start(topology: &Arc<Topology>, name: &str, data: &Path, founders: &[NodeId]) -> Self {
+        Self::start_with(topology, name, data, founders, timing()).await
+    }
+
+    async fn start_with(
+        topology: &Arc<Topology>,
+        name: &str,
+        data: &Path,
+        founders: &[NodeId],
+        timing: Timing,
+    ) -> Self {
         let (client, inbox) = join(Config::new(Arc::clone(topology), id(name))).await.unwrap();
-        let config = ReplicaConfig { data: data.join(name), founders: founders.to_vec(), timing: timing() };
+        let config = ReplicaConfig { data: data.join(name), founders: founders.to_vec(), timing };
         let name = id(name);
         let started = Replica::start(config, KeyValue::default(), client.clone(), inbox, &name);
         Self { replica: started.await.unwrap(), client }
@@ -92,6 +102,10 @@ struct Cluster {
 
 impl Cluster {
     async fn start(datacenters: &[(&str, usize)], proxies: bool) -> Self {
+        Self::start_with(datacenters, proxies, timing()).await
+    }
+
+    async fn start_with(datacenters: &[(&str, usize)], proxies: bool, timing: Timing) -> Self {
         let topology = topology(datacenters, proxies);
         let data = tempfile::tempdir().unwrap();
         let founders: Vec<NodeId> =
@@ -100,8 +114,9 @@ impl Cluster {
         for node in topology.nodes().filter(|node| node.roles.proxy) {
             running.push(join(Config::new(Arc::clone(&topology), node.id.clone())).await.unwrap().0);
         }
-        let starts =
-            founders.iter().map(|name| Node::start(&topology, name.as_str(), data.path(), &founders));
+        let starts = founders
+            .iter()
+            .map(|name| Node::start_with(&topology, name.as_str(), data.path(), &founders, timing));
         let nodes = futures_util::future::join_all(starts).await;
         Self { topology, data, nodes, proxies: running, founders }
     }
@@ -191,6 +206,35 @@ async fn nothing_acknowledged_is_lost_when_a_leader_goes_and_returns() {
     assert_eq!(back.get("before", Consistency::Linearizable).await.unwrap(), "yes");
     assert_eq!(back.get("meanwhile", Consistency::Linearizable).await.unwrap(), "yes");
     cluster.nodes.push(back);
+    for node in cluster.nodes {
+        node.stop().await;
+    }
+}
+
+/// What a leader was asked that is gone is not waited for until patience ends, but until somebody else leads.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_waits_for_a_leader_that_was_replaced() {
+    let patience = 10 * SOON;
+    let mut cluster =
+        Cluster::start_with(&[("us", 1), ("eu", 1), ("ap", 1)], false, Timing { patience, ..timing() }).await;
+    let leader = cluster.leader().await;
+    cluster.nodes[leader].put("before", "yes").await;
+    for node in &cluster.nodes {
+        assert_eq!(node.get("before", Consistency::Linearizable).await.unwrap(), "yes");
+    }
+    cluster.nodes.remove(leader).stop().await;
+    let other = &cluster.nodes[0];
+    let operation = Operation::Put { key: "after".to_owned(), value: "yes".into(), if_index: None };
+    // The leader is asked, as nobody knows yet that it is gone. Both end within `SOON`.
+    let (proposed, read) = tokio::join!(
+        timeout(SOON, other.replica.propose(None, operation.encode())),
+        other.get("before", Consistency::Linearizable),
+    );
+    match proposed.expect("it is over long before patience is") {
+        Ok(answer) => assert_eq!(answer.result.unwrap(), r#""done""#),
+        Err(error) => assert!(!error.is_definite(), "{error}"),
+    }
+    assert_eq!(read.unwrap(), "yes");
     for node in cluster.nodes {
         node.stop().await;
     }

@@ -163,6 +163,7 @@ impl<D: Disk> Engine<D> {
             clocks_sure: AtomicBool::new(true),
             leases: AtomicBool::new(false),
             votes_from: tokio::time::Instant::now() + promised,
+            last_word: timing.heartbeat,
             own: Semaphore::new(PROPOSALS_KIB_MAX),
             of_peers: Semaphore::new(PROPOSALS_KIB_MAX),
             forwarded: Semaphore::new(FORWARDED_KIB_MAX),

@@ -47,6 +47,8 @@ pub(super) struct Requests<D: Disk> {
     pub(super) leases: AtomicBool,
     /// Before that a vote could break what was promised before the start.
     pub(super) votes_from: Instant,
+    /// How long the answer of a leader that was replaced may take to come: a round trip.
+    pub(super) last_word: Duration,
     /// Room for proposals of this node's clients, of its peers, and for those that go to another leader.
     pub(super) own: Semaphore,
     pub(super) of_peers: Semaphore,
@@ -119,8 +121,7 @@ impl<D: Disk> Requests<D> {
         let Some((replica, place)) = leader else { return Err(ProposeError::NoLeader) };
         // The semaphore is never closed.
         let _way = self.forwarded.acquire_many(kib).await;
-        let asked = self.wire.ask((Some(replica), &place), Lane::Bulk, Body::Propose(command), patience);
-        match asked.await {
+        match self.ask_leader((replica, &place), Lane::Bulk, Body::Propose(command), patience).await {
             // It may be on its way.
             Err(why) => Err(ProposeError::Unknown { why }),
             Ok((_, Body::Proposed { result, committed })) => {
@@ -160,6 +161,32 @@ impl<D: Disk> Requests<D> {
                 Err(Written::Failed(ProposeError::Stopped { why: error.to_string() }))
             }
         }
+    }
+
+    /// Asks whoever leads. It ends early where somebody else leads by now: that one may be asked instead.
+    async fn ask_leader(
+        &self,
+        (replica, place): (ReplicaId, &Place),
+        lane: Lane,
+        body: Body,
+        patience: Duration,
+    ) -> Result<(ReplicaId, Body), String> {
+        tokio::select! {
+            biased;
+            answer = self.wire.ask((Some(replica), place), lane, body, patience) => answer,
+            () = self.another_leads(replica) => Err(format!("{place} leads no longer, and gave no answer")),
+        }
+    }
+
+    /// Resolves when another one leads, and what this one said last had time to come.
+    async fn another_leads(&self, replica: ReplicaId) {
+        let mut metrics = self.raft.server_metrics();
+        while metrics.borrow_watched().current_leader.is_none_or(|leader| leader == replica) {
+            if metrics.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
+        tokio::time::sleep(self.last_word).await;
     }
 
     /// A proposal that a peer forwards. It is not forwarded again.
@@ -205,8 +232,7 @@ impl<D: Disk> Requests<D> {
         }
         let leader = self.raft.current_leader().await?;
         let place = self.place_of(leader)?;
-        let asked = self.wire.ask((Some(leader), &place), Lane::Control, Body::Barrier { lease }, patience);
-        match asked.await {
+        match self.ask_leader((leader, &place), Lane::Control, Body::Barrier { lease }, patience).await {
             Ok((_, Body::Passed { index })) => index,
             _ => None,
         }
