@@ -64,7 +64,8 @@ pub struct Timing {
     /// Between heartbeats of a leader, and how long one's answer is waited for: above the longest round
     /// trip and a sync of the disk. 500 ms.
     pub heartbeat: Duration,
-    /// A follower that hears of no leader for a time between once and twice this begins an election. 1,000 ms.
+    /// A follower hears of no leader for twice this, in which it has promised to vote for nobody else; then, after once to twice
+    /// this again, it begins an election. 1,000 ms.
     pub election: Duration,
     /// How long an answer of another replica is waited for. 5 s.
     pub patience: Duration,
@@ -149,9 +150,11 @@ impl<D: Disk> Engine<D> {
         let raft = Raft::build(own, config, network, store, machine).await.map_err(StartError::engine)?;
         let in_doubt = found.in_doubt.is_some();
         let vote = found.vote.as_deref().and_then(types::vote_of);
-        // Before it was restarted it may have promised a leader not to vote for anybody else for so long.
-        let promised = vote.filter(|vote| vote.committed).map_or(Duration::ZERO, |_| 2 * timing.election);
-        if in_doubt {
+        // Before it was restarted it may have promised another leader for so long to vote for nobody else, itself included.
+        let promised = vote
+            .filter(|vote| vote.committed && vote.leader_id.voted_for != own)
+            .map_or(Duration::ZERO, |_| 2 * timing.election);
+        if in_doubt || !promised.is_zero() {
             raft.runtime_config().elect(false);
         }
         let requests = Arc::new(Requests {
@@ -164,6 +167,7 @@ impl<D: Disk> Engine<D> {
             leases: AtomicBool::new(false),
             votes_from: tokio::time::Instant::now() + promised,
             last_word: timing.heartbeat,
+            lease: timing.election * 9 / 10,
             own: Semaphore::new(PROPOSALS_KIB_MAX),
             of_peers: Semaphore::new(PROPOSALS_KIB_MAX),
             forwarded: Semaphore::new(FORWARDED_KIB_MAX),
@@ -180,6 +184,8 @@ impl<D: Disk> Engine<D> {
                 log,
                 vote.map_or(0, |vote| vote.leader_id.term),
             ));
+        } else if !promised.is_zero() {
+            tasks::spawn(requests::elect_again(Arc::clone(&requests)));
         }
         tasks::spawn(tell_of_leaders(Arc::clone(&requests)));
         let engine = Self { requests };
@@ -368,6 +374,9 @@ async fn tell_of_leaders<D: Disk>(requests: Arc<Requests<D>>) {
     }
 }
 
+/// Between two questions to those who found the cluster.
+const FOUNDERS_ASKED_EVERY: Duration = Duration::from_millis(200);
+
 /// Asks all founders who they are, until all said it. One that has a log already ends it: the cluster was founded, and this
 /// node's directory is a new one.
 async fn found<D: Disk>(requests: Arc<Requests<D>>, founders: Vec<Place>, place: Place) {
@@ -400,6 +409,8 @@ async fn found<D: Disk>(requests: Arc<Requests<D>>, founders: Vec<Place>, place:
             }
             return;
         }
+        // Two that say the same number, as a directory that was copied does, say it at once.
+        tokio::time::sleep(FOUNDERS_ASKED_EVERY).await;
     }
 }
 

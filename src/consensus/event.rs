@@ -43,3 +43,10 @@ pub(super) enum Event {
     /// It was told to stop.
     Stops,
 }
+
+impl Event {
+    /// A peer may cause it as often as it likes.
+    pub(super) fn is_of_a_peer(&self) -> bool {
+        matches!(self, Self::Asked { .. } | Self::VoteReceived { .. })
+    }
+}

@@ -24,8 +24,10 @@ const LINES_MAX: usize = 1_024;
 const WAITING_MAX: usize = 1_024;
 /// Of one file, B. There are two: the older one is removed when the newer one is full.
 const FILE_BYTES_MAX: u64 = 1 << 20;
-/// More in one second are counted and not kept: a peer may cause them.
+/// More in one second are counted and not kept.
 const PER_SECOND_MAX: u32 = 100;
+/// Of those that a peer may cause as often as it likes.
+const OF_PEERS_PER_SECOND_MAX: u32 = 20;
 
 const NEWER: &str = "events.jsonl";
 const OLDER: &str = "events.1.jsonl";
@@ -60,6 +62,7 @@ struct Kept {
     lines: VecDeque<(u64, Arc<str>)>,
     second: Option<Instant>,
     in_second: u32,
+    of_peers_in_second: u32,
     left_out: u64,
 }
 
@@ -113,10 +116,15 @@ impl Events {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let mut kept = self.shared.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.second.is_none_or(|second| now.saturating_duration_since(second) >= Duration::from_secs(1)) {
-            (kept.second, kept.in_second) = (Some(now), 0);
+            (kept.second, kept.in_second, kept.of_peers_in_second) = (Some(now), 0, 0);
         }
-        kept.in_second += 1;
-        if kept.in_second > PER_SECOND_MAX {
+        let (count, most) = if event.is_of_a_peer() {
+            (&mut kept.of_peers_in_second, OF_PEERS_PER_SECOND_MAX)
+        } else {
+            (&mut kept.in_second, PER_SECOND_MAX)
+        };
+        *count += 1;
+        if *count > most {
             kept.left_out += 1;
             return;
         }
@@ -172,6 +180,8 @@ struct Files {
     directory: PathBuf,
     file: File,
     bytes: u64,
+    /// The last line may not have got there as a whole.
+    torn: bool,
     /// It was told that the disk refuses.
     told: bool,
 }
@@ -182,7 +192,7 @@ impl Files {
         options.create(true).read(true).append(true).mode(0o600);
         let mut file = options.open(directory.join(NEWER))?;
         let bytes = file.seek(SeekFrom::End(0))?;
-        let mut files = Self { directory: directory.to_owned(), file, bytes, told: false };
+        let mut files = Self { directory: directory.to_owned(), file, bytes, torn: false, told: false };
         // What was torn is not to be joined to what comes.
         let mut last = [b'\n'];
         if bytes > 0 {
@@ -211,11 +221,17 @@ impl Files {
 
     fn write(&mut self, mut line: String) -> io::Result<()> {
         line.push('\n');
+        if self.torn {
+            line.insert(0, '\n');
+            self.bytes = self.file.metadata()?.len();
+        }
         if self.bytes + line.len() as u64 > FILE_BYTES_MAX {
             fs::rename(self.directory.join(NEWER), self.directory.join(OLDER))?;
             *self = Self { told: self.told, ..Self::open(&self.directory)? };
         }
+        self.torn = true;
         self.file.write_all(line.as_bytes())?;
+        self.torn = false;
         self.bytes += line.len() as u64;
         Ok(())
     }
@@ -275,6 +291,12 @@ mod tests {
         assert_eq!(events.from(0).len(), PER_SECOND_MAX as usize);
         events.record_at(&saved(1_000), start + Duration::from_secs(1));
         assert!(events.from(0).last().unwrap().contains("\"left_out\":5"));
+        // What peers say does not push out what this node decides.
+        let later = start + Duration::from_secs(2);
+        let asked = Event::Asked { term: 9, trial: true, by: ReplicaId(8), granted: false, reason: "" };
+        (0..1_000).for_each(|_| events.record_at(&asked, later));
+        events.record_at(&saved(1_001), later);
+        assert!(events.from(0).last().unwrap().contains("\"term\":1001"));
         drop(events);
 
         let mut files = Files::open(directory.path()).unwrap();

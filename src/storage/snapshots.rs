@@ -17,6 +17,7 @@
 //! another name first: one of this name is whole. The cluster's name is in the checksum, so that a snapshot of another
 //! cluster is refused; the node's is not, because nodes give them to each other.
 
+use std::fmt;
 use std::io::{self, Read, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -35,7 +36,7 @@ const CHUNK_BYTES: usize = 256 << 10;
 /// The snapshots of a directory, which holds nothing else.
 #[derive(Debug)]
 pub struct Snapshots<D: Disk> {
-    disk: D,
+    disk: Arc<D>,
     cluster: String,
     newest: Mutex<Newest<D::File>>,
 }
@@ -134,7 +135,11 @@ impl<D: Disk> Snapshots<D> {
             }
         }
         let snapshot = newest.map(|name| read_head(&disk, &name, cluster)).transpose()?;
-        Ok(Self { disk, cluster: cluster.to_owned(), newest: Mutex::new(Newest { snapshot, begun: 0 }) })
+        Ok(Self {
+            disk: Arc::new(disk),
+            cluster: cluster.to_owned(),
+            newest: Mutex::new(Newest { snapshot, begun: 0 }),
+        })
     }
 
     /// The newest one.
@@ -159,7 +164,10 @@ impl<D: Disk> Snapshots<D> {
     /// What the disk says.
     pub fn begin_received(&self) -> Result<Received<D::File>, StorageError> {
         let (file, name) = self.create()?;
-        Ok(Received { file, name, bytes: 0, sum: sum() })
+        let (disk, leftover) = (Arc::clone(&self.disk), name.clone());
+        // It is taken out at the next start if this fails.
+        let remove = Box::new(move || drop(disk.remove(&leftover)));
+        Ok(Received { file, name, bytes: 0, sum: sum(), left: Leftover { remove: Some(remove) } })
     }
 
     /// Looks whether all that was sent is there and unchanged, and has it durably as the newest one.
@@ -168,19 +176,11 @@ impl<D: Disk> Snapshots<D> {
     ///
     /// [`StorageError::Corrupt`] where it is not what was sent, and what the disk says. The newest one is then the one before.
     pub fn finish_received(&self, received: Received<D::File>) -> Result<Snapshot<D::File>, StorageError> {
-        match self.head_of(&received) {
-            Ok(head) => self.publish(received.file, &received.name, head),
-            Err(error) => {
-                self.discard_received(received);
-                Err(error)
-            }
-        }
-    }
-
-    /// Gives up what another node sent.
-    pub fn discard_received(&self, received: Received<D::File>) {
-        // It is taken out at the next start if this fails.
-        let _ = self.disk.remove(&received.name);
+        let head = self.head_of(&received)?;
+        let Received { file, name, left, .. } = received;
+        let published = self.publish(file, &name, head)?;
+        left.keep();
+        Ok(published)
     }
 
     /// The last entry in what another node sent, if all of it is there and unchanged.
@@ -193,7 +193,7 @@ impl<D: Disk> Snapshots<D> {
     }
 
     fn head_of(&self, received: &Received<D::File>) -> Result<Head, StorageError> {
-        let Received { file, name, bytes, sum } = received;
+        let Received { file, name, bytes, sum, .. } = received;
         let content = bytes
             .checked_sub(HEAD_BYTES as u64)
             .ok_or_else(|| StorageError::corrupt(name, *bytes, "it ends early"))?;
@@ -404,6 +404,32 @@ pub struct Received<F> {
     name: String,
     bytes: u64,
     sum: crc_fast::Digest,
+    left: Leftover,
+}
+
+/// A file that nobody finished goes with what was to become of it.
+struct Leftover {
+    remove: Option<Box<dyn FnOnce() + Send + Sync>>,
+}
+
+impl Leftover {
+    fn keep(mut self) {
+        self.remove = None;
+    }
+}
+
+impl Drop for Leftover {
+    fn drop(&mut self) {
+        if let Some(remove) = self.remove.take() {
+            remove();
+        }
+    }
+}
+
+impl fmt::Debug for Leftover {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Leftover").finish_non_exhaustive()
+    }
 }
 
 impl<F: DiskFile> Received<F> {

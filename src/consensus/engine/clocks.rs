@@ -1,13 +1,14 @@
 //! What this node's clock says to others, and the question of a leader to its voters, once a second, that the clock guard
 //! judges.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::future::join_all;
 use tokio::time::{Instant, MissedTickBehavior, interval};
-use trunkline_mesh::Lane;
+use trunkline_mesh::{Lane, NodeId};
 
 use super::super::event::Event;
 use super::super::guard::{Bounds, ClockGuard, Reading};
@@ -22,21 +23,44 @@ const EVERY: Duration = Duration::from_secs(1);
 /// Looks of a leader at its voters before it gives a lease: what drifts is seen from the second one on.
 const LOOKS_FIRST: u32 = 2;
 
+/// The same fault is told once in so long.
+const TOLD_EVERY: Duration = Duration::from_secs(60);
+/// What wall clock and monotonic clock may move apart from one look to a lease.
+const STEADY: Duration = Duration::from_millis(100);
+
 /// The wall clock at the start, and the monotonic one since then.
 #[derive(Debug)]
 pub(super) struct OwnTime {
     started_us: u64,
     start: Instant,
+    /// Wall clock less monotonic one at the guard's last look, µs.
+    apart_us: AtomicU64,
 }
 
 impl OwnTime {
     pub(super) fn begin() -> Self {
-        Self { started_us: micros(wall()), start: Instant::now() }
+        let started_us = micros(wall());
+        Self { started_us, start: Instant::now(), apart_us: AtomicU64::new(started_us) }
+    }
+
+    fn apart_us(&self) -> u64 {
+        micros(wall()).saturating_sub(micros(self.start.elapsed()))
+    }
+
+    fn look(&self) {
+        self.apart_us.store(self.apart_us(), Ordering::Relaxed);
+    }
+
+    /// Since the guard's last look the monotonic clock ran as the wall clock did. It stands still while a machine is suspended,
+    /// and others wait no longer then.
+    pub(super) fn is_steady(&self) -> bool {
+        self.apart_us().abs_diff(self.apart_us.load(Ordering::Relaxed)) <= micros(STEADY)
     }
 
     /// For whoever asks.
     pub(super) fn now(&self) -> Body {
-        Body::Now { started_us: self.started_us, passed_us: micros(self.start.elapsed()) }
+        let (passed_us, wall_us) = (micros(self.start.elapsed()), micros(wall()));
+        Body::Now { started_us: self.started_us, passed_us, wall_us }
     }
 }
 
@@ -56,20 +80,30 @@ fn micros(span: Duration) -> u64 {
 pub(super) async fn watch<D: Disk>(requests: Arc<Requests<D>>) {
     let wire = &requests.wire;
     let mut guard = ClockGuard::new(Bounds::default());
+    let mut told: BTreeMap<String, Duration> = BTreeMap::new();
     let mut looks = 0;
     let mut ticks = interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while requests.is_running() {
         ticks.tick().await;
-        let voters = requests.voters_led();
-        looks = voters.as_ref().map_or(0, |_| looks + 1);
-        let readings = join_all(voters.iter().flatten().map(|voter| ask(wire, voter))).await;
+        let led = requests.voters_led();
+        let voters = led.iter().flatten();
+        let readings = join_all(voters.clone().map(|voter| ask(wire, voter))).await;
         let readings: Vec<Reading> = readings.into_iter().flatten().collect();
+        // A leader knows a majority's clocks, itself included, from as many looks in a row.
+        let majority = led.as_ref().is_some_and(|others| (readings.len() + 1) * 2 > others.len() + 1);
+        looks = if majority { looks + 1 } else { 0 };
+        let nodes: Vec<NodeId> = voters.map(|(_, place)| place.node.clone()).collect();
         let now = wire.time.start.elapsed();
-        for fault in guard.sample(now, wall(), &readings) {
-            tracing::warn!("{fault}: lease reads ask a quorum until clocks can be trusted again");
-            wire.events.record(&Event::ClockFault { what: fault.to_string() });
+        told.retain(|_, at| now.saturating_sub(*at) < TOLD_EVERY);
+        for fault in guard.sample(now, wall(), &nodes, &readings) {
+            // As long as it lasts, once in a while is enough.
+            if told.insert(fault.about(), now).is_none() {
+                tracing::warn!("{fault}: lease reads ask a quorum until clocks can be trusted again");
+                wire.events.record(&Event::ClockFault { what: fault.to_string() });
+            }
         }
+        wire.time.look();
         let (sure, was_sure) = (guard.is_sure(now), requests.clocks_sure.load(Ordering::Relaxed));
         if sure && !was_sure {
             tracing::info!("clocks can be trusted again");
@@ -80,19 +114,23 @@ pub(super) async fn watch<D: Disk>(requests: Arc<Requests<D>>) {
     }
 }
 
-/// A voter's clock; `None` where it does not answer in time: nor does it confirm a lease then.
+/// A voter's clocks; `None` where it does not answer in time.
 async fn ask(wire: &Wire, (replica, place): &(ReplicaId, Place)) -> Option<Reading> {
     let asked = wire.time.start.elapsed();
     let answer = wire.ask((Some(*replica), place), Lane::Control, Body::Time, EVERY).await;
-    let Ok((_, Body::Now { started_us, passed_us })) = answer else { return None };
+    let Ok((_, Body::Now { started_us, passed_us, wall_us })) = answer else { return None };
     let answered = wire.time.start.elapsed();
-    let here = wire.time.started_us.saturating_add(micros(asked + answered) / 2);
-    let there = started_us.saturating_add(passed_us);
+    let half = (answered - asked) / 2;
     Some(Reading {
         peer: place.node.clone(),
         life: started_us,
-        // Far apart is a fault, how far beyond all years is the same.
-        offset_us: i64::try_from(i128::from(there) - i128::from(here)).unwrap_or(i64::MAX),
+        apart_us: less(wall_us, micros(wall().saturating_sub(half))),
+        offset_us: less(passed_us, micros(asked + half)),
         rtt_us: micros(answered - asked),
     })
+}
+
+/// Far apart is a fault, how far beyond all years is the same.
+fn less(there: u64, here: u64) -> i64 {
+    i64::try_from(i128::from(there) - i128::from(here)).unwrap_or(i64::MAX)
 }

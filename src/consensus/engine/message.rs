@@ -32,7 +32,7 @@
 //! | 13   | who      | |
 //! | 14   | i am     | founded 8: 1 the replica has a log or a membership |
 //! | 15   | time     | |
-//! | 16   | now      | wall clock at the node's start 8, µs since 1970; monotonic clock since then 8, µs |
+//! | 16   | now      | wall clock at the node's start 8, µs since 1970; monotonic clock since then 8, µs; wall clock now 8, likewise |
 
 use std::fmt;
 
@@ -76,7 +76,7 @@ pub(super) enum Body {
     Who,
     IAm { founded: bool },
     Time,
-    Now { started_us: u64, passed_us: u64 },
+    Now { started_us: u64, passed_us: u64, wall_us: u64 },
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -234,7 +234,7 @@ impl Envelope {
             Body::Who => {}
             Body::IAm { founded } => head.number(u64::from(*founded)),
             Body::Time => {}
-            Body::Now { started_us, passed_us } => head.numbers([*started_us, *passed_us]),
+            Body::Now { started_us, passed_us, wall_us } => head.numbers([*started_us, *passed_us, *wall_us]),
         }
         let mut payload = Payload::from(head.0.freeze());
         rest.into_iter().for_each(|segment| payload.push(segment));
@@ -330,8 +330,8 @@ fn read_body(tag: u8, from: &mut Reader<'_>) -> Result<Body, MessageError> {
         14 => Body::IAm { founded: from.flag()? },
         15 => Body::Time,
         16 => {
-            let [started_us, passed_us] = from.numbers()?;
-            Body::Now { started_us, passed_us }
+            let [started_us, passed_us, wall_us] = from.numbers()?;
+            Body::Now { started_us, passed_us, wall_us }
         }
         _ => return Err(MessageError("its kind is not known")),
     })

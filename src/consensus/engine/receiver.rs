@@ -285,7 +285,8 @@ async fn take_snapshot<D: Disk>(
     let mut received = None;
     take_parts(raft, wire, &snapshots, from, parts, &mut received).await;
     if let Some(left) = received {
-        let _ = tasks::blocking(move || snapshots.discard_received(left)).await;
+        // Its file goes with it.
+        let _ = tasks::blocking(move || drop(left)).await;
     }
 }
 
@@ -310,13 +311,8 @@ async fn take_parts<D: Disk>(
         let (store, before, bytes) = (Arc::clone(snapshots), received.take(), part.bytes.clone());
         let write = move || {
             let mut received = before.map_or_else(|| store.begin_received(), Ok)?;
-            match received.write(&bytes) {
-                Ok(()) => Ok::<_, crate::storage::StorageError>(received),
-                Err(error) => {
-                    store.discard_received(received);
-                    Err(error)
-                }
-            }
+            received.write(&bytes)?;
+            Ok::<_, crate::storage::StorageError>(received)
         };
         let file = match tasks::blocking(write).await {
             Ok(Ok(file)) => file,

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use openraft::LinearizerOption;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
 use openraft::raft::{AppendEntriesRequest, ReadPolicy};
@@ -19,6 +20,7 @@ use super::super::error::ProposeError;
 use super::super::event::Event;
 use super::super::replica_id::{Place, ReplicaId};
 use super::super::session::Refusal;
+use super::super::tasks;
 use super::super::watch;
 use super::Raft;
 use super::machine_store::Progress;
@@ -49,6 +51,9 @@ pub(super) struct Requests<D: Disk> {
     pub(super) votes_from: Instant,
     /// How long the answer of a leader that was replaced may take to come: a round trip.
     pub(super) last_word: Duration,
+    /// How long this node answers reads by a lease after a quorum heard of it: less than half of what followers promise, so that
+    /// a clock of twice the speed breaks nothing, and no guard has to see it first.
+    pub(super) lease: Duration,
     /// Room for proposals of this node's clients, of its peers, and for those that go to another leader.
     pub(super) own: Semaphore,
     pub(super) of_peers: Semaphore,
@@ -76,15 +81,17 @@ impl<D: Disk> Requests<D> {
 
     /// A leader's word of what is committed, come with an answer: the operation that was proposed is applied here without one
     /// more way from there. It says what a heartbeat would, and no more.
-    async fn take_committed(&self, (vote, last): (EngineVote, EntryId)) {
+    fn take_committed(&self, (vote, last): (EngineVote, EntryId)) {
         let heartbeat = AppendEntriesRequest {
             vote,
             prev_log_id: None,
             entries: Vec::new(),
             leader_commit: Some(log_id_of(last)),
         };
-        // Of an older leader it changes nothing, and the engine says so.
-        let _ = self.raft.append_entries(heartbeat).await;
+        let raft = self.raft.clone();
+        // It is answered when all that was taken before is on the disk: nobody waits for that here. Of an older leader it
+        // changes nothing, and the engine says so.
+        tasks::spawn(async move { drop(raft.append_entries(heartbeat).await) });
     }
 
     /// The other voters, if this node leads.
@@ -126,7 +133,7 @@ impl<D: Disk> Requests<D> {
             Err(why) => Err(ProposeError::Unknown { why }),
             Ok((_, Body::Proposed { result, committed })) => {
                 if let Some(committed) = committed {
-                    self.take_committed(committed).await;
+                    self.take_committed(committed);
                 }
                 match result {
                     Proposed::Applied { id, answer } => Ok(Answer { id, result: Ok(answer) }),
@@ -201,7 +208,12 @@ impl<D: Disk> Requests<D> {
             // A membership or a blank entry is the engine's own.
             _ => Proposed::NotLeader,
         };
-        Body::Proposed { result, committed: self.committed() }
+        // What was not appended says nothing new.
+        let committed = match result {
+            Proposed::NotLeader | Proposed::Busy | Proposed::Unknown => None,
+            _ => self.committed(),
+        };
+        Body::Proposed { result, committed }
     }
 
     async fn forwarded_here(&self, command: Bytes) -> Proposed {
@@ -219,9 +231,14 @@ impl<D: Disk> Requests<D> {
 
     /// Up to which entry a reader must wait, if this node leads; `None` if it does not, or cannot be sure.
     pub(super) async fn barrier_here(&self, lease: bool) -> Option<Option<EntryId>> {
-        let lease = lease && self.leases.load(Ordering::Relaxed);
-        let policy = if lease { ReadPolicy::LeaseRead } else { ReadPolicy::ReadIndex };
-        let linearizer = self.raft.get_read_linearizer(policy).await.ok()?;
+        // The node may have stood still since the guard looked, and its monotonic clock with it.
+        let lease = lease && self.leases.load(Ordering::Relaxed) && self.wire.time.is_steady();
+        let option = if lease {
+            LinearizerOption::new(Some(self.lease), false).with_wait_timeout(Duration::ZERO)
+        } else {
+            LinearizerOption::from(ReadPolicy::ReadIndex)
+        };
+        let linearizer = self.raft.get_read_linearizer(option).await.ok()?;
         Some(Some(id_of(linearizer.read_log_id().log_id())))
     }
 
@@ -271,8 +288,14 @@ pub(super) async fn trust_when_caught_up<D: Disk>(requests: Arc<Requests<D>>, lo
     if log.trust(Box::new(move |result| drop(tell.send(result)))).is_ok() && matches!(told.await, Ok(Ok(())))
     {
         requests.in_doubt.store(false, Ordering::Relaxed);
-        requests.raft.runtime_config().elect(true);
+        elect_again(Arc::clone(&requests)).await;
         requests.wire.events.record(&Event::CaughtUp);
         tracing::info!("this node has caught up: it votes again");
     }
+}
+
+/// Begins elections again once what was promised before the start is over.
+pub(super) async fn elect_again<D: Disk>(requests: Arc<Requests<D>>) {
+    tokio::time::sleep_until(requests.votes_from).await;
+    requests.raft.runtime_config().elect(true);
 }
