@@ -136,8 +136,9 @@ impl SessionEncoder {
         self.encode_with(streams, payloads, true, None)
     }
 
-    /// As [`encode`](Self::encode), for messages that no later frame may refer to: secrets, or what will never come
-    /// again.
+    /// As [`encode`](Self::encode), for messages that no later frame may refer to, and that refer to no earlier one: secrets,
+    /// or what will never come again. The frame's length tells nothing of what was said before; it does tell what the
+    /// messages of this frame have in common, so put nothing beside a secret that somebody else chooses.
     ///
     /// # Errors
     ///
