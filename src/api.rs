@@ -87,7 +87,10 @@ pub(crate) fn serve_with(
     node: &NodeSpec,
     replica: Option<Replica<KeyValue>>,
 ) -> Result<Api, ServeError> {
-    let metrics = Metrics::of(mesh.clone());
+    let mut metrics = Metrics::of(mesh.clone());
+    if let Some(replica) = replica.clone() {
+        metrics = metrics.with_replica(move || replica.status());
+    }
     let ready = Ready::new(node);
     let local = address.ip().to_canonical().is_loopback();
     let facts = Arc::new(Facts { mesh, metrics, ready, replica, local });

@@ -4,19 +4,26 @@
 //! it replicated and committed; the applier's thread applies it to the state (`applied.rs`): a user's [`StateMachine`], the
 //! sessions that make proposals happen once, and a digest.
 
+mod access;
 mod applied;
 mod applier;
+mod carrier;
 mod clock;
 pub mod command;
 mod digest;
 mod engine;
 mod error;
+mod event;
+mod events;
+mod guard;
 pub mod key_value;
 mod machine;
 mod replica;
 mod replica_id;
 pub mod session;
 mod status;
+mod tasks;
+mod watch;
 
 pub use applied::Answer;
 pub use digest::Digest;

@@ -7,13 +7,18 @@
 mod catalog;
 mod collector;
 mod family;
+mod replica;
 #[cfg(test)]
 mod tests;
 
 use prometheus::{Encoder, Registry, TextEncoder};
 use trunkline_mesh::{Mesh, Stats, Status};
 
+use crate::consensus;
 use collector::Node;
+
+/// Why a registry takes a collector.
+const UNIQUE: &str = "no two families have the same name, which a test asserts";
 
 /// The registry of one process.
 pub struct Metrics {
@@ -40,11 +45,22 @@ impl Metrics {
         Self::from_source(move || (mesh.stats(), mesh.status()))
     }
 
+    /// Metrics of a replica alone.
+    #[must_use]
+    pub fn of_replica(status: impl Fn() -> consensus::Status + Send + Sync + 'static) -> Self {
+        Self { registry: Registry::new() }.with_replica(status)
+    }
+
+    /// Those of a replica too.
+    #[must_use]
+    pub fn with_replica(self, status: impl Fn() -> consensus::Status + Send + Sync + 'static) -> Self {
+        self.registry.register(Box::new(replica::Replica::new(Box::new(status)))).expect(UNIQUE);
+        self
+    }
+
     fn from_source(source: impl Fn() -> (Stats, Status) + Send + Sync + 'static) -> Self {
         let registry = Registry::new();
-        registry
-            .register(Box::new(Node::new(Box::new(source))))
-            .expect("an empty registry takes a catalog without duplicates, which a test asserts");
+        registry.register(Box::new(Node::new(Box::new(source)))).expect(UNIQUE);
         Self { registry }
     }
 
@@ -61,7 +77,8 @@ impl Metrics {
     /// All families there are, sorted by name.
     #[must_use]
     pub fn described() -> Vec<Described> {
-        let mut all: Vec<Described> = catalog::ALL.iter().map(|spec| spec.described()).collect();
+        let mut all: Vec<Described> =
+            catalog::ALL.iter().chain(replica::ALL).map(|spec| spec.described()).collect();
         all.sort_by_key(|described| described.name);
         all
     }

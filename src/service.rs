@@ -7,6 +7,7 @@
 //! POST   /v1/session     opens a session → {"client"}
 //! POST   /v1/propose     {"client", "seq", "op"}: op in base64 → {"index", "term", "result"}, result in base64
 //! GET    /v1/log         committed entries, one per line, as they come; ?from=INDEX
+//! GET    /v1/events     what happened here: votes, elections, members, snapshots, clocks; ?from=NUMBER
 //! GET    /v1/digest      of all that was applied, the same on every replica
 //! GET    /v1/status      role, term, leader, voters, learners, how far the log goes
 //! GET    /livez          200 while the process answers

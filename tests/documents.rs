@@ -10,6 +10,7 @@ use std::time::Duration;
 use support::exposition;
 use trunkline::config::Config;
 use trunkline::config::units::{parse_bytes, parse_duration};
+use trunkline::consensus::Timing;
 use trunkline::demo::ledger::Tally;
 use trunkline::demo::report::{Failover, Report, WanBytes};
 use trunkline::metrics::Metrics;
@@ -93,13 +94,18 @@ fn every_limit_and_timer_has_its_default_and_its_range() {
     let text = document("docs/operator.md");
     let defaults = Settings::default();
     let mut keys = BTreeSet::new();
-    for (table, heading) in [("limits", "### Limits"), ("timers", "### Timers")] {
+    for (table, heading) in
+        [("limits", "### Limits"), ("timers", "### Timers"), ("consensus", "### Replicas")]
+    {
         let rows = tables(&text, heading);
         for row in &rows {
             let (key, default) = (quoted(&row[0])[0], quoted(&row[1])[0]);
-            keys.insert(key.to_owned());
+            if table != "consensus" {
+                keys.insert(key.to_owned());
+            }
             let with_default = setting(table, key, default).unwrap_or_else(|error| panic!("{key}: {error}"));
-            assert_eq!(with_default.settings(), &defaults, "{key} has another default than {default}");
+            let same = with_default.settings() == &defaults && with_default.timing() == Timing::default();
+            assert!(same, "{key} has another default than {default}");
             let is_amount = |word: &&&str| word.starts_with(|c: char| c.is_ascii_digit());
             let (said_lower, upper) = row[2].split_once(" to ").unwrap_or_else(|| panic!("{key}: a range"));
             let lower = quoted(said_lower);
@@ -139,6 +145,16 @@ fn every_limit_and_timer_has_its_default_and_its_range() {
             assert_eq!(config.settings() == &defaults, value == default, "{key} {value}");
         }
     }
+    for row in tables(&text, "### Sockets") {
+        let (key, default) = (quoted(&row[0])[0], quoted(&row[1]).first().copied());
+        keys.insert(key.to_owned());
+        for value in quoted(&row[2]) {
+            let config =
+                setting("sockets", key, value).unwrap_or_else(|error| panic!("{key} {value}: {error}"));
+            assert_eq!(config.settings() == &defaults, Some(value) == default, "{key} {value}");
+        }
+    }
+    assert_eq!(tables(&text, "### Replicas").len(), format!("{:?}", Timing::default()).matches(": ").count());
     // The debug form names all fields.
     let debug = format!("{defaults:?}");
     let fields: BTreeSet<String> =
@@ -196,7 +212,9 @@ fn metrics_that_only_some_nodes_have_are_said_to_be_such() {
         let found = scraped(&config, id);
         // Dials may be under way already.
         let expected = |name: &&str| match rows.iter().find(|row| quoted(&row[0]).contains(name)) {
-            Some(row) if row[1].starts_with("with certificates") => false,
+            Some(row) if row[1].starts_with("with certificates") || row[1].starts_with("at a replica") => {
+                false
+            }
             Some(row) if row[1].starts_with("with a link") => found.contains_key(*name),
             Some(row) => row[1].starts_with(own),
             None => true,
@@ -258,6 +276,29 @@ fn queries_are_such_that_prometheus_takes_them() {
     }
 }
 
+/// Of a replica that has everything.
+fn replica_status() -> trunkline::consensus::Status {
+    let id = Some(trunkline::storage::EntryId { term: 1, index: 1 });
+    trunkline::consensus::Status {
+        replica: trunkline::consensus::ReplicaId(1),
+        role: trunkline::consensus::Role::Leader,
+        term: 1,
+        leader: None,
+        voters: vec![],
+        learners: vec![],
+        last: Some(1),
+        committed: id,
+        applied: id,
+        snapshot: id,
+        purged: id,
+        in_doubt: false,
+        clocks_sure: true,
+        leases: true,
+        stopped: None,
+        sent: trunkline::consensus::Sent::default(),
+    }
+}
+
 /// The values of every label that has a fixed list of them, by metric and label.
 fn label_values() -> BTreeSet<Vec<String>> {
     // Every role, and a proxy elsewhere to have a route to.
@@ -267,7 +308,9 @@ fn label_values() -> BTreeSet<Vec<String>> {
     )
     .unwrap();
     let mut values: BTreeMap<(String, String), BTreeSet<String>> = BTreeMap::new();
-    for (name, family) in scraped(&all, "all") {
+    let replica = Metrics::of_replica(replica_status).scrape().unwrap();
+    let replica = exposition::parse(&String::from_utf8(replica).unwrap()).unwrap();
+    for (name, family) in scraped(&all, "all").into_iter().chain(replica) {
         for (label, value) in family.samples.into_keys().flat_map(|(_, labels)| labels) {
             values.entry((name.clone(), label)).or_default().insert(value);
         }

@@ -188,6 +188,43 @@ fn the_log_can_be_followed_from_any_index() {
 }
 
 #[test]
+fn votes_and_elections_are_told_with_their_reasons_also_after_a_kill() {
+    let data = tempfile::tempdir().unwrap();
+    let mut node = Node::dev(data.path(), free());
+    let events = |node: &Node, from: u64| -> Vec<Value> {
+        let answer = node.ask("GET", &format!("/v1/events?from={from}"), "");
+        assert_eq!(answer.code, 200);
+        answer.body.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let kinds = |events: &[Value]| -> Vec<String> {
+        events.iter().map(|event| event["kind"].as_str().unwrap().to_owned()).collect()
+    };
+    // By then the first entry, which says who is in the cluster, is applied.
+    assert_eq!(node.json("PUT", "/v1/kv/a", "x").0, 200);
+    let first = events(&node, 0);
+    for expected in ["started", "vote_saved", "leader", "members"] {
+        assert!(kinds(&first).iter().any(|kind| kind == expected), "{expected} in {first:?}");
+    }
+    let term = node.json("GET", "/v1/status", "").1["term"].as_u64().unwrap();
+    let saved = first.iter().find(|event| event["kind"] == "vote_saved" && event["leads"] == true).unwrap();
+    assert_eq!(saved["term"].as_u64(), Some(term));
+
+    // What is on its way to the file is there before the process is gone for good.
+    let last = first.last().unwrap()["seq"].as_u64().unwrap();
+    let file = data.path().join("events/events.jsonl");
+    poll("the file", SOON, || {
+        std::fs::read_to_string(&file).ok().filter(|text| text.contains(&format!("\"seq\":{last},")))
+    });
+    signal(&node.child, "KILL");
+    exit_code(&mut node.child, SOON);
+    let node = Node::dev(data.path(), free());
+    let all = events(&node, 0);
+    assert_eq!(&all[..first.len()], &first[..]);
+    assert!(kinds(&events(&node, last + 1)).contains(&"started".to_owned()));
+    assert_eq!(node.json("POST", "/v1/events", "").0, 405);
+}
+
+#[test]
 fn members_are_changed_through_the_admin_api_alone() {
     let data = tempfile::tempdir().unwrap();
     let (address, admin, api) = (free(), free(), free());

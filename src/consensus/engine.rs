@@ -5,6 +5,7 @@
 //! and so a tick's messages for a datacenter are one batch.
 
 mod calls;
+mod clocks;
 mod log_store;
 mod machine_store;
 mod members;
@@ -14,21 +15,24 @@ mod outbox;
 mod receiver;
 mod requests;
 #[cfg(test)]
+mod simulation;
+#[cfg(test)]
 mod tests;
 mod types;
 
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use openraft::async_runtime::WatchReceiver;
 use openraft::{SnapshotPolicy, StepDownPolicy};
-use tokio::sync::{Semaphore, watch};
-use trunkline_mesh::{Client, Inbox, Lane};
+use tokio::sync::Semaphore;
+use trunkline_mesh::Lane;
 
 use self::calls::Calls;
+use self::clocks::OwnTime;
 use self::log_store::LogStore;
 use self::machine_store::MachineStore;
 use self::message::Body;
@@ -39,10 +43,14 @@ use self::requests::{FORWARDED_KIB_MAX, PROPOSALS_KIB_MAX, Requests};
 use self::types::Types;
 use super::applied::Answer;
 use super::applier::Applier;
+use super::carrier::{Carrier, Incoming};
 use super::clock::ClusterClock;
 use super::error::{MemberError, ProposeError, StartError};
+use super::event::Event;
+use super::events::Events;
 use super::replica_id::{Place, ReplicaId};
 use super::status::{Role, Status};
+use super::{tasks, watch};
 use crate::storage::{Disk, EntryId, Log, Recovered, Snapshots};
 
 pub use machine_store::Progress;
@@ -88,8 +96,9 @@ pub(super) struct Parts<D: Disk> {
     pub(super) snapshots: Arc<Snapshots<D>>,
     pub(super) applier: Applier,
     pub(super) clock: Arc<ClusterClock>,
-    pub(super) client: Client,
-    pub(super) inbox: Inbox,
+    pub(super) events: Events,
+    pub(super) carrier: Arc<dyn Carrier>,
+    pub(super) incoming: Incoming,
 }
 
 /// An engine that runs. Clones are the same.
@@ -117,21 +126,24 @@ impl<D: Disk> Engine<D> {
             snapshots,
             applier,
             clock,
-            client,
-            inbox,
+            events,
+            carrier,
+            incoming,
         } = parts;
         let config = Arc::new(config_of(cluster, timing)?);
         let covered = Arc::clone(&snapshots);
         let covered = Box::new(move || covered.newest().map(|snapshot| snapshot.last().index));
-        let store = LogStore::new(Arc::clone(&log), covered, &found)?;
+        let store = LogStore::new(Arc::clone(&log), covered, &found, events.clone())?;
         let (tell, progress) = watch::channel(Progress::default());
-        let machine = MachineStore::open(applier, Arc::clone(&snapshots), tell).await?;
-        let mesh = client.mesh().clone();
+        let machine = MachineStore::open(applier, Arc::clone(&snapshots), tell, events.clone()).await?;
         let wire = Arc::new(Wire {
             own,
-            outbox: Outbox::new(client),
+            outbox: Outbox::new(carrier),
             calls: Calls::new(fastrand::u64(..)),
             patience: timing.patience,
+            time: OwnTime::begin(),
+            events,
+            asked: Mutex::new(None),
         });
         let network = Network { wire: Arc::clone(&wire), disk: PhantomData };
         let raft = Raft::build(own, config, network, store, machine).await.map_err(StartError::engine)?;
@@ -148,28 +160,27 @@ impl<D: Disk> Engine<D> {
             progress,
             clock,
             in_doubt: AtomicBool::new(in_doubt),
+            clocks_sure: AtomicBool::new(true),
+            leases: AtomicBool::new(false),
             votes_from: tokio::time::Instant::now() + promised,
             own: Semaphore::new(PROPOSALS_KIB_MAX),
             of_peers: Semaphore::new(PROPOSALS_KIB_MAX),
             forwarded: Semaphore::new(FORWARDED_KIB_MAX),
         });
+        let version = env!("CARGO_PKG_VERSION");
+        wire.events.record(&Event::Started { replica: own, version, in_doubt });
         raft.run();
-        let places = Box::new(move |node: &trunkline_mesh::NodeId| {
-            let topology = mesh.topology();
-            topology
-                .node(node)
-                .map(|spec| Place { node: spec.id.clone(), datacenter: spec.datacenter.clone() })
-        });
-        let receiver = Receiver::new(raft.clone(), wire, snapshots, Arc::clone(&requests), places);
-        tokio::spawn(receiver.run(inbox));
+        tasks::spawn(clocks::watch(Arc::clone(&requests)));
+        let receiver = Receiver::new(raft.clone(), wire, snapshots, Arc::clone(&requests));
+        tasks::spawn(receiver.run(incoming));
         if in_doubt {
-            tokio::spawn(requests::trust_when_caught_up(
+            tasks::spawn(requests::trust_when_caught_up(
                 Arc::clone(&requests),
                 log,
                 vote.map_or(0, |vote| vote.leader_id.term),
             ));
         }
-        tokio::spawn(tell_of_leaders(Arc::clone(&requests)));
+        tasks::spawn(tell_of_leaders(Arc::clone(&requests)));
         let engine = Self { requests };
         engine.begin(founders, &place).await?;
         Ok(engine)
@@ -195,7 +206,7 @@ impl<D: Disk> Engine<D> {
                 let members = BTreeMap::from([(self.requests.wire.own, place.clone())]);
                 raft.initialize(members).await.map_err(StartError::engine)?;
             } else {
-                tokio::spawn(found(Arc::clone(&self.requests), founders, place.clone()));
+                tasks::spawn(found(Arc::clone(&self.requests), founders, place.clone()));
             }
         }
         Ok(())
@@ -264,6 +275,8 @@ impl<D: Disk> Engine<D> {
             snapshot: metrics.snapshot.as_ref().map(types::id_of),
             purged: metrics.purged.as_ref().map(types::id_of),
             in_doubt: self.requests.in_doubt(),
+            clocks_sure: self.requests.clocks_sure.load(Ordering::Relaxed),
+            leases: self.requests.leases.load(Ordering::Relaxed),
             stopped: metrics.running_state.as_ref().err().map(ToString::to_string),
             sent: self.requests.wire.outbox.sent(),
         }
@@ -290,7 +303,13 @@ impl<D: Disk> Engine<D> {
         self.requests.raft.trigger().snapshot().await.map_err(|error| error.to_string())
     }
 
+    /// Lines of the event log from a number on.
+    pub(super) fn events(&self, from: u64) -> Vec<Arc<str>> {
+        self.requests.wire.events.from(from)
+    }
+
     pub(super) async fn stop(&self) {
+        self.requests.wire.events.record(&Event::Stops);
         // It is stopped either way.
         let _ = self.requests.raft.shutdown().await;
     }
@@ -330,6 +349,9 @@ async fn tell_of_leaders<D: Disk>(requests: Arc<Requests<D>>) {
         };
         if leader != before {
             before = leader;
+            let place = leader.and_then(|leader| requests.place_of(leader));
+            let node = place.map(|place| place.node);
+            requests.wire.events.record(&Event::Leader { term, replica: leader, node });
             match leader {
                 Some(leader) if leader == requests.wire.own => tracing::info!(term, "this replica leads"),
                 Some(leader) => match requests.place_of(leader) {

@@ -18,6 +18,9 @@ pub enum Role {
 }
 
 impl Role {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Leader, Self::Candidate, Self::Follower, Self::Learner];
+
     /// Its name, for status and metrics.
     #[must_use]
     pub fn label(self) -> &'static str {
@@ -57,6 +60,11 @@ pub struct Status {
     pub purged: Option<EntryId>,
     /// What it acknowledged may be lost: it does not vote before it has caught up.
     pub in_doubt: bool,
+    /// The clock guard found no fault within the last minute.
+    pub clocks_sure: bool,
+    /// It gives leases: it leads, and has seen that its voters' clocks run as its own does. Otherwise a read that would do with
+    /// one asks a quorum.
+    pub leases: bool,
     /// Why the engine stopped, where it did.
     pub stopped: Option<String>,
     /// What it sent.

@@ -2,6 +2,7 @@
 
 use super::family::Spec;
 
+/// Statics of [`Spec`] by their names, and all of them as `ALL`.
 macro_rules! catalog {
     ($($name:ident = $kind:ident($text:literal, [$($label:literal),*], $help:literal);)*) => {
         $(pub(super) static $name: Spec = Spec::$kind(concat!("trunkline_", $text), &[$($label),*], $help);)*
@@ -9,6 +10,7 @@ macro_rules! catalog {
         pub(super) static ALL: &[&Spec] = &[$(&$name),*];
     };
 }
+pub(super) use catalog;
 
 catalog! {
     BUILD_INFO = gauge("build_info", ["version"],

@@ -8,7 +8,7 @@ use trunkline_mesh::stats::{DatacenterStats, LinkStatus};
 use trunkline_mesh::{Datacenter, FailReason, NodeId, Stats, Status};
 
 use super::catalog;
-use super::family::{Spec, float, seconds, signed_seconds};
+use super::family::{Spec, flag, float, seconds, signed_seconds};
 
 /// Where the numbers come from.
 pub(super) type Source = Box<dyn Fn() -> (Stats, Status) + Send + Sync>;
@@ -255,8 +255,4 @@ fn handshakes(stats: &Stats) -> Vec<MetricFamily> {
         catalog::ACCEPT_ERRORS.family().count(&[], stats.accept_errors).done(),
         catalog::ACKS_IGNORED.family().count(&[], stats.acks_ignored).done(),
     ]
-}
-
-fn flag(holds: bool) -> f64 {
-    if holds { 1.0 } else { 0.0 }
 }

@@ -165,3 +165,7 @@ pub(super) fn seconds(us: u64) -> f64 {
 pub(super) fn signed_seconds(us: i64) -> f64 {
     us as f64 / 1e6
 }
+
+pub(super) fn flag(holds: bool) -> f64 {
+    if holds { 1.0 } else { 0.0 }
+}

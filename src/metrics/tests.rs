@@ -6,6 +6,8 @@ use trunkline_mesh::stats::{DatacenterStats, DatacenterStatus, LinkStatus, Route
 use trunkline_mesh::{Datacenter, Incarnation, NodeId, Stats, Status};
 
 use super::Metrics;
+use crate::consensus::{Place, ReplicaId, Role, Sent};
+use crate::storage::EntryId;
 use exposition::{Family, Labels, parse};
 
 #[path = "../../tests/support/exposition.rs"]
@@ -112,8 +114,10 @@ fn every_family_exists_before_anything_is_counted() {
     let families = scrape(&idle());
     let described = Metrics::described();
     let expected: Vec<&str> = described.iter().map(|described| described.name).collect();
+    let own = |name: &&str| !name.starts_with("trunkline_replica_");
+    let expected: Vec<&str> = expected.into_iter().filter(own).collect();
     assert_eq!(families.keys().map(String::as_str).collect::<Vec<_>>(), expected);
-    for described in described {
+    for described in described.into_iter().filter(|described| own(&described.name)) {
         let family = &families[described.name];
         assert_eq!((family.kind.as_str(), family.help.as_str()), (described.kind, described.help));
         for (_, labels) in family.samples.keys() {
@@ -130,6 +134,48 @@ fn every_family_exists_before_anything_is_counted() {
         let name = "trunkline_messages_failed_total";
         assert_eq!(sample(&families, name, name, &labels), Some(0.0), "{reason:?}");
     }
+}
+
+#[test]
+fn a_replica_is_scraped_with_its_node() {
+    let (own, place) = (ReplicaId(7), Place { node: node("eu-1"), datacenter: dc("eu") });
+    let status_of = move || crate::consensus::Status {
+        replica: own,
+        role: Role::Follower,
+        term: 3,
+        leader: None,
+        voters: vec![(own, place.clone())],
+        learners: vec![],
+        last: Some(12),
+        committed: Some(EntryId { term: 3, index: 11 }),
+        applied: None,
+        snapshot: None,
+        purged: Some(EntryId { term: 1, index: 4 }),
+        in_doubt: false,
+        clocks_sure: true,
+        leases: false,
+        stopped: None,
+        sent: Sent { entries: BTreeMap::from([(dc("us"), 9)]), ..Sent::default() },
+    };
+    let stats = idle();
+    let metrics = Metrics::from_source(move || (stats.clone(), status())).with_replica(status_of);
+    let text = String::from_utf8(metrics.scrape().unwrap()).unwrap();
+    let families = parse(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
+    let described = Metrics::described();
+    let expected: Vec<&str> = described.iter().map(|described| described.name).collect();
+    assert_eq!(families.keys().map(String::as_str).collect::<Vec<_>>(), expected);
+    let value = |family: &str, labels: &[(&str, &str)]| {
+        let name = format!("trunkline_replica_{family}");
+        sample(&families, &name, &name, labels)
+    };
+    assert_eq!(value("role", &[("role", "follower")]), Some(1.0));
+    assert_eq!(value("role", &[("role", "leader")]), Some(0.0));
+    assert_eq!(value("members", &[("kind", "voter")]), Some(1.0));
+    assert_eq!(value("index", &[("of", "first")]), Some(5.0));
+    assert_eq!(value("index", &[("of", "committed")]), Some(11.0));
+    assert_eq!(value("index", &[("of", "applied")]), None);
+    assert_eq!(value("entries_sent_total", &[("datacenter", "us")]), Some(9.0));
+    assert_eq!(value("leader_known", &[]), Some(0.0));
 }
 
 #[test]

@@ -57,13 +57,23 @@ async fn route(facts: &Facts, request: Request<Incoming>) -> Result<Response<Bod
             Ok(written::answer(StatusCode::OK, &written::status(&facts.replica.status())))
         }
         (Method::GET, "/livez") => Ok(written::answer(StatusCode::OK, &json!({ "alive": true }))),
+        (Method::GET, "/v1/events") => {
+            let mut lines = String::new();
+            for line in facts.replica.events(number(&request, "from")?.unwrap_or(0)) {
+                lines.push_str(&line);
+                lines.push('\n');
+            }
+            Ok(written::respond(StatusCode::OK, "application/x-ndjson", lines.into()))
+        }
         (Method::GET, "/readyz") => {
             let ready = facts.replica.status().leader.is_some();
             let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
             Ok(written::answer(code, &json!({ "ready": ready })))
         }
         (_, "/v1/session" | "/v1/propose") => Ok(not_allowed(facts, "POST")),
-        (_, "/v1/log" | "/v1/digest" | "/v1/status" | "/livez" | "/readyz") => Ok(not_allowed(facts, "GET")),
+        (_, "/v1/log" | "/v1/events" | "/v1/digest" | "/v1/status" | "/livez" | "/readyz") => {
+            Ok(not_allowed(facts, "GET"))
+        }
         _ => Err(Error::new(StatusCode::NOT_FOUND, "no_such_path", "there is no such path")),
     }
 }

@@ -74,6 +74,8 @@ pub(super) fn status(status: &Status) -> Value {
         "applied_index": index(status.applied),
         "snapshot_index": index(status.snapshot),
         "in_doubt": status.in_doubt,
+        "clocks_sure": status.clocks_sure,
+        "leases": status.leases,
         "stopped": status.stopped,
         "sent": {
             "control": { "batches": status.sent.control.batches, "messages": status.sent.control.messages },

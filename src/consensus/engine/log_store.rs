@@ -8,6 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use tokio::sync::{Notify, oneshot};
 
+use super::super::event::Event;
+use super::super::events::Events;
+use super::super::tasks::blocking;
 use super::types::*;
 use crate::storage::{Disk, Done, Entry, Log, Recovered, StorageError};
 
@@ -29,6 +32,7 @@ struct Shared<D: Disk> {
     state: Mutex<State>,
     /// Rings when something became durable.
     durable: Arc<Notify>,
+    events: Events,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -47,7 +51,12 @@ impl<D: Disk> LogStore<D> {
     /// # Errors
     ///
     /// Where the log was written by somebody else: a vote that is none, an entry that cannot be read.
-    pub(super) fn new(log: Arc<Log<D>>, covered: Covered, found: &Recovered) -> io::Result<Self> {
+    pub(super) fn new(
+        log: Arc<Log<D>>,
+        covered: Covered,
+        found: &Recovered,
+        events: Events,
+    ) -> io::Result<Self> {
         let vote = match &found.vote {
             None => None,
             Some(bytes) => {
@@ -63,7 +72,7 @@ impl<D: Disk> LogStore<D> {
             }
         };
         let state = State { vote, committed: committed.map(log_id_of) };
-        let shared = Shared { log, covered, state: Mutex::new(state), durable: Arc::default() };
+        let shared = Shared { log, covered, state: Mutex::new(state), durable: Arc::default(), events };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -83,11 +92,7 @@ impl<D: Disk> LogStore<D> {
     async fn read(&self, from: u64, to: u64, bytes_max: usize) -> io::Result<Vec<EngineEntry>> {
         let shared = Arc::clone(&self.shared);
         let read = move || shared.log.read(from..to, bytes_max);
-        let entries = if self.shared.log.recent_from() <= from {
-            read()
-        } else {
-            tokio::task::spawn_blocking(read).await.map_err(io::Error::other)?
-        };
+        let entries = if self.shared.log.recent_from() <= from { read() } else { blocking(read).await? };
         entries.map_err(io::Error::other)?.iter().map(entry_of).collect()
     }
 }
@@ -139,6 +144,12 @@ impl<D: Disk> RaftLogStorage<Types> for LogStore<D> {
     async fn save_vote(&mut self, vote: &EngineVote) -> io::Result<()> {
         let bytes = vote_bytes(vote);
         self.done(|log, done| log.save_vote(bytes, done)).await?;
+        let of = vote.leader_id;
+        self.shared.events.record(&Event::VoteSaved {
+            term: of.term,
+            voted_for: of.voted_for,
+            leads: vote.committed,
+        });
         let mut state = self.state();
         assert!(
             state.vote.is_none_or(|before| before.leader_id.term <= vote.leader_id.term),

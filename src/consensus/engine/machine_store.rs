@@ -5,11 +5,14 @@ use std::sync::Arc;
 
 use futures_util::{Stream, StreamExt};
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine, SnapshotMeta};
-use tokio::sync::watch;
 
 use super::super::applied::SnapshotHead;
 use super::super::applier::Applier;
+use super::super::event::Event;
+use super::super::events::Events;
 use super::super::replica_id::{Place, ReplicaId};
+use super::super::tasks::blocking;
+use super::super::watch;
 use super::types::*;
 use crate::storage::{Disk, EntryId, Received, Snapshot, Snapshots};
 
@@ -44,6 +47,7 @@ pub(super) struct MachineStore<D: Disk> {
     applied: Option<LogId>,
     membership: EngineStored,
     progress: watch::Sender<Progress>,
+    events: Events,
     /// The engine's suite for stores leaves entries out.
     #[cfg(test)]
     pub(super) gaps: bool,
@@ -59,6 +63,7 @@ impl<D: Disk> MachineStore<D> {
         applier: Applier,
         snapshots: Arc<Snapshots<D>>,
         progress: watch::Sender<Progress>,
+        events: Events,
     ) -> io::Result<Self> {
         let mut store = Self {
             applier,
@@ -66,6 +71,7 @@ impl<D: Disk> MachineStore<D> {
             applied: None,
             membership: EngineStored::default(),
             progress,
+            events,
             #[cfg(test)]
             gaps: false,
         };
@@ -87,7 +93,8 @@ impl<D: Disk> MachineStore<D> {
 
     async fn restore(&mut self, snapshot: &Snapshot<D::File>) -> io::Result<()> {
         let mut reader = snapshot.reader();
-        let (head, reader) = blocking(move || Ok((SnapshotHead::read(&mut reader)?, reader))).await?;
+        let (head, reader) =
+            blocking(move || Ok::<_, io::Error>((SnapshotHead::read(&mut reader)?, reader))).await??;
         let last = head.last;
         if last != snapshot.last() {
             return Err(io::Error::new(
@@ -124,6 +131,11 @@ impl<D: Disk> RaftStateMachine<Types> for MachineStore<D> {
             let (entry, responder) = entry?;
             if let openraft::EntryPayload::Membership(membership) = &entry.payload {
                 self.membership = EngineStored::new(Some(entry.log_id), membership.clone());
+                self.events.record(&Event::Members {
+                    index: entry.log_id.index,
+                    voters: membership.voter_ids().collect(),
+                    learners: membership.learner_ids().collect(),
+                });
             }
             self.check_next(&entry.log_id);
             self.applied = Some(entry.log_id);
@@ -146,6 +158,7 @@ impl<D: Disk> RaftStateMachine<Types> for MachineStore<D> {
             applier: self.applier.clone(),
             snapshots: Arc::clone(&self.snapshots),
             progress: self.progress.clone(),
+            events: self.events.clone(),
         }
     }
 
@@ -160,7 +173,7 @@ impl<D: Disk> RaftStateMachine<Types> for MachineStore<D> {
             };
             snapshots.finish_received(received).map_err(io::Error::other)
         };
-        let snapshot = blocking(kept).await?;
+        let snapshot = blocking(kept).await??;
         if meta.last_log_id.as_ref().map(id_of) != Some(snapshot.last()) {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
@@ -169,15 +182,26 @@ impl<D: Disk> RaftStateMachine<Types> for MachineStore<D> {
         }
         let floor = snapshot.last().index + 1;
         self.progress.send_modify(|progress| progress.floor = floor);
-        self.restore(&snapshot).await
+        self.restore(&snapshot).await?;
+        self.events.record(&Event::SnapshotInstalled { index: snapshot.last().index });
+        Ok(())
     }
 
     async fn get_current_snapshot(&mut self) -> io::Result<Option<EngineSnapshot<D>>> {
-        let Some(newest) = self.snapshots.newest() else { return Ok(None) };
-        let mut reader = newest.reader();
-        let head = blocking(move || SnapshotHead::read(&mut reader)).await?;
-        Ok(Some(EngineSnapshot { meta: meta_of(&head)?, snapshot: SnapshotData::Own(newest) }))
+        newest_of(&self.snapshots).await
     }
+}
+
+async fn newest_of<D: Disk>(snapshots: &Snapshots<D>) -> io::Result<Option<EngineSnapshot<D>>> {
+    let Some(newest) = snapshots.newest() else { return Ok(None) };
+    let mut reader = newest.reader();
+    let head = blocking(move || SnapshotHead::read(&mut reader)).await??;
+    Ok(Some(EngineSnapshot { meta: meta_of(&head)?, snapshot: SnapshotData::Own(newest) }))
+}
+
+/// Before there is anything to be written.
+fn nothing<D: Disk>() -> EngineSnapshot<D> {
+    EngineSnapshot { meta: Meta::default(), snapshot: SnapshotData::Nothing }
 }
 
 fn copy_of<D: Disk>(snapshot: &Snapshot<D::File>, snapshots: &Snapshots<D>) -> io::Result<Received<D::File>> {
@@ -201,6 +225,7 @@ pub(super) struct Builder<D: Disk> {
     applier: Applier,
     snapshots: Arc<Snapshots<D>>,
     progress: watch::Sender<Progress>,
+    events: Events,
 }
 
 impl<D: Disk> RaftSnapshotBuilder<Types> for Builder<D> {
@@ -208,7 +233,7 @@ impl<D: Disk> RaftSnapshotBuilder<Types> for Builder<D> {
 
     async fn build_snapshot(&mut self) -> io::Result<EngineSnapshot<D>> {
         let Some((head, mut content)) = self.applier.snapshot().await? else {
-            return Ok(EngineSnapshot { meta: Meta::default(), snapshot: SnapshotData::Nothing });
+            return Ok(nothing());
         };
         let snapshots = Arc::clone(&self.snapshots);
         let meta = meta_of(&head)?;
@@ -225,13 +250,18 @@ impl<D: Disk> RaftSnapshotBuilder<Types> for Builder<D> {
                 }
             }
         };
-        let snapshot = blocking(written).await?;
+        let snapshot = match blocking(written).await.flatten() {
+            Ok(snapshot) => snapshot,
+            // The log goes on and is as good: it is only longer. The engine is told of the snapshot that there was, and asks again
+            // after as many entries.
+            Err(error) => {
+                tracing::error!(%error, "no snapshot can be written: the log keeps what would be in it");
+                self.events.record(&Event::SnapshotFailed { why: error.to_string() });
+                return Ok(newest_of(&self.snapshots).await?.unwrap_or_else(nothing));
+            }
+        };
         self.progress.send_modify(|progress| progress.snapshot = progress.snapshot.max(Some(last)));
+        self.events.record(&Event::SnapshotTaken { index: last.index });
         Ok(EngineSnapshot { meta, snapshot: SnapshotData::Own(snapshot) })
     }
-}
-
-/// Away from the thread that heartbeats are sent from.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
 }

@@ -26,11 +26,13 @@
 //! | 7    | snapshot | vote; last id; membership's id; membership text; total 8; offset 8; the rest of the message: bytes of the file |
 //! | 8    | got      | result 8: 0 go on, 1 installed, 2 begin again, 3 refused; offset 8; vote |
 //! | 9    | propose  | the encoded command |
-//! | 10   | proposed | result 8: 0 applied, 1 session expired, 2 answer forgotten, 3 not leader, 4 busy, 5 unknown; term 8; index 8; seq 8; committed id; the rest: the answer |
+//! | 10   | proposed | result 8: 0 applied, 1 session expired, 2 answer forgotten, 3 not leader, 4 busy, 5 unknown; term 8; index 8; seq 8; the leader's vote; what it knows to be committed, id; the rest: the answer |
 //! | 11   | barrier  | lease 8: 1 a lease will do |
 //! | 12   | passed   | result 8: 0 yes, 1 no; index id |
 //! | 13   | who      | |
 //! | 14   | i am     | founded 8: 1 the replica has a log or a membership |
+//! | 15   | time     | |
+//! | 16   | now      | wall clock at the node's start 8, µs since 1970; monotonic clock since then 8, µs |
 
 use std::fmt;
 
@@ -68,11 +70,13 @@ pub(super) enum Body {
     Snapshot(Part),
     Got { result: Got, offset: u64, vote: EngineVote },
     Propose(Bytes),
-    Proposed { result: Proposed, committed: Option<EntryId> },
+    Proposed { result: Proposed, committed: Option<(EngineVote, EntryId)> },
     Barrier { lease: bool },
     Passed { index: Option<Option<EntryId>> },
     Who,
     IAm { founded: bool },
+    Time,
+    Now { started_us: u64, passed_us: u64 },
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -219,7 +223,8 @@ impl Envelope {
                     Proposed::Unknown => (5, none, 0),
                 };
                 head.numbers([kind, id.term, id.index, seq]);
-                head.id(*committed);
+                head.vote(&committed.map_or(NO_VOTE, |(vote, _)| vote));
+                head.id(committed.map(|(_, last)| last));
             }
             Body::Barrier { lease } => head.number(u64::from(*lease)),
             Body::Passed { index } => {
@@ -228,6 +233,8 @@ impl Envelope {
             }
             Body::Who => {}
             Body::IAm { founded } => head.number(u64::from(*founded)),
+            Body::Time => {}
+            Body::Now { started_us, passed_us } => head.numbers([*started_us, *passed_us]),
         }
         let mut payload = Payload::from(head.0.freeze());
         rest.into_iter().for_each(|segment| payload.push(segment));
@@ -300,7 +307,8 @@ fn read_body(tag: u8, from: &mut Reader<'_>) -> Result<Body, MessageError> {
         9 => Body::Propose(from.rest()?),
         10 => {
             let [kind, term, index, seq] = from.numbers()?;
-            let committed = from.id()?;
+            let (vote, last) = (from.vote()?, from.id()?);
+            let committed = last.map(|last| (vote, last));
             let id = EntryId { term, index };
             let result = match kind {
                 0 => Proposed::Applied { id, answer: from.rest()? },
@@ -320,6 +328,11 @@ fn read_body(tag: u8, from: &mut Reader<'_>) -> Result<Body, MessageError> {
         }
         13 => Body::Who,
         14 => Body::IAm { founded: from.flag()? },
+        15 => Body::Time,
+        16 => {
+            let [started_us, passed_us] = from.numbers()?;
+            Body::Now { started_us, passed_us }
+        }
         _ => return Err(MessageError("its kind is not known")),
     })
 }
@@ -369,6 +382,8 @@ impl Body {
             Self::Passed { .. } => 12,
             Self::Who => 13,
             Self::IAm { .. } => 14,
+            Self::Time => 15,
+            Self::Now { .. } => 16,
         }
     }
 }
@@ -390,6 +405,8 @@ impl fmt::Display for Body {
             "passed",
             "who",
             "i am",
+            "time",
+            "now",
         ];
         f.write_str(names[usize::from(self.tag()) - 1])
     }
@@ -555,7 +572,7 @@ mod tests {
             Body::Propose(Bytes::from_static(b"command")),
             Body::Proposed {
                 result: Proposed::Applied { id, answer: Bytes::from_static(b"ok") },
-                committed: Some(id),
+                committed: Some((vote, id)),
             },
             Body::Proposed { result: Proposed::AnswerForgotten { id, seq: 4 }, committed: None },
             Body::Proposed { result: Proposed::NotLeader, committed: None },

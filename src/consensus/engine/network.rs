@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
@@ -19,8 +19,12 @@ use openraft::raft::{
 use tokio::time::{Instant, timeout};
 use trunkline_mesh::Lane;
 
+use super::super::event::Event;
+use super::super::events::Events;
 use super::super::replica_id::{Place, ReplicaId};
+use super::super::tasks::blocking;
 use super::calls::{Call, Calls};
+use super::clocks::OwnTime;
 use super::machine_store::SnapshotData;
 use super::message::{Append, Appended, Body, Envelope, Got, Part};
 use super::outbox::Outbox;
@@ -43,6 +47,10 @@ pub(super) struct Wire {
     pub(super) calls: Calls,
     /// How long an answer is waited for at most.
     pub(super) patience: Duration,
+    pub(super) time: OwnTime,
+    pub(super) events: Events,
+    /// The last term in which votes were asked for, and whether that was on trial: an event for all voters is enough.
+    pub(super) asked: Mutex<Option<(u64, bool)>>,
 }
 
 impl Wire {
@@ -60,6 +68,14 @@ impl Wire {
             _ => 0..0,
         };
         self.outbox.push(to, lane, self.patience, (envelope.encode(), entries))
+    }
+
+    fn asks_for_votes(&self, term: u64, trial: bool, transfer: bool) {
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        if asked.replace((term, trial)) != Some((term, trial)) {
+            let reason = if transfer { "the leader hands over" } else { "no leader is heard of" };
+            self.events.record(&Event::AsksForVotes { term, trial, reason });
+        }
     }
 
     /// Asks, and waits for one answer.
@@ -169,9 +185,17 @@ impl<D: Disk> Peer<D> {
         option: RPCOption,
     ) -> Result<VoteResponse<Types>, RPCError<Types>> {
         let last = rpc.last_log_id.as_ref().map(id_of);
+        let term = rpc.vote.leader_id.term;
+        self.wire.asks_for_votes(term, only_asked, rpc.leadership_transfer);
         let body = Body::Vote { vote: rpc.vote, last, only_asked, transfer: rpc.leadership_transfer };
         match self.ask(Lane::Control, body, &option).await? {
             Body::Voted { vote, last, granted } => {
+                self.wire.events.record(&Event::VoteReceived {
+                    term,
+                    trial: only_asked,
+                    from: self.replica,
+                    granted,
+                });
                 Ok(VoteResponse { vote, vote_granted: granted, last_log_id: last.map(log_id_of) })
             }
             _ => Err(broken("the answer to a vote is none")),
@@ -390,7 +414,7 @@ impl<D: Disk> Peer<D> {
         loop {
             while sent < total && sent - taken < PARTS_MAX * PART_BYTES as u64 {
                 let reader = Arc::clone(&file);
-                let read = tokio::task::spawn_blocking(move || reader.read_at(sent, PART_BYTES)).await;
+                let read = blocking(move || reader.read_at(sent, PART_BYTES)).await;
                 let bytes = read
                     .map_err(|error| failed(error.to_string()))?
                     .map_err(|error| failed(error.to_string()))?;

@@ -4,12 +4,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures_util::StreamExt;
-use openraft::raft::{AppendEntriesRequest, StreamAppendError, TransferLeaderRequest, VoteRequest};
+use openraft::raft::{
+    AppendEntriesRequest, StreamAppendError, TransferLeaderRequest, VoteRequest, VoteResponse,
+};
 use openraft::storage::SnapshotMeta;
 use tokio::sync::{Semaphore, mpsc};
-use trunkline_mesh::{Delivery, Inbox, Lane, NodeId};
+use trunkline_mesh::{Delivery, Lane, NodeId};
 
+use super::super::carrier::Incoming as FromMesh;
+use super::super::event::Event;
 use super::super::replica_id::{Place, ReplicaId};
+use super::super::tasks;
 use super::Raft;
 use super::machine_store::SnapshotData;
 use super::message::{Append, Appended, Body, Envelope, Got, Part};
@@ -21,24 +26,21 @@ use crate::storage::{Disk, Received, Snapshots};
 /// Questions of all peers that are being answered. More are dropped: who asked asks again.
 const QUESTIONS_MAX: usize = 4_096;
 
-/// Where a node of the mesh is, as long as it is in the topology.
-type Places = Box<dyn Fn(&NodeId) -> Option<Place> + Send>;
-
 pub(super) struct Receiver<D: Disk> {
     raft: Raft<D>,
     wire: Arc<Wire>,
     snapshots: Arc<Snapshots<D>>,
     requests: Arc<Requests<D>>,
-    places: Places,
-    /// One of each replica and lane.
-    streams: BTreeMap<(ReplicaId, Lane), Incoming>,
-    /// One of each replica.
-    parts: BTreeMap<ReplicaId, mpsc::Sender<(u64, Part)>>,
+    /// One of each node and lane: there are as many as the topology has, whatever replicas a peer makes up.
+    streams: BTreeMap<(NodeId, Lane), Incoming>,
+    /// One of each node.
+    parts: BTreeMap<NodeId, mpsc::Sender<(u64, Part)>>,
     questions: Arc<Semaphore>,
 }
 
 /// A stream of appends.
 struct Incoming {
+    from: ReplicaId,
     call: u64,
     next: u64,
     requests: mpsc::Sender<AppendEntriesRequest<Types>>,
@@ -50,14 +52,12 @@ impl<D: Disk> Receiver<D> {
         wire: Arc<Wire>,
         snapshots: Arc<Snapshots<D>>,
         requests: Arc<Requests<D>>,
-        places: Places,
     ) -> Self {
         Self {
             raft,
             wire,
             snapshots,
             requests,
-            places,
             streams: BTreeMap::new(),
             parts: BTreeMap::new(),
             questions: Arc::new(Semaphore::new(QUESTIONS_MAX)),
@@ -65,8 +65,8 @@ impl<D: Disk> Receiver<D> {
     }
 
     /// Until the mesh is closed.
-    pub(super) async fn run(mut self, mut inbox: Inbox) {
-        while let Some(delivery) = inbox.recv().await {
+    pub(super) async fn run(mut self, mut incoming: FromMesh) {
+        while let Some(delivery) = incoming.next().await {
             self.take(&delivery);
         }
     }
@@ -85,10 +85,10 @@ impl<D: Disk> Receiver<D> {
         if known.is_some_and(|known| known.node != delivery.origin) {
             return tracing::warn!(origin = %delivery.origin, replica = %envelope.from, "dropped: that replica is on another node");
         }
-        let Some(place) = (self.places)(&delivery.origin) else {
+        let Some(place) = self.wire.outbox.carrier().place(&delivery.origin) else {
             return tracing::debug!(origin = %delivery.origin, "dropped: it is in the topology no longer");
         };
-        self.wire.calls.heard(envelope.from, delivery.origin_incarnation);
+        self.wire.calls.heard(&delivery.origin, envelope.from, delivery.origin_incarnation);
         match envelope.body {
             Body::Append(append) => {
                 self.append(&place, delivery.lane, (envelope.from, envelope.call, envelope.seq), append)
@@ -100,12 +100,14 @@ impl<D: Disk> Receiver<D> {
             | Body::Got { .. }
             | Body::Proposed { .. }
             | Body::Passed { .. }
-            | Body::IAm { .. } => self.wire.calls.answer(envelope),
+            | Body::IAm { .. }
+            | Body::Now { .. } => self.wire.calls.answer(envelope),
             Body::Vote { .. }
             | Body::Transfer { .. }
             | Body::Propose(_)
             | Body::Barrier { .. }
-            | Body::Who => {
+            | Body::Who
+            | Body::Time => {
                 self.question(place, delivery.lane, envelope);
             }
         }
@@ -118,13 +120,13 @@ impl<D: Disk> Receiver<D> {
         (from, call, seq): (ReplicaId, u64, u64),
         append: Append,
     ) {
-        let key = (from, lane);
+        let key = (place.node.clone(), lane);
         if seq == 0 {
             let (requests, waiting) = mpsc::channel(2 * STREAM_APPENDS_MAX);
             // An older one ends when all that came by it is answered.
-            self.streams.insert(key, Incoming { call, next: 0, requests });
+            self.streams.insert(key.clone(), Incoming { from, call, next: 0, requests });
             let (raft, wire, place) = (self.raft.clone(), Arc::clone(&self.wire), place.clone());
-            tokio::spawn(answer_stream(raft, wire, place, (from, lane, call), waiting));
+            tasks::spawn(answer_stream(raft, wire, place, (from, lane, call), waiting));
         }
         let request = AppendEntriesRequest {
             vote: append.vote,
@@ -133,7 +135,10 @@ impl<D: Disk> Receiver<D> {
             leader_commit: append.committed.map(log_id_of),
         };
         let readable = request.entries.len() == append.entries.len();
-        let stream = self.streams.get_mut(&key).filter(|stream| stream.call == call && stream.next == seq);
+        let stream = self
+            .streams
+            .get_mut(&key)
+            .filter(|stream| (stream.from, stream.call, stream.next) == (from, call, seq));
         let taken = stream.is_some_and(|stream| {
             stream.next += 1;
             readable && stream.requests.try_send(request).is_ok()
@@ -153,14 +158,14 @@ impl<D: Disk> Receiver<D> {
     fn part(&mut self, place: &Place, from: ReplicaId, call: u64, part: Part) {
         if part.offset == 0 {
             let (parts, waiting) = mpsc::channel(16);
-            self.parts.insert(from, parts);
+            self.parts.insert(place.node.clone(), parts);
             let (raft, wire, place) = (self.raft.clone(), Arc::clone(&self.wire), place.clone());
-            tokio::spawn(take_snapshot(raft, wire, Arc::clone(&self.snapshots), (from, place), waiting));
+            tasks::spawn(take_snapshot(raft, wire, Arc::clone(&self.snapshots), (from, place), waiting));
         }
         let offset = part.offset;
-        let taken = self.parts.get(&from).is_some_and(|parts| parts.try_send((call, part)).is_ok());
+        let taken = self.parts.get(&place.node).is_some_and(|parts| parts.try_send((call, part)).is_ok());
         if !taken {
-            self.parts.remove(&from);
+            self.parts.remove(&place.node);
             let body = Body::Got { result: Got::Again, offset, vote: EngineVote::new(0, self.wire.own) };
             answer(&self.wire, place, Lane::Bulk, (from, call, offset), body);
         }
@@ -171,9 +176,9 @@ impl<D: Disk> Receiver<D> {
             return tracing::warn!(%place, what = %envelope.body, "dropped: too many questions are open");
         };
         let (raft, wire, requests) = (self.raft.clone(), Arc::clone(&self.wire), Arc::clone(&self.requests));
-        tokio::spawn(async move {
+        tasks::spawn(async move {
             let to = (envelope.from, envelope.call, 0);
-            if let Some(body) = answer_of(&raft, &requests, wire.own, envelope.body).await {
+            if let Some(body) = answer_of(&raft, &requests, &wire, envelope.from, envelope.body).await {
                 answer(&wire, &place, lane, to, body);
             }
             drop(permit);
@@ -214,43 +219,84 @@ async fn answer_stream<D: Disk>(
 async fn answer_of<D: Disk>(
     raft: &Raft<D>,
     requests: &Requests<D>,
-    own: ReplicaId,
+    wire: &Wire,
+    from: ReplicaId,
     body: Body,
 ) -> Option<Body> {
     match body {
         Body::Vote { vote, last, only_asked, transfer } => {
+            let term = vote.leader_id.term;
+            let tell = |granted, reason| {
+                wire.events.record(&Event::Asked { term, trial: only_asked, by: from, granted, reason });
+            };
             // What it acknowledged may be lost, or what it promised is not over: it makes no new promise.
-            if requests.in_doubt() || (!transfer && tokio::time::Instant::now() < requests.votes_from) {
+            if requests.in_doubt() {
+                tell(false, "what this node acknowledged before may be lost");
                 return None;
             }
-            let request =
-                VoteRequest { vote, last_log_id: last.map(log_id_of), leadership_transfer: transfer };
+            if !transfer && tokio::time::Instant::now() < requests.votes_from {
+                tell(false, "what this node promised a leader before its restart is not over");
+                return None;
+            }
+            let candidate = last.map(log_id_of);
+            let request = VoteRequest { vote, last_log_id: candidate, leadership_transfer: transfer };
             let response = if only_asked { raft.pre_vote(request).await } else { raft.vote(request).await };
             let response = response.ok()?;
             let last = response.last_log_id.as_ref().map(id_of);
+            tell(response.vote_granted, reason_of(&response, &vote, candidate.as_ref()));
             Some(Body::Voted { vote: response.vote, last, granted: response.vote_granted })
         }
         Body::Transfer { vote, last } => {
-            let request = TransferLeaderRequest::new(vote, own, last.map(log_id_of));
+            let request = TransferLeaderRequest::new(vote, wire.own, last.map(log_id_of));
             let done = raft.handle_transfer_leader(request).await.ok()?.is_ok();
             Some(Body::Transferred { done })
         }
         Body::Propose(command) => Some(requests.proposed_by_peer(command).await),
         Body::Barrier { lease } => Some(Body::Passed { index: requests.barrier_here(lease).await }),
         Body::Who => Some(Body::IAm { founded: requests.founded().await }),
+        Body::Time => Some(wire.time.now()),
         _ => None,
     }
 }
 
-/// Writes a snapshot as it comes, and has it installed.
+/// Why a vote was given or not.
+fn reason_of(response: &VoteResponse<Types>, asked: &EngineVote, candidate: Option<&LogId>) -> &'static str {
+    if response.vote_granted {
+        "nothing speaks against it"
+    } else if response.last_log_id.as_ref() > candidate {
+        "this node's log has more"
+    } else if response.vote.leader_id.term > asked.leader_id.term {
+        "this node is in a later term"
+    } else if response.vote.leader_id.term == asked.leader_id.term {
+        "this node voted for another one in this term"
+    } else {
+        "this node hears of a leader"
+    }
+}
+
+/// Writes a snapshot as it comes, and has it installed. What of one that broke off is on the disk is taken out.
 async fn take_snapshot<D: Disk>(
     raft: Raft<D>,
     wire: Arc<Wire>,
     snapshots: Arc<Snapshots<D>>,
+    from: (ReplicaId, Place),
+    parts: mpsc::Receiver<(u64, Part)>,
+) {
+    let mut received = None;
+    take_parts(raft, wire, &snapshots, from, parts, &mut received).await;
+    if let Some(left) = received {
+        let _ = tasks::blocking(move || snapshots.discard_received(left)).await;
+    }
+}
+
+async fn take_parts<D: Disk>(
+    raft: Raft<D>,
+    wire: Arc<Wire>,
+    snapshots: &Arc<Snapshots<D>>,
     (from, place): (ReplicaId, Place),
     mut parts: mpsc::Receiver<(u64, Part)>,
+    received: &mut Option<Received<D::File>>,
 ) {
-    let mut received: Option<Received<D::File>> = None;
     while let Some((call, part)) = parts.recv().await {
         let offset = part.offset;
         let tell = |result, offset, vote| {
@@ -261,13 +307,18 @@ async fn take_snapshot<D: Disk>(
         if offset != so_far || part.bytes.is_empty() || offset + part.bytes.len() as u64 > part.total {
             return tell(Got::Again, so_far, none);
         }
-        let (store, before, bytes) = (Arc::clone(&snapshots), received.take(), part.bytes.clone());
+        let (store, before, bytes) = (Arc::clone(snapshots), received.take(), part.bytes.clone());
         let write = move || {
             let mut received = before.map_or_else(|| store.begin_received(), Ok)?;
-            received.write(&bytes)?;
-            Ok::<_, crate::storage::StorageError>(received)
+            match received.write(&bytes) {
+                Ok(()) => Ok::<_, crate::storage::StorageError>(received),
+                Err(error) => {
+                    store.discard_received(received);
+                    Err(error)
+                }
+            }
         };
-        let file = match tokio::task::spawn_blocking(write).await {
+        let file = match tasks::blocking(write).await {
             Ok(Ok(file)) => file,
             Ok(Err(error)) => {
                 tracing::error!(%error, "a snapshot cannot be written");
@@ -277,7 +328,7 @@ async fn take_snapshot<D: Disk>(
         };
         let so_far = file.bytes();
         if so_far < part.total {
-            received = Some(file);
+            *received = Some(file);
             tell(Got::Next, so_far, none);
             continue;
         }
@@ -286,15 +337,17 @@ async fn take_snapshot<D: Disk>(
             .as_ref()
             .map(|(since, json)| super::super::applied::Membership { since: *since, json: json.clone() });
         let Ok(last_membership) = stored_of(membership.as_ref()) else {
+            *received = Some(file);
             return tell(Got::Refused, so_far, none);
         };
         // Nothing of the engine sees a snapshot that is damaged or another one than was said: that would end it.
-        let store = Arc::clone(&snapshots);
-        let checked = tokio::task::spawn_blocking(move || (store.last_of_received(&file), file)).await;
+        let store = Arc::clone(snapshots);
+        let checked = tasks::blocking(move || (store.last_of_received(&file), file)).await;
         let Ok((last, file)) = checked else { return };
         let fits = last.as_ref().ok() == part.last.as_ref();
         if !fits || part.last.is_some_and(|last| last.term > part.vote.leader_id.term) {
             tracing::error!(%place, "a snapshot came damaged, or is another one than was said: it is not taken");
+            *received = Some(file);
             return tell(Got::Refused, so_far, none);
         }
         let meta = SnapshotMeta { last_log_id: part.last.map(log_id_of), last_membership };

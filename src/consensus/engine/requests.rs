@@ -2,21 +2,24 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
-use openraft::raft::ReadPolicy;
-use tokio::sync::{Semaphore, oneshot, watch};
+use openraft::raft::{AppendEntriesRequest, ReadPolicy};
+use tokio::sync::{Semaphore, oneshot};
+use tokio::time::Instant;
 use trunkline_mesh::Lane;
 
 use super::super::applied::Answer;
 use super::super::clock::ClusterClock;
 use super::super::command::Command;
 use super::super::error::ProposeError;
+use super::super::event::Event;
 use super::super::replica_id::{Place, ReplicaId};
 use super::super::session::Refusal;
+use super::super::watch;
 use super::Raft;
 use super::machine_store::Progress;
 use super::message::{Body, Proposed};
@@ -38,8 +41,12 @@ pub(super) struct Requests<D: Disk> {
     pub(super) progress: watch::Receiver<Progress>,
     pub(super) clock: Arc<ClusterClock>,
     pub(super) in_doubt: AtomicBool,
+    /// The clock guard found no fault lately.
+    pub(super) clocks_sure: AtomicBool,
+    /// And has looked at all voters since this node leads: a lease can be relied on.
+    pub(super) leases: AtomicBool,
     /// Before that a vote could break what was promised before the start.
-    pub(super) votes_from: tokio::time::Instant,
+    pub(super) votes_from: Instant,
     /// Room for proposals of this node's clients, of its peers, and for those that go to another leader.
     pub(super) own: Semaphore,
     pub(super) of_peers: Semaphore,
@@ -50,6 +57,42 @@ impl<D: Disk> Requests<D> {
     /// What was acknowledged may be lost here: no votes.
     pub(super) fn in_doubt(&self) -> bool {
         self.in_doubt.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_running(&self) -> bool {
+        self.raft.metrics().borrow_watched().running_state.is_ok()
+    }
+
+    /// What a leader knows to be committed, and the vote by which it leads.
+    fn committed(&self) -> Option<(EngineVote, EntryId)> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let leads = metrics.state == openraft::ServerState::Leader && metrics.vote.committed;
+        let last = metrics.cluster_committed.as_ref().map(id_of);
+        last.filter(|_| leads).map(|last| (metrics.vote, last))
+    }
+
+    /// A leader's word of what is committed, come with an answer: the operation that was proposed is applied here without one
+    /// more way from there. It says what a heartbeat would, and no more.
+    async fn take_committed(&self, (vote, last): (EngineVote, EntryId)) {
+        let heartbeat = AppendEntriesRequest {
+            vote,
+            prev_log_id: None,
+            entries: Vec::new(),
+            leader_commit: Some(log_id_of(last)),
+        };
+        // Of an older leader it changes nothing, and the engine says so.
+        let _ = self.raft.append_entries(heartbeat).await;
+    }
+
+    /// The other voters, if this node leads.
+    pub(super) fn voters_led(&self) -> Option<Vec<(ReplicaId, Place)>> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let membership = metrics.membership_config.membership();
+        let others = membership.voter_ids().filter(|id| *id != self.wire.own);
+        let place = |id: ReplicaId| Some((id, membership.get_node(&id)?.clone()));
+        (metrics.state == openraft::ServerState::Leader).then(|| others.filter_map(place).collect())
     }
 
     /// Where a replica is, if it is known.
@@ -80,18 +123,25 @@ impl<D: Disk> Requests<D> {
         match asked.await {
             // It may be on its way.
             Err(why) => Err(ProposeError::Unknown { why }),
-            Ok((_, Body::Proposed { result, .. })) => match result {
-                Proposed::Applied { id, answer } => Ok(Answer { id, result: Ok(answer) }),
-                Proposed::SessionExpired { id } => Ok(Answer { id, result: Err(Refusal::SessionExpired) }),
-                Proposed::AnswerForgotten { id, seq } => {
-                    Ok(Answer { id, result: Err(Refusal::AnswerForgotten { seq }) })
+            Ok((_, Body::Proposed { result, committed })) => {
+                if let Some(committed) = committed {
+                    self.take_committed(committed).await;
                 }
-                Proposed::NotLeader => Err(ProposeError::NoLeader),
-                Proposed::Busy => Err(ProposeError::Busy),
-                Proposed::Unknown => Err(ProposeError::Unknown {
-                    why: format!("{place} lost its leadership while it was under way"),
-                }),
-            },
+                match result {
+                    Proposed::Applied { id, answer } => Ok(Answer { id, result: Ok(answer) }),
+                    Proposed::SessionExpired { id } => {
+                        Ok(Answer { id, result: Err(Refusal::SessionExpired) })
+                    }
+                    Proposed::AnswerForgotten { id, seq } => {
+                        Ok(Answer { id, result: Err(Refusal::AnswerForgotten { seq }) })
+                    }
+                    Proposed::NotLeader => Err(ProposeError::NoLeader),
+                    Proposed::Busy => Err(ProposeError::Busy),
+                    Proposed::Unknown => Err(ProposeError::Unknown {
+                        why: format!("{place} lost its leadership while it was under way"),
+                    }),
+                }
+            }
             Ok(_) => Err(ProposeError::Unknown { why: format!("{place} gave an answer that is none") }),
         }
     }
@@ -124,8 +174,7 @@ impl<D: Disk> Requests<D> {
             // A membership or a blank entry is the engine's own.
             _ => Proposed::NotLeader,
         };
-        let committed = self.progress.borrow().applied;
-        Body::Proposed { result, committed }
+        Body::Proposed { result, committed: self.committed() }
     }
 
     async fn forwarded_here(&self, command: Bytes) -> Proposed {
@@ -143,6 +192,7 @@ impl<D: Disk> Requests<D> {
 
     /// Up to which entry a reader must wait, if this node leads; `None` if it does not, or cannot be sure.
     pub(super) async fn barrier_here(&self, lease: bool) -> Option<Option<EntryId>> {
+        let lease = lease && self.leases.load(Ordering::Relaxed);
         let policy = if lease { ReadPolicy::LeaseRead } else { ReadPolicy::ReadIndex };
         let linearizer = self.raft.get_read_linearizer(policy).await.ok()?;
         Some(Some(id_of(linearizer.read_log_id().log_id())))
@@ -196,6 +246,7 @@ pub(super) async fn trust_when_caught_up<D: Disk>(requests: Arc<Requests<D>>, lo
     {
         requests.in_doubt.store(false, Ordering::Relaxed);
         requests.raft.runtime_config().elect(true);
+        requests.wire.events.record(&Event::CaughtUp);
         tracing::info!("this node has caught up: it votes again");
     }
 }

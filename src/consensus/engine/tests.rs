@@ -9,13 +9,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use openraft::StorageError;
 use openraft::entry::RaftEntry;
-use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
+use openraft::storage::{
+    IOFlushed, LogState, RaftLogReader, RaftLogStorage, RaftSnapshotBuilder, RaftStateMachine,
+};
 use openraft::testing::log::{StoreBuilder, Suite};
-use tokio::sync::watch;
 
 use super::super::applier::Applier;
 use super::super::clock::ClusterClock;
+use super::super::events::Events;
 use super::super::machine::StateMachine;
+use super::super::watch;
 use super::log_store::LogStore;
 use super::machine_store::{MachineStore, Progress};
 use super::types::*;
@@ -120,6 +123,36 @@ impl RaftLogStorage<Types> for FromAnywhere {
     }
 }
 
+#[tokio::test]
+async fn a_snapshot_that_cannot_be_written_ends_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("snapshots");
+    std::fs::create_dir(&path).unwrap();
+    let snapshots = Arc::new(Snapshots::open(Directory::new(path.clone()), "test").unwrap());
+    let applier = Applier::start(Nothing, Arc::new(ClusterClock::new(tokio::time::Instant::now()))).unwrap();
+    let (progress, _) = watch::channel(Progress::default());
+    let events = Events::in_memory();
+    let mut machine = MachineStore::open(applier.clone(), snapshots, progress, events.clone()).await.unwrap();
+    let apply = async |index| {
+        let command = super::super::command::Command::Nothing.encode();
+        applier.apply(vec![(EntryId { term: 1, index }, command)]).await.unwrap();
+    };
+    apply(0).await;
+    std::fs::remove_dir(&path).unwrap();
+    let mut builder = machine.get_snapshot_builder().await;
+    let failed = builder.build_snapshot().await.unwrap();
+    assert_eq!(failed.meta.last_log_id, None, "there is none yet");
+    assert!(events.from(0).last().unwrap().contains("snapshot_failed"));
+
+    std::fs::create_dir(&path).unwrap();
+    let first = builder.build_snapshot().await.unwrap();
+    assert_eq!(first.meta.last_log_id.map(|last| last.index), Some(0));
+    apply(1).await;
+    std::fs::rename(&path, directory.path().join("away")).unwrap();
+    let failed = builder.build_snapshot().await.unwrap();
+    assert_eq!(failed.meta.last_log_id.map(|last| last.index), Some(0), "it is the one before");
+}
+
 struct OnDisk;
 
 impl StoreBuilder<Types, FromAnywhere, MachineStore<Directory>, tempfile::TempDir> for OnDisk {
@@ -135,11 +168,13 @@ impl StoreBuilder<Types, FromAnywhere, MachineStore<Directory>, tempfile::TempDi
         let (log, found) = Log::open(sub("log"), identity, Options::new(1)).unwrap();
         let snapshots = Arc::new(Snapshots::open(sub("snapshots"), "suite").unwrap());
         // The suite purges what no snapshot has.
-        let log = LogStore::new(Arc::new(log), Box::new(|| Some(u64::MAX)), &found).unwrap();
+        let log =
+            LogStore::new(Arc::new(log), Box::new(|| Some(u64::MAX)), &found, Events::in_memory()).unwrap();
         let applier =
-            Applier::start(Nothing, Arc::new(ClusterClock::new(std::time::Instant::now()))).unwrap();
+            Applier::start(Nothing, Arc::new(ClusterClock::new(tokio::time::Instant::now()))).unwrap();
         let (progress, _) = watch::channel(Progress::default());
-        let mut machine = MachineStore::open(applier, snapshots, progress).await.unwrap();
+        let mut machine =
+            MachineStore::open(applier, snapshots, progress, Events::in_memory()).await.unwrap();
         machine.gaps = true;
         Ok((directory, FromAnywhere { log, first: Arc::default() }, machine))
     }
