@@ -6,6 +6,8 @@
 
 mod change;
 mod choose;
+mod consensus;
+mod field;
 mod lines;
 mod log;
 mod node;
@@ -29,6 +31,7 @@ pub(crate) use log::parse_level;
 pub use problem::{Problem, Problems};
 pub(crate) use reader::nearest;
 
+use crate::consensus::Timing;
 use node::Node;
 use reader::{Entry, Reader, Section};
 pub use security::Protection;
@@ -43,6 +46,7 @@ pub struct Config {
     path: PathBuf,
     topology: Arc<Topology>,
     settings: Settings,
+    timing: Timing,
     nodes: BTreeMap<NodeId, Local>,
     security: Security,
     log_level: Option<String>,
@@ -142,7 +146,7 @@ impl Config {
     /// What compresses bulk batches to other datacenters, as the file says it.
     #[must_use]
     pub fn second_stage(&self) -> &'static str {
-        settings::stage_name(self.settings.second_stage)
+        field::stage_name(self.settings.second_stage)
     }
 
     /// Where a node serves its admin API, if it does.
@@ -175,6 +179,12 @@ impl Config {
     pub fn data(&self, node: &NodeId) -> Option<PathBuf> {
         let data = self.nodes.get(node)?.data.as_ref()?;
         Some(self.path.parent().unwrap_or(Path::new("")).join(data))
+    }
+
+    /// How replicas behave.
+    #[must_use]
+    pub fn timing(&self) -> Timing {
+        self.timing
     }
 
     /// All replicas of the file.
@@ -242,10 +252,12 @@ impl Config {
 /// Walks the whole document, reporting as it goes. `None` only if something was reported.
 fn check(reader: &mut Reader<'_>, path: &Path, document: &toml::de::DeTable<'_>) -> Option<Config> {
     let root = Section::root(document);
-    reader.known_keys(&root, &["cluster", "security", "limits", "timers", "codec", "log", "node"]);
+    reader
+        .known_keys(&root, &["cluster", "security", "limits", "timers", "codec", "consensus", "log", "node"]);
     let cluster = cluster(reader, &root);
     let security = security::read(reader, &root);
     let settings = settings::read(reader, &root);
+    let timing = consensus::read(reader, &root);
     let log_level = log::read(reader, &root);
     let nodes = node::read_all(reader, &root);
     security::check(reader, &security, &nodes);
@@ -255,6 +267,7 @@ fn check(reader: &mut Reader<'_>, path: &Path, document: &toml::de::DeTable<'_>)
         path: path.to_owned(),
         topology: Arc::new(topology),
         settings: settings?,
+        timing: timing?,
         nodes,
         security,
         log_level,

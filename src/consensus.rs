@@ -4,8 +4,10 @@
 //! it replicated and committed; the applier's thread applies it to the state (`applied.rs`): a user's [`StateMachine`], the
 //! sessions that make proposals happen once, and a digest.
 
+mod access;
 mod applied;
 mod applier;
+mod carrier;
 mod clock;
 pub mod command;
 mod digest;
@@ -20,6 +22,8 @@ mod replica;
 mod replica_id;
 pub mod session;
 mod status;
+mod tasks;
+mod watch;
 
 pub use applied::Answer;
 pub use digest::Digest;

@@ -23,7 +23,7 @@ mod snapshots;
 mod writer;
 
 #[cfg(test)]
-mod faulty;
+pub(crate) mod faulty;
 #[cfg(test)]
 mod tests;
 
@@ -37,3 +37,5 @@ pub use recovery::{Recovered, Tail};
 pub use segment::Identity;
 pub use slot::SLOT_BYTES_MAX;
 pub use snapshots::{Reader, Received, Snapshot, Snapshots, Unfinished};
+#[cfg(test)]
+pub(crate) use writer::Writer;

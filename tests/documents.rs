@@ -10,6 +10,7 @@ use std::time::Duration;
 use support::exposition;
 use trunkline::config::Config;
 use trunkline::config::units::{parse_bytes, parse_duration};
+use trunkline::consensus::Timing;
 use trunkline::demo::ledger::Tally;
 use trunkline::demo::report::{Failover, Report, WanBytes};
 use trunkline::metrics::Metrics;
@@ -93,13 +94,18 @@ fn every_limit_and_timer_has_its_default_and_its_range() {
     let text = document("docs/operator.md");
     let defaults = Settings::default();
     let mut keys = BTreeSet::new();
-    for (table, heading) in [("limits", "### Limits"), ("timers", "### Timers")] {
+    for (table, heading) in
+        [("limits", "### Limits"), ("timers", "### Timers"), ("consensus", "### Replicas")]
+    {
         let rows = tables(&text, heading);
         for row in &rows {
             let (key, default) = (quoted(&row[0])[0], quoted(&row[1])[0]);
-            keys.insert(key.to_owned());
+            if table != "consensus" {
+                keys.insert(key.to_owned());
+            }
             let with_default = setting(table, key, default).unwrap_or_else(|error| panic!("{key}: {error}"));
-            assert_eq!(with_default.settings(), &defaults, "{key} has another default than {default}");
+            let same = with_default.settings() == &defaults && with_default.timing() == Timing::default();
+            assert!(same, "{key} has another default than {default}");
             let is_amount = |word: &&&str| word.starts_with(|c: char| c.is_ascii_digit());
             let (said_lower, upper) = row[2].split_once(" to ").unwrap_or_else(|| panic!("{key}: a range"));
             let lower = quoted(said_lower);
@@ -139,6 +145,7 @@ fn every_limit_and_timer_has_its_default_and_its_range() {
             assert_eq!(config.settings() == &defaults, value == default, "{key} {value}");
         }
     }
+    assert_eq!(tables(&text, "### Replicas").len(), format!("{:?}", Timing::default()).matches(": ").count());
     // The debug form names all fields.
     let debug = format!("{defaults:?}");
     let fields: BTreeSet<String> =

@@ -43,6 +43,7 @@ struct Plan {
     mesh: trunkline_mesh::Config,
     data: PathBuf,
     founders: Vec<NodeId>,
+    timing: Timing,
     api: Option<(SocketAddr, Protection)>,
 }
 
@@ -71,7 +72,8 @@ pub(super) async fn node(args: NodeCommand, log: &Log) -> Result<(), Failure> {
     let spec = plan.mesh.topology.node(&name).cloned();
     let (client, inbox) = join(plan.mesh).await?;
     let mesh = client.mesh().clone();
-    let replica = start(plan.data, plan.founders, client, inbox, &name).await?;
+    let config_of_replica = ReplicaConfig { data: plan.data, founders: plan.founders, timing: plan.timing };
+    let replica = start(config_of_replica, client, inbox, &name).await?;
     let admin = match (&config, &spec) {
         (Some(config), Some(spec)) => serve_admin_with(config, spec, &mesh, Some(replica.clone()))?,
         _ => None,
@@ -124,13 +126,11 @@ pub(super) async fn node(args: NodeCommand, log: &Log) -> Result<(), Failure> {
 }
 
 async fn start(
-    data: PathBuf,
-    founders: Vec<NodeId>,
+    config: ReplicaConfig,
     client: Client,
     inbox: Inbox,
     node: &NodeId,
 ) -> Result<Replica<KeyValue>, Failure> {
-    let config = ReplicaConfig { data, founders, timing: Timing::default() };
     Replica::start(config, KeyValue::default(), client, inbox, node).await.map_err(|error| match error {
         StartError::Storage(storage) => of_storage(&storage),
         StartError::State(error) => match error.get_ref().and_then(|inner| inner.downcast_ref()) {
@@ -186,6 +186,7 @@ fn of_file(config: &Config, spec: &NodeSpec) -> Result<Plan, Failure> {
         mesh: config.mesh(spec),
         data,
         founders: config.replicas().cloned().collect(),
+        timing: config.timing(),
         api: config.api(&spec.id).map(|address| (address, config.api_protection(&spec.id))),
     })
 }
@@ -210,7 +211,13 @@ fn dev(data: PathBuf, api: SocketAddr) -> Result<Plan, Failure> {
     let topology = Topology::new(ClusterId::new("dev").map_err(name)?, [spec]);
     let topology = topology.map_err(|error| Failure::Failed(error.to_string()))?;
     let mesh = trunkline_mesh::Config::new(Arc::new(topology), id.clone());
-    Ok(Plan { mesh, data, founders: vec![id], api: Some((api, Protection::Plaintext)) })
+    Ok(Plan {
+        mesh,
+        data,
+        founders: vec![id],
+        timing: Timing::default(),
+        api: Some((api, Protection::Plaintext)),
+    })
 }
 
 /// A directory that nobody wants to keep.

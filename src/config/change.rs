@@ -2,7 +2,7 @@
 
 use trunkline_mesh::NodeId;
 
-use super::{Config, settings};
+use super::{Config, consensus, settings};
 
 /// How one file differs from another, as seen by one node.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -28,12 +28,17 @@ impl Config {
                 let shown = |address: Option<std::net::SocketAddr>| {
                     address.map_or("none".to_owned(), |address| address.to_string())
                 };
+                let directory = |data: Option<std::path::PathBuf>| {
+                    data.map_or("none".to_owned(), |data| data.display().to_string())
+                };
                 let keys = [
                     ("dc", before.datacenter.to_string(), after.datacenter.to_string()),
                     ("roles", before.roles.to_string(), after.roles.to_string()),
                     ("address", shown(before.address), shown(after.address)),
                     ("listen", shown(self.listen(node)), shown(next.listen(node))),
                     ("admin", shown(self.admin(node)), shown(next.admin(node))),
+                    ("api", shown(self.api(node)), shown(next.api(node))),
+                    ("data", directory(self.data(node)), directory(next.data(node))),
                 ];
                 for (key, before, after) in keys.iter().filter(|(_, before, after)| before != after) {
                     found.refuse(&format!("{key} of node {node}"), before, after);
@@ -44,6 +49,9 @@ impl Config {
         found.lines.extend(settings::differences(&self.settings, &next.settings));
         for (key, before, after) in self.security.differences(&next.security) {
             found.refuse(&format!("security.{key}"), before, after);
+        }
+        for (key, before, after) in consensus::differences(self.timing, next.timing) {
+            found.refuse(&format!("consensus.{key}"), before, after);
         }
         if self.log_level != next.log_level {
             let shown = |level: &Option<String>| level.clone().unwrap_or_else(|| "default".to_owned());
@@ -123,5 +131,16 @@ mod tests {
             "security.admin_tls (false -> true)",
         ];
         assert_eq!(difference(&[], security).refused, named);
+        let replica = |data: &str, api: &str| {
+            let text = BASE.replace("[\"member\"]", "[\"origin\", \"member\"]");
+            let text = text.replace("admin", &format!("data = \"{data}\"\napi = \"{api}\"\nadmin"));
+            Config::parse(Path::new("t.toml"), text.as_bytes()).unwrap()
+        };
+        let found =
+            replica("a", "127.0.0.1:7").difference(&replica("b", "127.0.0.1:9"), &NodeId::new("m").unwrap());
+        assert_eq!(found.refused, ["api of node m (127.0.0.1:7 -> 127.0.0.1:9)", "data of node m (a -> b)"]);
+        let consensus = "[consensus]\nelection = \"3 s\"\nsnapshot_entries = 7\n";
+        let named = ["consensus.election (1 s -> 3 s)", "consensus.snapshot_entries (100000 -> 7)"];
+        assert_eq!(difference(&[], consensus).refused, named);
     }
 }

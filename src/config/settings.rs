@@ -2,34 +2,15 @@
 
 use std::time::Duration;
 
-use trunkline_mesh::{Settings, SettingsError, Stage};
+use trunkline_mesh::{Settings, SettingsError};
 
+use super::field::{Field, HOUR, MINUTE, MS};
 use super::reader::{Entry, Reader, Section};
-use super::units::{parse_bytes, parse_duration, show_bytes, show_duration};
 
-/// Where a value goes, and with it how it is written.
-#[derive(Clone, Copy)]
-enum Field {
-    /// An integer of bytes, or a text such as `16 MiB`; from 1 to [`BYTES_MAX`].
-    Bytes(fn(&mut Settings) -> &mut usize),
-    /// A whole number from the first to the second.
-    Count(fn(&mut Settings) -> &mut usize, usize, usize),
-    /// A whole number from 1 to the given one.
-    Rate(fn(&mut Settings) -> &mut u32, u32),
-    /// A text such as `500 ms`; from the first to the second.
-    Time(fn(&mut Settings) -> &mut Duration, Duration, Duration),
-    /// One of [`STAGES`].
-    Stage(fn(&mut Settings) -> &mut Stage),
-}
+/// What a field is called in its table, and the field.
+type Key = (&'static str, Field<Settings>);
 
-const BYTES_MAX: u64 = 1 << 40;
-const MS: Duration = Duration::from_millis(1);
-const MINUTE: Duration = Duration::from_secs(60);
-const HOUR: Duration = Duration::from_secs(3600);
-
-const STAGES: [(&str, Stage); 3] = [("none", Stage::None), ("lz4", Stage::Lz4), ("zstd", Stage::Zstd)];
-
-const LIMITS: [(&str, Field); 14] = [
+const LIMITS: [Key; 14] = [
     ("message_bytes_max", Field::Bytes(|s| &mut s.message_bytes_max)),
     ("frame_bytes_max", Field::Bytes(|s| &mut s.frame_bytes_max)),
     ("run_bytes_max", Field::Bytes(|s| &mut s.run_bytes_max)),
@@ -46,7 +27,7 @@ const LIMITS: [(&str, Field); 14] = [
     ("accepts_per_second", Field::Rate(|s| &mut s.accepts_per_second, 1_000_000)),
 ];
 
-const TIMERS: [(&str, Field); 12] = [
+const TIMERS: [Key; 12] = [
     ("message_deadline", Field::Time(|s| &mut s.message_deadline, MS, HOUR)),
     ("handshake_timeout", Field::Time(|s| &mut s.handshake_timeout, MS, MINUTE)),
     ("ping_interval", Field::Time(|s| &mut s.ping_interval, MS, MINUTE)),
@@ -61,12 +42,7 @@ const TIMERS: [(&str, Field); 12] = [
     ("drain_timeout", Field::Time(|s| &mut s.drain_timeout, Duration::ZERO, MINUTE)),
 ];
 
-const CODEC: [(&str, Field); 1] = [("second_stage", Field::Stage(|s| &mut s.second_stage))];
-
-/// How the file says a stage.
-pub(super) fn stage_name(stage: Stage) -> &'static str {
-    STAGES.into_iter().find(|(_, of)| *of == stage).map_or("unknown", |(name, _)| name)
-}
+const CODEC: [Key; 1] = [("second_stage", Field::Stage(|s| &mut s.second_stage))];
 
 /// A line per field that differs.
 pub(super) fn differences(before: &Settings, after: &Settings) -> Vec<String> {
@@ -84,7 +60,7 @@ pub(super) fn differences(before: &Settings, after: &Settings) -> Vec<String> {
 }
 
 /// Every field, by table.
-fn tables() -> [(&'static str, &'static [(&'static str, Field)]); 3] {
+fn tables() -> [(&'static str, &'static [Key]); 3] {
     [("limits", &LIMITS), ("timers", &TIMERS), ("codec", &CODEC)]
 }
 
@@ -159,107 +135,9 @@ fn contradiction(
     reader.report(&entry, "contradicts another limit", &remedy);
 }
 
-impl Field {
-    /// A value as people write it.
-    fn show(self, settings: &mut Settings) -> String {
-        match self {
-            Self::Bytes(place) => show_bytes(u64::try_from(*place(settings)).unwrap_or(u64::MAX)),
-            Self::Count(place, ..) => place(settings).to_string(),
-            Self::Rate(place, _) => place(settings).to_string(),
-            Self::Time(place, ..) => show_duration(*place(settings)),
-            Self::Stage(place) => stage_name(*place(settings)).to_owned(),
-        }
-    }
-
-    /// Checks a value and puts it in its place; `None` after reporting.
-    fn read(self, reader: &mut Reader<'_>, entry: &Entry<'_>, settings: &mut Settings) -> Option<()> {
-        match self {
-            Self::Bytes(place) => {
-                let bytes = bytes(reader, entry)?;
-                let bytes = usize::try_from(bytes).ok().filter(|_| (1..=BYTES_MAX).contains(&bytes));
-                let remedy = || format!("use at least 1 B and at most {}", show_bytes(BYTES_MAX));
-                *place(settings) = or_report(reader, entry, bytes, remedy)?;
-            }
-            Self::Count(place, min, max) => {
-                let count = integer(reader, entry, "an integer such as 1024")?;
-                let count = usize::try_from(count).ok().filter(|count| (min..=max).contains(count));
-                *place(settings) =
-                    or_report(reader, entry, count, || format!("use at least {min} and at most {max}"))?;
-            }
-            Self::Rate(place, max) => {
-                let rate = integer(reader, entry, "an integer such as 200")?;
-                let rate = u32::try_from(rate).ok().filter(|rate| (1..=max).contains(rate));
-                *place(settings) =
-                    or_report(reader, entry, rate, || format!("use at least 1 and at most {max}"))?;
-            }
-            Self::Time(place, min, max) => {
-                let Some(text) = entry.value.and_then(|value| value.as_str()) else {
-                    reader.wrong_type(entry, "a text with a unit such as \"500 ms\"");
-                    return None;
-                };
-                let time = match parse_duration(text) {
-                    Ok(time) => Some(time).filter(|time| (min..=max).contains(time)),
-                    Err(error) => {
-                        reader.report_error(entry, &error.to_string());
-                        return None;
-                    }
-                };
-                let remedy =
-                    || format!("use at least {} and at most {}", show_duration(min), show_duration(max));
-                *place(settings) = or_report(reader, entry, time, remedy)?;
-            }
-            Self::Stage(place) => {
-                let Some(text) = entry.value.and_then(|value| value.as_str()) else {
-                    reader.wrong_type(entry, "a text such as \"lz4\"");
-                    return None;
-                };
-                let stage = STAGES.into_iter().find(|(name, _)| *name == text).map(|(_, stage)| stage);
-                if stage.is_none() {
-                    reader.report(entry, "unknown second stage", "use \"none\", \"lz4\" or \"zstd\"");
-                }
-                *place(settings) = stage?;
-            }
-        }
-        Some(())
-    }
-}
-
-fn or_report<T>(
-    reader: &mut Reader<'_>,
-    entry: &Entry<'_>,
-    value: Option<T>,
-    remedy: impl Fn() -> String,
-) -> Option<T> {
-    if value.is_none() {
-        reader.report(entry, "out of range", &remedy());
-    }
-    value
-}
-
-fn bytes(reader: &mut Reader<'_>, entry: &Entry<'_>) -> Option<u64> {
-    let Some(text) = entry.value.and_then(|value| value.as_str()) else {
-        return integer(reader, entry, "bytes as an integer, or a text with a unit such as \"16 MiB\"");
-    };
-    match parse_bytes(text) {
-        Ok(bytes) => Some(bytes),
-        Err(error) => {
-            reader.report_error(entry, &error.to_string());
-            None
-        }
-    }
-}
-
-/// Negative and overlong integers become one that is in no range.
-fn integer(reader: &mut Reader<'_>, entry: &Entry<'_>, expected: &str) -> Option<u64> {
-    let Some(integer) = entry.value.and_then(|value| value.as_integer()) else {
-        reader.wrong_type(entry, expected);
-        return None;
-    };
-    Some(u64::from_str_radix(integer.as_str(), integer.radix()).unwrap_or(u64::MAX))
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::field::{BYTES_MAX, STAGES};
     use super::*;
 
     #[test]
@@ -269,6 +147,7 @@ mod tests {
             let in_range = match *field {
                 Field::Bytes(place) => (1..=BYTES_MAX).contains(&(*place(&mut settings) as u64)),
                 Field::Count(place, min, max) => (min..=max).contains(place(&mut settings)),
+                Field::Long(place, min, max) => (min..=max).contains(place(&mut settings)),
                 Field::Rate(place, max) => (1..=max).contains(place(&mut settings)),
                 Field::Time(place, min, max) => (min..=max).contains(place(&mut settings)),
                 Field::Stage(place) => STAGES.iter().any(|(_, stage)| stage == place(&mut settings)),

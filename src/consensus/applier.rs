@@ -4,10 +4,10 @@ use std::any::Any;
 use std::fmt;
 use std::io::{self, Read};
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::applied::{Answer, Applied, SnapshotHead};
 use super::clock::ClusterClock;
@@ -35,7 +35,7 @@ impl fmt::Debug for Applier {
 
 type Look = Box<dyn FnOnce(&dyn Any) + Send>;
 
-enum Task {
+pub(super) enum Task {
     Apply(Vec<(EntryId, Bytes)>, oneshot::Sender<io::Result<Vec<Answer>>>),
     Snapshot(oneshot::Sender<io::Result<Option<(SnapshotHead, Content)>>>),
     Restore(SnapshotHead, Content, oneshot::Sender<io::Result<()>>),
@@ -49,11 +49,19 @@ impl Applier {
     ///
     /// What the system says.
     pub(super) fn start<M: StateMachine>(machine: M, clock: Arc<ClusterClock>) -> io::Result<Self> {
+        let (applier, mut worker) = Self::new(machine, clock);
+        std::thread::Builder::new().name("apply".to_owned()).spawn(move || {
+            while let Some(task) = worker.waiting.blocking_recv() {
+                worker.work(task);
+            }
+        })?;
+        Ok(applier)
+    }
+
+    /// The same without a thread: whoever has the worker is the thread.
+    pub(super) fn new<M: StateMachine>(machine: M, clock: Arc<ClusterClock>) -> (Self, Worker<M>) {
         let (tasks, waiting) = mpsc::channel(TASKS_MAX);
-        std::thread::Builder::new()
-            .name("apply".to_owned())
-            .spawn(move || run(Applied::new(machine), &clock, waiting))?;
-        Ok(Self { tasks })
+        (Self { tasks }, Worker { state: Applied::new(machine), clock, waiting })
     }
 
     /// Applies entries, given as encoded commands; one answer each.
@@ -114,16 +122,24 @@ impl Applier {
     }
 }
 
-fn run<M: StateMachine>(mut state: Applied<M>, clock: &ClusterClock, mut tasks: mpsc::Receiver<Task>) {
-    // Who asked may be gone: then nobody wants the answer.
-    while let Some(task) = tasks.blocking_recv() {
+/// The only one who changes the state.
+pub(super) struct Worker<M> {
+    pub(super) state: Applied<M>,
+    clock: Arc<ClusterClock>,
+    pub(super) waiting: mpsc::Receiver<Task>,
+}
+
+impl<M: StateMachine> Worker<M> {
+    pub(super) fn work(&mut self, task: Task) {
+        let state = &mut self.state;
+        // Who asked may be gone: then nobody wants the answer.
         match task {
-            Task::Apply(entries, answer) => drop(answer.send(apply(&mut state, entries))),
-            Task::Snapshot(answer) => drop(answer.send(snapshot(&state))),
+            Task::Apply(entries, answer) => drop(answer.send(apply(state, entries))),
+            Task::Snapshot(answer) => drop(answer.send(snapshot(state))),
             Task::Restore(head, content, answer) => drop(answer.send(state.restore(head, content))),
-            Task::Look(look) => look(&state),
+            Task::Look(look) => look(state),
         }
-        clock.observe(state.time, Instant::now());
+        self.clock.observe(self.state.time, Instant::now());
     }
 }
 
@@ -135,7 +151,7 @@ fn apply<M: StateMachine>(state: &mut Applied<M>, entries: Vec<(EntryId, Bytes)>
     entries.into_iter().map(apply).collect()
 }
 
-fn snapshot<M: StateMachine>(state: &Applied<M>) -> io::Result<Option<(SnapshotHead, Content)>> {
+pub(super) fn snapshot<M: StateMachine>(state: &Applied<M>) -> io::Result<Option<(SnapshotHead, Content)>> {
     let Some(head) = state.head() else { return Ok(None) };
     Ok(Some((head, Box::new(state.machine.snapshot()?))))
 }

@@ -1,7 +1,9 @@
 //! Cluster time: stamped into entries by leaders. What is applied never goes back, and is the same on every replica.
 
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 /// This node's reading of it: the last stamp that was applied, and what passed since then by the monotonic clock. It begins
 /// with 0 when the cluster is founded, and stands still while nobody runs.

@@ -15,6 +15,8 @@ mod outbox;
 mod receiver;
 mod requests;
 #[cfg(test)]
+mod simulation;
+#[cfg(test)]
 mod tests;
 mod types;
 
@@ -26,8 +28,8 @@ use std::time::Duration;
 
 use openraft::async_runtime::WatchReceiver;
 use openraft::{SnapshotPolicy, StepDownPolicy};
-use tokio::sync::{Semaphore, watch};
-use trunkline_mesh::{Client, Inbox, Lane};
+use tokio::sync::Semaphore;
+use trunkline_mesh::Lane;
 
 use self::calls::Calls;
 use self::clocks::OwnTime;
@@ -41,12 +43,14 @@ use self::requests::{FORWARDED_KIB_MAX, PROPOSALS_KIB_MAX, Requests};
 use self::types::Types;
 use super::applied::Answer;
 use super::applier::Applier;
+use super::carrier::{Carrier, Incoming};
 use super::clock::ClusterClock;
 use super::error::{MemberError, ProposeError, StartError};
 use super::event::Event;
 use super::events::Events;
 use super::replica_id::{Place, ReplicaId};
 use super::status::{Role, Status};
+use super::{tasks, watch};
 use crate::storage::{Disk, EntryId, Log, Recovered, Snapshots};
 
 pub use machine_store::Progress;
@@ -93,8 +97,8 @@ pub(super) struct Parts<D: Disk> {
     pub(super) applier: Applier,
     pub(super) clock: Arc<ClusterClock>,
     pub(super) events: Events,
-    pub(super) client: Client,
-    pub(super) inbox: Inbox,
+    pub(super) carrier: Arc<dyn Carrier>,
+    pub(super) incoming: Incoming,
 }
 
 /// An engine that runs. Clones are the same.
@@ -123,8 +127,8 @@ impl<D: Disk> Engine<D> {
             applier,
             clock,
             events,
-            client,
-            inbox,
+            carrier,
+            incoming,
         } = parts;
         let config = Arc::new(config_of(cluster, timing)?);
         let covered = Arc::clone(&snapshots);
@@ -132,10 +136,9 @@ impl<D: Disk> Engine<D> {
         let store = LogStore::new(Arc::clone(&log), covered, &found, events.clone())?;
         let (tell, progress) = watch::channel(Progress::default());
         let machine = MachineStore::open(applier, Arc::clone(&snapshots), tell, events.clone()).await?;
-        let mesh = client.mesh().clone();
         let wire = Arc::new(Wire {
             own,
-            outbox: Outbox::new(client),
+            outbox: Outbox::new(carrier),
             calls: Calls::new(fastrand::u64(..)),
             patience: timing.patience,
             time: OwnTime::begin(),
@@ -167,23 +170,17 @@ impl<D: Disk> Engine<D> {
         let version = env!("CARGO_PKG_VERSION");
         wire.events.record(&Event::Started { replica: own, version, in_doubt });
         raft.run();
-        tokio::spawn(clocks::watch(Arc::clone(&requests)));
-        let places = Box::new(move |node: &trunkline_mesh::NodeId| {
-            let topology = mesh.topology();
-            topology
-                .node(node)
-                .map(|spec| Place { node: spec.id.clone(), datacenter: spec.datacenter.clone() })
-        });
-        let receiver = Receiver::new(raft.clone(), wire, snapshots, Arc::clone(&requests), places);
-        tokio::spawn(receiver.run(inbox));
+        tasks::spawn(clocks::watch(Arc::clone(&requests)));
+        let receiver = Receiver::new(raft.clone(), wire, snapshots, Arc::clone(&requests));
+        tasks::spawn(receiver.run(incoming));
         if in_doubt {
-            tokio::spawn(requests::trust_when_caught_up(
+            tasks::spawn(requests::trust_when_caught_up(
                 Arc::clone(&requests),
                 log,
                 vote.map_or(0, |vote| vote.leader_id.term),
             ));
         }
-        tokio::spawn(tell_of_leaders(Arc::clone(&requests)));
+        tasks::spawn(tell_of_leaders(Arc::clone(&requests)));
         let engine = Self { requests };
         engine.begin(founders, &place).await?;
         Ok(engine)
@@ -209,7 +206,7 @@ impl<D: Disk> Engine<D> {
                 let members = BTreeMap::from([(self.requests.wire.own, place.clone())]);
                 raft.initialize(members).await.map_err(StartError::engine)?;
             } else {
-                tokio::spawn(found(Arc::clone(&self.requests), founders, place.clone()));
+                tasks::spawn(found(Arc::clone(&self.requests), founders, place.clone()));
             }
         }
         Ok(())

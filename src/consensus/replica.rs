@@ -4,15 +4,16 @@ use std::marker::PhantomData;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio::sync::{oneshot, watch};
-use tokio::time::timeout;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
 use trunkline_mesh::{Client, Inbox, NodeId};
 
+use super::access::Access;
 use super::applied::Answer;
 use super::applier::Applier;
+use super::carrier::incoming;
 use super::clock::ClusterClock;
 use super::command::{Command, Request};
 use super::digest::Digest;
@@ -22,6 +23,7 @@ use super::events::Events;
 use super::machine::StateMachine;
 use super::replica_id::{Place, ReplicaId};
 use super::status::Status;
+use super::watch;
 use crate::storage::{DataDirectory, Directory, EntryId, Identity, Log, Options, Snapshots};
 
 /// The longest operation, B: an append of it fits into a message of the mesh, whatever else is in it.
@@ -91,23 +93,18 @@ pub enum FollowError {
 
 /// A replica that runs. Clones are the same; it stops when [`stop`](Self::stop) is called or the last one is dropped.
 pub struct Replica<M> {
-    shared: Arc<Shared>,
-    machine: PhantomData<fn() -> M>,
+    shared: Arc<Shared<M>>,
 }
 
 impl<M> Clone for Replica<M> {
     fn clone(&self) -> Self {
-        Self { shared: Arc::clone(&self.shared), machine: PhantomData }
+        Self { shared: Arc::clone(&self.shared) }
     }
 }
 
-struct Shared {
-    engine: Engine<Directory>,
-    applier: Applier,
-    clock: Arc<ClusterClock>,
-    log: Arc<Log<Directory>>,
+struct Shared<M> {
+    access: Access<M, Directory>,
     client: Client,
-    patience: Duration,
     /// Dropped or sent to, the engine's thread ends.
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -115,7 +112,7 @@ struct Shared {
     _data: DataDirectory,
 }
 
-impl Drop for Shared {
+impl<M> Drop for Shared<M> {
     fn drop(&mut self) {
         drop(self.stop.take());
         // On the engine's own thread there is nobody to be waited for.
@@ -174,8 +171,8 @@ impl<M: StateMachine> Replica<M> {
             applier: applier.clone(),
             clock: Arc::clone(&clock),
             events: Events::open(data.sub_directory("events")?.path())?,
-            client: client.clone(),
-            inbox,
+            carrier: Arc::new(client.clone()),
+            incoming: incoming(inbox),
         };
         let (stop, stopped) = oneshot::channel::<()>();
         let (tell, started) = oneshot::channel();
@@ -195,18 +192,15 @@ impl<M: StateMachine> Replica<M> {
         })?;
         let gone = || StartError::Engine { why: "its thread ended".to_owned() };
         let engine = started.await.map_err(|_| gone())??;
+        let patience = config.timing.patience;
         let shared = Shared {
-            engine,
-            applier,
-            clock,
-            log,
+            access: Access { engine, applier, clock, log, patience, machine: PhantomData },
             client,
-            patience: config.timing.patience,
             stop: Some(stop),
             thread: Some(thread),
             _data: data,
         };
-        Ok(Self { shared: Arc::new(shared), machine: PhantomData })
+        Ok(Self { shared: Arc::new(shared) })
     }
 
     /// Opens a session: proposals in it are applied once, however often they are made.
@@ -215,10 +209,7 @@ impl<M: StateMachine> Replica<M> {
     ///
     /// [`ProposeError`]. One that is not definite may leave a session behind that nobody uses.
     pub async fn open_session(&self) -> Result<u64, ProposeError> {
-        let command = Command::OpensSession { time: self.now() }.encode();
-        // Nothing is harmed by a second one.
-        let answer = self.persist(command, true).await?;
-        Ok(answer.id.index)
+        self.shared.access.open_session().await
     }
 
     /// Has an operation replicated and applied, from whatever node this is. Within a session it is tried again as long as
@@ -228,51 +219,7 @@ impl<M: StateMachine> Replica<M> {
     ///
     /// [`ProposeError`], which says whether that is definite.
     pub async fn propose(&self, request: Option<Request>, operation: Bytes) -> Result<Answer, ProposeError> {
-        if operation.len() > OPERATION_BYTES_MAX {
-            return Err(ProposeError::TooLarge { bytes: operation.len(), bytes_max: OPERATION_BYTES_MAX });
-        }
-        let command = Command::Operation { request, time: self.now(), body: operation };
-        self.persist(command.encode(), request.is_some()).await
-    }
-
-    /// Proposes until there is an answer, or patience ends.
-    async fn persist(&self, command: Bytes, again: bool) -> Result<Answer, ProposeError> {
-        let engine = &self.shared.engine;
-        let patience = self.shared.patience;
-        let deadline = tokio::time::Instant::now() + patience;
-        let mut outcome = ProposeError::NoLeader;
-        loop {
-            let left = deadline.saturating_duration_since(tokio::time::Instant::now());
-            if left.is_zero() {
-                return Err(outcome);
-            }
-            let asked = timeout(left, engine.propose(command.clone(), left)).await;
-            let error = match asked {
-                // A refusal says nothing of the try before, whose outcome is not known.
-                Ok(Ok(Answer { result: Err(refusal), .. })) if !outcome.is_definite() => {
-                    return Err(ProposeError::Unknown {
-                        why: format!("an earlier try was lost, and then: {refusal}"),
-                    });
-                }
-                Ok(Ok(answer)) => return Ok(answer),
-                Ok(Err(error)) => error,
-                Err(_) => {
-                    let why = format!("no quorum confirmed it within {patience:?}");
-                    return Err(ProposeError::Unknown { why });
-                }
-            };
-            // What may have happened once stays possible, whatever a later try says.
-            if outcome.is_definite() {
-                outcome = error.clone();
-            }
-            match error {
-                ProposeError::NoLeader => {}
-                ProposeError::Unknown { .. } if again => {}
-                _ => return Err(outcome),
-            }
-            // Until somebody else leads, or word of it comes late.
-            let _ = timeout(RETRY.min(left), engine.leader_changes()).await;
-        }
+        self.shared.access.propose(request, operation).await
     }
 
     /// Looks at the machine.
@@ -285,10 +232,7 @@ impl<M: StateMachine> Replica<M> {
         consistency: Consistency,
         look: impl FnOnce(&M) -> T + Send + 'static,
     ) -> Result<Read<T>, ReadError> {
-        self.barrier(consistency).await?;
-        let look =
-            |state: &super::applied::Applied<M>| Read { value: look(&state.machine), applied: state.last };
-        self.shared.applier.look(look).await.map_err(|error| ReadError::Stopped { why: error.to_string() })
+        self.shared.access.read(consistency, look).await
     }
 
     /// Waits until this node has everything that a reader must see.
@@ -297,38 +241,7 @@ impl<M: StateMachine> Replica<M> {
     ///
     /// [`ReadError`].
     pub async fn barrier(&self, consistency: Consistency) -> Result<(), ReadError> {
-        let lease = match consistency {
-            Consistency::Stale => return Ok(()),
-            Consistency::Lease => true,
-            Consistency::Linearizable => false,
-        };
-        let engine = &self.shared.engine;
-        let deadline = tokio::time::Instant::now() + self.shared.patience;
-        let index = loop {
-            let left = deadline.saturating_duration_since(tokio::time::Instant::now());
-            if left.is_zero() {
-                return Err(ReadError::NoLeader);
-            }
-            let asked = timeout(left, engine.barrier(lease, left)).await.ok().flatten();
-            // A lease that is over is no end: then a quorum is asked.
-            let asked = match asked {
-                None if lease => timeout(left, engine.barrier(false, left)).await.ok().flatten(),
-                asked => asked,
-            };
-            match asked {
-                Some(index) => break index,
-                None => drop(timeout(RETRY.min(left), engine.leader_changes()).await),
-            }
-        };
-        let Some(index) = index else { return Ok(()) };
-        let mut progress = engine.progress();
-        let applied = progress
-            .wait_for(|progress| progress.applied.is_some_and(|applied| applied.index >= index.index));
-        match tokio::time::timeout_at(deadline, applied).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(_)) => Err(ReadError::Stopped { why: "its tasks ended".to_owned() }),
-            Err(_) => Err(ReadError::Behind { index: index.index }),
-        }
+        self.shared.access.barrier(consistency).await
     }
 
     /// The digest of all that was applied here, and up to which entry.
@@ -337,8 +250,7 @@ impl<M: StateMachine> Replica<M> {
     ///
     /// [`ReadError::Stopped`].
     pub async fn digest(&self) -> Result<Read<Digest>, ReadError> {
-        let look = |state: &super::applied::Applied<M>| Read { value: state.digest, applied: state.last };
-        self.shared.applier.look(look).await.map_err(|error| ReadError::Stopped { why: error.to_string() })
+        self.shared.access.digest().await
     }
 
     /// The applied entries from an index on, as many of the first ones as have so many bytes, at least one; waits until
@@ -348,46 +260,19 @@ impl<M: StateMachine> Replica<M> {
     ///
     /// [`FollowError`].
     pub async fn follow(&self, from: u64, bytes_max: usize) -> Result<Vec<Committed>, FollowError> {
-        let mut progress = self.shared.engine.progress();
-        let last = {
-            let reached = |progress: &Progress| progress.applied.is_some_and(|applied| applied.index >= from);
-            let progress = progress.wait_for(reached).await.map_err(|_| FollowError::Stopped)?;
-            progress.applied.map_or(0, |applied| applied.index)
-        };
-        let log = Arc::clone(&self.shared.log);
-        let read = move || log.read(from..last + 1, bytes_max);
-        let entries = if self.shared.log.recent_from() <= from {
-            read()
-        } else {
-            tokio::task::spawn_blocking(read).await.map_err(|_| FollowError::Stopped)?
-        };
-        let entries = entries.map_err(|error| FollowError::Storage { why: error.to_string() })?;
-        // What lies below a snapshot of another node may never have been committed, until it is purged.
-        let floor = self.shared.engine.progress().borrow().floor;
-        if from < floor {
-            return Err(FollowError::Compacted { first: floor });
-        }
-        if entries.is_empty() {
-            return Err(FollowError::Compacted { first: self.shared.log.bounds().indexes().start });
-        }
-        let committed = |entry: crate::storage::Entry| {
-            let command = Command::decode(&entry.payload)
-                .map_err(|error| FollowError::Storage { why: error.to_string() })?;
-            Ok(Committed { id: entry.id, command })
-        };
-        entries.into_iter().map(committed).collect()
+        self.shared.access.follow(from, bytes_max).await
     }
 
     /// The first index that can be followed.
     #[must_use]
     pub fn first_index(&self) -> u64 {
-        self.shared.log.bounds().indexes().start
+        self.shared.access.log.bounds().indexes().start
     }
 
     /// How far it has come, from now on.
     #[must_use]
     pub fn progress(&self) -> watch::Receiver<Progress> {
-        self.shared.engine.progress()
+        self.shared.access.engine.progress()
     }
 
     /// Makes the replica that runs on a node of the topology a learner: it gets the log, and has no vote. At the leader. One
@@ -401,7 +286,7 @@ impl<M: StateMachine> Replica<M> {
         let silent = || MemberError::Silent { why: format!("node `{node}` is not in the topology") };
         let spec = topology.node(node).ok_or_else(silent)?;
         let place = Place { node: spec.id.clone(), datacenter: spec.datacenter.clone() };
-        self.shared.engine.add(place, self.shared.patience).await
+        self.shared.access.engine.add(place, self.shared.access.patience).await
     }
 
     /// Gives a learner that has caught up a vote. At the leader.
@@ -410,7 +295,7 @@ impl<M: StateMachine> Replica<M> {
     ///
     /// [`MemberError`].
     pub async fn promote(&self, replica: ReplicaId) -> Result<(), MemberError> {
-        self.shared.engine.promote(replica).await
+        self.shared.access.engine.promote(replica).await
     }
 
     /// Takes a replica out. At the leader; one that takes itself out stops leading.
@@ -419,7 +304,7 @@ impl<M: StateMachine> Replica<M> {
     ///
     /// [`MemberError`].
     pub async fn remove(&self, replica: ReplicaId) -> Result<(), MemberError> {
-        self.shared.engine.remove(replica).await
+        self.shared.access.engine.remove(replica).await
     }
 
     /// Has another voter lead, as before this one is stopped: sooner than an election would. At the leader. It is not certain
@@ -429,7 +314,7 @@ impl<M: StateMachine> Replica<M> {
     ///
     /// [`MemberError`].
     pub async fn transfer(&self, replica: ReplicaId) -> Result<(), MemberError> {
-        self.shared.engine.transfer(replica).await
+        self.shared.access.engine.transfer(replica).await
     }
 
     /// Takes a snapshot, from which on older entries are let go of.
@@ -438,37 +323,29 @@ impl<M: StateMachine> Replica<M> {
     ///
     /// Where the engine stopped.
     pub async fn snapshot(&self) -> Result<(), ReadError> {
-        self.shared.engine.snapshot().await.map_err(|why| ReadError::Stopped { why })
+        self.shared.access.engine.snapshot().await.map_err(|why| ReadError::Stopped { why })
     }
 
     /// What it says of itself.
     #[must_use]
     pub fn status(&self) -> Status {
-        self.shared.engine.status()
+        self.shared.access.engine.status()
     }
 
     /// What happened here, from an event's number on: lines of JSON, the oldest first. The newest 1,024 are kept; they outlive
     /// the process.
     #[must_use]
     pub fn events(&self, from: u64) -> Vec<Arc<str>> {
-        self.shared.engine.events(from)
+        self.shared.access.engine.events(from)
     }
 
     /// Resolves when the engine stopped by itself, and says why.
     pub async fn stopped(&self) -> String {
-        self.shared.engine.stopped().await
+        self.shared.access.engine.stopped().await
     }
 
     /// Stops the engine. What was proposed and is not answered may be applied or not.
     pub async fn stop(&self) {
-        self.shared.engine.stop().await;
-    }
-
-    /// Cluster time, µs.
-    fn now(&self) -> u64 {
-        self.shared.clock.read(Instant::now())
+        self.shared.access.engine.stop().await;
     }
 }
-
-/// Between tries, where nothing says that it is worth trying.
-const RETRY: Duration = Duration::from_millis(50);

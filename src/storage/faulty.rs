@@ -11,7 +11,7 @@ const SECTOR_BYTES: usize = 512;
 
 /// A disk in memory. Clones are the same disk.
 #[derive(Clone, Debug, Default)]
-pub(super) struct FaultyDisk(Arc<Mutex<Inner>>);
+pub(crate) struct FaultyDisk(Arc<Mutex<Inner>>);
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -24,11 +24,12 @@ struct Inner {
     calls: u64,
     fault: Option<(u64, Fault)>,
     off: bool,
+    lies: Option<&'static str>,
 }
 
 /// What happens at a certain call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fault {
+pub(crate) enum Fault {
     /// The power goes: the call may still have reached the disk, nothing later does.
     PowerLoss,
     /// An input or output error. After one of a sync, what was to be synced is lost, and the next sync says yes.
@@ -64,7 +65,7 @@ impl Change {
 
 /// An open file.
 #[derive(Debug)]
-pub(super) struct FaultyFile {
+pub(crate) struct FaultyFile {
     disk: FaultyDisk,
     inode: usize,
 }
@@ -75,18 +76,18 @@ impl FaultyDisk {
     }
 
     /// Something happens at the call of this number, counted from now.
-    pub(super) fn fail_at(&self, call: u64, fault: Fault) {
+    pub(crate) fn fail_at(&self, call: u64, fault: Fault) {
         let mut inner = self.lock();
         inner.fault = Some((inner.calls + call, fault));
     }
 
     /// How often it was called so far.
-    pub(super) fn calls(&self) -> u64 {
+    pub(crate) fn calls(&self) -> u64 {
         self.lock().calls
     }
 
     /// The disk that is found after a power loss: what was synced, and of the rest whatever luck left.
-    pub(super) fn after_power_loss(&self, luck: &mut fastrand::Rng) -> Self {
+    pub(crate) fn after_power_loss(&self, luck: &mut fastrand::Rng) -> Self {
         let inner = self.lock();
         let mut names = inner.durable_names.clone();
         for change in &inner.unsynced_names {
@@ -131,7 +132,7 @@ impl FaultyDisk {
     }
 
     /// The disk that the next process finds when this one was killed: all that was written, durable or not.
-    pub(super) fn after_kill(&self) -> Self {
+    pub(crate) fn after_kill(&self) -> Self {
         let inner = self.lock();
         let killed = Inner {
             files: inner.files.clone(),
@@ -143,8 +144,43 @@ impl FaultyDisk {
         Self(Arc::new(Mutex::new(killed)))
     }
 
+    /// What is certain to be there after a power loss.
+    pub(crate) fn durable(&self) -> Self {
+        let inner = self.lock();
+        let files = inner.files.iter().map(|file| Inode {
+            bytes: file.durable.clone(),
+            durable: file.durable.clone(),
+            unsynced: Vec::new(),
+        });
+        let names = inner.durable_names.clone();
+        let durable =
+            Inner { files: files.collect(), durable_names: names.clone(), names, ..Inner::default() };
+        Self(Arc::new(Mutex::new(durable)))
+    }
+
+    /// From now on syncs do nothing and say yes: of files whose names begin so.
+    pub(crate) fn lie_about(&self, names: &'static str) {
+        self.lock().lies = Some(names);
+    }
+
+    /// What a file is certain to hold after a power loss, if it is there then.
+    pub(crate) fn durable_content(&self, name: &str) -> Option<Vec<u8>> {
+        let inner = self.lock();
+        inner.durable_names.get(name).map(|inode| inner.files[*inode].durable.clone())
+    }
+
+    /// Whether the power is off.
+    pub(crate) fn is_off(&self) -> bool {
+        self.lock().off
+    }
+
+    /// The names of its files.
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.lock().names.keys().cloned().collect()
+    }
+
     /// A copy of everything as it is, durable and without faults to come.
-    pub(super) fn copy(&self) -> Self {
+    pub(crate) fn copy(&self) -> Self {
         let inner = self.lock();
         let files = inner.files.iter().map(|file| Inode {
             bytes: file.bytes.clone(),
@@ -157,7 +193,7 @@ impl FaultyDisk {
     }
 
     /// Changes a file behind everybody's back.
-    pub(super) fn damage(&self, name: &str, how: impl FnOnce(&mut Vec<u8>)) {
+    pub(crate) fn damage(&self, name: &str, how: impl FnOnce(&mut Vec<u8>)) {
         let mut inner = self.lock();
         let inode = inner.names[name];
         let file = &mut inner.files[inode];
@@ -166,7 +202,7 @@ impl FaultyDisk {
     }
 
     /// What a file holds.
-    pub(super) fn content(&self, name: &str) -> Vec<u8> {
+    pub(crate) fn content(&self, name: &str) -> Vec<u8> {
         let inner = self.lock();
         inner.files[inner.names[name]].bytes.clone()
     }
@@ -247,6 +283,17 @@ impl Disk for FaultyDisk {
         if let Some((_, error)) = inner.call() {
             return Err(error);
         }
+        if let Some(lied) = inner.lies {
+            let inner = &mut *inner;
+            for (name, inode) in &inner.names {
+                if !name.starts_with(lied) {
+                    inner.durable_names.insert(name.clone(), *inode);
+                }
+            }
+            let names = &inner.names;
+            inner.durable_names.retain(|name, _| name.starts_with(lied) || names.contains_key(name));
+            return Ok(());
+        }
         inner.durable_names = inner.names.clone();
         inner.unsynced_names.clear();
         Ok(())
@@ -298,8 +345,12 @@ impl DiskFile for FaultyFile {
     fn sync(&self) -> io::Result<()> {
         let mut inner = self.disk.lock();
         let wrong = inner.call();
+        let lied = inner.lies.is_some_and(|lied| {
+            inner.names.iter().any(|(name, inode)| *inode == self.inode && name.starts_with(lied))
+        });
         let file = &mut inner.files[self.inode];
         match wrong {
+            None if lied => Ok(()),
             Some((fault, error)) => {
                 if fault != Fault::PowerLoss {
                     file.unsynced.clear();

@@ -94,6 +94,9 @@ pub(super) struct State {
     committed: u64,
     pub(super) broken: Option<StorageError>,
     closed: bool,
+    /// Of a writer that is a task of a simulation.
+    #[cfg(test)]
+    pub(super) waker: Option<std::task::Waker>,
 }
 
 /// A log that is open. Dropping it waits until all that was queued is done.
@@ -143,7 +146,7 @@ impl<D: Disk> Log<D> {
     }
 
     /// The same without a thread: whoever calls [`Writer::step`] is the thread.
-    pub(super) fn open_idle(
+    pub(crate) fn open_idle(
         disk: D,
         identity: Identity,
         options: Options,
@@ -170,6 +173,8 @@ impl<D: Disk> Log<D> {
                 committed: found.committed,
                 broken: None,
                 closed: false,
+                #[cfg(test)]
+                waker: None,
             }),
             bell: Condvar::new(),
             catalog: Arc::clone(&segments.catalog),
@@ -444,8 +449,28 @@ impl<F> Shared<F> {
 
     fn put(&self, mut state: MutexGuard<'_, State>, task: Task, done: Done) {
         state.queue.push_back(Command { task, done });
+        self.ring(state);
+    }
+
+    #[cfg_attr(not(test), expect(unused_mut, reason = "tests have another bell"))]
+    fn ring(&self, mut state: MutexGuard<'_, State>) {
+        #[cfg(test)]
+        if let Some(waker) = state.waker.take() {
+            waker.wake();
+        }
         drop(state);
         self.bell.notify_one();
+    }
+
+    /// The same for a task.
+    #[cfg(test)]
+    pub(super) fn poll_wait(&self, context: &mut std::task::Context<'_>) -> std::task::Poll<bool> {
+        let mut state = self.lock();
+        if state.queue.is_empty() && !state.closed {
+            state.waker = Some(context.waker().clone());
+            return std::task::Poll::Pending;
+        }
+        std::task::Poll::Ready(!state.queue.is_empty())
     }
 
     /// Waits for something to do. False when the log is closed and nothing is left.
@@ -459,8 +484,9 @@ impl<F> Shared<F> {
 
 impl<D: Disk> Drop for Log<D> {
     fn drop(&mut self) {
-        self.shared.lock().closed = true;
-        self.shared.bell.notify_one();
+        let mut state = self.shared.lock();
+        state.closed = true;
+        self.shared.ring(state);
         if let Some(thread) = self.thread.take() {
             // A panic there was its own failure, and its commands are dropped unanswered.
             let _ = thread.join();

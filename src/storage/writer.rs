@@ -25,7 +25,7 @@ const GROWTH_PART: u32 = 8;
 const STEP_MAX: Duration = Duration::from_millis(20);
 
 /// The only one who writes.
-pub(super) struct Writer<D: Disk> {
+pub(crate) struct Writer<D: Disk> {
     pub(super) segments: Segments<D>,
     pub(super) shared: Arc<Shared<D::File>>,
 }
@@ -40,6 +40,12 @@ impl<D: Disk> Writer<D> {
             self.step();
             step_took = began.elapsed().min(STEP_MAX);
         }
+    }
+
+    /// Waits for work, as a task. False when the log is closed and all is done.
+    #[cfg(test)]
+    pub(crate) fn poll_work(&self, context: &mut std::task::Context<'_>) -> std::task::Poll<bool> {
+        self.shared.poll_wait(context)
     }
 
     /// Lets more come, as long as it does and so long at most.
@@ -60,7 +66,7 @@ impl<D: Disk> Writer<D> {
     }
 
     /// Does all that is queued.
-    pub(super) fn step(&mut self) {
+    pub(crate) fn step(&mut self) {
         let commands = std::mem::take(&mut self.state().queue);
         let mut answers: Vec<Done> = Vec::new();
         let mut appended_bytes = 0;

@@ -41,6 +41,10 @@ impl OwnTime {
 }
 
 fn wall() -> Duration {
+    #[cfg(test)]
+    if let Some(scope) = super::super::tasks::scope::current() {
+        return scope.wall();
+    }
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 

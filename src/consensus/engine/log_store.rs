@@ -10,6 +10,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::super::event::Event;
 use super::super::events::Events;
+use super::super::tasks::blocking;
 use super::types::*;
 use crate::storage::{Disk, Done, Entry, Log, Recovered, StorageError};
 
@@ -91,11 +92,7 @@ impl<D: Disk> LogStore<D> {
     async fn read(&self, from: u64, to: u64, bytes_max: usize) -> io::Result<Vec<EngineEntry>> {
         let shared = Arc::clone(&self.shared);
         let read = move || shared.log.read(from..to, bytes_max);
-        let entries = if self.shared.log.recent_from() <= from {
-            read()
-        } else {
-            tokio::task::spawn_blocking(read).await.map_err(io::Error::other)?
-        };
+        let entries = if self.shared.log.recent_from() <= from { read() } else { blocking(read).await? };
         entries.map_err(io::Error::other)?.iter().map(entry_of).collect()
     }
 }

@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use futures_util::{Stream, StreamExt};
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine, SnapshotMeta};
-use tokio::sync::watch;
 
 use super::super::applied::SnapshotHead;
 use super::super::applier::Applier;
 use super::super::event::Event;
 use super::super::events::Events;
 use super::super::replica_id::{Place, ReplicaId};
+use super::super::tasks::blocking;
+use super::super::watch;
 use super::types::*;
 use crate::storage::{Disk, EntryId, Received, Snapshot, Snapshots};
 
@@ -92,7 +93,8 @@ impl<D: Disk> MachineStore<D> {
 
     async fn restore(&mut self, snapshot: &Snapshot<D::File>) -> io::Result<()> {
         let mut reader = snapshot.reader();
-        let (head, reader) = blocking(move || Ok((SnapshotHead::read(&mut reader)?, reader))).await?;
+        let (head, reader) =
+            blocking(move || Ok::<_, io::Error>((SnapshotHead::read(&mut reader)?, reader))).await??;
         let last = head.last;
         if last != snapshot.last() {
             return Err(io::Error::new(
@@ -171,7 +173,7 @@ impl<D: Disk> RaftStateMachine<Types> for MachineStore<D> {
             };
             snapshots.finish_received(received).map_err(io::Error::other)
         };
-        let snapshot = blocking(kept).await?;
+        let snapshot = blocking(kept).await??;
         if meta.last_log_id.as_ref().map(id_of) != Some(snapshot.last()) {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
@@ -188,7 +190,7 @@ impl<D: Disk> RaftStateMachine<Types> for MachineStore<D> {
     async fn get_current_snapshot(&mut self) -> io::Result<Option<EngineSnapshot<D>>> {
         let Some(newest) = self.snapshots.newest() else { return Ok(None) };
         let mut reader = newest.reader();
-        let head = blocking(move || SnapshotHead::read(&mut reader)).await?;
+        let head = blocking(move || SnapshotHead::read(&mut reader)).await??;
         Ok(Some(EngineSnapshot { meta: meta_of(&head)?, snapshot: SnapshotData::Own(newest) }))
     }
 }
@@ -239,14 +241,9 @@ impl<D: Disk> RaftSnapshotBuilder<Types> for Builder<D> {
                 }
             }
         };
-        let snapshot = blocking(written).await?;
+        let snapshot = blocking(written).await??;
         self.progress.send_modify(|progress| progress.snapshot = progress.snapshot.max(Some(last)));
         self.events.record(&Event::SnapshotTaken { index: last.index });
         Ok(EngineSnapshot { meta, snapshot: SnapshotData::Own(snapshot) })
     }
-}
-
-/// Away from the thread that heartbeats are sent from.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
 }

@@ -22,6 +22,7 @@ use trunkline_mesh::Lane;
 use super::super::event::Event;
 use super::super::events::Events;
 use super::super::replica_id::{Place, ReplicaId};
+use super::super::tasks::blocking;
 use super::calls::{Call, Calls};
 use super::clocks::OwnTime;
 use super::machine_store::SnapshotData;
@@ -413,7 +414,7 @@ impl<D: Disk> Peer<D> {
         loop {
             while sent < total && sent - taken < PARTS_MAX * PART_BYTES as u64 {
                 let reader = Arc::clone(&file);
-                let read = tokio::task::spawn_blocking(move || reader.read_at(sent, PART_BYTES)).await;
+                let read = blocking(move || reader.read_at(sent, PART_BYTES)).await;
                 let bytes = read
                     .map_err(|error| failed(error.to_string()))?
                     .map_err(|error| failed(error.to_string()))?;

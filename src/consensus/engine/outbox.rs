@@ -8,11 +8,12 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::runtime::Handle;
 use tokio::sync::Notify;
-use trunkline_mesh::{Batch, Client, Datacenter, Lane, Message, Payload};
+use trunkline_mesh::{Datacenter, Lane, Payload};
 
+use super::super::carrier::{Carrier, Outgoing};
 use super::super::replica_id::Place;
+use super::super::tasks::Spawner;
 
 /// What waits for one datacenter and lane, B: a batch of all of it is below what the mesh takes for one datacenter.
 const QUEUE_BYTES_MAX: usize = 8 << 20;
@@ -49,9 +50,9 @@ pub struct Counted {
 }
 
 pub(super) struct Outbox {
-    client: Client,
+    carrier: Arc<dyn Carrier>,
     /// The engine's runtime, whoever puts a message in.
-    runtime: Handle,
+    runtime: Spawner,
     queues: Mutex<BTreeMap<(Datacenter, usize), Arc<Queue>>>,
     sent: Arc<Mutex<Sent>>,
 }
@@ -64,7 +65,7 @@ struct Queue {
 
 #[derive(Default)]
 struct Waiting {
-    messages: Vec<Message>,
+    messages: Vec<Outgoing>,
     /// The indexes of the entries in them.
     entries: Vec<Range<u64>>,
     bytes: usize,
@@ -81,8 +82,8 @@ impl Outbox {
     /// # Panics
     ///
     /// Outside the engine's runtime.
-    pub(super) fn new(client: Client) -> Self {
-        Self { client, runtime: Handle::current(), queues: Mutex::default(), sent: Arc::default() }
+    pub(super) fn new(carrier: Arc<dyn Carrier>) -> Self {
+        Self { carrier, runtime: Spawner::current(), queues: Mutex::default(), sent: Arc::default() }
     }
 
     /// Takes a message. It is given up after `patience`: whoever waits for an answer does not wait longer.
@@ -105,10 +106,14 @@ impl Outbox {
         }
         waiting.bytes += bytes;
         waiting.entries.extend((!entries.is_empty()).then_some(entries));
-        waiting.messages.push(Message::new(to.node.clone(), payload).lane(lane).deadline(patience));
+        waiting.messages.push(Outgoing { to: to.node.clone(), payload, patience });
         drop(waiting);
         queue.bell.notify_one();
         Ok(())
+    }
+
+    pub(super) fn carrier(&self) -> &dyn Carrier {
+        &*self.carrier
     }
 
     pub(super) fn sent(&self) -> Sent {
@@ -123,7 +128,7 @@ impl Outbox {
             let emptied = empty(
                 Arc::clone(&queue),
                 (datacenter.clone(), lane),
-                self.client.clone(),
+                Arc::clone(&self.carrier),
                 Arc::clone(&self.sent),
             );
             self.runtime.spawn(emptied);
@@ -145,18 +150,17 @@ impl Drop for Outbox {
 async fn empty(
     queue: Arc<Queue>,
     (datacenter, lane): (Datacenter, Lane),
-    client: Client,
+    carrier: Arc<dyn Carrier>,
     sent: Arc<Mutex<Sent>>,
 ) {
     loop {
         queue.bell.notified().await;
         // Who was woken after this task by the same event puts its message in first.
         tokio::task::yield_now().await;
-        let mut batch = Batch::to(datacenter.clone());
-        let (entries, closed);
+        let (batch, entries, closed);
         {
             let mut waiting = queue.lock();
-            batch.extend(std::mem::take(&mut waiting.messages));
+            batch = std::mem::take(&mut waiting.messages);
             waiting.bytes = 0;
             entries = distinct(std::mem::take(&mut waiting.entries));
             closed = waiting.closed;
@@ -168,10 +172,9 @@ async fn empty(
             continue;
         }
         let messages = batch.len() as u64;
-        // While the budget is used up this waits, and the queue fills. Receipts are not looked at: what the mesh turns down
-        // is noticed when its answer is late.
-        match client.send(batch).await {
-            Ok(_receipt) => {
+        // While the budget is used up this waits, and the queue fills.
+        match carrier.send(&datacenter, lane, batch).await {
+            Ok(()) => {
                 let mut sent = sent.lock().unwrap_or_else(PoisonError::into_inner);
                 let counted = match lane {
                     Lane::Control => &mut sent.control,

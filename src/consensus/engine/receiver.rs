@@ -9,10 +9,12 @@ use openraft::raft::{
 };
 use openraft::storage::SnapshotMeta;
 use tokio::sync::{Semaphore, mpsc};
-use trunkline_mesh::{Delivery, Inbox, Lane, NodeId};
+use trunkline_mesh::{Delivery, Lane};
 
+use super::super::carrier::Incoming as FromMesh;
 use super::super::event::Event;
 use super::super::replica_id::{Place, ReplicaId};
+use super::super::tasks;
 use super::Raft;
 use super::machine_store::SnapshotData;
 use super::message::{Append, Appended, Body, Envelope, Got, Part};
@@ -24,15 +26,11 @@ use crate::storage::{Disk, Received, Snapshots};
 /// Questions of all peers that are being answered. More are dropped: who asked asks again.
 const QUESTIONS_MAX: usize = 4_096;
 
-/// Where a node of the mesh is, as long as it is in the topology.
-type Places = Box<dyn Fn(&NodeId) -> Option<Place> + Send>;
-
 pub(super) struct Receiver<D: Disk> {
     raft: Raft<D>,
     wire: Arc<Wire>,
     snapshots: Arc<Snapshots<D>>,
     requests: Arc<Requests<D>>,
-    places: Places,
     /// One of each replica and lane.
     streams: BTreeMap<(ReplicaId, Lane), Incoming>,
     /// One of each replica.
@@ -53,14 +51,12 @@ impl<D: Disk> Receiver<D> {
         wire: Arc<Wire>,
         snapshots: Arc<Snapshots<D>>,
         requests: Arc<Requests<D>>,
-        places: Places,
     ) -> Self {
         Self {
             raft,
             wire,
             snapshots,
             requests,
-            places,
             streams: BTreeMap::new(),
             parts: BTreeMap::new(),
             questions: Arc::new(Semaphore::new(QUESTIONS_MAX)),
@@ -68,8 +64,8 @@ impl<D: Disk> Receiver<D> {
     }
 
     /// Until the mesh is closed.
-    pub(super) async fn run(mut self, mut inbox: Inbox) {
-        while let Some(delivery) = inbox.recv().await {
+    pub(super) async fn run(mut self, mut incoming: FromMesh) {
+        while let Some(delivery) = incoming.next().await {
             self.take(&delivery);
         }
     }
@@ -88,7 +84,7 @@ impl<D: Disk> Receiver<D> {
         if known.is_some_and(|known| known.node != delivery.origin) {
             return tracing::warn!(origin = %delivery.origin, replica = %envelope.from, "dropped: that replica is on another node");
         }
-        let Some(place) = (self.places)(&delivery.origin) else {
+        let Some(place) = self.wire.outbox.carrier().place(&delivery.origin) else {
             return tracing::debug!(origin = %delivery.origin, "dropped: it is in the topology no longer");
         };
         self.wire.calls.heard(envelope.from, delivery.origin_incarnation);
@@ -129,7 +125,7 @@ impl<D: Disk> Receiver<D> {
             // An older one ends when all that came by it is answered.
             self.streams.insert(key, Incoming { call, next: 0, requests });
             let (raft, wire, place) = (self.raft.clone(), Arc::clone(&self.wire), place.clone());
-            tokio::spawn(answer_stream(raft, wire, place, (from, lane, call), waiting));
+            tasks::spawn(answer_stream(raft, wire, place, (from, lane, call), waiting));
         }
         let request = AppendEntriesRequest {
             vote: append.vote,
@@ -160,7 +156,7 @@ impl<D: Disk> Receiver<D> {
             let (parts, waiting) = mpsc::channel(16);
             self.parts.insert(from, parts);
             let (raft, wire, place) = (self.raft.clone(), Arc::clone(&self.wire), place.clone());
-            tokio::spawn(take_snapshot(raft, wire, Arc::clone(&self.snapshots), (from, place), waiting));
+            tasks::spawn(take_snapshot(raft, wire, Arc::clone(&self.snapshots), (from, place), waiting));
         }
         let offset = part.offset;
         let taken = self.parts.get(&from).is_some_and(|parts| parts.try_send((call, part)).is_ok());
@@ -176,7 +172,7 @@ impl<D: Disk> Receiver<D> {
             return tracing::warn!(%place, what = %envelope.body, "dropped: too many questions are open");
         };
         let (raft, wire, requests) = (self.raft.clone(), Arc::clone(&self.wire), Arc::clone(&self.requests));
-        tokio::spawn(async move {
+        tasks::spawn(async move {
             let to = (envelope.from, envelope.call, 0);
             if let Some(body) = answer_of(&raft, &requests, &wire, envelope.from, envelope.body).await {
                 answer(&wire, &place, lane, to, body);
@@ -299,7 +295,7 @@ async fn take_snapshot<D: Disk>(
             received.write(&bytes)?;
             Ok::<_, crate::storage::StorageError>(received)
         };
-        let file = match tokio::task::spawn_blocking(write).await {
+        let file = match tasks::blocking(write).await {
             Ok(Ok(file)) => file,
             Ok(Err(error)) => {
                 tracing::error!(%error, "a snapshot cannot be written");
@@ -322,7 +318,7 @@ async fn take_snapshot<D: Disk>(
         };
         // Nothing of the engine sees a snapshot that is damaged or another one than was said: that would end it.
         let store = Arc::clone(&snapshots);
-        let checked = tokio::task::spawn_blocking(move || (store.last_of_received(&file), file)).await;
+        let checked = tasks::blocking(move || (store.last_of_received(&file), file)).await;
         let Ok((last, file)) = checked else { return };
         let fits = last.as_ref().ok() == part.last.as_ref();
         if !fits || part.last.is_some_and(|last| last.term > part.vote.leader_id.term) {

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
 use openraft::raft::ReadPolicy;
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{Semaphore, oneshot};
+use tokio::time::Instant;
 use trunkline_mesh::Lane;
 
 use super::super::applied::Answer;
@@ -18,6 +19,7 @@ use super::super::error::ProposeError;
 use super::super::event::Event;
 use super::super::replica_id::{Place, ReplicaId};
 use super::super::session::Refusal;
+use super::super::watch;
 use super::Raft;
 use super::machine_store::Progress;
 use super::message::{Body, Proposed};
@@ -44,7 +46,7 @@ pub(super) struct Requests<D: Disk> {
     /// And has looked at all voters since this node leads: a lease can be relied on.
     pub(super) leases: AtomicBool,
     /// Before that a vote could break what was promised before the start.
-    pub(super) votes_from: tokio::time::Instant,
+    pub(super) votes_from: Instant,
     /// Room for proposals of this node's clients, of its peers, and for those that go to another leader.
     pub(super) own: Semaphore,
     pub(super) of_peers: Semaphore,

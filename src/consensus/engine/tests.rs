@@ -11,12 +11,12 @@ use openraft::StorageError;
 use openraft::entry::RaftEntry;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use openraft::testing::log::{StoreBuilder, Suite};
-use tokio::sync::watch;
 
 use super::super::applier::Applier;
 use super::super::clock::ClusterClock;
 use super::super::events::Events;
 use super::super::machine::StateMachine;
+use super::super::watch;
 use super::log_store::LogStore;
 use super::machine_store::{MachineStore, Progress};
 use super::types::*;
@@ -139,7 +139,7 @@ impl StoreBuilder<Types, FromAnywhere, MachineStore<Directory>, tempfile::TempDi
         let log =
             LogStore::new(Arc::new(log), Box::new(|| Some(u64::MAX)), &found, Events::in_memory()).unwrap();
         let applier =
-            Applier::start(Nothing, Arc::new(ClusterClock::new(std::time::Instant::now()))).unwrap();
+            Applier::start(Nothing, Arc::new(ClusterClock::new(tokio::time::Instant::now()))).unwrap();
         let (progress, _) = watch::channel(Progress::default());
         let mut machine =
             MachineStore::open(applier, snapshots, progress, Events::in_memory()).await.unwrap();

@@ -14,6 +14,12 @@ use super::super::command::Command;
 use super::super::replica_id::{Place, ReplicaId};
 use crate::storage::{Entry, EntryId};
 
+/// The simulation's is tokio's as well, without its randomness.
+#[cfg(test)]
+use super::simulation::Runtime;
+#[cfg(not(test))]
+use openraft_rt_tokio::TokioRuntime as Runtime;
+
 openraft::declare_raft_types!(
     /// What the engine is made of here.
     pub(super) Types:
@@ -23,7 +29,7 @@ openraft::declare_raft_types!(
         Node = Place,
         Term = u64,
         LeaderId = leader_id_std::LeaderId<Self::Term, Self::NodeId>,
-        AsyncRuntime = openraft_rt_tokio::TokioRuntime,
+        AsyncRuntime = Runtime,
 );
 
 pub(super) type CommittedLeaderId =

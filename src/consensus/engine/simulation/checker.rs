@@ -1,0 +1,290 @@
+//! What must hold, and is looked at while a cluster runs: at each message that leaves or arrives, each entry that is applied and
+//! each start of a node.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use trunkline_mesh::{Lane, Payload};
+
+use super::super::super::digest::Digest;
+use super::super::super::key_value::{Answered, Operation};
+use super::super::super::replica_id::ReplicaId;
+use super::super::message::{Appended, Body, Envelope};
+use super::super::types::*;
+use crate::storage::faulty::FaultyDisk;
+use crate::storage::{EntryId, Identity, Log, Options, Recovered};
+
+/// Violations that are told; after so many no further ones are of use.
+const TOLD_MAX: usize = 8;
+/// Of so many acknowledgements one is looked at on the disk, which takes time.
+const LOOKED_AT: u64 = 16;
+
+/// Clones are the same.
+#[derive(Clone)]
+pub(super) struct Checker(Arc<Mutex<State>>);
+
+#[derive(Default)]
+struct State {
+    violations: Vec<String>,
+    /// Who led, by term.
+    leaders: BTreeMap<u64, ReplicaId>,
+    nodes: BTreeMap<usize, Promised>,
+    /// Operations by index, as the first replica applied them.
+    operations: BTreeMap<u64, Bytes>,
+    /// Where a value was applied, and whether it was put there. Each is proposed once.
+    values: BTreeMap<Bytes, (u64, bool)>,
+    digests: BTreeMap<u64, (EntryId, Digest)>,
+    acks: u64,
+}
+
+/// What a node said.
+#[derive(Default)]
+struct Promised {
+    disk: FaultyDisk,
+    identity: Option<Identity>,
+    /// The highest term it told anybody.
+    vote: Option<EngineVote>,
+    /// Of which leader's term, and the last entry it said it had of that.
+    acked: Option<(u64, EntryId)>,
+    /// Appends that it was asked to take: by whom, call and seq. The leader's term, and the last entry.
+    appends: BTreeMap<(ReplicaId, u64, u64), (u64, Option<EntryId>)>,
+    /// Votes that it was only asked whether it would give.
+    only_asked: BTreeMap<(ReplicaId, u64), bool>,
+    /// The last operation it applied in this life.
+    applied: Option<u64>,
+    committed: Option<u64>,
+    term: u64,
+}
+
+impl Checker {
+    pub(super) fn new() -> Self {
+        Self(Arc::default())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn violated(&self, what: String) {
+        self.lock().violated(what);
+    }
+
+    pub(super) fn violations(&self) -> Vec<String> {
+        self.lock().violations.clone()
+    }
+
+    /// A node starts, and found this in its log.
+    pub(super) fn starts(
+        &self,
+        node: usize,
+        disk: &FaultyDisk,
+        identity: &Identity,
+        (found, log): (&Recovered, &Log<FaultyDisk>),
+    ) {
+        let mut state = self.lock();
+        let promised = state.nodes.entry(node).or_default();
+        promised.disk = disk.clone();
+        promised.identity = Some(identity.clone());
+        (promised.applied, promised.committed, promised.term) = (None, None, 0);
+        promised.appends.clear();
+        promised.only_asked.clear();
+        let vote = found.vote.as_deref().and_then(vote_of);
+        let (promised_vote, acked) = (promised.vote, promised.acked);
+        if !keeps(vote, promised_vote) {
+            state.violated(format!("node {node} told {promised_vote:?} and came back with {vote:?}"));
+        }
+        if let Some((_, acked)) = acked.filter(|(_, acked)| !has(found, log, *acked)) {
+            state.violated(format!(
+                "node {node} acknowledged {acked:?} and came back with {:?}, doubt {:?}",
+                found.last, found.in_doubt
+            ));
+        }
+    }
+
+    /// A node may have lost what it acknowledged, and knows it.
+    pub(super) fn doubts(&self, node: usize) {
+        self.lock().nodes.entry(node).or_default().acked = None;
+    }
+
+    /// How many terms somebody led in.
+    pub(super) fn terms(&self) -> usize {
+        self.lock().leaders.len()
+    }
+
+    /// A message leaves a node: what it says must be durable.
+    pub(super) fn leaves(&self, node: usize, lane: Lane, payload: &Payload) {
+        let Ok(envelope) = Envelope::decode(payload) else {
+            return self.violated(format!("node {node} sent what cannot be read"));
+        };
+        let mut state = self.lock();
+        let (to, call, seq) = (envelope.to.unwrap_or_default(), envelope.call, envelope.seq);
+        match envelope.body {
+            Body::Append(append) => {
+                let term = append.vote.leader_id.term;
+                let leads = *state.leaders.entry(term).or_insert(envelope.from);
+                if leads != envelope.from || append.vote.leader_id.voted_for != envelope.from {
+                    state.violated(format!("term {term} has two leaders: {leads} and {}", envelope.from));
+                }
+                state.told(node, append.vote);
+            }
+            Body::Vote { vote, only_asked: false, .. } => state.told(node, vote),
+            Body::Voted { vote, granted, .. } => {
+                let promised = state.nodes.entry(node).or_default();
+                let only_asked = promised.only_asked.remove(&(to, call)).unwrap_or(true);
+                if granted && !only_asked {
+                    state.told(node, vote);
+                }
+            }
+            Body::Appended(Appended::Done) => {
+                let promised = state.nodes.entry(node).or_default();
+                let Some((term, Some(last))) = promised.appends.remove(&(to, call, seq)) else { return };
+                // Heartbeats are answered at once, and say nothing of entries.
+                if lane != Lane::Bulk {
+                    return;
+                }
+                let newer = promised.acked.is_none_or(|before| before < (term, last));
+                if newer {
+                    promised.acked = Some((term, last));
+                }
+                state.acks += 1;
+                if state.acks.is_multiple_of(LOOKED_AT) {
+                    state.look_at_disk(node, last);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// A message is handed to a node.
+    pub(super) fn arrived(&self, node: usize, payload: &Payload) {
+        let Ok(envelope) = Envelope::decode(payload) else { return };
+        let mut state = self.lock();
+        let promised = state.nodes.entry(node).or_default();
+        let (from, call) = (envelope.from, envelope.call);
+        match envelope.body {
+            Body::Append(append) => {
+                let term = append.vote.leader_id.term;
+                // What an earlier leader was promised may be cut off from here on.
+                promised.acked = promised.acked.filter(|(before, _)| *before >= term);
+                let last = append.entries.last().map(|entry| entry.id).or(append.previous);
+                promised.appends.insert((from, call, envelope.seq), (term, last));
+            }
+            Body::Snapshot(part) => {
+                promised.acked = promised.acked.filter(|(before, _)| *before >= part.vote.leader_id.term);
+            }
+            Body::Vote { only_asked, .. } => drop(promised.only_asked.insert((from, call), only_asked)),
+            _ => {}
+        }
+    }
+
+    /// A replica's machine applies an operation.
+    pub(super) fn applies(&self, node: usize, index: u64, operation: &Bytes, answer: &[u8]) {
+        let mut state = self.lock();
+        let promised = state.nodes.entry(node).or_default();
+        let before = promised.applied.replace(index);
+        if before.is_some_and(|before| before >= index) {
+            state.violated(format!("node {node} applies {index} after {before:?}"));
+        }
+        let first = state.operations.entry(index).or_insert_with(|| operation.clone());
+        if first != operation {
+            state.violated(format!("node {node} applies something else at {index} than others did"));
+        }
+        if let Ok(Operation::Put { value, .. }) = Operation::decode(operation) {
+            let done = serde_json::from_slice(answer).is_ok_and(|answer: Answered| answer == Answered::Done);
+            let at = *state.values.entry(value.clone()).or_insert((index, done));
+            if at != (index, done) {
+                state.violated(format!("{value:?} is applied twice, at {at:?} and {index}"));
+            }
+        }
+    }
+
+    /// A machine takes a snapshot's state.
+    pub(super) fn restores(&self, node: usize) {
+        self.lock().nodes.entry(node).or_default().applied = None;
+    }
+
+    /// A replica has applied everything up to an entry.
+    pub(super) fn digests(&self, node: usize, last: EntryId, digest: Digest) {
+        let mut state = self.lock();
+        let first = *state.digests.entry(last.index).or_insert((last, digest));
+        if first != (last, digest) {
+            state.violated(format!("node {node} has digest {digest} at {last:?}, another one has {first:?}"));
+        }
+    }
+
+    /// How a running node describes itself.
+    pub(super) fn looks(&self, node: usize, term: u64, committed: Option<u64>) {
+        let mut state = self.lock();
+        let promised = state.nodes.entry(node).or_default();
+        let before = (promised.term, promised.committed);
+        promised.term = promised.term.max(term);
+        promised.committed = promised.committed.max(committed);
+        if term < before.0 || committed < before.1 {
+            state.violated(format!("node {node} goes back from {before:?} to {:?}", (term, committed)));
+        }
+    }
+
+    /// Where a value was applied, and whether it was put there.
+    pub(super) fn applied_at(&self, value: &Bytes) -> Option<(u64, bool)> {
+        self.lock().values.get(value).copied()
+    }
+
+    pub(super) fn operation_at(&self, index: u64) -> Option<Bytes> {
+        self.lock().operations.get(&index).cloned()
+    }
+}
+
+impl State {
+    fn violated(&mut self, what: String) {
+        if self.violations.len() < TOLD_MAX {
+            self.violations.push(what);
+        }
+    }
+
+    /// A node tells others of a vote, which must be on its disk.
+    fn told(&mut self, node: usize, vote: EngineVote) {
+        let promised = self.nodes.entry(node).or_default();
+        if !keeps(promised.vote, Some(vote)) {
+            promised.vote = Some(vote);
+        }
+        let content = promised.disk.durable_content("vote");
+        let durable = content.as_deref().and_then(|content| vote_of(content.get(24..)?));
+        if !keeps(durable, Some(vote)) {
+            self.violated(format!("node {node} tells {vote:?}, and has {durable:?} on its disk"));
+        }
+    }
+
+    /// A node tells that it has an entry, which must be on its disk.
+    fn look_at_disk(&mut self, node: usize, last: EntryId) {
+        let promised = &self.nodes[&node];
+        let Some(identity) = promised.identity.clone() else { return };
+        let opened = Log::open_idle(promised.disk.durable(), identity, Options::new(0));
+        match opened {
+            Ok((log, _writer, found)) if has(&found, &log, last) => {}
+            Ok((_, _, found)) => self.violated(format!(
+                "node {node} acknowledges {last:?}, its disk has entries up to {:?}",
+                found.last
+            )),
+            Err(error) => self.violated(format!("node {node} acknowledges {last:?}, its disk: {error}")),
+        }
+    }
+}
+
+/// Whoever has the one keeps what was promised with the other.
+fn keeps(has: Option<EngineVote>, promised: Option<EngineVote>) -> bool {
+    let Some(promised) = promised else { return true };
+    // Who voted in a term follows whoever was elected in it.
+    has.is_some_and(|has| {
+        let (term, before) = (has.leader_id.term, promised.leader_id.term);
+        term > before || (term == before && (has.committed || has.leader_id == promised.leader_id))
+    })
+}
+
+/// Whether a log has an entry, or had it once.
+pub(super) fn has(found: &Recovered, log: &Log<FaultyDisk>, id: EntryId) -> bool {
+    found.purged.is_some_and(|purged| purged.index >= id.index)
+        || log
+            .read(id.index..id.index + 1, usize::MAX)
+            .is_ok_and(|read| read.first().is_some_and(|entry| entry.id == id))
+}

@@ -1,0 +1,258 @@
+//! One simulated node: a replica on disks of its own, which runs or does not.
+
+use std::future::poll_fn;
+use std::io::{self, Read};
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::{Instant, sleep};
+
+use super::super::super::access::Access;
+use super::super::super::applier::{Applier, Task, Worker, snapshot};
+use super::super::super::clock::ClusterClock;
+use super::super::super::events::Events;
+use super::super::super::key_value::KeyValue;
+use super::super::super::machine::StateMachine;
+use super::super::super::replica_id::{Place, ReplicaId};
+use super::super::super::session::Sessions;
+use super::super::super::tasks;
+use super::super::super::tasks::scope::Scope;
+use super::super::{Engine, Parts, Timing};
+use super::checker::Checker;
+use super::net::Net;
+use super::planted::Planted;
+use super::trace::Trace;
+use crate::storage::faulty::FaultyDisk;
+use crate::storage::{Identity, Log, Options, Snapshots, StorageError, Writer};
+
+/// What all nodes of a run have.
+#[derive(Clone)]
+pub(super) struct Surroundings {
+    pub(super) net: Net,
+    pub(super) checker: Checker,
+    pub(super) trace: Trace,
+    pub(super) planted: Option<Planted>,
+    pub(super) timing: Timing,
+    pub(super) founders: Vec<Place>,
+}
+
+pub(super) struct Node {
+    pub(super) index: usize,
+    pub(super) place: Place,
+    pub(super) own: ReplicaId,
+    pub(super) log: FaultyDisk,
+    /// As it was when the power went.
+    log_before: FaultyDisk,
+    pub(super) snapshots: FaultyDisk,
+    /// How often it was started.
+    pub(super) life: u64,
+    pub(super) running: Option<Running>,
+    /// Its log was damaged: it does not start any longer.
+    pub(super) damaged: bool,
+}
+
+/// A process.
+#[derive(Clone)]
+pub(super) struct Running {
+    pub(super) scope: Scope,
+    pub(super) access: Arc<Access<Watched, FaultyDisk>>,
+    pub(super) snapshots: Arc<Snapshots<FaultyDisk>>,
+}
+
+/// How a process ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// It is killed: all that it wrote is there.
+    Kill,
+    /// The power goes: what was not synced is there or not.
+    PowerLoss,
+}
+
+impl Node {
+    pub(super) fn new(index: usize, place: Place, own: ReplicaId) -> Self {
+        Self {
+            index,
+            place,
+            own,
+            log: FaultyDisk::default(),
+            log_before: FaultyDisk::default(),
+            snapshots: FaultyDisk::default(),
+            life: 0,
+            running: None,
+            damaged: false,
+        }
+    }
+
+    pub(super) fn identity(&self) -> Identity {
+        Identity { cluster: "simulated".to_owned(), node: self.place.node.to_string() }
+    }
+
+    /// Starts it. It may be dead when this returns: its disk may have failed.
+    pub(super) async fn start(
+        &mut self,
+        around: &Surroundings,
+        damaged: bool,
+        (disk, seed): (Duration, u64),
+    ) {
+        self.life += 1;
+        match around.planted {
+            Some(Planted::AckBeforeSync) => self.log.lie_about("segment"),
+            Some(Planted::VoteNotPersisted) => self.log.lie_about("vote"),
+            _ => {}
+        }
+        let scope = Scope::new(disk, around.trace.began());
+        let begun = scope.run(self.begin(around, &scope, (damaged, seed))).await;
+        match begun {
+            Some(Ok(running)) => {
+                around.trace.note(format_args!("node {} runs", self.index));
+                self.running = Some(running);
+            }
+            Some(Err(why)) => {
+                around.trace.note(format_args!("node {} does not start: {why}", self.index));
+                scope.kill();
+                around.net.leave(self.index);
+            }
+            None => {}
+        }
+    }
+
+    async fn begin(
+        &mut self,
+        around: &Surroundings,
+        scope: &Scope,
+        (damaged, seed): (bool, u64),
+    ) -> Result<Running, String> {
+        let identity = self.identity();
+        // Many segments, and entries that are read from the disk.
+        let options = Options { segment_bytes_max: 8 << 10, recent_bytes_max: 4 << 10, ..Options::new(seed) };
+        let opened = Log::open_idle(self.log.clone(), identity.clone(), options);
+        let (log, writer, mut found) = opened.map_err(|error| {
+            self.damaged = matches!(error, StorageError::Corrupt { .. });
+            error.to_string()
+        })?;
+        if around.planted == Some(Planted::CutAtDamage) {
+            found.in_doubt = None;
+        }
+        // What was damaged may be gone, if the node says so.
+        if damaged && found.in_doubt.is_some() {
+            around.checker.doubts(self.index);
+        }
+        around.checker.starts(self.index, &self.log, &identity, (&found, &log));
+        let snapshots = Snapshots::open(self.snapshots.clone(), &identity.cluster);
+        let snapshots = Arc::new(snapshots.map_err(|error| error.to_string())?);
+        tasks::spawn(write(writer, scope.clone()));
+        let clock = Arc::new(ClusterClock::new(Instant::now()));
+        let machine = Watched {
+            machine: KeyValue::default(),
+            node: self.index,
+            checker: around.checker.clone(),
+            trace: around.trace.clone(),
+        };
+        let (applier, worker) = Applier::new(machine, Arc::clone(&clock));
+        tasks::spawn(apply(worker, (self.index, around.checker.clone()), around.planted));
+        let (carrier, incoming) = around.net.join(self.index, self.life, scope);
+        let log = Arc::new(log);
+        let parts = Parts {
+            own: self.own,
+            cluster: identity.cluster,
+            founders: around.founders.clone(),
+            place: self.place.clone(),
+            timing: around.timing,
+            log: Arc::clone(&log),
+            found,
+            snapshots: Arc::clone(&snapshots),
+            applier: applier.clone(),
+            clock: Arc::clone(&clock),
+            events: Events::in_memory(),
+            carrier,
+            incoming,
+        };
+        let engine = Engine::start(parts).await.map_err(|error| error.to_string())?;
+        let patience = around.timing.patience;
+        let access = Access { engine, applier, clock, log, patience, machine: PhantomData };
+        Ok(Running { scope: scope.clone(), access: Arc::new(access), snapshots })
+    }
+
+    /// Of what a loss of power can leave it leaves the least.
+    pub(super) fn lose_what_is_not_synced(&mut self) {
+        self.log = self.log_before.durable();
+    }
+
+    /// Ends it at once.
+    pub(super) fn end(&mut self, around: &Surroundings, end: End, luck: &mut fastrand::Rng) {
+        let Some(running) = self.running.take() else { return };
+        around.trace.note(format_args!("node {}: {end:?}", self.index));
+        running.scope.kill();
+        around.net.leave(self.index);
+        for panic in running.scope.take_panics() {
+            around.checker.violated(format!("node {} panicked: {panic}", self.index));
+        }
+        let (log, snapshots) = match end {
+            End::Kill => (self.log.after_kill(), self.snapshots.after_kill()),
+            End::PowerLoss => (self.log.after_power_loss(luck), self.snapshots.after_power_loss(luck)),
+        };
+        self.log_before = std::mem::replace(&mut self.log, log);
+        self.snapshots = snapshots;
+    }
+}
+
+/// The log's thread.
+async fn write(mut writer: Writer<FaultyDisk>, scope: Scope) {
+    while poll_fn(|context| writer.poll_work(context)).await {
+        sleep(scope.disk()).await;
+        writer.step();
+    }
+}
+
+/// The machine's thread.
+async fn apply(mut worker: Worker<Watched>, (node, checker): (usize, Checker), planted: Option<Planted>) {
+    while let Some(task) = worker.waiting.recv().await {
+        match task {
+            Task::Snapshot(answer) if planted == Some(Planted::SessionsNotInSnapshot) => {
+                let mut none = Vec::new();
+                Sessions::default().encode(&mut none);
+                let none = Bytes::from(none);
+                let taken = snapshot(&worker.state);
+                let without = taken.map(|taken| {
+                    taken.map(|(mut head, content)| {
+                        head.sessions = none;
+                        (head, content)
+                    })
+                });
+                drop(answer.send(without));
+            }
+            task => worker.work(task),
+        }
+        if let Some(last) = worker.state.last {
+            checker.digests(node, last, worker.state.digest);
+        }
+    }
+}
+
+/// Keys and values, and somebody who looks on.
+pub(super) struct Watched {
+    pub(super) machine: KeyValue,
+    node: usize,
+    checker: Checker,
+    trace: Trace,
+}
+
+impl StateMachine for Watched {
+    fn apply(&mut self, id: u64, operation: Bytes) -> Bytes {
+        self.trace.note(format_args!("node {} applies {id}", self.node));
+        let answer = self.machine.apply(id, operation.clone());
+        self.checker.applies(self.node, id, &operation, &answer);
+        answer
+    }
+
+    fn snapshot(&self) -> io::Result<impl Read + Send + 'static> {
+        self.machine.snapshot()
+    }
+
+    fn restore(&mut self, from: impl Read) -> io::Result<()> {
+        self.checker.restores(self.node);
+        self.machine.restore(from)
+    }
+}
