@@ -113,7 +113,7 @@ impl Feed {
                 self.wanted.notified().await;
             }
             // Older ones are read by whoever wants them.
-            let mut next = replica.progress().borrow().applied.map_or(0, |applied| applied.index + 1);
+            let mut next = replica.status().applied.map_or(0, |applied| applied.index + 1);
             self.change(|state| state.ring.restart(next));
             while self.followers() > 0 {
                 match replica.follow(next, READ_BYTES).await {
