@@ -8,6 +8,9 @@
 //! ```text
 //! cargo bench --bench scale               # about 40 s
 //! cargo bench --bench scale -- --quick    # about 10 s
+//!
+//! # Only work, for callgrind to count: 51,200 messages to 20 members by one proxy, so many for each member in a batch.
+//! valgrind --tool=callgrind target/release/deps/scale-* --count 64
 //! ```
 
 use std::time::Duration;
@@ -55,6 +58,34 @@ struct Cost {
     connections: usize,
 }
 
+/// What a leader does for a datacenter of 20, `per_member` messages of 128 B for each member in every batch, and all others do
+/// for that. Nothing is measured here.
+fn work(per_member: usize) {
+    const MEMBERS: usize = 20;
+    const SMALL_BYTES: usize = 128;
+    let names: Vec<String> = (0..MEMBERS).map(|member| format!("m{member}")).collect();
+    let mut nodes = vec![(LEADER, "us", Roles::ORIGIN, None), ("proxy", "eu", Roles::PROXY, None)];
+    nodes.extend(names.iter().map(|name| (name.as_str(), "eu", Roles::MEMBER, None)));
+    let mut lab = Lab::new(&nodes, &Settings::default(), Duration::from_micros(200));
+    lab.run_for(Duration::from_secs(2));
+    let (members, mut rng): (Vec<NodeId>, _) =
+        (names.iter().map(|name| id(name)).collect(), fastrand::Rng::with_seed(7));
+    let rounds = 51_200 / (MEMBERS * per_member);
+    for _ in 0..rounds {
+        let mut batch = Batch::to(dc("eu"));
+        for _ in 0..per_member {
+            let entry: Vec<u8> = std::iter::repeat_with(|| rng.u8(..)).take(SMALL_BYTES).collect();
+            let entry = Bytes::from(entry);
+            let message = |to: &NodeId| Message::new(to.clone(), entry.clone()).lane(Lane::Bulk);
+            batch.extend(members.iter().map(message));
+        }
+        lab.submit(LEADER, batch).expect("within the budget");
+        lab.run_for(Duration::from_millis(1));
+    }
+    lab.run_for(Duration::from_secs(1));
+    println!("{} messages delivered", lab.delivered.len());
+}
+
 struct Run {
     way: Way,
     members: usize,
@@ -66,6 +97,10 @@ struct Run {
 }
 
 fn main() {
+    let mut arguments = std::env::args().skip_while(|argument| argument != "--count").skip(1);
+    if let Some(per_member) = arguments.next() {
+        return work(per_member.parse().expect("a number of messages"));
+    }
     let quick = std::env::args().any(|argument| argument == "--quick");
     let (rounds, messages) = if quick { (3, 20) } else { (7, 50) };
     let mut runs = Vec::new();

@@ -252,8 +252,10 @@ impl Config {
 /// Walks the whole document, reporting as it goes. `None` only if something was reported.
 fn check(reader: &mut Reader<'_>, path: &Path, document: &toml::de::DeTable<'_>) -> Option<Config> {
     let root = Section::root(document);
-    reader
-        .known_keys(&root, &["cluster", "security", "limits", "timers", "codec", "consensus", "log", "node"]);
+    reader.known_keys(
+        &root,
+        &["cluster", "security", "limits", "timers", "sockets", "codec", "consensus", "log", "node"],
+    );
     let cluster = cluster(reader, &root);
     let security = security::read(reader, &root);
     let settings = settings::read(reader, &root);

@@ -145,6 +145,15 @@ fn every_limit_and_timer_has_its_default_and_its_range() {
             assert_eq!(config.settings() == &defaults, value == default, "{key} {value}");
         }
     }
+    for row in tables(&text, "### Sockets") {
+        let (key, default) = (quoted(&row[0])[0], quoted(&row[1]).first().copied());
+        keys.insert(key.to_owned());
+        for value in quoted(&row[2]) {
+            let config =
+                setting("sockets", key, value).unwrap_or_else(|error| panic!("{key} {value}: {error}"));
+            assert_eq!(config.settings() == &defaults, Some(value) == default, "{key} {value}");
+        }
+    }
     assert_eq!(tables(&text, "### Replicas").len(), format!("{:?}", Timing::default()).matches(": ").count());
     // The debug form names all fields.
     let debug = format!("{defaults:?}");

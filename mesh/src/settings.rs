@@ -65,6 +65,13 @@ pub struct Settings {
     /// What compresses bulk batches to other datacenters. Where the receiver of one does not know zstd, it gets LZ4. Default
     /// LZ4.
     pub second_stage: Stage,
+    /// Congestion control that the kernel is asked for on every connection, such as `bbr`. Empty, the default: the system's,
+    /// which also goes on where the kernel refuses the name.
+    pub congestion_control: String,
+    /// Buffers of each connection towards the kernel, bytes, for sending and for receiving: for lines that hold more than the
+    /// kernel lets buffers grow to, twice bandwidth times round trip. The kernel may give less. 0, the default: they grow as
+    /// the kernel has it. Else 64 KiB to 64 MiB.
+    pub socket_buffer_bytes: usize,
 }
 
 impl Default for Settings {
@@ -99,6 +106,8 @@ impl Default for Settings {
             handshakes_max: 256,
             accepts_per_second: 1000,
             second_stage: Stage::Lz4,
+            congestion_control: String::new(),
+            socket_buffer_bytes: 0,
         }
     }
 }
@@ -131,6 +140,12 @@ pub const MESSAGE_OVERHEAD_BYTES: usize = 256;
 
 /// The machines count in µs, and a timer that rings again at once rings for ever.
 const TIMER_MIN: Duration = Duration::from_millis(1);
+
+/// Characters that the name of a congestion control has at most: one byte less than the kernel has for it.
+const CONGESTION_NAME_MAX: usize = 15;
+
+/// What the kernel may be asked for as a socket's buffer, bytes.
+const SOCKET_BUFFER_BYTES: std::ops::RangeInclusive<usize> = 64 * 1024..=64 * 1024 * 1024;
 
 /// A field, whether its rule holds, and the rule.
 type Rule = (&'static str, bool, &'static str);
@@ -219,8 +234,20 @@ impl Settings {
         ]
     }
 
-    fn rules(&self) -> [Rule; 11] {
+    fn rules(&self) -> [Rule; 13] {
+        let in_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
         [
+            (
+                "congestion_control",
+                self.congestion_control.len() <= CONGESTION_NAME_MAX
+                    && self.congestion_control.bytes().all(in_name),
+                "must be a name such as \"bbr\": at most 15 of the letters a-z and A-Z, digits, `_` and `-`",
+            ),
+            (
+                "socket_buffer_bytes",
+                self.socket_buffer_bytes == 0 || SOCKET_BUFFER_BYTES.contains(&self.socket_buffer_bytes),
+                "must be 0, or at least 64 KiB and at most 64 MiB",
+            ),
             (
                 "second_stage",
                 self.second_stage != Stage::Zstd || cfg!(feature = "zstd"),
@@ -260,7 +287,7 @@ mod tests {
         const MS: Duration = Duration::from_millis(1);
         const SHORT: Duration = Duration::from_nanos(999_999);
         const NONE: Duration = Duration::ZERO;
-        let faults: [(&str, Fault); 43] = [
+        let faults: [(&str, Fault); 47] = [
             ("message_bytes_max", |s| s.message_bytes_max = 0),
             ("message_bytes_max", |s| s.message_bytes_max = (256 << 20) + 1),
             ("message_bytes_max", |s| s.message_bytes_max = usize::MAX),
@@ -309,6 +336,10 @@ mod tests {
             ("handshakes_max", |s| s.handshakes_max = 0),
             ("handshakes_max", |s| s.handshakes_max = 1),
             ("process_budget_bytes", |s| s.process_budget_bytes = 0),
+            ("congestion_control", |s| s.congestion_control = "sixteen_letters_".into()),
+            ("congestion_control", |s| s.congestion_control = "bbr\0".into()),
+            ("socket_buffer_bytes", |s| s.socket_buffer_bytes = 64 * 1024 - 1),
+            ("socket_buffer_bytes", |s| s.socket_buffer_bytes = (64 << 20) + 1),
         ];
         for (index, (field, fault)) in faults.into_iter().enumerate() {
             let mut settings = Settings::default();
@@ -368,6 +399,8 @@ mod tests {
             connections_max: 2,
             handshakes_max: 2,
             accepts_per_second: 1,
+            congestion_control: "x".into(),
+            socket_buffer_bytes: 64 * 1024,
         };
         assert_eq!(small.check(), Ok(()));
     }

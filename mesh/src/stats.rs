@@ -219,21 +219,10 @@ pub struct Stats {
     pub tls: TlsStats,
 }
 
-impl Stats {
-    /// Stats whose per-datacenter rows exist before they are first counted.
-    pub(crate) fn for_datacenters(names: impl IntoIterator<Item = Datacenter>) -> Self {
-        let mut stats = Self::default();
-        names.into_iter().for_each(|name| stats.add_datacenter(name));
-        stats
-    }
-
-    /// A row for a datacenter that had none.
-    pub(crate) fn add_datacenter(&mut self, name: Datacenter) {
-        let zero = || DatacenterStats {
-            failed: FailReason::ALL.iter().map(|reason| (reason.label(), 0)).collect(),
-            ..DatacenterStats::default()
-        };
-        self.datacenters.entry(name).or_insert_with(zero);
+impl DatacenterStats {
+    /// Nothing was counted yet, and every reason is there.
+    pub(crate) fn zero() -> Self {
+        Self { failed: FailReason::ALL.iter().map(|reason| (reason.label(), 0)).collect(), ..Self::default() }
     }
 }
 

@@ -21,6 +21,10 @@ pub(super) enum Field<S> {
     Time(fn(&mut S) -> &mut Duration, Duration, Duration),
     /// One of [`STAGES`].
     Stage(fn(&mut S) -> &mut Stage),
+    /// As [`Field::Bytes`], or 0. The struct's own rules say which are legal.
+    Buffer(fn(&mut S) -> &mut usize),
+    /// A text, which may be empty. The struct's own rules say which are legal.
+    Name(fn(&mut S) -> &mut String),
 }
 
 pub(super) const BYTES_MAX: u64 = 1 << 40;
@@ -49,12 +53,15 @@ impl<S> Field<S> {
     /// A value as people write it.
     pub(super) fn show(self, settings: &mut S) -> String {
         match self {
-            Self::Bytes(place) => show_bytes(u64::try_from(*place(settings)).unwrap_or(u64::MAX)),
+            Self::Bytes(place) | Self::Buffer(place) => {
+                show_bytes(u64::try_from(*place(settings)).unwrap_or(u64::MAX))
+            }
             Self::Count(place, ..) => place(settings).to_string(),
             Self::Long(place, ..) => place(settings).to_string(),
             Self::Rate(place, _) => place(settings).to_string(),
             Self::Time(place, ..) => show_duration(*place(settings)),
             Self::Stage(place) => stage_name(*place(settings)).to_owned(),
+            Self::Name(place) => format!("{:?}", place(settings)),
         }
     }
 
@@ -111,6 +118,16 @@ impl<S> Field<S> {
                     reader.report(entry, "unknown second stage", "use \"none\", \"lz4\" or \"zstd\"");
                 }
                 *place(settings) = stage?;
+            }
+            Self::Buffer(place) => {
+                *place(settings) = usize::try_from(bytes(reader, entry)?).unwrap_or(usize::MAX);
+            }
+            Self::Name(place) => {
+                let Some(text) = entry.value.and_then(|value| value.as_str()) else {
+                    reader.wrong_type(entry, "a text such as \"bbr\"");
+                    return None;
+                };
+                *place(settings) = text.to_owned();
             }
         }
         Some(())

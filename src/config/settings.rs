@@ -1,4 +1,4 @@
-//! `[limits]`, `[timers]` and `[codec]`: one row per field of the mesh's settings, by the same name.
+//! `[limits]`, `[timers]`, `[sockets]` and `[codec]`: one row per field of the mesh's settings, by the same name.
 
 use std::time::Duration;
 
@@ -42,6 +42,11 @@ const TIMERS: [Key; 12] = [
     ("drain_timeout", Field::Time(|s| &mut s.drain_timeout, Duration::ZERO, MINUTE)),
 ];
 
+const SOCKETS: [Key; 2] = [
+    ("congestion_control", Field::Name(|s| &mut s.congestion_control)),
+    ("socket_buffer_bytes", Field::Buffer(|s| &mut s.socket_buffer_bytes)),
+];
+
 const CODEC: [Key; 1] = [("second_stage", Field::Stage(|s| &mut s.second_stage))];
 
 /// A line per field that differs.
@@ -60,8 +65,8 @@ pub(super) fn differences(before: &Settings, after: &Settings) -> Vec<String> {
 }
 
 /// Every field, by table.
-fn tables() -> [(&'static str, &'static [Key]); 3] {
-    [("limits", &LIMITS), ("timers", &TIMERS), ("codec", &CODEC)]
+fn tables() -> [(&'static str, &'static [Key]); 4] {
+    [("limits", &LIMITS), ("timers", &TIMERS), ("sockets", &SOCKETS), ("codec", &CODEC)]
 }
 
 /// All tables over the defaults, checked against each other. `None` only if something was reported.
@@ -151,6 +156,8 @@ mod tests {
                 Field::Rate(place, max) => (1..=max).contains(place(&mut settings)),
                 Field::Time(place, min, max) => (min..=max).contains(place(&mut settings)),
                 Field::Stage(place) => STAGES.iter().any(|(_, stage)| stage == place(&mut settings)),
+                Field::Buffer(place) => *place(&mut settings) == 0,
+                Field::Name(place) => place(&mut settings).is_empty(),
             };
             assert!(in_range, "{key}");
         }

@@ -30,6 +30,8 @@ pub(super) enum Event {
     Members { index: u64, voters: Vec<ReplicaId>, learners: Vec<ReplicaId> },
     /// It wrote a snapshot of everything up to an entry.
     SnapshotTaken { index: u64 },
+    /// It could not write one.
+    SnapshotFailed { why: String },
     /// It took another replica's.
     SnapshotInstalled { index: u64 },
     /// It caught up after a doubt, and votes again.

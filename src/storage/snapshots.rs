@@ -171,11 +171,16 @@ impl<D: Disk> Snapshots<D> {
         match self.head_of(&received) {
             Ok(head) => self.publish(received.file, &received.name, head),
             Err(error) => {
-                // It is taken out at the next start if this fails.
-                let _ = self.disk.remove(&received.name);
+                self.discard_received(received);
                 Err(error)
             }
         }
+    }
+
+    /// Gives up what another node sent.
+    pub fn discard_received(&self, received: Received<D::File>) {
+        // It is taken out at the next start if this fails.
+        let _ = self.disk.remove(&received.name);
     }
 
     /// The last entry in what another node sent, if all of it is there and unchanged.
@@ -214,8 +219,15 @@ impl<D: Disk> Snapshots<D> {
     /// In this order: content durable, then its name, then the older one is gone.
     fn publish(&self, file: D::File, from: &str, head: Head) -> Result<Snapshot<D::File>, StorageError> {
         let name = format!("{PREFIX}{:020}", head.last.index);
-        file.sync().map_err(StorageError::io("sync", from))?;
-        self.disk.rename(from, &name).map_err(StorageError::io("rename", from))?;
+        let named = file
+            .sync()
+            .map_err(StorageError::io("sync", from))
+            .and_then(|()| self.disk.rename(from, &name).map_err(StorageError::io("rename", from)));
+        if let Err(error) = named {
+            // It is taken out at the next start if this fails.
+            let _ = self.disk.remove(from);
+            return Err(error);
+        }
         self.disk.sync().map_err(StorageError::io("sync", "the directory of snapshots"))?;
         let snapshot = Snapshot { file: Arc::new(file), name: name.into(), head };
         let mut newest = self.lock();
@@ -342,13 +354,18 @@ impl<D: Disk> Unfinished<'_, D> {
     ///
     /// What the disk says. The newest one is then the one before.
     pub fn finish(mut self, last: EntryId) -> Result<Snapshot<D::File>, StorageError> {
-        let name = self.name.clone();
-        self.write_out().map_err(StorageError::io("write to", &name))?;
-        let head = Head { last, bytes: self.bytes, sum: self.sum.finalize() };
-        self.file
-            .write_at(0, &head.encode(&self.snapshots.cluster))
-            .map_err(StorageError::io("write to", &name))?;
-        self.snapshots.publish(self.file, &name, head)
+        let (name, snapshots) = (self.name.clone(), self.snapshots);
+        let written = self.write_out().and_then(|()| {
+            let head = Head { last, bytes: self.bytes, sum: self.sum.clone().finalize() };
+            self.file.write_at(0, &head.encode(&snapshots.cluster)).map(|()| head)
+        });
+        match written.map_err(StorageError::io("write to", &name)) {
+            Ok(head) => snapshots.publish(self.file, &name, head),
+            Err(error) => {
+                self.discard();
+                Err(error)
+            }
+        }
     }
 
     /// Gives it up.

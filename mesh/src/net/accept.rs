@@ -90,7 +90,7 @@ fn take(shared: &Arc<Shared>, stream: TcpStream) {
     });
     match verdict {
         Ok(Verdict::Taken(port)) => {
-            socket::tune_accepted(&stream, shared.silence_timeout());
+            socket::tune_accepted(&stream, &shared.socket_options());
             port.set_up(socket::took(&stream));
             start_connection(shared, port, stream);
         }

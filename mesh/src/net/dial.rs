@@ -14,10 +14,11 @@ pub(super) fn start(shared: &Arc<Shared>, port: Arc<Port>, address: SocketAddr) 
     let ended = Ended::new(shared, port);
     shared.spawn(async move {
         let (shared, port) = (ended.shared(), ended.port());
+        let options = shared.socket_options();
         let connected = tokio::select! {
             biased;
             _ = port.closing() => return,
-            connected = socket::connect(address, shared.silence_timeout()) => connected,
+            connected = socket::connect(address, &options) => connected,
         };
         match connected {
             Err(error) => {

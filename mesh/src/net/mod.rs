@@ -31,11 +31,10 @@ mod secure;
 mod writer;
 // What they are made of.
 mod cutter;
-// The network that the shell runs on: the kernel's, or for a test a simulated one with the same names.
+// The network that the shell runs on: the kernel's, and for a test, within its simulation alone, a simulated one.
+mod kernel;
 #[cfg(feature = "turmoil")]
 mod simulated;
-#[cfg(not(feature = "turmoil"))]
-mod socket;
 mod stream;
 mod tls;
 
@@ -56,6 +55,8 @@ use crate::proto::node::NodeInit;
 use crate::proto::wire::Offer;
 use crate::settings::{Settings, SettingsError};
 use crate::topology::{NodeSpec, Topology};
+#[cfg(not(feature = "turmoil"))]
+use kernel as socket;
 use shared::Shared;
 #[cfg(feature = "turmoil")]
 use simulated as socket;
@@ -159,7 +160,7 @@ pub async fn join(config: Config) -> Result<(Client, Inbox), JoinError> {
     let tls = protect(&security, &topology, spec, address)?;
     let listener = match address {
         Some(address) => {
-            let bound = socket::listen(address).await;
+            let bound = socket::listen(address, &(&settings).into()).await;
             Some(bound.map_err(|source| JoinError::Bind { address, source })?)
         }
         None => None,

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::dial;
 use super::port::{End, Port};
+use super::socket::SocketOptions;
 use super::tls::{Reloaded, Tls, TlsError};
 use super::waiting::{Answer, Receipts, Waiting};
 use crate::id::NodeId;
@@ -148,9 +149,9 @@ impl Shared {
         call(&core, self.now())
     }
 
-    /// As it is now, for the kernel's own timeout of a connection that begins.
-    pub(super) fn silence_timeout(&self) -> Duration {
-        self.settings(|settings| settings.silence_timeout)
+    /// As they are now, for a connection that begins.
+    pub(super) fn socket_options(&self) -> SocketOptions {
+        self.settings(|settings| settings.into())
     }
 
     /// A setting as it is now: a reload may change it.
@@ -483,12 +484,22 @@ pub(super) mod tests {
     }
 
     #[tokio::test]
-    async fn connections_that_begin_after_a_reload_have_the_new_timeout_of_the_kernel() {
+    async fn connections_that_begin_after_a_reload_have_the_new_options_of_the_kernel() {
         let (client, _inbox) = join(lone_origin()).await.unwrap();
         let shared = Arc::clone(client.mesh().shared());
-        let settings = Settings { silence_timeout: Duration::from_secs(41), ..Settings::default() };
+        let settings = Settings {
+            silence_timeout: Duration::from_secs(41),
+            congestion_control: "bbr".to_owned(),
+            socket_buffer_bytes: 1 << 20,
+            ..Settings::default()
+        };
         client.mesh().set_settings(&settings).unwrap();
-        assert_eq!(shared.silence_timeout(), Duration::from_secs(41));
+        let options = SocketOptions {
+            silence_timeout: Duration::from_secs(41),
+            congestion_control: "bbr".to_owned(),
+            buffer_bytes: 1 << 20,
+        };
+        assert_eq!(shared.socket_options(), options);
     }
 
     #[tokio::test]

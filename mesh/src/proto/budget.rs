@@ -26,8 +26,12 @@ pub struct Budget {
 #[derive(Debug)]
 pub struct BatchCharge {
     segments: Vec<(usize, u32)>,
-    /// Per message of the batch, the segments it holds.
-    held: Vec<Box<[u32]>>,
+    /// The segments that the messages of the batch hold, those of the first one first.
+    held: Vec<u32>,
+    /// Per message, where its own end.
+    ends: Vec<usize>,
+    /// Per message, whether it is decided: it holds nothing any more.
+    let_go: Vec<bool>,
     /// Segments that were copied out of the buffers they were slices of.
     copies: BTreeMap<u32, Bytes>,
     bytes: usize,
@@ -42,26 +46,40 @@ impl BatchCharge {
     pub fn of(messages: &[Message]) -> Self {
         let mut index: BTreeMap<(usize, usize), u32> = BTreeMap::new();
         let mut segments: Vec<(usize, u32)> = Vec::new();
-        let mut held = Vec::with_capacity(messages.len());
+        let (mut held, mut ends) = (Vec::with_capacity(messages.len()), Vec::with_capacity(messages.len()));
         let mut bytes = messages.len() * MESSAGE_OVERHEAD_BYTES;
+        let mut latest = None;
         for message in messages {
-            let mut own = Vec::with_capacity(message.payload.segments().len());
             for segment in message.payload.segments().iter().filter(|segment| !segment.is_empty()) {
                 // Equal address and length is the same buffer: reading it is not needed to know that it is shared.
                 let key = (segment.as_ptr().addr(), segment.len());
-                let at = *index.entry(key).or_insert_with(|| {
-                    segments.push((segment.len(), 0));
-                    bytes = bytes.saturating_add(segment.len());
-                    u32::try_from(segments.len() - 1).unwrap_or(u32::MAX)
-                });
+                // Most often a message shares what it shares with the one in front of it.
+                let at = match latest {
+                    Some((same, at)) if same == key => at,
+                    _ => *index.entry(key).or_insert_with(|| {
+                        segments.push((segment.len(), 0));
+                        bytes = bytes.saturating_add(segment.len());
+                        u32::try_from(segments.len() - 1).unwrap_or(u32::MAX)
+                    }),
+                };
+                latest = Some((key, at));
                 if let Some((_, holders)) = usize::try_from(at).ok().and_then(|at| segments.get_mut(at)) {
                     *holders += 1;
-                    own.push(at);
+                    held.push(at);
                 }
             }
-            held.push(own.into_boxed_slice());
+            ends.push(held.len());
         }
-        Self { segments, held, copies: BTreeMap::new(), bytes }
+        let let_go = vec![false; ends.len()];
+        Self { segments, held, ends, let_go, copies: BTreeMap::new(), bytes }
+    }
+
+    /// Where the segments of message `index` are in the list of those that are held; nowhere once it is decided.
+    fn held_by(&self, index: usize) -> std::ops::Range<usize> {
+        if self.let_go[index] {
+            return 0..0;
+        }
+        index.checked_sub(1).map_or(0, |before| self.ends[before])..self.ends[index]
     }
 
     /// All of it, bytes.
@@ -74,7 +92,7 @@ impl BatchCharge {
     #[must_use]
     pub fn would_free(&self, indices: &BTreeSet<usize>) -> usize {
         let mut holders: BTreeMap<u32, u32> = BTreeMap::new();
-        for at in indices.iter().filter_map(|index| self.held.get(*index)).flatten() {
+        for at in indices.iter().flat_map(|index| &self.held[self.held_by(*index)]) {
             *holders.entry(*at).or_default() += 1;
         }
         let alone = |(at, count): (u32, u32)| {
@@ -87,17 +105,19 @@ impl BatchCharge {
     /// Message `index` of the batch is decided: the bytes that nobody holds any more.
     fn let_go(&mut self, index: usize) -> usize {
         let mut freed = MESSAGE_OVERHEAD_BYTES;
-        for at in std::mem::take(&mut self.held[index]) {
-            let Some((bytes, holders)) = usize::try_from(at).ok().and_then(|at| self.segments.get_mut(at))
+        let held = self.held_by(index);
+        for at in &self.held[held] {
+            let Some((bytes, holders)) = usize::try_from(*at).ok().and_then(|at| self.segments.get_mut(at))
             else {
                 continue;
             };
             *holders -= 1;
             if *holders == 0 {
                 freed += *bytes;
-                self.copies.remove(&at);
+                self.copies.remove(at);
             }
         }
+        self.let_go[index] = true;
         freed
     }
 
@@ -106,7 +126,11 @@ impl BatchCharge {
     pub fn detach(&mut self, index: usize, payload: &mut Payload) {
         let small = |segment: &Bytes| segment.len() < DETACH_BELOW_BYTES;
         let segments = || payload.segments().iter().filter(|segment| !segment.is_empty());
-        let Some(held) = self.held.get(index).filter(|_| segments().any(small)) else { return };
+        let held = self.held_by(index);
+        if held.is_empty() || !segments().any(small) {
+            return;
+        }
+        let held = &self.held[held];
         let copies = &mut self.copies;
         let copied = segments().zip(held).map(|(segment, at)| {
             if !small(segment) {

@@ -9,18 +9,23 @@
 //!                 Retry                 any state ──deadline──→ Failed, and the floor rises past it
 //! ```
 
+mod select;
+pub use select::{Leg, Selected};
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Bound;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use trunkline_codec::Payload;
 
 use super::back::Back;
 use super::client::Ticket;
+use super::deadlines::Deadlines;
 use super::held::Held;
 use super::links::{LinkId, PeerIx};
 use super::pause::Pauses;
 use super::rtt::Rtt;
+use super::seqs::Seqs;
 use super::time::Micros;
 use super::window::WINDOW_SEQS;
 use super::wire::ROOM_UNKNOWN;
@@ -52,6 +57,8 @@ pub struct Pending {
     pub slot: Option<u32>,
     /// When nobody wants it any more.
     pub expires_at: Micros,
+    /// Its group of [`Deadlines`].
+    pub group: MessageId,
     /// Its bytes.
     pub payload: Payload,
 }
@@ -122,8 +129,12 @@ pub struct Flow {
     pub datacenter: usize,
     /// The lane.
     pub lane: Lane,
+    /// The topology lists its destination.
+    pub employed: bool,
     /// The destination's life, once an ack named it.
     pub incarnation: Incarnation,
+    /// What stood for it last.
+    pub row: Option<Row>,
     /// Write to ack on direct attempts.
     pub direct_rtt: Rtt,
     /// The way back.
@@ -131,7 +142,9 @@ pub struct Flow {
     /// Messages that have no seq yet.
     pub queue: BTreeMap<MessageId, Pending>,
     /// Messages that have one.
-    pub sent: BTreeMap<u64, Sent>,
+    pub sent: Seqs<Sent>,
+    /// When nobody wants them any more.
+    pub deadlines: Deadlines,
     /// The attempts whose empty runs ask for an ack.
     pub asking: BTreeSet<u64>,
     /// Messages below this one were copied out of the application's buffers, as far as they wait.
@@ -176,12 +189,23 @@ pub struct Ping {
     pub attempts: u32,
 }
 
-/// A message that can be taken back.
+/// The row that stood for a flow when it was last sent: looked up by names once, and kept, for a link has its rows for good.
+#[derive(Clone, Copy, Debug)]
+pub struct Row {
+    /// On the connection of the flow's lane, of this link.
+    pub link: LinkId,
+    /// The lives of origin and destination that it is for.
+    pub lives: (Incarnation, Incarnation),
+    /// Its number.
+    pub number: u32,
+}
+
+/// A message that is not decided.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Newest {
+pub enum Undecided {
     /// It has no seq yet.
     Queued(MessageId),
-    /// It has this one, and waits for another attempt.
+    /// It has this one.
     Sent(u64),
 }
 
@@ -194,9 +218,6 @@ fn charge(payload: &Payload) -> usize {
     payload.len() + MESSAGE_OVERHEAD_BYTES
 }
 
-/// Most runs of one flow in a frame: a flow with more gaps than that goes on in the next frame.
-const RUNS_PER_FRAME: usize = 8;
-
 impl Flow {
     /// Nothing was sent yet.
     #[must_use]
@@ -206,11 +227,14 @@ impl Flow {
             destination,
             datacenter,
             lane,
+            employed: true,
             incarnation: Incarnation::UNKNOWN,
+            row: None,
             direct_rtt: Rtt::default(),
             back: Back::default(),
             queue: BTreeMap::new(),
-            sent: BTreeMap::new(),
+            sent: Seqs::default(),
+            deadlines: Deadlines::default(),
             asking: BTreeSet::new(),
             detached: MessageId(0),
             newest: MessageId(0),
@@ -268,12 +292,12 @@ impl Flow {
     /// The message that came last of those that nobody has at present: none if it is the only one of the flow, or if all that
     /// came later are under way or held.
     #[must_use]
-    pub fn newest(&self) -> Option<Newest> {
+    pub fn newest(&self) -> Option<Undecided> {
         if self.queue.len() + self.sent.len() == 1 {
             return None;
         }
-        let queued = self.queue.last_key_value().map(|(id, _)| Newest::Queued(*id));
-        queued.or_else(|| self.retry.last().map(|seq| Newest::Sent(*seq)))
+        let queued = self.queue.last_key_value().map(|(id, _)| Undecided::Queued(*id));
+        queued.or_else(|| self.retry.last().map(|seq| Undecided::Sent(*seq)))
     }
 
     /// How long messages have waited without any of them moving.
@@ -285,15 +309,32 @@ impl Flow {
     /// All messages that wait and were not copied out of the application's buffers. They count as copied.
     pub fn attached_mut(&mut self) -> impl Iterator<Item = &mut Pending> {
         let from = std::mem::replace(&mut self.detached, MessageId(self.newest.0 + 1));
-        let sent = self.sent.values_mut().rev().map(|sent| &mut sent.pending);
+        let sent = self.sent.iter_back_mut().map(|sent| &mut sent.pending);
         let sent = sent.take_while(move |pending| pending.id >= from);
         self.queue.range_mut(from..).map(|(_, pending)| pending).chain(sent)
+    }
+
+    /// Which of these messages are not decided: those without a seq first, then the others in their order.
+    #[must_use]
+    pub fn undecided(&self, ids: &RangeInclusive<MessageId>) -> Vec<Undecided> {
+        // Who was accepted earlier got the lower seq.
+        let (mut low, mut high) = (self.floor(), self.next);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            match self.sent.range(middle, high).next() {
+                Some((seq, sent)) if sent.pending.id < *ids.start() => low = seq + 1,
+                _ => high = middle,
+            }
+        }
+        let queued = self.queue.range(ids.clone()).map(|(id, _)| Undecided::Queued(*id));
+        let sent = self.sent.range(low, self.next).take_while(|(_, sent)| sent.pending.id <= *ids.end());
+        queued.chain(sent.map(|(seq, _)| Undecided::Sent(seq))).collect()
     }
 
     /// Takes a message with a seq out: it is decided or given up.
     pub fn forget(&mut self, seq: u64) -> Option<Sent> {
         self.retry.remove(&seq);
-        let sent = self.sent.remove(&seq)?;
+        let sent = self.sent.remove(seq)?;
         if sent.place == Place::Held && seq > self.decided {
             self.held.given_up();
         }
@@ -306,15 +347,15 @@ impl Flow {
     pub fn newly_held(&self, entry: &AckFlow) -> Vec<u64> {
         let span = 64 * u64::try_from(entry.held.len()).unwrap_or(0);
         let (decided, last) = (entry.decided, entry.decided.saturating_add(span));
-        let within = self.sent.range((Bound::Excluded(decided), Bound::Included(last)));
-        let new = within.filter(|(seq, sent)| sent.place != Place::Held && entry.holds(**seq));
-        new.map(|(seq, _)| *seq).collect()
+        let within = self.sent.range(decided.saturating_add(1), last.saturating_add(1));
+        let new = within.filter(|(seq, sent)| sent.place != Place::Held && entry.holds(*seq));
+        new.map(|(seq, _)| seq).collect()
     }
 
     /// The destination holds it: no more retries.
     pub fn hold(&mut self, seq: u64) {
         self.retry.remove(&seq);
-        if let Some(sent) = self.sent.get_mut(&seq) {
+        if let Some(sent) = self.sent.get_mut(seq) {
             let before = std::mem::replace(&mut sent.place, Place::Held);
             let bytes = charge(&sent.pending.payload);
             self.lands(before, bytes);
@@ -343,7 +384,7 @@ impl Flow {
     /// The lowest seq still alive; without any, the one that comes next.
     #[must_use]
     pub fn floor(&self) -> u64 {
-        self.sent.first_key_value().map_or(self.next, |(seq, _)| *seq)
+        self.sent.first().map_or(self.next, |(seq, _)| seq)
     }
 
     /// Seqs below this one were given out.
@@ -356,7 +397,7 @@ impl Flow {
     #[must_use]
     pub fn floor_due(&self) -> bool {
         // With nothing alive, what the destination holds would wait until something is sent again.
-        let lowest = self.sent.first_key_value();
+        let lowest = self.sent.first();
         let untold = lowest.map_or(self.held.owes_floor(), |(_, sent)| !matches!(sent.place, Place::Retry));
         untold && self.floor() > self.floor_told.max(self.decided + 1)
     }
@@ -460,7 +501,7 @@ impl Flow {
     /// attempt was meant for a life of the destination that is over, and may have reached it.
     #[must_use]
     pub fn retry(&mut self, seq: u64, uncertain: bool) -> bool {
-        let Some(sent) = self.sent.get_mut(&seq) else { return true };
+        let Some(sent) = self.sent.get_mut(seq) else { return true };
         let before = std::mem::replace(&mut sent.place, Place::Retry);
         sent.uncertain |= uncertain;
         let (bytes, again) = (charge(&sent.pending.payload), !(uncertain && sent.stale));
@@ -478,11 +519,9 @@ impl Flow {
     /// of an attempt under way are not among them: if that is refused, the old life never saw it.
     #[must_use]
     pub fn restart(&mut self, incarnation: Incarnation) -> Vec<u64> {
-        let mut lost = Vec::new();
-        for (seq, sent) in &mut self.sent {
-            if sent.uncertain || sent.place == Place::Held {
-                lost.push(*seq);
-            }
+        let may_have_had = |sent: &Sent| sent.uncertain || sent.place == Place::Held;
+        let lost = self.sent.iter().filter(|(_, sent)| may_have_had(sent)).map(|(seq, _)| seq).collect();
+        for sent in self.sent.iter_back_mut() {
             sent.stale = matches!(sent.place, Place::Flying(_));
         }
         self.incarnation = incarnation;
@@ -492,200 +531,6 @@ impl Flow {
         (self.room, self.starves_since) = (None, None);
         self.pauses.restart();
         lost
-    }
-
-    /// The seqs to put into the next frame, lowest first, cut into runs of consecutive ones. Unsent messages get their seq
-    /// here. At most `runs_max` runs. What was late waits unless `late_too`. `fits` is asked per message and ends the selection with `false`; the first one is
-    /// taken whatever it says, if `alone` holds. A single run without messages tells the floor when there is nothing else to carry it.
-    pub fn select(
-        &mut self,
-        runs_max: usize,
-        alone: bool,
-        late_too: bool,
-        now: Micros,
-        mut fits: impl FnMut(&Payload) -> bool,
-    ) -> Vec<Selected> {
-        let mut runs: Vec<Selected> = Vec::new();
-        let runs_max = runs_max.min(RUNS_PER_FRAME);
-        let probing = self.pauses.is_probing();
-        if self.probe_flies() {
-            return runs;
-        }
-        let mut taken = 0_usize;
-        // One message may ask for room after a while without any word, whatever was said before.
-        let mut credit = self.room.map(|room| room.saturating_sub(self.flying_bytes));
-        let asks =
-            self.flying == 0 && self.starves_since.is_some_and(|since| now >= since + STARVED_ASKS_AFTER);
-        let in_any_case = asks || self.next_is_awaited();
-        let mut take = |seq: u64, payload: &Payload, taken: &mut usize| {
-            let first = *taken == 0;
-            if probing && !first {
-                return false;
-            }
-            let left = credit.map(|credit| credit.checked_sub(charge(payload)));
-            if left == Some(None) && !(first && in_any_case) {
-                return false;
-            }
-            // Asked in any case: the caller keeps count.
-            let fits = fits(payload);
-            if !(fits || (first && alone)) {
-                return false;
-            }
-            let room = runs.len() < runs_max;
-            match runs.last_mut().filter(|run| run.first + u64::from(run.count) == seq) {
-                Some(run) => run.count += 1,
-                None if room => runs.push(Selected { first: seq, count: 1 }),
-                None => return false,
-            }
-            *taken += 1;
-            credit = left.map(Option::unwrap_or_default);
-            true
-        };
-        let starved = self.is_starved();
-        let mut open = true;
-        for seq in &self.retry {
-            let Some(sent) = self.sent.get(seq).filter(|sent| late_too || !sent.late) else { continue };
-            if !take(*seq, &sent.pending.payload, &mut taken) {
-                open = false;
-                break;
-            }
-        }
-        while open && self.next - self.sent.first_key_value().map_or(self.next, |(seq, _)| *seq) < WINDOW_SEQS
-        {
-            let Some(entry) = self.queue.first_entry() else { break };
-            if !take(self.next, &entry.get().payload, &mut taken) {
-                break;
-            }
-            let pending = entry.remove();
-            if let Some(slot) = pending.slot {
-                self.slots.remove(&slot);
-            }
-            let sent = Sent {
-                pending,
-                place: Place::Retry,
-                attempts: 0,
-                way: Way::Direct,
-                first_sealed: Micros(0),
-                first_link: LinkId(u64::MAX),
-                uncertain: false,
-                late: false,
-                full: false,
-                stale: false,
-            };
-            self.sent.insert(self.next, sent);
-            self.next += 1;
-        }
-        if !runs.is_empty() {
-            self.starves_since = None;
-        }
-        if runs.is_empty() && (open || starved) && runs_max > 0 && (self.asks() || self.audit) {
-            runs.push(Selected { first: self.next, count: 0 });
-        }
-        runs
-    }
-
-    /// Something waits to be sent again for having been late.
-    #[must_use]
-    pub fn has_late(&self) -> bool {
-        self.retry.iter().any(|seq| self.sent.get(seq).is_some_and(|sent| sent.late))
-    }
-
-    /// All that there is to seal waits to be sent again for having been late.
-    #[must_use]
-    pub fn only_late(&self) -> bool {
-        let new = !self.queue.is_empty() && self.window_open();
-        let asks = self.audit || self.asks();
-        let late = |seq| self.sent.get(seq).is_some_and(|sent| sent.late);
-        !new && !asks && !self.retry.is_empty() && self.retry.iter().all(late)
-    }
-
-    /// Which attempt the next one of its messages would be.
-    #[must_use]
-    pub fn next_attempt(&self) -> u32 {
-        let again = self.retry.first().and_then(|seq| self.sent.get(seq));
-        again.map_or(1, |sent| sent.attempts.saturating_add(1))
-    }
-
-    /// The message that [`Flow::select`] would take first.
-    #[must_use]
-    pub fn foremost(&self) -> Option<Newest> {
-        let again = self.retry.first().map(|seq| Newest::Sent(*seq));
-        again.or_else(|| self.queue.first_key_value().map(|(id, _)| Newest::Queued(*id)))
-    }
-
-    /// Payload bytes of the message that [`Flow::select`] would take first; 0 without one.
-    #[must_use]
-    pub fn next_bytes(&self, late_too: bool) -> usize {
-        let again =
-            self.retry.iter().filter_map(|seq| self.sent.get(seq)).find(|sent| late_too || !sent.late);
-        again
-            .map(|sent| sent.pending.payload.len())
-            .or_else(|| self.queue.first_key_value().map(|(_, pending)| pending.payload.len()))
-            .unwrap_or(0)
-    }
-
-    /// A selected run goes into an attempt: its numbers for the wire.
-    pub fn fly(&mut self, run: Selected, leg: Leg, row: u32, deadline_ms: u32) -> Run {
-        let Leg { attempt, way, link, now } = leg;
-        self.held.asked(self.sent.is_empty());
-        if run.count == 0 {
-            self.asking.insert(attempt);
-            self.audit &= self.words.way() == Some(way);
-            if self.ping.waits {
-                let attempts = self.ping.attempts.saturating_add(1);
-                self.ping = Ping { waits: false, attempt: Some(attempt), attempts };
-            }
-        }
-        for seq in run.seqs() {
-            self.retry.remove(&seq);
-            if let Some(sent) = self.sent.get_mut(&seq) {
-                if sent.attempts == 0 {
-                    (sent.first_link, sent.first_sealed) = (link, now);
-                }
-                if !matches!(sent.place, Place::Flying(_)) {
-                    self.flying += 1;
-                    self.flying_bytes += charge(&sent.pending.payload);
-                }
-                sent.attempts = sent.attempts.saturating_add(1);
-                sent.place = Place::Flying(attempt);
-                sent.way = way;
-                (sent.full, sent.stale, sent.late) = (false, false, false);
-            }
-        }
-        // A floor above the run's first seq cannot be: the run itself is alive. Only an empty run may tell less than it
-        // could, and it stands at the next seq.
-        let floor = self.floor().min(run.first);
-        self.floor_told = self.floor_told.max(floor);
-        Run { flow: row, first: Seq(run.first), count: run.count, floor_back: run.first - floor, deadline_ms }
-    }
-}
-
-/// What the runs of one frame have in common.
-#[derive(Clone, Copy, Debug)]
-pub struct Leg {
-    /// The attempt.
-    pub attempt: u64,
-    /// Its way.
-    pub way: Way,
-    /// Its link.
-    pub link: LinkId,
-    /// When it is sealed.
-    pub now: Micros,
-}
-
-/// A run of seqs that was selected for a frame.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Selected {
-    /// First seq.
-    pub first: u64,
-    /// How many.
-    pub count: u32,
-}
-
-impl Selected {
-    /// The seqs.
-    pub fn seqs(self) -> impl Iterator<Item = u64> {
-        self.first..self.first + u64::from(self.count)
     }
 }
 

@@ -11,12 +11,14 @@ pub mod client;
 pub mod attempt;
 pub mod back;
 pub mod budget;
+pub mod deadlines;
 pub mod decision;
 pub mod flow;
 pub mod held;
 pub mod pause;
 pub mod reports;
 pub mod route;
+pub mod seqs;
 pub mod verdict;
 pub mod words;
 

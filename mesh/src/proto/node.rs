@@ -465,22 +465,24 @@ impl Node {
 
     fn take_ack(&mut self, link: LinkId, ack: Ack, now: Micros) {
         for entry in ack.flows {
-            let lane = Lane::from_index(entry.lane);
-            let flow = lane
-                .and_then(|lane| Some((lane, self.links.roster_out(link, lane)?.flow(entry.flow).cloned()?)));
-            let Some((lane, flow)) = flow else {
-                self.acks_ignored += 1;
-                continue;
-            };
-            if flow.origin == self.links.me.node {
-                if let Some(client) = self.client.as_mut() {
-                    let known = client.handle_ack(link, &flow, lane, &entry, &mut self.links, now);
+            let row = Lane::from_index(entry.lane).and_then(|lane| {
+                let roster = self.links.roster_out(link, lane)?;
+                let flow = roster.flow(entry.flow)?;
+                let own = roster.own(entry.flow).map(|ix| (ix, flow.origin_incarnation));
+                // Names are for those that it is passed back to.
+                Some((lane, own.ok_or_else(|| Arc::clone(flow))))
+            });
+            match (row, self.client.as_mut(), self.proxy.as_mut()) {
+                (Some((_, Ok(own))), Some(client), _) => {
+                    let known = client.handle_ack(link, own, &entry, &mut self.links, now);
                     self.acks_ignored += u64::from(!known);
                 }
-            } else if let (Some(proxy), Some(peer)) =
-                (self.proxy.as_mut(), self.links.peer(&flow.destination))
-            {
-                proxy.handle_ack(peer, &flow, lane, entry, &mut self.links, now);
+                (Some((lane, Err(flow))), _, Some(proxy)) if flow.origin != self.links.me.node => {
+                    if let Some(peer) = self.links.peer(&flow.destination) {
+                        proxy.handle_ack(peer, &flow, lane, entry, &mut self.links, now);
+                    }
+                }
+                _ => self.acks_ignored += 1,
             }
         }
     }

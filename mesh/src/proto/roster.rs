@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::flow::FlowIx;
 use super::wire::{Flow, Roster};
 
 /// Most rows of one connection. A row is added when an incarnation changes; a connection that used them all is replaced.
@@ -20,6 +21,8 @@ const ROWS_PER_FRAME: usize = 1024;
 pub struct RosterOut {
     rows: Vec<Arc<Flow>>,
     index: BTreeMap<Arc<Flow>, u32>,
+    /// Of a row that this node's own sender uses: which of its flows it stands for.
+    own: Vec<Option<FlowIx>>,
     announced: usize,
 }
 
@@ -46,10 +49,29 @@ impl RosterOut {
         Ok(row)
     }
 
+    /// The row of a flow of this node's own sender.
+    ///
+    /// # Errors
+    /// [`RosterFull`].
+    pub fn own_row(&mut self, flow: &Flow, ix: FlowIx) -> Result<u32, RosterFull> {
+        let row = self.row(flow)?;
+        self.own.resize(self.rows.len(), None);
+        if let Some(own) = usize::try_from(row).ok().and_then(|row| self.own.get_mut(row)) {
+            *own = Some(ix);
+        }
+        Ok(row)
+    }
+
     /// The flow of a row that was announced.
     #[must_use]
     pub fn flow(&self, row: u32) -> Option<&Arc<Flow>> {
         self.rows.get(usize::try_from(row).ok()?)
+    }
+
+    /// Which flow of this node's own sender a row stands for.
+    #[must_use]
+    pub fn own(&self, row: u32) -> Option<FlowIx> {
+        *self.own.get(usize::try_from(row).ok()?)?
     }
 
     /// The next rows not yet announced (ask until `None`), to be sent in front of the batch that uses them.
@@ -120,6 +142,17 @@ mod tests {
             assert_eq!(out.flow(row), peer.flow(row));
         }
         assert_eq!(peer.flow(3), None);
+    }
+
+    #[test]
+    fn the_senders_own_rows_are_found_by_number_and_no_others() {
+        let mut out = RosterOut::default();
+        assert_eq!((out.row(&flow("a", 0)), out.own(0)), (Ok(0), None));
+        assert_eq!(out.own_row(&flow("b", 0), FlowIx(7)), Ok(1));
+        assert_eq!((out.own(0), out.own(1), out.own(2)), (None, Some(FlowIx(7)), None));
+        assert_eq!(out.row(&flow("c", 0)), Ok(2));
+        assert_eq!((out.own_row(&flow("a", 0), FlowIx(5)), out.own(0)), (Ok(0), Some(FlowIx(5))));
+        assert_eq!(out.own(2), None);
     }
 
     #[test]

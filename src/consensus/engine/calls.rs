@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::mpsc;
-use trunkline_mesh::Incarnation;
+use trunkline_mesh::{Incarnation, NodeId};
 
 use super::super::replica_id::ReplicaId;
 use super::message::{Body, Envelope};
@@ -19,8 +19,8 @@ pub(super) struct Calls {
 struct Inner {
     last: u64,
     waiting: BTreeMap<u64, Waiting>,
-    /// The life of each replica's node that was heard of last.
-    lives: BTreeMap<ReplicaId, Incarnation>,
+    /// Of each node the life that was heard of last, and its replica.
+    lives: BTreeMap<NodeId, (Incarnation, ReplicaId)>,
 }
 
 struct Waiting {
@@ -62,13 +62,16 @@ impl Calls {
         }
     }
 
-    /// Something of a replica came. If its node was restarted, what it was asked before is not answered any longer: whoever waits
+    /// Something of a replica came from a node. If the node was restarted, what it was asked before is not answered any longer: whoever waits
     /// for it is told, and asks again.
-    pub(super) fn heard(&self, of: ReplicaId, life: Incarnation) {
+    pub(super) fn heard(&self, node: &NodeId, of: ReplicaId, life: Incarnation) {
         let mut inner = self.lock();
-        let before = inner.lives.insert(of, life);
-        if before.is_some_and(|before| before < life) {
-            inner.waiting.retain(|_, waiting| waiting.of != Some(of));
+        if inner.lives.get(node) == Some(&(life, of)) {
+            return;
+        }
+        let before = inner.lives.insert(node.clone(), (life, of));
+        if let Some((_, gone)) = before.filter(|(before, _)| *before < life) {
+            inner.waiting.retain(|_, waiting| waiting.of != Some(gone) && waiting.of != Some(of));
         }
     }
 

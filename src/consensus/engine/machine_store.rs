@@ -188,11 +188,20 @@ impl<D: Disk> RaftStateMachine<Types> for MachineStore<D> {
     }
 
     async fn get_current_snapshot(&mut self) -> io::Result<Option<EngineSnapshot<D>>> {
-        let Some(newest) = self.snapshots.newest() else { return Ok(None) };
-        let mut reader = newest.reader();
-        let head = blocking(move || SnapshotHead::read(&mut reader)).await??;
-        Ok(Some(EngineSnapshot { meta: meta_of(&head)?, snapshot: SnapshotData::Own(newest) }))
+        newest_of(&self.snapshots).await
     }
+}
+
+async fn newest_of<D: Disk>(snapshots: &Snapshots<D>) -> io::Result<Option<EngineSnapshot<D>>> {
+    let Some(newest) = snapshots.newest() else { return Ok(None) };
+    let mut reader = newest.reader();
+    let head = blocking(move || SnapshotHead::read(&mut reader)).await??;
+    Ok(Some(EngineSnapshot { meta: meta_of(&head)?, snapshot: SnapshotData::Own(newest) }))
+}
+
+/// Before there is anything to be written.
+fn nothing<D: Disk>() -> EngineSnapshot<D> {
+    EngineSnapshot { meta: Meta::default(), snapshot: SnapshotData::Nothing }
 }
 
 fn copy_of<D: Disk>(snapshot: &Snapshot<D::File>, snapshots: &Snapshots<D>) -> io::Result<Received<D::File>> {
@@ -224,7 +233,7 @@ impl<D: Disk> RaftSnapshotBuilder<Types> for Builder<D> {
 
     async fn build_snapshot(&mut self) -> io::Result<EngineSnapshot<D>> {
         let Some((head, mut content)) = self.applier.snapshot().await? else {
-            return Ok(EngineSnapshot { meta: Meta::default(), snapshot: SnapshotData::Nothing });
+            return Ok(nothing());
         };
         let snapshots = Arc::clone(&self.snapshots);
         let meta = meta_of(&head)?;
@@ -241,7 +250,16 @@ impl<D: Disk> RaftSnapshotBuilder<Types> for Builder<D> {
                 }
             }
         };
-        let snapshot = blocking(written).await??;
+        let snapshot = match blocking(written).await.flatten() {
+            Ok(snapshot) => snapshot,
+            // The log goes on and is as good: it is only longer. The engine is told of the snapshot that there was, and asks again
+            // after as many entries.
+            Err(error) => {
+                tracing::error!(%error, "no snapshot can be written: the log keeps what would be in it");
+                self.events.record(&Event::SnapshotFailed { why: error.to_string() });
+                return Ok(newest_of(&self.snapshots).await?.unwrap_or_else(nothing));
+            }
+        };
         self.progress.send_modify(|progress| progress.snapshot = progress.snapshot.max(Some(last)));
         self.events.record(&Event::SnapshotTaken { index: last.index });
         Ok(EngineSnapshot { meta, snapshot: SnapshotData::Own(snapshot) })

@@ -26,7 +26,7 @@
 //! | 7    | snapshot | vote; last id; membership's id; membership text; total 8; offset 8; the rest of the message: bytes of the file |
 //! | 8    | got      | result 8: 0 go on, 1 installed, 2 begin again, 3 refused; offset 8; vote |
 //! | 9    | propose  | the encoded command |
-//! | 10   | proposed | result 8: 0 applied, 1 session expired, 2 answer forgotten, 3 not leader, 4 busy, 5 unknown; term 8; index 8; seq 8; committed id; the rest: the answer |
+//! | 10   | proposed | result 8: 0 applied, 1 session expired, 2 answer forgotten, 3 not leader, 4 busy, 5 unknown; term 8; index 8; seq 8; the leader's vote; what it knows to be committed, id; the rest: the answer |
 //! | 11   | barrier  | lease 8: 1 a lease will do |
 //! | 12   | passed   | result 8: 0 yes, 1 no; index id |
 //! | 13   | who      | |
@@ -70,7 +70,7 @@ pub(super) enum Body {
     Snapshot(Part),
     Got { result: Got, offset: u64, vote: EngineVote },
     Propose(Bytes),
-    Proposed { result: Proposed, committed: Option<EntryId> },
+    Proposed { result: Proposed, committed: Option<(EngineVote, EntryId)> },
     Barrier { lease: bool },
     Passed { index: Option<Option<EntryId>> },
     Who,
@@ -223,7 +223,8 @@ impl Envelope {
                     Proposed::Unknown => (5, none, 0),
                 };
                 head.numbers([kind, id.term, id.index, seq]);
-                head.id(*committed);
+                head.vote(&committed.map_or(NO_VOTE, |(vote, _)| vote));
+                head.id(committed.map(|(_, last)| last));
             }
             Body::Barrier { lease } => head.number(u64::from(*lease)),
             Body::Passed { index } => {
@@ -306,7 +307,8 @@ fn read_body(tag: u8, from: &mut Reader<'_>) -> Result<Body, MessageError> {
         9 => Body::Propose(from.rest()?),
         10 => {
             let [kind, term, index, seq] = from.numbers()?;
-            let committed = from.id()?;
+            let (vote, last) = (from.vote()?, from.id()?);
+            let committed = last.map(|last| (vote, last));
             let id = EntryId { term, index };
             let result = match kind {
                 0 => Proposed::Applied { id, answer: from.rest()? },
@@ -570,7 +572,7 @@ mod tests {
             Body::Propose(Bytes::from_static(b"command")),
             Body::Proposed {
                 result: Proposed::Applied { id, answer: Bytes::from_static(b"ok") },
-                committed: Some(id),
+                committed: Some((vote, id)),
             },
             Body::Proposed { result: Proposed::AnswerForgotten { id, seq: 4 }, committed: None },
             Body::Proposed { result: Proposed::NotLeader, committed: None },

@@ -9,7 +9,7 @@ use openraft::raft::{
 };
 use openraft::storage::SnapshotMeta;
 use tokio::sync::{Semaphore, mpsc};
-use trunkline_mesh::{Delivery, Lane};
+use trunkline_mesh::{Delivery, Lane, NodeId};
 
 use super::super::carrier::Incoming as FromMesh;
 use super::super::event::Event;
@@ -31,15 +31,16 @@ pub(super) struct Receiver<D: Disk> {
     wire: Arc<Wire>,
     snapshots: Arc<Snapshots<D>>,
     requests: Arc<Requests<D>>,
-    /// One of each replica and lane.
-    streams: BTreeMap<(ReplicaId, Lane), Incoming>,
-    /// One of each replica.
-    parts: BTreeMap<ReplicaId, mpsc::Sender<(u64, Part)>>,
+    /// One of each node and lane: there are as many as the topology has, whatever replicas a peer makes up.
+    streams: BTreeMap<(NodeId, Lane), Incoming>,
+    /// One of each node.
+    parts: BTreeMap<NodeId, mpsc::Sender<(u64, Part)>>,
     questions: Arc<Semaphore>,
 }
 
 /// A stream of appends.
 struct Incoming {
+    from: ReplicaId,
     call: u64,
     next: u64,
     requests: mpsc::Sender<AppendEntriesRequest<Types>>,
@@ -87,7 +88,7 @@ impl<D: Disk> Receiver<D> {
         let Some(place) = self.wire.outbox.carrier().place(&delivery.origin) else {
             return tracing::debug!(origin = %delivery.origin, "dropped: it is in the topology no longer");
         };
-        self.wire.calls.heard(envelope.from, delivery.origin_incarnation);
+        self.wire.calls.heard(&delivery.origin, envelope.from, delivery.origin_incarnation);
         match envelope.body {
             Body::Append(append) => {
                 self.append(&place, delivery.lane, (envelope.from, envelope.call, envelope.seq), append)
@@ -119,11 +120,11 @@ impl<D: Disk> Receiver<D> {
         (from, call, seq): (ReplicaId, u64, u64),
         append: Append,
     ) {
-        let key = (from, lane);
+        let key = (place.node.clone(), lane);
         if seq == 0 {
             let (requests, waiting) = mpsc::channel(2 * STREAM_APPENDS_MAX);
             // An older one ends when all that came by it is answered.
-            self.streams.insert(key, Incoming { call, next: 0, requests });
+            self.streams.insert(key.clone(), Incoming { from, call, next: 0, requests });
             let (raft, wire, place) = (self.raft.clone(), Arc::clone(&self.wire), place.clone());
             tasks::spawn(answer_stream(raft, wire, place, (from, lane, call), waiting));
         }
@@ -134,7 +135,10 @@ impl<D: Disk> Receiver<D> {
             leader_commit: append.committed.map(log_id_of),
         };
         let readable = request.entries.len() == append.entries.len();
-        let stream = self.streams.get_mut(&key).filter(|stream| stream.call == call && stream.next == seq);
+        let stream = self
+            .streams
+            .get_mut(&key)
+            .filter(|stream| (stream.from, stream.call, stream.next) == (from, call, seq));
         let taken = stream.is_some_and(|stream| {
             stream.next += 1;
             readable && stream.requests.try_send(request).is_ok()
@@ -154,14 +158,14 @@ impl<D: Disk> Receiver<D> {
     fn part(&mut self, place: &Place, from: ReplicaId, call: u64, part: Part) {
         if part.offset == 0 {
             let (parts, waiting) = mpsc::channel(16);
-            self.parts.insert(from, parts);
+            self.parts.insert(place.node.clone(), parts);
             let (raft, wire, place) = (self.raft.clone(), Arc::clone(&self.wire), place.clone());
             tasks::spawn(take_snapshot(raft, wire, Arc::clone(&self.snapshots), (from, place), waiting));
         }
         let offset = part.offset;
-        let taken = self.parts.get(&from).is_some_and(|parts| parts.try_send((call, part)).is_ok());
+        let taken = self.parts.get(&place.node).is_some_and(|parts| parts.try_send((call, part)).is_ok());
         if !taken {
-            self.parts.remove(&from);
+            self.parts.remove(&place.node);
             let body = Body::Got { result: Got::Again, offset, vote: EngineVote::new(0, self.wire.own) };
             answer(&self.wire, place, Lane::Bulk, (from, call, offset), body);
         }
@@ -270,15 +274,29 @@ fn reason_of(response: &VoteResponse<Types>, asked: &EngineVote, candidate: Opti
     }
 }
 
-/// Writes a snapshot as it comes, and has it installed.
+/// Writes a snapshot as it comes, and has it installed. What of one that broke off is on the disk is taken out.
 async fn take_snapshot<D: Disk>(
     raft: Raft<D>,
     wire: Arc<Wire>,
     snapshots: Arc<Snapshots<D>>,
+    from: (ReplicaId, Place),
+    parts: mpsc::Receiver<(u64, Part)>,
+) {
+    let mut received = None;
+    take_parts(raft, wire, &snapshots, from, parts, &mut received).await;
+    if let Some(left) = received {
+        let _ = tasks::blocking(move || snapshots.discard_received(left)).await;
+    }
+}
+
+async fn take_parts<D: Disk>(
+    raft: Raft<D>,
+    wire: Arc<Wire>,
+    snapshots: &Arc<Snapshots<D>>,
     (from, place): (ReplicaId, Place),
     mut parts: mpsc::Receiver<(u64, Part)>,
+    received: &mut Option<Received<D::File>>,
 ) {
-    let mut received: Option<Received<D::File>> = None;
     while let Some((call, part)) = parts.recv().await {
         let offset = part.offset;
         let tell = |result, offset, vote| {
@@ -289,11 +307,16 @@ async fn take_snapshot<D: Disk>(
         if offset != so_far || part.bytes.is_empty() || offset + part.bytes.len() as u64 > part.total {
             return tell(Got::Again, so_far, none);
         }
-        let (store, before, bytes) = (Arc::clone(&snapshots), received.take(), part.bytes.clone());
+        let (store, before, bytes) = (Arc::clone(snapshots), received.take(), part.bytes.clone());
         let write = move || {
             let mut received = before.map_or_else(|| store.begin_received(), Ok)?;
-            received.write(&bytes)?;
-            Ok::<_, crate::storage::StorageError>(received)
+            match received.write(&bytes) {
+                Ok(()) => Ok::<_, crate::storage::StorageError>(received),
+                Err(error) => {
+                    store.discard_received(received);
+                    Err(error)
+                }
+            }
         };
         let file = match tasks::blocking(write).await {
             Ok(Ok(file)) => file,
@@ -305,7 +328,7 @@ async fn take_snapshot<D: Disk>(
         };
         let so_far = file.bytes();
         if so_far < part.total {
-            received = Some(file);
+            *received = Some(file);
             tell(Got::Next, so_far, none);
             continue;
         }
@@ -314,15 +337,17 @@ async fn take_snapshot<D: Disk>(
             .as_ref()
             .map(|(since, json)| super::super::applied::Membership { since: *since, json: json.clone() });
         let Ok(last_membership) = stored_of(membership.as_ref()) else {
+            *received = Some(file);
             return tell(Got::Refused, so_far, none);
         };
         // Nothing of the engine sees a snapshot that is damaged or another one than was said: that would end it.
-        let store = Arc::clone(&snapshots);
+        let store = Arc::clone(snapshots);
         let checked = tasks::blocking(move || (store.last_of_received(&file), file)).await;
         let Ok((last, file)) = checked else { return };
         let fits = last.as_ref().ok() == part.last.as_ref();
         if !fits || part.last.is_some_and(|last| last.term > part.vote.leader_id.term) {
             tracing::error!(%place, "a snapshot came damaged, or is another one than was said: it is not taken");
+            *received = Some(file);
             return tell(Got::Refused, so_far, none);
         }
         let meta = SnapshotMeta { last_log_id: part.last.map(log_id_of), last_membership };

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
-use openraft::raft::ReadPolicy;
+use openraft::raft::{AppendEntriesRequest, ReadPolicy};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::Instant;
 use trunkline_mesh::Lane;
@@ -63,6 +63,28 @@ impl<D: Disk> Requests<D> {
         self.raft.metrics().borrow_watched().running_state.is_ok()
     }
 
+    /// What a leader knows to be committed, and the vote by which it leads.
+    fn committed(&self) -> Option<(EngineVote, EntryId)> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let leads = metrics.state == openraft::ServerState::Leader && metrics.vote.committed;
+        let last = metrics.cluster_committed.as_ref().map(id_of);
+        last.filter(|_| leads).map(|last| (metrics.vote, last))
+    }
+
+    /// A leader's word of what is committed, come with an answer: the operation that was proposed is applied here without one
+    /// more way from there. It says what a heartbeat would, and no more.
+    async fn take_committed(&self, (vote, last): (EngineVote, EntryId)) {
+        let heartbeat = AppendEntriesRequest {
+            vote,
+            prev_log_id: None,
+            entries: Vec::new(),
+            leader_commit: Some(log_id_of(last)),
+        };
+        // Of an older leader it changes nothing, and the engine says so.
+        let _ = self.raft.append_entries(heartbeat).await;
+    }
+
     /// The other voters, if this node leads.
     pub(super) fn voters_led(&self) -> Option<Vec<(ReplicaId, Place)>> {
         let metrics = self.raft.metrics();
@@ -101,18 +123,25 @@ impl<D: Disk> Requests<D> {
         match asked.await {
             // It may be on its way.
             Err(why) => Err(ProposeError::Unknown { why }),
-            Ok((_, Body::Proposed { result, .. })) => match result {
-                Proposed::Applied { id, answer } => Ok(Answer { id, result: Ok(answer) }),
-                Proposed::SessionExpired { id } => Ok(Answer { id, result: Err(Refusal::SessionExpired) }),
-                Proposed::AnswerForgotten { id, seq } => {
-                    Ok(Answer { id, result: Err(Refusal::AnswerForgotten { seq }) })
+            Ok((_, Body::Proposed { result, committed })) => {
+                if let Some(committed) = committed {
+                    self.take_committed(committed).await;
                 }
-                Proposed::NotLeader => Err(ProposeError::NoLeader),
-                Proposed::Busy => Err(ProposeError::Busy),
-                Proposed::Unknown => Err(ProposeError::Unknown {
-                    why: format!("{place} lost its leadership while it was under way"),
-                }),
-            },
+                match result {
+                    Proposed::Applied { id, answer } => Ok(Answer { id, result: Ok(answer) }),
+                    Proposed::SessionExpired { id } => {
+                        Ok(Answer { id, result: Err(Refusal::SessionExpired) })
+                    }
+                    Proposed::AnswerForgotten { id, seq } => {
+                        Ok(Answer { id, result: Err(Refusal::AnswerForgotten { seq }) })
+                    }
+                    Proposed::NotLeader => Err(ProposeError::NoLeader),
+                    Proposed::Busy => Err(ProposeError::Busy),
+                    Proposed::Unknown => Err(ProposeError::Unknown {
+                        why: format!("{place} lost its leadership while it was under way"),
+                    }),
+                }
+            }
             Ok(_) => Err(ProposeError::Unknown { why: format!("{place} gave an answer that is none") }),
         }
     }
@@ -145,8 +174,7 @@ impl<D: Disk> Requests<D> {
             // A membership or a blank entry is the engine's own.
             _ => Proposed::NotLeader,
         };
-        let committed = self.progress.borrow().applied;
-        Body::Proposed { result, committed }
+        Body::Proposed { result, committed: self.committed() }
     }
 
     async fn forwarded_here(&self, command: Bytes) -> Proposed {

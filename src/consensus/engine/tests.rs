@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use openraft::StorageError;
 use openraft::entry::RaftEntry;
-use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
+use openraft::storage::{
+    IOFlushed, LogState, RaftLogReader, RaftLogStorage, RaftSnapshotBuilder, RaftStateMachine,
+};
 use openraft::testing::log::{StoreBuilder, Suite};
 
 use super::super::applier::Applier;
@@ -119,6 +121,36 @@ impl RaftLogStorage<Types> for FromAnywhere {
     async fn purge(&mut self, up_to: LogId) -> io::Result<()> {
         self.log.purge(up_to).await
     }
+}
+
+#[tokio::test]
+async fn a_snapshot_that_cannot_be_written_ends_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("snapshots");
+    std::fs::create_dir(&path).unwrap();
+    let snapshots = Arc::new(Snapshots::open(Directory::new(path.clone()), "test").unwrap());
+    let applier = Applier::start(Nothing, Arc::new(ClusterClock::new(tokio::time::Instant::now()))).unwrap();
+    let (progress, _) = watch::channel(Progress::default());
+    let events = Events::in_memory();
+    let mut machine = MachineStore::open(applier.clone(), snapshots, progress, events.clone()).await.unwrap();
+    let apply = async |index| {
+        let command = super::super::command::Command::Nothing.encode();
+        applier.apply(vec![(EntryId { term: 1, index }, command)]).await.unwrap();
+    };
+    apply(0).await;
+    std::fs::remove_dir(&path).unwrap();
+    let mut builder = machine.get_snapshot_builder().await;
+    let failed = builder.build_snapshot().await.unwrap();
+    assert_eq!(failed.meta.last_log_id, None, "there is none yet");
+    assert!(events.from(0).last().unwrap().contains("snapshot_failed"));
+
+    std::fs::create_dir(&path).unwrap();
+    let first = builder.build_snapshot().await.unwrap();
+    assert_eq!(first.meta.last_log_id.map(|last| last.index), Some(0));
+    apply(1).await;
+    std::fs::rename(&path, directory.path().join("away")).unwrap();
+    let failed = builder.build_snapshot().await.unwrap();
+    assert_eq!(failed.meta.last_log_id.map(|last| last.index), Some(0), "it is the one before");
 }
 
 struct OnDisk;

@@ -2,10 +2,13 @@
 //! time is an argument.
 //!
 //! A flow is one direction of one connection. Flows take turns, one item each, and an item is on the link alone for
-//! `bytes / rate`, then on its way for the delay. The instants are computed, not observed: a driver that looks late
+//! `bytes / rate`, then on its way for the delay. Before those that had something at their last turn come those that had
+//! nothing, as with fq_codel, which is what routers and kernels that share a line fairly have: what is sent now and then waits
+//! for the item on the link, and not for a turn of everybody who has much. The instants are computed, not observed: a driver that looks late
 //! finds the link as busy as one that looks in time (it may find the turns in another order), so timer granularity
 //! costs no bandwidth.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::num::NonZeroU64;
 use std::time::Duration;
@@ -36,14 +39,24 @@ struct Waiting<T> {
 pub(super) struct Egress<T> {
     bytes_per_s: NonZeroU64,
     free_at: Duration,
+    /// What waits, of every flow that has a turn.
     flows: HashMap<FlowId, VecDeque<Waiting<T>>>,
-    /// Flows that have something waiting, next turn first.
+    /// Flows that had nothing when something came, next turn first.
+    fresh: VecDeque<FlowId>,
+    /// Flows that had a turn, next turn first. One that has nothing any more stays until its turn comes: what comes for it
+    /// before is no reason to go before the others.
     turns: VecDeque<FlowId>,
 }
 
 impl<T> Egress<T> {
     pub(super) fn new(bytes_per_s: NonZeroU64) -> Self {
-        Self { bytes_per_s, free_at: Duration::ZERO, flows: HashMap::new(), turns: VecDeque::new() }
+        Self {
+            bytes_per_s,
+            free_at: Duration::ZERO,
+            flows: HashMap::new(),
+            fresh: VecDeque::new(),
+            turns: VecDeque::new(),
+        }
     }
 
     /// Queues an item behind the others of its flow. Items without bytes (the end of a stream) cost no time on the link.
@@ -56,27 +69,29 @@ impl<T> Egress<T> {
         delay: Duration,
         now: Duration,
     ) {
-        let queue = self.flows.entry(flow).or_default();
-        if queue.is_empty() {
-            self.turns.push_back(flow);
+        let waiting = Waiting { item, bytes, delay, since: now };
+        match self.flows.entry(flow) {
+            Entry::Occupied(mut queue) => queue.get_mut().push_back(waiting),
+            Entry::Vacant(none) => {
+                none.insert(VecDeque::from([waiting]));
+                self.fresh.push_back(flow);
+            }
         }
-        queue.push_back(Waiting { item, bytes, delay, since: now });
     }
 
     /// The next item that the link has begun to send by `now`; its departure may lie ahead.
     pub(super) fn poll_departure(&mut self, now: Duration) -> Option<Departure<T>> {
+        self.end_empty_turns(now);
         let (turn, begins) = self.next_turn()?;
         if begins > now {
             return None;
         }
-        let flow = self.turns.remove(turn).expect("a turn of the queue");
+        let fresh = self.fresh.len();
+        let flow = if turn < fresh { self.fresh.remove(turn) } else { self.turns.remove(turn - fresh) };
+        let flow = flow.expect("a turn of a list");
         let queue = self.flows.get_mut(&flow).expect("a flow with a turn has a queue");
         let Waiting { item, bytes, delay, .. } = queue.pop_front().expect("a flow with a turn waits");
-        if queue.is_empty() {
-            self.flows.remove(&flow);
-        } else {
-            self.turns.push_back(flow);
-        }
+        self.turns.push_back(flow);
         self.free_at = begins + self.on_link(bytes);
         Some(Departure { item, bytes, arrives_at: self.free_at + delay })
     }
@@ -88,9 +103,19 @@ impl<T> Egress<T> {
 
     /// Whose turn it is, and when it begins: the first that waits when the link is free, else the first that came after.
     fn next_turn(&self) -> Option<(usize, Duration)> {
-        let begins =
-            |flow: &FlowId| self.flows[flow].front().map_or(self.free_at, |w| w.since.max(self.free_at));
-        self.turns.iter().map(begins).enumerate().min_by_key(|(_, begins)| *begins)
+        let begins = |flow: &FlowId| Some(self.flows[flow].front()?.since.max(self.free_at));
+        let flows = self.fresh.iter().chain(&self.turns).enumerate();
+        flows.filter_map(|(turn, flow)| Some((turn, begins(flow)?))).min_by_key(|(_, begins)| *begins)
+    }
+
+    /// Flows whose turn has come on a free link, and that have nothing, leave.
+    fn end_empty_turns(&mut self, now: Duration) {
+        while self.free_at <= now
+            && let Some(flow) = self.turns.front().filter(|flow| self.flows[*flow].is_empty()).copied()
+        {
+            self.turns.pop_front();
+            self.flows.remove(&flow);
+        }
     }
 
     /// Rounded up: the link is never faster than its rate.
@@ -129,7 +154,7 @@ mod tests {
         assert_eq!(link.poll_timeout(), Some(ms(5)));
         assert_eq!(drain(&mut link, ms(4)), []);
         assert_eq!(drain(&mut link, ms(5)), [("a1", ms(7))]);
-        assert_eq!(link.poll_timeout(), None);
+        assert_eq!((link.poll_timeout(), drain(&mut link, ms(7))), (None, Vec::new()));
         assert!(link.flows.is_empty(), "an idle flow must leave nothing behind");
     }
 
@@ -141,6 +166,31 @@ mod tests {
         }
         link.handle_item(B, "b1", 1_000, NO_DELAY, ms(0));
         assert_eq!(drain(&mut link, ms(9)), [("a1", ms(1)), ("b1", ms(2)), ("a2", ms(3)), ("a3", ms(4))]);
+    }
+
+    #[test]
+    fn what_is_sent_now_and_then_goes_before_those_that_have_much() {
+        const C: FlowId = FlowId(3);
+        let mut link = link();
+        for flow in [A, B] {
+            for item in ["much", "much", "much"] {
+                link.handle_item(flow, item, 1_000, NO_DELAY, ms(0));
+            }
+        }
+        assert_eq!(drain(&mut link, ms(2)).len(), 3, "one is on the link until 3 ms");
+        link.handle_item(C, "beat", 100, NO_DELAY, ms(2));
+        assert_eq!(drain(&mut link, ms(3)), [("beat", Duration::from_micros(3_100))]);
+        // It had a turn just now: more of it waits for the turns of the others.
+        link.handle_item(C, "more", 1_000, NO_DELAY, ms(3));
+        let next: Vec<&str> = drain(&mut link, ms(9)).into_iter().map(|(item, _)| item).collect();
+        assert_eq!(next, ["much", "much", "more", "much"]);
+        link.handle_item(C, "beat", 100, NO_DELAY, ms(20));
+        link.handle_item(A, "a", 100, NO_DELAY, ms(20));
+        assert_eq!(
+            drain(&mut link, ms(20)).first().map(|(item, _)| *item),
+            Some("beat"),
+            "all are fresh again"
+        );
     }
 
     #[test]

@@ -120,3 +120,38 @@ fn a_snapshot_can_be_read_after_a_newer_one_took_its_place() {
     write(&snapshots, 2).unwrap();
     assert_eq!(newest(&snapshots), Some(4));
 }
+
+#[test]
+fn nothing_is_left_of_a_snapshot_that_was_not_finished() {
+    let unfinished = |disk: &FaultyDisk| {
+        disk.list().unwrap().iter().any(|name| !name.ends_with(|c: char| c.is_ascii_digit()))
+    };
+    // From the call on that follows its creation.
+    for call in 2.. {
+        let disk = FaultyDisk::default();
+        let snapshots = open_snapshots(&disk).unwrap();
+        let before = disk.calls();
+        disk.fail_at(call, Fault::Full);
+        let mut begun = snapshots.begin().unwrap();
+        let written = match begun.write_all(&content(3)) {
+            Ok(()) => begun.finish(id(3)).map(drop),
+            Err(error) => {
+                begun.discard();
+                Err(StorageError::io("write to", "a snapshot")(error))
+            }
+        };
+        assert!(!unfinished(&disk), "at call {call}: {:?}", disk.list());
+        if disk.calls() - before < call {
+            written.unwrap();
+            break;
+        }
+    }
+    // Of another node, and it broke off.
+    let disk = FaultyDisk::default();
+    let snapshots = open_snapshots(&disk).unwrap();
+    let mut received = snapshots.begin_received().unwrap();
+    received.write(&[1; 100]).unwrap();
+    assert!(unfinished(&disk));
+    snapshots.discard_received(received);
+    assert!(!unfinished(&disk));
+}

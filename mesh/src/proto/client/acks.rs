@@ -10,25 +10,19 @@ use crate::proto::handshake::is_plausible;
 use crate::proto::links::{LinkId, Links};
 use crate::proto::pause::Cause;
 use crate::proto::time::Micros;
-use crate::proto::wire::{AckFlow, Flow as WireFlow, PASSED, Refused, RefusedReason};
+use crate::proto::wire::{AckFlow, PASSED, Refused, RefusedReason};
 
 impl Client {
-    /// An ack for a flow of this node's own. False when it makes no sense and was ignored.
+    /// An ack for a flow of this node's own, in a life of it. False when it makes no sense and was ignored.
     pub fn handle_ack(
         &mut self,
         link: LinkId,
-        wire_flow: &WireFlow,
-        lane: Lane,
+        (ix, origin_incarnation): (FlowIx, Incarnation),
         entry: &AckFlow,
         links: &mut Links,
         now: Micros,
     ) -> bool {
-        let Some(ix) =
-            self.destinations.get(&wire_flow.destination).map(|first| FlowIx(first.0 + lane.index()))
-        else {
-            return false;
-        };
-        if wire_flow.origin_incarnation != links.me.incarnation {
+        if !self.flows[ix.0].employed || origin_incarnation != links.me.incarnation {
             return false;
         }
         if self.is_distrusted(link, ix, links, now) {
@@ -80,13 +74,13 @@ impl Client {
         let mut attempt_answered = false;
         let over = self.way_of(link, ix, links);
         while let Some(seq) =
-            self.flows[ix.0].sent.first_key_value().map(|(seq, _)| *seq).filter(|seq| *seq <= entry.decided)
+            self.flows[ix.0].sent.first().map(|(seq, _)| seq).filter(|seq| *seq <= entry.decided)
         {
             progress = true;
             attempt_answered |= self.land(ix, seq, (link, over), links, now);
             let Some(sent) = self.flows[ix.0].forget(seq) else { break };
             self.note_word(ix, seq, link, links, now);
-            self.delivered(ix, seq, &sent, now);
+            self.delivered(ix, &sent, now);
         }
         for seq in self.flows[ix.0].newly_held(entry) {
             progress = true;
@@ -138,7 +132,7 @@ impl Client {
     ) -> bool {
         let flow = &self.flows[ix.0];
         let site = flow.datacenter;
-        let Some(sent) = flow.sent.get(&seq) else { return false };
+        let Some(sent) = flow.sent.get(seq) else { return false };
         let (attempts, first_link, first_sealed) = (sent.attempts, sent.first_link, sent.first_sealed);
         let mut written = None;
         if let Place::Flying(id) = sent.place {
@@ -154,7 +148,7 @@ impl Client {
         // An ack after several attempts over one link may answer any of them, so only these say how long the way takes:
         // the one attempt there was, the one over this link, and a late answer to the first one, made over this link alone,
         // whether there is a second one or not. What was held before says how long the application took.
-        let held = self.flows[ix.0].sent.get(&seq).is_some_and(|sent| sent.place == Place::Held);
+        let held = self.flows[ix.0].sent.get(seq).is_some_and(|sent| sent.place == Place::Held);
         let sample = match (attempts, written.is_some()) {
             (1, true) => written,
             (2, true) if first_link != link => written,
@@ -221,14 +215,14 @@ impl Client {
             let end = refused.first.0.saturating_add(u64::from(refused.count)).max(from);
             let first = refused.first.0.max(from);
             from = end;
-            let seqs: Vec<u64> = self.flows[ix.0].sent.range(first..end).map(|(seq, _)| *seq).collect();
+            let seqs: Vec<u64> = self.flows[ix.0].sent.range(first, end).map(|(seq, _)| seq).collect();
             let mut ways = BTreeSet::new();
             if refused.count == 0 {
                 ways.insert(way_of_link);
             }
             let (mut ended, mut refused_bytes) = (0, 0);
             for seq in seqs {
-                let Some(Place::Flying(id)) = self.flows[ix.0].sent.get(&seq).map(|sent| sent.place) else {
+                let Some(Place::Flying(id)) = self.flows[ix.0].sent.get(seq).map(|sent| sent.place) else {
                     continue;
                 };
                 let attempt = self.attempts.get(id).filter(|attempt| attempt.link == link);
@@ -239,7 +233,7 @@ impl Client {
                 let uncertain = matches!(reason, Some(RefusedReason::LinkLost) | None);
                 let flow = &mut self.flows[ix.0];
                 let again = flow.retry(seq, uncertain);
-                if let Some(sent) = flow.sent.get_mut(&seq) {
+                if let Some(sent) = flow.sent.get_mut(seq) {
                     refused_bytes += sent.pending.payload.len();
                     // A proxy of the way back that is full says nothing of the receiver.
                     sent.full = matches!(reason, Some(RefusedReason::InboxFull))

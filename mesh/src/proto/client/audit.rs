@@ -173,7 +173,7 @@ impl Client {
             }
             for seq in seqs {
                 let flow = &mut self.flows[ix.0];
-                if flow.sent.get(&seq).is_none_or(|sent| sent.place != Place::Flying(id)) {
+                if flow.sent.get(seq).is_none_or(|sent| sent.place != Place::Flying(id)) {
                     continue;
                 }
                 let again = flow.retry(seq, true);

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::{Client, Due, Timer};
+use super::{Client, Timer};
 use crate::message::FailReason;
-use crate::proto::flow::{FlowIx, Place, Selected, Sent, Way};
+use crate::proto::flow::{FlowIx, Place, Selected, Sent, Undecided, Way};
 use crate::proto::held::HELD_ASKS_AFTER;
 use crate::proto::links::{LinkId, Links, PeerIx};
 use crate::proto::pause::Cause;
@@ -28,18 +28,14 @@ impl Client {
     /// When [`Client::handle_timeout`] has something to do.
     #[must_use]
     pub fn poll_timeout(&self) -> Micros {
-        self.timers.next().min(self.deadlines.first().map_or(Micros::NEVER, |(at, _, _)| *at))
+        self.timers.next()
     }
 
     /// Rings what is due.
     pub fn handle_timeout(&mut self, links: &mut Links, now: Micros) {
-        while let Some((at, ix, place)) = self.deadlines.first().copied().filter(|(at, _, _)| *at <= now) {
-            self.deadlines.remove(&(at, ix, place));
-            self.expire(ix, place, now);
-            self.wake(ix, links, now);
-        }
         while self.timers.next() <= now {
             match self.timers.pop_due(now) {
+                Some(Timer::Deadline(ix)) => self.end_expired(ix, links, now),
                 Some(Timer::Attempt(id)) => self.attempt_timed_out(id, links, now),
                 Some(Timer::Wake(site)) => self.wake_site(site, links, now),
                 Some(Timer::Audit(site)) => self.audit(site, links, now),
@@ -67,21 +63,39 @@ impl Client {
         self.timers.set(Timer::Held(ix), again);
     }
 
-    pub(super) fn expire(&mut self, ix: FlowIx, place: Due, now: Micros) {
+    /// Has the deadlines of a flow ring in time.
+    pub(super) fn set_alarm(&mut self, ix: FlowIx) {
+        if let Some(at) = self.flows[ix.0].deadlines.poll_alarm() {
+            self.timers.set(Timer::Deadline(ix), at);
+        }
+    }
+
+    /// The deadlines of a flow rang: what is past its own ends.
+    fn end_expired(&mut self, ix: FlowIx, links: &mut Links, now: Micros) {
+        while let Some(ids) = self.flows[ix.0].deadlines.pop_due(now) {
+            for place in self.flows[ix.0].undecided(&ids) {
+                self.expire(ix, place, now);
+            }
+            self.wake(ix, links, now);
+        }
+        self.set_alarm(ix);
+    }
+
+    pub(super) fn expire(&mut self, ix: FlowIx, place: Undecided, now: Micros) {
         let reason = |full: bool| if full { FailReason::Refused } else { FailReason::Expired };
         match place {
-            Due::Queued(id) => {
+            Undecided::Queued(id) => {
                 let full = self.flows[ix.0].pauses.is_full(now) || self.flows[ix.0].is_starved();
                 if let Some(pending) = self.flows[ix.0].unqueue(id) {
                     self.give_up_queued(ix, &pending, reason(full));
                 }
             }
-            Due::Sent(seq) => {
+            Undecided::Sent(seq) => {
                 let flow = &self.flows[ix.0];
                 let held = |sent: &Sent| sent.place == Place::Held;
                 // Held with no gap in front of it waits for room, and for nothing else.
-                let full = flow.sent.get(&seq).is_some_and(|sent| {
-                    sent.full || held(sent) && flow.sent.range(..seq).all(|(_, before)| held(before))
+                let full = flow.sent.get(seq).is_some_and(|sent| {
+                    sent.full || held(sent) && flow.sent.range(0, seq).all(|(_, before)| held(before))
                 });
                 self.give_up(ix, seq, reason(full));
             }
@@ -204,7 +218,7 @@ impl Client {
             (run.count == 0 && flow.asking.contains(&id))
                 || run
                     .seqs()
-                    .any(|seq| flow.sent.get(&seq).is_some_and(|sent| sent.place == Place::Flying(id)))
+                    .any(|seq| flow.sent.get(seq).is_some_and(|sent| sent.place == Place::Flying(id)))
         };
         attempt.entries.iter().filter(|(ix, run)| waits(ix, run)).map(|(ix, _)| *ix).collect()
     }
@@ -283,11 +297,11 @@ impl Client {
                 pings.push(ix);
             }
             for seq in run.seqs() {
-                if flow.sent.get(&seq).is_some_and(|sent| sent.place == Place::Flying(id)) {
+                if flow.sent.get(seq).is_some_and(|sent| sent.place == Place::Flying(id)) {
                     if !flow.retry(seq, ended != Ended::Unsent) {
                         lost.push((ix, seq));
                     }
-                    if let Some(sent) = flow.sent.get_mut(&seq) {
+                    if let Some(sent) = flow.sent.get_mut(seq) {
                         sent.late = ended == Ended::TimedOut;
                     }
                     waiting += 1;

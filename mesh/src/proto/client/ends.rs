@@ -1,21 +1,19 @@
 //! How a message ends: exactly one outcome, its bytes given back.
 
 use super::clock::Ended;
-use super::{Client, Due, Ticket};
+use super::{Client, Site, Ticket};
 use crate::message::{FailReason, Outcome, Route};
 use crate::proto::flow::{FlowIx, Pending, Place, Sent, Way};
 use crate::proto::time::{Micros, micros};
 use crate::settings::MESSAGE_OVERHEAD_BYTES;
 
 impl Client {
-    pub(super) fn delivered(&mut self, ix: FlowIx, seq: u64, sent: &Sent, now: Micros) {
-        let flow = &self.flows[ix.0];
-        let site = &self.sites[flow.datacenter];
-        let row = self.stats.datacenters.entry(site.name.clone()).or_default();
+    pub(super) fn delivered(&mut self, ix: FlowIx, sent: &Sent, now: Micros) {
+        let Site { routes, stats: row, .. } = &mut self.sites[self.flows[ix.0].datacenter];
         let route = match sent.way {
             Way::Proxy(index) => {
                 row.delivered_by_proxy += 1;
-                Route::Proxy(site.routes.proxies[index].id.clone())
+                Route::Proxy(routes.proxies[index].id.clone())
             }
             Way::Direct => {
                 row.delivered_direct += 1;
@@ -29,7 +27,7 @@ impl Client {
         let rtt = now.since(sent.first_sealed);
         row.ack_latency.observe(micros(rtt));
         let outcome = Outcome::Delivered { route, attempts: sent.attempts, rtt };
-        self.settle(ix, Due::Sent(seq), &sent.pending, outcome);
+        self.settle(ix, &sent.pending, outcome);
     }
 
     /// A message with a seq ends without delivery; the floor rises past it.
@@ -41,7 +39,7 @@ impl Client {
         }
         let maybe_delivered = sent.maybe_delivered();
         self.count_failed(self.flows[ix.0].datacenter, reason);
-        self.settle(ix, Due::Sent(seq), &sent.pending, failed(reason, maybe_delivered));
+        self.settle(ix, &sent.pending, failed(reason, maybe_delivered));
     }
 
     /// A frame could not be made: what it was to carry fails, in this attempt unsent.
@@ -58,16 +56,15 @@ impl Client {
     /// A message that has no seq yet ends: it certainly was not delivered.
     pub(super) fn give_up_queued(&mut self, ix: FlowIx, pending: &Pending, reason: FailReason) {
         self.count_failed(self.flows[ix.0].datacenter, reason);
-        self.settle(ix, Due::Queued(pending.id), pending, failed(reason, false));
+        self.settle(ix, pending, failed(reason, false));
     }
 
     pub(super) fn count_failed(&mut self, site: usize, reason: FailReason) {
-        let name = self.sites[site].name.clone();
-        *self.stats.datacenters.entry(name).or_default().failed.entry(reason.label()).or_default() += 1;
+        *self.sites[site].stats.failed.entry(reason.label()).or_default() += 1;
     }
 
-    pub(super) fn settle(&mut self, ix: FlowIx, place: Due, pending: &Pending, outcome: Outcome) {
-        self.deadlines.remove(&(pending.expires_at, ix, place));
+    pub(super) fn settle(&mut self, ix: FlowIx, pending: &Pending, outcome: Outcome) {
+        self.flows[ix.0].deadlines.remove(pending.expires_at, pending.group);
         self.destination_bytes[ix.0] -= pending.payload.len() + MESSAGE_OVERHEAD_BYTES;
         self.decide(pending.ticket, pending.index, outcome);
     }
@@ -104,7 +101,7 @@ impl Client {
                 self.give_up_queued(ix, &pending, reason);
             }
         }
-        for seq in self.flows[ix.0].sent.keys().copied().collect::<Vec<_>>() {
+        for seq in self.flows[ix.0].sent.iter().map(|(seq, _)| seq).collect::<Vec<_>>() {
             self.give_up(ix, seq, reason);
         }
     }

@@ -17,6 +17,7 @@ use crate::proto::rtt::Rtt;
 use crate::proto::time::Micros;
 use crate::proto::verdict::{Resends, VerdictLog};
 use crate::settings::Settings;
+use crate::stats::DatacenterStats;
 use crate::topology::Topology;
 
 impl Client {
@@ -81,7 +82,6 @@ impl Client {
             return;
         }
         self.budget.add_datacenter();
-        self.stats.add_datacenter(name.clone());
         self.sites.push(Site {
             name: name.clone(),
             present: true,
@@ -92,6 +92,7 @@ impl Client {
             crowded: false,
             turn: [FlowIx(0); 2],
             pending_messages: 0,
+            stats: DatacenterStats::zero(),
             decisions: DecisionLog::default(),
             verdicts: VerdictLog::default(),
             resends: Resends::new(self.settings.resend_percent),
@@ -117,6 +118,7 @@ impl Client {
             // Its seqs go on: the member may live the same life as before.
             (flow.peer, flow.datacenter, flow.pauses, flow.decision) = (peer, site, Pauses::default(), None);
             flow.back = Back::default();
+            flow.employed = true;
             self.sites[site].flows.push(ix);
         }
         self.destinations.insert(id.clone(), first);
@@ -129,7 +131,8 @@ impl Client {
             for id in std::mem::take(&mut self.flows[ix.0].asking) {
                 self.landed(id);
             }
-            (self.flows[ix.0].ping, self.flows[ix.0].audit) = (Ping::default(), false);
+            let flow = &mut self.flows[ix.0];
+            (flow.ping, flow.audit, flow.employed) = (Ping::default(), false, false);
             let site = &mut self.sites[self.flows[ix.0].datacenter];
             site.flows.retain(|of| *of != ix);
             for ready in &mut site.ready {

@@ -6,11 +6,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use trunkline_codec::{Payload, Stage};
 
-use super::{Client, Due, Pick, Timer};
+use super::{Client, Pick, Timer};
 use crate::id::Lane;
 use crate::proto::attempt::Attempt;
 use crate::proto::coder::second_stage;
-use crate::proto::flow::{FlowIx, Leg, Selected, Sent, Way};
+use crate::proto::flow::{FlowIx, Leg, Row, Selected, Way};
 use crate::proto::frame::{FRAME_RUNS_MAX, SealedBatch, Token, Written, direct_frame_bytes};
 use crate::proto::links::{LinkId, Links};
 use crate::proto::pause::Cause;
@@ -179,7 +179,7 @@ impl Client {
         // What is shared is written once.
         attempt.reserved_bytes = bytes(attempt.late_bytes.min(frame.unique_bytes));
         self.sites[site].resends.reserve(attempt.reserved_bytes);
-        let row = self.stats.datacenters.entry(self.sites[site].name.clone()).or_default();
+        let row = &mut self.sites[site].stats;
         row.frames += 1;
         row.sent.logical += frame.logical_bytes;
         let way = attempt.way;
@@ -205,20 +205,12 @@ impl Client {
     fn fill(&mut self, ix: FlowIx, leg: Leg, links: &mut Links, frame: &mut Filling) -> Vec<Selected> {
         let Leg { way, link, now, .. } = leg;
         let audits = self.flows[ix.0].only_audits();
-        let flow = &mut self.flows[ix.0];
-        let wire_flow = WireFlow {
-            origin: links.me.node.clone(),
-            origin_incarnation: links.me.incarnation,
-            destination: flow.destination.clone(),
-            destination_incarnation: flow.incarnation,
-        };
-        let row = links.roster_out(link, flow.lane).map(|roster| roster.row(&wire_flow));
-        let Some(Ok(row)) = row else {
+        let Some(row) = self.row(ix, link, links) else {
             // All rows of this connection are used: it is replaced, and everything on it takes another way.
             links.replace(link, now);
             return Vec::new();
         };
-        let first_new = flow.next();
+        let flow = &mut self.flows[ix.0];
         let first_bytes = flow.next_bytes(frame.late_too);
         let limit = flow.pauses.limit_of(way, now).unwrap_or(usize::MAX);
         let (mut run_bytes, run_bytes_max) = (0_usize, self.settings.run_bytes_max.min(limit));
@@ -236,13 +228,6 @@ impl Client {
             let run_fits = leads || run_bytes <= run_bytes_max;
             frame.admit(payload, run_fits)
         });
-        // What got its seq here is looked for by its seq from now on.
-        for seq in first_new..flow.next() {
-            if let Some(Sent { pending, .. }) = flow.sent.get(&seq) {
-                self.deadlines.remove(&(pending.expires_at, ix, Due::Queued(pending.id)));
-                self.deadlines.insert((pending.expires_at, ix, Due::Sent(seq)));
-            }
-        }
         let mut attempt = 1;
         for run in &selected {
             // Nothing in an empty run gets old. It has as long as its answer is waited for, or a proxy that keeps it waiting for
@@ -250,7 +235,7 @@ impl Client {
             let asks = if run.count == 0 { self.settings.attempt_timeout_max } else { Duration::ZERO };
             let (mut expires_at, mut segments, mut first_time) = (now + asks, Vec::new(), 0_usize);
             for seq in run.seqs() {
-                let Some(sent) = flow.sent.get(&seq) else { continue };
+                let Some(sent) = flow.sent.get(seq) else { continue };
                 let head = frame.head(sent.pending.kind, sent.pending.payload.len());
                 if sent.attempts == 0 {
                     first_time += head.len() + sent.pending.payload.len();
@@ -281,6 +266,24 @@ impl Client {
         selected
     }
 
+    /// The row that stands for a flow, in this life of both ends, on a connection of a link.
+    fn row(&mut self, ix: FlowIx, link: LinkId, links: &mut Links) -> Option<u32> {
+        let flow = &mut self.flows[ix.0];
+        let lives = (links.me.incarnation, flow.incarnation);
+        if let Some(row) = flow.row.filter(|row| (row.link, row.lives) == (link, lives)) {
+            return Some(row.number);
+        }
+        let wire_flow = WireFlow {
+            origin: links.me.node.clone(),
+            origin_incarnation: lives.0,
+            destination: flow.destination.clone(),
+            destination_incarnation: lives.1,
+        };
+        let number = links.roster_out(link, flow.lane)?.own_row(&wire_flow, ix).ok()?;
+        flow.row = Some(Row { link, lives, number });
+        Some(number)
+    }
+
     /// A frame went out: its clock starts.
     pub fn handle_written(&mut self, id: u64, written: &Written, links: &Links, now: Micros) {
         let Some(attempt) = self.attempts.get_mut(id) else { return };
@@ -288,10 +291,9 @@ impl Client {
         let waiting = attempt.flying > 0;
         let (way, number, link, first) =
             (attempt.way, attempt.number, attempt.link, attempt.entries.first().copied());
-        let row = self.stats.datacenters.entry(self.sites[attempt.datacenter].name.clone()).or_default();
-        row.sent.diff += written.diff_bytes;
-        row.sent.staged += written.staged_bytes;
         let site = &mut self.sites[attempt.datacenter];
+        site.stats.sent.diff += written.diff_bytes;
+        site.stats.sent.staged += written.staged_bytes;
         site.resends.release(std::mem::take(&mut attempt.reserved_bytes));
         if !site.local {
             let again = attempt.late_share(written.staged_bytes);
@@ -342,6 +344,8 @@ struct Filling {
     single: bool,
     seen: BTreeSet<(usize, usize)>,
     heads: BTreeMap<(u8, usize), Bytes>,
+    /// Of the message before: most are alike.
+    latest_head: Option<((u8, usize), Bytes)>,
 }
 
 impl Filling {
@@ -355,15 +359,23 @@ impl Filling {
             && (unique == 0 || self.unique_bytes + unique <= FRAME_UNIQUE_BYTES);
         if fits || self.total_bytes == 0 {
             self.total_bytes = total;
-            self.unique_bytes += unique;
-            self.seen
-                .extend(payload.segments().iter().map(|segment| (segment.as_ptr().addr(), segment.len())));
+            if unique > 0 {
+                self.unique_bytes += unique;
+                let segments = payload.segments().iter();
+                self.seen.extend(segments.map(|segment| (segment.as_ptr().addr(), segment.len())));
+            }
         }
         fits
     }
 
     /// The bytes in front of a message. Equal ones are the same buffer, which the codec sees at once.
     pub(super) fn head(&mut self, kind: u8, length: usize) -> Bytes {
-        self.heads.entry((kind, length)).or_insert_with(|| message_head(kind, length)).clone()
+        let key = (kind, length);
+        if let Some((_, head)) = self.latest_head.as_ref().filter(|(of, _)| *of == key) {
+            return head.clone();
+        }
+        let head = self.heads.entry(key).or_insert_with(|| message_head(kind, length)).clone();
+        self.latest_head = Some((key, head.clone()));
+        head
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::detach::STALLED_AFTER;
 use super::{Client, Timer};
 use crate::message::FailReason;
-use crate::proto::flow::{FlowIx, Newest};
+use crate::proto::flow::{FlowIx, Undecided};
 use crate::proto::time::Micros;
 
 /// Flows are looked through at most this often.
@@ -75,12 +75,12 @@ impl Client {
                 && let Some(newest) = self.flows[ix.0].newest()
             {
                 match newest {
-                    Newest::Queued(id) => {
+                    Undecided::Queued(id) => {
                         let Some(pending) = self.flows[ix.0].unqueue(id) else { break };
                         self.give_up_queued(ix, &pending, FailReason::Refused);
                     }
                     // It may have arrived, and its outcome says so.
-                    Newest::Sent(seq) => self.give_up(ix, seq, FailReason::Refused),
+                    Undecided::Sent(seq) => self.give_up(ix, seq, FailReason::Refused),
                 }
             }
         }

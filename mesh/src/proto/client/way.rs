@@ -5,7 +5,7 @@ use super::{Client, Pick, Timer};
 use crate::id::Lane;
 use crate::message::FailReason;
 use crate::proto::decision::{Obstacle, Passed, Verdict, Why};
-use crate::proto::flow::{FlowIx, Newest, Way};
+use crate::proto::flow::{FlowIx, Undecided, Way};
 use crate::proto::links::{LinkId, Links, PeerIx};
 use crate::proto::pause::Cause;
 use crate::proto::time::Micros;
@@ -73,8 +73,8 @@ impl Client {
     /// The message that would go next fails. False if there is none.
     fn fail_foremost(&mut self, ix: FlowIx, reason: FailReason) -> bool {
         match self.flows[ix.0].foremost() {
-            Some(Newest::Sent(seq)) => self.give_up(ix, seq, reason),
-            Some(Newest::Queued(id)) => {
+            Some(Undecided::Sent(seq)) => self.give_up(ix, seq, reason),
+            Some(Undecided::Queued(id)) => {
                 let Some(pending) = self.flows[ix.0].unqueue(id) else { return false };
                 self.give_up_queued(ix, &pending, reason);
             }

@@ -16,6 +16,7 @@ fn push(flow: &mut Flow, id: u64, slot: Option<u32>) -> Option<u64> {
         kind: 0,
         slot,
         expires_at: Micros::NEVER,
+        group: MessageId(id),
         payload: Payload::from(vec![0; 10]),
     };
     flow.push(pending, Micros(0)).map(|old| old.id.0)
@@ -75,7 +76,7 @@ fn retries_go_first_in_order_and_gaps_cut_runs() {
     let runs: Vec<(u64, u32, u64)> =
         seal(&mut flow, 2).iter().map(|run| (run.first.0, run.count, run.floor_back)).collect();
     assert_eq!(runs, [(1, 2, 0), (5, 2, 4)]);
-    assert!(flow.sent[&1].maybe_delivered());
+    assert!(flow.sent.get(1).unwrap().maybe_delivered());
 }
 
 #[test]
@@ -125,7 +126,7 @@ fn what_waits_for_its_share_says_nothing_of_what_goes_next() {
     push(&mut flow, 1, None);
     seal(&mut flow, 1);
     assert!(flow.retry(1, true));
-    flow.sent.get_mut(&1).unwrap().late = true;
+    flow.sent.get_mut(1).unwrap().late = true;
     let pending = |id, bytes| Pending {
         id: MessageId(id),
         ticket: Ticket(id),
@@ -133,6 +134,7 @@ fn what_waits_for_its_share_says_nothing_of_what_goes_next() {
         kind: 0,
         slot: None,
         expires_at: Micros::NEVER,
+        group: MessageId(id),
         payload: Payload::from(vec![0; bytes]),
     };
     flow.push(pending(2, 1000), Micros(0));
@@ -149,11 +151,11 @@ fn the_newest_message_that_nobody_has_is_the_first_to_be_given_up() {
     }
     seal(&mut flow, 1);
     push(&mut flow, 5, None);
-    assert_eq!(flow.newest(), Some(Newest::Queued(MessageId(5))));
+    assert_eq!(flow.newest(), Some(Undecided::Queued(MessageId(5))));
     flow.unqueue(MessageId(5));
     assert_eq!(flow.newest(), None, "all are under way");
     assert!(flow.retry(2, true) && flow.retry(3, false));
-    assert_eq!(flow.newest(), Some(Newest::Sent(3)));
+    assert_eq!(flow.newest(), Some(Undecided::Sent(3)));
     for seq in [1, 3, 4] {
         flow.forget(seq);
     }

@@ -1,5 +1,5 @@
 //! The kernel: its connections, with all socket options in one place, and its clock. An option that cannot be set costs speed or
-//! patience, never the connection. `simulated.rs` takes this file's place in a test of whole processes.
+//! patience, never the connection. Within a simulation `simulated.rs` has others.
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,6 +10,7 @@ use tokio::net::TcpSocket;
 pub(super) use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 pub(super) use tokio::net::{TcpListener, TcpStream};
 
+use crate::settings::Settings;
 use crate::stats::connection::SocketStatus;
 
 /// Connections the kernel completes ahead of the accept task.
@@ -24,6 +25,27 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(3);
 #[cfg(not(any(target_os = "openbsd", target_os = "redox", target_os = "solaris")))]
 const KEEPALIVE_PROBES: u32 = 3;
 
+/// What the kernel is asked for on every connection, beside what is the same for all nodes.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct SocketOptions {
+    /// Of the links: the kernel ends what nobody acknowledges after twice as long.
+    pub(super) silence_timeout: Duration,
+    /// Empty: the system's.
+    pub(super) congestion_control: String,
+    /// 0: they grow as the kernel has it.
+    pub(super) buffer_bytes: usize,
+}
+
+impl From<&Settings> for SocketOptions {
+    fn from(settings: &Settings) -> Self {
+        Self {
+            silence_timeout: settings.silence_timeout,
+            congestion_control: settings.congestion_control.clone(),
+            buffer_bytes: settings.socket_buffer_bytes,
+        }
+    }
+}
+
 /// The wall clock.
 pub(super) fn since_epoch() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
@@ -31,24 +53,26 @@ pub(super) fn since_epoch() -> Duration {
 
 /// A bound, listening socket.
 #[allow(clippy::unused_async)] // A simulated one is bound so, and it must run inside the runtime that will carry the node.
-pub(super) async fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+pub(super) async fn listen(address: SocketAddr, options: &SocketOptions) -> io::Result<TcpListener> {
     let socket = new_socket(address)?;
     noted("SO_REUSEADDR", socket.set_reuseaddr(true));
+    // Connections take them from here: how much may be under way at all is agreed on in their first packets.
+    size_buffers(&SockRef::from(&socket), options);
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }
 
 /// A connection to a peer. The kernel chooses the source address. No deadline: the machine has one.
-pub(super) async fn connect(address: SocketAddr, silence_timeout: Duration) -> io::Result<TcpStream> {
+pub(super) async fn connect(address: SocketAddr, options: &SocketOptions) -> io::Result<TcpStream> {
     let socket = new_socket(address)?;
     // Before connecting, so that they hold for the first packets too.
-    tune(&SockRef::from(&socket), silence_timeout);
+    tune(&SockRef::from(&socket), options);
     socket.connect(address).await
 }
 
 /// Options of a connection that came in.
-pub(super) fn tune_accepted(stream: &TcpStream, silence_timeout: Duration) {
-    tune(&SockRef::from(stream), silence_timeout);
+pub(super) fn tune_accepted(stream: &TcpStream, options: &SocketOptions) {
+    tune(&SockRef::from(stream), options);
 }
 
 /// What the kernel gives back for the options of a connection, which can be less, or more, than it was asked for.
@@ -85,7 +109,7 @@ fn new_socket(address: SocketAddr) -> io::Result<TcpSocket> {
     if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }
 }
 
-fn tune(socket: &SockRef<'_>, silence_timeout: Duration) {
+fn tune(socket: &SockRef<'_>, options: &SocketOptions) {
     noted("TCP_NODELAY", socket.set_tcp_nodelay(true));
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL);
     #[cfg(not(any(target_os = "openbsd", target_os = "redox", target_os = "solaris")))]
@@ -94,11 +118,39 @@ fn tune(socket: &SockRef<'_>, silence_timeout: Duration) {
     #[cfg(target_os = "linux")]
     {
         // The machine closes a silent link itself; this catches what it does not watch, such as a bulk connection.
-        noted("TCP_USER_TIMEOUT", socket.set_tcp_user_timeout(Some(silence_timeout.saturating_mul(2))));
+        let silence = options.silence_timeout.saturating_mul(2);
+        noted("TCP_USER_TIMEOUT", socket.set_tcp_user_timeout(Some(silence)));
         noted("TCP_NOTSENT_LOWAT", socket.set_tcp_notsent_lowat(NOTSENT_LOWAT_BYTES));
     }
+    size_buffers(socket, options);
+    choose_congestion_control(socket, &options.congestion_control);
+}
+
+fn size_buffers(socket: &SockRef<'_>, options: &SocketOptions) {
+    // A size that is set ends the kernel's own growing of it.
+    if options.buffer_bytes > 0 {
+        noted("SO_SNDBUF", socket.set_send_buffer_size(options.buffer_bytes));
+        noted("SO_RCVBUF", socket.set_recv_buffer_size(options.buffer_bytes));
+    }
+}
+
+/// Somebody asked for it by name, so that a refusal is told. True if the kernel took it, or was not asked.
+fn choose_congestion_control(socket: &SockRef<'_>, name: &str) -> bool {
+    #[cfg(target_os = "linux")]
+    let chosen = if name.is_empty() { Ok(()) } else { socket.set_tcp_congestion(name.as_bytes()) };
     #[cfg(not(target_os = "linux"))]
-    let _ = silence_timeout;
+    let chosen = if name.is_empty() { Ok(()) } else { Err(io::Error::from(io::ErrorKind::Unsupported)) };
+    #[cfg(not(target_os = "linux"))]
+    let _ = socket;
+    if let Err(error) = &chosen {
+        tracing::warn!(
+            congestion_control = name,
+            %error,
+            "the kernel refused the congestion control, and the connection goes on with the system's: load its module, allow it \
+             (net.ipv4.tcp_allowed_congestion_control), or take the setting out"
+        );
+    }
+    chosen.is_ok()
 }
 
 fn noted(option: &'static str, result: io::Result<()>) {
@@ -111,15 +163,20 @@ fn noted(option: &'static str, result: io::Result<()>) {
 mod tests {
     use super::*;
 
+    /// Both ends of a connection, with these options.
+    async fn pair(options: &SocketOptions) -> [TcpStream; 2] {
+        let listener = listen("127.0.0.1:0".parse().unwrap(), options).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (dialled, accepted) = tokio::join!(connect(address, options), listener.accept());
+        let (dialled, (accepted, _)) = (dialled.unwrap(), accepted.unwrap());
+        tune_accepted(&accepted, options);
+        [dialled, accepted]
+    }
+
     #[tokio::test]
     async fn both_ends_of_a_connection_are_tuned() {
-        let listener = listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let silence = Duration::from_secs(3);
-        let (dialled, accepted) = tokio::join!(connect(address, silence), listener.accept());
-        let (dialled, (accepted, _)) = (dialled.unwrap(), accepted.unwrap());
-        tune_accepted(&accepted, silence);
-        for stream in [&dialled, &accepted] {
+        let options = SocketOptions { silence_timeout: Duration::from_secs(3), ..SocketOptions::default() };
+        for stream in &pair(&options).await {
             let took = took(stream);
             assert_eq!((took.no_delay, took.keepalive), (Some(true), Some(true)));
             assert!(took.send_buffer_bytes > Some(0) && took.receive_buffer_bytes > Some(0), "{took:?}");
@@ -132,5 +189,35 @@ mod tests {
                 assert_eq!(took.keepalive_probes, Some(KEEPALIVE_PROBES));
             }
         }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn buffers_and_congestion_control_are_those_that_were_asked_for() {
+        // Every kernel has it.
+        let congestion_control = "reno".to_owned();
+        let options =
+            SocketOptions { congestion_control, buffer_bytes: 96 * 1024, ..SocketOptions::default() };
+        for stream in &pair(&options).await {
+            let took = took(stream);
+            assert_eq!(took.congestion.as_deref(), Some("reno"));
+            // The kernel doubles what it is asked for, for its own overhead.
+            assert_eq!(took.send_buffer_bytes, Some(2 * 96 * 1024));
+            assert_eq!(took.receive_buffer_bytes, Some(2 * 96 * 1024));
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn a_congestion_control_that_is_refused_leaves_the_systems() {
+        let [plain, _] = pair(&SocketOptions::default()).await;
+        let congestion_control = "no-such-thing".to_owned();
+        let options = SocketOptions { congestion_control, ..SocketOptions::default() };
+        let [dialled, accepted] = pair(&options).await;
+        for stream in [&dialled, &accepted] {
+            assert_eq!(took(stream).congestion, took(&plain).congestion);
+        }
+        assert!(!choose_congestion_control(&SockRef::from(&dialled), &options.congestion_control), "told");
+        assert!(choose_congestion_control(&SockRef::from(&dialled), ""), "not asked for");
     }
 }

@@ -1,0 +1,111 @@
+//! When nobody wants the messages of a flow any more. What came to it in a row with one deadline is a group, so that a message
+//! costs no place of its own in any order of time.
+
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+
+use super::flow::MessageId;
+use super::time::Micros;
+
+/// A row of messages with one deadline.
+#[derive(Debug)]
+struct Group {
+    last: MessageId,
+    undecided: usize,
+}
+
+/// The deadlines of one flow.
+#[derive(Debug)]
+pub struct Deadlines {
+    /// By deadline and first message.
+    groups: BTreeMap<(Micros, MessageId), Group>,
+    /// The group that the latest message is of.
+    latest: (Micros, MessageId),
+    /// When the flow's alarm rings, which is at its earliest deadline or before.
+    alarm: Micros,
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        Self { groups: BTreeMap::new(), latest: (Micros(0), MessageId(0)), alarm: Micros::NEVER }
+    }
+}
+
+impl Deadlines {
+    /// Takes a message in, which is later than all before. Gives the first message of its group, which names the group.
+    pub fn add(&mut self, at: Micros, id: MessageId) -> MessageId {
+        if self.latest.0 == at
+            && let Some(group) = self.groups.get_mut(&self.latest)
+        {
+            (group.last, group.undecided) = (id, group.undecided + 1);
+            return self.latest.1;
+        }
+        self.latest = (at, id);
+        self.groups.insert(self.latest, Group { last: id, undecided: 1 });
+        id
+    }
+
+    /// A message of this group is decided.
+    pub fn remove(&mut self, at: Micros, group: MessageId) {
+        let Some(of) = self.groups.get_mut(&(at, group)) else { return };
+        of.undecided -= 1;
+        if of.undecided == 0 {
+            self.groups.remove(&(at, group));
+        }
+    }
+
+    /// When the alarm is to be set, if it would ring too late now.
+    pub fn poll_alarm(&mut self) -> Option<Micros> {
+        let earliest = self.groups.first_key_value().map(|((at, _), _)| *at).filter(|at| *at < self.alarm)?;
+        self.alarm = earliest;
+        Some(earliest)
+    }
+
+    /// The alarm rang: messages whose deadline is over. Those that were decided are among them. Ask until `None`, and for
+    /// the next alarm then.
+    pub fn pop_due(&mut self, now: Micros) -> Option<RangeInclusive<MessageId>> {
+        self.alarm = Micros::NEVER;
+        let ((at, first), _) = self.groups.first_key_value().filter(|((at, _), _)| *at <= now)?;
+        let (at, first) = (*at, *first);
+        self.groups.remove(&(at, first)).map(|group| first..=group.last)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LATER: Micros = Micros(2_000);
+    const SOON: Micros = Micros(1_000);
+
+    #[test]
+    fn what_came_in_a_row_with_one_deadline_is_one_group() {
+        let mut deadlines = Deadlines::default();
+        assert_eq!(deadlines.poll_alarm(), None);
+        let groups: Vec<MessageId> = [(1, LATER), (2, LATER), (4, SOON), (5, LATER), (6, LATER)]
+            .map(|(id, at)| deadlines.add(at, MessageId(id)))
+            .to_vec();
+        assert_eq!(groups, [1, 1, 4, 5, 5].map(MessageId));
+        assert_eq!(deadlines.poll_alarm(), Some(SOON));
+        assert_eq!(deadlines.poll_alarm(), None, "it is set");
+        assert_eq!(deadlines.pop_due(Micros(999)), None);
+        assert_eq!(deadlines.poll_alarm(), Some(SOON), "it rang, and is set again");
+        assert_eq!(deadlines.pop_due(SOON), Some(MessageId(4)..=MessageId(4)));
+        assert_eq!((deadlines.pop_due(SOON), deadlines.poll_alarm()), (None, Some(LATER)));
+        deadlines.remove(LATER, MessageId(1));
+        assert_eq!(deadlines.pop_due(LATER), Some(MessageId(1)..=MessageId(2)), "one of it is left");
+        assert_eq!(deadlines.pop_due(LATER), Some(MessageId(5)..=MessageId(6)));
+        assert_eq!((deadlines.pop_due(LATER), deadlines.poll_alarm()), (None, None));
+    }
+
+    #[test]
+    fn what_is_decided_leaves_nothing_behind_and_begins_no_old_group_again() {
+        let mut deadlines = Deadlines::default();
+        let group = deadlines.add(LATER, MessageId(1));
+        deadlines.remove(LATER, group);
+        assert!(deadlines.groups.is_empty());
+        deadlines.remove(LATER, group);
+        assert_eq!(deadlines.add(LATER, MessageId(7)), MessageId(7));
+        assert_eq!(deadlines.pop_due(LATER), Some(MessageId(7)..=MessageId(7)));
+    }
+}
