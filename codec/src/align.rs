@@ -34,6 +34,13 @@ const SEARCH_PART: usize = 64;
 /// if it is so long that `LOOKUPS` of those lie in it.
 const STEPS: [usize; 7] = [1, 3, 7, 15, 33, 65, 129];
 const LOOKUPS: usize = BLOCK;
+/// With which of them the search of a message begins that shares nothing so far. Of short messages the search is half of
+/// all the work: in three that have 128 bytes of 1 KiB in common, and nothing else, these are found in one of 12 instead of
+/// one of 5, and 512 bytes in every second instead of five of 6.
+const FIRST_STEP: usize = 1;
+const FIRST_STEP_OF_SHORT: usize = 3;
+/// Where the reference has at most so many bytes.
+const SHORT_BYTES_MAX: usize = 2 << 10;
 /// A message that shares something is searched at every position for so many bytes and for the credit that it has earned.
 const PATIENCE_BYTES: usize = 256;
 /// A block that is not unique is taken only if it lies this close ahead.
@@ -62,7 +69,7 @@ pub(crate) struct Reference<'a> {
 impl<'a> Reference<'a> {
     /// `hopeful` says that blocks are looked up from the first message on, not only after one has shared something.
     pub(crate) fn new(bytes: &'a [u8], index: &'a mut BlockIndex, work: &'a mut Work, hopeful: bool) -> Self {
-        Self { bytes, index, work, built: false, first_step: hopeful.then_some(1) }
+        Self { bytes, index, work, built: false, first_step: hopeful.then_some(first_step(bytes)) }
     }
 
     /// Appends the common runs of the reference and `message`, in order.
@@ -110,7 +117,7 @@ impl<'a> Reference<'a> {
         }
         push(out, Run { at: at_end, from: from_end, len: suffix });
         if out.len() > known {
-            self.first_step = Some(1);
+            self.first_step = Some(first_step(self.bytes));
         } else if let Some(first) = &mut self.first_step {
             *first = (*first + 1).min(STEPS.len() - 1);
         }
@@ -156,6 +163,10 @@ impl<'a> Reference<'a> {
             }
         }
     }
+}
+
+fn first_step(reference: &[u8]) -> usize {
+    if reference.len() <= SHORT_BYTES_MAX { FIRST_STEP_OF_SHORT } else { FIRST_STEP }
 }
 
 /// How fast a search goes.
@@ -336,10 +347,15 @@ mod tests {
     #[test]
     fn strangers_are_searched_in_steps() {
         for shift in 0..40 {
-            // In steps of 3 to the 96th byte, then of 7 to the 320th, then of 15.
-            for (before, len) in [(50, BLOCK * (3 + 7) + BLOCK), (200, BLOCK * (7 + 15) + BLOCK)] {
+            // In steps of 3 to the 96th byte, then of 7 to the 320th, then of 15; of short ones in steps of 15 to the 480th.
+            for (reference_bytes, before, len) in [
+                (SHORT_BYTES_MAX, 50, BLOCK * (3 + 7) + BLOCK),
+                (SHORT_BYTES_MAX, 200, BLOCK * (7 + 15) + BLOCK),
+                (900, 1, BLOCK * 15 + BLOCK),
+            ] {
                 let run = random(3, len);
-                let reference = [random(4, 1000 + shift), run.clone(), random(5, 500)].concat();
+                let reference = [random(4, reference_bytes + shift), run.clone(), random(5, 500)].concat();
+                assert_eq!(first_step(&reference) == FIRST_STEP, reference_bytes == SHORT_BYTES_MAX);
                 let message = [random(6, before), run, random(7, 300)].concat();
                 assert_eq!(covered(&reference, &message), len, "shift {shift}, {before} bytes before");
             }

@@ -2,11 +2,12 @@
 //!
 //! Everything that can be wrong with a frame is found by [`Frame::parse`]; reading messages afterwards cannot fail.
 
+use std::cell::Cell;
 use std::fmt;
 
 use bytes::Bytes;
 
-use crate::echo::Sent;
+use crate::echo::{self, Sent};
 use crate::echoes::Echoes;
 use crate::error::DecodeError;
 use crate::head::Source;
@@ -18,10 +19,17 @@ use crate::stage;
 use crate::streams::Streams;
 use crate::wire;
 
+thread_local! {
+    /// The lists that the last frame of no connection was read with: to allocate two for each takes half of what a short
+    /// frame takes besides its checksum. No more than 48 KiB stay.
+    static ROOM: Cell<Room> = const { Cell::new(Room::EMPTY) };
+}
+
 /// A checked frame. Every message in it can be read without a further error.
 ///
-/// Messages are slices of the buffer that was parsed (or, after a second stage, of the expanded data): as long as one
-/// of them lives, the whole buffer does.
+/// Messages are slices of the buffer that was parsed, or of the expanded data after a second stage; in a frame of a
+/// connection also of one copy of all openings that refer to earlier ones, of a copy of a short data column, or of what this
+/// end sent. As long as one of them lives, its whole buffer does.
 #[derive(Clone)]
 pub struct Frame {
     buffers: Buffers,
@@ -75,11 +83,14 @@ impl Frame {
     ///
     /// [`DecodeError`] when the bytes are not exactly one canonical frame within `limits`.
     pub fn parse(bytes: Bytes, limits: &Limits) -> Result<Self, DecodeError> {
-        let layout = Layout::read(&bytes, limits, None, Room::default())?;
+        let room = ROOM.try_with(Cell::take).unwrap_or_default();
+        let layout = Layout::read(&bytes, limits, None, room)?;
         let (data, base) = data_of(bytes, &layout)?;
         // Records of a frame of no connection refer to nothing.
-        let (frame, _) =
+        let (frame, layout) =
             Self::rebuild::<false>(layout, data, base, RememberedOpenings::default(), Echoes::default())?;
+        // Where the thread ends there is no room to keep.
+        let _ = ROOM.try_with(|kept| kept.set(layout.into_room()));
         Ok(frame)
     }
 
@@ -95,8 +106,16 @@ impl Frame {
         if messages != given {
             return Err(DecodeError::Streams { messages, streams: given });
         }
+        let kept = sent.is_some();
         let echoes = Echoes::find(&mut layout, limits, sent)?;
-        let (data, base) = data_of(bytes, &layout)?;
+        // What this end may send back is kept. A short column may be a slice of a buffer that is far longer, which nothing
+        // here can know: copied, it keeps alive no more than itself.
+        let copied = kept && layout.flags & (wire::FLAGS_STAGE | wire::FLAG_NOREF) == 0;
+        let (data, base) = if copied && layout.data_bytes <= echo::COPIED_BYTES_MAX {
+            (Bytes::copy_from_slice(&bytes[layout.data.clone()]), 0)
+        } else {
+            data_of(bytes, &layout)?
+        };
         let column = data.slice(base..base + layout.data_bytes);
         let openings = RememberedOpenings::new(&layout, numbers, streams);
         let checksum = layout.checksum;

@@ -47,7 +47,7 @@ pub(crate) struct Memory<'a> {
     pub(crate) received: Option<&'a Received>,
     /// Where this frame's data is kept.
     pub(crate) sent: Option<&'a mut Sent>,
-    /// Later frames may refer to this one.
+    /// Later frames may refer to this one, and this one to earlier ones.
     pub(crate) remember: bool,
 }
 
@@ -95,7 +95,7 @@ impl<const W: usize> Draft<W> {
         work: &mut Work,
     ) -> bool {
         let Input { texts, count, .. } = input;
-        if memory.received.is_some() {
+        if memory.received.is_some() || !memory.remember {
             return false;
         }
         let Some(steady) = Steady::find(memory.openings.all(), memory.numbers, memory.streams, work) else {
@@ -124,6 +124,8 @@ impl<const W: usize> Draft<W> {
         work: Work,
     ) -> Outcome {
         let Input { texts, spans, count, limits, .. } = input;
+        // Whoever sees the length of a frame must not learn from it what earlier ones have in common with a secret.
+        memory = memory.filter(|memory| memory.remember);
         let mut outcome = Outcome { split: false, echoes: false, work };
         let mut in_step = false;
         if let Some(memory) = &mut memory {

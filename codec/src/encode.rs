@@ -8,7 +8,7 @@ use bytes::{BufMut, BytesMut};
 use crate::data::{Chunk, DataColumn};
 use crate::destination_set::{NARROW_MAX, WORDS_MAX};
 use crate::draft::{Draft, Input, Memory, Outcome};
-use crate::echo::COPIED_BYTES_MAX;
+use crate::echo;
 use crate::encoded::{Assembly, EncodedFrame, Stats};
 use crate::error::{EncodeError, LimitName};
 use crate::limits::{DESTINATIONS_MAX, Limits};
@@ -19,12 +19,16 @@ use crate::varint;
 use crate::wire;
 use crate::work::Work;
 
+/// Where messages share nothing and have no more bytes than this together, their bytes are copied into one slice: that takes
+/// less time than to count each segment and to begin a checksum for it.
+const COPIED_BYTES_MAX: usize = 4 << 10;
+
 /// How an [`Encoder`] works.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
     /// The second stage. Default [`Stage::None`].
     pub stage: Stage,
-    /// Seed of the hash that finds repeated blocks. `None` (default) draws one per encoder, which nobody outside can
+    /// Seed of the hash that finds repeated blocks. It may change where messages are cut, never what they say. `None` (default) draws one per encoder, which nobody outside can
     /// know; a fixed one makes the output a function of the input, for tests and measurements.
     pub seed: Option<u64>,
     /// The limits of the receivers. No frame is built that they would refuse.
@@ -147,7 +151,7 @@ impl Encoder {
             if !remembers {
                 envelope.flags |= wire::FLAG_NOREF;
             } else if let Some(sent) = memory.sent {
-                sent.enter(self.data.to_bytes(texts, COPIED_BYTES_MAX));
+                sent.enter(self.data.to_bytes(texts, echo::COPIED_BYTES_MAX));
             }
         }
         Ok(self.assemble(payloads, totals, split, envelope, work))
@@ -229,7 +233,9 @@ impl Encoder {
         }
 
         let around = prefix_bytes + head_bytes + wire::CRC_BYTES;
-        let own = staged.map_or(self.data.own.len(), <[u8]>::len);
+        let copies = !split && totals.input_bytes <= COPIED_BYTES_MAX;
+        let own_bytes = if copies { self.data.bytes } else { self.data.own.len() };
+        let own = staged.map_or(own_bytes, <[u8]>::len);
         self.out.reserve(around + own);
         self.out.put_slice(&prefix[..prefix_bytes]);
         if split {
@@ -242,7 +248,7 @@ impl Encoder {
             }
         }
         // What is written in one go makes one slice at the end.
-        let shares = staged.is_none() && self.data.own.len() < self.data.bytes;
+        let shares = staged.is_none() && own_bytes < self.data.bytes;
         let slices = Vec::with_capacity(if shares { self.data.chunks.len() + 2 } else { 0 });
         let mut assembly = Assembly { out: &mut self.out, slices, crc: envelope.before, bytes: 0 };
         if let Some(staged) = staged {
@@ -255,6 +261,9 @@ impl Encoder {
                         let (taken, rest) = own.split_at(bytes);
                         own = rest;
                         assembly.out.put_slice(taken);
+                    }
+                    Chunk::Shared { message, segment, start, end } if copies => {
+                        assembly.out.put_slice(&texts.segment(message, segment)[start..end]);
                     }
                     Chunk::Shared { message, segment, start, end } => {
                         assembly.cut();

@@ -5,7 +5,12 @@ use std::fmt;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::checksum;
+use crate::wire;
 use crate::work::Work;
+
+/// A slice of the buffer that frames are written to may keep so many bytes of it alive, or so many times its own.
+const PINNED_BYTES_MAX: usize = 16 << 10;
+const PINNED_PART: usize = 8;
 
 /// What one encoding did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,6 +52,12 @@ impl EncodedFrame {
     #[allow(clippy::len_without_is_empty, reason = "a frame is never empty")]
     pub fn len(&self) -> usize {
         self.stats.frame_bytes
+    }
+
+    /// Whether no later frame may refer to this one: it was asked for, or the peer has not said for 4 MiB what arrived.
+    #[must_use]
+    pub fn no_reference(&self) -> bool {
+        self.flags & wire::FLAG_NOREF != 0
     }
 
     /// The frame's bytes in wire order, for a vectored write. Long shared segments are the sender's own.
@@ -99,9 +110,21 @@ impl Assembly<'_> {
     /// Makes a slice of what was written so far.
     pub(crate) fn cut(&mut self) {
         if !self.out.is_empty() {
-            let written = self.out.split().freeze();
+            let written = self.take();
             self.slice(written);
         }
+    }
+
+    /// What was written so far, taken out. Of a buffer that a long frame has made grow it is a copy: whoever keeps a short
+    /// frame must not keep that, which could then not be given back either.
+    fn take(&mut self) -> Bytes {
+        let capacity = self.out.capacity();
+        if capacity > PINNED_BYTES_MAX && self.out.len() < capacity / PINNED_PART {
+            let copy = Bytes::copy_from_slice(self.out);
+            self.out.clear();
+            return copy;
+        }
+        self.out.split().freeze()
     }
 
     pub(crate) fn slice(&mut self, slice: Bytes) {
@@ -114,7 +137,7 @@ impl Assembly<'_> {
     pub(crate) fn seal(mut self) -> (Slices, usize, u32) {
         let crc = checksum::append_own(self.crc, self.out);
         self.out.put_slice(&crc.to_le_bytes());
-        let last = self.out.split().freeze();
+        let last = self.take();
         self.bytes += last.len();
         if self.slices.is_empty() {
             return (Slices::One(last), self.bytes, crc);

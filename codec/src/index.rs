@@ -18,6 +18,9 @@ const FILTER_SMALL: usize = 1 << 8;
 const FILTER_LARGE: usize = 1 << 12;
 /// References with more blocks than this get the large filter.
 const SMALL_BLOCKS_MAX: usize = 1 << 10;
+/// So often a window is compared with every block of a reference before its blocks are sorted into slots, which takes ten
+/// times as long.
+const SCANS: usize = 8;
 /// Windows looked at in one go.
 const GO: usize = 8;
 /// Bytes that looking up one window compares at most.
@@ -35,6 +38,8 @@ pub(crate) struct BlockIndex {
     bucket_mask: usize,
     /// The slots are not those of the last reference yet: where the filter answers every lookup nobody needs them.
     unsorted: bool,
+    /// Lookups since then that were answered without.
+    scans: usize,
 }
 
 /// What a lookup found.
@@ -56,7 +61,14 @@ impl BlockIndex {
             // Odd keys never turn a factor into zero for every input.
             mixed | 1
         });
-        Self { keys, slots: Vec::new(), filter: vec![0; FILTER_SMALL], bucket_mask: 0, unsorted: false }
+        Self {
+            keys,
+            slots: Vec::new(),
+            filter: vec![0; FILTER_SMALL],
+            bucket_mask: 0,
+            unsorted: false,
+            scans: 0,
+        }
     }
 
     /// Forgets the last reference and takes in `reference`: the first and the last eight bytes of its blocks.
@@ -71,7 +83,7 @@ impl BlockIndex {
         } else if let Some(filter) = self.filter.first_chunk_mut::<FILTER_SMALL>() {
             fill(filter, &self.keys, reference);
         }
-        self.unsorted = true;
+        (self.unsorted, self.scans) = (true, 0);
     }
 
     /// As [`build`](Self::build), from the first of every `apart` bytes of each of `parts`; only for
@@ -134,8 +146,12 @@ impl BlockIndex {
         work: &mut Work,
     ) -> Option<Found> {
         if self.unsorted {
-            self.sort(reference);
             work.hashed_positions += reference.len() / BLOCK;
+            if self.scans < SCANS {
+                self.scans += 1;
+                return scan(reference, window, within);
+            }
+            self.sort(reference);
         }
         let hash = self.hash(window);
         let bucket = self.bucket(hash);
@@ -172,6 +188,23 @@ impl BlockIndex {
         let [a, b, c, d, ..] = hash.to_le_bytes();
         (u32::from_le_bytes([a, b, c, d]) as usize & self.bucket_mask) * BUCKET
     }
+}
+
+/// As [`BlockIndex::find`], by looking at all blocks.
+#[inline(never)]
+fn scan(reference: &[u8], window: &[u8; BLOCK], within: Range<usize>) -> Option<Found> {
+    let mut alike = 0;
+    let mut found = None;
+    for (number, block) in reference.as_chunks::<BLOCK>().0.iter().enumerate() {
+        if load(block) == load(window) && block == window {
+            alike += 1;
+            let at = number * BLOCK;
+            if found.is_none() && at >= within.start && at + BLOCK <= within.end {
+                found = Some(at);
+            }
+        }
+    }
+    found.map(|at| Found { at, unique: alike == 1 })
 }
 
 /// What the filter knows of a block: its first and its last eight bytes. In texts the first alone are too often those of

@@ -65,6 +65,11 @@ pub(crate) struct Room {
     members: Vec<u16>,
 }
 
+impl Room {
+    /// No memory yet.
+    pub(crate) const EMPTY: Self = Self { records: Vec::new(), members: Vec::new() };
+}
+
 /// A frame without its data: everything that the head and what precedes it say, checked.
 #[derive(Clone, Debug)]
 pub(crate) struct Layout {

@@ -18,7 +18,8 @@ pub struct Limits {
     /// Pieces: (record, destination) pairs. One costs the receiver up to 32 bytes; FORMAT.md says what a record does.
     /// Default 1,048,576.
     pub pieces: usize,
-    /// Records per frame. Default 262,144.
+    /// Records per frame; in one that is a concatenation each message that is not empty is one. An encoder counts those before
+    /// it plans: it refuses more messages than this even where one record would do for all. Default 262,144.
     pub records: usize,
     /// Bytes of the data column, counted before the second stage. An encoder counts all messages here, for it may have to
     /// send their concatenation. Default 256 MiB.

@@ -39,7 +39,8 @@ impl Payload {
     /// Appends one segment.
     pub fn push(&mut self, segment: Bytes) {
         if !segment.is_empty() {
-            self.bytes += segment.len();
+            // The same memory many times may be more than there are addresses of 32 bits; no limit lets that pass.
+            self.bytes = self.bytes.saturating_add(segment.len());
             self.segments.push(segment);
         }
     }

@@ -53,7 +53,9 @@ pub struct SessionDecoder {
 /// that back.
 ///
 /// Bytes are recognised by where they lie in memory: pass on the slices that [`parse`](Self::parse) gave out, not
-/// copies of them. One MiB of what came is kept for that. Of what this end sent it keeps up to 4 MiB that the peer has not
+/// copies of them. One MiB of what came is kept for that: data columns of up to 16 KiB as copies, whose slices are what
+/// [`parse`](Self::parse) gives out; of longer ones, of which there are at most 64, the buffers that were parsed, with
+/// everything else that these hold. Of what this end sent it keeps up to 4 MiB that the peer has not
 /// yet said to have got, and the MiB before that, in whole segments; once 4 MiB are open, frames are sent unremembered
 /// until the peer says more ([`Frame::no_reference`]). Segments of more than 16 KiB are kept by reference, and with them
 /// the buffers that they are slices of.
@@ -136,8 +138,9 @@ impl SessionEncoder {
         self.encode_with(streams, payloads, true, None)
     }
 
-    /// As [`encode`](Self::encode), for messages that no later frame may refer to: secrets, or what will never come
-    /// again.
+    /// As [`encode`](Self::encode), for messages that no later frame may refer to, and that refer to no earlier one: secrets,
+    /// or what will never come again. The frame's length tells nothing of what was said before; it does tell what the
+    /// messages of this frame have in common, so put nothing beside a secret that somebody else chooses.
     ///
     /// # Errors
     ///
@@ -315,7 +318,8 @@ impl Session {
         self.encoder.release();
     }
 
-    /// As [`SessionDecoder::parse`].
+    /// As [`SessionDecoder::parse`]. A frame with a data column of more than 16 KiB is kept, and with it the whole buffer that
+    /// `bytes` is a slice of, until a MiB more has come: do not cut frames from buffers that are far longer than they.
     ///
     /// # Errors
     ///

@@ -122,30 +122,55 @@ enum Look {
 }
 
 /// Counts pairs of equal bytes among some that are picked evenly from `pieces`.
-fn look<'a>(pieces: impl Iterator<Item = &'a [u8]>, bytes: usize) -> Look {
-    // Odd, so that structs whose length is a power of two show all of their bytes.
-    let stride = bytes.div_ceil(LOOKED_AT) | 1;
-    let mut seen = [0u16; 256];
-    let (mut skip, mut looked_at, mut pairs) = (0, 0usize, 0);
-    for piece in pieces {
-        let mut at = skip;
-        while let Some(byte) = piece.get(at) {
-            let seen = &mut seen[usize::from(*byte)];
-            pairs += usize::from(*seen);
-            *seen += 1;
-            looked_at += 1;
-            at += stride;
+fn look<'a>(pieces: impl Iterator<Item = &'a [u8]> + Clone, bytes: usize) -> Look {
+    // Half of them first: noise mostly shows there already, and what is no noise hardly ever looks so. The strides are odd, so
+    // that structs whose length is a power of two show all of their bytes.
+    let stride = bytes.div_ceil(LOOKED_AT / 2) | 1;
+    let mut seen = [0; 256];
+    let (mut looked_at, mut pairs) = count_pairs(pieces.clone(), 0, stride, &mut seen);
+    if stride > 1 {
+        if pairs <= by_chance(looked_at) * 5 / 4 {
+            return Look::Noise;
         }
-        skip = at - piece.len();
+        let (others, more) = count_pairs(pieces, stride / 2, stride, &mut seen);
+        (looked_at, pairs) = (looked_at + others, pairs + more);
     }
+    let by_chance = by_chance(looked_at);
     // Among 256 random bytes 128 pairs, give or take 11; among as many of base64 500, of JSON or of words above 1,000.
     // Chance makes more of fewer bytes, and then the whole is tried in vain now and then.
-    let by_chance = looked_at * looked_at / 2 / 256;
     match pairs {
         _ if pairs <= by_chance + by_chance / 2 => Look::Noise,
         _ if pairs < 5 * by_chance => Look::Unclear,
         _ => Look::Text,
     }
+}
+
+/// Pairs that there are by chance among so many bytes.
+fn by_chance(bytes: usize) -> usize {
+    bytes * bytes / 2 / 256
+}
+
+/// Adds every byte `at`, `at + stride`, ... to those `seen`; returns their number, and that of new pairs.
+fn count_pairs<'a>(
+    pieces: impl Iterator<Item = &'a [u8]>,
+    at: usize,
+    stride: usize,
+    seen: &mut [u8; 256],
+) -> (usize, usize) {
+    let (mut skip, mut looked_at, mut pairs) = (at, 0, 0);
+    for piece in pieces {
+        let picked = piece.get(skip..).unwrap_or_default().iter().step_by(stride);
+        let count = picked.len();
+        for byte in picked {
+            let seen = &mut seen[usize::from(*byte)];
+            pairs += usize::from(*seen);
+            // No more than 256 are looked at.
+            *seen = seen.wrapping_add(1);
+        }
+        looked_at += count;
+        skip = skip + count * stride - piece.len();
+    }
+    (looked_at, pairs)
 }
 
 /// Expands the block of a frame with these flags to exactly `data_bytes` bytes.

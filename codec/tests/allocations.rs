@@ -33,7 +33,7 @@ const ENCODE_IN_A_SESSION: [f64; 2] = [0.0, 0.0];
 const ENCODE_AT_AN_END: [f64; 2] = [2.0, 2.0];
 /// The lists of records and members, what they make of each message, its pieces, and the sets that the head defines. Those
 /// of the longer messages outgrow the room that is made for usual ones, three times.
-const DECODE: [f64; 2] = [4.0, 7.0];
+const DECODE: [f64; 2] = [2.0, 2.0];
 /// The first two are used again. Added are the openings that streams remember, which are copied because streams forget, and
 /// where in them each message is; sets are not defined by messages in step.
 const DECODE_IN_A_SESSION: [f64; 2] = [4.0, 4.0];

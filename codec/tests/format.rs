@@ -7,6 +7,7 @@ use common::encoder;
 use trunkline_codec::{Frame, Limits, Payload, Stage};
 
 const FORMAT: &str = include_str!("../FORMAT.md");
+
 /// The bytes of the worked example: hex pairs at the beginning of each line of its block.
 fn example() -> Bytes {
     let block = FORMAT.split("```hex\n").nth(1).unwrap().split("```").next().unwrap();
@@ -27,6 +28,15 @@ fn the_example_decodes() {
     }
     let messages = expected.map(|text| Payload::from(text.as_bytes().to_vec()));
     assert_eq!(encoder(Stage::Lz4).encode(&messages).unwrap().to_bytes(), example());
+}
+
+#[test]
+fn the_rules_of_spelling_are_a_list() {
+    let rules = FORMAT.split("## One spelling").nth(1).unwrap().split("\n## ").next().unwrap();
+    for number in 1..=9 {
+        let begins = |line: &&str| line.starts_with(&format!("{number}. "));
+        assert_eq!(rules.lines().filter(begins).count(), 1, "rule {number}");
+    }
 }
 
 #[test]

@@ -181,8 +181,11 @@ fn blocks_collide_for_the_seed_that_they_are_made_for() {
     let mut rng = Rng::with_seed(3);
     let base = colliding(&mut rng, 64_000);
     // Only the index finds what the two have in common.
-    let noise = |rng: &mut Rng| common::random(rng, 500);
-    let other = [noise(&mut rng), base[40_000..60_000].to_vec(), noise(&mut rng)].concat();
+    let noise = |rng: &mut Rng| common::random(rng, 200);
+    // The first few that are looked up are compared with every block, and found whatever they collide with.
+    let few = (0..12).flat_map(|piece| [&noise(&mut rng)[..], &base[piece * 500..][..100]].concat());
+    let other: Vec<u8> =
+        few.chain(base[40_000..60_000].to_vec()).chain(common::random(&mut Rng::with_seed(4), 200)).collect();
     let messages = [base, other].map(Payload::from);
     let bytes = |seed| {
         let options = Options { seed: Some(seed), ..Options::default() };
@@ -190,7 +193,7 @@ fn blocks_collide_for_the_seed_that_they_are_made_for() {
     };
     let (known, unknown) = (bytes(7), bytes(8));
     assert!(known > 84_000, "{known} bytes where blocks collide");
-    assert!(unknown < 66_000, "{unknown} bytes where they do not");
+    assert!(unknown < 68_000, "{unknown} bytes where they do not");
 }
 
 /// What a session adds. A probe is 1,000 operations and finds at least four bytes, but for the last one of a message.

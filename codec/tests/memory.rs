@@ -90,13 +90,63 @@ fn what_was_sent_is_not_kept_with_the_buffer_that_it_is_a_slice_of() {
 }
 
 #[test]
+fn what_was_received_is_not_kept_with_the_buffer_that_it_was_cut_from() {
+    let alive = Arc::new(AtomicUsize::new(0));
+    for (len, kept_max) in [(1, 0), (200, 0), (16 << 10, 0), (20 << 10, (1 << 20) / (20 << 10) + 1)] {
+        let (mut end, mut other) =
+            (Session::new(options(), EPOCHS), Session::new(options(), EPOCHS.reversed()));
+        let (frames, mut most) = (if len < 1000 { 5000 } else { 200 }, 0);
+        for seed in 0..frames {
+            let text = noise(seed, len);
+            let frame = end.encode(&[1], &[Payload::from(text.clone())]).unwrap().to_bytes();
+            // As of one who reads 64 KiB at a time and cuts frames out of that.
+            let mut read = vec![0; 64 << 10];
+            read[..frame.len()].copy_from_slice(&frame);
+            alive.fetch_add(1, Ordering::Relaxed);
+            let read = Bytes::from_owner(Counted(Arc::clone(&alive), read));
+            let got = other.parse(read.slice(..frame.len()), &[1]).unwrap();
+            drop(read);
+            // What is passed on is still recognised.
+            let up = std::iter::once(Bytes::from(vec![5; 20])).chain(got.message(0)).collect::<Payload>();
+            drop(got);
+            if seed % 100 == 99 {
+                let back = other.encode(&[1], &[up]).unwrap();
+                assert!(len < 20 || back.len() < 80, "{len}: {back:?}");
+                let back = end.parse(back.to_bytes(), &[1]).unwrap();
+                assert!(back.to_vec(0)[20..] == text);
+            }
+            most = most.max(alive.load(Ordering::Relaxed));
+        }
+        // And the one that was parsed last.
+        assert!(most <= kept_max + 1, "frames of {len} bytes: {most} buffers");
+    }
+}
+
+#[test]
+fn a_short_frame_does_not_keep_the_buffer_of_a_long_one() {
+    let long = [Payload::from(noise(1, 400_000).iter().map(|byte| byte % 3).collect::<Vec<u8>>())];
+    let short = [Payload::from(vec![1; 40]), Payload::from(vec![2; 40])];
+    let mut encoder = Encoder::new(Options { stage: trunkline_codec::Stage::Lz4, ..options() });
+    let mut kept = None;
+    let all = measure(|| {
+        assert!(encoder.encode(&long).unwrap().len() > 50_000);
+        kept = Some(encoder.encode(&short).unwrap());
+        encoder.release();
+    });
+    let kept = kept.unwrap();
+    assert!(all.bytes_current < 5000, "{} bytes for {kept:?}", all.bytes_current);
+}
+
+#[test]
 fn an_end_that_hears_nothing_sends_what_need_not_be_kept() {
     const NOREF: u8 = 0x10;
     let (mut end, mut other) = (Session::new(options(), EPOCHS), Session::new(options(), EPOCHS.reversed()));
     let mut send = |end: &mut Session, seed| {
-        let frame = end.encode(&[1], &[Payload::from(noise(seed, 64 << 10))]).unwrap().to_bytes();
+        let encoded = end.encode(&[1], &[Payload::from(noise(seed, 64 << 10))]).unwrap();
+        let frame = encoded.to_bytes();
         other.parse(frame.clone(), &[1]).unwrap();
-        frame[2] & NOREF != 0
+        assert_eq!(encoded.no_reference(), frame[2] & NOREF != 0);
+        encoded.no_reference()
     };
     let unremembered: Vec<bool> = (0..96).map(|seed| send(&mut end, seed)).collect();
     assert_eq!(unremembered.iter().position(|&noref| noref), Some(64), "4 MiB are 64 frames of 64 KiB");

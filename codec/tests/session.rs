@@ -292,6 +292,36 @@ fn flipped_bytes_never_pass() {
 }
 
 #[test]
+fn the_length_of_what_is_not_remembered_tells_nothing_of_what_was() {
+    let mut rng = Rng::with_seed(4);
+    let text = |rng: &mut Rng, len: usize| common::random(rng, len);
+    for (count, len) in [(1, 40), (1, 300), (3, 40), (3, 64), (4, 300)] {
+        let secrets: Vec<Vec<u8>> = (0..count).map(|_| text(&mut rng, len)).collect();
+        let streams: Vec<u32> = (0..count).collect();
+        let payloads = |texts: &[Vec<u8>]| texts.iter().cloned().map(Payload::from).collect::<Vec<_>>();
+        // Heard before: the same, half of it, something else, nothing.
+        let half =
+            secrets.iter().map(|secret| [&secret[..len / 2], &text(&mut rng, len / 2)].concat()).collect();
+        let other = (0..count).map(|_| text(&mut rng, len)).collect();
+        let lens: Vec<usize> = [Some(secrets.clone()), Some(half), Some(other), None]
+            .into_iter()
+            .map(|before: Option<Vec<Vec<u8>>>| {
+                let (mut encoder, mut decoder) = pair();
+                for texts in before.iter().chain(before.iter()) {
+                    let frame = encoder.encode(&streams, &payloads(texts)).unwrap();
+                    decoder.parse(frame.to_bytes(), &streams).unwrap();
+                }
+                let frame = encoder.encode_unremembered(&streams, &payloads(&secrets)).unwrap();
+                let parsed = decoder.parse(frame.to_bytes(), &streams).unwrap();
+                assert!((0..secrets.len()).all(|index| parsed.to_vec(index) == secrets[index]));
+                frame.len()
+            })
+            .collect();
+        assert!(lens.iter().all(|len| *len == lens[0]), "{count} x {len}: {lens:?}");
+    }
+}
+
+#[test]
 fn what_must_not_be_remembered_is_not() {
     let (mut encoder, mut decoder) = pair();
     let mut rng = Rng::with_seed(3);

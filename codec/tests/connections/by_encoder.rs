@@ -9,19 +9,20 @@ use trunkline_codec::{Epochs, Frame, Options, Payload, Session, Stage};
 use super::common::random;
 use super::connections::{Connection, Sent};
 
-/// Name, what it is about, and the frames.
+/// Name, what it is about, and the frames. An earlier encoder let frames that must not be remembered refer to earlier ones:
+/// its vectors `noref`, `lz4` and `zstd` are read like all others, and written by nobody any more.
 pub(crate) fn connections() -> Vec<(&'static str, &'static str, Connection)> {
     let mut all = vec![
         ("v1-connection-heartbeats-5", "heartbeats with fields of their own", heartbeats(5, 6)),
         ("v1-connection-heartbeats-70", "as many destinations as need long numbers", heartbeats(70, 4)),
         ("v1-connection-kinds", "messages of three kinds in turn", kinds()),
         ("v1-connection-openings", "openings of 256 bytes, and shorter and longer messages", openings()),
-        ("v1-connection-noref", "what must not be remembered", unremembered()),
+        ("v1-connection-unremembered", "what must not be remembered refers to nothing", unremembered()),
         ("v1-connection-echoes", "what was sent comes back, both ways", echoes()),
-        ("v1-connection-lz4", "a second stage", staged(Stage::Lz4)),
+        ("v1-connection-staged-lz4", "a second stage", staged(Stage::Lz4)),
     ];
     if cfg!(feature = "zstd") {
-        all.push(("v1-connection-zstd", "a second stage", staged(Stage::Zstd)));
+        all.push(("v1-connection-staged-zstd", "a second stage", staged(Stage::Zstd)));
     }
     all
 }
