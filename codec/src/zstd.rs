@@ -69,33 +69,3 @@ impl fmt::Debug for Compressor {
         f.debug_tuple("Compressor").finish_non_exhaustive()
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_thread_that_ends_still_expands() {
-        /// Expands when the thread's variables go, those that were used after it first.
-        struct Last(Vec<u8>, std::sync::mpsc::Sender<Option<Vec<u8>>>);
-        impl Drop for Last {
-            fn drop(&mut self) {
-                let _ = self.1.send(expand(&self.0, 3700));
-            }
-        }
-        thread_local! {
-            static LAST: std::cell::RefCell<Option<Last>> = const { std::cell::RefCell::new(None) };
-        }
-        let text = b"the same words come again and again, ".repeat(100);
-        let mut room = vec![0; 4000];
-        let bytes = Compressor::default().compress(&text, &mut room).unwrap();
-        let block = room[..bytes].to_vec();
-        let (sender, receiver) = std::sync::mpsc::channel();
-        let ends = std::thread::spawn(move || {
-            LAST.with_borrow_mut(|last| *last = Some(Last(block.clone(), sender)));
-            assert!(expand(&block, 3700).is_some());
-        });
-        ends.join().unwrap();
-        assert_eq!(receiver.recv().unwrap(), Some(text));
-    }
-}
