@@ -19,6 +19,7 @@ mod send;
 mod signal;
 mod status;
 mod table;
+mod tail;
 mod top;
 
 use std::io::Write;
@@ -87,6 +88,10 @@ enum Command {
     Ping(ping::PingArgs),
     /// Watch a running node: rates, queues, routes, every second
     Top(top::TopArgs),
+    /// Follow the replicated log: one line per committed entry, as they come, from whichever node is there
+    ///
+    /// Exit code 1: the log begins later than --from. 69: no node answered for as long as --patience says.
+    Tail(tail::TailArgs),
     /// Look at the log of a stopped node: is it whole, and what does it hold?
     #[command(subcommand)]
     Log(inspect::LogCommand),
@@ -159,6 +164,7 @@ fn run(command: Command, log: &log::Log) -> Result<(), Failure> {
         Command::Routes(args) => within_runtime(routes::routes(args)),
         Command::Ping(args) => within_runtime(ping::ping(args)),
         Command::Top(args) => within_runtime(top::top(args)),
+        Command::Tail(args) => within_runtime(tail::tail(args)),
         Command::Demo(args) => within_runtime(demo::demo(args)),
     }
 }

@@ -1,5 +1,7 @@
 //! HTTP/1.1 for the APIs of a node: a listener and its connections, with a limit on everything a caller can do.
 
+mod patient;
+
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
@@ -22,6 +24,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use trunkline_mesh::{Mesh, Secured};
 
 use crate::config::Protection;
+use patient::Patient;
 
 /// TLS handshakes at one time, each at most 32 KiB; for a further one the oldest is given up: whoever stays half open keeps
 /// nobody out.
@@ -39,6 +42,8 @@ const HEAD_BYTES_MAX: usize = 16 * 1024;
 const HEADERS_MAX: usize = 64;
 /// Time for one request's head, and for an idle connection until its next one.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time for which a caller may take nothing of its answer.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time to finish the present answer when the server closes, or the connection's time is over.
 const GRACE: Duration = Duration::from_millis(500);
 /// Pause after a connection could not be accepted, as when the process is out of descriptors.
@@ -252,7 +257,7 @@ where
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(HEAD_BYTES_MAX)
         .max_headers(HEADERS_MAX)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Patient::new(stream, WRITE_TIMEOUT)), service);
     let mut connection = pin!(connection);
     tokio::select! {
         biased;

@@ -21,6 +21,8 @@ pub mod storage;
 
 pub mod consensus;
 
+pub mod client;
+
 pub mod cli;
 
 #[doc(hidden)]

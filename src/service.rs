@@ -6,7 +6,7 @@
 //! DELETE /v1/kv/KEY      likewise
 //! POST   /v1/session     opens a session → {"client"}
 //! POST   /v1/propose     {"client", "seq", "op"}: op in base64 → {"index", "term", "result"}, result in base64
-//! GET    /v1/log         committed entries, one per line, as they come; ?from=INDEX
+//! GET    /v1/log         committed entries, one per line, as they come; ?from=INDEX, ?prefix=KEY, ?progress=SECONDS
 //! GET    /v1/events     what happened here: votes, elections, members, snapshots, clocks; ?from=NUMBER
 //! GET    /v1/digest      of all that was applied, the same on every replica
 //! GET    /v1/status      role, term, leader, voters, learners, how far the log goes
@@ -17,9 +17,13 @@
 //! An error is `{"code", "message", "definite", "leader"}`: definite says that nothing was changed, and will not be.
 
 mod answer;
+mod chunk;
+mod cursor;
 mod errors;
+mod feed;
 mod follow;
 mod json;
+mod ring;
 
 use std::io;
 use std::net::SocketAddr;
@@ -31,12 +35,16 @@ use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
 use hyper::{Request, Response};
 use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
 use trunkline_mesh::{Mesh, NodeId};
 
 use crate::config::Protection;
 use crate::consensus::Replica;
 use crate::consensus::key_value::KeyValue;
 use crate::http::{Answers, Server};
+use feed::Feed;
+
+pub use cursor::Limits;
 
 /// Bytes of a body: a value, or an operation in base64, and what is around it.
 const BODY_BYTES_MAX: usize = 3 << 19;
@@ -52,6 +60,16 @@ type Body = UnsyncBoxBody<Bytes, std::convert::Infallible>;
 /// A running API.
 pub struct Service {
     server: Server,
+    feeding: Feeding,
+}
+
+/// Ends the feed's task when it is dropped: the task holds the replica.
+struct Feeding(JoinHandle<()>);
+
+impl Drop for Feeding {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl Service {
@@ -66,14 +84,18 @@ impl Service {
         mesh: Mesh,
         replica: Replica<KeyValue>,
         node: NodeId,
+        limits: Limits,
     ) -> io::Result<Self> {
+        let feed = Arc::new(Feed::new(FOLLOWERS_MAX, limits));
         let facts = Facts {
-            replica,
+            replica: replica.clone(),
             node,
             bodies: Semaphore::new(BODIES_MAX),
-            followers: Arc::new(Semaphore::new(FOLLOWERS_MAX)),
+            feed: Arc::clone(&feed),
         };
-        Ok(Self { server: Server::bind(address, protection, mesh, Arc::new(facts))? })
+        let server = Server::bind(address, protection, mesh, Arc::new(facts))?;
+        let feeding = Feeding(tokio::spawn(async move { feed.run(replica).await }));
+        Ok(Self { server, feeding })
     }
 
     /// Where it listens.
@@ -85,6 +107,7 @@ impl Service {
     /// Closes the listener, and the connections within half a second.
     pub async fn close(self) {
         self.server.close().await;
+        drop(self.feeding);
     }
 }
 
@@ -93,7 +116,7 @@ struct Facts {
     replica: Replica<KeyValue>,
     node: NodeId,
     bodies: Semaphore,
-    followers: Arc<Semaphore>,
+    feed: Arc<Feed>,
 }
 
 impl Answers for Facts {

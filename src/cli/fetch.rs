@@ -225,7 +225,7 @@ impl Process {
 }
 
 /// Whether this can be dialled at all: what is wrong with the command line is said as such, not as a node that is away.
-fn is_address(text: &str) -> bool {
+pub(super) fn is_address(text: &str) -> bool {
     let Some((host, port)) = text.rsplit_once(':') else { return false };
     let is_host = !host.is_empty() && (!host.contains(':') || host.starts_with('[') && host.ends_with(']'));
     is_host && port.parse::<u16>().is_ok_and(|port| port > 0)

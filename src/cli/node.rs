@@ -16,7 +16,7 @@ use super::signal::Stop;
 use crate::config::{Config, Protection, Role};
 use crate::consensus::key_value::KeyValue;
 use crate::consensus::{OPERATION_BYTES_MAX, Replica, ReplicaConfig, StartError, Timing};
-use crate::service::Service;
+use crate::service::{Limits, Service};
 use crate::storage::StorageError;
 
 #[derive(Debug, clap::Args)]
@@ -81,7 +81,8 @@ pub(super) async fn node(args: NodeCommand, log: &Log) -> Result<(), Failure> {
     let service = match plan.api {
         None => None,
         Some((address, protection)) => {
-            let bound = Service::bind(address, protection, mesh.clone(), replica.clone(), name.clone());
+            let (mesh, replica, limits) = (mesh.clone(), replica.clone(), Limits::default());
+            let bound = Service::bind(address, protection, mesh, replica, name.clone(), limits);
             Some(bound.map_err(|error| {
                 Failure::Unavailable(format!(
                     "cannot serve clients on {address}: {error}: free the address, or give another one"

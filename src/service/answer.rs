@@ -1,5 +1,7 @@
 //! One request → one answer.
 
+use std::time::{Duration, Instant};
+
 use bytes::Bytes;
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
@@ -8,10 +10,12 @@ use hyper::{Method, Request, Response, StatusCode};
 use serde::Deserialize;
 use serde_json::json;
 
+use super::chunk::Format;
+use super::cursor::Cursor;
 use super::errors::Error;
 use super::{BODY_BYTES_MAX, Body, Facts, follow, json as written};
 use crate::consensus::command;
-use crate::consensus::key_value::{Answered, KeyValue, Operation, Value};
+use crate::consensus::key_value::{Answered, KEY_BYTES_MAX, KeyValue, Operation, Value};
 use crate::consensus::{Answer, Consistency};
 
 pub(super) async fn answer(facts: &Facts, request: Request<Incoming>) -> Response<Body> {
@@ -42,11 +46,7 @@ async fn route(facts: &Facts, request: Request<Incoming>) -> Result<Response<Bod
             Ok(written::answer(StatusCode::OK, &json!({ "client": client })))
         }
         (Method::POST, "/v1/propose") => propose(facts, request).await,
-        (Method::GET, "/v1/log") => {
-            let from = number(&request, "from")?.unwrap_or(0);
-            let events = accepts(&request, "text/event-stream");
-            follow::stream(facts, from, events).await
-        }
+        (Method::GET, "/v1/log") => log(facts, &request),
         (Method::GET, "/v1/digest") => {
             let digest = facts.replica.digest().await?;
             let index = digest.applied.map(|applied| applied.index);
@@ -54,7 +54,13 @@ async fn route(facts: &Facts, request: Request<Incoming>) -> Result<Response<Bod
             Ok(written::answer(StatusCode::OK, &body))
         }
         (Method::GET, "/v1/status") => {
-            Ok(written::answer(StatusCode::OK, &written::status(&facts.replica.status())))
+            let mut status = written::status(&facts.replica.status());
+            status["followers"] = json!({
+                "count": facts.feed.followers(),
+                "shared_bytes": facts.feed.bytes(),
+                "let_go": facts.feed.let_go(),
+            });
+            Ok(written::answer(StatusCode::OK, &status))
         }
         (Method::GET, "/livez") => Ok(written::answer(StatusCode::OK, &json!({ "alive": true }))),
         (Method::GET, "/v1/events") => {
@@ -84,6 +90,28 @@ fn not_allowed(facts: &Facts, allowed: &'static str) -> Response<Body> {
     let mut response = error.response(facts);
     response.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
     response
+}
+
+/// Follows the log.
+fn log(facts: &Facts, request: &Request<Incoming>) -> Result<Response<Body>, Error> {
+    let format = match accepts(request, "text/event-stream") {
+        true => Format::Events,
+        false => Format::Lines,
+    };
+    // A browser that resumes says after which event.
+    let resumed = request.headers().get("last-event-id").filter(|_| format == Format::Events);
+    let resumed = resumed.and_then(|id| id.to_str().ok()?.parse::<u64>().ok()?.checked_add(1));
+    let from = resumed.or(number(request, "from")?).unwrap_or(0);
+    let prefix = parameter(request, "prefix").map(unescaped).transpose()?;
+    if prefix.as_ref().is_some_and(|prefix| prefix.len() > KEY_BYTES_MAX) {
+        return Err(Error::bad(format!("`prefix` has at most {KEY_BYTES_MAX} B, as keys have")));
+    }
+    let progress = match number(request, "progress")? {
+        None => None,
+        Some(seconds @ 1..=3_600) => Some(Duration::from_secs(seconds)),
+        Some(_) => return Err(Error::bad("`progress` is 1 to 3,600 seconds")),
+    };
+    follow::stream(facts, Cursor::new(from, format, prefix, progress, Instant::now()), format)
 }
 
 async fn get(facts: &Facts, request: &Request<Incoming>, key: String) -> Result<Response<Body>, Error> {

@@ -15,26 +15,31 @@ pub(super) struct Error {
     pub(super) code: &'static str,
     pub(super) message: String,
     pub(super) definite: bool,
+    /// Where the log begins, where it begins too late.
+    pub(super) first: Option<u64>,
 }
 
 impl Error {
     /// The caller's mistake. Nothing was done.
     pub(super) fn bad(message: impl Into<String>) -> Self {
-        Self { status: StatusCode::BAD_REQUEST, code: "bad_request", message: message.into(), definite: true }
+        Self::new(StatusCode::BAD_REQUEST, "bad_request", &message.into())
     }
 
     pub(super) fn new(status: StatusCode, code: &'static str, message: &str) -> Self {
-        Self { status, code, message: message.to_owned(), definite: true }
+        Self { status, code, message: message.to_owned(), definite: true, first: None }
     }
 
     pub(super) fn response(&self, facts: &Facts) -> Response<Body> {
         let leader = facts.replica.status().leader.map(|(_, place)| place.node);
-        let body = json!({
+        let mut body = json!({
             "code": self.code,
             "message": self.message,
             "definite": self.definite,
             "leader": leader,
         });
+        if let Some(first) = self.first {
+            body["first"] = first.into();
+        }
         let mut response = json::answer(self.status, &body);
         // The caller may still be sending something that nobody reads.
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -52,7 +57,7 @@ impl From<ProposeError> for Error {
             ProposeError::Unknown { .. } => (StatusCode::GATEWAY_TIMEOUT, "outcome_unknown"),
             ProposeError::Stopped { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "stopped"),
         };
-        Self { status, code, message: error.to_string(), definite: error.is_definite() }
+        Self { status, code, message: error.to_string(), definite: error.is_definite(), first: None }
     }
 }
 
@@ -62,7 +67,7 @@ impl From<Refusal> for Error {
             Refusal::SessionExpired => "session_expired",
             Refusal::AnswerForgotten { .. } => "answer_forgotten",
         };
-        Self { status: StatusCode::GONE, code, message: refusal.to_string(), definite: true }
+        Self { status: StatusCode::GONE, code, message: refusal.to_string(), definite: true, first: None }
     }
 }
 
@@ -73,6 +78,6 @@ impl From<ReadError> for Error {
             ReadError::Behind { .. } => (StatusCode::SERVICE_UNAVAILABLE, "behind"),
             ReadError::Stopped { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "stopped"),
         };
-        Self { status, code, message: error.to_string(), definite: true }
+        Self { status, code, message: error.to_string(), definite: true, first: None }
     }
 }

@@ -1,0 +1,235 @@
+//! `trunkline tail`: the committed log of a cluster as it grows, from whichever node is there.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use trunkline_mesh::{CHECK_INTERVAL, Credentials, TlsFiles};
+
+use super::environment;
+use super::failure::Failure;
+use super::fetch::is_address;
+use super::signal::Stop;
+use crate::client::{Address, Entry, Event, SubscribeError, Subscription, What, newest};
+use crate::config::units::parse_duration;
+use crate::config::{Config, Protection};
+use crate::consensus::key_value::Operation;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct TailArgs {
+    /// Where replicas serve clients: the first one is asked, and where it fails the next one
+    #[arg(
+        long,
+        value_name = "HOST:PORT,…",
+        value_delimiter = ',',
+        required_unless_present = "config",
+        conflicts_with = "config"
+    )]
+    api: Vec<String>,
+    /// The configuration file, which says where replicas serve clients
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The node of the file to ask first, whose certificate is shown within TLS [default: what TRUNKLINE_NODE says, else the first]
+    #[arg(long, value_name = "ID", requires = "config")]
+    node: Option<String>,
+    /// Ask within TLS, and show this certificate [default: that of the node, where the file says that its API is within TLS]
+    #[arg(long, value_name = "FILE", requires_all = ["key", "ca"])]
+    certificate: Option<PathBuf>,
+    /// The private key of --certificate
+    #[arg(long, value_name = "FILE", requires = "certificate")]
+    key: Option<PathBuf>,
+    /// The CA that issued what the nodes show
+    #[arg(long, value_name = "FILE", requires = "certificate")]
+    ca: Option<PathBuf>,
+    /// The first index [default: the one after what is committed now; 0: the very first]
+    #[arg(long, value_name = "INDEX")]
+    from: Option<u64>,
+    /// Only puts and deletes of keys that begin so
+    #[arg(long, value_name = "PREFIX")]
+    prefix: Option<String>,
+    /// Lines as a node tells them: JSON, one object per entry
+    #[arg(long)]
+    json: bool,
+    /// End once this entry was told, or passed over
+    #[arg(long, value_name = "INDEX")]
+    until: Option<u64>,
+    /// End after so many entries
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
+    count: Option<u64>,
+    /// Characters of what an entry says, at most
+    #[arg(long, value_name = "COUNT", default_value_t = 80)]
+    width: usize,
+    /// How long to go on trying while no node answers
+    #[arg(long, value_name = "DURATION", default_value = "30 s", value_parser = patience)]
+    patience: Duration,
+}
+
+fn patience(text: &str) -> Result<Duration, String> {
+    parse_duration(text).map_err(|error| error.to_string())
+}
+
+pub(super) async fn tail(args: TailArgs) -> Result<(), Failure> {
+    let mut stop = Stop::listen()?;
+    let addresses = args.addresses()?;
+    tokio::select! {
+        followed = args.follow(addresses) => followed,
+        _ = stop.signal() => Ok(()),
+    }
+}
+
+impl TailArgs {
+    async fn follow(&self, addresses: Vec<Address>) -> Result<(), Failure> {
+        let from = match self.from {
+            Some(from) => from,
+            None => newest(&addresses).await?.map_or(0, |newest| newest + 1),
+        };
+        if self.until.is_some_and(|until| until < from) {
+            return Ok(());
+        }
+        let mut subscription = Subscription::open(addresses, from).patience(self.patience);
+        if let Some(prefix) = &self.prefix {
+            subscription = subscription.prefix(prefix);
+        }
+        let mut told = 0;
+        loop {
+            let seen = match subscription.event().await? {
+                Event::Entry(entry) if self.until.is_some_and(|until| until < entry.index) => return Ok(()),
+                Event::Entry(entry) => {
+                    let line = if self.json { entry.line.clone() + "\n" } else { text(&entry, self.width) };
+                    print(&line)?;
+                    told += 1;
+                    entry.index
+                }
+                Event::Progress(seen) => seen,
+            };
+            if self.count.is_some_and(|count| told >= count) || self.until.is_some_and(|until| until <= seen)
+            {
+                return Ok(());
+            }
+        }
+    }
+
+    fn addresses(&self) -> Result<Vec<Address>, Failure> {
+        let Some(file) = &self.config else {
+            if let Some(wrong) = self.api.iter().find(|address| !is_address(address)) {
+                let shown: String = wrong.chars().take(64).flat_map(char::escape_default).collect();
+                let why = format!("`--api` needs HOST:PORT, such as 127.0.0.1:7480, and `{shown}` is none");
+                return Err(Failure::Usage(why));
+            }
+            let credentials = self.files().map(|files| load(&files)).transpose()?;
+            let address = |host: &String| match &credentials {
+                None => Address::plaintext(host),
+                Some(credentials) => Address::within_tls(host, Arc::clone(credentials), None),
+            };
+            return Ok(self.api.iter().map(address).collect());
+        };
+        let config = Config::load(file)?;
+        let asked = self.node.clone().or_else(|| environment::variable("TRUNKLINE_NODE"));
+        let mut nodes: Vec<_> =
+            config.topology().nodes().filter_map(|node| Some((node, config.api(&node.id)?))).collect();
+        let file = config.path().display();
+        if nodes.is_empty() {
+            let why = format!("{file}: no node serves clients: give `api` to those that have `data`");
+            return Err(Failure::Config(why));
+        }
+        if let Some(asked) = &asked {
+            let Some(at) = nodes.iter().position(|(node, _)| node.id.as_str() == asked) else {
+                let shown: String = asked.chars().take(64).flat_map(char::escape_default).collect();
+                let why = format!("{file}: no node `{shown}` that serves clients is listed: correct --node");
+                return Err(Failure::Config(why));
+            };
+            nodes.rotate_left(at);
+        }
+        let within_tls = nodes.iter().any(|(node, _)| config.api_protection(&node.id) == Protection::Tls);
+        let files = self.files().or_else(|| config.tls_files(&nodes[0].0.id)).filter(|_| within_tls);
+        let credentials = files.map(|files| load(&files)).transpose()?;
+        let address = |(node, address): &(&trunkline_mesh::NodeSpec, std::net::SocketAddr)| {
+            let host = address.to_string();
+            match (&credentials, config.api_protection(&node.id)) {
+                (Some(credentials), Protection::Tls) => {
+                    let expected = config.topology().name(node);
+                    Address::within_tls(host, Arc::clone(credentials), Some(expected))
+                }
+                _ => Address::plaintext(host),
+            }
+        };
+        Ok(nodes.iter().map(address).collect())
+    }
+
+    /// Those of the command line.
+    fn files(&self) -> Option<TlsFiles> {
+        let (certificate, key, ca) = (self.certificate.clone()?, self.key.clone()?, self.ca.clone()?);
+        Some(TlsFiles { certificate, key, ca, crl: None, check_interval: CHECK_INTERVAL })
+    }
+}
+
+fn load(files: &TlsFiles) -> Result<Arc<Credentials>, Failure> {
+    Credentials::load(files).map(Arc::new).map_err(|error| {
+        let why = "to ask within TLS takes a certificate of the cluster";
+        Failure::Config(format!("{why} (--node, or --certificate, --key and --ca): {error}"))
+    })
+}
+
+fn print(line: &str) -> Result<(), Failure> {
+    let mut stdout = std::io::stdout().lock();
+    stdout.write_all(line.as_bytes()).and_then(|()| stdout.flush()).map_err(Failure::stdout)
+}
+
+/// An entry for people.
+fn text(entry: &Entry, width: usize) -> String {
+    let (kind, said) = match &entry.what {
+        What::Nothing => ("nothing", Vec::new()),
+        What::OpensSession => ("session", entry.index.to_string().into_bytes()),
+        What::Membership(members) => ("members", members.to_string().into_bytes()),
+        What::Operation { operation, .. } => match Operation::decode(operation) {
+            Ok(Operation::Put { key, value, .. }) => ("put", [key.as_bytes(), b" = ", &value].concat()),
+            Ok(Operation::Delete { key, .. }) => ("delete", key.into_bytes()),
+            Err(_) => ("operation", operation.to_vec()),
+        },
+        What::Other(kind) => ("other", kind.clone().into_bytes()),
+    };
+    let mut shown = String::new();
+    for byte in said {
+        let escaped = byte.escape_ascii();
+        if shown.len() + escaped.len() > width {
+            shown.push_str("...");
+            break;
+        }
+        shown.extend(escaped.map(char::from));
+    }
+    let line = format!("index {:<8}  term {:<4}  {kind:<9}  {shown}", entry.index, entry.term);
+    format!("{}\n", line.trim_end())
+}
+
+impl From<SubscribeError> for Failure {
+    fn from(error: SubscribeError) -> Self {
+        let text: String = error.to_string().chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+        match error {
+            SubscribeError::Compacted { first, .. } => Self::Failed(format!("{text}: --from {first}")),
+            SubscribeError::Refused { .. } => Self::Failed(text),
+            _ => Self::Unavailable(text),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_are_aligned_cut_and_do_not_steer_the_terminal() {
+        let shown = |what: What, width| text(&Entry { index: 17, term: 2, what, line: String::new() }, width);
+        let operation =
+            |operation: Operation| What::Operation { request: None, operation: operation.encode() };
+        let put = Operation::Put { key: "a\u{1b}".to_owned(), value: "one\n".into(), if_index: None };
+        let put = operation(put);
+        assert_eq!(shown(put.clone(), 80), "index 17        term 2     put        a\\x1b = one\\n\n");
+        assert_eq!(shown(put, 9), "index 17        term 2     put        a\\x1b = o...\n");
+        let delete = operation(Operation::Delete { key: "k".to_owned(), if_index: None });
+        assert_eq!(shown(delete, 80), "index 17        term 2     delete     k\n");
+        assert_eq!(shown(What::Nothing, 80), "index 17        term 2     nothing\n");
+        let other = What::Operation { request: None, operation: "x".into() };
+        assert_eq!(shown(other, 80), "index 17        term 2     operation  x\n");
+    }
+}

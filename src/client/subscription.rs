@@ -1,0 +1,282 @@
+//! Entries in order, from whichever node is there.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use hyper::StatusCode;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::connection::{Address, Answer};
+use super::entry::{End, Entry, Line};
+use super::error::SubscribeError;
+
+/// A node says at least so often that it is there, s.
+const MARK_S: u64 = 2;
+/// One that says nothing for so long is left for another one.
+const SILENCE: Duration = Duration::from_secs(10);
+/// For an answer's head, with the dial.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
+/// Before the first further round over all addresses, twice as long before each next one, up to `PAUSE_MAX`.
+const PAUSE: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// How long it is tried without any news before that is an error.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What a subscription tells.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// The next entry.
+    Entry(Entry),
+    /// There is nothing to be told up to this index that was not told.
+    Progress(u64),
+}
+
+/// Committed entries from an index on, in order, each once, none left out; of those with a prefix, the same. Where a node
+/// fails, it goes on at the next one. Dropped, it ends.
+#[derive(Debug)]
+pub struct Subscription {
+    addresses: Vec<Address>,
+    /// The one in use, or tried next.
+    at: usize,
+    /// The index that comes next.
+    next: u64,
+    prefix: Option<String>,
+    patience: Duration,
+    open: Option<Open>,
+    trouble: Trouble,
+}
+
+struct Open {
+    answer: Answer,
+    /// It has told something.
+    told: bool,
+}
+
+impl std::fmt::Debug for Open {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Open").field("told", &self.told).finish_non_exhaustive()
+    }
+}
+
+/// What went wrong since the last good line.
+#[derive(Debug, Default)]
+struct Trouble {
+    since: Option<Instant>,
+    tries: u32,
+    why: String,
+    /// Since an address said that the log begins later: where, at the least, and how many have been asked.
+    gone: Option<(u64, usize)>,
+}
+
+impl Subscription {
+    /// From an index on, 0 for the very first; the first of the addresses is asked first. Nothing is done before
+    /// [`next`](Self::next).
+    #[must_use]
+    pub fn open(addresses: impl IntoIterator<Item = Address>, from: u64) -> Self {
+        Self {
+            addresses: addresses.into_iter().collect(),
+            at: 0,
+            next: from,
+            prefix: None,
+            patience: PATIENCE,
+            open: None,
+            trouble: Trouble::default(),
+        }
+    }
+
+    /// Only operations of the key-value machine on keys that begin so.
+    #[must_use]
+    pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.prefix = Some(prefix.into());
+        self
+    }
+
+    /// How long it is tried without any news before that is an error [30 s].
+    #[must_use]
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    /// The index that comes next: where to go on in another process.
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        self.next
+    }
+
+    /// The next entry. Cancel-safe.
+    ///
+    /// # Errors
+    ///
+    /// [`SubscribeError`]; it may be asked again.
+    pub async fn next(&mut self) -> Result<Entry, SubscribeError> {
+        loop {
+            if let Event::Entry(entry) = self.event().await? {
+                return Ok(entry);
+            }
+        }
+    }
+
+    /// The next entry, or how far it has come without one. Cancel-safe.
+    ///
+    /// # Errors
+    ///
+    /// [`SubscribeError`]; it may be asked again.
+    pub async fn event(&mut self) -> Result<Event, SubscribeError> {
+        loop {
+            let Some(Open { answer, told }) = &mut self.open else {
+                self.reopen().await?;
+                continue;
+            };
+            let line = timeout(SILENCE, answer.line()).await;
+            let line = line.unwrap_or_else(|_| Err(format!("it says nothing for {SILENCE:?}")));
+            match line.and_then(|line| Line::parse(&line)) {
+                Ok(Line::Entry(entry)) => {
+                    if entry.index > self.next && self.prefix.is_none() {
+                        let left_out =
+                            format!("it tells entry {} where {} comes next", entry.index, self.next);
+                        self.failed(left_out);
+                    } else if entry.index >= self.next {
+                        *told = true;
+                        self.next = entry.index + 1;
+                        self.trouble = Trouble::default();
+                        return Ok(Event::Entry(entry));
+                    }
+                }
+                Ok(Line::Progress(seen)) => {
+                    if seen >= self.next && self.prefix.is_none() {
+                        self.failed(format!("it left entry {} out", self.next));
+                    } else {
+                        self.next = self.next.max(seen.saturating_add(1));
+                        self.trouble = Trouble::default();
+                        return Ok(Event::Progress(seen));
+                    }
+                }
+                // Whoever is slow goes on there.
+                Ok(Line::End(End { code, .. })) if code == "slow" && *told => self.open = None,
+                Ok(Line::End(end)) => self.ended(end)?,
+                Err(why) => self.failed(why),
+            }
+        }
+    }
+
+    /// Leaves the address for the next one.
+    fn failed(&mut self, why: String) {
+        self.open = None;
+        let host = self.addresses.get(self.at).map_or("", Address::host);
+        let trouble = &mut self.trouble;
+        trouble.why = if why.starts_with(host) { why } else { format!("{host}: {why}") };
+        trouble.tries += 1;
+        trouble.since.get_or_insert_with(Instant::now);
+        if let Some((_, asked)) = &mut trouble.gone {
+            *asked += 1;
+        }
+        self.at = (self.at + 1) % self.addresses.len().max(1);
+    }
+
+    /// A node tells no more. Another one may have a longer log.
+    fn ended(&mut self, end: End) -> Result<(), SubscribeError> {
+        if let ("compacted", Some(first)) = (end.code.as_str(), end.first) {
+            let (least, asked) = self.trouble.gone.unwrap_or((first, 0));
+            self.trouble.gone = Some((least.min(first), asked));
+        }
+        self.failed(end.message);
+        self.judge_gone()
+    }
+
+    fn judge_gone(&mut self) -> Result<(), SubscribeError> {
+        match self.trouble.gone {
+            Some((first, asked)) if asked >= self.addresses.len() => {
+                self.trouble = Trouble::default();
+                Err(SubscribeError::Compacted { index: self.next, first })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Asks the address whose turn it is.
+    async fn reopen(&mut self) -> Result<(), SubscribeError> {
+        self.judge_gone()?;
+        let address = self.addresses.get(self.at).ok_or(SubscribeError::NoAddress)?;
+        let rounds = self.trouble.tries / u32::try_from(self.addresses.len()).unwrap_or(u32::MAX);
+        if let Some(since) = self.trouble.since {
+            let left = self.patience.saturating_sub(since.elapsed());
+            if left.is_zero() {
+                let why = std::mem::take(&mut self.trouble).why;
+                return Err(SubscribeError::Unavailable { index: self.next, patience: self.patience, why });
+            }
+            if rounds > 0 {
+                let pause = PAUSE.saturating_mul(1 << rounds.min(8)).min(PAUSE_MAX);
+                // Not all who lost the same node come at once.
+                sleep(pause.mul_f64(fastrand::f64()).min(left)).await;
+            }
+        }
+        let mut path = format!("/v1/log?from={}&progress={MARK_S}", self.next);
+        if let Some(prefix) = &self.prefix {
+            path.push_str("&prefix=");
+            prefix.bytes().for_each(|byte| {
+                let _ = write!(path, "%{byte:02x}");
+            });
+        }
+        let answer = async {
+            let (code, answer) = address.get(&path).await?;
+            if code == StatusCode::OK {
+                Ok((code, Ok(answer)))
+            } else {
+                Ok((code, Err(answer.whole().await?)))
+            }
+        };
+        let answer = timeout(OPEN_TIMEOUT, answer).await;
+        let (code, answer) = match answer.unwrap_or_else(|_| Err("it gives no answer in time".to_owned())) {
+            Ok(answer) => answer,
+            Err(why) => {
+                self.failed(why);
+                return Ok(());
+            }
+        };
+        let body = match answer {
+            Ok(answer) => {
+                self.open = Some(Open { answer, told: false });
+                return Ok(());
+            }
+            Err(body) => body,
+        };
+        match serde_json::from_slice::<End>(&body) {
+            Ok(end) if code == StatusCode::BAD_REQUEST => {
+                Err(SubscribeError::Refused { message: end.message })
+            }
+            Ok(end) => self.ended(end),
+            Err(_) => {
+                self.failed(format!("it answers with {code} and no reason: is it Trunkline?"));
+                Ok(())
+            }
+        }
+    }
+}
+
+/// The last entry that one of the nodes has applied, the first that answers; `None`: it has applied none.
+///
+/// # Errors
+///
+/// [`SubscribeError`]: none answers.
+pub async fn newest(addresses: &[Address]) -> Result<Option<u64>, SubscribeError> {
+    #[derive(serde::Deserialize)]
+    struct Status {
+        applied_index: Option<u64>,
+    }
+    let mut last = SubscribeError::NoAddress;
+    for address in addresses {
+        let asked = async {
+            let (_, answer) = address.get("/v1/status").await?;
+            let body = answer.whole().await?;
+            serde_json::from_slice(&body)
+                .map_err(|error| format!("{} does not say how far it is: {error}", address.host()))
+        };
+        let asked = timeout(OPEN_TIMEOUT, asked).await;
+        match asked.unwrap_or_else(|_| Err(format!("{} gives no answer in time", address.host()))) {
+            Ok(Status { applied_index }) => return Ok(applied_index),
+            Err(why) => last = SubscribeError::Unavailable { index: 0, patience: OPEN_TIMEOUT, why },
+        }
+    }
+    Err(last)
+}

@@ -1,0 +1,459 @@
+//! Those who follow the log: what they get, in which order, and what they are told when they cannot have it.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::time::timeout;
+use trunkline::client::{Address, SubscribeError, Subscription};
+use trunkline::config::Protection;
+use trunkline::consensus::key_value::{KeyValue, Operation};
+use trunkline::consensus::{Replica, ReplicaConfig, Timing};
+use trunkline::service::{Limits, Service};
+use trunkline_mesh::{ClusterId, Config, Datacenter, NodeId, NodeSpec, Roles, Topology, join};
+
+use support::http::{exchange, get};
+use support::{exit_code, poll, run, signal, trunkline};
+
+const SOON: Duration = Duration::from_secs(60);
+
+/// Addresses that nobody listens on.
+fn free(count: usize) -> Vec<SocketAddr> {
+    // All are held until each has one of its own.
+    let held: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    held.iter().map(|listener| listener.local_addr().unwrap()).collect()
+}
+
+/// A process that ends with the test.
+struct Node {
+    child: Child,
+    api: SocketAddr,
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Node {
+    fn start(args: &[&str], api: SocketAddr) -> Self {
+        let child = trunkline().arg("node").args(args).stderr(Stdio::null()).spawn().unwrap();
+        Self { child, api }
+    }
+
+    fn dev(data: &Path) -> Self {
+        let api = free(1)[0];
+        let node = Self::start(&["--dev", "--data", data.to_str().unwrap(), "--api", &api.to_string()], api);
+        node.ready();
+        node
+    }
+
+    fn ready(&self) {
+        poll("ready", SOON, || get(self.api, "/readyz").filter(|answer| answer.code == 200));
+    }
+
+    /// Whether it was acknowledged.
+    fn put(&self, key: &str, value: &str) -> bool {
+        put(self.api, key, value)
+    }
+
+    fn status(&self) -> Value {
+        serde_json::from_str(&get(self.api, "/v1/status").unwrap().body).unwrap()
+    }
+}
+
+fn put(api: SocketAddr, key: &str, value: &str) -> bool {
+    let request = format!(
+        "PUT /v1/kv/{key} HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{value}",
+        value.len()
+    );
+    exchange(api, request.as_bytes()).is_some_and(|answer| answer.code == 200)
+}
+
+/// The lines of a stream's body as they come: chunks have their lengths, and empty lines, between them.
+fn follow(api: SocketAddr, query: &str, headers: &str) -> impl Iterator<Item = String> + use<> {
+    let stream = open(api, query, headers, None);
+    let lines = BufReader::new(stream).lines().map_while(Result::ok);
+    lines.filter(|line| {
+        line.starts_with('{') || ["id: ", "data: ", "event: "].iter().any(|it| line.starts_with(it))
+    })
+}
+
+/// A stream of which nothing is read yet; `room` is for the kernel's buffer at this end, B.
+fn open(api: SocketAddr, query: &str, headers: &str, room: Option<usize>) -> TcpStream {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    if let Some(room) = room {
+        socket.set_recv_buffer_size(room).unwrap();
+    }
+    socket.connect(&api.into()).unwrap();
+    let mut stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    write!(stream, "GET /v1/log?{query} HTTP/1.1\r\nhost: test\r\n{headers}\r\n").unwrap();
+    stream
+}
+
+fn is_mark(line: &str) -> bool {
+    line.starts_with("{\"progress\"")
+}
+
+fn json(line: &str) -> Value {
+    serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))
+}
+
+fn index(line: &str) -> u64 {
+    json(line)["index"].as_u64().unwrap_or_else(|| panic!("{line}"))
+}
+
+/// Many at once, of both formats, from anywhere, while entries come: what they get differs in where it begins alone.
+#[test]
+fn all_who_follow_get_every_entry_once_and_in_order_wherever_they_begin() {
+    const LAST: u64 = 120;
+    let data = tempfile::tempdir().unwrap();
+    let node = Node::dev(data.path());
+    let api = node.api;
+    let writer = std::thread::spawn(move || {
+        (0..LAST).for_each(|number| assert!(put(api, &format!("key-{number}"), &"x".repeat(2_000))));
+    });
+    let followers: Vec<_> = (0..40)
+        .map(|number: u64| {
+            std::thread::spawn(move || {
+                let from = number * 3;
+                let events = number % 4 == 3;
+                let accept = if events { "accept: text/event-stream\r\n" } else { "" };
+                let mut lines = follow(api, &format!("from={from}"), accept);
+                let entries: BTreeMap<u64, String> = (from..LAST)
+                    .map(|expected| {
+                        if events {
+                            assert_eq!(lines.next().unwrap(), format!("id: {expected}"));
+                        }
+                        let line = lines.next().unwrap();
+                        let line = line.strip_prefix("data: ").unwrap_or(&line);
+                        assert_eq!(index(line), expected);
+                        (expected, line.to_owned())
+                    })
+                    .collect();
+                entries
+            })
+        })
+        .collect();
+    writer.join().unwrap();
+    let told: Vec<_> = followers.into_iter().map(|follower| follower.join().unwrap()).collect();
+    for later in &told[1..] {
+        let same = later.iter().all(|(index, line)| told[0][index] == *line);
+        assert!(same, "an entry is the same for all");
+    }
+    poll("nobody follows", SOON, || (node.status()["followers"]["count"] == 0).then_some(()));
+
+    // A browser that resumes says after which event.
+    let headers = "accept: text/event-stream\r\nlast-event-id: 17\r\n";
+    assert_eq!(follow(api, "from=3", headers).next().unwrap(), "id: 18");
+    // A filter, and marks where nothing passes it.
+    let mut filtered = follow(api, "from=0&prefix=key-1&progress=1", "");
+    let keys = (0..LAST).filter(|number| number.to_string().starts_with('1')).count();
+    let mut seen = None;
+    for line in filtered.by_ref().filter(|line| !is_mark(line)).take(keys) {
+        let index = index(&line);
+        assert!(seen < Some(index));
+        seen = Some(index);
+    }
+    assert!(node.put("other", "x"));
+    let commit = node.status()["commit_index"].as_u64().unwrap();
+    let marks = filtered.map(|line| json(&line)["progress"].as_u64().expect("a mark, and no entry"));
+    assert!(marks.take(5).any(|mark| mark == commit), "up to {commit}");
+    for bad in
+        ["from=x", "progress=0", "progress=3601", "prefix=%zz", &format!("prefix={}", "k".repeat(1_025))]
+    {
+        let answer = get(api, &format!("/v1/log?{bad}")).unwrap();
+        assert_eq!((answer.code, &json(&answer.body)["code"]), (400, &"bad_request".into()), "{bad}");
+    }
+}
+
+/// A replica in this process, with limits that a test can reach.
+struct Served {
+    replica: Replica<KeyValue>,
+    service: Service,
+    mesh: trunkline_mesh::Mesh,
+    _data: tempfile::TempDir,
+}
+
+impl Served {
+    async fn start(limits: Limits, snapshot_entries: u64) -> Self {
+        let id = NodeId::new("one").unwrap();
+        let spec = NodeSpec {
+            id: id.clone(),
+            datacenter: Datacenter::new("dc").unwrap(),
+            roles: Roles { origin: true, member: true, proxy: false },
+            address: Some(free(1)[0]),
+        };
+        let topology = Arc::new(Topology::new(ClusterId::new("cluster").unwrap(), [spec]).unwrap());
+        let (client, inbox) = join(Config::new(topology, id.clone())).await.unwrap();
+        let data = tempfile::tempdir().unwrap();
+        let timing = Timing { snapshot_entries, ..Timing::default() };
+        let config = ReplicaConfig { data: data.path().join("one"), founders: vec![id.clone()], timing };
+        let mesh = client.mesh().clone();
+        let replica = Replica::start(config, KeyValue::default(), client, inbox, &id).await.unwrap();
+        let address = "127.0.0.1:0".parse().unwrap();
+        let service =
+            Service::bind(address, Protection::Plaintext, mesh.clone(), replica.clone(), id, limits);
+        Self { replica, service: service.unwrap(), mesh, _data: data }
+    }
+
+    async fn put(&self, bytes: usize) -> u64 {
+        let operation = Operation::Put { key: "k".to_owned(), value: vec![7; bytes].into(), if_index: None };
+        let answer = timeout(SOON, self.replica.propose(None, operation.encode())).await.unwrap().unwrap();
+        answer.id.index
+    }
+
+    async fn followers(&self) -> Value {
+        let api = self.service.address();
+        let status = tokio::task::spawn_blocking(move || get(api, "/v1/status")).await.unwrap().unwrap();
+        json(&status.body)["followers"].clone()
+    }
+
+    async fn stop(self) {
+        self.service.close().await;
+        self.replica.stop().await;
+        self.mesh.close();
+    }
+}
+
+/// All lines of a stream to its end.
+async fn rest(stream: TcpStream) -> Vec<String> {
+    let lines = move || {
+        let lines = BufReader::new(stream).lines().map_while(Result::ok);
+        lines.filter(|line| line.starts_with('{')).collect()
+    };
+    tokio::task::spawn_blocking(lines).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_takes_nothing_is_told_and_let_go_of_and_disturbs_nobody() {
+    const ENTRIES: usize = 12;
+    let patience = Duration::from_millis(500);
+    let limits = Limits { shared_bytes: 2 << 20, patience, behind_bytes: 1 << 20 };
+    let served = Served::start(limits, 100_000).await;
+    let api = served.service.address();
+    let slow = open(api, "from=0", "", Some(16 << 10));
+    let mut quick = Subscription::open([Address::plaintext(api.to_string())], 0);
+    for _ in 0..ENTRIES {
+        let last = served.put(1_000_000).await;
+        while quick.position() <= last {
+            let expected = quick.position();
+            assert_eq!(timeout(SOON, quick.next()).await.unwrap().unwrap().index, expected);
+        }
+        let followers = served.followers().await;
+        let shared = followers["shared_bytes"].as_u64().unwrap();
+        assert!(shared <= 2 << 20, "bounded: {followers}");
+    }
+    assert_eq!(served.followers().await["let_go"], 0, "nobody has asked for more after long");
+    // It was given what its socket takes long ago; from now on its patience passes for certain.
+    tokio::time::sleep(patience * 4).await;
+    let lines = rest(slow).await;
+    let (told, words) = (&lines[..lines.len() - 1], json(lines.last().unwrap()));
+    assert!(told.len() < ENTRIES, "{}", told.len());
+    assert!(told.iter().enumerate().all(|(expected, line)| index(line) == expected as u64));
+    assert_eq!((&words["code"], &words["index"]), (&"slow".into(), &told.len().into()), "{words}");
+    assert_eq!(served.followers().await["let_go"], 1);
+
+    // It goes on where it was.
+    let mut resumed = Subscription::open([Address::plaintext(api.to_string())], told.len() as u64);
+    assert_eq!(timeout(SOON, resumed.next()).await.unwrap().unwrap().index, told.len() as u64);
+    served.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn compaction_is_told_at_the_start_and_in_the_middle() {
+    let limits = Limits { shared_bytes: 2 << 20, patience: SOON * 60, behind_bytes: 1 << 20 };
+    let served = Served::start(limits, 24).await;
+    let api = served.service.address();
+    let stalled = open(api, "from=0", "", Some(16 << 10));
+    // A snapshot comes by itself after every 24 entries, and half as many are kept.
+    let mut last = 0;
+    for _ in 0..30 {
+        last = served.put(600_000).await;
+    }
+    let deadline = tokio::time::Instant::now() + SOON;
+    while served.replica.first_index() == 0 {
+        assert!(tokio::time::Instant::now() < deadline, "nothing was purged");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let first = served.replica.first_index();
+    let lines = rest(stalled).await;
+    let (told, words) = (&lines[..lines.len() - 1], json(lines.last().unwrap()));
+    assert!(told.iter().enumerate().all(|(expected, line)| index(line) == expected as u64));
+    assert_eq!(words["code"], "compacted", "{words}");
+    assert_eq!((words["index"].as_u64(), words["first"].as_u64()), (Some(told.len() as u64), Some(first)));
+    assert!((told.len() as u64) < first);
+
+    let gone = tokio::task::spawn_blocking(move || get(api, "/v1/log?from=0")).await.unwrap().unwrap();
+    let body = json(&gone.body);
+    assert_eq!((gone.code, &body["code"], body["first"].as_u64()), (410, &"compacted".into(), Some(first)));
+    let mut early = Subscription::open([Address::plaintext(api.to_string())], 0);
+    let error = timeout(SOON, early.next()).await.unwrap().unwrap_err();
+    assert_eq!(error, SubscribeError::Compacted { index: 0, first });
+    let mut rest = Subscription::open([Address::plaintext(api.to_string())], first);
+    for expected in first..=last {
+        assert_eq!(timeout(SOON, rest.next()).await.unwrap().unwrap().index, expected);
+    }
+    served.stop().await;
+}
+
+/// Three replicas as processes, each in a datacenter of its own.
+fn three(data: &Path) -> (Vec<Node>, String) {
+    let (mesh, apis) = (free(3), free(3));
+    let mut text = "[cluster]\nid = \"three\"\n".to_owned();
+    for (number, (mesh, api)) in mesh.iter().zip(&apis).enumerate() {
+        text.push_str(&format!(
+            "[[node]]\nid = \"n{number}\"\ndc = \"d{number}\"\nroles = [\"origin\", \"member\"]\naddress = \"{mesh}\"\n\
+             api = \"{api}\"\ndata = \"{{node}}\"\n"
+        ));
+    }
+    let file = support::cluster::write(&data.join("cluster.toml"), text);
+    let start = |(number, api): (usize, &SocketAddr)| {
+        Node::start(&["--config", &file, "--node", &format!("n{number}")], *api)
+    };
+    let nodes: Vec<Node> = apis.iter().enumerate().map(start).collect();
+    nodes.iter().for_each(Node::ready);
+    (nodes, file)
+}
+
+#[test]
+fn a_client_goes_on_without_a_gap_or_a_duplicate_when_the_node_it_follows_is_killed() {
+    let data = tempfile::tempdir().unwrap();
+    let (mut nodes, file) = three(data.path());
+    let apis: Vec<SocketAddr> = nodes.iter().map(|node| node.api).collect();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let (stop, stopped) = std::sync::mpsc::channel::<()>();
+    let writer = std::thread::spawn({
+        let apis = apis.clone();
+        move || {
+            let mut acknowledged = 0;
+            while let Err(std::sync::mpsc::TryRecvError::Empty) = stopped.try_recv() {
+                // Whoever is alive takes it; what is not acknowledged is put again.
+                acknowledged += usize::from(apis.iter().any(|api| put(*api, "key", "value")));
+            }
+            acknowledged
+        }
+    });
+    // The one that leads is followed, and is killed: the hardest case.
+    let leader = poll("a leader", SOON, || nodes.iter().position(|node| node.status()["role"] == "leader"));
+    let mut order: Vec<SocketAddr> = apis.clone();
+    order.rotate_left(leader);
+    let addresses = order.iter().map(|api| Address::plaintext(api.to_string()));
+    let mut subscription = Subscription::open(addresses, 0);
+    let mut lines = Vec::new();
+    let next = |subscription: &mut Subscription, lines: &mut Vec<String>| {
+        let entry = runtime.block_on(async { timeout(SOON, subscription.next()).await.unwrap() }).unwrap();
+        assert_eq!(entry.index, lines.len() as u64);
+        lines.push(entry.line);
+    };
+    while lines.len() < 30 {
+        next(&mut subscription, &mut lines);
+    }
+    signal(&nodes[leader].child, "KILL");
+    exit_code(&mut nodes[leader].child, SOON);
+    while lines.len() < 90 {
+        next(&mut subscription, &mut lines);
+    }
+    drop(stop);
+    assert!(writer.join().unwrap() >= 50);
+    // What it was told at two nodes is what the third one tells.
+    let told: Vec<String> = follow(order[2], "from=0", "").take(lines.len()).collect();
+    assert_eq!(lines, told);
+
+    // The same as a command, from the file.
+    let tail = [
+        "tail",
+        "--config",
+        &file,
+        "--node",
+        &format!("n{leader}"),
+        "--from",
+        "0",
+        "--until",
+        "89",
+        "--json",
+    ];
+    let (code, stdout, stderr) = run(&tail);
+    assert_eq!(
+        (code, stdout.lines().collect::<Vec<_>>()),
+        (0, lines.iter().map(String::as_str).collect()),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn nothing_is_told_that_is_not_committed() {
+    let data = tempfile::tempdir().unwrap();
+    let (mut nodes, _) = three(data.path());
+    assert!(nodes[0].put("before", "x"));
+    let leader = poll("a leader", SOON, || nodes.iter().position(|node| node.status()["role"] == "leader"));
+    let node = nodes.swap_remove(leader);
+    let committed = node.status()["commit_index"].as_u64().unwrap();
+    let mut lines = follow(node.api, "from=0&progress=1", "");
+    for (expected, line) in (0..=committed).zip(lines.by_ref().filter(|line| !is_mark(line))) {
+        assert_eq!(index(&line), expected);
+    }
+    // Without a majority it appends what it cannot commit.
+    drop(nodes);
+    let api = node.api;
+    let writer = std::thread::spawn(move || put(api, "never", "x"));
+    let appended = || node.status()["last_index"].as_u64().filter(|last| *last > committed);
+    poll("appended", SOON, appended);
+    for line in lines.by_ref().take(3) {
+        assert_eq!(line, format!("{{\"progress\":{committed}}}"));
+    }
+    assert!(!writer.join().unwrap(), "it was not acknowledged");
+    assert_eq!(lines.next().unwrap(), format!("{{\"progress\":{committed}}}"));
+}
+
+#[test]
+fn tail_shows_entries_as_they_come_and_ends_as_its_exit_codes_say() {
+    let data = tempfile::tempdir().unwrap();
+    let node = Node::dev(data.path());
+    assert!(node.put("a%2Fone", "first") && node.put("b", "second") && node.put("a%2Ftwo", "third"));
+    let api = node.api.to_string();
+    let tail = |more: &[&str]| run(&[&["tail", "--api", &api], more].concat());
+    let (code, all, told) = tail(&["--from", "0", "--until", "4"]);
+    assert_eq!((code, all.lines().count()), (0, 5), "{all}{told}");
+    assert!(all.lines().next().unwrap().starts_with("index 0         term "), "{all}");
+    assert!(all.contains("  put        a/one = first\n"), "{all}");
+    let (code, some, told) = tail(&["--from", "0", "--prefix", "a/", "--count", "2"]);
+    assert_eq!((code, some.lines().count(), some.contains("second")), (0, 2, false), "{some}{told}");
+    // What a filter leaves out is passed over, not waited for.
+    let (code, none, _) = tail(&["--from", "0", "--prefix", "c", "--until", "4"]);
+    assert_eq!((code, none.as_str()), (0, ""));
+    let (_, lines, _) = tail(&["--from", "3", "--count", "1", "--json"]);
+    assert_eq!(index(lines.trim_end()), 3);
+
+    // From now on, until a signal.
+    let mut child = trunkline().args(["tail", "--api", &api, "--json"]).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    poll("it follows", SOON, || (node.status()["followers"]["count"] == 1).then_some(()));
+    let before = node.status()["last_index"].as_u64().unwrap();
+    assert!(node.put("later", "x"));
+    assert_eq!(index(&lines.next().unwrap()), before + 1);
+    signal(&child, "TERM");
+    assert_eq!(exit_code(&mut child, SOON), 0);
+
+    drop(node);
+    let (code, _, told) = tail(&["--from", "0", "--patience", "100 ms"]);
+    assert_eq!(code, 69, "{told}");
+    assert!(told.contains("cannot be reached"), "{told}");
+    assert_eq!(tail(&[]).0, 69);
+    for wrong in [&["tail"][..], &["tail", "--api", "nowhere"], &["tail", "--api", &api, "--count", "0"]] {
+        assert_eq!(run(wrong).0, 2, "{wrong:?}");
+    }
+    let (code, _, told) = run(&["tail", "--config", "deploy/config/example.toml"]);
+    assert_eq!(code, 78, "{told}");
+    assert!(told.contains("no node serves clients"), "{told}");
+}
