@@ -99,7 +99,7 @@ impl Error for EncodeError {}
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DecodeError {
-    /// The bytes end before the frame does.
+    /// The bytes, or the head whose length the frame announces, end before what they hold does.
     Truncated {
         /// Where the next byte was expected.
         offset: usize,
@@ -177,7 +177,7 @@ pub enum DecodeError {
     },
     /// A set of destinations is empty, reaches beyond the last destination, or refers to a set that is not defined.
     Set {
-        /// First byte of the record.
+        /// Where the set begins, or the part of its spelling that shows it.
         offset: usize,
     },
     /// The bytes have a meaning, but are not the one spelling of it.
@@ -194,9 +194,9 @@ pub enum DecodeError {
         /// The code found.
         code: u8,
     },
-    /// Lengths inside the frame contradict each other.
+    /// A frame has no destinations, or a record no bytes.
     Length {
-        /// Where the contradiction shows.
+        /// Where the number 0 stands.
         offset: usize,
     },
     /// Bytes follow after the frame's end.
@@ -223,7 +223,9 @@ pub enum DecodeError {
 impl fmt::Display for DecodeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Truncated { offset } => write!(f, "frame ends at byte {offset}, more was announced"),
+            Self::Truncated { offset } => {
+                write!(f, "the frame or its head ends at byte {offset}, more was announced")
+            }
             Self::Magic { found } => write!(f, "byte 0 is {found:#04x}, not a frame"),
             Self::Version { found } => write!(f, "frame version {found} at byte 1 is not known"),
             Self::Flags { found } => write!(f, "flags {found:#04x} at byte 2 have no meaning"),
@@ -264,13 +266,18 @@ impl fmt::Display for DecodeError {
             Self::Record { offset, code } => {
                 write!(f, "record code {code:#04x} at byte {offset} has no meaning")
             }
-            Self::Length { offset } => write!(f, "lengths contradict each other at byte {offset}"),
+            Self::Length { offset } => {
+                write!(f, "number at byte {offset} is 0: no destinations, or a record without bytes")
+            }
             Self::Trailing { offset } => {
                 write!(f, "bytes follow after the end of the frame at byte {offset}")
             }
             Self::Stage { offset } => write!(f, "second stage at byte {offset} does not expand as announced"),
             Self::Limit { offset, limit, maximum } => {
-                write!(f, "limit {limit} ({maximum}) would be passed at byte {offset}")
+                write!(
+                    f,
+                    "limit {limit} ({maximum}) would be passed at byte {offset}: raise it at both ends, or have less sent at once"
+                )
             }
         }
     }

@@ -145,7 +145,7 @@ impl Layout {
         if flags & wire::FLAG_ZSTD != 0 && !Stage::Zstd.available() {
             return Err(DecodeError::Unsupported {
                 offset: 2,
-                what: "the cargo feature `zstd`, for its second stage,",
+                what: "the cargo feature `zstd` for its second stage",
             });
         }
         let mut reader = Reader::new(frame, reader.at(), end);

@@ -275,12 +275,19 @@ impl SessionDecoder {
 }
 
 impl Session {
-    /// The beginning of a connection, as one end sees it.
+    /// The beginning of a connection, as one end sees it. [`Options::limits`] holds for both directions: what the peer takes,
+    /// and what this end does.
     #[must_use]
     pub fn new(options: Options, epochs: Epochs) -> Self {
+        Self::with_limits(options, options.limits, epochs)
+    }
+
+    /// The same, where this end takes other frames than the peer.
+    #[must_use]
+    pub fn with_limits(options: Options, incoming: Limits, epochs: Epochs) -> Self {
         Self {
             encoder: SessionEncoder::new(options, epochs.outgoing),
-            decoder: SessionDecoder::new(options.limits, epochs.incoming),
+            decoder: SessionDecoder::new(incoming, epochs.incoming),
             sent: Sent::default(),
             received: Received::default(),
         }
@@ -311,6 +318,14 @@ impl Session {
     /// As [`SessionEncoder::set_stage`].
     pub fn set_stage(&mut self, stage: Stage) {
         self.encoder.set_stage(stage);
+    }
+
+    /// Whether a quarter of a MiB has arrived since this end said so last. An end that has nothing to send for long sends an
+    /// empty message then: its peer keeps what it does not know to have arrived, 4 MiB at most, and after these sends all
+    /// frames unremembered.
+    #[must_use]
+    pub fn has_news(&self) -> bool {
+        self.received.to_say().is_some()
     }
 
     /// As [`SessionEncoder::release`].

@@ -3,7 +3,7 @@
 //! The C library works in one call on whole buffers. So it keeps no window of its own, and writes nowhere but into the
 //! buffer it is given.
 
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::fmt;
 
 use zstd_safe::{CCtx, CParameter, DCtx};
@@ -44,8 +44,8 @@ fn context() -> Option<CCtx<'static>> {
 }
 
 thread_local! {
-    // 160 KiB; creating one takes longer than to expand a short block.
-    static EXPANDER: RefCell<Option<DCtx<'static>>> = const { RefCell::new(None) };
+    // 160 KiB for each thread that has read such a frame; creating one takes longer than to expand a short block.
+    static EXPANDER: Cell<Option<DCtx<'static>>> = const { Cell::new(None) };
 }
 
 /// Expands `block` to exactly `data_bytes` bytes.
@@ -55,14 +55,13 @@ pub(crate) fn expand(block: &[u8], data_bytes: usize) -> Option<Vec<u8>> {
     if *window > wire::ZSTD_WINDOW_MAX || zstd_safe::find_frame_compressed_size(block) != Ok(block.len()) {
         return None;
     }
-    EXPANDER.with_borrow_mut(|context| {
-        if context.is_none() {
-            *context = DCtx::try_create();
-        }
-        let mut out = Vec::with_capacity(data_bytes);
-        let expanded = context.as_mut()?.decompress(&mut out, block).ok()?;
-        (expanded == data_bytes).then_some(out)
-    })
+    // Where the thread ends its own context may be gone: then one for this block.
+    let mut kept = EXPANDER.try_with(Cell::take).ok().flatten();
+    let mut context = kept.take().or_else(DCtx::try_create)?;
+    let mut out = Vec::with_capacity(data_bytes);
+    let expanded = context.decompress(&mut out, block);
+    let _ = EXPANDER.try_with(|kept| kept.set(Some(context)));
+    (expanded.ok()? == data_bytes).then_some(out)
 }
 
 impl fmt::Debug for Compressor {

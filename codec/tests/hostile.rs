@@ -245,6 +245,38 @@ fn limits(name: LimitName, value: usize) -> Limits {
     limits
 }
 
+/// What is wrong, where, and in which words.
+#[test]
+fn what_is_wrong_with_a_frame_is_said() {
+    let sealed = |body: &[u8]| {
+        let mut frame = [&[0xF5, 1], body].concat();
+        frame.extend_from_slice(&trunkline_codec::checksum::crc32c(&frame).to_le_bytes());
+        Frame::parse(frame.into(), &limits(LimitName::MessageBytes, 10)).unwrap_err()
+    };
+    for (body, expected, text) in [
+        (&[0, 0][..], DecodeError::Length { offset: 3 }, "number at byte 3 is 0: no destinations,"),
+        (&[0, 2, 2, 0, 0], DecodeError::Length { offset: 6 }, "number at byte 6 is 0: no destinations,"),
+        (&[0, 3, 3, 0xC4, 0, 1], DecodeError::Set { offset: 5 }, "set of destinations at byte 5 is empty"),
+        (&[0, 3, 1, 0], DecodeError::Truncated { offset: 6 }, "the frame or its head ends at byte 6, more"),
+        (
+            &[0, 3, 2, 0, 11],
+            DecodeError::Limit { offset: 5, limit: LimitName::MessageBytes, maximum: 10 },
+            "(10) would be passed at byte 5: raise it at both ends, or have less sent at once",
+        ),
+    ] {
+        let found = sealed(body);
+        assert_eq!(found, expected);
+        assert!(found.to_string().contains(text), "{found}");
+    }
+    if !cfg!(feature = "zstd") {
+        let found = sealed(&[4, 1]).to_string();
+        assert_eq!(
+            found,
+            "byte 2 needs the cargo feature `zstd` for its second stage, which is not available"
+        );
+    }
+}
+
 #[test]
 fn every_limit_is_checked() {
     // Nine messages: `ab` for destinations 0 and 2, `z` for all, one byte each for 0 and 2 again.

@@ -104,3 +104,32 @@ fn frames_can_be_shared_between_threads() {
     shared::<trunkline_codec::EncodedFrame>();
     shared::<Payload>();
 }
+
+#[test]
+fn a_thread_that_ends_still_reads_frames() {
+    /// Reads its frame when the thread's variables go: this one, which was used first, after all others.
+    struct Last(bytes::Bytes, std::sync::mpsc::Sender<Vec<u8>>);
+    impl Last {
+        fn read(&self) -> Vec<u8> {
+            Frame::parse(self.0.clone(), &Limits::default()).unwrap().to_vec(0)
+        }
+    }
+    impl Drop for Last {
+        fn drop(&mut self) {
+            let _ = self.1.send(self.read());
+        }
+    }
+    thread_local! {
+        static LAST: std::cell::RefCell<Option<Last>> = const { std::cell::RefCell::new(None) };
+    }
+    let text = b"the same words come again and again, ".repeat(100);
+    for &stage in STAGES {
+        let frame = encoder(stage).encode(&[Payload::from(text.clone())]).unwrap().to_bytes();
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let ends = std::thread::spawn(move || {
+            let last = Last(frame, sender);
+            LAST.with_borrow_mut(|kept| kept.insert(last).read())
+        });
+        assert!(ends.join().unwrap() == text && receiver.recv().unwrap() == text);
+    }
+}

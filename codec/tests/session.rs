@@ -7,8 +7,8 @@ use bytes::Bytes;
 use common::{STAGES, bound};
 use fastrand::Rng;
 use trunkline_codec::{
-    DecodeError, EncodedFrame, Epochs, Limits, Options, Payload, Session, SessionDecoder, SessionEncoder,
-    Stage,
+    DecodeError, EncodeError, EncodedFrame, Epochs, Limits, Options, Payload, Session, SessionDecoder,
+    SessionEncoder, Stage,
 };
 
 const EPOCH: u64 = 7;
@@ -319,6 +319,22 @@ fn the_length_of_what_is_not_remembered_tells_nothing_of_what_was() {
             .collect();
         assert!(lens.iter().all(|len| *len == lens[0]), "{count} x {len}: {lens:?}");
     }
+}
+
+#[test]
+fn an_end_takes_other_frames_than_its_peer() {
+    let epochs = Epochs { outgoing: 1, incoming: 2 };
+    let small = Limits { message_bytes: 10, ..Limits::default() };
+    let options = |limits| Options { limits, ..options() };
+    let mut one = Session::with_limits(options(Limits::default()), small, epochs);
+    let mut other = Session::with_limits(options(small), Limits::default(), epochs.reversed());
+    let long = [Payload::from(vec![1; 11])];
+    let sent = one.encode(&[1], &long).unwrap();
+    assert_eq!(other.parse(sent.to_bytes(), &[1]).unwrap().to_vec(0), [1; 11]);
+    assert!(matches!(other.encode(&[1], &long), Err(EncodeError::Limit { maximum: 10, needed: 11, .. })));
+    let mut other = Session::new(options(Limits::default()), epochs.reversed());
+    let sent = other.encode(&[1], &long).unwrap();
+    assert!(matches!(one.parse(sent.to_bytes(), &[1]), Err(DecodeError::Limit { maximum: 10, .. })));
 }
 
 #[test]
