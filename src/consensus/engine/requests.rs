@@ -82,6 +82,10 @@ impl<D: Disk> Requests<D> {
     /// A leader's word of what is committed, come with an answer: the operation that was proposed is applied here without one
     /// more way from there. It says what a heartbeat would, and no more.
     fn take_committed(&self, (vote, last): (EngineVote, EntryId)) {
+        // A leader follows nobody in its own term: the engine takes that for granted.
+        if vote.leader_id.voted_for == self.wire.own {
+            return;
+        }
         let heartbeat = AppendEntriesRequest {
             vote,
             prev_log_id: None,
@@ -125,6 +129,8 @@ impl<D: Disk> Requests<D> {
             Err(Written::Failed(error)) => return Err(error),
             Ok(answer) => return Ok(answer),
         };
+        // A leader that hands over takes nothing, and names itself.
+        let leader = leader.filter(|(replica, _)| *replica != self.wire.own);
         let Some((replica, place)) = leader else { return Err(ProposeError::NoLeader) };
         // The semaphore is never closed.
         let _way = self.forwarded.acquire_many(kib).await;

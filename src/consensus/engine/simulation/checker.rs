@@ -12,6 +12,7 @@ use super::super::super::key_value::{Answered, Operation};
 use super::super::super::replica_id::ReplicaId;
 use super::super::message::{Appended, Body, Envelope};
 use super::super::types::*;
+use super::trace::Trace;
 use crate::storage::faulty::FaultyDisk;
 use crate::storage::{EntryId, Identity, Log, Options, Recovered};
 
@@ -22,7 +23,10 @@ const LOOKED_AT: u64 = 16;
 
 /// Clones are the same.
 #[derive(Clone)]
-pub(super) struct Checker(Arc<Mutex<State>>);
+pub(super) struct Checker {
+    state: Arc<Mutex<State>>,
+    trace: Trace,
+}
 
 #[derive(Default)]
 struct State {
@@ -35,6 +39,7 @@ struct State {
     /// Where a value was applied, and whether it was put there. Each is proposed once.
     values: BTreeMap<Bytes, (u64, bool)>,
     digests: BTreeMap<u64, (EntryId, Digest)>,
+    first_led: Option<u64>,
     acks: u64,
 }
 
@@ -42,6 +47,7 @@ struct State {
 #[derive(Default)]
 struct Promised {
     disk: FaultyDisk,
+    snapshots: FaultyDisk,
     identity: Option<Identity>,
     /// The highest term it told anybody.
     vote: Option<EngineVote>,
@@ -58,12 +64,12 @@ struct Promised {
 }
 
 impl Checker {
-    pub(super) fn new() -> Self {
-        Self(Arc::default())
+    pub(super) fn new(trace: Trace) -> Self {
+        Self { state: Arc::default(), trace }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn violated(&self, what: String) {
@@ -78,13 +84,14 @@ impl Checker {
     pub(super) fn starts(
         &self,
         node: usize,
-        disk: &FaultyDisk,
+        (disk, snapshots): (&FaultyDisk, &FaultyDisk),
         identity: &Identity,
         (found, log): (&Recovered, &Log<FaultyDisk>),
     ) {
         let mut state = self.lock();
         let promised = state.nodes.entry(node).or_default();
         promised.disk = disk.clone();
+        promised.snapshots = snapshots.clone();
         promised.identity = Some(identity.clone());
         (promised.applied, promised.committed, promised.term) = (None, None, 0);
         promised.appends.clear();
@@ -94,7 +101,9 @@ impl Checker {
         if !keeps(vote, promised_vote) {
             state.violated(format!("node {node} told {promised_vote:?} and came back with {vote:?}"));
         }
-        if let Some((_, acked)) = acked.filter(|(_, acked)| !has(found, log, *acked)) {
+        if let Some((_, acked)) = acked
+            .filter(|(_, acked)| !has(found, log, *acked) && newest_snapshot(snapshots) < Some(acked.index))
+        {
             state.violated(format!(
                 "node {node} acknowledged {acked:?} and came back with {:?}, doubt {:?}",
                 found.last, found.in_doubt
@@ -105,6 +114,16 @@ impl Checker {
     /// A node may have lost what it acknowledged, and knows it.
     pub(super) fn doubts(&self, node: usize) {
         self.lock().nodes.entry(node).or_default().acked = None;
+    }
+
+    /// A node is another replica from now on: it promised nothing.
+    pub(super) fn forgets(&self, node: usize) {
+        self.lock().nodes.remove(&node);
+    }
+
+    /// When somebody led first, µs.
+    pub(super) fn first_led(&self) -> Option<u64> {
+        self.lock().first_led
     }
 
     /// How many terms somebody led in.
@@ -122,6 +141,7 @@ impl Checker {
         match envelope.body {
             Body::Append(append) => {
                 let term = append.vote.leader_id.term;
+                state.first_led.get_or_insert(self.trace.now());
                 let leads = *state.leaders.entry(term).or_insert(envelope.from);
                 if leads != envelope.from || append.vote.leader_id.voted_for != envelope.from {
                     state.violated(format!("term {term} has two leaders: {leads} and {}", envelope.from));
@@ -259,6 +279,9 @@ impl State {
     fn look_at_disk(&mut self, node: usize, last: EntryId) {
         let promised = &self.nodes[&node];
         let Some(identity) = promised.identity.clone() else { return };
+        if newest_snapshot(&promised.snapshots.durable()) >= Some(last.index) {
+            return;
+        }
         let opened = Log::open_idle(promised.disk.durable(), identity, Options::new(0));
         match opened {
             Ok((log, _writer, found)) if has(&found, &log, last) => {}
@@ -279,6 +302,13 @@ fn keeps(has: Option<EngineVote>, promised: Option<EngineVote>) -> bool {
         let (term, before) = (has.leader_id.term, promised.leader_id.term);
         term > before || (term == before && (has.committed || has.leader_id == promised.leader_id))
     })
+}
+
+/// The last entry of the newest snapshot on a disk: what it has need not be in the log, as when it came while the log's disk was
+/// slow.
+pub(super) fn newest_snapshot(disk: &FaultyDisk) -> Option<u64> {
+    let names = disk.names().into_iter();
+    names.filter_map(|name| name.strip_prefix("snapshot-")?.parse().ok()).max()
 }
 
 /// Whether a log has an entry, or had it once.

@@ -102,6 +102,15 @@ impl Notes {
         notes.iter().filter(|told| told.answered != NEVER).count()
     }
 
+    /// What a change took that was answered, µs, of all of them the mean.
+    pub(super) fn mean_put(&self) -> u64 {
+        let notes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let puts = notes.iter().filter(|told| matches!(told.what, Report::Put { .. }));
+        let (sum, count) =
+            puts.fold((0, 0), |(sum, count), told| (sum + told.answered - told.called, count + 1));
+        sum / u64::max(count, 1)
+    }
+
     /// What they were told, together with what was applied; what contradicts that goes to the checker.
     pub(super) fn history(&self, checker: &Checker) -> Vec<Done> {
         let notes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -227,7 +236,10 @@ impl Client {
     async fn put(&mut self) {
         self.count += 1;
         let key = self.key();
-        let value = Bytes::from(format!("{} of client {}", self.count, self.number));
+        // Now and then one that is longer than a segment of the log.
+        let padding = if self.luck.u8(0..20) == 0 { self.luck.usize(0..60_000) } else { 0 };
+        let value = format!("{} of client {} {:.<padding$}", self.count, self.number, "");
+        let value = Bytes::from(value);
         let if_index = (self.luck.u8(0..4) == 0).then_some(self.seen);
         let operation = Operation::Put { key: key.clone(), value: value.clone(), if_index }.encode();
         let session = self.session.filter(|_| self.luck.u8(0..4) > 0);

@@ -41,12 +41,14 @@ pub(super) enum Fault {
     Snapshot,
     /// Members change.
     Members,
+    /// A node's disks are wiped, and it is put in the place of what it was.
+    Wipe,
     /// A record in the middle of a stopped node's log is damaged.
     Damage,
 }
 
 impl Fault {
-    const ALL: [Self; 18] = [
+    const ALL: [Self; 19] = [
         Self::Kill,
         Self::PowerLoss,
         Self::PowerLossAtCall,
@@ -65,6 +67,7 @@ impl Fault {
         Self::Snapshot,
         Self::Members,
         Self::Damage,
+        Self::Wipe,
     ];
 }
 
@@ -100,6 +103,12 @@ impl Swarm {
             snapshot_entries: luck.choice([20, 60, 200, 100_000]).unwrap_or(60),
             disk: Duration::from_micros(luck.choice([200, 2_000, 8_000]).unwrap_or(2_000)),
         }
+    }
+
+    /// These faults alone.
+    pub(super) fn only(faults: &[Fault]) -> Self {
+        let faults = faults.iter().copied().chain([Fault::Heal]).collect();
+        Self { faults, pause: Duration::from_secs(3), lasts: Duration::from_secs(40), ..Self::calm() }
     }
 
     /// Nothing goes wrong.

@@ -139,7 +139,7 @@ impl Node {
         if damaged && found.in_doubt.is_some() {
             around.checker.doubts(self.index);
         }
-        around.checker.starts(self.index, &self.log, &identity, (&found, &log));
+        around.checker.starts(self.index, (&self.log, &self.snapshots), &identity, (&found, &log));
         let snapshots = Snapshots::open(self.snapshots.clone(), &identity.cluster);
         let snapshots = Arc::new(snapshots.map_err(|error| error.to_string())?);
         tasks::spawn(write(writer, scope.clone()));
@@ -173,6 +173,12 @@ impl Node {
         let patience = around.timing.patience;
         let access = Access { engine, applier, clock, log, patience, machine: PhantomData };
         Ok(Running { scope: scope.clone(), access: Arc::new(access), snapshots })
+    }
+
+    /// Its disks are new, and it is another replica.
+    pub(super) fn wipe(&mut self, own: ReplicaId) {
+        (self.log, self.snapshots, self.own) = (FaultyDisk::default(), FaultyDisk::default(), own);
+        self.damaged = false;
     }
 
     /// Of what a loss of power can leave it leaves the least.

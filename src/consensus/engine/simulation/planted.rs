@@ -1,6 +1,8 @@
 //! Bugs, planted one at a time at the seams of the simulation: its disks, its network, its clients. Nothing else knows of them,
 //! and the checker must see each.
 
+use super::faults::{Fault, Swarm};
+
 /// A bug.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Planted {
@@ -19,6 +21,15 @@ pub(super) enum Planted {
 }
 
 impl Planted {
+    /// What it takes to show it.
+    pub(super) fn swarm(self) -> Option<Swarm> {
+        match self {
+            Self::ReadWithoutQuorum => Some(Swarm::only(&[Fault::CutNode, Fault::CutDatacenter])),
+            Self::CutAtDamage => Some(Swarm::only(&[Fault::Damage])),
+            _ => None,
+        }
+    }
+
     pub(super) const ALL: [Self; 6] = [
         Self::AckBeforeSync,
         Self::VoteNotPersisted,

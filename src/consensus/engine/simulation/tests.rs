@@ -1,7 +1,9 @@
 //! Seeds. `SIM_SEEDS=1000 SIM_FROM=5000 cargo test --lib no_seed_breaks_the_log` runs others; a failure prints the seed.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use super::faults::Swarm;
 use super::planted::Planted;
@@ -55,22 +57,27 @@ fn no_seed_breaks_the_log() {
     }
     let sum = |of: fn(&Outcome) -> usize| outcomes.iter().map(|(_, outcome)| of(outcome)).sum::<usize>();
     let (answered, followed) = (sum(|outcome| outcome.answered), sum(|outcome| outcome.followed));
-    let (terms, faults) = (
-        sum(|outcome| outcome.terms),
-        outcomes.iter().map(|(_, outcome)| outcome.faults.values().sum::<u64>()).sum::<u64>(),
-    );
+    let mut kinds = BTreeMap::new();
+    for (kind, count) in outcomes.iter().flat_map(|(_, outcome)| &outcome.seen) {
+        *kinds.entry(kind.as_str()).or_insert(0) += count;
+    }
+    let terms = sum(|outcome| outcome.terms);
     println!(
         "{seeds} seeds from {from}: {answered} operations answered, {followed} entries followed, {terms} terms led, \
-         {faults} faults"
+         {kinds:?}"
     );
     assert!(answered as u64 > seeds * 50, "the runs must carry load");
+    // What hardly any run has, many runs must have.
+    let rare = ["snapshot_installed", "caught_up", "clock_fault", "Wipe", "Damage", "PowerLossAtCall"];
+    let never: Vec<_> = rare.iter().filter(|kind| !kinds.contains_key(**kind)).collect();
+    assert!(seeds < 16 || never.is_empty(), "no run had {never:?}");
 }
 
 #[test]
 fn without_faults_a_cluster_serves_and_its_replicas_agree() {
     let outcome = run(1, None, Some(Swarm::calm()));
     assert_eq!(outcome.violations, Vec::<String>::new());
-    assert!(outcome.answered > 100 && outcome.terms == 1, "{outcome:?}");
+    assert!(outcome.answered > 50 && outcome.terms == 1, "{outcome:?}");
 }
 
 #[test]
@@ -82,21 +89,42 @@ fn the_same_seed_gives_the_same_trace() {
     assert_ne!(run(3, None, None).trace, run(4, None, None).trace);
 }
 
+/// A leader that handed over was asked by itself, and told itself as a follower what is committed.
+#[test]
+fn a_leader_that_hands_over_does_not_follow_itself() {
+    assert_eq!(run(4, None, None).violations, Vec::<String>::new());
+}
+
 /// Seeds within which every planted bug must show.
 const SEEDS_TO_A_BUG: u64 = 60;
 
 #[test]
 fn every_planted_bug_is_caught() {
-    let mut missed = Vec::new();
-    for planted in Planted::ALL {
+    let tried = each_seed(0, Planted::ALL.len() as u64, |index| {
+        let planted = Planted::ALL[usize::try_from(index).expect("it is small")];
         let caught = (0..SEEDS_TO_A_BUG).find_map(|seed| {
-            let outcome = run(seed, Some(planted), None);
+            let outcome = run(seed, Some(planted), planted.swarm());
             Some((seed, outcome.violations.into_iter().next()?))
         });
-        match caught {
-            Some((seed, violation)) => println!("{planted:?}: seed {seed}: {violation}"),
-            None => missed.push(planted),
+        if let Some((seed, violation)) = &caught {
+            println!("{planted:?}: seed {seed}: {violation}");
         }
-    }
+        caught.is_none().then_some(planted)
+    });
+    let missed: Vec<Planted> = tried.into_iter().flatten().collect();
     assert_eq!(missed, [], "bugs that {SEEDS_TO_A_BUG} seeds do not show");
+}
+
+/// To found a cluster takes three syncs, one after the other: of its first entry, of a vote for oneself, of others' votes. A
+/// change takes the rest of one that is under way, wherever a majority is.
+#[test]
+fn votes_and_acknowledgements_wait_for_the_disk() {
+    let of = |disk| {
+        let outcome = run(1, None, Some(Swarm { disk: Duration::from_millis(disk), ..Swarm::calm() }));
+        assert_eq!(outcome.violations, Vec::<String>::new());
+        (outcome.first_led.expect("somebody led"), outcome.mean_put)
+    };
+    let ((fast_led, fast_put), (slow_led, slow_put)) = (of(1), of(301));
+    assert!(slow_led >= fast_led + 890_000, "{fast_led}, {slow_led}");
+    assert!(slow_put >= fast_put + 100_000, "{fast_put}, {slow_put}");
 }

@@ -1,6 +1,7 @@
 //! One run: five voters in three datacenters and a node to spare, clients, subscribers, and what the seed has go wrong.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,7 +14,7 @@ use super::super::super::key_value::Operation;
 use super::super::super::replica_id::{Place, ReplicaId};
 use super::super::super::status::Role;
 use super::super::Timing;
-use super::checker::{Checker, has};
+use super::checker::{Checker, has, newest_snapshot};
 use super::clients::{Client, Cluster, Notes};
 use super::faults::{Fault, Swarm};
 use super::history;
@@ -30,7 +31,7 @@ const TICK: Duration = Duration::from_millis(50);
 /// The last node is no founder.
 const NODES: [(&str, &str); 6] =
     [("us-1", "us"), ("us-2", "us"), ("eu-1", "eu"), ("eu-2", "eu"), ("ap-1", "ap"), ("ap-2", "ap")];
-const SPARE: usize = 5;
+pub(super) const SPARE: usize = 5;
 /// Nodes that may be without a vote at once, because their logs are damaged or in doubt.
 const LOST_MAX: usize = 2;
 /// How long a cluster may take until it is well again.
@@ -48,7 +49,11 @@ pub(super) struct Outcome {
     pub(super) followed: usize,
     /// Terms that somebody led in.
     pub(super) terms: usize,
-    pub(super) faults: BTreeMap<String, u64>,
+    /// Faults and events of the nodes, by kind.
+    pub(super) seen: BTreeMap<String, u64>,
+    /// When somebody led first, and what a change took in the mean, µs.
+    pub(super) first_led: Option<u64>,
+    pub(super) mean_put: u64,
     pub(super) swarm: Swarm,
 }
 
@@ -67,7 +72,60 @@ pub(super) struct World {
     doubtful: BTreeMap<usize, bool>,
     damages: BTreeMap<usize, bool>,
     committed: Option<EntryId>,
-    faults: BTreeMap<String, u64>,
+    /// Replicas whose disks were wiped, and who is to be put in their place.
+    replaced: Replaced,
+    seen: BTreeMap<String, u64>,
+}
+
+/// Nodes whose disks were wiped, until they vote again. Clones are the same.
+#[derive(Clone, Default)]
+struct Replaced(Arc<Mutex<BTreeSet<usize>>>);
+
+impl Replaced {
+    fn begin(&self, index: usize) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(index);
+    }
+
+    fn end(&self, index: usize) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&index);
+    }
+
+    fn contains(&self, index: usize) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(&index)
+    }
+}
+
+/// Puts a replica in the place of another one, as an operator would: at whoever leads, as often as it takes.
+async fn replace(
+    cluster: &Cluster,
+    mut luck: fastrand::Rng,
+    (old, new, place): (ReplicaId, ReplicaId, Place),
+) {
+    loop {
+        sleep(Duration::from_millis(luck.u64(200..2_000))).await;
+        let Some(leader) = cluster.any(&mut luck) else { continue };
+        let engine = &leader.access.engine;
+        let status = engine.status();
+        if status.role != Role::Leader {
+            continue;
+        }
+        let is_in = |list: &[(ReplicaId, Place)], which| list.iter().any(|(replica, _)| *replica == which);
+        let (votes, known) = (is_in(&status.voters, new), is_in(&status.learners, new));
+        let has_old = is_in(&status.voters, old) || is_in(&status.learners, old);
+        if votes && !has_old {
+            return;
+        }
+        let change = async {
+            if has_old {
+                engine.remove(old).await
+            } else if known {
+                engine.promote(new).await
+            } else {
+                engine.add(place.clone(), Duration::from_secs(5)).await.map(drop)
+            }
+        };
+        drop(leader.scope.run(timeout(Duration::from_secs(10), change)).await);
+    }
 }
 
 /// Runs a seed.
@@ -91,7 +149,8 @@ impl World {
                 datacenter: Datacenter::new(datacenter).expect("it is a name"),
             })
             .collect();
-        let (checker, trace) = (Checker::new(), Trace::new());
+        let trace = Trace::new();
+        let checker = Checker::new(trace.clone());
         let net = Net::new(places.clone(), luck.fork(), planted, (checker.clone(), trace.clone()));
         let timing = Timing { snapshot_entries: swarm.snapshot_entries, ..Timing::default() };
         let nodes = places.iter().enumerate();
@@ -111,7 +170,8 @@ impl World {
             doubtful: BTreeMap::new(),
             damages: BTreeMap::new(),
             committed: None,
-            faults: BTreeMap::new(),
+            replaced: Replaced::default(),
+            seen: BTreeMap::new(),
         }
     }
 
@@ -148,18 +208,19 @@ impl World {
         }
         self.around.trace.note(format_args!("all is well from here on"));
         self.mend();
-        self.recover().await;
-        for task in clients.iter().chain(&subscribers) {
-            task.abort();
-        }
+        self.recover(&clients).await;
+        subscribers.iter().for_each(JoinHandle::abort);
         self.judge(&notes);
+        (0..self.nodes.len()).for_each(|index| self.count_events(index));
         Outcome {
             violations: self.around.checker.violations(),
             trace: self.around.trace.sum(),
             answered: notes.answered(),
             followed: seen.entries(),
             terms: self.around.checker.terms(),
-            faults: self.faults,
+            seen: self.seen,
+            first_led: self.around.checker.first_led(),
+            mean_put: notes.mean_put(),
             swarm: self.swarm,
         }
     }
@@ -197,6 +258,7 @@ impl World {
         self.failing.remove(&index);
         self.resumes.remove(&index);
         let lost = self.lost(index);
+        self.count_events(index);
         let node = &mut self.nodes[index];
         if node.running.is_none() {
             return;
@@ -216,12 +278,23 @@ impl World {
         self.publish();
     }
 
+    /// What a process tells of itself.
+    fn count_events(&mut self, index: usize) {
+        let Some(running) = &self.nodes[index].running else { return };
+        for line in running.access.engine.events(0) {
+            let event = serde_json::from_str::<serde_json::Value>(&line).unwrap_or_default();
+            let kind = event["kind"].as_str().unwrap_or("none");
+            *self.seen.entry(kind.to_owned()).or_default() += 1;
+        }
+    }
+
     /// How many other nodes are without a vote.
     fn lost(&self, but: usize) -> usize {
         let is_lost = |index: &usize| {
             self.nodes[*index].damaged
                 || self.doubtful.contains_key(index)
                 || self.damages.contains_key(index)
+                || self.replaced.contains(*index)
         };
         (0..self.nodes.len()).filter(|index| *index != but && is_lost(index)).count()
     }
@@ -311,13 +384,15 @@ impl World {
             }
             if let Some(running) = &node.running {
                 let log = &running.access.log;
-                return log.bounds().purged.is_some_and(|purged| purged.index >= committed.index)
+                return newest_snapshot(&node.snapshots) >= Some(committed.index)
+                    || log.bounds().purged.is_some_and(|purged| purged.index >= committed.index)
                     || log
                         .read(committed.index..committed.index + 1, 1)
                         .is_ok_and(|read| read.first().is_some_and(|entry| entry.id == committed));
             }
             let opened = Log::open_idle(node.log.copy(), node.identity(), Options::new(0));
-            opened.is_ok_and(|(log, _, found)| has(&found, &log, committed))
+            newest_snapshot(&node.snapshots) >= Some(committed.index)
+                || opened.is_ok_and(|(log, _, found)| has(&found, &log, committed))
         };
         let count = self.nodes.iter().filter(holds).count();
         // Of one that is damaged nobody knows.
@@ -348,7 +423,7 @@ impl World {
     }
 
     /// The cluster serves again, at every node, and all have applied the same.
-    async fn recover(&mut self) {
+    async fn recover(&mut self, clients: &[JoinHandle<()>]) {
         let deadline = Instant::now() + RECOVERY;
         let mut count = 0;
         while self.around.checker.violations().is_empty() {
@@ -386,10 +461,12 @@ impl World {
                 });
                 digests.push(running.scope.run(asked).await.and_then(Result::ok));
             }
-            if digests.iter().all(|digest| matches!(digest, Some(Ok(_))))
-                && self.have_the_same(&members).await
-            {
-                return;
+            if digests.iter().all(|digest| matches!(digest, Some(Ok(_)))) {
+                // Nobody has the same at one moment as long as something is put.
+                clients.iter().for_each(JoinHandle::abort);
+                if self.have_the_same(&members).await {
+                    return;
+                }
             }
         }
     }
@@ -413,7 +490,7 @@ impl World {
     /// A fault happens, if it can.
     fn happens(&mut self, fault: Fault) {
         self.around.trace.note(format_args!("{fault:?}"));
-        *self.faults.entry(format!("{fault:?}")).or_default() += 1;
+        *self.seen.entry(format!("{fault:?}")).or_default() += 1;
         // It is the leader whose troubles matter.
         let drawn = self.luck.usize(0..self.nodes.len());
         let leads = self.luck.u8(0..3) == 0;
@@ -493,6 +570,7 @@ impl World {
             }
             Fault::Members => self.change_members(),
             Fault::Damage => self.damage(index),
+            Fault::Wipe => self.wipe(index),
         }
     }
 
@@ -532,6 +610,31 @@ impl World {
                 }
             };
             drop(leader.scope.run(timeout(Duration::from_secs(10), change)).await);
+        });
+    }
+
+    /// A node is stopped and its disks are wiped: it comes back as another replica, which somebody puts in the place of the one
+    /// that it was.
+    fn wipe(&mut self, index: usize) {
+        // What is damaged is to be wiped, if anything is.
+        let index = self.nodes.iter().find(|node| node.damaged).map_or(index, |node| node.index);
+        let there = self.nodes[index].damaged || self.nodes[index].running.is_some();
+        if self.lost(index) >= LOST_MAX - 1 || !there || index == SPARE {
+            return;
+        }
+        self.end(index, End::Kill);
+        self.starts.insert(index, Instant::now() + TICK);
+        let old = self.nodes[index].own;
+        self.nodes[index].wipe(ReplicaId(self.luck.u64(1..)));
+        self.around.checker.forgets(index);
+        self.damages.remove(&index);
+        self.doubtful.remove(&index);
+        self.replaced.begin(index);
+        let put = (old, self.nodes[index].own, self.nodes[index].place.clone());
+        let (cluster, replaced, luck) = (self.cluster.clone(), self.replaced.clone(), self.luck.fork());
+        tokio::spawn(async move {
+            replace(&cluster, luck, put).await;
+            replaced.end(index);
         });
     }
 
