@@ -235,6 +235,7 @@ fn settings_are_the_ones_of_protocol_md() {
         ("connections_max", bytes(settings.connections_max)),
         ("handshakes_max", bytes(settings.handshakes_max)),
         ("accepts_per_second", u64::from(settings.accepts_per_second)),
+        ("socket_buffer_bytes", bytes(settings.socket_buffer_bytes)),
     ]
     .into();
     let rows = table(&protocol(), "### Settings");
@@ -242,10 +243,12 @@ fn settings_are_the_ones_of_protocol_md() {
     assert_eq!(written, expected);
     // A new field must not be forgotten: its name is in the debug text.
     let fields = format!("{settings:?}").matches(": ").count();
-    assert_eq!(fields, expected.len() + 1, "{settings:?}");
-    // The one that is no quantity.
+    assert_eq!(fields, expected.len() + 2, "{settings:?}");
+    // Those that are no quantities.
     assert_eq!(settings.second_stage, Stage::Lz4);
     assert!(protocol().contains("`second_stage`, LZ4 by default,"));
+    assert_eq!(settings.congestion_control, "");
+    assert!(protocol().contains("`congestion_control`, none by default,"));
 }
 
 #[test]
