@@ -62,7 +62,7 @@ pub struct Status {
     pub in_doubt: bool,
     /// The clock guard found no fault within the last minute.
     pub clocks_sure: bool,
-    /// It gives leases: it leads, and has seen that its voters' clocks run as its own does. Otherwise a read that would do with
+    /// It gives leases: it leads, and a majority's clocks run as its own does. Otherwise a read that would do with
     /// one asks a quorum.
     pub leases: bool,
     /// Why the engine stopped, where it did.

@@ -25,7 +25,7 @@ catalog! {
     CLOCKS_SURE = gauge("replica_clocks_sure", [],
         "0 for a minute after a clock stepped, drifted or stood too far from this node's, else 1.");
     LEASES = gauge("replica_leases", [],
-        "1 while this replica gives leases: it leads, and its clocks and those of its voters can be trusted.");
+        "1 while this replica gives leases: it leads, and its clocks and those of a majority can be trusted.");
     MESSAGES = counter("replica_messages_sent_total", ["lane"],
         "Messages of the engine to other replicas.");
     BATCHES = counter("replica_batches_sent_total", ["lane"],

@@ -45,7 +45,7 @@ pub(super) struct Requests<D: Disk> {
     pub(super) in_doubt: AtomicBool,
     /// The clock guard found no fault lately.
     pub(super) clocks_sure: AtomicBool,
-    /// And has looked at all voters since this node leads: a lease can be relied on.
+    /// And a majority of the voters told theirs lately, while this node led: a lease can be relied on.
     pub(super) leases: AtomicBool,
     /// Before that a vote could break what was promised before the start.
     pub(super) votes_from: Instant,
