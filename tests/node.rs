@@ -2,48 +2,17 @@
 
 mod support;
 
-use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
-use std::process::Child;
 use std::time::Duration;
 
 use serde_json::Value;
 
 use support::http::{Answer, exchange, get};
-use support::{exit_code, poll, run, signal, trunkline};
+use support::replica::{Node, free};
+use support::{exit_code, poll, run, signal};
 
 const SOON: Duration = Duration::from_secs(60);
 
-/// A process that ends with the test.
-struct Node {
-    child: Child,
-    api: SocketAddr,
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn free() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-}
-
 impl Node {
-    fn dev(data: &Path, api: SocketAddr) -> Self {
-        let args = ["node", "--dev", "--data", data.to_str().unwrap(), "--api", &api.to_string()];
-        let child = trunkline().args(args).stderr(std::process::Stdio::null()).spawn().unwrap();
-        let node = Self { child, api };
-        node.ready();
-        node
-    }
-
-    fn ready(&self) {
-        poll("ready", SOON, || get(self.api, "/readyz").filter(|answer| answer.code == 200));
-    }
-
     fn ask(&self, method: &str, path: &str, body: &str) -> Answer {
         let request = format!(
             "{method} {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
@@ -62,7 +31,7 @@ impl Node {
 #[test]
 fn a_client_puts_reads_and_compares_and_nothing_is_lost_by_a_kill() {
     let data = tempfile::tempdir().unwrap();
-    let mut node = Node::dev(data.path(), free());
+    let mut node = Node::dev(data.path());
     let (code, put) = node.json("PUT", "/v1/kv/a%2Fb", "one");
     assert_eq!(code, 200, "{put}");
     let index = put["index"].as_u64().unwrap();
@@ -89,7 +58,7 @@ fn a_client_puts_reads_and_compares_and_nothing_is_lost_by_a_kill() {
 
     signal(&node.child, "KILL");
     exit_code(&mut node.child, SOON);
-    let node = Node::dev(data.path(), free());
+    let node = Node::dev(data.path());
     assert_eq!(node.json("GET", "/v1/kv/a%2Fb", "").1["value"]["text"], "two");
     assert_eq!(node.json("POST", "/v1/propose", &propose).1["result"], "ImRvbmUi");
     assert_eq!(node.json("GET", "/v1/kv/once", "").1["value"]["text"], "x");
@@ -103,7 +72,7 @@ fn a_client_puts_reads_and_compares_and_nothing_is_lost_by_a_kill() {
 #[test]
 fn what_a_client_does_wrong_is_told_and_changes_nothing() {
     let data = tempfile::tempdir().unwrap();
-    let node = Node::dev(data.path(), free());
+    let node = Node::dev(data.path());
     // A linearizable read waits for the leader's first entry: from here on nothing comes but what is proposed.
     assert_eq!(node.json("GET", "/v1/kv/none", "").0, 404);
     let digest = node.json("GET", "/v1/digest", "").1;
@@ -138,9 +107,9 @@ fn what_a_client_does_wrong_is_told_and_changes_nothing() {
 #[test]
 fn a_directory_is_for_one_process_and_one_node() {
     let data = tempfile::tempdir().unwrap();
-    let node = Node::dev(data.path(), free());
+    let node = Node::dev(data.path());
     let path = data.path().to_str().unwrap();
-    let (code, _, told) = run(&["node", "--dev", "--data", path, "--api", &free().to_string()]);
+    let (code, _, told) = run(&["node", "--dev", "--data", path, "--api", &free(1)[0].to_string()]);
     assert_eq!(code, 69, "{told}");
     assert!(told.contains("is in use by another process"), "{told}");
     let other = tempfile::tempdir().unwrap();
@@ -154,7 +123,7 @@ fn a_directory_is_for_one_process_and_one_node() {
     let file = data.path().join("cluster.toml");
     let text = format!(
         "[cluster]\nid = \"other\"\n[[node]]\nid = \"dev\"\ndc = \"dc\"\nroles = [\"origin\", \"member\"]\naddress = \"{}\"\ndata = \".\"\n",
-        free()
+        free(1)[0]
     );
     std::fs::write(&file, text).unwrap();
     let (code, _, told) = run(&["node", "--config", file.to_str().unwrap()]);
@@ -165,7 +134,7 @@ fn a_directory_is_for_one_process_and_one_node() {
 #[test]
 fn the_log_can_be_followed_from_any_index() {
     let data = tempfile::tempdir().unwrap();
-    let node = Node::dev(data.path(), free());
+    let node = Node::dev(data.path());
     for number in 0..5 {
         assert_eq!(node.json("PUT", &format!("/v1/kv/{number}"), "x").0, 200);
     }
@@ -190,7 +159,7 @@ fn the_log_can_be_followed_from_any_index() {
 #[test]
 fn votes_and_elections_are_told_with_their_reasons_also_after_a_kill() {
     let data = tempfile::tempdir().unwrap();
-    let mut node = Node::dev(data.path(), free());
+    let mut node = Node::dev(data.path());
     let events = |node: &Node, from: u64| -> Vec<Value> {
         let answer = node.ask("GET", &format!("/v1/events?from={from}"), "");
         assert_eq!(answer.code, 200);
@@ -217,7 +186,7 @@ fn votes_and_elections_are_told_with_their_reasons_also_after_a_kill() {
     });
     signal(&node.child, "KILL");
     exit_code(&mut node.child, SOON);
-    let node = Node::dev(data.path(), free());
+    let node = Node::dev(data.path());
     let all = events(&node, 0);
     assert_eq!(&all[..first.len()], &first[..]);
     assert!(kinds(&events(&node, last + 1)).contains(&"started".to_owned()));
@@ -227,16 +196,14 @@ fn votes_and_elections_are_told_with_their_reasons_also_after_a_kill() {
 #[test]
 fn members_are_changed_through_the_admin_api_alone() {
     let data = tempfile::tempdir().unwrap();
-    let (address, admin, api) = (free(), free(), free());
+    let [address, admin, api] = free(3)[..] else { unreachable!("three were asked for") };
     let file = data.path().join("cluster.toml");
     let text = format!(
         "[cluster]\nid = \"one\"\n[[node]]\nid = \"one-1\"\ndc = \"one\"\nroles = [\"origin\", \"member\"]\n\
          address = \"{address}\"\nadmin = \"{admin}\"\napi = \"{api}\"\ndata = \"{{node}}\"\n"
     );
     std::fs::write(&file, text).unwrap();
-    let mut command = trunkline();
-    command.args(["node", "--config", file.to_str().unwrap()]).stderr(std::process::Stdio::null());
-    let mut node = Node { child: command.spawn().unwrap(), api };
+    let mut node = Node::start(&["--config", file.to_str().unwrap()], api);
     node.ready();
     assert_eq!(node.json("PUT", "/v1/kv/a", "x").0, 200);
     let own = node.json("GET", "/v1/status", "").1["replica"].as_str().unwrap().to_owned();
@@ -285,7 +252,7 @@ fn limits_below_what_replicas_send_are_refused() {
     let text = format!(
         "[cluster]\nid = \"one\"\n[limits]\nmessage_bytes_max = \"1 MiB\"\n[[node]]\nid = \"one-1\"\ndc = \"one\"\n\
          roles = [\"origin\", \"member\"]\naddress = \"{}\"\ndata = \"data\"\n",
-        free()
+        free(1)[0]
     );
     std::fs::write(&file, text).unwrap();
     let (code, _, told) = run(&["node", "--config", file.to_str().unwrap()]);

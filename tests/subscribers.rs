@@ -4,9 +4,8 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
-use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,47 +19,12 @@ use trunkline::service::{Limits, Service};
 use trunkline_mesh::{ClusterId, Config, Datacenter, NodeId, NodeSpec, Roles, Topology, join};
 
 use support::http::{exchange, get};
+use support::replica::{Node, free};
 use support::{exit_code, poll, run, signal, trunkline};
 
 const SOON: Duration = Duration::from_secs(60);
 
-/// Addresses that nobody listens on.
-fn free(count: usize) -> Vec<SocketAddr> {
-    // All are held until each has one of its own.
-    let held: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    held.iter().map(|listener| listener.local_addr().unwrap()).collect()
-}
-
-/// A process that ends with the test.
-struct Node {
-    child: Child,
-    api: SocketAddr,
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 impl Node {
-    fn start(args: &[&str], api: SocketAddr) -> Self {
-        let child = trunkline().arg("node").args(args).stderr(Stdio::null()).spawn().unwrap();
-        Self { child, api }
-    }
-
-    fn dev(data: &Path) -> Self {
-        let api = free(1)[0];
-        let node = Self::start(&["--dev", "--data", data.to_str().unwrap(), "--api", &api.to_string()], api);
-        node.ready();
-        node
-    }
-
-    fn ready(&self) {
-        poll("ready", SOON, || get(self.api, "/readyz").filter(|answer| answer.code == 200));
-    }
-
     /// Whether it was acknowledged.
     fn put(&self, key: &str, value: &str) -> bool {
         put(self.api, key, value)

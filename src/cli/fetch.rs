@@ -37,7 +37,14 @@ pub(super) struct At {
     /// Which node of the file [default: what TRUNKLINE_NODE says, else the only one that has an admin address]
     #[arg(long, value_name = "ID", requires = "config")]
     node: Option<String>,
-    /// Ask within TLS, and show this certificate [default: that of the node, where the file says that its admin API is within TLS]
+    #[command(flatten)]
+    shown: Shown,
+}
+
+/// What this process shows within TLS, where the command line says it.
+#[derive(Debug, clap::Args)]
+pub(super) struct Shown {
+    /// Ask within TLS, and show this certificate [default: that of the node, where the file says that its API is within TLS]
     #[arg(long, value_name = "FILE", requires_all = ["key", "ca"])]
     certificate: Option<PathBuf>,
     /// The private key of --certificate
@@ -46,6 +53,21 @@ pub(super) struct At {
     /// The CA that issued what the process shows
     #[arg(long, value_name = "FILE", requires = "certificate")]
     ca: Option<PathBuf>,
+}
+
+impl Shown {
+    pub(super) fn files(&self) -> Option<TlsFiles> {
+        let (certificate, key, ca) = (self.certificate.clone()?, self.key.clone()?, self.ca.clone()?);
+        Some(TlsFiles { certificate, key, ca, crl: None, check_interval: CHECK_INTERVAL })
+    }
+}
+
+/// Reads what is shown within TLS.
+pub(super) fn load(files: &TlsFiles) -> Result<Arc<Credentials>, Failure> {
+    Credentials::load(files).map(Arc::new).map_err(|error| {
+        let why = "to ask within TLS takes a certificate of the cluster";
+        Failure::Config(format!("{why} (--certificate, --key, --ca): {error}"))
+    })
 }
 
 /// A process that can be asked.
@@ -61,27 +83,16 @@ struct Tls {
     expected: Option<SpiffeId>,
 }
 
-impl Tls {
-    fn load(files: &TlsFiles, expected: Option<SpiffeId>) -> Result<Self, Failure> {
-        match Credentials::load(files) {
-            Ok(credentials) => Ok(Self { credentials: Arc::new(credentials), expected }),
-            Err(error) => {
-                let why = "to ask an admin API within TLS takes a certificate of the cluster";
-                Err(Failure::Config(format!("{why} (--certificate, --key, --ca): {error}")))
-            }
-        }
-    }
-}
-
 impl At {
     /// The process that is meant.
     pub(super) fn process(&self) -> Result<Process, Failure> {
+        let tls = |files: &TlsFiles, expected| load(files).map(|credentials| Tls { credentials, expected });
         if let Some(address) = &self.at {
             if !is_address(address) {
                 let why = "`--at` needs HOST:PORT, such as 127.1.0.1:9400".to_owned();
                 return Err(Failure::Usage(why));
             }
-            let tls = self.files().map(|files| Tls::load(&files, None)).transpose()?;
+            let tls = self.shown.files().map(|files| tls(&files, None)).transpose()?;
             return Ok(Process { address: address.clone(), tls });
         }
         let Some(file) = &self.config else {
@@ -124,16 +135,10 @@ impl At {
         };
         let own =
             || config.tls_files(&node.id).filter(|_| config.admin_protection(&node.id) == Protection::Tls);
-        let files = self.files().or_else(own);
+        let files = self.shown.files().or_else(own);
         let expected = config.topology().name(node);
-        let tls = files.map(|files| Tls::load(&files, Some(expected))).transpose()?;
+        let tls = files.map(|files| tls(&files, Some(expected))).transpose()?;
         Ok(Process { address: address.to_string(), tls })
-    }
-
-    /// Those of the command line.
-    fn files(&self) -> Option<TlsFiles> {
-        let (certificate, key, ca) = (self.certificate.clone()?, self.key.clone()?, self.ca.clone()?);
-        Some(TlsFiles { certificate, key, ca, crl: None, check_interval: CHECK_INTERVAL })
     }
 }
 

@@ -5,11 +5,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use trunkline_mesh::{CHECK_INTERVAL, Credentials, TlsFiles};
-
 use super::environment;
 use super::failure::Failure;
-use super::fetch::is_address;
+use super::fetch::{Shown, is_address, load};
 use super::signal::Stop;
 use crate::client::{Address, Entry, Event, SubscribeError, Subscription, What, newest};
 use crate::config::units::parse_duration;
@@ -33,15 +31,8 @@ pub(super) struct TailArgs {
     /// The node of the file to ask first, whose certificate is shown within TLS [default: what TRUNKLINE_NODE says, else the first]
     #[arg(long, value_name = "ID", requires = "config")]
     node: Option<String>,
-    /// Ask within TLS, and show this certificate [default: that of the node, where the file says that its API is within TLS]
-    #[arg(long, value_name = "FILE", requires_all = ["key", "ca"])]
-    certificate: Option<PathBuf>,
-    /// The private key of --certificate
-    #[arg(long, value_name = "FILE", requires = "certificate")]
-    key: Option<PathBuf>,
-    /// The CA that issued what the nodes show
-    #[arg(long, value_name = "FILE", requires = "certificate")]
-    ca: Option<PathBuf>,
+    #[command(flatten)]
+    shown: Shown,
     /// The first index [default: the one after what is committed now; 0: the very first]
     #[arg(long, value_name = "INDEX")]
     from: Option<u64>,
@@ -117,7 +108,7 @@ impl TailArgs {
                 let why = format!("`--api` needs HOST:PORT, such as 127.0.0.1:7480, and `{shown}` is none");
                 return Err(Failure::Usage(why));
             }
-            let credentials = self.files().map(|files| load(&files)).transpose()?;
+            let credentials = self.shown.files().map(|files| load(&files)).transpose()?;
             let address = |host: &String| match &credentials {
                 None => Address::plaintext(host),
                 Some(credentials) => Address::within_tls(host, Arc::clone(credentials), None),
@@ -142,7 +133,7 @@ impl TailArgs {
             nodes.rotate_left(at);
         }
         let within_tls = nodes.iter().any(|(node, _)| config.api_protection(&node.id) == Protection::Tls);
-        let files = self.files().or_else(|| config.tls_files(&nodes[0].0.id)).filter(|_| within_tls);
+        let files = self.shown.files().or_else(|| config.tls_files(&nodes[0].0.id)).filter(|_| within_tls);
         let credentials = files.map(|files| load(&files)).transpose()?;
         let address = |(node, address): &(&trunkline_mesh::NodeSpec, std::net::SocketAddr)| {
             let host = address.to_string();
@@ -156,19 +147,6 @@ impl TailArgs {
         };
         Ok(nodes.iter().map(address).collect())
     }
-
-    /// Those of the command line.
-    fn files(&self) -> Option<TlsFiles> {
-        let (certificate, key, ca) = (self.certificate.clone()?, self.key.clone()?, self.ca.clone()?);
-        Some(TlsFiles { certificate, key, ca, crl: None, check_interval: CHECK_INTERVAL })
-    }
-}
-
-fn load(files: &TlsFiles) -> Result<Arc<Credentials>, Failure> {
-    Credentials::load(files).map(Arc::new).map_err(|error| {
-        let why = "to ask within TLS takes a certificate of the cluster";
-        Failure::Config(format!("{why} (--node, or --certificate, --key and --ca): {error}"))
-    })
 }
 
 fn print(line: &str) -> Result<(), Failure> {

@@ -4,6 +4,7 @@
 pub(crate) mod cluster;
 pub(crate) mod exposition;
 pub(crate) mod http;
+pub(crate) mod replica;
 
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
