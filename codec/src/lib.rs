@@ -102,6 +102,7 @@
 #![forbid(unsafe_code)]
 
 pub use decode::{Frame, Pieces, reserialise};
+pub use echo::EchoWindow;
 pub use encode::{Encoder, Options};
 pub use encoded::{EncodedFrame, Stats};
 pub use error::{DecodeError, EncodeError, LimitName};

@@ -552,6 +552,10 @@ impl Node {
             if let Some(proxy) = self.proxy.as_mut() {
                 proxy.seal(link, lane, &mut self.links, now, &mut transmit.batches);
             }
+            // Whatever else goes says it too.
+            if self.links.take_news(conn) && transmit.batches.is_empty() {
+                transmit.batches.push(SealedBatch::news(lane));
+            }
             if !transmit.batches.is_empty() {
                 self.links.poll_acks(conn, true, &mut transmit.frames);
                 transmit.frames.extend(self.links.poll_roster(link, lane));
@@ -576,6 +580,7 @@ impl Node {
                         proxy.handle_written(received_at, now);
                     }
                 }
+                Token::News => {}
             }
         }
     }

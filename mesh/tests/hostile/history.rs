@@ -5,7 +5,7 @@ use trunkline_codec::{Epochs, Options, Payload, Stage};
 use trunkline_mesh::id::{Datacenter, Lane, Seq};
 use trunkline_mesh::message::{Batch, Message};
 use trunkline_mesh::proto::coder::BatchEncoder;
-use trunkline_mesh::proto::frame::{SealedBatch, Token};
+use trunkline_mesh::proto::frame::{Opened, SealedBatch, Token};
 use trunkline_mesh::proto::wire::{Envelope, FEATURE_HISTORY, FEATURE_ZSTD, Run};
 use trunkline_mesh::settings::Settings;
 
@@ -116,7 +116,8 @@ fn a_batch_out_of_step_ends_its_link_and_is_counted() {
         let [_, bulk] = shell.link_in(&peer("o"));
         shell.feed(bulk, &roster_frame(Lane::Bulk, 0, vec![flow("o", 100, "m")]));
         let mut wire = Vec::new();
-        batch(0).encode(&mut BatchEncoder::new(Options::default(), epochs), &mut wire);
+        let opened = Opened { lane: Lane::Bulk, frame_bytes_max: 1 << 20, epochs, echo: None };
+        batch(0).encode(&mut BatchEncoder::new(Options::default(), Some(&opened)), &mut wire);
         shell.feed(bulk, &wire.concat());
         assert_eq!(shell.errors(label), 1, "{label}");
         assert!(shell.closed.contains_key(&bulk));

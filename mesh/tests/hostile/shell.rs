@@ -340,7 +340,7 @@ impl Shell {
                     frames += 1;
                     if let Some(opened) = self.node.handle_frame(conn, received, length, self.now) {
                         wire.reader.open(&opened);
-                        wire.encoder = BatchEncoder::new(Options::default(), opened.epochs);
+                        wire.encoder = BatchEncoder::new(Options::default(), Some(&opened));
                     }
                 }
                 Err(error) => {
@@ -420,7 +420,7 @@ impl Shell {
     pub(crate) fn open_peer(&mut self, conn: ConnId, lane: Lane) {
         let wire = self.wires.get_mut(&conn).expect("a connection");
         let frame_bytes_max = usize::try_from(FRAME_BYTES_MAX).unwrap();
-        wire.peer.open(&Opened { lane, frame_bytes_max, epochs: None });
+        wire.peer.open(&Opened { lane, frame_bytes_max, epochs: None, echo: None });
     }
 
     /// The node's dial to a peer succeeds, and the peer welcomes it on both lanes.

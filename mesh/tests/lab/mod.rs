@@ -513,7 +513,7 @@ impl Lab {
             }
             if let Some(opened) = node.handle_frame(to.1, received, length, now) {
                 conn.reader.open(&opened);
-                conn.encoder = BatchEncoder::new(Options::default(), opened.epochs);
+                conn.encoder = BatchEncoder::new(Options::default(), Some(&opened));
             }
         }
         if let Some(peer) = peer {

@@ -14,7 +14,8 @@ use crate::proto::links::{LinkId, Links, PeerIx};
 use crate::proto::pause::Cause;
 use crate::proto::route::attempt_timeout;
 use crate::proto::time::Micros;
-use crate::proto::wire::FEATURE_BACK;
+use crate::proto::proxy::BACK_PARTS;
+use crate::proto::wire::{FEATURE_BACK, FEATURE_ECHO};
 use crate::settings::MESSAGE_OVERHEAD_BYTES;
 
 impl Client {
@@ -53,7 +54,10 @@ impl Client {
         let site = &self.sites[flow.datacenter];
         let alone = !site.crowded && site.ready[flow.lane.index()].iter().all(|other| *other == ix);
         let overhead = MESSAGE_OVERHEAD_BYTES * (flow.queue.len() + flow.sent.len());
-        let little = self.destination_bytes[ix.0] <= self.settings.run_bytes_max + overhead;
+        // What comes back from there in another form is not sent again over a link that echoes: that is worth the way of more.
+        let echoes = links.link(link).is_some_and(|link| link.features & FEATURE_ECHO != 0);
+        let part = if echoes { self.settings.member_queue_bytes_max / BACK_PARTS } else { 0 };
+        let little = self.destination_bytes[ix.0] <= self.settings.run_bytes_max.max(part) + overhead;
         (open && !barred && alone && little).then_some((link, way))
     }
 

@@ -8,6 +8,7 @@ use super::{
 };
 use crate::id::{Incarnation, Lane, NodeId, SpiffeId};
 use crate::proto::coder::epochs_of;
+use crate::proto::echo::SharedEcho;
 use crate::proto::frame::{FrameType, Opened, control_frame, frame_around};
 use crate::proto::handshake::{
     Refusal, check_acceptor_certificate, check_claim, check_dialler_certificate, check_hello, check_welcome,
@@ -15,7 +16,7 @@ use crate::proto::handshake::{
 };
 use crate::proto::time::Micros;
 use crate::proto::wire::{
-    Close, CloseCode, Confirm, FEATURE_HISTORY, Hello, PREAMBLE, Refuse, RefuseCode, Welcome, encode,
+    Close, CloseCode, Confirm, FEATURE_ECHO, FEATURE_HISTORY, Hello, PREAMBLE, Refuse, RefuseCode, Welcome, encode,
 };
 
 /// A Hello that passed every check.
@@ -243,7 +244,7 @@ impl Links {
         link.frame_bytes_max =
             self.settings.frame_bytes_max.min(usize::try_from(welcome.frame_bytes_max).unwrap_or(usize::MAX));
         link.features = self.me.offer.features & welcome.features;
-        let opened = opened(lane, link.frame_bytes_max, link.features, confirm.transcript, true);
+        let opened = opened(lane, link, link.features, confirm.transcript, welcome.datacenter != self.me.datacenter);
         let sample =
             link.offset.sample(welcome.hello_sent_us, welcome.hello_received_us, welcome.sent_us, wall_us);
         if let Some(rtt) = sample {
@@ -266,11 +267,12 @@ impl Links {
             return Arrived::Nothing;
         }
         let (incarnation, lane) = (hello.incarnation, conn.lane);
+        let far = hello.datacenter != self.me.datacenter;
         let features = self.me.offer.features & hello.features;
         conn.stage = Stage::Open;
         let Some(link) = self.links.get(&link_id) else { return Arrived::Nothing };
         let peer = link.peer;
-        let opened = opened(lane, link.frame_bytes_max, features, confirm.transcript, false);
+        let opened = opened(lane, link, features, confirm.transcript, far);
         if incarnation < self.peers[peer.0].highest {
             let refusal = Refusal {
                 highest: self.peers[peer.0].highest,
@@ -401,8 +403,15 @@ fn refuse_bytes(lane: Lane, refusal: &Refusal, with_preamble: bool) -> Bytes {
     if with_preamble { [&PREAMBLE[..], &frame[..]].concat().into() } else { frame }
 }
 
-/// What follows from the handshake, of which both ends have the same `transcript` and these `features`.
-fn opened(lane: Lane, frame_bytes_max: usize, features: u64, transcript: u32, dialled: bool) -> Opened {
+/// What follows from the handshake, of which both ends have the same `transcript` and these `features`. `far`: they are in two
+/// datacenters.
+fn opened(lane: Lane, link: &Link, features: u64, transcript: u32, far: bool) -> Opened {
     let histories = features & FEATURE_HISTORY != 0;
-    Opened { lane, frame_bytes_max, epochs: histories.then(|| epochs_of(transcript, dialled)) }
+    let echoes = histories && features & FEATURE_ECHO != 0 && lane == Lane::Bulk && far;
+    Opened {
+        lane,
+        frame_bytes_max: link.frame_bytes_max,
+        epochs: histories.then(|| epochs_of(transcript, link.dialled)),
+        echo: echoes.then(|| SharedEcho::new(link.dialled)),
+    }
 }

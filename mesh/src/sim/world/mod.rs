@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use trunkline_codec::{Epochs, Options};
+use trunkline_codec::Options;
 
 use super::app::{App, Drawn, Mood, read_body};
 use super::checker::{Checker, Promise};
@@ -29,7 +29,7 @@ use crate::id::{ClusterId, Datacenter, Incarnation, Lane, NodeId};
 use crate::message::{Batch, FailReason};
 use crate::proto::client::Ticket;
 use crate::proto::coder::BatchEncoder;
-use crate::proto::frame::{FrameReader, Written};
+use crate::proto::frame::{FrameReader, Opened, Written};
 use crate::proto::links::{Action, ConnId};
 use crate::proto::node::{Node, NodeInit};
 use crate::proto::time::{Micros, micros};
@@ -64,7 +64,7 @@ struct ConnState {
     reader: FrameReader,
     buffer: BytesMut,
     encoder: BatchEncoder,
-    epochs: Option<Epochs>,
+    opened: Option<Opened>,
     writing: bool,
 }
 
