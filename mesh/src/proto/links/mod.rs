@@ -183,6 +183,8 @@ struct Conn {
     /// The header of a frame came, and not yet all of its control body.
     awaits_body: bool,
     out: VecDeque<Bytes>,
+    /// Feature bits that this end says it has.
+    features: u64,
     /// The other end is to be told what has arrived.
     news: bool,
     roster_out: RosterOut,

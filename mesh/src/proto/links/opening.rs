@@ -108,9 +108,15 @@ impl Links {
         let body = Bytes::from(encode(&hello));
         conn.out.push_back(Bytes::from_static(&PREAMBLE));
         conn.out.push_back(frame_around(FrameType::Hello, conn.lane, &body));
+        conn.features = hello.features;
         conn.stage = Stage::AwaitWelcome { hello: body };
         // Its deadline stays that of the dial: connecting, TLS and Hello have one time together.
         self.ready.insert(id);
+    }
+
+    /// What this node has, as it is set now. A connection keeps to what it began with.
+    fn features(&self) -> u64 {
+        self.me.offer.features & if self.settings.echo { u64::MAX } else { !FEATURE_ECHO }
     }
 
     /// What this node says of itself.
@@ -122,7 +128,7 @@ impl Links {
             roles: role_bits(self.me.roles),
             incarnation: self.me.incarnation,
             versions: self.me.offer.versions.clone(),
-            features: self.me.offer.features,
+            features: self.features(),
             frame_bytes_max: u64::try_from(self.settings.frame_bytes_max).unwrap_or(u64::MAX),
             link,
             lane: u8::try_from(lane.index()).unwrap_or(0),
@@ -193,7 +199,8 @@ impl Links {
 
     fn answer_hello(&mut self, id: ConnId, hello: Hello, admitted: &Admitted, body: &Bytes, now: Micros) {
         let Admitted { peer, lane, version, partner } = *admitted;
-        let answer = encode(&self.welcome(&hello, lane, version, now));
+        let welcome = self.welcome(&hello, lane, version, now);
+        let answer = encode(&welcome);
         let link_id = partner.unwrap_or_else(|| self.new_link_id());
         let Some(conn) = self.conns.get_mut(&id) else { return };
         if partner.is_none() {
@@ -206,8 +213,9 @@ impl Links {
         link.incarnation = hello.incarnation;
         link.version = version;
         link.frame_bytes_max = limit.min(usize::try_from(hello.frame_bytes_max).unwrap_or(usize::MAX));
-        link.features = self.me.offer.features & hello.features;
+        link.features = welcome.features & hello.features;
         conn.lane = lane;
+        conn.features = welcome.features;
         conn.link = Some(link_id);
         conn.out.push_back(Bytes::from_static(&PREAMBLE));
         conn.out.push_back(frame_around(FrameType::Welcome, lane, &answer));
@@ -234,7 +242,7 @@ impl Links {
             self.refuse(id, &refusal, now);
             return Arrived::Nothing;
         }
-        let lane = conn.lane;
+        let (lane, features) = (conn.lane, conn.features);
         let confirm = Confirm { version: welcome.version, transcript: transcript(hello, body) };
         conn.out.push_back(control_frame(FrameType::Confirm, lane, &confirm));
         conn.stage = Stage::Open;
@@ -243,7 +251,7 @@ impl Links {
         link.version = welcome.version;
         link.frame_bytes_max =
             self.settings.frame_bytes_max.min(usize::try_from(welcome.frame_bytes_max).unwrap_or(usize::MAX));
-        link.features = self.me.offer.features & welcome.features;
+        link.features = features & welcome.features;
         let opened = opened(lane, link, link.features, confirm.transcript, welcome.datacenter != self.me.datacenter);
         let sample =
             link.offset.sample(welcome.hello_sent_us, welcome.hello_received_us, welcome.sent_us, wall_us);
@@ -268,7 +276,7 @@ impl Links {
         }
         let (incarnation, lane) = (hello.incarnation, conn.lane);
         let far = hello.datacenter != self.me.datacenter;
-        let features = self.me.offer.features & hello.features;
+        let features = conn.features & hello.features;
         conn.stage = Stage::Open;
         let Some(link) = self.links.get(&link_id) else { return Arrived::Nothing };
         let peer = link.peer;

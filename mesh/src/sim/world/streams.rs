@@ -110,7 +110,13 @@ impl World {
                         Some(planted) if only_member => planted.into_member(&mut received),
                         _ => {}
                     }
-                    if let Some(opened) = node.handle_frame(to.conn, received, length, now) {
+                    if let Some(mut opened) = node.handle_frame(to.conn, received, length, now) {
+                        let other = self.wire.other(to).filter(|_| to.node == LEADER);
+                        if self.planted == Some(Planted::EchoesStale)
+                            && let (Some(other), Some(echo)) = (other, opened.echo.as_mut())
+                        {
+                            *echo = self.stale.entry((to.node, other.node)).or_insert(echo.clone()).clone();
+                        }
                         conn.reader.open(&opened);
                         conn.encoder = encoder(Some(&opened));
                         conn.opened = Some(opened);

@@ -39,6 +39,8 @@ struct State {
     delays: BTreeMap<(Datacenter, Datacenter), Duration>,
     /// What is slower, so many times.
     slow: BTreeMap<(Datacenter, Datacenter), u32>,
+    /// Nothing takes longer than it is far.
+    exact: bool,
     cut: BTreeSet<(usize, usize)>,
     /// Whose proxies are gone: what goes there waits.
     stalled: BTreeSet<Datacenter>,
@@ -91,6 +93,7 @@ impl Net {
             luck,
             delays,
             slow: BTreeMap::new(),
+            exact: false,
             cut: BTreeSet::new(),
             stalled: BTreeSet::new(),
             ends: BTreeMap::new(),
@@ -144,6 +147,15 @@ impl Net {
         self.0.healed.notify_waiters();
     }
 
+    /// This is how far it is between two datacenters; nothing comes late, and inside of one there is no distance.
+    pub(super) fn set_exact(&self, one: &Datacenter, other: &Datacenter, delay: Duration) {
+        let mut state = self.lock();
+        state.exact = true;
+        state.delays.insert((one.clone(), other.clone()), delay);
+        state.delays.insert((other.clone(), one.clone()), delay);
+        state.delays.iter_mut().filter(|((from, to), _)| from == to).for_each(|(_, of)| *of = Duration::ZERO);
+    }
+
     pub(super) fn slow(&self, from: &Datacenter, to: &Datacenter, times: u32) {
         self.lock().slow.insert((from.clone(), to.clone()), times);
     }
@@ -175,6 +187,7 @@ impl Net {
         let pair = (self.0.places[from].datacenter.clone(), self.0.places[to].datacenter.clone());
         let delay = state.delays[&pair] * state.slow.get(&pair).copied().unwrap_or(1);
         let jitter = Duration::from_micros(state.luck.u64(0..200) * (1 + state.luck.u64(0..200) / 195 * 40));
+        let jitter = if state.exact { Duration::ZERO } else { jitter };
         // The mesh fails what was on its way to an earlier life, or it was not written yet.
         let lost_if_restarted = state.luck.bool().then(|| state.ends.get(&to).map(|end| end.life)).flatten();
         let flow = state.flows.entry((from, to, lane.index())).or_insert_with(|| {
