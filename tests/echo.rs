@@ -123,8 +123,8 @@ impl Cluster {
         poll("a leader", SOON, || {
             let status = http::get(self.nodes[0].api, "/v1/status")?;
             let status: Value = serde_json::from_str(&status.body).ok()?;
-            let leader = status["leader"].as_str()?.to_owned();
-            DATACENTERS.iter().position(|dc| leader.starts_with(dc))
+            let leader = status["leader"]["datacenter"].as_str()?;
+            DATACENTERS.iter().position(|dc| *dc == leader)
         })
     }
 
