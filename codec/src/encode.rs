@@ -138,9 +138,9 @@ impl Encoder {
                 self.data.push(texts, span);
             }
         }
-        let mut envelope = Envelope { flags: 0, arrived: None, before: 0 };
+        let mut envelope = Envelope { flags: 0, arrived: None, begins: 0 };
         if let Some(memory) = memory {
-            envelope.before = memory.before;
+            envelope.begins = memory.begins;
             envelope.flags = wire::FLAG_HISTORY;
             envelope.arrived = memory
                 .received
@@ -250,7 +250,7 @@ impl Encoder {
         // What is written in one go makes one slice at the end.
         let shares = staged.is_none() && own_bytes < self.data.bytes;
         let slices = Vec::with_capacity(if shares { self.data.chunks.len() + 2 } else { 0 });
-        let mut assembly = Assembly { out: &mut self.out, slices, crc: envelope.before, bytes: 0 };
+        let mut assembly = Assembly { out: &mut self.out, slices, crc: envelope.begins, bytes: 0 };
         if let Some(staged) = staged {
             assembly.out.put_slice(staged);
         } else {
@@ -285,8 +285,8 @@ impl Encoder {
 struct Envelope {
     flags: u8,
     arrived: Option<usize>,
-    /// The checksum of the frame before.
-    before: u32,
+    /// What the frame's checksum goes on from.
+    begins: u32,
 }
 
 /// Bytes of all messages, and of their lengths in a frame that is their concatenation.

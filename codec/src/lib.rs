@@ -159,6 +159,8 @@ mod encoded;
 
 mod session;
 
+mod named;
+
 mod streams;
 
 mod echo;

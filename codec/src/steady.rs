@@ -256,7 +256,7 @@ mod tests {
             (joined.reset(&payloads), PastRuns::default(), Received::default());
         let mut plan = |steady: bool, received| {
             let mut memory = Memory {
-                before: 0,
+                begins: 0,
                 numbers: &numbers,
                 streams: &streams,
                 openings: &openings,
