@@ -33,7 +33,7 @@ thread_local! {
 #[derive(Clone)]
 pub struct Frame {
     buffers: Buffers,
-    no_reference: bool,
+    unremembered: bool,
     messages: Vec<Message>,
     pieces: Vec<Piece>,
 }
@@ -190,8 +190,8 @@ impl Frame {
         }
         rebuilder.buffers.openings = openings.bytes.into();
         let Rebuilder { buffers, messages, pieces } = rebuilder;
-        let no_reference = layout.flags & wire::FLAG_NOREF != 0;
-        Ok((Self { buffers, no_reference, messages, pieces }, layout))
+        let unremembered = layout.flags & wire::FLAG_NOREF != 0;
+        Ok((Self { buffers, unremembered, messages, pieces }, layout))
     }
 
     /// Number of messages; message `i` is for destination `i`.
@@ -260,8 +260,8 @@ impl Frame {
 
     /// Whether the sender forbids to enter this frame into any history.
     #[must_use]
-    pub fn no_reference(&self) -> bool {
-        self.no_reference
+    pub fn is_unremembered(&self) -> bool {
+        self.unremembered
     }
 
     /// Bytes of all buffers that the messages are slices of: what a message that is kept keeps alive, at most. With a second

@@ -137,6 +137,10 @@ mod index;
 
 mod bytes_equal;
 
+mod changes;
+
+mod words;
+
 mod sweep;
 
 mod openings;

@@ -62,7 +62,7 @@ pub struct SessionDecoder {
 /// [`parse`](Self::parse) gives out; of longer ones, of which there are at most 64, the buffers that were parsed, with
 /// everything else that these hold. Of what this end sent it keeps up to 4 MiB that the peer has not
 /// yet said to have got, and the MiB before that, in whole segments; once 4 MiB are open, frames are sent unremembered
-/// until the peer says more ([`Frame::no_reference`]). Segments of more than 16 KiB are kept by reference, and with them
+/// until the peer says more ([`Frame::is_unremembered`]). Segments of more than 16 KiB are kept by reference, and with them
 /// the buffers that they are slices of.
 /// Both ends have to send now and then, and both use a `Session`: a half refuses frames that refer to what it sent. Where
 /// only one end sends, use the halves at both.
@@ -254,7 +254,7 @@ impl SessionDecoder {
         let (frame, checksum, column) = Frame::parse_with(bytes, &self.limits, referents)
             .inspect_err(|error| self.failed = Some(error.clone()))?;
         self.before = checksum;
-        if !frame.no_reference() {
+        if !frame.is_unremembered() {
             for (index, number) in streams.iter().enumerate() {
                 self.streams.enter(*number, frame.slices(index));
             }

@@ -66,7 +66,8 @@ fn made(rng: &mut Rng, count: usize, len: usize) -> Vec<(String, Vec<Payload>)> 
     let base = random(rng, len);
     for apart in [5, 9, 12, 20, 40] {
         let other = |index: usize| -> Payload {
-            let changed = |(at, byte): (usize, &u8)| byte.wrapping_add(u8::from((at + index) % apart == 0));
+            let changed =
+                |(at, byte): (usize, &u8)| byte.wrapping_add(u8::from((at + index).is_multiple_of(apart)));
             base.iter().enumerate().map(changed).collect::<Vec<u8>>().into()
         };
         all.push((format!("one in {apart} is another"), (0..count).map(other).collect()));

@@ -172,7 +172,7 @@ fn unknown_versions_and_flags_are_refused() {
     let error = parse(&frame_of(&[0, 2, 2, 0xC8, 1, b'x'])).unwrap_err();
     assert_eq!(error, DecodeError::Record { offset: 5, code: 0xC8 });
     let noref = parse(&frame_of(&[0x11, 1, 1, b'x'])).unwrap();
-    assert!(noref.no_reference() && noref.to_vec(0) == b"x");
+    assert!(noref.is_unremembered() && noref.to_vec(0) == b"x");
     let zstd =
         Encoder::new(Options { stage: Stage::Zstd, ..Options::default() }).encode(&[Payload::default()]);
     let refused = matches!(zstd, Err(EncodeError::StageUnsupported));

@@ -382,7 +382,7 @@ fn what_must_not_be_remembered_is_not() {
         let frame = encoder.encode_unremembered(&[1], std::slice::from_ref(&secret)).unwrap();
         assert!(frame.len() >= secret.len());
         let parsed = decoder.parse(frame.to_bytes(), &[1]).unwrap();
-        assert!(parsed.no_reference());
+        assert!(parsed.is_unremembered());
     }
     let frame = encoder.encode(&[1], std::slice::from_ref(&secret)).unwrap();
     assert!(frame.len() >= secret.len(), "the first time that it counts");

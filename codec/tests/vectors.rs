@@ -184,7 +184,7 @@ impl Ends {
                 self.alone[frame.from] = Some(alone);
             }
         }
-        self.have_sent(frame.from, column(&written.unwrap()), !parsed.no_reference());
+        self.have_sent(frame.from, column(&written.unwrap()), !parsed.is_unremembered());
         Ok(messages(&parsed))
     }
 

@@ -130,7 +130,7 @@ fn one_way(hand: &mut Hand<'_>) {
                     (None, Ok(frame)) => {
                         assert!(!astray, "a frame of another history was accepted");
                         super::assert_messages(&frame, &messages);
-                        assert_eq!(frame.no_reference(), event & 7 == 7);
+                        assert_eq!(frame.is_unremembered(), event & 7 == 7);
                     }
                     (None, Err(error)) => {
                         assert!(astray, "{error}");
