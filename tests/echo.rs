@@ -85,7 +85,7 @@ impl Cluster {
         let sites = DATACENTERS.len();
         let (replicas, proxies, admins, apis) = (free(sites), free(sites), free(2 * sites), free(sites));
         let mut counts = Counts::new();
-        for site in 0..sites {
+        for (site, own) in DATACENTERS.iter().enumerate() {
             let mut text = format!("[cluster]\nid = \"echo\"\n{settings}\n");
             for (of, dc) in DATACENTERS.iter().enumerate() {
                 let pair = [site.min(of), site.max(of)];
@@ -102,7 +102,7 @@ impl Cluster {
                 )
                 .unwrap();
             }
-            std::fs::write(data.path().join(format!("{}.toml", DATACENTERS[site])), text).unwrap();
+            std::fs::write(data.path().join(format!("{own}.toml")), text).unwrap();
         }
         let file = |dc: &str| data.path().join(format!("{dc}.toml")).to_str().unwrap().to_owned();
         let proxy = |dc: &&str| {
@@ -140,7 +140,8 @@ impl Cluster {
             "PUT /v1/kv/{key} HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
             value.len()
         );
-        let answer = http::exchange(self.nodes[site].api, &[head.as_bytes(), value].concat()).expect("an answer");
+        let answer =
+            http::exchange(self.nodes[site].api, &[head.as_bytes(), value].concat()).expect("an answer");
         assert_eq!(answer.code, 200, "{answer:?}");
     }
 

@@ -139,6 +139,10 @@ mod index;
 
 mod bytes_equal;
 
+mod changes;
+
+mod words;
+
 mod sweep;
 
 mod openings;
@@ -160,6 +164,8 @@ mod encoded;
 // What connections remember.
 
 mod session;
+
+mod named;
 
 mod streams;
 

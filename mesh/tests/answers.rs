@@ -168,6 +168,7 @@ fn what_members_answer_a_leader_elsewhere_crosses_in_one_frame() {
             batch_bytes: after.batch_bytes - before.batch_bytes,
             runs: after.runs - before.runs,
             acks: after.acks - before.acks,
+            news: 0,
             reads: 0,
         };
         (lab, seen, slowest)

@@ -98,8 +98,8 @@ fn propose(lab: &mut Lab, name: &str, seed: u64) -> f64 {
 
 fn route_of_last(lab: &Lab, name: &str) -> Route {
     let host = lab.index(name);
-    let of = lab.outcomes.iter().filter(|((index, _), _)| *index == host);
-    match of.last().unwrap().1.1.last().unwrap() {
+    let mut of = lab.outcomes.iter().filter(|((index, _), _)| *index == host);
+    match of.next_back().unwrap().1.1.last().unwrap() {
         Outcome::Delivered { route, .. } => route.clone(),
         failed @ Outcome::Failed { .. } => panic!("{failed:?}"),
     }

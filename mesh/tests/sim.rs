@@ -107,7 +107,8 @@ fn without_faults_every_answer_arrives_and_what_comes_back_is_named() {
         let errors = &report.leader.protocol_errors;
         assert_eq!(errors.values().sum::<u64>(), 0, "{errors:?}");
     }
-    let echoed: u64 = reports.iter().flat_map(|report| report.leader.datacenters.values()).map(|of| of.echoed).sum();
+    let echoed: u64 =
+        reports.iter().flat_map(|report| report.leader.datacenters.values()).map(|of| of.echoed).sum();
     assert!(echoed > 1 << 20, "{echoed}");
 }
 

@@ -47,10 +47,8 @@ const SOCKETS: [Key; 2] = [
     ("socket_buffer_bytes", Field::Buffer(|s| &mut s.socket_buffer_bytes)),
 ];
 
-const CODEC: [Key; 2] = [
-    ("second_stage", Field::Stage(|s| &mut s.second_stage)),
-    ("echo", Field::Switch(|s| &mut s.echo)),
-];
+const CODEC: [Key; 2] =
+    [("second_stage", Field::Stage(|s| &mut s.second_stage)), ("echo", Field::Switch(|s| &mut s.echo))];
 
 /// A line per field that differs.
 pub(super) fn differences(before: &Settings, after: &Settings) -> Vec<String> {

@@ -92,7 +92,7 @@ impl SharedEcho {
         let mut echo = self.lock();
         let frame_bytes = bytes.len();
         let frame = decoder.parse_beside(&mut echo.window, bytes, rows)?;
-        if echo.window.refers() && !frame.no_reference() {
+        if echo.window.refers() && !frame.is_unremembered() {
             echo.tails.enter(&frame, frame_bytes, runs);
         }
         Ok(frame)
@@ -224,7 +224,9 @@ mod tests {
     #[test]
     fn equal_ends_are_counted_byte_by_byte() {
         let text = random(1, 400);
-        for (from, changed) in [(0, None), (1, None), (0, Some(399)), (0, Some(17)), (130, Some(200)), (0, Some(0))] {
+        for (from, changed) in
+            [(0, None), (1, None), (0, Some(399)), (0, Some(17)), (130, Some(200)), (0, Some(0))]
+        {
             let mut other = text[from..].to_vec();
             if let Some(at) = changed {
                 other[at - from] ^= 1;

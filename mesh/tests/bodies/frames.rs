@@ -128,7 +128,8 @@ pub(crate) fn batch(data: &[u8]) {
     let epochs = hand.one_in(2).then_some(Epochs { incoming: 8, outgoing: 9 });
     let mut reader = FrameReader::new();
     reader.open(&opened(lane, epochs));
-    let mut encoder = BatchEncoder::new(Options::default(), Some(&opened(lane, epochs.map(Epochs::reversed))));
+    let mut encoder =
+        BatchEncoder::new(Options::default(), Some(&opened(lane, epochs.map(Epochs::reversed))));
     let mut buffer = BytesMut::from(&PREAMBLE[..]);
     for _ in 0..16 {
         if hand.is_empty() {

@@ -129,8 +129,7 @@ fn a_batch_out_of_step_ends_its_link_and_is_counted() {
 /// An origin elsewhere that dials a proxy, and both know of echoes.
 fn echoing() -> (Shell, trunkline_mesh::proto::node::ConnId, Opened) {
     let mut shell = Shell::new("p");
-    let [_, bulk] =
-        shell.link_in(&Peer { features: FEATURE_HISTORY | FEATURE_ECHO, ..Peer::new("o") });
+    let [_, bulk] = shell.link_in(&Peer { features: FEATURE_HISTORY | FEATURE_ECHO, ..Peer::new("o") });
     let opened = shell.opened(bulk).clone();
     assert!(opened.echo.is_some(), "they are in different datacenters");
     let epochs = opened.epochs.map(Epochs::reversed);
@@ -151,7 +150,8 @@ fn sealed(runs: Vec<Run>, payload: Payload) -> SealedBatch {
 fn an_echo_of_what_was_never_sent_ends_its_link_and_is_counted() {
     let (mut shell, bulk, opened) = echoing();
     // It came to the peer, but not from this node.
-    let message: Vec<u8> = (0..5_000_u32).flat_map(|at| at.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    let message: Vec<u8> =
+        (0..5_000_u32).flat_map(|at| at.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
     let run = Run { flow: 0, first: Seq(1), count: 1, floor_back: 0, deadline_ms: 1000 };
     let head = trunkline_mesh::proto::run::message_head(0, message.len());
     let payload = || -> Payload { [head.clone(), Bytes::from(message.clone())].into_iter().collect() };
@@ -160,7 +160,8 @@ fn an_echo_of_what_was_never_sent_ends_its_link_and_is_counted() {
     opened.echo.as_ref().unwrap().parse(&mut decoder, elsewhere.to_bytes(), &[0], &[run]).unwrap();
     shell.feed(bulk, &roster_frame(Lane::Bulk, 0, vec![flow("o", 100, "m")]));
     let mut wire = Vec::new();
-    let written = sealed(vec![run], payload()).encode(&mut BatchEncoder::new(Options::default(), Some(&opened)), &mut wire);
+    let written = sealed(vec![run], payload())
+        .encode(&mut BatchEncoder::new(Options::default(), Some(&opened)), &mut wire);
     assert_eq!(usize::try_from(written.echoed_bytes), Ok(message.len()));
     shell.feed(bulk, &wire.concat());
     assert_eq!(shell.errors("history"), 1);

@@ -12,9 +12,9 @@ use crate::proto::back::UNKNOWN_TIMEOUT;
 use crate::proto::flow::{FlowIx, Way};
 use crate::proto::links::{LinkId, Links, PeerIx};
 use crate::proto::pause::Cause;
+use crate::proto::proxy::BACK_PARTS;
 use crate::proto::route::attempt_timeout;
 use crate::proto::time::Micros;
-use crate::proto::proxy::BACK_PARTS;
 use crate::proto::wire::{FEATURE_BACK, FEATURE_ECHO};
 use crate::settings::MESSAGE_OVERHEAD_BYTES;
 

@@ -16,7 +16,8 @@ use crate::proto::handshake::{
 };
 use crate::proto::time::Micros;
 use crate::proto::wire::{
-    Close, CloseCode, Confirm, FEATURE_ECHO, FEATURE_HISTORY, Hello, PREAMBLE, Refuse, RefuseCode, Welcome, encode,
+    Close, CloseCode, Confirm, FEATURE_ECHO, FEATURE_HISTORY, Hello, PREAMBLE, Refuse, RefuseCode, Welcome,
+    encode,
 };
 
 /// A Hello that passed every check.
@@ -252,7 +253,8 @@ impl Links {
         link.frame_bytes_max =
             self.settings.frame_bytes_max.min(usize::try_from(welcome.frame_bytes_max).unwrap_or(usize::MAX));
         link.features = features & welcome.features;
-        let opened = opened(lane, link, link.features, confirm.transcript, welcome.datacenter != self.me.datacenter);
+        let opened =
+            opened(lane, link, link.features, confirm.transcript, welcome.datacenter != self.me.datacenter);
         let sample =
             link.offset.sample(welcome.hello_sent_us, welcome.hello_received_us, welcome.sent_us, wall_us);
         if let Some(rtt) = sample {

@@ -123,7 +123,10 @@ fn a_proposal_at_a_follower_takes_the_delays_of_its_way_and_is_applied_with_its_
                 assert!(took >= expected && took <= expected + ROUNDING, "{told}, not {expected:?}");
                 sleep(Duration::from_millis(2)).await;
                 let applied = running.access.engine.status().applied;
-                assert!(applied.is_some_and(|applied| applied.index >= index), "{told}: {applied:?}, not {index}");
+                assert!(
+                    applied.is_some_and(|applied| applied.index >= index),
+                    "{told}: {applied:?}, not {index}"
+                );
                 // Not in step with heartbeats, which would tell it too.
                 sleep(Duration::from_millis(137)).await;
             }
