@@ -445,7 +445,8 @@ fn a_map_of_a_snapshot_and_the_log_behind_it_is_the_state_at_every_node() {
         for address in &addresses {
             for prefix in ["", "a-"] {
                 let at_least = state.subscription.position() - 1;
-                let mut snapshot = Snapshot::get(&[address.clone()], prefix, at_least, SOON).await.unwrap();
+                let mut snapshot =
+                    Snapshot::get(std::slice::from_ref(address), prefix, at_least, SOON).await.unwrap();
                 state.advance(snapshot.index()).await;
                 let expected = state.map.clone().into_iter().filter(|(key, _)| key.starts_with(prefix));
                 assert_eq!(map_of(&mut snapshot).await.unwrap(), expected.collect(), "{address:?}");

@@ -1,5 +1,6 @@
 //! Subscriptions against servers that say what a test has them say.
 
+use std::slice::from_ref;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -193,7 +194,7 @@ async fn a_snapshot_that_is_cut_off_or_is_none_is_an_error_wherever_that_is() {
     // A stream that ends when its connection does: every end but the right one is told.
     for cut in HEAD.len()..whole.len() {
         let node = Fake::saying(&[answer(200, &whole[..cut])]).await;
-        let snapshot = Snapshot::get(&[node.address.clone()], "", 0, PATIENCE).await.unwrap();
+        let snapshot = Snapshot::get(from_ref(&node.address), "", 0, PATIENCE).await.unwrap();
         let error = taken(snapshot).await.unwrap_err();
         let keys = whole[HEAD.len()..cut].matches('\n').count() as u64;
         assert!(matches!(error, SnapshotError::CutOff { keys: came, .. } if came == keys), "{cut}: {error}");
@@ -210,7 +211,7 @@ async fn a_snapshot_that_is_cut_off_or_is_none_is_an_error_wherever_that_is() {
         (slow, "too slow"),
     ] {
         let node = Fake::saying(&[answer(200, &(HEAD.to_owned() + &bad))]).await;
-        let mut snapshot = Snapshot::get(&[node.address.clone()], "", 0, PATIENCE).await.unwrap();
+        let mut snapshot = Snapshot::get(from_ref(&node.address), "", 0, PATIENCE).await.unwrap();
         let error = loop {
             match snapshot.next().await {
                 Ok(Some(_)) => {}
@@ -222,15 +223,15 @@ async fn a_snapshot_that_is_cut_off_or_is_none_is_an_error_wherever_that_is() {
         assert_eq!(snapshot.next().await, Err(error), "it stays so");
     }
     let stray = Fake::saying(&[answer(200, &(HEAD.to_owned() + &pairs(&["b"])))]).await;
-    let mut snapshot = Snapshot::get(&[stray.address.clone()], "a", 0, PATIENCE).await.unwrap();
+    let mut snapshot = Snapshot::get(from_ref(&stray.address), "a", 0, PATIENCE).await.unwrap();
     assert!(snapshot.next().await.unwrap_err().to_string().contains("does not come next"));
 
     let refusal = Fake::saying(&[answer(400, "{\"code\":\"bad_request\",\"message\":\"no\"}")]).await;
-    let refused = Snapshot::get(&[refusal.address.clone()], "", 0, PATIENCE).await.unwrap_err();
+    let refused = Snapshot::get(from_ref(&refusal.address), "", 0, PATIENCE).await.unwrap_err();
     assert_eq!(refused, SnapshotError::Refused { message: "no".to_owned() });
     assert_eq!(Snapshot::get(&[], "", 0, PATIENCE).await.unwrap_err(), SnapshotError::NoAddress);
     let busy = Fake::saying(&[answer(429, "{\"code\":\"busy\",\"message\":\"full\"}")]).await;
-    let nobody = Snapshot::get(&[busy.address.clone()], "", 0, Duration::from_millis(1)).await.unwrap_err();
+    let nobody = Snapshot::get(from_ref(&busy.address), "", 0, Duration::from_millis(1)).await.unwrap_err();
     assert!(matches!(&nobody, SnapshotError::Unavailable { why, .. } if why.contains("full")), "{nobody}");
 }
 
