@@ -450,6 +450,15 @@ fn one_end_alone_refers_to_what_the_other_sent() {
     }
 }
 
+#[test]
+fn a_frame_that_ends_at_once_is_refused() {
+    for bytes in 0..8 {
+        let (mut encoder, mut decoder) = pair();
+        let frame = encoder.encode(&[1], &[Payload::from(vec![7; 100])]).unwrap().to_bytes();
+        assert!(decoder.parse(frame.slice(..bytes), &[1]).is_err(), "{bytes}");
+    }
+}
+
 /// An end that keeps nothing of what it sent is told nothing of it.
 #[test]
 fn an_echo_of_what_was_not_kept_is_refused() {
