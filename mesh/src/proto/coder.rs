@@ -124,7 +124,7 @@ impl BatchDecoder {
     /// A batch may have no run: it says what has arrived.
     #[must_use]
     pub fn takes_news(&self) -> bool {
-        matches!(self, Self::Session(_, Some(_)))
+        matches!(self, Self::Session(_, Some(echo)) if !echo.refers())
     }
 
     /// The other end has to be told what has arrived, if nothing goes there that says so by itself.

@@ -27,6 +27,9 @@ const TAILS_BYTES_MAX: usize = 1 << 20;
 /// Where the eight bytes of a mark begin, counted from the end.
 const PLACES: [usize; 4] = [8, 64, 128, TAIL_BYTES_MIN];
 
+/// What is kept of a tail besides its bytes: twice its mark, and where it is found.
+const MARK_BYTES: usize = 160;
+
 /// Some bytes near the end of a message, by which it is found.
 type Mark = [u64; PLACES.len()];
 
@@ -98,6 +101,12 @@ impl SharedEcho {
         Ok(frame)
     }
 
+    /// This end names what the other one sent.
+    #[must_use]
+    pub fn refers(&self) -> bool {
+        self.lock().window.refers()
+    }
+
     /// So much has come that the other end has to be told.
     #[must_use]
     pub fn has_news(&self) -> bool {
@@ -122,13 +131,17 @@ impl Tails {
             for message in split_run(frame.message(index), run.count).unwrap_or_default() {
                 let Some(tail) = message.payload.segments().last() else { continue };
                 let Some(mark) = mark_of(tail) else { continue };
-                self.by_mark.insert(mark, (number, tail.clone()));
-                marks.push(mark);
+                // What several runs of a frame share is noted once.
+                let before = self.by_mark.insert(mark, (number, tail.clone()));
+                if before.is_none_or(|(frame, _)| frame != number) {
+                    marks.push(mark);
+                }
             }
         }
         if marks.is_empty() {
             return;
         }
+        let bytes = bytes + marks.len() * MARK_BYTES;
         self.bytes += bytes;
         self.frames.push_back((bytes, marks));
         while self.bytes > TAILS_BYTES_MAX
@@ -279,6 +292,25 @@ mod tests {
             assert!(tails.bytes <= TAILS_BYTES_MAX && tails.by_mark.len() == tails.frames.len());
         }
         assert_eq!(tails.frames.len(), 15);
+        // A peer that has one message for many, in many short frames.
+        let message = random(7, TAIL_BYTES_MIN);
+        let head = super::super::run::message_head(0, message.len());
+        let payload: Payload = [head, Bytes::from(message)].into_iter().collect();
+        let frame = encoder.encode(&vec![payload; 1024]).unwrap().to_bytes();
+        for _ in 0..10_000 {
+            let parsed = Frame::parse(frame.clone(), &trunkline_codec::Limits::default()).unwrap();
+            tails.enter(&parsed, frame.len(), &[run; 1024]);
+            let marks: usize = tails.frames.iter().map(|(_, marks)| marks.len()).sum();
+            assert!(marks * MARK_BYTES <= TAILS_BYTES_MAX && tails.bytes <= TAILS_BYTES_MAX);
+        }
+        for seed in 50..60 {
+            let message = random(seed, 64 << 10);
+            let head = super::super::run::message_head(0, message.len());
+            let frame =
+                encoder.encode(&[[head, Bytes::from(message)].into_iter().collect()]).unwrap().to_bytes();
+            let parsed = Frame::parse(frame.clone(), &trunkline_codec::Limits::default()).unwrap();
+            tails.enter(&parsed, frame.len(), &[run]);
+        }
         assert!(tails.find(&Bytes::from(random(59, 64 << 10))).is_some());
         assert!(tails.find(&Bytes::from(random(3, 64 << 10))).is_none());
     }

@@ -451,7 +451,7 @@ impl Node {
                 let taken = member.handle_run(&arrived, frame.message(index), &mut self.links, now);
                 // An empty run asks, by whatever way it likes: answers do not follow it.
                 if let Some(client) = self.client.as_mut().filter(|_| taken && run.count > 0) {
-                    client.handle_heard(&flow.origin, link, &self.links);
+                    client.handle_heard(&flow.origin, link, &mut self.links, now);
                 }
             } else if let Some(proxy) = self.proxy.as_mut() {
                 let payload = frame.message(index).collect();

@@ -20,7 +20,7 @@ use crate::settings::MESSAGE_OVERHEAD_BYTES;
 
 impl Client {
     /// Something of an origin came over this link: if by a proxy of this node's own datacenter, that leads back to it.
-    pub fn handle_heard(&mut self, origin: &NodeId, link: LinkId, links: &Links) {
+    pub fn handle_heard(&mut self, origin: &NodeId, link: LinkId, links: &mut Links, now: Micros) {
         let Some(first) = self.destinations.get(origin).copied() else { return };
         let flow = &self.flows[first.0];
         if self.sites[flow.datacenter].local {
@@ -37,7 +37,13 @@ impl Client {
             self.backs.note(proxy, &links.spec(proxy).id);
         }
         for lane in Lane::ALL {
-            self.flows[first.0 + lane.index()].back.heard(over);
+            let ix = FlowIx(first.0 + lane.index());
+            let led = self.flows[ix.0].back.proxy();
+            self.flows[ix.0].back.heard(over);
+            // What waits for the connection by which it led before would wait for ever: that one asks for it no more.
+            if led.is_some() && self.flows[ix.0].has_work() {
+                self.wake(ix, links, now);
+            }
         }
     }
 
