@@ -129,7 +129,11 @@ async fn cluster(args: &DemoArgs, progress: Progress) -> Result<(), Failure> {
             "--members with --cluster is at most {VOTERS_MAX}: each is a process"
         )));
     }
+    let program =
+        std::env::current_exe().map_err(|error| Failure::Io(format!("cannot find this program: {error}")))?;
     let options = replicas::run::Options {
+        program,
+        plan: replicas::run::Act::demo(),
         shape: Shape { dcs: args.dcs.into(), members: voters.into(), proxies: args.proxies.into() },
         delay_scale: args.delay_scale,
         egress_bytes_per_s: args.egress_bytes_per_s(),

@@ -9,8 +9,9 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::client::Client;
 use crate::demo::Dc;
@@ -35,7 +36,18 @@ pub enum NodesError {
 }
 
 const SOON: Duration = Duration::from_secs(30);
+/// A node that does not say who leads by then is stopped, or busy: another one is asked.
+const ASK: Duration = Duration::from_millis(250);
 const POLL: Duration = Duration::from_millis(50);
+
+/// What is done to a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Harm {
+    /// SIGKILL.
+    Kill,
+    /// SIGSTOP: its connections stay, and nobody answers.
+    Stop,
+}
 
 /// All nodes. Dropped, their processes are killed and their data removed.
 #[derive(Debug)]
@@ -60,6 +72,14 @@ struct Node {
 }
 
 impl Node {
+    /// Sends a signal to its process, if there is one.
+    fn signal(&self, signal: Signal) {
+        if let Some(process) = &self.process {
+            // One that ended meanwhile cannot be told anything.
+            let _ = kill_process(Pid::from_child(process), signal);
+        }
+    }
+
     fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
             // It has ended, or does now.
@@ -76,11 +96,12 @@ impl Drop for Node {
 }
 
 impl Nodes {
-    /// Starts all of them, and waits until there is a leader. `shape.members` are voters.
+    /// Starts all of them, each as a process of `program`, which is Trunkline, and waits until there is a leader.
+    /// `shape.members` are voters.
     ///
     /// # Errors
     /// [`NodesError`].
-    pub async fn start(shape: Shape, wan: &Wan) -> Result<Self, NodesError> {
+    pub async fn start(program: PathBuf, shape: Shape, wan: &Wan) -> Result<Self, NodesError> {
         let (mut nodes, mut relays) = (Vec::new(), Vec::new());
         for dc in 0..shape.dcs {
             let kinds = (1..=shape.proxies)
@@ -113,7 +134,6 @@ impl Nodes {
             }
             std::fs::write(directory.path().join(file_name(Dc(from))), file)?;
         }
-        let program = std::env::current_exe()?;
         let mut nodes = Self { nodes, dcs: shape.dcs, program, _relays: relays, directory };
         for at in 0..nodes.nodes.len() {
             nodes.spawn(at)?;
@@ -178,27 +198,44 @@ impl Nodes {
         self.nodes.iter().filter_map(|node| node.api)
     }
 
-    /// Kills a node, as power that goes would.
-    pub fn kill(&mut self, name: &str) {
-        self.nodes.iter_mut().filter(|node| node.name == name).for_each(Node::kill);
+    /// Does harm to a node.
+    pub fn harm(&mut self, name: &str, harm: Harm) {
+        for node in self.nodes.iter_mut().filter(|node| node.name == name) {
+            match harm {
+                Harm::Kill => node.kill(),
+                Harm::Stop => node.signal(Signal::STOP),
+            }
+        }
     }
 
-    /// Starts a killed node again, with what it has on disk.
+    /// Undoes it: a killed node starts with what it has on disk, a stopped one goes on.
     ///
     /// # Errors
     /// [`NodesError`].
-    pub fn restart(&mut self, name: &str) -> Result<(), NodesError> {
-        match self.nodes.iter().position(|node| node.name == name) {
-            Some(at) => Ok(self.spawn(at)?),
-            None => Ok(()),
+    pub fn heal(&mut self, name: &str) -> Result<(), NodesError> {
+        for at in 0..self.nodes.len() {
+            match &self.nodes[at] {
+                node if node.name != name => {}
+                node if node.process.is_some() => node.signal(Signal::CONT),
+                _ => self.spawn(at)?,
+            }
         }
+        Ok(())
+    }
+
+    /// Names of all proxies.
+    #[must_use]
+    pub fn proxies(&self) -> Vec<String> {
+        self.nodes.iter().filter(|node| node.api.is_none()).map(|node| node.name.clone()).collect()
     }
 
     /// Who leads, and in which term, as whoever answers first says.
     pub async fn leader(&self) -> Option<(String, u64)> {
         for node in self.nodes.iter().filter(|node| node.process.is_some()) {
             let Some(api) = node.api else { continue };
-            let Ok((_, status)) = Client::new(api).get("/v1/status").await else { continue };
+            let Ok(Ok((_, status))) = timeout(ASK, Client::new(api).get("/v1/status")).await else {
+                continue;
+            };
             if let (Some(leader), Some(term)) = (status["leader"]["node"].as_str(), status["term"].as_u64()) {
                 return Some((leader.to_owned(), term));
             }

@@ -45,16 +45,25 @@ pub struct Report {
     pub read_ms_p50: Option<f64>,
     /// Likewise, 99th percentile.
     pub read_ms_p99: Option<f64>,
-    /// The longest time without an answer to a write around the leader's death, milliseconds.
-    pub leader_killed_ms_max: Option<f64>,
-    /// Likewise around the proxy's.
-    pub proxy_killed_ms_max: Option<f64>,
+    /// How clients fared while nodes were away, in the order of time.
+    pub outages: Vec<Outage>,
     /// Values that were written, bytes.
     pub payload_bytes: u64,
     /// What left the datacenters towards each other, counted at the shaped links, bytes.
     pub wan_bytes: u64,
     /// Length of the run, seconds.
     pub duration_s: f64,
+}
+
+/// What was done to nodes, and how clients fared meanwhile.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Outage {
+    /// In words, such as "leader killed".
+    pub what: String,
+    /// Writes that were answered meanwhile.
+    pub writes: u64,
+    /// The longest time without an answer to any write, milliseconds.
+    pub longest_wait_ms: Option<f64>,
 }
 
 /// What was measured.
@@ -68,8 +77,7 @@ pub(super) struct Measured {
     /// The index and the digest that all voters have.
     pub(super) digest: Option<(u64, String)>,
     pub(super) term: u64,
-    pub(super) leader_killed: Option<Duration>,
-    pub(super) proxy_killed: Option<Duration>,
+    pub(super) outages: Vec<Outage>,
     pub(super) payload_bytes: u64,
     pub(super) wan_bytes: u64,
     pub(super) duration: Duration,
@@ -97,8 +105,7 @@ impl Report {
             write_ms_p99: writes.map(|latency| ms(latency.p99)),
             read_ms_p50: reads.map(|latency| ms(latency.p50)),
             read_ms_p99: reads.map(|latency| ms(latency.p99)),
-            leader_killed_ms_max: measured.leader_killed.map(ms),
-            proxy_killed_ms_max: measured.proxy_killed.map(ms),
+            outages: measured.outages,
             payload_bytes: measured.payload_bytes,
             wan_bytes: measured.wan_bytes,
             duration_s: round(measured.duration.as_secs_f64()),
@@ -141,16 +148,15 @@ impl Report {
             ("write p99", one(self.write_ms_p99), "ms".to_owned()),
             ("read p50", one(self.read_ms_p50), "ms".to_owned()),
             ("read p99", one(self.read_ms_p99), "ms".to_owned()),
-            (
-                "leader killed",
-                one(self.leader_killed_ms_max),
-                "ms without an answer to a write at most".to_owned(),
-            ),
-            ("proxy killed", one(self.proxy_killed_ms_max), "ms likewise".to_owned()),
             ("written", megabytes(self.payload_bytes), "MB of values".to_owned()),
             ("on the WAN", megabytes(self.wan_bytes), "MB, all directions, counted at the links".to_owned()),
         ];
         let mut text = aligned(rows);
+        text += &aligned(self.outages.iter().map(|outage| {
+            let meanwhile =
+                format!("ms without an answer to a write at most; {} meanwhile", count(outage.writes));
+            (&*outage.what, one(outage.longest_wait_ms), meanwhile)
+        }));
         if let Some(contradiction) = &self.contradiction {
             text += &format!("contradiction: {contradiction}\n");
         }
@@ -184,8 +190,11 @@ mod tests {
             verdict,
             digest,
             term: 7,
-            leader_killed: Some(ms(1_900)),
-            proxy_killed: None,
+            outages: vec![Outage {
+                what: "leader killed".to_owned(),
+                writes: 96,
+                longest_wait_ms: Some(1_900.0),
+            }],
             payload_bytes: 1_263_616,
             wan_bytes: 5_000_000,
             duration: ms(18_250),
@@ -238,6 +247,10 @@ mod tests {
             (&json["writes"], &json["linearizable"], &json["index"]),
             (&1_234.into(), &true.into(), &1_240.into())
         );
-        assert!(json["proxy_killed_ms_max"].is_null() && json["contradiction"].is_null());
+        assert!(json["contradiction"].is_null());
+        assert_eq!(
+            (&json["outages"][0]["what"], &json["outages"][0]["writes"]),
+            (&"leader killed".into(), &96.into())
+        );
     }
 }

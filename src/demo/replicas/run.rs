@@ -1,8 +1,9 @@
-//! One run: clients write and read, the leader and a proxy are killed and come back, and what was seen is checked.
+//! One run: clients write and read, nodes are killed or stopped and come back, and what was seen is checked.
 
 use std::io::Write as _;
 use std::num::NonZeroU64;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -11,20 +12,22 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use super::load::{self, VALUE_BYTES};
-use super::nodes::{Nodes, NodesError};
+use super::nodes::{Harm, Nodes, NodesError};
 use super::record::{Answered, Record, Shared, lock};
-use super::report::{Measured, Report};
+use super::report::{Measured, Outage, Report};
 use crate::client::{Address, Subscription};
 use crate::demo::Dc;
 use crate::demo::cluster::Shape;
 use crate::demo::ledger::Latency;
-use crate::demo::report::one;
+use crate::demo::report::{ms, one};
 use crate::demo::run::Progress;
 use crate::demo::wan::{Wan, WanConfig};
 
 /// What to run.
 #[derive(Debug, Clone)]
 pub struct Options {
+    /// Trunkline's, which runs as the nodes.
+    pub program: PathBuf,
     /// How many of everything; members are voters.
     pub shape: Shape,
     /// Factor on all delays.
@@ -33,6 +36,8 @@ pub struct Options {
     pub egress_bytes_per_s: NonZeroU64,
     /// How long clients ask.
     pub duration: Duration,
+    /// What is done to nodes, and at which share of the run it begins.
+    pub plan: Vec<(f64, Act)>,
     /// Of what clients choose.
     pub seed: u64,
     /// Where to show progress.
@@ -61,7 +66,7 @@ pub enum RunError {
 /// In each datacenter.
 const CLIENTS: usize = 8;
 const TICK: Duration = Duration::from_millis(50);
-/// A killed node comes back after this share of the run.
+/// A harmed node works again after this share of the run.
 const OUTAGE_SHARE: u32 = 6;
 /// A follower has been told everything by then.
 const GRACE: Duration = Duration::from_secs(30);
@@ -72,7 +77,7 @@ const GRACE: Duration = Duration::from_secs(30);
 /// [`RunError`].
 pub async fn run(options: Options) -> Result<Report, RunError> {
     let wan = Wan::new(WanConfig::demo(options.shape.dcs, options.egress_bytes_per_s, options.delay_scale));
-    let nodes = Nodes::start(options.shape, &wan).await?;
+    let nodes = Nodes::start(options.program.clone(), options.shape, &wan).await?;
     let record: Shared = Arc::new(Mutex::new(Record::new()));
     let mut tasks = JoinSet::new();
     tasks.spawn(follow(
@@ -87,7 +92,12 @@ pub async fn run(options: Options) -> Result<Report, RunError> {
             clients.spawn(load::run(clients.len(), apis, Arc::clone(&record), rng.fork()));
         }
     }
-    let plan = vec![(options.duration * 2 / 3, Act::KillProxy), (options.duration / 3, Act::KillLeader)];
+    let mut plan: Vec<(Duration, Step)> = options
+        .plan
+        .iter()
+        .map(|(share, act)| (options.duration.mul_f64(*share), Step::Harm(*act)))
+        .collect();
+    plan.sort_by_key(|(when, _)| std::cmp::Reverse(*when));
     let stage = Stage {
         wan_before: wan.counters().total(),
         options,
@@ -112,14 +122,49 @@ async fn follow(addresses: Vec<Address>, record: Shared) -> Result<(), String> {
     }
 }
 
-/// What the run does to its nodes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Act {
-    KillLeader,
-    /// The one that the leader uses towards the last datacenter.
-    KillProxy,
-    /// Whoever was killed starts again.
-    Restart(String),
+/// What is done, and to whom.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Act {
+    /// What.
+    pub harm: Harm,
+    /// To whom.
+    pub to: Target,
+}
+
+/// To whom something is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// Who leads then.
+    Leader,
+    /// The proxy that the leader uses towards the last datacenter then.
+    ProxyInUse,
+    /// All proxies everywhere.
+    Proxies,
+}
+
+impl Act {
+    /// What the demo does.
+    #[must_use]
+    pub fn demo() -> Vec<(f64, Self)> {
+        let kill = |to| Self { harm: Harm::Kill, to };
+        vec![(1.0 / 3.0, kill(Target::Leader)), (2.0 / 3.0, kill(Target::ProxyInUse))]
+    }
+
+    fn in_words(self) -> String {
+        let to = match self.to {
+            Target::Leader => "leader",
+            Target::ProxyInUse => "proxy",
+            Target::Proxies => "all proxies",
+        };
+        format!("{to} {}", if self.harm == Harm::Kill { "killed" } else { "stopped" })
+    }
+}
+
+#[derive(Debug)]
+enum Step {
+    Harm(Act),
+    /// Whoever it was done to works again.
+    Heal(Vec<String>),
 }
 
 struct Stage {
@@ -127,8 +172,8 @@ struct Stage {
     nodes: Nodes,
     record: Shared,
     /// What is still to come, the next last.
-    plan: Vec<(Duration, Act)>,
-    /// What was killed, and when.
+    plan: Vec<(Duration, Step)>,
+    /// What was done, and when.
     blows: Vec<(Act, Duration)>,
     /// The last of what was done to nodes.
     news: String,
@@ -176,56 +221,68 @@ impl Stage {
             verdict: record.verdict(),
             digest,
             term,
-            leader_killed: self.wait_of(&Act::KillLeader, &record.answered),
-            proxy_killed: self.wait_of(&Act::KillProxy, &record.answered),
+            outages: self.outages(&record.answered),
             payload_bytes: record.written() * VALUE_BYTES as u64,
             wan_bytes: wan.counters().total() - self.wan_before,
             duration: took,
         }))
     }
 
-    /// Does what is due: at one third the leader dies, at two thirds a proxy in use; both come back.
+    /// Does what is due; a while later it is undone.
     async fn strike(&mut self, now: Duration) -> Result<(), RunError> {
-        while let Some((_, act)) = self.plan.pop_if(|(when, _)| *when <= now) {
-            let leader = self.nodes.leader().await.map(|(leader, _)| leader);
-            let victim = match (&act, leader) {
-                (Act::Restart(name), _) => {
-                    self.nodes.restart(name)?;
-                    self.news = format!("{name} is back");
+        while let Some((_, step)) = self.plan.pop_if(|(when, _)| *when <= now) {
+            let act = match step {
+                Step::Harm(act) => act,
+                Step::Heal(names) => {
+                    for name in &names {
+                        self.nodes.heal(name)?;
+                    }
+                    self.news = told(&names, "back");
                     continue;
                 }
-                (Act::KillLeader, leader) => leader,
-                (Act::KillProxy, None) => None,
-                (Act::KillProxy, Some(leader)) => {
-                    let far = (0..self.options.shape.dcs).rev().map(Dc);
-                    let mut found = None;
-                    for dc in far {
-                        found = match found {
-                            None => self.nodes.proxy_in_use(&leader, dc).await,
-                            found => found,
-                        };
-                    }
-                    found
-                }
             };
-            let Some(victim) = victim else {
+            let victims = self.victims(act.to).await;
+            if victims.is_empty() {
                 // Nobody leads, or nobody uses a proxy, at the moment: a little later somebody will.
-                self.plan.push((now + TICK, act));
+                self.plan.push((now + TICK, Step::Harm(act)));
                 break;
-            };
-            self.nodes.kill(&victim);
-            self.news = format!("{victim} was killed");
+            }
+            for name in &victims {
+                self.nodes.harm(name, act.harm);
+            }
+            self.news = told(&victims, if act.harm == Harm::Kill { "killed" } else { "stopped" });
             self.blows.push((act, lock(&self.record).now()));
-            self.plan.push((now + self.options.duration / OUTAGE_SHARE, Act::Restart(victim)));
+            self.plan.push((now + self.options.duration / OUTAGE_SHARE, Step::Heal(victims)));
             self.plan.sort_by_key(|(when, _)| std::cmp::Reverse(*when));
         }
         Ok(())
     }
 
-    /// The longest time without an answer to a write while what was killed was away.
-    fn wait_of(&self, act: &Act, answered: &[Answered]) -> Option<Duration> {
-        let (_, at) = self.blows.iter().find(|(blow, _)| blow == act)?;
-        longest_wait(answered, *at..*at + self.options.duration / OUTAGE_SHARE)
+    async fn victims(&self, target: Target) -> Vec<String> {
+        if target == Target::Proxies {
+            return self.nodes.proxies();
+        }
+        let Some((leader, _)) = self.nodes.leader().await else { return Vec::new() };
+        if target == Target::Leader {
+            return vec![leader];
+        }
+        // The leader's own datacenter needs none.
+        for dc in (0..self.options.shape.dcs).rev() {
+            if let Some(proxy) = self.nodes.proxy_in_use(&leader, Dc(dc)).await {
+                return vec![proxy];
+            }
+        }
+        Vec::new()
+    }
+
+    /// How clients fared while what was harmed was away.
+    fn outages(&self, answered: &[Answered]) -> Vec<Outage> {
+        let outage = |(act, at): &(Act, Duration)| {
+            let window = *at..*at + self.options.duration / OUTAGE_SHARE;
+            let writes = answered.iter().filter(|one| one.write && window.contains(&one.at)).count() as u64;
+            Outage { what: act.in_words(), writes, longest_wait_ms: longest_wait(answered, window).map(ms) }
+        };
+        self.blows.iter().map(outage).collect()
     }
 
     /// Waits until the follower was told everything up to an index.
@@ -241,6 +298,13 @@ impl Stage {
             sleep(TICK).await;
         }
         Ok(())
+    }
+}
+
+fn told(names: &[String], what: &str) -> String {
+    match names {
+        [one] => format!("{one} {what}"),
+        several => format!("{} nodes {what}", several.len()),
     }
 }
 
@@ -292,7 +356,6 @@ impl Board {
                 .map(|one| u64::try_from(one.took.as_micros()).unwrap_or(u64::MAX))
                 .collect();
             let per_s = took.len() as f64 / seconds;
-            let ms = |time: Duration| time.as_secs_f64() * 1e3;
             let latency = Latency::of(took);
             let [p50, p99] = [latency.map(|it| ms(it.p50)), latency.map(|it| ms(it.p99))].map(one);
             (per_s, p50, p99)
