@@ -7,8 +7,9 @@
 
 use std::ops::Range;
 
-use crate::bytes_equal::{common_prefix, common_suffix, equal_mask, load_at};
+use crate::bytes_equal::{common_prefix, common_suffix, equal_mask};
 use crate::index::{BLOCK, BlockIndex, CANDIDATE_BYTES};
+use crate::words::load_at;
 use crate::work::Work;
 
 /// Shorter runs are left to the columns of the gaps.

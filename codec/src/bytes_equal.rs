@@ -1,48 +1,10 @@
-//! How far two byte strings agree, and the few word operations beneath it.
+//! How far two byte strings agree.
 
-const WIDE: usize = 64;
+use crate::words::{word, zero_mask};
+
+pub(crate) const WIDE: usize = 64;
 /// Equality of so many bytes is left to `memcmp`, which knows the processor; where it says no, they are looked at again.
 const LONG: usize = 1024;
-
-/// The first eight bytes as a word.
-#[inline]
-pub(crate) fn load<const N: usize>(bytes: &[u8; N]) -> u64 {
-    match bytes.first_chunk::<8>() {
-        Some(first) => u64::from_le_bytes(*first),
-        None => 0,
-    }
-}
-
-/// The eight bytes at `at`, if there are so many.
-#[inline]
-pub(crate) fn load_at(bytes: &[u8], at: usize) -> Option<u64> {
-    bytes.get(at..)?.first_chunk::<8>().map(|first| u64::from_le_bytes(*first))
-}
-
-/// At most eight bytes as a word, the first one lowest; the others are zero.
-#[inline]
-pub(crate) fn word(bytes: &[u8]) -> u64 {
-    // Two halves that overlap, if there are neither eight bytes nor one.
-    if let Some(whole) = bytes.first_chunk::<8>() {
-        u64::from_le_bytes(*whole)
-    } else if let (Some(front), Some(back)) = (bytes.first_chunk::<4>(), bytes.last_chunk::<4>()) {
-        let shift = 8 * (bytes.len() - 4);
-        u64::from(u32::from_le_bytes(*front)) | u64::from(u32::from_le_bytes(*back)) << shift
-    } else if let (Some(front), Some(back)) = (bytes.first_chunk::<2>(), bytes.last_chunk::<2>()) {
-        let shift = 8 * (bytes.len() - 2);
-        u64::from(u16::from_le_bytes(*front)) | u64::from(u16::from_le_bytes(*back)) << shift
-    } else {
-        bytes.first().copied().map_or(0, u64::from)
-    }
-}
-
-/// Folds the product of two words.
-#[inline]
-pub(crate) fn mix(a: u64, b: u64) -> u64 {
-    let product = (u128::from(a) * u128::from(b)).to_le_bytes();
-    let (halves, _) = product.as_chunks::<8>();
-    u64::from_le_bytes(halves[0]) ^ u64::from_le_bytes(halves[1])
-}
 
 /// Whether all words are equal, without a branch or a call for any of them.
 #[inline]
@@ -142,72 +104,6 @@ fn count_equal<const N: usize>(counts: &mut [u8; N], a: &[u8; N], b: &[u8; N]) {
     }
 }
 
-/// Adds to `changes` the bits in which `a` and `b` differ, as far as all three go.
-#[inline]
-pub(crate) fn add_changes(changes: &mut [u8], a: &[u8], b: &[u8]) {
-    let len = changes.len().min(a.len()).min(b.len());
-    let (changes, a, b) = (&mut changes[..len], &a[..len], &b[..len]);
-    // Whole chunks, then the last one, that overlaps with the one before: adding twice changes nothing. A loop over bytes
-    // has up to fifteen left that are taken one by one, and of short messages that is all there is.
-    match len {
-        64.. => add_chunks::<64>(changes, a, b),
-        16.. => add_chunks::<16>(changes, a, b),
-        8.. => add_chunks::<8>(changes, a, b),
-        4.. => add_chunks::<4>(changes, a, b),
-        _ => changes.iter_mut().zip(a.iter().zip(b)).for_each(|(change, (x, y))| *change |= x ^ y),
-    }
-}
-
-/// All three are equally long, and at least `N` bytes.
-#[inline]
-fn add_chunks<const N: usize>(changes: &mut [u8], a: &[u8], b: &[u8]) {
-    let (chunks, _) = changes.as_chunks_mut::<N>();
-    let pairs = a.as_chunks::<N>().0.iter().zip(b.as_chunks::<N>().0);
-    chunks.iter_mut().zip(pairs).for_each(|(change, (x, y))| add_change(change, x, y));
-    if let (Some(change), Some(x), Some(y)) = (changes.last_chunk_mut(), a.last_chunk(), b.last_chunk()) {
-        add_change::<N>(change, x, y);
-    }
-}
-
-/// As [`add_changes`], for `pairs` of which both are as long as `changes`.
-pub(crate) fn add_all_changes<'b>(changes: &mut [u8], pairs: impl Iterator<Item = (&'b [u8], &'b [u8])>) {
-    match changes.len() {
-        0 => pairs.for_each(drop),
-        1 => add_ends::<1>(changes, pairs),
-        2..4 => add_ends::<2>(changes, pairs),
-        4..8 => add_ends::<4>(changes, pairs),
-        8..16 => add_ends::<8>(changes, pairs),
-        16..32 => add_ends::<16>(changes, pairs),
-        32..64 => add_ends::<32>(changes, pairs),
-        _ => pairs.for_each(|(a, b)| add_changes(changes, a, b)),
-    }
-}
-
-/// As [`add_all_changes`], for `N` to `2 * N` bytes: the changes of the first and of the last `N` stay in registers.
-#[inline]
-fn add_ends<'b, const N: usize>(changes: &mut [u8], pairs: impl Iterator<Item = (&'b [u8], &'b [u8])>) {
-    let (mut front, mut back) = ([0; N], [0; N]);
-    for (a, b) in pairs {
-        if let (Some(a_front), Some(b_front)) = (a.first_chunk(), b.first_chunk())
-            && let (Some(a_back), Some(b_back)) = (a.last_chunk(), b.last_chunk())
-        {
-            add_change(&mut front, a_front, b_front);
-            add_change(&mut back, a_back, b_back);
-        }
-    }
-    if let Some(change) = changes.first_chunk_mut() {
-        add_change(change, &front, &[0; N]);
-    }
-    if let Some(change) = changes.last_chunk_mut() {
-        add_change(change, &back, &[0; N]);
-    }
-}
-
-#[inline]
-fn add_change<const N: usize>(change: &mut [u8; N], a: &[u8; N], b: &[u8; N]) {
-    change.iter_mut().zip(a.iter().zip(b)).for_each(|(change, (x, y))| *change |= x ^ y);
-}
-
 /// Bit `j` says whether `a[j] == b[j]`, for the first 64 bytes that both have.
 pub(crate) fn equal_mask(a: &[u8], b: &[u8]) -> u64 {
     let len = a.len().min(b.len()).min(WIDE);
@@ -225,90 +121,9 @@ pub(crate) fn equal_mask(a: &[u8], b: &[u8]) -> u64 {
     mask | rest << (8 * words_a.len())
 }
 
-/// Bit `j` says whether byte `j` of up to eight words is zero.
-#[inline]
-pub(crate) fn zero_bits<const N: usize>(words: [u64; N]) -> u64 {
-    words.iter().zip(0..).fold(0, |bits, (word, index)| bits | zero_mask(*word) << (8 * index))
-}
-
-/// Bit `j` says whether byte `j` of the word is zero.
-#[inline]
-fn zero_mask(word: u64) -> u64 {
-    const LOW: u64 = 0x7F7F_7F7F_7F7F_7F7F;
-    // 0x80 in every byte that is zero, then those eight bits side by side.
-    let zeros = !(((word & LOW) + LOW) | word | LOW);
-    (zeros >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56
-}
-
-/// Calls `found` with every run `from..to` of at least `least` zero bytes of `bytes`, in order.
-pub(crate) fn zero_runs(bytes: &[u8], least: usize, mut found: impl FnMut(usize, usize)) {
-    // A run that may go on in the next chunk begins here.
-    let mut open = None;
-    let mut begin = 0;
-    while begin < bytes.len() {
-        let chunk = &bytes[begin..bytes.len().min(begin + WIDE)];
-        // Where much has changed most chunks hold no zero: all bytes at once, because then that is all there is to do.
-        let none = chunk
-            .as_array::<WIDE>()
-            .is_some_and(|chunk| !chunk.iter().fold(false, |any, byte| any | (*byte == 0)));
-        let mut mask = if none { 0 } else { equal_mask(chunk, &[0; WIDE]) };
-        let mut at = 0;
-        if let Some(from) = open
-            && mask & 1 == 0
-        {
-            open = None;
-            if begin - from >= least {
-                found(from, begin);
-            }
-        }
-        while mask != 0 {
-            let ones = mask >> mask.trailing_zeros();
-            let from = open.unwrap_or(begin + at + mask.trailing_zeros() as usize);
-            at += (mask.trailing_zeros() + ones.trailing_ones()) as usize;
-            if at == chunk.len() {
-                open = Some(from);
-                break;
-            }
-            open = None;
-            if begin + at - from >= least {
-                found(from, begin + at);
-            }
-            mask = ones >> ones.trailing_ones();
-        }
-        begin += WIDE;
-    }
-    if let Some(from) = open
-        && bytes.len() - from >= least
-    {
-        found(from, bytes.len());
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn runs_of_zeros_are_those_of_the_plain_loop() {
-        let mut rng = fastrand::Rng::with_seed(1);
-        for round in 0..2000 {
-            let len = rng.usize(..400);
-            let dense = rng.usize(1..40);
-            let bytes: Vec<u8> = (0..len).map(|_| u8::from(rng.usize(..dense) == 0)).collect();
-            let least = rng.usize(1..9);
-            let mut expected = Vec::new();
-            let mut at = 0;
-            for places in bytes.chunk_by(|a, b| a == b) {
-                if places[0] == 0 && places.len() >= least {
-                    expected.push((at, at + places.len()));
-                }
-                at += places.len();
-            }
-            let mut runs = Vec::new();
-            zero_runs(&bytes, least, |from, to| runs.push((from, to)));
-            assert_eq!(runs, expected, "round {round}");
-        }
-    }
 
     #[test]
     fn prefix_suffix_and_mask_agree_with_the_plain_loops() {
@@ -327,33 +142,5 @@ mod tests {
             assert_eq!(common_prefix(&base, &base[..len]), len);
             assert_eq!(common_suffix(&base, &base[2500 - len..]), len);
         }
-    }
-
-    #[test]
-    fn changes_and_words_are_those_of_the_plain_loops() {
-        let mut rng = fastrand::Rng::with_seed(2);
-        for len in (0..70).chain([255, 256]) {
-            let texts: Vec<Vec<u8>> = (0..3).map(|_| (0..len).map(|_| rng.u8(..)).collect()).collect();
-            let before: Vec<u8> = (0..len).map(|_| rng.u8(..2)).collect();
-            let plain = |of: &[&[u8]]| -> Vec<u8> {
-                let at = |at: usize| of.iter().fold(before[at], |sum, text| sum | texts[0][at] ^ text[at]);
-                (0..len).map(at).collect()
-            };
-            let mut changes = before.clone();
-            add_changes(&mut changes, &texts[0], &texts[1]);
-            assert_eq!(changes, plain(&[&texts[1]]), "{len}");
-            changes.clone_from(&before);
-            add_all_changes(&mut changes, texts[1..].iter().map(|text| (&texts[0][..], &text[..])));
-            assert_eq!(changes, plain(&[&texts[1], &texts[2]]), "{len}");
-            if len <= 8 {
-                let mut bytes = [0; 8];
-                bytes[..len].copy_from_slice(&texts[0]);
-                assert_eq!(word(&texts[0]), u64::from_le_bytes(bytes));
-            }
-        }
-        // As far as all three go.
-        let mut changes = [0; 5];
-        add_changes(&mut changes, &[1; 3], &[2; 9]);
-        assert_eq!(changes, [3, 3, 3, 0, 0]);
     }
 }

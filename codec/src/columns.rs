@@ -2,18 +2,19 @@
 
 use std::ops::Range;
 
-use crate::bytes_equal::{add_all_changes, word, zero_runs};
+use crate::changes::{add_all_changes, zero_runs};
 use crate::destination_set::DestinationSet;
 use crate::records::Records;
 use crate::texts::Item;
 use crate::varint;
+use crate::words::word;
 
 /// Longer texts are not laid out in columns: whether a column changes is noted on the stack. 128 to 1,024 make no difference
 /// for sessions.
 pub(crate) const COLUMN_BYTES_MAX: usize = 512;
 /// What ending one record and beginning another costs, about: a set and a length each. 2 or 3 save up to 2 % of heartbeats in
 /// which fields lie close together, and make more pieces of them.
-const SPLIT_BYTES: usize = 4;
+const COLUMN_SPLIT_BYTES: usize = 4;
 /// Bytes that a key has room for: those of a word.
 const KEY_BYTES: usize = 8;
 
@@ -147,7 +148,7 @@ fn each_bytes(count: usize, len: usize, set_bytes: usize) -> usize {
 
 /// Fewer neighbouring columns of `count` texts are not worth a record of their own, if they are the same in all of them.
 pub(crate) fn shared_least(count: usize) -> usize {
-    SPLIT_BYTES / (count - 1).max(1) + 1
+    COLUMN_SPLIT_BYTES / (count - 1).max(1) + 1
 }
 
 /// The first bytes of a text, such that keys of equally long texts sort as those do.

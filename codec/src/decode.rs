@@ -11,7 +11,7 @@ use crate::echo::{self, Sent};
 use crate::echoes::Echoes;
 use crate::error::DecodeError;
 use crate::head::Source;
-use crate::layout::{Layout, Room};
+use crate::layout::{self, Layout, Room};
 use crate::limits::Limits;
 use crate::rebuilder::{Buffers, Message, Origin, Piece, Rebuilder};
 use crate::remembered::RememberedOpenings;
@@ -33,7 +33,7 @@ thread_local! {
 #[derive(Clone)]
 pub struct Frame {
     buffers: Buffers,
-    no_reference: bool,
+    unremembered: bool,
     messages: Vec<Message>,
     pieces: Vec<Piece>,
 }
@@ -47,8 +47,8 @@ pub struct Pieces<'a> {
 
 /// What a frame of a connection may refer to.
 pub(crate) struct Referents<'a> {
-    /// The checksum of the frame before.
-    pub(crate) before: u32,
+    /// What the frame's checksum goes on from.
+    pub(crate) begins: u32,
     /// The number of every message's stream.
     pub(crate) numbers: &'a [u32],
     pub(crate) streams: &'a Streams,
@@ -100,11 +100,19 @@ impl Frame {
         limits: &Limits,
         referents: Referents<'_>,
     ) -> Result<(Self, u32, Bytes), DecodeError> {
-        let Referents { before, numbers, streams, sent, room } = referents;
-        let mut layout = Layout::read(&bytes, limits, Some(before), std::mem::take(room))?;
-        let (messages, given) = (layout.count(), numbers.len());
-        if messages != given {
-            return Err(DecodeError::Streams { messages, streams: given });
+        let Referents { begins, numbers, streams, sent, room } = referents;
+        let streams_given = |messages| DecodeError::Streams { messages, streams: numbers.len() };
+        let mut layout =
+            Layout::read(&bytes, limits, Some(begins), std::mem::take(room)).map_err(|error| {
+                // Too few numbers or too many are a reason for another checksum that can be named.
+                let announced = layout::announced_count(&bytes).filter(|count| *count != numbers.len());
+                match (&error, announced) {
+                    (DecodeError::History { .. }, Some(messages)) => streams_given(messages),
+                    _ => error,
+                }
+            })?;
+        if layout.count() != numbers.len() {
+            return Err(streams_given(layout.count()));
         }
         let kept = sent.is_some();
         let echoes = Echoes::find(&mut layout, limits, sent)?;
@@ -182,8 +190,8 @@ impl Frame {
         }
         rebuilder.buffers.openings = openings.bytes.into();
         let Rebuilder { buffers, messages, pieces } = rebuilder;
-        let no_reference = layout.flags & wire::FLAG_NOREF != 0;
-        Ok((Self { buffers, no_reference, messages, pieces }, layout))
+        let unremembered = layout.flags & wire::FLAG_NOREF != 0;
+        Ok((Self { buffers, unremembered, messages, pieces }, layout))
     }
 
     /// Number of messages; message `i` is for destination `i`.
@@ -252,8 +260,8 @@ impl Frame {
 
     /// Whether the sender forbids to enter this frame into any history.
     #[must_use]
-    pub fn no_reference(&self) -> bool {
-        self.no_reference
+    pub fn is_unremembered(&self) -> bool {
+        self.unremembered
     }
 
     /// Bytes of all buffers that the messages are slices of: what a message that is kept keeps alive, at most. With a second
@@ -310,15 +318,15 @@ pub fn reserialise(bytes: Bytes, limits: &Limits) -> Result<Vec<u8>, DecodeError
     reserialise_after(bytes, limits, None)
 }
 
-/// The same for a frame of a connection, after one with the checksum `before`. What its records refer to is not looked at.
+/// The same for a frame of a connection, whose checksum goes on from `begins`. What its records refer to is not looked at.
 pub(crate) fn reserialise_after(
     bytes: Bytes,
     limits: &Limits,
-    before: Option<u32>,
+    begins: Option<u32>,
 ) -> Result<Vec<u8>, DecodeError> {
-    let layout = Layout::read(&bytes, limits, before, Room::default())?;
+    let layout = Layout::read(&bytes, limits, begins, Room::default())?;
     let (data, base) = data_of(bytes, &layout)?;
-    Ok(layout.write(&data[base..base + layout.data_bytes], before))
+    Ok(layout.write(&data[base..base + layout.data_bytes], begins))
 }
 
 #[cfg(test)]

@@ -34,8 +34,8 @@ pub(crate) struct Input<'a> {
 
 /// What a frame of a connection may refer to, and what is to become of it.
 pub(crate) struct Memory<'a> {
-    /// The checksum of the frame before on the connection.
-    pub(crate) before: u32,
+    /// What the frame's checksum goes on from.
+    pub(crate) begins: u32,
     /// The number of every message's stream.
     pub(crate) numbers: &'a [u32],
     pub(crate) streams: &'a Streams,

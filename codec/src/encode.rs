@@ -21,7 +21,7 @@ use crate::work::Work;
 
 /// Where messages share nothing and have no more bytes than this together, their bytes are copied into one slice: that takes
 /// less time than to count each segment and to begin a checksum for it.
-const COPIED_BYTES_MAX: usize = 4 << 10;
+const WRITTEN_OUT_BYTES_MAX: usize = 4 << 10;
 
 /// How an [`Encoder`] works.
 #[derive(Clone, Copy, Debug, Default)]
@@ -35,8 +35,11 @@ pub struct Options {
     pub limits: Limits,
 }
 
-/// Turns messages into frames. Keeps its working memory between calls, which grows with the largest frame, but no handle
-/// to any message's segments; what it writes does not depend on what it has written before.
+/// Turns messages into frames. What it writes does not depend on what it has written before.
+///
+/// Keeps its working memory between calls, but no handle to any message's segments. It takes what its largest frame needed,
+/// at most 24 bytes per byte of the messages, 96 per segment, 600 per message, and 64 KiB. [`release`](Self::release) gives it
+/// back.
 pub struct Encoder {
     options: Options,
     seed: u64,
@@ -138,9 +141,9 @@ impl Encoder {
                 self.data.push(texts, span);
             }
         }
-        let mut envelope = Envelope { flags: 0, arrived: None, before: 0 };
+        let mut envelope = Envelope { flags: 0, arrived: None, begins: 0 };
         if let Some(memory) = memory {
-            envelope.before = memory.before;
+            envelope.begins = memory.begins;
             envelope.flags = wire::FLAG_HISTORY;
             envelope.arrived = memory
                 .received
@@ -188,7 +191,8 @@ impl Encoder {
         Ok(Totals { input_bytes, lens_bytes, filled })
     }
 
-    /// Puts prefix, head, data and checksum together.
+    /// Puts prefix, head, data and checksum together. In one piece: as three functions a frame of heartbeats takes 6 % more
+    /// time.
     fn assemble(
         &mut self,
         payloads: &[Payload],
@@ -233,7 +237,7 @@ impl Encoder {
         }
 
         let around = prefix_bytes + head_bytes + wire::CRC_BYTES;
-        let copies = !split && totals.input_bytes <= COPIED_BYTES_MAX;
+        let copies = !split && totals.input_bytes <= WRITTEN_OUT_BYTES_MAX;
         let own_bytes = if copies { self.data.bytes } else { self.data.own.len() };
         let own = staged.map_or(own_bytes, <[u8]>::len);
         self.out.reserve(around + own);
@@ -250,7 +254,7 @@ impl Encoder {
         // What is written in one go makes one slice at the end.
         let shares = staged.is_none() && own_bytes < self.data.bytes;
         let slices = Vec::with_capacity(if shares { self.data.chunks.len() + 2 } else { 0 });
-        let mut assembly = Assembly { out: &mut self.out, slices, crc: envelope.before, bytes: 0 };
+        let mut assembly = Assembly { out: &mut self.out, slices, crc: envelope.begins, bytes: 0 };
         if let Some(staged) = staged {
             assembly.out.put_slice(staged);
         } else {
@@ -285,8 +289,8 @@ impl Encoder {
 struct Envelope {
     flags: u8,
     arrived: Option<usize>,
-    /// The checksum of the frame before.
-    before: u32,
+    /// What the frame's checksum goes on from.
+    begins: u32,
 }
 
 /// Bytes of all messages, and of their lengths in a frame that is their concatenation.

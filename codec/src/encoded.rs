@@ -56,7 +56,7 @@ impl EncodedFrame {
 
     /// Whether no later frame may refer to this one: it was asked for, or the peer has not said for 4 MiB what arrived.
     #[must_use]
-    pub fn no_reference(&self) -> bool {
+    pub fn is_unremembered(&self) -> bool {
         self.flags & wire::FLAG_NOREF != 0
     }
 

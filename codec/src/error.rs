@@ -139,10 +139,11 @@ pub enum DecodeError {
         /// Carried by the frame.
         carried: u32,
     },
-    /// The checksum over everything before it and what came earlier on this connection differs. The two ends do not
-    /// remember the same, or bytes were damaged: nothing that follows can be read. Begin a new connection.
+    /// The checksum over everything before it, the numbers of its streams, and what came earlier on this connection differs.
+    /// The two ends do not remember the same, other streams were named, or bytes were damaged: nothing that follows can be
+    /// read. Begin a new connection.
     History {
-        /// Computed from the bytes and this end's history.
+        /// Computed from the bytes, the numbers given, and this end's history.
         computed: u32,
         /// Carried by the frame.
         carried: u32,
@@ -242,8 +243,8 @@ impl fmt::Display for DecodeError {
             }
             Self::History { computed, carried } => write!(
                 f,
-                "checksum over this history is {computed:#010x}, the frame carries {carried:#010x}: the two ends do not \
-                 remember the same, and only a new connection helps"
+                "checksum over this history and these streams is {computed:#010x}, the frame carries {carried:#010x}: the two \
+                 ends do not remember the same, and only a new connection helps"
             ),
             Self::Reference { offset } => {
                 write!(f, "record at byte {offset} refers to bytes that are not remembered")

@@ -5,7 +5,7 @@
 //! and only the rest has to be planned. Heartbeats and appends in one frame are in step each among themselves. Where
 //! messages are not, [`crate::past`] looks at each on its own.
 
-use crate::bytes_equal::{add_all_changes, add_changes, zero_runs};
+use crate::changes::{add_all_changes, add_changes, zero_runs};
 use crate::destination_set::DestinationSet;
 use crate::openings::{Opening, Openings};
 use crate::streams::{Alike, Finder, Streams, half_alike};

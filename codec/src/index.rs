@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use crate::bytes_equal::{load, mix};
+use crate::words::{load, mix};
 use crate::work::Work;
 
 /// Bytes per block.

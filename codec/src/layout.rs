@@ -131,17 +131,17 @@ impl Tally<'_> {
 }
 
 impl Layout {
-    /// Reads and checks everything of `frame` but the data, and whether what it refers to is remembered. `before` is the
-    /// checksum of the frame before, if it is one of a connection's.
+    /// Reads and checks everything of `frame` but the data, and whether what it refers to is remembered. `begins` is what the
+    /// checksum goes on from, if it is one of a connection's.
     pub(crate) fn read(
         frame: &[u8],
         limits: &Limits,
-        before: Option<u32>,
+        begins: Option<u32>,
         room: Room,
     ) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(frame, 0, frame.len());
-        let flags = read_flags(&mut reader, before.is_some())?;
-        let (checksum, end) = read_checksum(frame, &reader, before)?;
+        let flags = read_flags(&mut reader, begins.is_some())?;
+        let (checksum, end) = read_checksum(frame, &reader, begins)?;
         if flags & wire::FLAG_ZSTD != 0 && !Stage::Zstd.available() {
             return Err(DecodeError::Unsupported {
                 offset: 2,
@@ -338,7 +338,7 @@ impl Layout {
     }
 
     /// Writes the frame that these records and `data` have, without a second stage.
-    pub(crate) fn write(&self, data: &[u8], before: Option<u32>) -> Vec<u8> {
+    pub(crate) fn write(&self, data: &[u8], begins: Option<u32>) -> Vec<u8> {
         let mut out = vec![wire::MAGIC, wire::VERSION, self.flags & !wire::FLAGS_STAGE];
         varint::put(&mut out, self.count());
         if self.flags & wire::FLAG_ECHO != 0 {
@@ -363,7 +363,7 @@ impl Layout {
             out.extend_from_slice(head.bytes());
         }
         out.extend_from_slice(data);
-        let crc = checksum::append(before.unwrap_or(0), &out);
+        let crc = checksum::append(begins.unwrap_or(0), &out);
         out.extend_from_slice(&crc.to_le_bytes());
         out
     }
@@ -397,19 +397,24 @@ fn read_flags(reader: &mut Reader<'_>, connection: bool) -> Result<u8, DecodeErr
 fn read_checksum(
     frame: &[u8],
     reader: &Reader<'_>,
-    before: Option<u32>,
+    begins: Option<u32>,
 ) -> Result<(u32, usize), DecodeError> {
     if reader.remaining() < wire::CRC_BYTES {
         return Err(DecodeError::Truncated { offset: frame.len() });
     }
     let end = frame.len() - wire::CRC_BYTES;
     let carried = u32::from_le_bytes([frame[end], frame[end + 1], frame[end + 2], frame[end + 3]]);
-    let computed = checksum::append(before.unwrap_or(0), &frame[..end]);
-    match before {
+    let computed = checksum::append(begins.unwrap_or(0), &frame[..end]);
+    match begins {
         _ if carried == computed => Ok((carried, end)),
         None => Err(DecodeError::Checksum { computed, carried }),
         Some(_) => Err(DecodeError::History { computed, carried }),
     }
+}
+
+/// The number of messages that a frame announces, of which nothing is known but what its first three bytes say.
+pub(crate) fn announced_count(frame: &[u8]) -> Option<usize> {
+    Reader::new(frame, 3, frame.len()).varint().ok()
 }
 
 /// The number of destinations.

@@ -137,6 +137,10 @@ mod index;
 
 mod bytes_equal;
 
+mod changes;
+
+mod words;
+
 mod sweep;
 
 mod openings;
@@ -158,6 +162,8 @@ mod encoded;
 // What connections remember.
 
 mod session;
+
+mod named;
 
 mod streams;
 

@@ -2,7 +2,8 @@
 //!
 //! Each direction of a connection has a history of its own. Its two ends must see the same frames in the same order,
 //! which a transport like TCP guarantees: every encoded frame is sent, in the order of encoding, and parsed in that
-//! order. A frame's checksum covers the one before it, so whatever goes wrong is noticed at the next frame. Then the
+//! order. A frame's checksum covers the one before it and the numbers of its streams, so whatever goes wrong is noticed at the
+//! next frame. Then the
 //! connection is over; a new one begins with empty histories.
 
 use bytes::Bytes;
@@ -16,6 +17,7 @@ use crate::encoded::EncodedFrame;
 use crate::error::{DecodeError, EncodeError};
 use crate::layout::Room;
 use crate::limits::Limits;
+use crate::named::{self, Named};
 use crate::openings::JoinedOpenings;
 use crate::past::PastRuns;
 use crate::payload::Payload;
@@ -26,13 +28,15 @@ use crate::wire;
 /// The sending end of one direction.
 ///
 /// Messages carry the number of their **stream**: what one destination hears on this connection. Messages of one stream
-/// are compared with each other; the receiver names the same numbers. A number is any `u32`; at most 1,024 streams are
-/// remembered, 4 KiB each in up to twice as much memory.
+/// are compared with each other; the receiver names the same numbers, or refuses the frame. A number is any `u32`; at most
+/// 1,024 streams are remembered, 4 KiB each in up to 9 KiB of memory. Besides it takes what an [`Encoder`] takes, and 3,000
+/// bytes per message of its largest frame.
 #[derive(Debug)]
 pub struct SessionEncoder {
     encoder: Encoder,
     /// The checksum of the frame before.
     before: u32,
+    named: Named,
     streams: Streams,
     joined: JoinedOpenings,
     runs: PastRuns,
@@ -44,6 +48,7 @@ pub struct SessionDecoder {
     limits: Limits,
     /// The checksum of the frame before.
     before: u32,
+    named: Named,
     streams: Streams,
     room: Room,
     failed: Option<DecodeError>,
@@ -57,7 +62,7 @@ pub struct SessionDecoder {
 /// [`parse`](Self::parse) gives out; of longer ones, of which there are at most 64, the buffers that were parsed, with
 /// everything else that these hold. Of what this end sent it keeps up to 4 MiB that the peer has not
 /// yet said to have got, and the MiB before that, in whole segments; once 4 MiB are open, frames are sent unremembered
-/// until the peer says more ([`Frame::no_reference`]). Segments of more than 16 KiB are kept by reference, and with them
+/// until the peer says more ([`Frame::is_unremembered`]). Segments of more than 16 KiB are kept by reference, and with them
 /// the buffers that they are slices of.
 /// Both ends have to send now and then, and both use a `Session`: a half refuses frames that refer to what it sent. Where
 /// only one end sends, use the halves at both.
@@ -122,6 +127,7 @@ impl SessionEncoder {
         Self {
             encoder: Encoder::new(options),
             before: beginning(epoch),
+            named: Named::default(),
             streams: Streams::default(),
             joined: JoinedOpenings::default(),
             runs: PastRuns::default(),
@@ -166,7 +172,7 @@ impl SessionEncoder {
         let (sent, received) = echo.unzip();
         let openings = self.joined.reset(payloads);
         let memory = Memory {
-            before: self.before,
+            begins: self.named.begin(self.before, streams),
             numbers: streams,
             streams: &self.streams,
             openings: &openings,
@@ -212,6 +218,7 @@ impl SessionDecoder {
         Self {
             limits,
             before: beginning(epoch),
+            named: Named::default(),
             streams: Streams::default(),
             room: Room::default(),
             failed: None,
@@ -220,8 +227,8 @@ impl SessionDecoder {
 
     /// Checks the next frame and finds every message in it; message `i` belongs to stream `streams[i]`.
     ///
-    /// The numbers are not in the frame and not under its checksum: transport them beside it, under a checksum of your own,
-    /// as the sender named them. With other numbers messages may be rebuilt from another stream's bytes without an error.
+    /// The numbers are not in the frame: transport them beside it, as the sender named them and in the same order. They are
+    /// under its checksum, so other ones are [`DecodeError::History`].
     ///
     /// # Errors
     ///
@@ -242,12 +249,12 @@ impl SessionDecoder {
         let frame_bytes = bytes.len();
         let (sent, received) = echo.unzip();
         let room = &mut self.room;
-        let referents =
-            decode::Referents { before: self.before, numbers: streams, streams: &self.streams, sent, room };
+        let begins = self.named.begin(self.before, streams);
+        let referents = decode::Referents { begins, numbers: streams, streams: &self.streams, sent, room };
         let (frame, checksum, column) = Frame::parse_with(bytes, &self.limits, referents)
             .inspect_err(|error| self.failed = Some(error.clone()))?;
         self.before = checksum;
-        if !frame.no_reference() {
+        if !frame.is_unremembered() {
             for (index, number) in streams.iter().enumerate() {
                 self.streams.enter(*number, frame.slices(index));
             }
@@ -266,10 +273,13 @@ impl SessionDecoder {
     ///
     /// Those of [`parse`](Self::parse), but for references.
     #[doc(hidden)]
-    pub fn reserialise(&self, bytes: Bytes) -> Result<Vec<u8>, DecodeError> {
+    pub fn reserialise(&self, bytes: Bytes, streams: &[u32]) -> Result<Vec<u8>, DecodeError> {
         match &self.failed {
             Some(error) => Err(error.clone()),
-            None => decode::reserialise_after(bytes, &self.limits, Some(self.before)),
+            None => {
+                let begins = self.before ^ named::checksum_of(streams);
+                decode::reserialise_after(bytes, &self.limits, Some(begins))
+            }
         }
     }
 }
@@ -349,7 +359,7 @@ impl Session {
     ///
     /// Those of [`SessionDecoder::reserialise`].
     #[doc(hidden)]
-    pub fn reserialise(&self, bytes: Bytes) -> Result<Vec<u8>, DecodeError> {
-        self.decoder.reserialise(bytes)
+    pub fn reserialise(&self, bytes: Bytes, streams: &[u32]) -> Result<Vec<u8>, DecodeError> {
+        self.decoder.reserialise(bytes, streams)
     }
 }

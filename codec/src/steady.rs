@@ -6,7 +6,6 @@
 
 use std::ops::Range;
 
-use crate::bytes_equal::zero_bits;
 use crate::columns::{self, shared_least};
 use crate::destination_set::DestinationSet;
 use crate::in_step::{Class, UNCHANGED_BYTES_MIN};
@@ -15,6 +14,7 @@ use crate::plan::Scratch;
 use crate::records::Records;
 use crate::streams::{LOOK_BYTES, Stream, Streams};
 use crate::texts::{Item, Span};
+use crate::words::zero_bits;
 use crate::work::Work;
 
 /// Whole messages that follow each other in a frame, of one length and in one segment each, in step with earlier ones of their
@@ -256,7 +256,7 @@ mod tests {
             (joined.reset(&payloads), PastRuns::default(), Received::default());
         let mut plan = |steady: bool, received| {
             let mut memory = Memory {
-                before: 0,
+                begins: 0,
                 numbers: &numbers,
                 streams: &streams,
                 openings: &openings,

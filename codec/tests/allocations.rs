@@ -11,6 +11,7 @@ use std::hint::black_box;
 use allocation_counter::measure;
 use bytes::Bytes;
 use common::bombs::{self, Bomb, Held};
+use common::named::named;
 use trunkline_codec::{
     EncodedFrame, Encoder, Epochs, Frame, Limits, Options, Payload, Session, SessionDecoder, SessionEncoder,
     varint,
@@ -140,7 +141,8 @@ fn decoding_in_a_session_asks_for_no_more_memory_than_is_known() {
     });
 }
 
-/// A frame of `count` destinations from its records, with what belongs around them.
+/// A frame of `count` destinations from its records, with what belongs around them; on a connection with what its checksum
+/// goes on from and with what has arrived.
 fn frame_of(history: Option<(u32, usize)>, count: usize, records: &[u8], data_bytes: usize) -> Bytes {
     let mut frame = vec![0xF5, 1, if history.is_some() { 0x28 } else { 0 }];
     varint::put(&mut frame, count);
@@ -150,7 +152,7 @@ fn frame_of(history: Option<(u32, usize)>, count: usize, records: &[u8], data_by
     varint::put(&mut frame, records.len());
     frame.extend_from_slice(records);
     frame.resize(frame.len() + data_bytes, 7);
-    let checksum = crc32c::crc32c_append(history.map_or(0, |(before, _)| before), &frame);
+    let checksum = crc32c::crc32c_append(history.map_or(0, |(begins, _)| begins), &frame);
     frame.extend_from_slice(&checksum.to_le_bytes());
     frame.into()
 }
@@ -238,14 +240,14 @@ fn a_large_frame_does_not_make_its_connection_expensive() {
     // Many records, and few that have many members.
     for (count, records) in [(1, 262_144), (1024, 900)] {
         let mut decoder = SessionDecoder::new(Limits::default(), 1);
-        let before = crc32c::crc32c(&1u64.to_le_bytes());
         let mut frame = frame_of(None, count, &[0x00, 1].repeat(records), records).to_vec();
         // With HISTORY and NOREF: what remains is not what streams remember.
         frame[2] = 0x18;
         let end = frame.len() - 4;
-        let checksum = crc32c::crc32c_append(before, &frame[..end]);
-        frame[end..].copy_from_slice(&checksum.to_le_bytes());
         let streams: Vec<u32> = (0..u32::try_from(count).unwrap()).collect();
+        let begins = named(crc32c::crc32c(&1u64.to_le_bytes()), &streams);
+        let checksum = crc32c::crc32c_append(begins, &frame[..end]);
+        frame[end..].copy_from_slice(&checksum.to_le_bytes());
         let frame = Bytes::from(frame);
         drop(frame.clone());
         let info = measure(|| drop(decoder.parse(frame.clone(), &streams).unwrap()));
@@ -273,9 +275,9 @@ fn echoes_in_too_many_parts_are_joined_once() {
         varint::put(&mut head, total);
         varint::put(&mut head, total);
     }
-    let before = crc32c::crc32c(&EPOCHS.incoming.to_le_bytes());
-    let frame = frame_of(Some((before, total)), 1024, &head, 1023);
     let streams: Vec<u32> = (0..1024).collect();
+    let begins = named(crc32c::crc32c(&EPOCHS.incoming.to_le_bytes()), &streams);
+    let frame = frame_of(Some((begins, total)), 1024, &head, 1023);
     let mut read = Ok(0);
     let info = measure(|| read = end.parse(frame.clone(), &streams).map(|frame| frame.message_count()));
     println!("{} bytes for a frame of {}: {read:?}", info.bytes_max, frame.len());
@@ -296,9 +298,9 @@ fn an_echo_costs_its_receiver_no_more_than_is_said() {
         let mut one = vec![0xD2, 0x00];
         varint::put(&mut one, len);
         varint::put(&mut one, 1 << 20);
-        let before = crc32c::crc32c(&2u64.to_le_bytes());
-        let bytes = frame_of(Some((before, PARTS * 600)), count, &one.repeat(records), 0);
         let streams: Vec<u32> = (0..u32::try_from(count).unwrap()).collect();
+        let begins = named(crc32c::crc32c(&2u64.to_le_bytes()), &streams);
+        let bytes = frame_of(Some((begins, PARTS * 600)), count, &one.repeat(records), 0);
         let mut pieces = 0;
         let info = measure(|| {
             let frame = end.parse(bytes.clone(), &streams).unwrap();

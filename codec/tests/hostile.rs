@@ -5,7 +5,7 @@ mod common;
 
 use bytes::Bytes;
 use common::bombs::{Bomb, bombs};
-use common::{FAMILIES, STAGES, cases, encoder, family, frame_of, payloads, random, seal};
+use common::{FAMILIES, STAGES, cases, encoder, family, frame_of, named::named, payloads, random, seal};
 use fastrand::Rng;
 use proptest::prelude::*;
 use trunkline_codec::{
@@ -172,7 +172,7 @@ fn unknown_versions_and_flags_are_refused() {
     let error = parse(&frame_of(&[0, 2, 2, 0xC8, 1, b'x'])).unwrap_err();
     assert_eq!(error, DecodeError::Record { offset: 5, code: 0xC8 });
     let noref = parse(&frame_of(&[0x11, 1, 1, b'x'])).unwrap();
-    assert!(noref.no_reference() && noref.to_vec(0) == b"x");
+    assert!(noref.is_unremembered() && noref.to_vec(0) == b"x");
     let zstd =
         Encoder::new(Options { stage: Stage::Zstd, ..Options::default() }).encode(&[Payload::default()]);
     let refused = matches!(zstd, Err(EncodeError::StageUnsupported));
@@ -180,19 +180,20 @@ fn unknown_versions_and_flags_are_refused() {
     assert_eq!(zstd.is_ok(), cfg!(feature = "zstd"));
 }
 
-/// A frame of a connection that begins with this epoch: flags, and what is between them and the checksum.
-fn first_frame_of(epoch: u64, flags_and_rest: &[u8]) -> Bytes {
+/// A frame of these streams on a connection that begins with this epoch: flags, and what is between them and the checksum.
+fn first_frame_of(epoch: u64, streams: &[u32], flags_and_rest: &[u8]) -> Bytes {
     let frame = [&[0xF5, 1], flags_and_rest].concat();
-    let checksum = crc32c::crc32c_append(crc32c::crc32c(&epoch.to_le_bytes()), &frame);
+    let begins = named(crc32c::crc32c(&epoch.to_le_bytes()), streams);
+    let checksum = crc32c::crc32c_append(begins, &frame);
     [&frame[..], &checksum.to_le_bytes()].concat().into()
 }
 
 #[test]
 fn frames_of_the_other_kind_are_refused_as_such() {
     let decode = |frame: Bytes| SessionDecoder::new(Limits::default(), 7).parse(frame, &[1]);
-    assert_eq!(decode(first_frame_of(7, &[0x09, 1, 1, b'x'])).unwrap().to_vec(0), b"x");
+    assert_eq!(decode(first_frame_of(7, &[1], &[0x09, 1, 1, b'x'])).unwrap().to_vec(0), b"x");
     // Alone, with the checksum of such a frame or of a connection's; with NOREF.
-    for frame in [frame_of(&[0x01, 1, 1, b'x']), first_frame_of(7, &[0x01, 1, 1, b'x'])] {
+    for frame in [frame_of(&[0x01, 1, 1, b'x']), first_frame_of(7, &[1], &[0x01, 1, 1, b'x'])] {
         assert_eq!(decode(frame).unwrap_err(), DecodeError::NoHistory { found: 0x01 });
     }
     let error = decode(frame_of(&[0x11, 1, 1, b'x'])).unwrap_err();
@@ -203,7 +204,7 @@ fn frames_of_the_other_kind_are_refused_as_such() {
         let error = decode(frame_of(&[flags, 1, 1, b'x'])).unwrap_err();
         assert_eq!(error, DecodeError::Flags { found: flags });
     }
-    let error = parse(&first_frame_of(7, &[0x09, 1, 1, b'x'])).unwrap_err();
+    let error = parse(&first_frame_of(7, &[1], &[0x09, 1, 1, b'x'])).unwrap_err();
     assert!(error.to_string().contains("the connection's history"), "{error}");
 }
 
@@ -218,7 +219,7 @@ fn more_cannot_have_arrived_than_was_sent() {
         for (sent, fits) in [(5, false), (6, true), (7, true)] {
             let mut end = Session::new(Options::default(), Epochs { outgoing: 7, incoming: 7 });
             end.encode(&[1], &[vec![1; sent].into()]).unwrap();
-            match end.parse(first_frame_of(7, &rest), &streams) {
+            match end.parse(first_frame_of(7, &streams, &rest), &streams) {
                 Ok(_) => assert!(fits, "{sent} bytes sent"),
                 Err(error) => {
                     assert_eq!(error, DecodeError::Arrived { offset: at, announced: 6, unknown: 5 });

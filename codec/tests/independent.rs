@@ -14,7 +14,7 @@ use std::path::Path;
 use std::process::Command;
 
 use bytes::Bytes;
-use common::{FAMILIES, encoder, family, frame_of, payloads, random, seal};
+use common::{FAMILIES, encoder, family, frame_of, named::named, payloads, random, seal};
 use fastrand::Rng;
 use trunkline_codec::{
     Epochs, Frame, Limits, Options, Payload, Session, SessionDecoder, SessionEncoder, Stage,
@@ -254,10 +254,10 @@ fn uv(value: usize) -> Vec<u8> {
     out
 }
 
-/// A frame of a connection from its bytes between version and checksum.
+/// A frame of the streams 1 and 2 from its bytes between version and checksum; `before` is the checksum of the one before.
 fn after(before: u32, flags_and_rest: &[u8]) -> Bytes {
     let mut frame = [&[0xF5, 1], flags_and_rest].concat();
-    let checksum = crc32c::crc32c_append(before, &frame);
+    let checksum = crc32c::crc32c_append(named(before, &[1, 2]), &frame);
     frame.extend_from_slice(&checksum.to_le_bytes());
     frame.into()
 }
@@ -321,6 +321,13 @@ fn every_rule_of_the_past_is_known_independently() {
         seen.frame('?', frame, &streams, shown(parsed.as_ref()));
     }
     assert!((60..120).contains(&accepted), "{accepted} of {} are accepted", frames.len());
+    // Of other streams.
+    let both = frame(8, &past(0xD1, 0x00, 20, &uv(20)), 0);
+    for (named, accepted) in [([1, 2], true), ([2, 1], false), ([1, 3], false)] {
+        let parsed = begin().parse(both.clone(), &named).ok();
+        assert_eq!(parsed.is_some(), accepted, "{named:?}");
+        seen.frame('?', &both, &named, shown(parsed.as_ref()));
+    }
     seen.assert_read("past-rules", epochs);
 }
 

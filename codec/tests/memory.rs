@@ -145,8 +145,8 @@ fn an_end_that_hears_nothing_sends_what_need_not_be_kept() {
         let encoded = end.encode(&[1], &[Payload::from(noise(seed, 64 << 10))]).unwrap();
         let frame = encoded.to_bytes();
         other.parse(frame.clone(), &[1]).unwrap();
-        assert_eq!(encoded.no_reference(), frame[2] & NOREF != 0);
-        encoded.no_reference()
+        assert_eq!(encoded.is_unremembered(), frame[2] & NOREF != 0);
+        encoded.is_unremembered()
     };
     let unremembered: Vec<bool> = (0..96).map(|seed| send(&mut end, seed)).collect();
     assert_eq!(unremembered.iter().position(|&noref| noref), Some(64), "4 MiB are 64 frames of 64 KiB");

@@ -4,7 +4,7 @@
 mod common;
 
 use bytes::Bytes;
-use common::{STAGES, bound};
+use common::{STAGES, bound, named::named};
 use fastrand::Rng;
 use trunkline_codec::{
     DecodeError, EncodeError, EncodedFrame, Epochs, Limits, Options, Payload, Session, SessionDecoder,
@@ -40,7 +40,7 @@ fn is_echo(frame: &EncodedFrame) -> bool {
 
 fn check(decoder: &mut SessionDecoder, frame: &EncodedFrame, streams: &[u32], payloads: &[Payload]) {
     assert!(frame.len() <= bound(payloads, false), "{} bytes", frame.len());
-    assert_one_spelling(frame, |bytes| decoder.reserialise(bytes));
+    assert_one_spelling(frame, |bytes| decoder.reserialise(bytes, streams));
     let frame = decoder.parse(frame.to_bytes(), streams).unwrap();
     assert_eq!(frame.message_count(), payloads.len());
     for (index, payload) in payloads.iter().enumerate() {
@@ -275,6 +275,42 @@ fn a_frame_of_another_history_is_the_end() {
     assert!(matches!(alone, Err(DecodeError::Unsupported { .. })));
 }
 
+/// The numbers are not in the frame. With others its messages would be made of what other streams remember, and the two ends
+/// would remember something else from then on.
+#[test]
+fn streams_that_were_not_named_are_the_end() {
+    let streams = [1, 2, u32::MAX];
+    let said = |round: u64| [1, 2, 3].map(|to| heartbeat(to, 5 + round, round));
+    for remember in [true, false] {
+        let (mut encoder, mut decoder) = pair();
+        let first = encoder.encode(&streams, &said(0)).unwrap().to_bytes();
+        let next = match remember {
+            true => encoder.encode(&streams, &said(1)),
+            false => encoder.encode_unremembered(&streams, &said(1)),
+        };
+        let next = next.unwrap().to_bytes();
+        let after_first = || {
+            let mut decoder = SessionDecoder::new(Limits::default(), EPOCH);
+            decoder.parse(first.clone(), &streams).unwrap();
+            decoder
+        };
+        for others in [[2, 1, u32::MAX], [u32::MAX, 2, 1], [1, 2, 3], [1, 2, 0x7FFF_FFFF], [1, 1, u32::MAX]] {
+            let error = after_first().parse(next.clone(), &others).unwrap_err();
+            assert!(matches!(error, DecodeError::History { .. }), "{others:?}: {error}");
+            let mut at_once = SessionDecoder::new(Limits::default(), EPOCH);
+            let error = at_once.parse(first.clone(), &others).unwrap_err();
+            assert_eq!(at_once.parse(first.clone(), &streams).unwrap_err(), error, "it is over");
+        }
+        for few_or_many in [&streams[..0], &streams[..2], &[1, 2, u32::MAX, 4]] {
+            let error = after_first().parse(next.clone(), few_or_many).unwrap_err();
+            assert_eq!(error, DecodeError::Streams { messages: 3, streams: few_or_many.len() });
+        }
+        decoder.parse(first.clone(), &streams).unwrap();
+        let frame = decoder.parse(next, &streams).unwrap();
+        assert!((0..3).all(|index| frame.to_vec(index) == said(1)[index].to_vec()));
+    }
+}
+
 #[test]
 fn flipped_bytes_never_pass() {
     let (mut encoder, _) = pair();
@@ -346,7 +382,7 @@ fn what_must_not_be_remembered_is_not() {
         let frame = encoder.encode_unremembered(&[1], std::slice::from_ref(&secret)).unwrap();
         assert!(frame.len() >= secret.len());
         let parsed = decoder.parse(frame.to_bytes(), &[1]).unwrap();
-        assert!(parsed.no_reference());
+        assert!(parsed.is_unremembered());
     }
     let frame = encoder.encode(&[1], std::slice::from_ref(&secret)).unwrap();
     assert!(frame.len() >= secret.len(), "the first time that it counts");
@@ -427,7 +463,7 @@ fn an_echo_survives_any_order_of_frames_and_a_window_that_passes() {
                 under_way[1 - end].push_back((frame, texts));
             } else if let Some((frame, texts)) = under_way[end].pop_front() {
                 let streams: Vec<u32> = (0..u32::try_from(texts.len()).unwrap()).collect();
-                assert_one_spelling(&frame, |bytes| ends[end].reserialise(bytes));
+                assert_one_spelling(&frame, |bytes| ends[end].reserialise(bytes, &streams));
                 let frame = ends[end].parse(frame.to_bytes(), &streams).unwrap();
                 for (index, text) in texts.iter().enumerate() {
                     assert!(frame.to_vec(index) == *text);
@@ -460,16 +496,16 @@ fn an_echo_of_many_parts_is_not_too_many_pieces() {
     }
 }
 
-/// A frame of a connection's first kind: its head and data as they are, with the checksum that belongs to it.
-fn sealed(after: Option<&Bytes>, count: u8, head: &[u8], data: &[u8]) -> Bytes {
+/// A frame of the streams 1 and 2: its head and data as they are, with the checksum that belongs to it.
+fn sealed(after: Option<&Bytes>, head: &[u8], data: &[u8]) -> Bytes {
     let before = match after {
         None => crc32c::crc32c(&EPOCH.to_le_bytes()),
         Some(frame) => u32::from_le_bytes(*frame.last_chunk().unwrap()),
     };
-    let mut frame = vec![0xF5, 1, 8, count, u8::try_from(head.len()).unwrap()];
+    let mut frame = vec![0xF5, 1, 8, 2, u8::try_from(head.len()).unwrap()];
     frame.extend_from_slice(head);
     frame.extend_from_slice(data);
-    let checksum = crc32c::crc32c_append(before, &frame);
+    let checksum = crc32c::crc32c_append(named(before, &[1, 2]), &frame);
     frame.extend_from_slice(&checksum.to_le_bytes());
     frame.into()
 }
@@ -483,7 +519,7 @@ fn references_beyond_what_is_remembered_are_refused() {
         let mut decoder = SessionDecoder::new(Limits::default(), EPOCH);
         decoder.parse(first.clone(), &[1, 2]).unwrap();
         decoder
-            .parse(sealed(Some(&first), 2, head, data), &[1, 2])
+            .parse(sealed(Some(&first), head, data), &[1, 2])
             .map(|frame| (frame.to_vec(0), frame.to_vec(1)))
     };
     let legal = |head: &[u8], data: &[u8], one: &[u8], two: &[u8]| {

@@ -172,7 +172,7 @@ impl Ends {
         let messages =
             |frame: &Frame| (0..frame.message_count()).map(|index| frame.to_vec(index)).collect::<Vec<_>>();
         let to = 1 - frame.from;
-        let written = self.sessions[to].reserialise(frame.bytes.clone());
+        let written = self.sessions[to].reserialise(frame.bytes.clone(), &frame.streams);
         let parsed = self.sessions[to].parse(frame.bytes.clone(), &frame.streams)?;
         let alone = self.alone[frame.from].take();
         if let Some(mut alone) = alone {
@@ -184,7 +184,7 @@ impl Ends {
                 self.alone[frame.from] = Some(alone);
             }
         }
-        self.have_sent(frame.from, column(&written.unwrap()), !parsed.no_reference());
+        self.have_sent(frame.from, column(&written.unwrap()), !parsed.is_unremembered());
         Ok(messages(&parsed))
     }
 

@@ -244,10 +244,10 @@ impl<'a> Hand<'a> {
     }
 }
 
-/// `frame` with the checksum that its other bytes call for, on a connection whose last one was `history`.
-pub(crate) fn seal(mut frame: Vec<u8>, history: u32) -> Bytes {
+/// `frame` with the checksum that its other bytes call for, where that goes on from `begins`.
+pub(crate) fn seal(mut frame: Vec<u8>, begins: u32) -> Bytes {
     let body = frame.len() - 4;
-    let crc = crc32c::crc32c_append(history, &frame[..body]);
+    let crc = crc32c::crc32c_append(begins, &frame[..body]);
     frame[body..].copy_from_slice(&crc.to_le_bytes());
     frame.into()
 }

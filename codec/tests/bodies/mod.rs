@@ -6,6 +6,8 @@
 mod hand;
 #[path = "../common/naive.rs"]
 mod naive;
+#[path = "../common/named.rs"]
+mod named;
 mod session;
 
 pub(crate) use session::session;
@@ -123,7 +125,7 @@ fn made(
     hand: &mut Hand<'_>,
     flags: u8,
     count: usize,
-    history: u32,
+    begins: u32,
     error: impl Fn(Bytes) -> Option<DecodeError>,
 ) -> Bytes {
     let head = hand.head(count, flags & 8 != 0);
@@ -132,7 +134,7 @@ fn made(
     hand::put_varint(&mut bytes, head.len());
     bytes.extend_from_slice(&head);
     let (begin, most) = (bytes.len(), 1 << 13);
-    let padded = |data: usize| hand::seal([&bytes[..], &vec![7; data + 4]].concat(), history);
+    let padded = |data: usize| hand::seal([&bytes[..], &vec![7; data + 4]].concat(), begins);
     match error(padded(most)) {
         // An offset before the data is of an earlier frame: a decoder whose connection is over repeats its first error.
         Some(DecodeError::Trailing { offset }) if offset >= begin => padded(offset - begin),

@@ -8,6 +8,7 @@ use trunkline_codec::{
 };
 
 use super::hand::{Hand, seal};
+use super::named::named;
 use super::{PER_BYTE, PER_MESSAGE, PER_SEGMENT, bytes_and_lengths};
 
 /// What comparing with earlier messages adds, as in `linear.rs`.
@@ -80,21 +81,31 @@ fn one_way(hand: &mut Hand<'_>) {
         };
         assert_bounds(&messages, &encoded);
         let bytes = encoded.to_bytes();
-        let before = std::mem::replace(&mut history, checksum(&bytes));
+        let begins = named(std::mem::replace(&mut history, checksum(&bytes)), &numbers);
         match event >> 3 & 15 {
             // Lost.
             0 => astray = true,
+            // Named otherwise.
+            5 => {
+                let mut others = numbers.clone();
+                others[hand.below(numbers.len())] ^= 1 << hand.below(32);
+                let error = decoder.parse(bytes, &others).unwrap_err();
+                astray = true;
+                over = over.or(Some(error));
+            }
             // Damaged or made up, by somebody who knows the history.
             kind @ (1 | 3) => {
                 let other = if kind == 1 {
                     let mut other = bytes.to_vec();
                     hand.damage(&mut other);
-                    seal(other, before)
+                    seal(other, begins)
                 } else {
                     let flags = 8 | hand.byte() & 0x10;
-                    super::made(hand, flags, numbers.len(), before, |bytes| decoder.reserialise(bytes).err())
+                    super::made(hand, flags, numbers.len(), begins, |bytes| {
+                        decoder.reserialise(bytes, &numbers).err()
+                    })
                 };
-                let spelled = super::has_one_spelling(&other, |bytes| decoder.reserialise(bytes));
+                let spelled = super::has_one_spelling(&other, |bytes| decoder.reserialise(bytes, &numbers));
                 let parsed = decoder.parse(other.clone(), &numbers);
                 assert!(spelled || parsed.is_err());
                 if over.is_some() || astray {
@@ -111,7 +122,7 @@ fn one_way(hand: &mut Hand<'_>) {
                 over = over.or(parsed.err());
             }
             delivery => {
-                let spelled = super::has_one_spelling(&bytes, |bytes| decoder.reserialise(bytes));
+                let spelled = super::has_one_spelling(&bytes, |bytes| decoder.reserialise(bytes, &numbers));
                 let parsed = decoder.parse(bytes.clone(), &numbers);
                 assert_eq!(spelled, parsed.is_ok());
                 match (&over, parsed) {
@@ -119,7 +130,7 @@ fn one_way(hand: &mut Hand<'_>) {
                     (None, Ok(frame)) => {
                         assert!(!astray, "a frame of another history was accepted");
                         super::assert_messages(&frame, &messages);
-                        assert_eq!(frame.no_reference(), event & 7 == 7);
+                        assert_eq!(frame.is_unremembered(), event & 7 == 7);
                     }
                     (None, Err(error)) => {
                         assert!(astray, "{error}");
@@ -166,7 +177,7 @@ fn both_ways(hand: &mut Hand<'_>) {
         let end = usize::from(event & 1);
         if event & 2 == 0 {
             if let Some((bytes, numbers, messages)) = under_way[end].pop_front() {
-                assert!(super::has_one_spelling(&bytes, |bytes| ends[end].reserialise(bytes)));
+                assert!(super::has_one_spelling(&bytes, |bytes| ends[end].reserialise(bytes, &numbers)));
                 let frame = ends[end].parse(bytes, &numbers).unwrap();
                 super::assert_messages(&frame, &messages);
                 for index in 0..frame.message_count().min(9) {

@@ -3,6 +3,7 @@
 
 pub(crate) mod bombs;
 mod naive;
+pub(crate) mod named;
 
 use bytes::Bytes;
 use fastrand::Rng;

@@ -64,7 +64,8 @@ impl Hand {
         }
         bytes.extend_from_slice(made.head);
         bytes.extend_from_slice(made.data);
-        let checksum = crc32c::crc32c_append(self.before[from], &bytes);
+        let numbers: Vec<u8> = made.streams.iter().flat_map(|number| number.to_le_bytes()).collect();
+        let checksum = crc32c::crc32c_append(self.before[from] ^ crc32c::crc32c(&numbers), &bytes);
         bytes.extend_from_slice(&checksum.to_le_bytes());
         if let Some(messages) = &messages {
             assert_eq!(messages.len(), made.streams.len());

@@ -288,7 +288,8 @@ def decode(frame, session=None, numbers=()):
     require(bool(flags & HISTORY) == (session is not None), "a history where there is none, or none where there is one")
     require(not flags & ECHO or session.other, "this end has sent nothing")
     require(reader.left() >= 4, "truncated")
-    checksum = crc32c(frame[:-4], session.checksum if session else 0)
+    named = b"".join(number.to_bytes(4, "little") for number in numbers)
+    checksum = crc32c(frame[:-4], session.checksum ^ crc32c(named) if session else 0)
     require(checksum == int.from_bytes(frame[-4:], "little"), "checksum")
     reader.data = frame[:-4]
 

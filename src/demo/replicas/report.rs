@@ -9,7 +9,7 @@ use crate::demo::ledger::Latency;
 use crate::demo::report::{aligned, count, megabytes, ms, one, round};
 
 /// The result of a run; `--json` prints it. A figure that was not measured is `null`.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Report {
     /// Writes that were answered, conflicts of compare-and-set among them.
     pub writes: u64,
