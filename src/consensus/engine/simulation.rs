@@ -9,6 +9,7 @@ mod checker;
 mod clients;
 mod faults;
 mod history;
+mod marked;
 mod net;
 mod node;
 mod planted;
