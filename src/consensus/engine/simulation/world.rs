@@ -578,7 +578,7 @@ impl World {
                     tokio::spawn(async move {
                         // By the replica, or by the program around it.
                         let access = &running.access;
-                        if long.as_millis() % 2 == 0 {
+                        if long.as_millis().is_multiple_of(2) {
                             drop(running.scope.run(timeout(long, access.engine.snapshot())).await);
                         } else {
                             drop(
