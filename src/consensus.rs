@@ -16,6 +16,7 @@ mod error;
 mod event;
 mod events;
 mod guard;
+pub mod history;
 pub mod key_value;
 mod machine;
 mod marker;

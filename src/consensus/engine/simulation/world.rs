@@ -20,12 +20,12 @@ use super::super::Timing;
 use super::checker::{Checker, has, newest_snapshot};
 use super::clients::{Client, Cluster, Notes};
 use super::faults::{Fault, Swarm};
-use super::history;
 use super::net::Net;
 use super::node::{End, Node, Running, Surroundings, Watched};
 use super::planted::Planted;
 use super::subscribers::{Seen, Subscriber};
 use super::trace::Trace;
+use crate::consensus::history;
 use crate::storage::faulty::{Fault as DiskFault, FaultyDisk};
 use crate::storage::{EntryId, Log, Options};
 
