@@ -9,6 +9,7 @@ mod checker;
 mod clients;
 mod delays;
 mod faults;
+mod marked;
 mod net;
 mod node;
 mod planted;
