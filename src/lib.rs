@@ -12,8 +12,6 @@ pub mod api;
 
 mod http;
 
-mod scratch;
-
 #[doc(hidden)]
 pub mod service;
 
