@@ -14,12 +14,14 @@
 //! ```
 //!
 //! [`Address`] says where a node serves clients, and whether within TLS; [`Subscription`] goes on at another node where one
-//! fails. An index means the same at every node, so nothing is left out and nothing comes twice.
+//! fails. An index means the same at every node, so nothing is left out and nothing comes twice. Where the log begins later than
+//! what is asked for, [`Snapshot`] has what was before.
 
 mod connection;
 mod entry;
 mod error;
 mod lines;
+mod snapshot;
 mod subscription;
 #[cfg(test)]
 mod tests;
@@ -27,4 +29,5 @@ mod tests;
 pub use connection::Address;
 pub use entry::{Entry, What};
 pub use error::SubscribeError;
+pub use snapshot::{Pair, Snapshot, SnapshotError};
 pub use subscription::{Event, Subscription, newest};

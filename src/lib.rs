@@ -12,6 +12,8 @@ pub mod api;
 
 mod http;
 
+mod scratch;
+
 #[doc(hidden)]
 pub mod service;
 

@@ -7,7 +7,8 @@
 //! POST   /v1/session     opens a session → {"client"}
 //! POST   /v1/propose     {"client", "seq", "op"}: op in base64 → {"index", "term", "result"}, result in base64
 //! GET    /v1/log         committed entries, one per line, as they come; ?from=INDEX, ?prefix=KEY, ?progress=SECONDS
-//! GET    /v1/events     what happened here: votes, elections, members, snapshots, clocks; ?from=NUMBER
+//! GET    /v1/snapshot    all keys as they were at one entry, one per line; ?prefix=KEY, ?at_least=INDEX
+//! GET    /v1/events      what happened here: votes, elections, members, snapshots, clocks; ?from=NUMBER
 //! GET    /v1/digest      of all that was applied, the same on every replica
 //! GET    /v1/status      role, term, leader, voters, learners, how far the log goes
 //! GET    /livez          200 while the process answers
@@ -24,6 +25,7 @@ mod feed;
 mod follow;
 mod json;
 mod ring;
+mod snapshot;
 
 use std::io;
 use std::net::SocketAddr;
@@ -43,6 +45,7 @@ use crate::consensus::Replica;
 use crate::consensus::key_value::KeyValue;
 use crate::http::{Answers, Server};
 use feed::Feed;
+use snapshot::States;
 
 pub use cursor::Limits;
 
@@ -92,6 +95,7 @@ impl Service {
             node,
             bodies: Semaphore::new(BODIES_MAX),
             feed: Arc::clone(&feed),
+            states: States::new(limits.snapshots_max),
         };
         let server = Server::bind(address, protection, mesh, Arc::new(facts))?;
         let feeding = Feeding(tokio::spawn(async move { feed.run(replica).await }));
@@ -117,6 +121,7 @@ struct Facts {
     node: NodeId,
     bodies: Semaphore,
     feed: Arc<Feed>,
+    states: States,
 }
 
 impl Answers for Facts {

@@ -1,4 +1,4 @@
-//! The demo as a user runs it, short: two proxies fail, nothing is lost, and the report is one JSON object.
+//! The demo as a user runs it, short: two proxies fail, or a leader and a proxy, nothing is lost, and the report is one JSON object.
 
 use std::process::Command;
 
@@ -40,6 +40,30 @@ fn a_short_demo_loses_nothing_and_reports_it_as_json() {
     {
         assert!(number(name) >= 0.0, "{name} in {text}");
     }
+}
+
+#[test]
+fn a_short_cluster_loses_its_leader_and_a_proxy_and_nothing_else() {
+    let output = Command::new(env!("CARGO_BIN_EXE_trunkline"))
+        .args(["demo", "--cluster", "--json", "--members", "1", "--duration", "12", "--delay-scale", "0.2"])
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+    let report: serde_json::Value = serde_json::from_str(&text).expect("one JSON object and nothing else");
+    for name in ["lost", "twice", "misreported", "gaps"] {
+        assert_eq!(report[name], 0, "{name} in {text}");
+    }
+    assert_eq!((&report["linearizable"], &report["digests_equal"]), (&true.into(), &true.into()), "{text}");
+    let number = |name: &str| report[name].as_f64().unwrap_or_else(|| panic!("{name} in {text}"));
+    assert!(number("writes") > 100.0 && number("reads") > 100.0, "{text}");
+    assert!(number("term") > 1.0, "another leader was elected: {text}");
+    for name in ["write_ms_p50", "read_ms_p99", "wan_bytes"] {
+        assert!(number(name) > 0.0, "{name} in {text}");
+    }
+    let outages: Vec<&str> =
+        report["outages"].as_array().unwrap().iter().filter_map(|outage| outage["what"].as_str()).collect();
+    assert_eq!(outages, ["leader killed", "proxy killed"], "{text}");
 }
 
 #[test]

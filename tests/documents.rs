@@ -12,6 +12,7 @@ use trunkline::config::Config;
 use trunkline::config::units::{parse_bytes, parse_duration};
 use trunkline::consensus::Timing;
 use trunkline::demo::ledger::Tally;
+use trunkline::demo::replicas::report::Report as ClusterReport;
 use trunkline::demo::report::{Failover, Report, WanBytes};
 use trunkline::metrics::Metrics;
 use trunkline_mesh::{Settings, join};
@@ -341,6 +342,17 @@ fn every_label_value_is_listed() {
         missing.join("\n"),
         wrong.join("\n")
     );
+}
+
+#[test]
+fn every_key_of_the_demos_cluster_is_explained() {
+    let rows = tables(&document("docs/operator.md"), "## The demo's cluster");
+    let explained: BTreeSet<&str> = rows.iter().flat_map(|row| quoted(&row[0])).collect();
+    let mut json: serde_json::Value = serde_json::from_str(&ClusterReport::default().json()).unwrap();
+    // What is wrong is explained with the key that says that something is.
+    json.as_object_mut().unwrap().remove("contradiction");
+    let keys: BTreeSet<&str> = json.as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(explained, keys);
 }
 
 #[test]

@@ -229,7 +229,7 @@ fn members_are_changed_through_the_admin_api_alone() {
         assert_eq!((code, &error["definite"]), (expected, &true.into()), "{path}: {error}");
     }
     assert_eq!(get(admin, "/v1/snapshot").unwrap().code, 405);
-    assert_eq!(node.json("POST", "/v1/snapshot", "").0, 404, "clients cannot");
+    assert_eq!(node.json("POST", "/v1/snapshot", "").0, 405, "clients cannot");
     poll("a snapshot", SOON, || node.json("GET", "/v1/status", "").1["snapshot_index"].as_u64());
 
     // A damaged one is no state to go on with, and nothing is made up for it.

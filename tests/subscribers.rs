@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tokio::time::timeout;
-use trunkline::client::{Address, SubscribeError, Subscription};
+use trunkline::client::{Address, Snapshot, SnapshotError, SubscribeError, Subscription, What};
 use trunkline::config::Protection;
 use trunkline::consensus::key_value::{KeyValue, Operation};
 use trunkline::consensus::{Replica, ReplicaConfig, Timing};
@@ -52,8 +52,12 @@ fn follow(api: SocketAddr, query: &str, headers: &str) -> impl Iterator<Item = S
     })
 }
 
-/// A stream of which nothing is read yet; `room` is for the kernel's buffer at this end, B.
+/// A stream of the log of which nothing is read yet; `room` is for the kernel's buffer at this end, B.
 fn open(api: SocketAddr, query: &str, headers: &str, room: Option<usize>) -> TcpStream {
+    open_at(api, &format!("/v1/log?{query}"), headers, room)
+}
+
+fn open_at(api: SocketAddr, path: &str, headers: &str, room: Option<usize>) -> TcpStream {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     if let Some(room) = room {
         socket.set_recv_buffer_size(room).unwrap();
@@ -61,8 +65,19 @@ fn open(api: SocketAddr, query: &str, headers: &str, room: Option<usize>) -> Tcp
     socket.connect(&api.into()).unwrap();
     let mut stream = TcpStream::from(socket);
     stream.set_read_timeout(Some(SOON)).unwrap();
-    write!(stream, "GET /v1/log?{query} HTTP/1.1\r\nhost: test\r\n{headers}\r\n").unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: test\r\n{headers}\r\n").unwrap();
     stream
+}
+
+/// What a map is made of: values, and which entry put each of them there.
+type Map = BTreeMap<String, (bytes::Bytes, u64)>;
+
+async fn map_of(snapshot: &mut Snapshot) -> Result<Map, SnapshotError> {
+    let mut map = Map::new();
+    while let Some(pair) = snapshot.next().await? {
+        map.insert(pair.key, (pair.value, pair.mod_index));
+    }
+    Ok(map)
 }
 
 fn is_mark(line: &str) -> bool {
@@ -172,7 +187,11 @@ impl Served {
     }
 
     async fn put(&self, bytes: usize) -> u64 {
-        let operation = Operation::Put { key: "k".to_owned(), value: vec![7; bytes].into(), if_index: None };
+        self.put_at("k", bytes).await
+    }
+
+    async fn put_at(&self, key: &str, bytes: usize) -> u64 {
+        let operation = Operation::Put { key: key.to_owned(), value: vec![7; bytes].into(), if_index: None };
         let answer = timeout(SOON, self.replica.propose(None, operation.encode())).await.unwrap().unwrap();
         answer.id.index
     }
@@ -203,7 +222,7 @@ async fn rest(stream: TcpStream) -> Vec<String> {
 async fn one_that_takes_nothing_is_told_and_let_go_of_and_disturbs_nobody() {
     const ENTRIES: usize = 12;
     let patience = Duration::from_millis(500);
-    let limits = Limits { shared_bytes: 2 << 20, patience, behind_bytes: 1 << 20 };
+    let limits = Limits { shared_bytes: 2 << 20, patience, ..Limits::default() };
     let served = Served::start(limits, 100_000).await;
     let api = served.service.address();
     let slow = open(api, "from=0", "", Some(16 << 10));
@@ -236,7 +255,7 @@ async fn one_that_takes_nothing_is_told_and_let_go_of_and_disturbs_nobody() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn compaction_is_told_at_the_start_and_in_the_middle() {
-    let limits = Limits { shared_bytes: 2 << 20, patience: SOON * 60, behind_bytes: 1 << 20 };
+    let limits = Limits { shared_bytes: 2 << 20, patience: SOON * 60, ..Limits::default() };
     let served = Served::start(limits, 24).await;
     let api = served.service.address();
     let stalled = open(api, "from=0", "", Some(16 << 10));
@@ -261,6 +280,7 @@ async fn compaction_is_told_at_the_start_and_in_the_middle() {
     let gone = tokio::task::spawn_blocking(move || get(api, "/v1/log?from=0")).await.unwrap().unwrap();
     let body = json(&gone.body);
     assert_eq!((gone.code, &body["code"], body["first"].as_u64()), (410, &"compacted".into(), Some(first)));
+    assert_eq!((&words["snapshot"], &body["snapshot"]), (&"/v1/snapshot".into(), &"/v1/snapshot".into()));
     let mut early = Subscription::open([Address::plaintext(api.to_string())], 0);
     let error = timeout(SOON, early.next()).await.unwrap().unwrap_err();
     assert_eq!(error, SubscribeError::Compacted { index: 0, first });
@@ -271,10 +291,197 @@ async fn compaction_is_told_at_the_start_and_in_the_middle() {
     served.stop().await;
 }
 
+/// Of the keys that [`big`] puts.
+const KEYS: u64 = 24;
+
+/// A state that no socket takes at once.
+async fn big(limits: Limits) -> (Served, [Address; 1]) {
+    let served = Served::start(limits, 100_000).await;
+    for key in 0..KEYS {
+        served.put_at(&format!("key-{key:02}"), 1_000_000).await;
+    }
+    let address = Address::plaintext(served.service.address().to_string());
+    (served, [address])
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_takes_a_snapshot_slowly_is_told_and_let_go_of() {
+    let patience = Duration::from_millis(500);
+    let (served, _) = big(Limits { patience, ..Limits::default() }).await;
+    let slow = open_at(served.service.address(), "/v1/snapshot", "", Some(16 << 10));
+    // It was given what its socket takes long ago; from now on its patience passes for certain.
+    tokio::time::sleep(patience * 4).await;
+    let lines = rest(slow).await;
+    assert!(lines[0].starts_with("{\"snapshot\""), "{}", lines[0]);
+    assert!((lines.len() as u64) < KEYS, "{}", lines.len());
+    assert_eq!(json(lines.last().unwrap())["code"], "slow");
+    assert_eq!(served.followers().await["let_go"], 1);
+    assert_eq!(served.followers().await["snapshots"], 0);
+    served.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_is_of_one_entry_whatever_changes_and_is_an_error_when_its_node_ends() {
+    let (served, addresses) =
+        big(Limits { patience: SOON * 60, snapshots_max: 3, ..Limits::default() }).await;
+    let get = |prefix: &'static str, at_least| Snapshot::get(&addresses, prefix, at_least, SOON);
+    let mut part = get("key-1", KEYS).await.unwrap();
+    let mut same = get("key-1", KEYS).await.unwrap();
+    let whole = get("", KEYS).await.unwrap();
+    assert_eq!(served.followers().await["snapshots"], 3);
+    let many = Snapshot::get(&addresses, "", 0, Duration::from_millis(1)).await.unwrap_err();
+    assert!(many.to_string().contains("too many take a snapshot"), "{many}");
+    drop(whole);
+    poll_async(async || served.followers().await["snapshots"] == 2).await;
+    let changed = served.put_at("key-10", 3).await;
+    let ahead = Snapshot::get(&addresses, "", changed + 100, Duration::from_millis(1)).await.unwrap_err();
+    assert!(ahead.to_string().contains("has not applied entry"), "{ahead}");
+    let map = timeout(SOON, map_of(&mut part)).await.unwrap().unwrap();
+    assert_eq!(map.len(), 10);
+    assert!(map.values().all(|(value, index)| value.len() == 1_000_000 && *index < changed));
+    let mut later = get("key-10", changed).await.unwrap();
+    assert!(later.index() >= changed);
+    let map = timeout(SOON, map_of(&mut later)).await.unwrap().unwrap();
+    assert_eq!(map["key-10"], (vec![7; 3].into(), changed));
+
+    // A third state is not held while two older ones are.
+    let mut cut = get("", changed).await.unwrap();
+    assert!(cut.next().await.unwrap().is_some());
+    assert!(same.next().await.unwrap().is_some());
+    let next = served.put_at("key-10", 4).await;
+    let third = Snapshot::get(&addresses, "", next, Duration::from_millis(1)).await.unwrap_err();
+    assert!(third.to_string().contains("still being taken"), "{third}");
+    served.stop().await;
+    let error = timeout(SOON, map_of(&mut cut)).await.unwrap().unwrap_err();
+    assert!(matches!(error, SnapshotError::CutOff { keys, .. } if keys < KEYS), "{error}");
+}
+
+async fn poll_async(mut look: impl AsyncFnMut() -> bool) {
+    let deadline = tokio::time::Instant::now() + SOON;
+    while !look().await {
+        assert!(tokio::time::Instant::now() < deadline, "not within {SOON:?}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// A client that keeps the state of the cluster.
+struct State {
+    subscription: Subscription,
+    map: Map,
+    snapshots: usize,
+}
+
+impl State {
+    /// Until it has the entry of this index, by the log, or by a snapshot where that is gone.
+    async fn advance(&mut self, to: u64) {
+        while self.subscription.position() <= to {
+            match timeout(SOON, self.subscription.next()).await.unwrap() {
+                Ok(entry) => {
+                    let What::Operation { operation, .. } = entry.what else { continue };
+                    match Operation::decode(&operation).unwrap() {
+                        Operation::Put { key, value, .. } => drop(self.map.insert(key, (value, entry.index))),
+                        Operation::Delete { key, .. } => drop(self.map.remove(&key)),
+                    }
+                }
+                Err(SubscribeError::Compacted { index, first }) => {
+                    assert!(index < first);
+                    let mut snapshot = self.subscription.snapshot().await.unwrap();
+                    assert!(snapshot.index() + 1 >= index, "it does not go back");
+                    self.map = timeout(SOON, map_of(&mut snapshot)).await.unwrap().unwrap();
+                    self.subscription.go_on_at(snapshot.index() + 1);
+                    self.snapshots += 1;
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+}
+
+/// A client that was away for too long: the snapshot of one node and the log behind it make the state that every node has,
+/// while others go on writing.
+#[test]
+fn a_map_of_a_snapshot_and_the_log_behind_it_is_the_state_at_every_node() {
+    let data = tempfile::tempdir().unwrap();
+    let (nodes, file) = three_with(data.path(), "[consensus]\nsnapshot_entries = 40\n");
+    let apis: Vec<SocketAddr> = nodes.iter().map(|node| node.api).collect();
+    let (stop, stopped) = std::sync::mpsc::channel::<()>();
+    let writer = std::thread::spawn({
+        let api = apis[0];
+        move || {
+            let mut number = 0;
+            while let Err(std::sync::mpsc::TryRecvError::Empty) = stopped.try_recv() {
+                // Keys come, change and go.
+                let key = format!("{}-{}", if number % 3 == 0 { "a" } else { "b" }, number % 17);
+                match number % 7 {
+                    6 => drop(exchange(
+                        api,
+                        format!("DELETE /v1/kv/{key} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n")
+                            .as_bytes(),
+                    )),
+                    _ => drop(put(api, &key, &format!("value {number}"))),
+                }
+                number += 1;
+            }
+        }
+    });
+    poll("all logs begin later", SOON, || {
+        nodes.iter().all(|node| node.status()["first_index"].as_u64() > Some(0)).then_some(())
+    });
+    let addresses: Vec<Address> = apis.iter().map(|api| Address::plaintext(api.to_string())).collect();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let mut state =
+        State { subscription: Subscription::open(addresses.clone(), 0), map: Map::new(), snapshots: 0 };
+    runtime.block_on(async {
+        state.advance(0).await;
+        assert!(state.snapshots > 0 && !state.map.is_empty());
+        let begun = state.subscription.position();
+        state.advance(begun + 60).await;
+    });
+    drop(stop);
+    writer.join().unwrap();
+    let last = nodes.iter().map(|node| node.status()["last_index"].as_u64().unwrap()).max().unwrap();
+    runtime.block_on(async {
+        state.advance(last).await;
+        for address in &addresses {
+            for prefix in ["", "a-"] {
+                let at_least = state.subscription.position() - 1;
+                let mut snapshot =
+                    Snapshot::get(std::slice::from_ref(address), prefix, at_least, SOON).await.unwrap();
+                state.advance(snapshot.index()).await;
+                let expected = state.map.clone().into_iter().filter(|(key, _)| key.starts_with(prefix));
+                assert_eq!(map_of(&mut snapshot).await.unwrap(), expected.collect(), "{address:?}");
+            }
+        }
+    });
+    let (map, last) = (state.map, state.subscription.position() - 1);
+
+    // The same as a command: what there is, and the log behind it.
+    let tail = |more: &[&str]| run(&[&["tail", "--config", &file, "--snapshot"], more].concat());
+    let until = last.to_string();
+    let (code, lines, told) = tail(&["--until", &until, "--json"]);
+    assert_eq!(code, 0, "{told}");
+    assert!(json(lines.lines().next().unwrap())["snapshot"]["index"].as_u64() >= Some(last), "{lines}");
+    assert_eq!(json(lines.lines().last().unwrap())["end"]["keys"], map.len(), "{lines}");
+    assert_eq!(lines.lines().count(), map.len() + 2);
+    let (code, lines, told) = tail(&["--until", &until, "--prefix", "a-"]);
+    assert_eq!(code, 0, "{told}");
+    let (key, (value, index)) = map.iter().find(|(key, _)| key.starts_with("a-")).unwrap();
+    let value = std::str::from_utf8(value).unwrap();
+    assert!(lines.contains(&format!("index {index:<8}  term -     is         {key} = {value}\n")), "{lines}");
+    assert!(lines.lines().last().unwrap().contains("  snapshot   "), "{lines}");
+    let (code, _, told) = run(&["tail", "--config", &file, "--from", "0"]);
+    assert_eq!((code, told.contains("--snapshot")), (1, true), "{told}");
+    assert_eq!(run(&["tail", "--config", &file, "--snapshot", "--from", "0"]).0, 2);
+}
+
 /// Three replicas as processes, each in a datacenter of its own.
 fn three(data: &Path) -> (Vec<Node>, String) {
+    three_with(data, "")
+}
+
+fn three_with(data: &Path, more: &str) -> (Vec<Node>, String) {
     let (mesh, apis) = (free(3), free(3));
-    let mut text = "[cluster]\nid = \"three\"\n".to_owned();
+    let mut text = format!("[cluster]\nid = \"three\"\n{more}");
     for (number, (mesh, api)) in mesh.iter().zip(&apis).enumerate() {
         text.push_str(&format!(
             "[[node]]\nid = \"n{number}\"\ndc = \"d{number}\"\nroles = [\"origin\", \"member\"]\naddress = \"{mesh}\"\n\

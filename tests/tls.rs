@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use support::cluster::{Cluster, SOON, lines, write};
+use support::replica::{Node, free};
 use support::{exit_code, exposition, finished, http, poll, run, signal};
 
 /// The example's cluster with certificates in `tls/` beside its file.
@@ -268,6 +269,74 @@ fn show_says_who_by_whom_and_for_how_long() {
     ] {
         assert!(shown.contains(part) || shown.contains(&part.replace("29", "30")), "{part}\n{shown}");
     }
+}
+
+#[test]
+fn the_log_and_the_snapshot_are_for_those_with_a_certificate_of_the_cluster() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    let [mesh, api] = free(2)[..] else { unreachable!("two were asked for") };
+    let text = |more: &str| {
+        format!(
+            "[cluster]\nid = \"one\"\n[security]\ncertificate = \"tls/{{node}}.crt\"\nkey = \"tls/{{node}}.key\"\n\
+             ca = \"tls/ca.crt\"\n{more}[[node]]\nid = \"n\"\ndc = \"eu\"\nroles = [\"origin\", \"member\"]\n\
+             address = \"{mesh}\"\napi = \"{api}\"\ndata = \"data\"\n"
+        )
+    };
+    let plain = write(&directory.path().join("plain.toml"), text(""));
+    let file = write(&directory.path().join("cluster.toml"), text("admin_tls = true\n"));
+    let issue = |directory: &str, name: &str| {
+        ca(&["issue", "--dir", directory, "--cluster", "one", "--dc", "eu", "--node", name]);
+        [format!("{directory}/{name}.crt"), format!("{directory}/{name}.key"), format!("{directory}/ca.crt")]
+    };
+    let (own, other) = (at("tls"), at("other"));
+    for authority in [&own, &other] {
+        ca(&["init", "--cluster", "one", "--dir", authority]);
+    }
+    issue(&own, "n");
+    {
+        // What is told later is put there in plaintext, which is for this machine alone.
+        let mut node = Node::start(&["--config", &plain, "--node", "n"], api);
+        node.ready();
+        let put = "PUT /v1/kv/a HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-length: 3\r\n\r\none";
+        assert_eq!(http::exchange(api, put.as_bytes()).unwrap().code, 200);
+        signal(&node.child, "TERM");
+        assert_eq!(exit_code(&mut node.child, SOON), 0);
+    }
+
+    let _node = Node::start(&["--config", &file, "--node", "n"], api);
+    let with = |wanted: &[&str], files: &[String; 3]| {
+        let [certificate, key, ca] = files;
+        let shown = ["--certificate", certificate, "--key", key, "--ca", ca, "--patience", "1 s"];
+        run(&[&["tail", "--api", &api.to_string()], wanted, &shown].concat())
+    };
+    let (log, snapshot) = (["--from", "0", "--prefix", "a", "--count", "1"], ["--snapshot", "--until", "0"]);
+    let told = |wanted: &[&str]| run(&[&["tail", "--config", &file], wanted].concat());
+    let (code, shown, stderr) = told(&log);
+    assert_eq!((code, shown.contains("  put        a = one\n")), (0, true), "{shown}{stderr}");
+    // A watcher is no node: it needs no more than a certificate.
+    let watcher = issue(&own, "watcher");
+    for wanted in [&log[..], &snapshot] {
+        let (code, shown, stderr) = with(wanted, &watcher);
+        assert_eq!((code, shown.contains("  a = one\n")), (0, true), "{shown}{stderr}");
+    }
+
+    // One of another CA that trusts this one is refused by the node, and one without any is told nothing.
+    let mut stranger = issue(&other, "watcher");
+    let both: Vec<u8> =
+        [&own, &other].iter().flat_map(|dir| std::fs::read(format!("{dir}/ca.crt")).unwrap()).collect();
+    stranger[2] = write(&directory.path().join("both.crt"), both);
+    for wanted in [&log[..], &snapshot] {
+        let (code, shown, stderr) = with(wanted, &stranger);
+        assert_eq!((code, shown.as_str()), (69, ""), "{stderr}");
+        let plaintext = ["--api", &api.to_string(), "--patience", "1 s"];
+        let (code, shown, stderr) = run(&[&["tail"], wanted, &plaintext].concat());
+        assert_eq!((code, shown.as_str()), (69, ""), "{stderr}");
+    }
+    for path in ["/v1/log?from=0", "/v1/snapshot"] {
+        assert_eq!(http::get(api, path), None, "{path}");
+    }
+    assert_eq!(with(&log, &watcher).0, 0, "it goes on");
 }
 
 /// Reading a certificate may take for ever, as of a pipe or a file system that is gone: a node ends when it is told to.

@@ -16,6 +16,7 @@ use super::signal::Stop;
 use crate::config::{Config, Protection, Role};
 use crate::consensus::key_value::KeyValue;
 use crate::consensus::{OPERATION_BYTES_MAX, Replica, ReplicaConfig, StartError, Timing};
+use crate::scratch::Scratch;
 use crate::service::{Limits, Service};
 use crate::storage::StorageError;
 
@@ -55,8 +56,8 @@ pub(super) async fn node(args: NodeCommand, log: &Log) -> Result<(), Failure> {
         let data = match args.data {
             Some(data) => data,
             None => {
-                scratch = Scratch::make()?;
-                scratch.0.clone()
+                scratch = Scratch::new().map_err(|error| Failure::Io(error.to_string()))?;
+                scratch.path().to_owned()
             }
         };
         (dev(data, args.api)?, None)
@@ -218,26 +219,6 @@ fn dev(data: PathBuf, api: SocketAddr) -> Result<Plan, Failure> {
         timing: Timing::default(),
         api: Some((api, Protection::Plaintext)),
     })
-}
-
-/// A directory that nobody wants to keep.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn make() -> Result<Self, Failure> {
-        let path = std::env::temp_dir().join(format!("trunkline-{:016x}", fastrand::u64(..)));
-        std::fs::create_dir(&path)
-            .map_err(|error| Failure::Io(format!("cannot make the directory {}: {error}", path.display())))?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.0) {
-            tracing::warn!(%error, "cannot remove {}", self.0.display());
-        }
-    }
 }
 
 fn free_port() -> Result<u16, Failure> {

@@ -5,11 +5,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::json;
+
 use super::environment;
 use super::failure::Failure;
 use super::fetch::{Shown, is_address, load};
 use super::signal::Stop;
-use crate::client::{Address, Entry, Event, SubscribeError, Subscription, What, newest};
+use crate::client::{
+    Address, Entry, Event, Pair, Snapshot, SnapshotError, SubscribeError, Subscription, What, newest,
+};
 use crate::config::units::parse_duration;
 use crate::config::{Config, Protection};
 use crate::consensus::key_value::Operation;
@@ -36,6 +40,9 @@ pub(super) struct TailArgs {
     /// The first index [default: the one after what is committed now; 0: the very first]
     #[arg(long, value_name = "INDEX")]
     from: Option<u64>,
+    /// First all keys as they are at a node, then what changes them
+    #[arg(long, conflicts_with = "from")]
+    snapshot: bool,
     /// Only puts and deletes of keys that begin so
     #[arg(long, value_name = "PREFIX")]
     prefix: Option<String>,
@@ -73,6 +80,7 @@ impl TailArgs {
     async fn follow(&self, addresses: Vec<Address>) -> Result<(), Failure> {
         let from = match self.from {
             Some(from) => from,
+            None if self.snapshot => self.show_snapshot(&addresses).await? + 1,
             None => newest(&addresses).await?.map_or(0, |newest| newest + 1),
         };
         if self.until.is_some_and(|until| until < from) {
@@ -99,6 +107,27 @@ impl TailArgs {
                 return Ok(());
             }
         }
+    }
+
+    /// Shows all keys, and gives the last entry in them.
+    async fn show_snapshot(&self, addresses: &[Address]) -> Result<u64, Failure> {
+        let prefix = self.prefix.as_deref().unwrap_or_default();
+        let mut snapshot = Snapshot::get(addresses, prefix, 0, self.patience).await?;
+        let (index, term, mut keys) = (snapshot.index(), snapshot.term(), 0u64);
+        if self.json {
+            print(&format!("{}\n", json!({ "snapshot": { "index": index, "term": term } })))?;
+        }
+        while let Some(pair) = snapshot.next().await? {
+            let line = if self.json { pair.line + "\n" } else { text_of_pair(&pair, self.width) };
+            print(&line)?;
+            keys += 1;
+        }
+        let said = format!("{keys} {}", if keys == 1 { "key" } else { "keys" });
+        print(&match self.json {
+            true => format!("{}\n", json!({ "end": { "keys": keys } })),
+            false => aligned(index, &term.to_string(), "snapshot", said.as_bytes(), self.width),
+        })?;
+        Ok(index)
     }
 
     fn addresses(&self) -> Result<Vec<Address>, Failure> {
@@ -167,6 +196,15 @@ fn text(entry: &Entry, width: usize) -> String {
         },
         What::Other(kind) => ("other", kind.clone().into_bytes()),
     };
+    aligned(entry.index, &entry.term.to_string(), kind, &said, width)
+}
+
+/// A key of a snapshot for people: the index is that of the entry which changed it last, whose term is not told.
+fn text_of_pair(pair: &Pair, width: usize) -> String {
+    aligned(pair.mod_index, "-", "is", &[pair.key.as_bytes(), b" = ", &pair.value].concat(), width)
+}
+
+fn aligned(index: u64, term: &str, kind: &str, said: &[u8], width: usize) -> String {
     let mut shown = String::new();
     for byte in said {
         let escaped = byte.escape_ascii();
@@ -176,15 +214,32 @@ fn text(entry: &Entry, width: usize) -> String {
         }
         shown.extend(escaped.map(char::from));
     }
-    let line = format!("index {:<8}  term {:<4}  {kind:<9}  {shown}", entry.index, entry.term);
+    let line = format!("index {index:<8}  term {term:<4}  {kind:<9}  {shown}");
     format!("{}\n", line.trim_end())
+}
+
+/// What a node said, without what steers a terminal.
+fn told(error: &impl std::fmt::Display) -> String {
+    error.to_string().chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
+impl From<SnapshotError> for Failure {
+    fn from(error: SnapshotError) -> Self {
+        let text = told(&error);
+        match error {
+            SnapshotError::Refused { .. } => Self::Failed(text),
+            _ => Self::Unavailable(text),
+        }
+    }
 }
 
 impl From<SubscribeError> for Failure {
     fn from(error: SubscribeError) -> Self {
-        let text: String = error.to_string().chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+        let text = told(&error);
         match error {
-            SubscribeError::Compacted { first, .. } => Self::Failed(format!("{text}: --from {first}")),
+            SubscribeError::Compacted { first, .. } => {
+                Self::Failed(format!("{text}: --snapshot, or --from {first}"))
+            }
             SubscribeError::Refused { .. } => Self::Failed(text),
             _ => Self::Unavailable(text),
         }
@@ -207,6 +262,8 @@ mod tests {
         let delete = operation(Operation::Delete { key: "k".to_owned(), if_index: None });
         assert_eq!(shown(delete, 80), "index 17        term 2     delete     k\n");
         assert_eq!(shown(What::Nothing, 80), "index 17        term 2     nothing\n");
+        let pair = Pair { key: "k\n".to_owned(), value: "v".into(), mod_index: 3, line: String::new() };
+        assert_eq!(text_of_pair(&pair, 80), "index 3         term -     is         k\\n = v\n");
         let other = What::Operation { request: None, operation: "x".into() };
         assert_eq!(shown(other, 80), "index 17        term 2     operation  x\n");
     }

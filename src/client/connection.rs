@@ -1,6 +1,8 @@
 //! One request to a node, in plaintext or within TLS.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, Limited};
@@ -10,12 +12,17 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use trunkline_mesh::{Credentials, SpiffeId};
 
 use super::lines::Lines;
 
 /// The longest answer that is read whole.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
+/// For an answer's head, with the dial.
+pub(super) const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
+/// A node that says nothing for so long is left for another one.
+pub(super) const SILENCE: Duration = Duration::from_secs(10);
 
 /// Where a node serves clients.
 #[derive(Clone)]
@@ -62,6 +69,15 @@ impl Address {
         self.get_over(stream, path).await
     }
 
+    /// Asks for a stream: what comes of it, or the code and the body of a refusal.
+    pub(super) async fn ask(&self, path: &str) -> Result<Result<Answer, (StatusCode, Bytes)>, String> {
+        let asked = async {
+            let (code, answer) = self.get(path).await?;
+            if code == StatusCode::OK { Ok(Ok(answer)) } else { Ok(Err((code, answer.whole().await?))) }
+        };
+        timeout(OPEN_TIMEOUT, asked).await.unwrap_or_else(|_| Err("it gives no answer in time".to_owned()))
+    }
+
     async fn get_over<S>(&self, stream: S, path: &str) -> Result<(StatusCode, Answer), String>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -85,6 +101,15 @@ impl std::fmt::Debug for Address {
         let protection = if self.tls.is_some() { "TLS" } else { "plaintext" };
         write!(f, "{} ({protection})", self.host)
     }
+}
+
+/// Text as it is put into a query.
+pub(super) fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(3 * text.len());
+    text.bytes().for_each(|byte| {
+        let _ = write!(out, "%{byte:02x}");
+    });
+    out
 }
 
 /// A task that ends when nobody reads the answer any more.

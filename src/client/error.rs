@@ -4,8 +4,8 @@
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SubscribeError {
-    /// On all nodes that answer the log begins later than what was asked for. What was before is in their state alone: read
-    /// that, and follow from an index that is there.
+    /// On all nodes that answer the log begins later than what was asked for. What was before is in their state alone:
+    /// [`Subscription::snapshot`](super::Subscription::snapshot) gives that, and an index to go on at.
     #[error("entry {index} is gone: the log begins at {first}; what was before is in the state alone")]
     Compacted {
         /// What was asked for.

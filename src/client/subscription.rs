@@ -1,21 +1,17 @@
 //! Entries in order, from whichever node is there.
 
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use hyper::StatusCode;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::connection::{Address, Answer};
+use super::connection::{Address, Answer, OPEN_TIMEOUT, SILENCE, escaped};
 use super::entry::{End, Entry, Line};
 use super::error::SubscribeError;
+use super::snapshot::{Snapshot, SnapshotError};
 
 /// A node says at least so often that it is there, s.
 const MARK_S: u64 = 2;
-/// One that says nothing for so long is left for another one.
-const SILENCE: Duration = Duration::from_secs(10);
-/// For an answer's head, with the dial.
-const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Before the first further round over all addresses, twice as long before each next one, up to `PAUSE_MAX`.
 const PAUSE: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
@@ -102,6 +98,25 @@ impl Subscription {
     #[must_use]
     pub fn position(&self) -> u64 {
         self.next
+    }
+
+    /// All keys as they were at an entry that is not before what was told, for who is told [`SubscribeError::Compacted`]: of
+    /// the same keys, from the node in use or the next ones. Whoever has taken all of it goes on
+    /// [behind it](Self::go_on_at).
+    ///
+    /// # Errors
+    ///
+    /// [`SnapshotError`].
+    pub async fn snapshot(&self) -> Result<Snapshot, SnapshotError> {
+        let mut addresses = self.addresses.clone();
+        addresses.rotate_left(self.at);
+        let prefix = self.prefix.as_deref().unwrap_or_default();
+        Snapshot::get(&addresses, prefix, self.next.saturating_sub(1), self.patience).await
+    }
+
+    /// The entry of this index comes next, whatever was told.
+    pub fn go_on_at(&mut self, index: u64) {
+        (self.next, self.open, self.trouble) = (index, None, Trouble::default());
     }
 
     /// The next entry. Cancel-safe.
@@ -213,33 +228,18 @@ impl Subscription {
         }
         let mut path = format!("/v1/log?from={}&progress={MARK_S}", self.next);
         if let Some(prefix) = &self.prefix {
-            path.push_str("&prefix=");
-            prefix.bytes().for_each(|byte| {
-                let _ = write!(path, "%{byte:02x}");
-            });
+            path += &format!("&prefix={}", escaped(prefix));
         }
-        let answer = async {
-            let (code, answer) = address.get(&path).await?;
-            if code == StatusCode::OK {
-                Ok((code, Ok(answer)))
-            } else {
-                Ok((code, Err(answer.whole().await?)))
+        let (code, body) = match address.ask(&path).await {
+            Ok(Ok(answer)) => {
+                self.open = Some(Open { answer, told: false });
+                return Ok(());
             }
-        };
-        let answer = timeout(OPEN_TIMEOUT, answer).await;
-        let (code, answer) = match answer.unwrap_or_else(|_| Err("it gives no answer in time".to_owned())) {
-            Ok(answer) => answer,
+            Ok(Err(refused)) => refused,
             Err(why) => {
                 self.failed(why);
                 return Ok(());
             }
-        };
-        let body = match answer {
-            Ok(answer) => {
-                self.open = Some(Open { answer, told: false });
-                return Ok(());
-            }
-            Err(body) => body,
         };
         match serde_json::from_slice::<End>(&body) {
             Ok(end) if code == StatusCode::BAD_REQUEST => {

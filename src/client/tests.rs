@@ -1,5 +1,6 @@
 //! Subscriptions against servers that say what a test has them say.
 
+use std::slice::from_ref;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-use super::{Address, Event, SubscribeError, Subscription, newest};
+use super::{Address, Event, Pair, Snapshot, SnapshotError, SubscribeError, Subscription, newest};
 
 /// What it says to one request after the other; the last of it again and again.
 struct Fake {
@@ -53,6 +54,8 @@ impl Fake {
         requests.iter().map(from).collect()
     }
 }
+
+const PATIENCE: Duration = Duration::from_secs(3_600);
 
 fn entry(index: u64) -> String {
     format!("{{\"index\":{index},\"kind\":\"nothing\",\"nothing\":{{}},\"term\":1}}\n")
@@ -140,6 +143,96 @@ async fn compaction_is_told_once_no_node_has_the_entry() {
     let error = subscription.next().await.unwrap_err();
     assert_eq!(error, SubscribeError::Compacted { index: 5, first: 7 });
     assert_eq!(subscription.position(), 5);
+}
+
+const HEAD: &str = "{\"snapshot\":{\"index\":9,\"term\":2}}\n";
+
+fn pairs(keys: &[&str]) -> String {
+    keys.iter()
+        .map(|key| format!("{{\"key\":\"{key}\",\"value\":{{\"text\":\"of {key}\"}},\"mod_index\":3}}\n"))
+        .collect()
+}
+
+async fn taken(mut snapshot: Snapshot) -> Result<Vec<Pair>, SnapshotError> {
+    let mut pairs = Vec::new();
+    while let Some(pair) = snapshot.next().await? {
+        pairs.push(pair);
+    }
+    assert_eq!(snapshot.next().await, Ok(None));
+    Ok(pairs)
+}
+
+#[tokio::test]
+async fn a_snapshot_is_of_the_first_node_that_has_one_and_the_log_goes_on_behind_it() {
+    let behind = Fake::saying(&[answer(503, "{\"code\":\"behind\",\"message\":\"not yet\"}")]).await;
+    let base64 = "{\"key\":\"c\",\"value\":{\"base64\":\"/w==\"},\"mod_index\":7}\n";
+    let told = HEAD.to_owned() + &pairs(&["a", "b"]) + base64 + "{\"end\":{\"keys\":3}}\n";
+    let node = Fake::saying(&[compacted(410, 8), answer(200, &told), answer(200, &entry(10))]).await;
+    let mut subscription = Subscription::open([node.address.clone(), behind.address.clone()], 5);
+    let gone = SubscribeError::Compacted { index: 5, first: 8 };
+    assert_eq!(subscription.next().await.unwrap_err(), gone);
+    let snapshot = subscription.snapshot().await.unwrap();
+    assert_eq!((snapshot.index(), snapshot.term()), (9, 2));
+    subscription.go_on_at(snapshot.index() + 1);
+    let pairs = taken(snapshot).await.unwrap();
+    let shown: Vec<_> =
+        pairs.iter().map(|pair| (pair.key.as_str(), &pair.value[..], pair.mod_index)).collect();
+    assert_eq!(shown, [("a", &b"of a"[..], 3), ("b", b"of b", 3), ("c", &[0xff], 7)]);
+    assert_eq!(format!("{}\n", pairs[2].line), base64);
+    assert!(node.requests.lock().unwrap()[1].contains("GET /v1/snapshot?at_least=4 "), "{:?}", node.requests);
+    assert_eq!(next(&mut subscription, 1).await, [10]);
+
+    let node = Fake::saying(&[answer(200, &told)]).await;
+    let nodes = [behind.address.clone(), node.address.clone()];
+    assert_eq!(taken(Snapshot::get(&nodes, "", 9, PATIENCE).await.unwrap()).await.unwrap(), pairs);
+}
+
+#[tokio::test]
+async fn a_snapshot_that_is_cut_off_or_is_none_is_an_error_wherever_that_is() {
+    let end = "{\"end\":{\"keys\":2}}\n";
+    let whole = HEAD.to_owned() + &pairs(&["a", "b"]) + end;
+    // A stream that ends when its connection does: every end but the right one is told.
+    for cut in HEAD.len()..whole.len() {
+        let node = Fake::saying(&[answer(200, &whole[..cut])]).await;
+        let snapshot = Snapshot::get(from_ref(&node.address), "", 0, PATIENCE).await.unwrap();
+        let error = taken(snapshot).await.unwrap_err();
+        let keys = whole[HEAD.len()..cut].matches('\n').count() as u64;
+        assert!(matches!(error, SnapshotError::CutOff { keys: came, .. } if came == keys), "{cut}: {error}");
+    }
+    let slow = pairs(&["a"]) + "{\"code\":\"slow\",\"message\":\"too slow\"}\n";
+    for (bad, why) in [
+        (pairs(&["a"]) + end, "1 keys of 2"),
+        (pairs(&["a", "b", "c"]) + end, "3 keys of 2"),
+        (pairs(&["b", "a"]) + end, "does not come next"),
+        (pairs(&["a", "a"]) + end, "does not come next"),
+        (pairs(&["a"]) + "hello\n", "of no snapshot"),
+        (pairs(&["a"]) + HEAD, "of no snapshot"),
+        (pairs(&["a"]).replace("text", "base64"), "no base64"),
+        (slow, "too slow"),
+    ] {
+        let node = Fake::saying(&[answer(200, &(HEAD.to_owned() + &bad))]).await;
+        let mut snapshot = Snapshot::get(from_ref(&node.address), "", 0, PATIENCE).await.unwrap();
+        let error = loop {
+            match snapshot.next().await {
+                Ok(Some(_)) => {}
+                Ok(None) => panic!("{bad}"),
+                Err(error) => break error,
+            }
+        };
+        assert!(error.to_string().contains(why), "{error}");
+        assert_eq!(snapshot.next().await, Err(error), "it stays so");
+    }
+    let stray = Fake::saying(&[answer(200, &(HEAD.to_owned() + &pairs(&["b"])))]).await;
+    let mut snapshot = Snapshot::get(from_ref(&stray.address), "a", 0, PATIENCE).await.unwrap();
+    assert!(snapshot.next().await.unwrap_err().to_string().contains("does not come next"));
+
+    let refusal = Fake::saying(&[answer(400, "{\"code\":\"bad_request\",\"message\":\"no\"}")]).await;
+    let refused = Snapshot::get(from_ref(&refusal.address), "", 0, PATIENCE).await.unwrap_err();
+    assert_eq!(refused, SnapshotError::Refused { message: "no".to_owned() });
+    assert_eq!(Snapshot::get(&[], "", 0, PATIENCE).await.unwrap_err(), SnapshotError::NoAddress);
+    let busy = Fake::saying(&[answer(429, "{\"code\":\"busy\",\"message\":\"full\"}")]).await;
+    let nobody = Snapshot::get(from_ref(&busy.address), "", 0, Duration::from_millis(1)).await.unwrap_err();
+    assert!(matches!(&nobody, SnapshotError::Unavailable { why, .. } if why.contains("full")), "{nobody}");
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -132,6 +133,20 @@ impl KeyValue {
         self.map.get(key).cloned()
     }
 
+    /// The keys that begin so, in their order, with what they have; where a key is given, only those behind it.
+    pub fn pairs<'a>(
+        &'a self,
+        prefix: &'a str,
+        after: Option<&str>,
+    ) -> impl Iterator<Item = (&'a str, &'a Value)> + use<'a> {
+        let from = match after {
+            Some(after) if after >= prefix => Bound::Excluded(after),
+            _ => Bound::Included(prefix),
+        };
+        let pairs = self.map.range::<str, _>((from, Bound::Unbounded));
+        pairs.map(|(key, value)| (key.as_str(), value)).take_while(move |(key, _)| key.starts_with(prefix))
+    }
+
     /// How many keys there are.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -224,12 +239,12 @@ impl Read for Written {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         if self.record.position() == self.record.get_ref().len() as u64 {
             let from = match (&self.next, self.begun) {
-                (Some(last), _) => std::ops::Bound::Excluded(last.as_str()),
-                (None, false) => std::ops::Bound::Unbounded,
+                (Some(last), _) => Bound::Excluded(last.as_str()),
+                (None, false) => Bound::Unbounded,
                 (None, true) => return Ok(0),
             };
             self.begun = true;
-            let next = self.map.range::<str, _>((from, std::ops::Bound::Unbounded)).next();
+            let next = self.map.range::<str, _>((from, Bound::Unbounded)).next();
             let Some((key, value)) = next else {
                 self.next = None;
                 return Ok(0);
@@ -268,6 +283,24 @@ mod tests {
         assert_eq!(machine.answer(7, &delete(None)), Answered::Done);
         assert_eq!(machine.get("a"), None);
         assert_eq!(machine.answer(8, &delete(Some(0))), Answered::Done);
+    }
+
+    #[test]
+    fn pairs_are_those_that_begin_so_behind_a_key() {
+        let mut machine = KeyValue::default();
+        for (index, key) in (0..).zip(["a", "a/1", "a/2", "a/é", "b"]) {
+            machine.apply(index, put(key, "x", None));
+        }
+        let keys = |prefix: &str, after| -> Vec<String> {
+            machine.pairs(prefix, after).map(|(key, _)| key.to_owned()).collect()
+        };
+        assert_eq!(keys("", None), ["a", "a/1", "a/2", "a/é", "b"]);
+        assert_eq!(keys("a/", None), ["a/1", "a/2", "a/é"]);
+        assert_eq!(keys("a/", Some("a/1")), ["a/2", "a/é"]);
+        assert_eq!(keys("a/", Some("a")), ["a/1", "a/2", "a/é"]);
+        assert_eq!(keys("a/", Some("a/é")), [""; 0]);
+        assert_eq!(keys("c", None), [""; 0]);
+        assert_eq!(machine.pairs("b", None).next().unwrap().1.mod_index, 4);
     }
 
     #[test]

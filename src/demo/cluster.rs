@@ -61,18 +61,18 @@ pub struct Cluster {
 /// Names of the first datacenters; further ones are numbered.
 const NAMES: [&str; 3] = ["us", "eu", "ap"];
 
-fn dc_name(dc: usize) -> String {
+pub(super) fn dc_name(dc: usize) -> String {
     NAMES.get(dc).map_or_else(|| format!("dc{}", dc + 1), |name| (*name).to_owned())
 }
 
 /// An address of its own for the node: 127.100.0.1 is the first of the first datacenter. The port is one that is free now.
-fn free_address(block: u8, at: usize) -> io::Result<SocketAddr> {
+pub(super) fn free_address(block: u8, at: usize) -> io::Result<SocketAddr> {
     let third = u8::try_from(at / 200).map_err(|_| io::Error::other("too many nodes for one datacenter"))?;
     let fourth = u8::try_from(at % 200).unwrap_or(0) + 1;
     TcpListener::bind((Ipv4Addr::new(127, block, third, fourth), 0))?.local_addr()
 }
 
-fn block(base: u8, dc: usize) -> io::Result<u8> {
+pub(super) fn block(base: u8, dc: usize) -> io::Result<u8> {
     u8::try_from(dc)
         .ok()
         .and_then(|dc| base.checked_add(dc))

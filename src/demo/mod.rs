@@ -3,7 +3,7 @@
 //! In the order of a run: [`wan`] shapes the links between the datacenters, [`workload`] makes the messages a Raft
 //! leader sends, [`ledger`] checks what arrived without asking the mesh, [`screen`] shows it, [`report`] sums it up.
 //! None of them knows the mesh: what they say about it would be worth less if they did. Only [`cluster`], which starts
-//! the nodes, and [`run`], which brings all together, do.
+//! the nodes, and [`run`], which brings all together, do. [`replicas`] is the other run, `--cluster`: a replicated log.
 
 pub mod wan;
 
@@ -18,6 +18,9 @@ pub mod report;
 // What knows the mesh.
 pub mod cluster;
 pub mod run;
+
+// A replicated cluster of processes over the same WAN; it knows their HTTP alone.
+pub mod replicas;
 
 #[cfg(test)]
 mod tests;

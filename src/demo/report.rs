@@ -164,14 +164,7 @@ impl Report {
             ("proxy killed", one(self.failover_clean_ms_max), self.beyond()),
             ("proxy frozen", one(self.failover_silent_ms_max), self.beyond()),
         ];
-        let mut text = String::new();
-        for (label, value, unit) in rows {
-            text.push_str(format!("{label:<16}{value:>14} {unit}").trim_end());
-            text.push('\n');
-        }
-        text.push_str(self.verdict());
-        text.push('\n');
-        text
+        format!("{}{}\n", aligned(rows), self.verdict())
     }
 
     fn beyond(&self) -> String {
@@ -187,30 +180,40 @@ impl Report {
     }
 }
 
+/// Rows of a label, a value and its unit, each ended by a line feed.
+pub(super) fn aligned<'a>(rows: impl IntoIterator<Item = (&'a str, String, String)>) -> String {
+    let mut text = String::new();
+    for (label, value, unit) in rows {
+        text.push_str(format!("{label:<16}{value:>14} {unit}").trim_end());
+        text.push('\n');
+    }
+    text
+}
+
 fn saved_ratio(bytes: WanBytes) -> Option<f64> {
     (bytes.direct > 0).then(|| round(1.0 - bytes.wan as f64 / bytes.direct as f64))
 }
 
 /// Milliseconds with microsecond precision.
-fn ms(time: Duration) -> f64 {
+pub(super) fn ms(time: Duration) -> f64 {
     round(time.as_secs_f64() * 1e3)
 }
 
 /// To three decimals: more would claim a precision that is not there.
-fn round(number: f64) -> f64 {
+pub(super) fn round(number: f64) -> f64 {
     (number * 1e3).round() / 1e3
 }
 
-fn one(number: Option<f64>) -> String {
+pub(super) fn one(number: Option<f64>) -> String {
     number.map_or_else(|| "-".to_owned(), |number| format!("{number:.1}"))
 }
 
-fn megabytes(bytes: u64) -> String {
+pub(super) fn megabytes(bytes: u64) -> String {
     format!("{:.2}", bytes as f64 / 1e6)
 }
 
 /// Digits in groups of three.
-fn count(number: u64) -> String {
+pub(super) fn count(number: u64) -> String {
     let digits = number.to_string();
     let mut grouped = String::with_capacity(digits.len() + digits.len() / 3);
     for (at, digit) in digits.chars().enumerate() {

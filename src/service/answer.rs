@@ -13,7 +13,7 @@ use serde_json::json;
 use super::chunk::Format;
 use super::cursor::Cursor;
 use super::errors::Error;
-use super::{BODY_BYTES_MAX, Body, Facts, follow, json as written};
+use super::{BODY_BYTES_MAX, Body, Facts, follow, json as written, snapshot};
 use crate::consensus::command;
 use crate::consensus::key_value::{Answered, KEY_BYTES_MAX, KeyValue, Operation, Value};
 use crate::consensus::{Answer, Consistency};
@@ -47,6 +47,10 @@ async fn route(facts: &Facts, request: Request<Incoming>) -> Result<Response<Bod
         }
         (Method::POST, "/v1/propose") => propose(facts, request).await,
         (Method::GET, "/v1/log") => log(facts, &request),
+        (Method::GET, snapshot::PATH) => {
+            let at_least = number(&request, "at_least")?.unwrap_or(0);
+            snapshot::stream(facts, prefix(&request)?.unwrap_or_default(), at_least).await
+        }
         (Method::GET, "/v1/digest") => {
             let digest = facts.replica.digest().await?;
             let index = digest.applied.map(|applied| applied.index);
@@ -59,6 +63,7 @@ async fn route(facts: &Facts, request: Request<Incoming>) -> Result<Response<Bod
                 "count": facts.feed.followers(),
                 "shared_bytes": facts.feed.bytes(),
                 "let_go": facts.feed.let_go(),
+                "snapshots": facts.states.takers(),
             });
             Ok(written::answer(StatusCode::OK, &status))
         }
@@ -77,9 +82,10 @@ async fn route(facts: &Facts, request: Request<Incoming>) -> Result<Response<Bod
             Ok(written::answer(code, &json!({ "ready": ready })))
         }
         (_, "/v1/session" | "/v1/propose") => Ok(not_allowed(facts, "POST")),
-        (_, "/v1/log" | "/v1/events" | "/v1/digest" | "/v1/status" | "/livez" | "/readyz") => {
-            Ok(not_allowed(facts, "GET"))
-        }
+        (
+            _,
+            "/v1/log" | snapshot::PATH | "/v1/events" | "/v1/digest" | "/v1/status" | "/livez" | "/readyz",
+        ) => Ok(not_allowed(facts, "GET")),
         _ => Err(Error::new(StatusCode::NOT_FOUND, "no_such_path", "there is no such path")),
     }
 }
@@ -102,16 +108,22 @@ fn log(facts: &Facts, request: &Request<Incoming>) -> Result<Response<Body>, Err
     let resumed = request.headers().get("last-event-id").filter(|_| format == Format::Events);
     let resumed = resumed.and_then(|id| id.to_str().ok()?.parse::<u64>().ok()?.checked_add(1));
     let from = resumed.or(number(request, "from")?).unwrap_or(0);
-    let prefix = parameter(request, "prefix").map(unescaped).transpose()?;
-    if prefix.as_ref().is_some_and(|prefix| prefix.len() > KEY_BYTES_MAX) {
-        return Err(Error::bad(format!("`prefix` has at most {KEY_BYTES_MAX} B, as keys have")));
-    }
+    let prefix = prefix(request)?;
     let progress = match number(request, "progress")? {
         None => None,
         Some(seconds @ 1..=3_600) => Some(Duration::from_secs(seconds)),
         Some(_) => return Err(Error::bad("`progress` is 1 to 3,600 seconds")),
     };
     follow::stream(facts, Cursor::new(from, format, prefix, progress, Instant::now()), format)
+}
+
+/// How keys begin that are asked for.
+fn prefix(request: &Request<Incoming>) -> Result<Option<String>, Error> {
+    let prefix = parameter(request, "prefix").map(unescaped).transpose()?;
+    if prefix.as_ref().is_some_and(|prefix| prefix.len() > KEY_BYTES_MAX) {
+        return Err(Error::bad(format!("`prefix` has at most {KEY_BYTES_MAX} B, as keys have")));
+    }
+    Ok(prefix)
 }
 
 async fn get(facts: &Facts, request: &Request<Incoming>, key: String) -> Result<Response<Body>, Error> {

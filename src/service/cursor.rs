@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::chunk::{Chunk, Format, event};
 use super::ring::Found;
+use super::snapshot;
 
 /// What all followers of a node are held to.
 #[derive(Clone, Copy, Debug)]
@@ -17,11 +18,18 @@ pub struct Limits {
     pub patience: Duration,
     /// See `patience`. At most `shared_bytes`: more is not counted.
     pub behind_bytes: usize,
+    /// Who is told a snapshot at one time. `patience` holds for each of its pages.
+    pub snapshots_max: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { shared_bytes: 4 << 20, patience: Duration::from_secs(10), behind_bytes: 1 << 20 }
+        Self {
+            shared_bytes: 4 << 20,
+            patience: Duration::from_secs(10),
+            behind_bytes: 1 << 20,
+            snapshots_max: 64,
+        }
     }
 }
 
@@ -116,6 +124,7 @@ impl Cursor {
         let mut line = json!({ "code": code, "message": message, "index": self.next });
         if let Some(first) = first {
             line["first"] = first.into();
+            line["snapshot"] = snapshot::PATH.into();
         }
         self.written("end", None, &line.to_string())
     }
@@ -136,8 +145,12 @@ mod tests {
     use super::super::ring::Ring;
     use super::*;
 
-    const LIMITS: Limits =
-        Limits { shared_bytes: 1 << 20, patience: Duration::from_secs(10), behind_bytes: 1_000 };
+    const LIMITS: Limits = Limits {
+        shared_bytes: 1 << 20,
+        patience: Duration::from_secs(10),
+        behind_bytes: 1_000,
+        snapshots_max: 0,
+    };
 
     fn cursor(next: u64, prefix: Option<&str>, progress: Option<u64>, now: Instant) -> Cursor {
         let progress = progress.map(Duration::from_secs);
@@ -252,8 +265,7 @@ mod tests {
         let Step::Give(text) = step(&mut events, &ring, after(5)) else { panic!() };
         assert_eq!(text, "event: progress\nid: 3\ndata: {\"progress\":3}\n\n");
         let words = events.farewell("compacted", "bye", Some(9));
-        let expected =
-            "event: end\ndata: {\"code\":\"compacted\",\"first\":9,\"index\":4,\"message\":\"bye\"}\n\n";
+        let expected = "event: end\ndata: {\"code\":\"compacted\",\"first\":9,\"index\":4,\"message\":\"bye\",\"snapshot\":\"/v1/snapshot\"}\n\n";
         assert_eq!(words, expected);
     }
 }

@@ -4,7 +4,7 @@ use hyper::header::{CONNECTION, HeaderValue};
 use hyper::{Response, StatusCode};
 use serde_json::json;
 
-use super::{Body, Facts, json};
+use super::{Body, Facts, json, snapshot};
 use crate::consensus::session::Refusal;
 use crate::consensus::{ProposeError, ReadError};
 
@@ -15,7 +15,7 @@ pub(super) struct Error {
     pub(super) code: &'static str,
     pub(super) message: String,
     pub(super) definite: bool,
-    /// Where the log begins, where it begins too late.
+    /// Where the log begins, where it begins too late: then it is told where the snapshot is, too.
     pub(super) first: Option<u64>,
 }
 
@@ -39,6 +39,7 @@ impl Error {
         });
         if let Some(first) = self.first {
             body["first"] = first.into();
+            body["snapshot"] = snapshot::PATH.into();
         }
         let mut response = json::answer(self.status, &body);
         // The caller may still be sending something that nobody reads.

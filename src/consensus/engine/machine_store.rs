@@ -232,6 +232,11 @@ impl<D: Disk> RaftSnapshotBuilder<Types> for Builder<D> {
     type SnapshotData = SnapshotData<D>;
 
     async fn build_snapshot(&mut self) -> io::Result<EngineSnapshot<D>> {
+        if let Some(untold) = self.untold() {
+            let told = newest_of(&self.snapshots).await?.unwrap_or_else(nothing);
+            self.tell(untold);
+            return Ok(told);
+        }
         let Some((head, mut content)) = self.applier.snapshot().await? else {
             return Ok(nothing());
         };
@@ -260,8 +265,25 @@ impl<D: Disk> RaftSnapshotBuilder<Types> for Builder<D> {
                 return Ok(newest_of(&self.snapshots).await?.unwrap_or_else(nothing));
             }
         };
+        self.tell(last);
+        Ok(EngineSnapshot { meta, snapshot: SnapshotData::Own(snapshot) })
+    }
+}
+
+impl<D: Disk> Builder<D> {
+    /// The last entry in a snapshot that the program wrote, which the engine does not know of. One that is being installed has more
+    /// than was applied.
+    fn untold(&self) -> Option<EntryId> {
+        let (applied, snapshot) = {
+            let progress = self.progress.borrow();
+            (progress.applied, progress.snapshot)
+        };
+        let newest = Some(self.snapshots.newest()?.last());
+        newest.filter(|_| newest > snapshot && newest <= applied)
+    }
+
+    fn tell(&self, last: EntryId) {
         self.progress.send_modify(|progress| progress.snapshot = progress.snapshot.max(Some(last)));
         self.events.record(&Event::SnapshotTaken { index: last.index });
-        Ok(EngineSnapshot { meta, snapshot: SnapshotData::Own(snapshot) })
     }
 }

@@ -31,8 +31,10 @@ use super::outbox::Outbox;
 use super::types::*;
 use crate::storage::{Disk, Entry};
 
-/// Appends of a stream that are not answered yet.
-pub(super) const STREAM_APPENDS_MAX: usize = 64;
+/// Appends of a stream that are not answered yet. A stream that is full goes on when its own follower answers, and no longer together
+/// with those of its datacenter: entries then cross more than once. So this is what a thousand appends per second and a round trip of half a
+/// second ask for, and more is aggregated by the engine.
+pub(super) const STREAM_APPENDS_MAX: usize = 1024;
 /// And their bytes: beyond them the mesh's budget for the destination would refuse.
 const STREAM_BYTES_MAX: usize = 2 << 20;
 /// A part of a snapshot, B.

@@ -3,13 +3,13 @@
 //! All of a replica runs here as it does in a process, from [`Access`](super::super::access::Access) down to the log's files,
 //! except for what a seed cannot decide: threads are tasks (`tasks.rs`), disks are in memory and lose what was not synced, the
 //! mesh is a network that keeps its contract (`net.rs`). A [`World`](world::World) has nodes go down and links cut, while clients and
-//! subscribers write down what they were told; `checker.rs` and `history.rs` say what contradicts what.
+//! subscribers write down what they were told; `checker.rs` and [`history`](crate::consensus::history) say what contradicts what.
 
 mod checker;
 mod clients;
 mod delays;
 mod faults;
-mod history;
+mod marked;
 mod net;
 mod node;
 mod planted;

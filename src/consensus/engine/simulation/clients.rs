@@ -12,9 +12,9 @@ use super::super::super::key_value::{Answered, Operation};
 use super::super::super::replica::Consistency;
 use super::super::super::status::Role;
 use super::checker::Checker;
-use super::history::{Done, NEVER, What};
 use super::node::{Running, Surroundings};
 use super::planted::Planted;
+use crate::consensus::history::{Done, NEVER, What};
 
 /// How often an operation of unknown outcome is tried again.
 const TRIES_MAX: u32 = 6;

@@ -15,6 +15,7 @@ use super::super::super::clock::ClusterClock;
 use super::super::super::events::Events;
 use super::super::super::key_value::KeyValue;
 use super::super::super::machine::StateMachine;
+use super::super::super::marker::Markers;
 use super::super::super::replica_id::{Place, ReplicaId};
 use super::super::super::session::Sessions;
 use super::super::super::tasks;
@@ -171,7 +172,8 @@ impl Node {
         };
         let engine = Engine::start(parts).await.map_err(|error| error.to_string())?;
         let patience = around.timing.patience;
-        let access = Access { engine, applier, clock, log, patience, machine: PhantomData };
+        let markers = Markers::new(Arc::clone(&log), Arc::clone(&snapshots));
+        let access = Access { engine, applier, clock, log, markers, patience, machine: PhantomData };
         Ok(Running { scope: scope.clone(), access: Arc::new(access), snapshots })
     }
 

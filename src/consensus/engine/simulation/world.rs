@@ -10,20 +10,23 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use trunkline_mesh::{Datacenter, NodeId};
 
+use super::super::super::access::Access;
+use super::super::super::error::MarkerError;
 use super::super::super::key_value::Operation;
+use super::super::super::machine::StateMachine;
 use super::super::super::replica_id::{Place, ReplicaId};
 use super::super::super::status::Role;
 use super::super::Timing;
 use super::checker::{Checker, has, newest_snapshot};
 use super::clients::{Client, Cluster, Notes};
 use super::faults::{Fault, Swarm};
-use super::history;
 use super::net::Net;
-use super::node::{End, Node, Running, Surroundings};
+use super::node::{End, Node, Running, Surroundings, Watched};
 use super::planted::Planted;
 use super::subscribers::{Seen, Subscriber};
 use super::trace::Trace;
-use crate::storage::faulty::Fault as DiskFault;
+use crate::consensus::history;
+use crate::storage::faulty::{Fault as DiskFault, FaultyDisk};
 use crate::storage::{EntryId, Log, Options};
 
 /// Between looks at everything.
@@ -126,6 +129,15 @@ async fn replace(
         };
         drop(leader.scope.run(timeout(Duration::from_secs(10), change)).await);
     }
+}
+
+/// As a program does that writes it itself, and takes its time.
+async fn write_snapshot(access: &Access<Watched, FaultyDisk>, takes: Duration) -> Result<(), MarkerError> {
+    let (mut marker, state) = access.begin_snapshot(|machine| machine.machine.clone()).await?;
+    sleep(takes).await;
+    let written = state.snapshot().and_then(|mut content| std::io::copy(&mut content, &mut marker));
+    written.map_err(MarkerError::disk)?;
+    access.end_snapshot(marker).await
 }
 
 /// Runs a seed.
@@ -564,7 +576,15 @@ impl World {
             Fault::Snapshot => {
                 if let Some(running) = self.nodes[index].running.clone() {
                     tokio::spawn(async move {
-                        drop(running.scope.run(timeout(long, running.access.engine.snapshot())).await);
+                        // By the replica, or by the program around it.
+                        let access = &running.access;
+                        if long.as_millis().is_multiple_of(2) {
+                            drop(running.scope.run(timeout(long, access.engine.snapshot())).await);
+                        } else {
+                            drop(
+                                running.scope.run(timeout(2 * long, write_snapshot(access, long / 4))).await,
+                            );
+                        }
                     });
                 }
             }

@@ -9,26 +9,47 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 /// Who waits for ever: an operation without an answer.
-pub(super) const NEVER: u64 = u64::MAX;
+pub const NEVER: u64 = u64::MAX;
 
+/// One operation of a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Done {
-    pub(super) key: String,
-    /// µs.
-    pub(super) called: u64,
-    /// µs; [`NEVER`] where nobody knows what became of it.
-    pub(super) answered: u64,
-    pub(super) what: What,
+pub struct Done {
+    /// Of what.
+    pub key: String,
+    /// When, µs of a clock that all clients share.
+    pub called: u64,
+    /// When its answer came, µs; [`NEVER`] where none came.
+    pub answered: u64,
+    /// What came of it.
+    pub what: What,
 }
 
+/// What came of an operation.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum What {
-    /// A value was put, by the entry of this index: whatever was there before, or only if that was changed last by this index.
-    Put { value: Bytes, if_index: Option<u64>, index: u64 },
-    /// It was not put, as this index had changed the key last; 0: it was not there.
-    Conflict { if_index: u64, mod_index: u64 },
-    /// A value and its index were read; none and 0.
-    Read { value: Option<Bytes>, mod_index: u64 },
+pub enum What {
+    /// A value was put.
+    Put {
+        /// The value.
+        value: Bytes,
+        /// Whatever was there before, or only if the entry of this index changed it last; 0: it was not there.
+        if_index: Option<u64>,
+        /// Of the entry that put it.
+        index: u64,
+    },
+    /// It was not put.
+    Conflict {
+        /// What should have changed it last.
+        if_index: u64,
+        /// What had; 0: it was not there.
+        mod_index: u64,
+    },
+    /// It was read.
+    Read {
+        /// What was there.
+        value: Option<Bytes>,
+        /// What had changed it last; 0: it was not there.
+        mod_index: u64,
+    },
 }
 
 impl What {
@@ -45,8 +66,12 @@ impl What {
     }
 }
 
-/// Nothing, where it could have been done one after the other; else what contradicts that.
-pub(super) fn check(history: &[Done]) -> Result<(), String> {
+/// Looks for an order in which all of it could have been done, one after the other. Sorting, and one pass.
+///
+/// # Errors
+///
+/// What contradicts that.
+pub fn check(history: &[Done]) -> Result<(), String> {
     let mut keys: BTreeMap<&str, Vec<&Done>> = BTreeMap::new();
     for done in history {
         keys.entry(&done.key).or_default().push(done);
