@@ -10,6 +10,7 @@
 mod catalog;
 mod data_directory;
 mod disk;
+mod doubt;
 mod entry;
 mod error;
 mod inspection;
@@ -29,6 +30,7 @@ mod tests;
 
 pub use data_directory::DataDirectory;
 pub use disk::{Directory, Disk, DiskFile};
+pub use doubt::{EndedDoubt, end_doubt};
 pub use entry::{Entry, EntryId, INDEX_MAX};
 pub use error::StorageError;
 pub use inspection::{Inspection, SegmentReport};
