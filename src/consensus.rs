@@ -24,6 +24,7 @@ mod replica_id;
 pub mod session;
 mod status;
 mod tasks;
+mod time;
 mod watch;
 
 pub use applied::Answer;

@@ -7,7 +7,6 @@ use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
-use tokio::time::Instant;
 use trunkline_mesh::{Client, Inbox, NodeId};
 
 use super::access::Access;
@@ -23,6 +22,7 @@ use super::events::Events;
 use super::machine::StateMachine;
 use super::replica_id::{Place, ReplicaId};
 use super::status::Status;
+use super::time::Instant;
 use super::watch;
 use crate::storage::{DataDirectory, Directory, EntryId, Identity, Log, Options, Snapshots};
 

@@ -73,6 +73,7 @@ pub(super) fn status(status: &Status) -> Value {
         "commit_index": index(status.committed),
         "applied_index": index(status.applied),
         "snapshot_index": index(status.snapshot),
+        "snapshots_failed": status.snapshots_failed,
         "in_doubt": status.in_doubt,
         "clocks_sure": status.clocks_sure,
         "leases": status.leases,

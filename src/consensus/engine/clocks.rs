@@ -7,12 +7,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::future::join_all;
-use tokio::time::{Instant, MissedTickBehavior, interval};
 use trunkline_mesh::{Lane, NodeId};
 
 use super::super::event::Event;
 use super::super::guard::{Bounds, ClockGuard, Reading};
 use super::super::replica_id::{Place, ReplicaId};
+use super::super::time::{Instant, sleep_until};
 use super::message::Body;
 use super::network::Wire;
 use super::requests::Requests;
@@ -47,7 +47,7 @@ impl OwnTime {
         micros(wall()).saturating_sub(micros(self.start.elapsed()))
     }
 
-    fn look(&self) {
+    pub(super) fn look(&self) {
         self.apart_us.store(self.apart_us(), Ordering::Relaxed);
     }
 
@@ -82,10 +82,10 @@ pub(super) async fn watch<D: Disk>(requests: Arc<Requests<D>>) {
     let mut guard = ClockGuard::new(Bounds::default());
     let mut told: BTreeMap<String, Duration> = BTreeMap::new();
     let mut looks = 0;
-    let mut ticks = interval(EVERY);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut next = Instant::now();
     while requests.is_running() {
-        ticks.tick().await;
+        sleep_until(next).await;
+        next = Instant::now() + EVERY;
         let led = requests.voters_led();
         let voters = led.iter().flatten();
         let readings = join_all(voters.clone().map(|voter| ask(wire, voter))).await;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use openraft::ChangeMembers;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
+use tokio::sync::MutexGuard;
 use trunkline_mesh::Lane;
 
 use super::super::error::MemberError;
@@ -22,7 +23,8 @@ impl<D: Disk> Requests<D> {
     pub(super) async fn add(&self, place: Place, patience: Duration) -> Result<ReplicaId, MemberError> {
         self.check_leads()?;
         let asked = self.wire.ask((None, &place), Lane::Control, Body::Who, patience);
-        let (replica, _) = asked.await.map_err(|why| MemberError::Silent { why })?;
+        let (replica, _) = asked.await.map_err(|none| MemberError::Silent { why: none.why })?;
+        let _alone = self.changes_members().await?;
         changed(self.raft.add_learner(replica, place, false).await)?;
         Ok(replica)
     }
@@ -33,6 +35,7 @@ impl<D: Disk> Requests<D> {
         if !self.is_near(replica) {
             return Err(MemberError::Behind { replica });
         }
+        let _alone = self.changes_members().await?;
         let voters = ChangeMembers::AddVoterIds(BTreeSet::from([replica]));
         changed(self.raft.change_membership(voters, true).await)
     }
@@ -40,6 +43,7 @@ impl<D: Disk> Requests<D> {
     /// Takes a replica out, voter or learner.
     pub(super) async fn remove(&self, replica: ReplicaId) -> Result<(), MemberError> {
         self.check_known(replica)?;
+        let _alone = self.changes_members().await?;
         let set = BTreeSet::from([replica]);
         let is_voter = {
             let metrics = self.raft.metrics();
@@ -56,15 +60,24 @@ impl<D: Disk> Requests<D> {
     /// Has a voter lead, without an election timeout. Nothing happens where it is too far behind.
     pub(super) async fn transfer(&self, replica: ReplicaId) -> Result<(), MemberError> {
         self.check_known(replica)?;
-        self.raft
-            .trigger()
-            .transfer_leader(replica)
-            .await
-            .map_err(|error| MemberError::Stopped { why: error.to_string() })
+        self.hand_over(replica).await
     }
 
     fn check_leads(&self) -> Result<(), MemberError> {
         self.raft.is_leader().then_some(()).ok_or(MemberError::NotLeader)
+    }
+
+    /// One change after the other, at a leader that is a voter still: one that was taken out leads on for a while, and changes nothing
+    /// any longer.
+    async fn changes_members(&self) -> Result<MutexGuard<'_, ()>, MemberError> {
+        let under_way = |_| MemberError::Refused { why: "another change is under way".to_owned() };
+        let alone = self.changing.try_lock().map_err(under_way)?;
+        let state = self.raft.with_raft_state(|state| state.server_state).await;
+        match state {
+            Ok(openraft::ServerState::Leader) => Ok(alone),
+            Ok(_) => Err(MemberError::NotLeader),
+            Err(error) => Err(MemberError::Stopped { why: error.to_string() }),
+        }
     }
 
     fn check_known(&self, replica: ReplicaId) -> Result<(), MemberError> {

@@ -7,14 +7,19 @@
 
 mod checker;
 mod clients;
+mod elections;
 mod faults;
+mod leases;
 mod net;
 mod node;
 mod planted;
 mod runtime;
+mod scene;
 mod subscribers;
 mod tests;
 mod trace;
+mod troubles;
+mod verdicts;
 mod world;
 
 pub(super) use runtime::Runtime;
