@@ -12,8 +12,9 @@ use super::clock::ClusterClock;
 use super::command::{Command, Request};
 use super::digest::Digest;
 use super::engine::{Engine, Progress};
-use super::error::{ProposeError, ReadError};
+use super::error::{MarkerError, ProposeError, ReadError};
 use super::machine::StateMachine;
+use super::marker::{Marker, Markers};
 use super::replica::{Committed, Consistency, FollowError, OPERATION_BYTES_MAX, Read};
 use super::tasks::blocking;
 use super::time::{Instant, timeout, timeout_at};
@@ -30,6 +31,7 @@ pub(super) struct Access<M, D: Disk> {
     pub(super) applier: Applier,
     pub(super) clock: Arc<ClusterClock>,
     pub(super) log: Arc<Log<D>>,
+    pub(super) markers: Markers<D>,
     /// How long an answer is waited for.
     pub(super) patience: Duration,
     pub(super) machine: PhantomData<fn() -> M>,
@@ -176,6 +178,22 @@ impl<M: StateMachine, D: Disk> Access<M, D> {
             Ok(Committed { id: entry.id, command })
         };
         entries.into_iter().map(committed).collect()
+    }
+
+    pub(super) async fn begin_snapshot<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&M) -> T + Send + 'static,
+    ) -> Result<(Marker, T), MarkerError> {
+        let turn = self.markers.turn().await?;
+        let look = |state: &Applied<M>| state.head().map(|head| (head, look(&state.machine)));
+        let looked = self.applier.look(look).await.map_err(MarkerError::stopped)?;
+        let (head, looked) = looked.ok_or(MarkerError::NotApplied)?;
+        Ok((self.markers.begin(turn, head).await?, looked))
+    }
+
+    pub(super) async fn end_snapshot(&self, marker: Marker) -> Result<(), MarkerError> {
+        self.markers.finish(&marker).await?;
+        self.engine.adopt(marker.last()).await
     }
 
     /// Cluster time, µs.

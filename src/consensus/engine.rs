@@ -46,12 +46,12 @@ use super::applied::Answer;
 use super::applier::Applier;
 use super::carrier::{Carrier, Incoming};
 use super::clock::ClusterClock;
-use super::error::{MemberError, ProposeError, StartError};
+use super::error::{MarkerError, MemberError, ProposeError, StartError};
 use super::event::Event;
 use super::events::Events;
 use super::replica_id::{Place, ReplicaId};
 use super::status::{Role, Status};
-use super::time::{Instant, sleep};
+use super::time::{Instant, sleep, timeout};
 use super::{tasks, watch};
 use crate::storage::{Disk, EntryId, Log, Recovered, Snapshots};
 
@@ -145,6 +145,7 @@ impl<D: Disk> Engine<D> {
             votes_from: Instant::now() + promised,
             last_word: timing.heartbeat,
             lease: timing.lease(),
+            step: timing.step(),
             writes: RwLock::new(()),
             changing: tokio::sync::Mutex::new(()),
             drained_within: timing.election,
@@ -291,6 +292,32 @@ impl<D: Disk> Engine<D> {
         self.requests.raft.trigger().snapshot().await.map_err(|error| error.to_string())
     }
 
+    /// Has the engine know of a snapshot that the program wrote, and let go of the entries in it; not before another one that is
+    /// being written is there.
+    pub(super) async fn adopt(&self, last: EntryId) -> Result<(), MarkerError> {
+        let raft = &self.requests.raft;
+        let mut progress = self.requests.progress.clone();
+        let gone = || MarkerError::stopped("its tasks ended");
+        // It was looked at when it was applied, which may not have been told yet.
+        progress.wait_for(|progress| progress.applied >= Some(last)).await.map_err(|_| gone())?;
+        let told = loop {
+            raft.trigger().snapshot().await.map_err(MarkerError::stopped)?;
+            // While another one is being written nobody listens.
+            let told = progress.wait_for(|progress| progress.snapshot >= Some(last));
+            if let Ok(told) = timeout(ASKED_AGAIN_AFTER, told).await {
+                break told.is_ok();
+            }
+        };
+        if !told {
+            return Err(gone());
+        }
+        let mut metrics = raft.metrics();
+        while metrics.borrow_watched().snapshot.as_ref().map(types::id_of) < Some(last) {
+            metrics.changed().await.map_err(|_| gone())?;
+        }
+        raft.trigger().purge_log(last.index).await.map_err(MarkerError::stopped)
+    }
+
     /// Lines of the event log from a number on.
     pub(super) fn events(&self, from: u64) -> Vec<Arc<str>> {
         self.requests.wire.events.from(from)
@@ -355,6 +382,9 @@ async fn tell_of_leaders<D: Disk>(requests: Arc<Requests<D>>) {
         }
     }
 }
+
+/// Between two words to the engine that a snapshot is there.
+const ASKED_AGAIN_AFTER: Duration = Duration::from_millis(50);
 
 /// Between two questions to those who found the cluster.
 const FOUNDERS_ASKED_EVERY: Duration = Duration::from_millis(200);

@@ -68,6 +68,49 @@ pub enum ReadError {
     },
 }
 
+/// A snapshot that the program wanted to write, and that did not become the replica's. The one before is, and no entry is gone.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum MarkerError {
+    /// No entry is applied here yet: there is nothing to be written.
+    #[error("no entry is applied yet")]
+    NotApplied,
+    /// One marker at a time: end the other one, or drop it.
+    #[error("another snapshot is being written by the program")]
+    UnderWay,
+    /// There is one that has as much, of this replica or of its leader: begin anew.
+    #[error("a snapshot up to entry {index} is there already")]
+    Newer {
+        /// The last entry in that.
+        index: u64,
+    },
+    /// The marker is of another replica, or of an earlier start of this one.
+    #[error("the marker is of another replica, or of an earlier start of this one")]
+    Foreign,
+    /// The disk refused some of it. After a failed write nothing becomes of a marker.
+    #[error("the snapshot cannot be written: {why}")]
+    Disk {
+        /// What it says.
+        why: String,
+    },
+    /// This node's engine stopped.
+    #[error("this node's engine stopped: {why}")]
+    Stopped {
+        /// What happened.
+        why: String,
+    },
+}
+
+impl MarkerError {
+    pub(super) fn disk(error: impl std::fmt::Display) -> Self {
+        Self::Disk { why: error.to_string() }
+    }
+
+    pub(super) fn stopped(error: impl std::fmt::Display) -> Self {
+        Self::Stopped { why: error.to_string() }
+    }
+}
+
 /// A replica that was not started.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

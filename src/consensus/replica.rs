@@ -17,9 +17,10 @@ use super::clock::ClusterClock;
 use super::command::{Command, Request};
 use super::digest::Digest;
 use super::engine::{Engine, Parts, Progress, Timing};
-use super::error::{MemberError, ProposeError, ReadError, StartError};
+use super::error::{MarkerError, MemberError, ProposeError, ReadError, StartError};
 use super::events::Events;
 use super::machine::StateMachine;
+use super::marker::{Marker, Markers};
 use super::replica_id::{Place, ReplicaId};
 use super::status::Status;
 use super::time::Instant;
@@ -159,6 +160,7 @@ impl<M: StateMachine> Replica<M> {
         let log = Arc::new(log);
         let clock = Arc::new(ClusterClock::new(Instant::now()));
         let applier = Applier::start(machine, Arc::clone(&clock))?;
+        let markers = Markers::new(Arc::clone(&log), Arc::clone(&snapshots));
         let parts = Parts {
             own,
             cluster,
@@ -194,7 +196,7 @@ impl<M: StateMachine> Replica<M> {
         let engine = started.await.map_err(|_| gone())??;
         let patience = config.timing.patience;
         let shared = Shared {
-            access: Access { engine, applier, clock, log, patience, machine: PhantomData },
+            access: Access { engine, applier, clock, log, markers, patience, machine: PhantomData },
             client,
             stop: Some(stop),
             thread: Some(thread),
@@ -324,6 +326,46 @@ impl<M: StateMachine> Replica<M> {
     /// Where the engine stopped.
     pub async fn snapshot(&self) -> Result<(), ReadError> {
         self.shared.access.engine.snapshot().await.map_err(|why| ReadError::Stopped { why })
+    }
+
+    /// Begins a snapshot that the program writes itself, while operations go on: one that takes long, or that somebody else has
+    /// the state for. `look` sees the machine right after the marker's last entry was applied, and holds up operations until it
+    /// returns: it takes a cheap copy. Then the program writes into the marker what [`StateMachine::restore`] takes, and
+    /// [ends](Self::end_snapshot) it. To write none but such ones, set [`Timing::snapshot_entries`] to `u64::MAX`.
+    ///
+    /// ```no_run
+    /// # use std::io::Read;
+    /// # use trunkline::consensus::{Replica, StateMachine, key_value::KeyValue};
+    /// # async fn example(replica: Replica<KeyValue>) -> Result<(), Box<dyn std::error::Error>> {
+    /// let (mut marker, state) = replica.begin_snapshot(KeyValue::clone).await?;
+    /// let written = tokio::task::spawn_blocking(move || {
+    ///     // Operations go on; `state` stays as it was.
+    ///     std::io::copy(&mut state.snapshot()?, &mut marker).map(|_| marker)
+    /// });
+    /// replica.end_snapshot(written.await??).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`MarkerError`]. Nothing was begun.
+    pub async fn begin_snapshot<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&M) -> T + Send + 'static,
+    ) -> Result<(Marker, T), MarkerError> {
+        self.shared.access.begin_snapshot(look).await
+    }
+
+    /// Has what was written into a marker as the replica's snapshot, from which it starts again and which it gives to others:
+    /// all of it or, after whatever crash, nothing. Entries up to the marker are let go of, with every segment of the log that
+    /// has no others. Waits for a snapshot that the replica is writing at the moment.
+    ///
+    /// # Errors
+    ///
+    /// [`MarkerError`]. The snapshot before is still the replica's; after [`MarkerError::Stopped`] it may be this one.
+    pub async fn end_snapshot(&self, marker: Marker) -> Result<(), MarkerError> {
+        self.shared.access.end_snapshot(marker).await
     }
 
     /// What it says of itself.

@@ -38,6 +38,12 @@ mod ordered {
         (Sender(Arc::clone(&shared)), Receiver(shared))
     }
 
+    impl<T: Clone> Sender<T> {
+        pub(in crate::consensus) fn borrow(&self) -> T {
+            self.0.value.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        }
+    }
+
     impl<T> Sender<T> {
         pub(in crate::consensus) fn send_modify(&self, change: impl FnOnce(&mut T)) {
             change(&mut self.0.value.lock().unwrap_or_else(PoisonError::into_inner));

@@ -73,7 +73,7 @@ pub enum StorageError {
 }
 
 impl StorageError {
-    pub(super) fn io(doing: &'static str, file: &str) -> impl FnOnce(io::Error) -> Self {
+    pub(crate) fn io(doing: &'static str, file: &str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { doing, file: file.to_owned(), source: Arc::new(source) }
     }
 

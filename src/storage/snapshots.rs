@@ -152,9 +152,9 @@ impl<D: Disk> Snapshots<D> {
     /// # Errors
     ///
     /// What the disk says.
-    pub fn begin(&self) -> Result<Unfinished<'_, D>, StorageError> {
+    pub fn begin(self: &Arc<Self>) -> Result<Unfinished<D>, StorageError> {
         let (file, name) = self.create()?;
-        Ok(Unfinished { snapshots: self, file, name, bytes: 0, sum: sum(), buffer: Vec::new() })
+        Ok(Unfinished { snapshots: Arc::clone(self), file, name, bytes: 0, sum: sum(), buffer: Vec::new() })
     }
 
     /// Begins one that another node sends, as its [`Snapshot::read_at`] gives it.
@@ -338,8 +338,8 @@ impl<F: DiskFile> Read for Reader<F> {
 }
 
 /// One that is being written. Dropped unfinished, it is gone at the next start.
-pub struct Unfinished<'a, D: Disk> {
-    snapshots: &'a Snapshots<D>,
+pub struct Unfinished<D: Disk> {
+    snapshots: Arc<Snapshots<D>>,
     file: D::File,
     name: String,
     bytes: u64,
@@ -347,14 +347,14 @@ pub struct Unfinished<'a, D: Disk> {
     buffer: Vec<u8>,
 }
 
-impl<D: Disk> Unfinished<'_, D> {
+impl<D: Disk> Unfinished<D> {
     /// Has it durably as the newest one.
     ///
     /// # Errors
     ///
     /// What the disk says. The newest one is then the one before.
     pub fn finish(mut self, last: EntryId) -> Result<Snapshot<D::File>, StorageError> {
-        let (name, snapshots) = (self.name.clone(), self.snapshots);
+        let (name, snapshots) = (self.name.clone(), Arc::clone(&self.snapshots));
         let written = self.write_out().and_then(|()| {
             let head = Head { last, bytes: self.bytes, sum: self.sum.clone().finalize() };
             self.file.write_at(0, &head.encode(&snapshots.cluster)).map(|()| head)
@@ -383,7 +383,7 @@ impl<D: Disk> Unfinished<'_, D> {
     }
 }
 
-impl<D: Disk> Write for Unfinished<'_, D> {
+impl<D: Disk> Write for Unfinished<D> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.buffer.extend_from_slice(bytes);
         if self.buffer.len() >= CHUNK_BYTES {

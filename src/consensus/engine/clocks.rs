@@ -53,8 +53,8 @@ impl OwnTime {
 
     /// Since the guard's last look the monotonic clock ran as the wall clock did. It stands still while a machine is suspended,
     /// and others wait no longer then.
-    pub(super) fn is_steady(&self) -> bool {
-        self.apart_us().abs_diff(self.apart_us.load(Ordering::Relaxed)) <= micros(STEADY)
+    pub(super) fn is_steady(&self, step: Duration) -> bool {
+        self.apart_us().abs_diff(self.apart_us.load(Ordering::Relaxed)) <= micros(step.min(STEADY))
     }
 
     /// For whoever asks.
@@ -79,7 +79,7 @@ fn micros(span: Duration) -> u64 {
 /// Until the engine stops.
 pub(super) async fn watch<D: Disk>(requests: Arc<Requests<D>>) {
     let wire = &requests.wire;
-    let mut guard = ClockGuard::new(Bounds::default());
+    let mut guard = ClockGuard::new(Bounds { step: requests.step, ..Bounds::default() });
     let mut told: BTreeMap<String, Duration> = BTreeMap::new();
     let mut looks = 0;
     let mut next = Instant::now();

@@ -234,6 +234,11 @@ impl<D: Disk> RaftSnapshotBuilder<Types> for Builder<D> {
     type SnapshotData = SnapshotData<D>;
 
     async fn build_snapshot(&mut self) -> io::Result<EngineSnapshot<D>> {
+        if let Some(untold) = self.untold() {
+            let told = newest_of(&self.snapshots).await?.unwrap_or_else(nothing);
+            self.tell(untold);
+            return Ok(told);
+        }
         // Where the machine's thread is gone that ends the node as well: by the next entry.
         let (head, mut content) = match self.applier.snapshot().await {
             Ok(Some(taken)) => taken,
@@ -259,8 +264,7 @@ impl<D: Disk> RaftSnapshotBuilder<Types> for Builder<D> {
             Ok(snapshot) => snapshot,
             Err(error) => return self.failed(&error).await,
         };
-        self.progress.send_modify(|progress| progress.snapshot = progress.snapshot.max(Some(last)));
-        self.events.record(&Event::SnapshotTaken { index: last.index });
+        self.tell(last);
         Ok(EngineSnapshot { meta, snapshot: SnapshotData::Own(snapshot) })
     }
 }
@@ -273,5 +277,21 @@ impl<D: Disk> Builder<D> {
         self.events.record(&Event::SnapshotFailed { why: error.to_string() });
         self.progress.send_modify(|progress| progress.snapshots_failed += 1);
         Ok(newest_of(&self.snapshots).await?.unwrap_or_else(nothing))
+    }
+
+    /// The last entry in a snapshot that the program wrote, which the engine does not know of. One that is being installed has more
+    /// than was applied.
+    fn untold(&self) -> Option<EntryId> {
+        let (applied, snapshot) = {
+            let progress = self.progress.borrow();
+            (progress.applied, progress.snapshot)
+        };
+        let newest = Some(self.snapshots.newest()?.last());
+        newest.filter(|_| newest > snapshot && newest <= applied)
+    }
+
+    fn tell(&self, last: EntryId) {
+        self.progress.send_modify(|progress| progress.snapshot = progress.snapshot.max(Some(last)));
+        self.events.record(&Event::SnapshotTaken { index: last.index });
     }
 }

@@ -54,6 +54,8 @@ pub(super) struct Requests<D: Disk> {
     /// How long this node answers reads by a lease after a quorum heard of it: less than half of what followers promise, so that
     /// a clock of twice the speed breaks nothing, and no guard has to see it first.
     pub(super) lease: Duration,
+    /// What this node's clocks may move apart before its leases end.
+    pub(super) step: Duration,
     /// Held by every proposal that is under way here, and alone by whoever hands over.
     pub(super) writes: RwLock<()>,
     /// Held by whoever changes members.
@@ -258,7 +260,7 @@ impl<D: Disk> Requests<D> {
     /// Up to which entry a reader must wait, if this node leads; `None` if it does not, or cannot be sure.
     pub(super) async fn barrier_here(&self, lease: bool) -> Option<Option<EntryId>> {
         // The node may have stood still since the guard looked, and its monotonic clock with it.
-        let lease = lease && self.leases.load(Ordering::Relaxed) && self.wire.time.is_steady();
+        let lease = lease && self.leases.load(Ordering::Relaxed) && self.wire.time.is_steady(self.step);
         let option = if lease {
             LinearizerOption::new(Some(self.lease), false).with_wait_timeout(Duration::ZERO)
         } else {

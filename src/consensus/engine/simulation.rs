@@ -10,6 +10,7 @@ mod clients;
 mod elections;
 mod faults;
 mod leases;
+mod marked;
 mod net;
 mod node;
 mod planted;

@@ -42,6 +42,12 @@ impl Timing {
         self.election / 4
     }
 
+    /// A standstill of this node's monotonic clock, as while its machine is suspended, that is no fault yet: lease and standstill
+    /// together are shorter than the promise, whatever `election` is.
+    pub(super) fn step(&self) -> Duration {
+        (self.election / 8).min(Duration::from_millis(500))
+    }
+
     /// How long a leader answers reads alone, after it sent what a majority answered.
     ///
     /// Whoever is elected has the vote of one of that majority, or is it. That one heard of the leader after the leader sent
@@ -63,6 +69,7 @@ mod tests {
         for millis in [5, 500, 2_000, 60_000] {
             let timing = Timing { election: Duration::from_millis(millis), ..Timing::default() };
             assert!(timing.lease() * 2 < timing.promise(), "{timing:?}");
+            assert!(timing.lease() + timing.step() < timing.promise(), "{timing:?}");
             // After a change of `election` by half or twice, node by node, the one's lease and the other's promise fit still.
             let other = Timing { election: timing.election / 2, ..timing };
             assert!(timing.lease() < other.promise(), "{timing:?}");

@@ -208,7 +208,7 @@ mod tests {
     #[test]
     fn the_summary_is_aligned() {
         let summary = report(Verdict::default(), digest()).summary();
-        let (verdict, rows) = summary.trim_end().rsplit_once('\n').unwrap();
+        let (rows, verdict) = summary.trim_end().rsplit_once('\n').unwrap();
         assert_eq!(
             verdict,
             "Nothing acknowledged was lost or done twice, and every voter has the same state."

@@ -16,11 +16,11 @@ fn content(index: u64) -> Vec<u8> {
     vec![byte; 300_000 + usize::from(byte)]
 }
 
-fn open_snapshots(disk: &FaultyDisk) -> Result<Snapshots<FaultyDisk>, StorageError> {
-    Snapshots::open(disk.clone(), CLUSTER)
+fn open_snapshots(disk: &FaultyDisk) -> Result<Arc<Snapshots<FaultyDisk>>, StorageError> {
+    Snapshots::open(disk.clone(), CLUSTER).map(Arc::new)
 }
 
-fn write(snapshots: &Snapshots<FaultyDisk>, index: u64) -> Result<(), StorageError> {
+fn write(snapshots: &Arc<Snapshots<FaultyDisk>>, index: u64) -> Result<(), StorageError> {
     let mut unfinished = snapshots.begin()?;
     unfinished.write_all(&content(index)).map_err(StorageError::io("write to", "a snapshot"))?;
     unfinished.finish(id(index)).map(drop)

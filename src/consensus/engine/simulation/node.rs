@@ -16,6 +16,7 @@ use super::super::super::clock::ClusterClock;
 use super::super::super::events::Events;
 use super::super::super::key_value::KeyValue;
 use super::super::super::machine::StateMachine;
+use super::super::super::marker::Markers;
 use super::super::super::replica_id::{Place, ReplicaId};
 use super::super::super::session::Sessions;
 use super::super::super::tasks;
@@ -151,10 +152,8 @@ impl Node {
             around.checker.doubts(self.index);
         }
         around.checker.starts(self.index, (&self.log, &self.snapshots), &identity, (&found, &log));
-        match around.planted {
-            Some(Planted::VoteInDoubt) => found.in_doubt = None,
-            Some(Planted::CommitForgotten) => found.committed = 0,
-            _ => {}
+        if around.planted == Some(Planted::CommitForgotten) {
+            found.committed = 0;
         }
         let snapshots = Snapshots::open(self.snapshots.clone(), &identity.cluster);
         let snapshots = Arc::new(snapshots.map_err(|error| error.to_string())?);
@@ -188,6 +187,11 @@ impl Node {
         };
         let engine = Engine::start(parts).await.map_err(|error| error.to_string())?;
         match around.planted {
+            // The doubt itself lasts until the node has caught up.
+            Some(Planted::VoteInDoubt) => {
+                engine.requests.in_doubt.store(false, Ordering::Relaxed);
+                engine.requests.raft.runtime_config().elect(true);
+            }
             Some(Planted::OwnCandidacy) if self.life > 1 => {
                 let raft = engine.requests.raft.clone();
                 tasks::spawn(async move { drop(raft.trigger().elect(false).await) });
@@ -196,7 +200,8 @@ impl Node {
             _ => {}
         }
         let patience = around.timing.patience;
-        let access = Access { engine, applier, clock, log, patience, machine: PhantomData };
+        let markers = Markers::new(Arc::clone(&log), Arc::clone(&snapshots));
+        let access = Access { engine, applier, clock, log, markers, patience, machine: PhantomData };
         Ok(Running { scope: scope.clone(), access: Arc::new(access), snapshots })
     }
 

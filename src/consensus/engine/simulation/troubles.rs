@@ -6,15 +6,18 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 
+use super::super::super::access::Access;
+use super::super::super::error::MarkerError;
+use super::super::super::machine::StateMachine;
 use super::super::super::replica_id::{Place, ReplicaId};
 use super::super::super::status::Role;
 use super::super::super::tasks::scope::Scope;
 use super::clients::Cluster;
 use super::faults::Fault;
-use super::node::End;
+use super::node::{End, Watched};
 use super::planted::Planted;
 use super::world::{LOST_MAX, SPARE, TICK, World};
-use crate::storage::faulty::Fault as DiskFault;
+use crate::storage::faulty::{Fault as DiskFault, FaultyDisk};
 
 /// A disk that was told to fail.
 #[derive(Clone, Copy)]
@@ -60,6 +63,15 @@ async fn replace(
         };
         drop(leader.scope.run(timeout(Duration::from_secs(10), change)).await);
     }
+}
+
+/// As a program does that writes it itself, and takes its time.
+async fn write_snapshot(access: &Access<Watched, FaultyDisk>, takes: Duration) -> Result<(), MarkerError> {
+    let (mut marker, state) = access.begin_snapshot(|machine| machine.machine.clone()).await?;
+    sleep(takes).await;
+    let written = state.snapshot().and_then(|mut content| std::io::copy(&mut content, &mut marker));
+    written.map_err(MarkerError::disk)?;
+    access.end_snapshot(marker).await
 }
 
 impl World {
@@ -193,7 +205,14 @@ impl World {
                     let counts = self.counts.clone();
                     tokio::spawn(async move {
                         let before = running.snapshots.newest().map(|newest| newest.last());
-                        drop(running.scope.run(timeout(long, running.access.engine.snapshot())).await);
+                        // By the replica, or by the program around it.
+                        let access = &running.access;
+                        if long.as_millis().is_multiple_of(2) {
+                            drop(running.scope.run(timeout(long, access.engine.snapshot())).await);
+                        } else {
+                            let written = timeout(2 * long, write_snapshot(access, long / 4));
+                            drop(running.scope.run(written).await);
+                        }
                         sleep(Duration::from_secs(1)).await;
                         if running.snapshots.newest().map(|newest| newest.last()) > before {
                             counts.struck(fault);
