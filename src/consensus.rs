@@ -17,6 +17,7 @@ mod event;
 mod events;
 mod guard;
 pub mod history;
+mod joined;
 pub mod key_value;
 mod machine;
 mod marker;

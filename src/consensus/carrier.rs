@@ -83,7 +83,7 @@ impl Carrier for Client {
 
     fn place(&self, node: &NodeId) -> Option<Place> {
         let topology = self.mesh().topology();
-        topology.node(node).map(|spec| Place { node: spec.id.clone(), datacenter: spec.datacenter.clone() })
+        topology.node(node).map(|spec| Place::known(spec.id.clone(), spec.datacenter.clone()))
     }
 }
 

@@ -228,6 +228,24 @@ impl<D: Disk> Engine<D> {
         std::future::pending().await
     }
 
+    /// Resolves when a membership is committed that is not the one of `seen`, and says who is in it. None when the engine ended.
+    pub(super) async fn members(&self, seen: &mut Option<EntryId>) -> Option<Vec<Place>> {
+        let mut metrics = self.requests.raft.metrics();
+        loop {
+            {
+                let metrics = metrics.borrow_watched();
+                let since = metrics.membership_config.log_id().as_ref().map(types::id_of);
+                let committed = metrics.local_committed.as_ref().map(types::id_of);
+                if since.is_some() && since != *seen && since <= committed {
+                    *seen = since;
+                    let membership = metrics.membership_config.membership();
+                    return Some(membership.nodes().map(|(_, place)| place.clone()).collect());
+                }
+            }
+            metrics.changed().await.ok()?;
+        }
+    }
+
     pub(super) async fn stopped(&self) -> String {
         let mut metrics = self.requests.raft.metrics();
         loop {

@@ -138,7 +138,7 @@ fn every_family_exists_before_anything_is_counted() {
 
 #[test]
 fn a_replica_is_scraped_with_its_node() {
-    let (own, place) = (ReplicaId(7), Place { node: node("eu-1"), datacenter: dc("eu") });
+    let (own, place) = (ReplicaId(7), Place::known(node("eu-1"), dc("eu")));
     let status_of = move || crate::consensus::Status {
         replica: own,
         role: Role::Follower,

@@ -39,7 +39,11 @@ fn index(id: Option<EntryId>) -> Value {
 }
 
 fn place((replica, place): &(ReplicaId, Place)) -> Value {
-    json!({ "replica": replica, "node": place.node, "datacenter": place.datacenter })
+    let mut json = json!({ "replica": replica, "node": place.node, "datacenter": place.datacenter });
+    if let Some(address) = place.address {
+        json["address"] = address.to_string().into();
+    }
+    json
 }
 
 /// One line of the log.

@@ -28,9 +28,9 @@ const DISK: Duration = Duration::from_millis(2);
 
 /// Where the simulated nodes are.
 pub(super) fn places() -> Vec<Place> {
-    let place = |(node, datacenter): &(&str, &str)| Place {
-        node: NodeId::new(node).expect("it is a name"),
-        datacenter: Datacenter::new(datacenter).expect("it is a name"),
+    let place = |(node, datacenter): &(&str, &str)| {
+        let node = NodeId::new(node).expect("it is a name");
+        Place::known(node, Datacenter::new(datacenter).expect("it is a name"))
     };
     NODES.iter().map(place).collect()
 }
