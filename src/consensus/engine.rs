@@ -178,12 +178,19 @@ impl<D: Disk> Engine<D> {
     async fn begin(&self, founders: Vec<Place>, place: &Place) -> Result<(), StartError> {
         let raft = &self.requests.raft;
         if raft.is_initialized().await.map_err(StartError::engine)? {
-            let alone = {
+            let (alone, followed) = {
                 let metrics = raft.metrics();
                 let metrics = metrics.borrow_watched();
-                metrics.membership_config.voter_ids().eq([self.requests.wire.own])
+                let membership = metrics.membership_config.membership();
+                (
+                    membership.voter_ids().eq([self.requests.wire.own]),
+                    membership.learner_ids().next().is_some(),
+                )
             };
-            if alone {
+            // What it promised another leader before its restart holds also where it is the only voter by now; and what it may have lost,
+            // a learner may have.
+            let promised = Instant::now() < self.requests.votes_from;
+            if alone && !promised && !(self.requests.in_doubt() && followed) {
                 raft.trigger().elect(false).await.map_err(StartError::engine)?;
             }
             return Ok(());

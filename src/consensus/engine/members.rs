@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use openraft::ChangeMembers;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
+use openraft::ChangeMembers;
 use tokio::sync::MutexGuard;
 use trunkline_mesh::Lane;
 
@@ -45,22 +45,46 @@ impl<D: Disk> Requests<D> {
         self.check_known(replica)?;
         let _alone = self.changes_members().await?;
         let set = BTreeSet::from([replica]);
-        let is_voter = {
-            let metrics = self.raft.metrics();
-            let metrics = metrics.borrow_watched();
-            metrics.membership_config.voter_ids().any(|voter| voter == replica)
-        };
-        if is_voter {
+        if self.is_voter(replica) {
             // One that is no voter any longer is no member any longer either.
             return changed(self.raft.change_membership(ChangeMembers::RemoveVoters(set), false).await);
         }
         changed(self.raft.change_membership(ChangeMembers::RemoveNodes(set), false).await)
     }
 
-    /// Has a voter lead, without an election timeout. Nothing happens where it is too far behind.
+    /// Has a voter lead, without an election timeout. The engine asks nothing: it lets go of its leadership whoever is named, so only one that
+    /// can lead at once is.
     pub(super) async fn transfer(&self, replica: ReplicaId) -> Result<(), MemberError> {
         self.check_known(replica)?;
+        if replica == self.wire.own {
+            return Err(MemberError::Refused { why: "this replica leads already".to_owned() });
+        }
+        if !self.is_voter(replica) {
+            return Err(MemberError::Refused { why: "a learner cannot lead: promote it first".to_owned() });
+        }
+        if !self.is_heard(replica) {
+            let why =
+                format!("replica {replica} has not acknowledged anything for {:?}", self.drained_within);
+            return Err(MemberError::Silent { why });
+        }
+        if !self.is_near(replica) {
+            return Err(MemberError::Behind { replica });
+        }
         self.hand_over(replica).await
+    }
+
+    fn is_voter(&self, replica: ReplicaId) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.membership_config.voter_ids().any(|voter| voter == replica)
+    }
+
+    /// It acknowledged something within an election timeout.
+    fn is_heard(&self, replica: ReplicaId) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let last = metrics.heartbeat.as_ref().and_then(|all| *all.get(&replica)?);
+        last.is_some_and(|last| openraft::Instant::elapsed(&*last) < self.drained_within)
     }
 
     fn check_leads(&self) -> Result<(), MemberError> {

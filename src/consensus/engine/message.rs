@@ -21,7 +21,7 @@
 //! | 2    | appended | result 8: 0 done, 1 conflict, 2 higher vote, 3 the stream is not known; vote |
 //! | 3    | vote     | vote; last id; flags 8: 1 only asked whether, 2 leadership is transferred |
 //! | 4    | voted    | vote; last id; granted 8 |
-//! | 5    | transfer | vote; last id |
+//! | 5    | transfer | vote; next replica 8; last id |
 //! | 6    | transferred | result 8: 0 done, 1 refused |
 //! | 7    | snapshot | vote; last id; membership's id; membership text; total 8; offset 8; the rest of the message: bytes of the file |
 //! | 8    | got      | result 8: 0 go on, 1 installed, 2 begin again, 3 refused; offset 8; vote |

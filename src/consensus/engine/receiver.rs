@@ -247,6 +247,8 @@ async fn answer_of<D: Disk>(
             tell(response.vote_granted, reason_of(&response, &vote, candidate.as_ref()));
             Some(Body::Voted { vote: response.vote, last, granted: response.vote_granted })
         }
+        // It would vote for itself, and it votes for nobody.
+        Body::Transfer { .. } if requests.in_doubt() => Some(Body::Transferred { done: false }),
         Body::Transfer { vote, next, last } => {
             let request = TransferLeaderRequest::new(vote, next, last.map(log_id_of));
             let done = raft.handle_transfer_leader(request).await.ok()?.is_ok();

@@ -137,7 +137,7 @@ impl<D: Disk> Requests<D> {
             Err(Written::Failed(error)) => return Err(error),
             Ok(answer) => return Ok(answer),
         };
-        // A leader that hands over takes nothing, and names itself.
+        // A leader that hands over takes nothing, and names whom it asked to lead: that is this node where it is asked itself.
         let leader = leader.filter(|(replica, _)| *replica != self.wire.own);
         let Some((replica, place)) = leader else { return Err(ProposeError::NoLeader) };
         // The semaphore is never closed.
@@ -216,7 +216,13 @@ impl<D: Disk> Requests<D> {
     /// Resolves when another one leads, and what this one said last had time to come.
     async fn another_leads(&self, replica: ReplicaId) {
         let mut metrics = self.raft.server_metrics();
-        while metrics.borrow_watched().current_leader.is_none_or(|leader| leader == replica) {
+        // One that hands over is the leader, for itself, until another one is.
+        let own = metrics.borrow_watched().current_leader.filter(|leader| *leader == self.wire.own);
+        while metrics
+            .borrow_watched()
+            .current_leader
+            .is_none_or(|leader| leader == replica || Some(leader) == own)
+        {
             if metrics.changed().await.is_err() {
                 return std::future::pending().await;
             }

@@ -154,6 +154,33 @@ fn a_leader_that_hands_over_fails_nobody_and_takes_four_round_trips() {
     }
 }
 
+/// Whoever is named to lead next can, or nothing happens: the engine would let go of its leadership for a dead one, and for itself.
+#[test]
+fn nobody_is_handed_the_leadership_who_cannot_take_it() {
+    each_seed(number("SIM_FROM", 0), 4, |seed| {
+        in_virtual_time(seed, async {
+            let mut scene = Scene::new(seed, Timing::default(), None);
+            wan(&mut scene);
+            let leader = scene.begin().await;
+            let dead = (leader + 1) % scene.nodes.len();
+            scene.end(dead, End::Kill);
+            sleep(Timing::default().election * 2).await;
+            let asked = scene.running(leader).clone();
+            let own = |index: usize| scene.nodes[index].own;
+            for (target, why) in
+                [(leader, "this replica leads already"), (dead, "has not acknowledged anything for")]
+            {
+                let answer = asked.scope.run(asked.access.engine.transfer(own(target))).await.unwrap();
+                let refused = answer.expect_err("it is refused").to_string();
+                assert!(refused.contains(why), "seed {seed}: {refused}");
+            }
+            assert!(scene.put(leader, "at once").await.is_ok(), "seed {seed}: it leads on");
+            assert_eq!(scene.leader().await, leader, "seed {seed}");
+            scene.check();
+        });
+    });
+}
+
 /// Terms that somebody led in within minutes on lines that lose, with clients that write.
 fn terms_on_bad_lines(seed: u64) -> (usize, usize) {
     in_virtual_time(seed, async {
