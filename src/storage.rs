@@ -28,7 +28,7 @@ pub(crate) mod faulty;
 #[cfg(test)]
 mod tests;
 
-pub use data_directory::DataDirectory;
+pub use data_directory::{DataDirectory, LOG};
 pub use disk::{Directory, Disk, DiskFile};
 pub use doubt::{EndedDoubt, end_doubt};
 pub use entry::{Entry, EntryId, INDEX_MAX};

@@ -11,7 +11,7 @@ use super::output::base64;
 use super::status::print;
 use super::table::{Align, Table};
 use crate::config::units::show_count;
-use crate::storage::{DataDirectory, Entry, EntryId, Inspection, StorageError, end_doubt};
+use crate::storage::{DataDirectory, Entry, EntryId, Inspection, LOG, StorageError, end_doubt};
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum LogCommand {
@@ -102,14 +102,14 @@ fn look(directory: &Path, show: impl FnMut(Entry) -> bool) -> Result<Inspection,
         }));
     }
     let directory = DataDirectory::open(directory)?;
-    Ok(Inspection::of(&directory.sub_directory("log")?, show)?)
+    Ok(Inspection::of(&directory.sub_directory(LOG)?, show)?)
 }
 
 fn trust(args: &TrustArgs) -> Result<(), Failure> {
     // The same refusals as for those that look.
     look(&args.directory, |_| false)?;
     let directory = DataDirectory::open(&args.directory)?;
-    let ended = end_doubt(directory.sub_directory("log")?)?;
+    let ended = end_doubt(directory.sub_directory(LOG)?)?;
     let last = ended.last.map_or_else(
         || "there are no entries".to_owned(),
         |last| format!("the last entry is {} of term {}", last.index, last.term),

@@ -27,7 +27,7 @@ use super::replica_id::{Place, ReplicaId};
 use super::status::Status;
 use super::time::Instant;
 use super::watch;
-use crate::storage::{DataDirectory, Directory, Disk, EntryId, Identity, Log, Options, Snapshots};
+use crate::storage::{DataDirectory, Directory, Disk, EntryId, Identity, LOG, Log, Options, Snapshots};
 
 /// The longest operation, B: an append of it fits into a message of the mesh, whatever else is in it.
 pub const OPERATION_BYTES_MAX: usize = 1 << 20;
@@ -159,7 +159,7 @@ impl<M: StateMachine> Replica<M> {
         let data = DataDirectory::open(&config.data)?;
         let own = ReplicaId(data.replica(&identity, || fastrand::u64(1..))?);
         let snapshots = Arc::new(Snapshots::open(data.sub_directory("snapshots")?, &cluster)?);
-        let (log, found) = Log::open(data.sub_directory("log")?, identity, Options::new(fastrand::u64(..)))?;
+        let (log, found) = Log::open(data.sub_directory(LOG)?, identity, Options::new(fastrand::u64(..)))?;
         let log = Arc::new(log);
         let clock = Arc::new(ClusterClock::new(Instant::now()));
         let applier = Applier::start(machine, Arc::clone(&clock))?;

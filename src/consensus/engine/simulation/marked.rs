@@ -40,7 +40,7 @@ fn virtually<F: Future>(test: impl FnOnce() -> F) -> F::Output {
 
 impl One {
     async fn start(founds: bool) -> Self {
-        let place = Place { node: NodeId::new("one").unwrap(), datacenter: Datacenter::new("dc").unwrap() };
+        let place = Place::known(NodeId::new("one").unwrap(), Datacenter::new("dc").unwrap());
         let trace = Trace::new();
         let checker = Checker::new(trace.clone());
         let mut luck = fastrand::Rng::with_seed(fastrand::u64(..));
