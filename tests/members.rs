@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 use support::http::exchange;
-use support::poll;
 use support::replica::{Node, free};
+use support::{exit_code, poll, signal};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -55,8 +55,14 @@ impl Cluster<'_> {
 
     /// Whether the mesh of a node has the newcomer among its peers.
     fn knows_the_newcomer(&self, at: usize) -> bool {
+        self.knows(at, "d")
+    }
+
+    /// Whether the mesh of a node has nodes in a datacenter.
+    fn knows(&self, at: usize, datacenter: &str) -> bool {
         let status = self.ask(self.admin[at], "GET", "/v1/status", "").map(|(_, status)| status);
-        status.is_some_and(|status| status["datacenters"].to_string().contains("\"d\""))
+        let named = format!("\"name\":\"{datacenter}\"");
+        status.is_some_and(|status| status["datacenters"].to_string().contains(&named))
     }
 
     /// Which of the first three leads.
@@ -122,4 +128,48 @@ fn a_node_that_no_file_names_joins_votes_and_leaves_and_the_mesh_of_every_replic
         poll("the newcomer is forgotten", SOON, || (!cluster.knows_the_newcomer(at)).then_some(()));
     }
     cluster.put(cluster.leader(), "three");
+}
+
+#[test]
+fn sighup_takes_a_changed_file_on_beside_who_joined_and_refuses_a_wrong_one_whole() {
+    let directory = tempfile::tempdir().unwrap();
+    let [mesh, admin, api] = [(); 3].map(|()| free(3));
+    let cluster = Cluster { directory: directory.path(), mesh, admin, api };
+    let (its_own, file) = (cluster.write_file(2), cluster.write_file(1));
+    let told = directory.path().join("log");
+    let mut node = Node::start_logged(&["--config", &file, "--node", "a-1"], cluster.api[0], &told);
+    let _newcomer = cluster.start(&its_own, 1);
+    cluster.change(&format!("/v1/members/add?node=b-1&datacenter=b&address={}", cluster.mesh[1]));
+    poll("the newcomer is known", SOON, || cluster.knows(0, "b").then_some(()));
+
+    let whole = std::fs::read_to_string(&file).unwrap();
+    let read_again = |text: &str, says: &str| {
+        std::fs::write(&file, text).unwrap();
+        signal(&node.child, "HUP");
+        let said = || std::fs::read_to_string(&told).unwrap_or_default();
+        poll(says, SOON, || said().contains(says).then_some(()));
+    };
+    let more = format!(
+        "{whole}[[node]]\nid = \"c-1\"\ndc = \"c\"\nroles = [\"member\"]\naddress = \"{}\"\n",
+        cluster.mesh[2]
+    );
+    read_again(&more, "reload: node c-1 added: member of datacenter c");
+    poll("the file's new node is known", SOON, || cluster.knows(0, "c").then_some(()));
+    assert!(cluster.knows(0, "b"), "who joined stays");
+
+    // Each of them leaves c-1 out, which is not taken on either.
+    let slower = format!("{whole}[consensus]\nelection = \"7 s\"\n");
+    read_again(&slower, "only a restart changes consensus.election (2 s -> 7 s)");
+    let elsewhere = whole.replace("data = \"{node}\"", "data = \"other\"");
+    read_again(&elsewhere, "only a restart changes data of node a-1");
+    read_again(&format!("{whole}[limits]\nmessage_bytes_max = \"1 MiB\"\n"), "replicas need [limits]");
+    read_again("[cluster", "the old configuration stays: ");
+    assert!(cluster.knows(0, "b") && cluster.knows(0, "c"));
+
+    read_again(&whole, "reload: node c-1 removed");
+    poll("the file's node is forgotten", SOON, || (!cluster.knows(0, "c")).then_some(()));
+    assert!(cluster.knows(0, "b"));
+    cluster.put(0, "one");
+    signal(&node.child, "TERM");
+    assert_eq!(exit_code(&mut node.child, SOON), 0);
 }

@@ -3,8 +3,9 @@
 //! What the file of a node says stays as it is. What is here comes and goes with the committed membership.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use trunkline_mesh::{Mesh, NodeId, NodeSpec, Roles, TopologyChangeError};
+use trunkline_mesh::{Mesh, NodeId, NodeSpec, Roles, Topology, TopologyChangeError};
 
 use super::replica_id::Place;
 
@@ -64,6 +65,42 @@ impl Joined {
         }
     }
 
+    /// Gives the mesh what a file says now, and beside it who joined. Where both cannot be, as with one address, the file's node stays.
+    pub(super) fn set_topology(
+        &mut self,
+        mesh: &Mesh,
+        file: &Arc<Topology>,
+        members: &[Place],
+    ) -> Result<(), TopologyChangeError> {
+        let (topology, nodes) = self.beside(file, members);
+        mesh.set_topology(topology)?;
+        self.nodes = nodes;
+        Ok(())
+    }
+
+    /// A file's topology with those beside whom it does not name, and who they are.
+    fn beside(&self, file: &Arc<Topology>, members: &[Place]) -> (Arc<Topology>, BTreeMap<NodeId, NodeSpec>) {
+        let asked = self.nodes.values().filter(|spec| self.asked.contains(&spec.id)).cloned();
+        let unnamed: BTreeMap<NodeId, NodeSpec> = asked
+            .chain(members.iter().filter_map(spec_of))
+            .filter(|spec| file.node(&spec.id).is_none())
+            .map(|spec| (spec.id.clone(), spec))
+            .collect();
+        let (mut topology, mut nodes) = (Arc::clone(file), BTreeMap::new());
+        for (node, spec) in unnamed {
+            match topology.with(spec.clone()) {
+                Ok(more) => {
+                    topology = more.into();
+                    nodes.insert(node, spec);
+                }
+                Err(error) => {
+                    tracing::warn!(%node, %error, "a member's node is not in the topology any longer: name it in the file");
+                }
+            }
+        }
+        (topology, nodes)
+    }
+
     fn changes(&self, is_known: impl Fn(&NodeId) -> bool, members: &[Place]) -> Vec<Change> {
         let mut changes: Vec<Change> = self
             .nodes
@@ -96,7 +133,7 @@ fn spec_of(place: &Place) -> Option<NodeSpec> {
 
 #[cfg(test)]
 mod tests {
-    use trunkline_mesh::Datacenter;
+    use trunkline_mesh::{ClusterId, Datacenter};
 
     use super::*;
 
@@ -122,6 +159,32 @@ mod tests {
         assert_eq!(joined(&members).changes(in_file, &members[..1]), [Change::Leaves(moved[0].node.clone())]);
         // A node that the file names stays as the file has it.
         assert_eq!(joined(&[]).changes(in_file, &[place("eu-1", 9)]), []);
+    }
+
+    #[test]
+    fn a_file_that_is_read_again_keeps_who_joined_and_its_own_node_where_both_cannot_be() {
+        let file = |nodes: &[Place]| {
+            let cluster = ClusterId::new("x").unwrap();
+            Arc::new(Topology::new(cluster, nodes.iter().filter_map(spec_of)).unwrap())
+        };
+        let members = [place("eu-1", 0), place("eu-2", 7), place("eu-3", 8)];
+        let named = |nodes: &[Place], joined: &Joined| {
+            let (topology, nodes) = joined.beside(&file(nodes), &members);
+            assert!(nodes.values().all(|spec| topology.node(&spec.id) == Some(spec)));
+            let all: Vec<String> = topology.nodes().map(|node| node.id.to_string()).collect();
+            (all.join(" "), nodes.len())
+        };
+        let one = joined(&members[1..]);
+        assert_eq!(named(&[place("eu-1", 1)], &one), ("eu-1 eu-2 eu-3".to_owned(), 2));
+        // The file names it, at whatever address, or has its address for another.
+        assert_eq!(named(&[place("eu-1", 1), place("eu-2", 9)], &one), ("eu-1 eu-2 eu-3".to_owned(), 1));
+        assert_eq!(named(&[place("eu-1", 7)], &one), ("eu-1 eu-3".to_owned(), 1));
+        // What the file named until now and the membership has goes on, and so does who is asked to join.
+        assert_eq!(named(&[place("eu-1", 1)], &joined(&[])), ("eu-1 eu-2 eu-3".to_owned(), 2));
+        let mut more = joined(&[place("eu-4", 9)]);
+        assert_eq!(named(&[place("eu-1", 1)], &more).1, 2, "it left");
+        more.asked.insert(NodeId::new("eu-4").unwrap());
+        assert_eq!(named(&[place("eu-1", 1)], &more).1, 3);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
-use trunkline_mesh::{Client, Datacenter, Inbox, Mesh, NodeId, TopologyChangeError};
+use trunkline_mesh::{Client, Datacenter, Inbox, Mesh, NodeId, Topology, TopologyChangeError};
 
 use super::access::Access;
 use super::applied::Answer;
@@ -316,11 +316,23 @@ impl<M: StateMachine> Replica<M> {
         let refused = |error: TopologyChangeError| MemberError::Refused { why: error.to_string() };
         self.joined().ask(mesh, &place).map_err(refused)?;
         let added = self.shared.access.engine.add(place.clone(), self.shared.access.patience).await;
-        let status = self.status();
-        let members: Vec<Place> =
-            status.voters.into_iter().chain(status.learners).map(|(_, place)| place).collect();
-        self.joined().asked(mesh, &place, &members);
+        self.joined().asked(mesh, &place, &self.members());
         added
+    }
+
+    /// Has the mesh go on with another topology, as [`Mesh::set_topology`] does, and with the nodes that
+    /// [joined](Self::add_at) beside it. Where one of them and a node of `topology` cannot both be, the latter stays.
+    ///
+    /// # Errors
+    ///
+    /// [`TopologyChangeError`]: nothing was changed.
+    pub fn set_topology(&self, topology: &Arc<Topology>) -> Result<(), TopologyChangeError> {
+        self.joined().set_topology(self.shared.client.mesh(), topology, &self.members())
+    }
+
+    fn members(&self) -> Vec<Place> {
+        let status = self.status();
+        status.voters.into_iter().chain(status.learners).map(|(_, place)| place).collect()
     }
 
     fn joined(&self) -> MutexGuard<'_, Joined> {
