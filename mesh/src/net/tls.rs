@@ -30,7 +30,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
 pub(super) use certificate::wall_s;
 pub use certificate::{CertificateError, CertificateInfo};
-pub use credentials::{CHECK_INTERVAL, Credentials, TlsError, TlsFiles, read_certificates};
+pub use credentials::{CHECK_INTERVAL, Credentials, TlsError, TlsFiles, is_issued_by, read_certificates};
 use failure::TlsFailure;
 pub(super) use gate::Gate;
 pub use revoked::{Revocation, RevocationList, read_revocation_lists};

@@ -341,6 +341,19 @@ pub fn read_certificates(path: &Path) -> Result<Vec<CertificateInfo>, TlsError> 
     certificates(path)?.iter().map(|certificate| info_of(path, certificate)).collect()
 }
 
+/// Whether the first certificate of a file was issued by the first of a CA's file: it names it, and that one's key signed it.
+///
+/// # Errors
+/// [`TlsError`]: one of the two files is not to be read, or has no certificate.
+pub fn is_issued_by(path: &Path, ca: &Path) -> Result<bool, TlsError> {
+    let (ours, theirs) = (certificates(path)?, certificates(ca)?);
+    let (Some(ours), Some(theirs)) = (ours.first(), theirs.first()) else { return Ok(false) };
+    let parsed = |der| x509_parser::parse_x509_certificate(der).map(|(_, certificate)| certificate);
+    let (Ok(ours), Ok(theirs)) = (parsed(ours), parsed(theirs)) else { return Ok(false) };
+    let is_named = ours.issuer().as_raw() == theirs.subject().as_raw();
+    Ok(is_named && ours.verify_signature(Some(theirs.public_key())).is_ok())
+}
+
 /// Never the key.
 impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
