@@ -108,6 +108,10 @@ fn a_stranger_with_a_ca_of_its_own_gets_nothing_through() {
     assert_eq!(cluster.received("eu-m1"), "");
     let refused = || metric(&cluster, "eu-p1", "trunkline_tls_handshakes_failed_total", "not_tls");
     assert!(refused() >= Some(1.0), "{:?}", refused());
+    // Each end says what is the matter, and the one that anybody can reach says it once.
+    assert!(stderr.contains("the peer wants TLS, and this node has no certificates"), "{stderr}");
+    let log = cluster.log("eu-p1");
+    assert_eq!(log.lines().filter(|line| line.contains("not_tls")).count(), 1, "{log}");
 }
 
 #[test]
@@ -431,6 +435,11 @@ fn a_certificate_that_is_taken_back_is_refused_by_a_running_cluster() {
     poll("one is no longer", SOON, || linked("eu-p1").is_none().then_some(()));
     let refused = || metric(&cluster, "eu-m1", "trunkline_tls_handshakes_failed_total", "revoked");
     poll("and is refused", SOON, || refused().filter(|count| *count >= 1.0));
+    let log = cluster.log("eu-m1");
+    for part in ["revocation list reloaded", "revoked is refused", "spiffe://example/dc/eu/node/eu-p1"] {
+        assert!(log.contains(part), "{part}: {log}");
+    }
+    assert!(!log.contains("certificate reloaded"), "{log}");
     assert!(linked("eu-p2").is_some());
     let input = write(&cluster.path("input"), lines(10));
     let (code, table, stderr) =

@@ -299,7 +299,16 @@ impl Credentials {
 
     /// Nothing that a peer sees or that decides over peers differs. A key never changes without its certificate.
     pub(super) fn is_same(&self, other: &Self) -> bool {
-        (&self.chain, &self.ca, &self.revoked) == (&other.chain, &other.ca, &other.revoked)
+        self.difference(other) == Difference::default()
+    }
+
+    /// What of that differs.
+    pub(super) fn difference(&self, other: &Self) -> Difference {
+        Difference {
+            certificate: self.chain != other.chain,
+            ca: self.ca != other.ca,
+            revoked: self.revoked != other.revoked,
+        }
     }
 
     /// Whether a chain, the peer's own certificate first, would be taken at a moment by this side of a connection.
@@ -331,6 +340,14 @@ impl Credentials {
     pub(super) fn client(&self) -> &Arc<ClientConfig> {
         &self.client
     }
+}
+
+/// What is not the same in two sets of files.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Difference {
+    pub(super) certificate: bool,
+    pub(super) ca: bool,
+    pub(super) revoked: bool,
 }
 
 /// What the certificates of a PEM file say, in its order. Nothing is verified.
