@@ -14,7 +14,7 @@ use super::notify::Notifier;
 use super::reload::Following;
 use super::run::serve_admin_with;
 use super::signal::{Hangup, Stop};
-use crate::config::{Config, Protection, Role};
+use crate::config::{Config, Protection, Role, held};
 use crate::consensus::key_value::KeyValue;
 use crate::consensus::{OPERATION_BYTES_MAX, Replica, ReplicaConfig, StartError, Timing};
 use crate::scratch::Scratch;
@@ -69,7 +69,11 @@ pub(super) async fn node(args: NodeCommand, log: &Log) -> Result<(), Failure> {
         let config = Config::load(&path)?;
         log.follow(config.log_level());
         let args = NodeArgs { config: PathBuf::new(), node: args.node };
-        let spec = config.choose(args.asked().as_deref(), Role::Member)?;
+        // Whatever roles the node that was named has: all that it lacks is told at once.
+        let spec = match args.asked() {
+            Some(asked) => config.find(&asked)?,
+            None => config.choose(None, Role::Member)?,
+        };
         (of_file(&config, spec)?, Some((hangup, path, config)))
     };
     log.tell_what_is_left_out();
@@ -186,13 +190,26 @@ fn of_storage(error: &StorageError) -> Failure {
 }
 
 fn of_file(config: &Config, spec: &NodeSpec) -> Result<Plan, Failure> {
-    let Some(data) = config.data(&spec.id) else {
-        return Err(Failure::Config(format!(
-            "{}:{}: node `{}` is no replica: give it `data`, the directory for its log",
-            config.path().display(),
-            config.line(&spec.id).unwrap_or_default(),
-            spec.id
-        )));
+    let roles = spec.roles;
+    let data = match config.data(&spec.id) {
+        Some(data) if roles.origin && roles.member => data,
+        data => {
+            let lacking = [
+                (data.is_none(), "`data`, the directory for its log"),
+                (!roles.origin, "the role \"origin\""),
+                (!roles.member, "the role \"member\""),
+            ];
+            let lacking: Vec<&str> =
+                lacking.iter().filter(|(lacks, _)| *lacks).map(|(_, what)| *what).collect();
+            return Err(Failure::Config(format!(
+                "{}:{}: node `{}` has {} and is no replica: it lacks {}; add that, or name another node with --node",
+                config.path().display(),
+                config.line(&spec.id).unwrap_or_default(),
+                spec.id,
+                held(roles),
+                lacking.join(", "),
+            )));
+        }
     };
     check_limits(config).map_err(Failure::Config)?;
     Ok(Plan {
