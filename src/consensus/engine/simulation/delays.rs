@@ -48,10 +48,8 @@ impl Voter {
 }
 
 async fn start(seed: u64) -> Vec<Voter> {
-    let places = NODES.map(|(node, datacenter)| Place {
-        node: name(node, NodeId::new),
-        datacenter: name(datacenter, Datacenter::new),
-    });
+    let places = NODES
+        .map(|(node, datacenter)| Place::known(name(node, NodeId::new), name(datacenter, Datacenter::new)));
     let trace = Trace::new();
     let checker = Checker::new(trace.clone());
     let mut luck = fastrand::Rng::with_seed(seed);
