@@ -98,8 +98,9 @@ async fn led<'a>(voters: &'a [Voter], by: Option<&str>) -> &'a Voter {
 }
 
 /// 64 B at a follower are answered after: the way to the leader; the way from there to the nearest voters that make a majority,
-/// and back; and the way of the answer. So it is four one-way delays where the proposer is among the nearest. The answer says
-/// what is committed: it is applied at the proposer when it is answered, and no word of the leader more is waited for.
+/// and back; and the way of the answer. So it is four one-way delays where the proposer is among the nearest. It is applied at
+/// the proposer when it is answered. By the answer or by the append with which the leader tells of the commit, which takes as
+/// long: this does not tell them apart.
 #[test]
 fn a_proposal_at_a_follower_takes_the_delays_of_its_way_and_is_applied_with_its_answer() {
     // The engine draws from it.
