@@ -58,7 +58,8 @@ fn config(table: &str) -> Result<Config, String> {
 }
 
 fn setting(table: &str, key: &str, value: &str) -> Result<Config, String> {
-    let value = if value.parse::<u64>().is_ok() { value.to_owned() } else { format!("\"{value}\"") };
+    let bare = value.parse::<u64>().is_ok() || value.parse::<bool>().is_ok();
+    let value = if bare { value.to_owned() } else { format!("\"{value}\"") };
     config(&format!("[{table}]\n{key} = {value}\n"))
 }
 

@@ -53,6 +53,8 @@ pub(crate) struct Referents<'a> {
     pub(crate) numbers: &'a [u32],
     pub(crate) streams: &'a Streams,
     pub(crate) sent: Option<&'a mut Sent>,
+    /// This frame's data is kept, for frames to its sender to refer to.
+    pub(crate) kept: bool,
     pub(crate) room: &'a mut Room,
 }
 
@@ -100,7 +102,7 @@ impl Frame {
         limits: &Limits,
         referents: Referents<'_>,
     ) -> Result<(Self, u32, Bytes), DecodeError> {
-        let Referents { begins, numbers, streams, sent, room } = referents;
+        let Referents { begins, numbers, streams, sent, kept, room } = referents;
         let streams_given = |messages| DecodeError::Streams { messages, streams: numbers.len() };
         let mut layout =
             Layout::read(&bytes, limits, Some(begins), std::mem::take(room)).map_err(|error| {
@@ -114,7 +116,6 @@ impl Frame {
         if layout.count() != numbers.len() {
             return Err(streams_given(layout.count()));
         }
-        let kept = sent.is_some();
         let echoes = Echoes::find(&mut layout, limits, sent)?;
         // What this end may send back is kept. A short column may be a slice of a buffer that is far longer, which nothing
         // here can know: copied, it keeps alive no more than itself.

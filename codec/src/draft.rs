@@ -51,13 +51,20 @@ pub(crate) struct Memory<'a> {
     pub(crate) remember: bool,
 }
 
+impl<'a> Memory<'a> {
+    /// What the receiver sent, if any of it is kept.
+    fn echo(&self) -> Option<&'a Received> {
+        self.received.filter(|received| !received.is_empty())
+    }
+}
+
 /// What came of it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Outcome {
     /// Head and data column are shorter than the concatenation, and within the limits.
     pub(crate) split: bool,
-    /// A record refers to what the receiver sent.
-    pub(crate) echoes: bool,
+    /// Bytes of records that refer to what the receiver sent.
+    pub(crate) echoed_bytes: usize,
     pub(crate) work: Work,
 }
 
@@ -95,7 +102,7 @@ impl<const W: usize> Draft<W> {
         work: &mut Work,
     ) -> bool {
         let Input { texts, count, .. } = input;
-        if memory.received.is_some() || !memory.remember {
+        if memory.echo().is_some() || !memory.remember {
             return false;
         }
         let Some(steady) = Steady::find(memory.openings.all(), memory.numbers, memory.streams, work) else {
@@ -126,7 +133,7 @@ impl<const W: usize> Draft<W> {
         let Input { texts, spans, count, limits, .. } = input;
         // Whoever sees the length of a frame must not learn from it what earlier ones have in common with a secret.
         memory = memory.filter(|memory| memory.remember);
-        let mut outcome = Outcome { split: false, echoes: false, work };
+        let mut outcome = Outcome { split: false, echoed_bytes: 0, work };
         let mut in_step = false;
         if let Some(memory) = &mut memory {
             let Memory { numbers, streams, openings, .. } = **memory;
@@ -137,7 +144,7 @@ impl<const W: usize> Draft<W> {
             }
         }
         let refers = in_step
-            || memory.as_ref().is_some_and(|memory| !memory.runs.is_empty() || memory.received.is_some());
+            || memory.as_ref().is_some_and(|memory| !memory.runs.is_empty() || memory.echo().is_some());
         // Many destinations that differ in many places make more pieces than a receiver takes; smaller groups, each
         // with its own copy of what it shares, make fewer.
         for &group in &GROUPS {
@@ -156,7 +163,7 @@ impl<const W: usize> Draft<W> {
             };
             if let Some(memory) = &memory {
                 planner.out.remember(memory.runs, count);
-                if let Some(received) = memory.received {
+                if let Some(received) = memory.echo() {
                     planner.out.echo(received);
                 }
             }
@@ -178,7 +185,7 @@ impl<const W: usize> Draft<W> {
                 break;
             }
         }
-        outcome.echoes = outcome.split && self.head.echoes();
+        outcome.echoed_bytes = if outcome.split { self.head.echoed_bytes() } else { 0 };
         outcome
     }
 }

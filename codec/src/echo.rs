@@ -150,6 +150,11 @@ impl Received {
         }
     }
 
+    /// Nothing of what arrived is kept.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.order.is_empty()
+    }
+
     /// Bytes that have arrived since this was said.
     pub(crate) fn news(&self) -> usize {
         usize::try_from(self.end - self.said).unwrap_or(usize::MAX)
@@ -173,6 +178,45 @@ impl Received {
         (inside + slice.len() <= chunk.len()).then_some(())?;
         let distance = usize::try_from(self.end - place).ok()? - inside;
         (distance <= WINDOW_BYTES).then_some(distance)
+    }
+}
+
+/// What one end of a connection keeps of the other direction. [`Session`](crate::Session) has one for both; where only one
+/// end is to refer to what the other one sent, that end has one of what it received, and the other end one of what it sent.
+/// The limits are those of a [`Session`](crate::Session).
+#[derive(Debug)]
+pub struct EchoWindow {
+    pub(crate) sent: Option<Sent>,
+    pub(crate) received: Option<Received>,
+}
+
+impl EchoWindow {
+    pub(crate) fn of_both() -> Self {
+        Self { sent: Some(Sent::default()), received: Some(Received::default()) }
+    }
+
+    /// For the end whose peer refers to what this end sends.
+    #[must_use]
+    pub fn of_sent() -> Self {
+        Self { sent: Some(Sent::default()), received: None }
+    }
+
+    /// For the end that refers to what its peer sent.
+    #[must_use]
+    pub fn of_received() -> Self {
+        Self { sent: None, received: Some(Received::default()) }
+    }
+
+    /// This end refers to what its peer sent.
+    #[must_use]
+    pub fn refers(&self) -> bool {
+        self.received.is_some()
+    }
+
+    /// As [`Session::has_news`](crate::Session::has_news).
+    #[must_use]
+    pub fn has_news(&self) -> bool {
+        self.received.as_ref().is_some_and(|received| received.to_say().is_some())
     }
 }
 

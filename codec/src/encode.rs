@@ -119,8 +119,8 @@ impl Encoder {
             && memory
                 .as_ref()
                 .is_some_and(|memory| self.narrow.plan_steady(input, &mut self.data, memory, &mut work));
-        let Outcome { split, echoes, work } = if steady {
-            Outcome { split: true, echoes: false, work }
+        let Outcome { split, echoed_bytes, work } = if steady {
+            Outcome { split: true, echoed_bytes: 0, work }
         } else {
             let whole =
                 |(message, payload): (usize, &Payload)| Span { message, start: 0, end: payload.len() };
@@ -141,13 +141,13 @@ impl Encoder {
                 self.data.push(texts, span);
             }
         }
-        let mut envelope = Envelope { flags: 0, arrived: None, begins: 0 };
+        let mut envelope = Envelope { flags: 0, arrived: None, begins: 0, echoed_bytes };
         if let Some(memory) = memory {
             envelope.begins = memory.begins;
             envelope.flags = wire::FLAG_HISTORY;
-            envelope.arrived = memory
-                .received
-                .and_then(|received| if echoes { Some(received.news()) } else { received.to_say() });
+            envelope.arrived = memory.received.and_then(|received| {
+                if echoed_bytes > 0 { Some(received.news()) } else { received.to_say() }
+            });
             let sent_bytes = self.data.bytes;
             let remembers =
                 memory.remember && memory.sent.as_ref().is_none_or(|sent| sent.has_room(sent_bytes));
@@ -278,8 +278,14 @@ impl Encoder {
         }
         let (slices, frame_bytes, checksum) = assembly.seal();
         let diff_bytes = around + self.data.bytes;
-        let stats =
-            Stats { input_bytes: totals.input_bytes, diff_bytes, frame_bytes, concatenated: !split, work };
+        let stats = Stats {
+            input_bytes: totals.input_bytes,
+            diff_bytes,
+            frame_bytes,
+            echoed_bytes: envelope.echoed_bytes,
+            concatenated: !split,
+            work,
+        };
         EncodedFrame { slices, stats, arrived: envelope.arrived, flags: prefix[2], checksum }
     }
 }
@@ -291,6 +297,7 @@ struct Envelope {
     arrived: Option<usize>,
     /// What the frame's checksum goes on from.
     begins: u32,
+    echoed_bytes: usize,
 }
 
 /// Bytes of all messages, and of their lengths in a frame that is their concatenation.

@@ -22,6 +22,8 @@ pub struct Stats {
     pub diff_bytes: usize,
     /// Length of the frame as sent.
     pub frame_bytes: usize,
+    /// Bytes that are not in the frame because the receiver sent them itself, those of several messages once.
+    pub echoed_bytes: usize,
     /// The messages share too little: the frame is their concatenation.
     pub concatenated: bool,
     /// Operations that planning took.

@@ -17,7 +17,7 @@ pub(crate) struct HeadWriter<const W: usize> {
     open: Option<(DestinationSet<W>, usize)>,
     records: usize,
     pieces: usize,
-    echoes: bool,
+    echoed_bytes: usize,
     /// Where the last record from a stream took its bytes.
     back: Option<usize>,
 }
@@ -30,7 +30,7 @@ impl<const W: usize> HeadWriter<W> {
             open: None,
             records: 0,
             pieces: 0,
-            echoes: false,
+            echoed_bytes: 0,
             back: None,
         }
     }
@@ -42,7 +42,7 @@ impl<const W: usize> HeadWriter<W> {
         self.open = None;
         self.records = 0;
         self.pieces = 0;
-        self.echoes = false;
+        self.echoed_bytes = 0;
         self.back = None;
     }
 
@@ -78,9 +78,10 @@ impl<const W: usize> HeadWriter<W> {
             Source::Past(back) => (Some(wire::PAST), Some(back)),
             Source::Echo(distance) => (Some(wire::ECHO), Some(distance)),
         };
-        self.echoes |= prefix == Some(wire::ECHO);
-        if let Source::Past(back) = source {
-            self.back = Some(back);
+        match source {
+            Source::Past(back) => self.back = Some(back),
+            Source::Echo(_) => self.echoed_bytes += len,
+            Source::Shared | Source::Each => {}
         }
         if let Some(prefix) = prefix {
             self.bytes.push(prefix);
@@ -109,9 +110,9 @@ impl<const W: usize> HeadWriter<W> {
         1 + varint::len(len) + if self.back == Some(back) { 0 } else { varint::len(back) }
     }
 
-    /// Whether a record refers to what the receiver sent.
-    pub(crate) fn echoes(&self) -> bool {
-        self.echoes
+    /// Bytes of records that refer to what the receiver sent.
+    pub(crate) fn echoed_bytes(&self) -> usize {
+        self.echoed_bytes
     }
 
     /// What is known of sets after the last record that was written.

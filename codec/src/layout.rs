@@ -414,7 +414,7 @@ fn read_checksum(
 
 /// The number of messages that a frame announces, of which nothing is known but what its first three bytes say.
 pub(crate) fn announced_count(frame: &[u8]) -> Option<usize> {
-    Reader::new(frame, 3, frame.len()).varint().ok()
+    (frame.len() >= 3).then(|| Reader::new(frame, 3, frame.len()).varint().ok())?
 }
 
 /// The number of destinations.

@@ -50,7 +50,8 @@
 //!
 //! On a connection that keeps frames in order and loses none, a [`Session`] (or its halves, [`SessionEncoder`] and
 //! [`SessionDecoder`]) sends only what was not said before: fields that have not changed cost next to nothing, and what a
-//! peer sent is not sent back to it.
+//! peer sent is not sent back to it. Where two tasks encode and parse, or only one end is to name what the other one sent,
+//! the halves do the same beside an [`EchoWindow`].
 //!
 //! ```
 //! use trunkline_codec::{Limits, Options, Payload, SessionDecoder, SessionEncoder};
@@ -102,6 +103,7 @@
 #![forbid(unsafe_code)]
 
 pub use decode::{Frame, Pieces, reserialise};
+pub use echo::EchoWindow;
 pub use encode::{Encoder, Options};
 pub use encoded::{EncodedFrame, Stats};
 pub use error::{DecodeError, EncodeError, LimitName};

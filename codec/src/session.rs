@@ -11,7 +11,7 @@ use bytes::Bytes;
 use crate::checksum;
 use crate::decode::{self, Frame};
 use crate::draft::Memory;
-use crate::echo::{Received, Sent};
+use crate::echo::EchoWindow;
 use crate::encode::{Encoder, Options};
 use crate::encoded::EncodedFrame;
 use crate::error::{DecodeError, EncodeError};
@@ -93,8 +93,7 @@ pub struct SessionDecoder {
 pub struct Session {
     encoder: SessionEncoder,
     decoder: SessionDecoder,
-    sent: Sent,
-    received: Received,
+    window: EchoWindow,
 }
 
 /// What tells a connection from every other one, as one end sees it: a number per direction. Both ends draw the two from
@@ -159,17 +158,33 @@ impl SessionEncoder {
         self.encode_with(streams, payloads, false, None)
     }
 
+    /// As [`encode`](Self::encode), beside the other direction: what the peer sent is not sent back, or what is sent is kept
+    /// for the peer to refer to, as the window says. The window is one and the same for all frames of the connection.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`encode`](Self::encode).
+    pub fn encode_beside(
+        &mut self,
+        window: &mut EchoWindow,
+        streams: &[u32],
+        payloads: &[Payload],
+    ) -> Result<EncodedFrame, EncodeError> {
+        self.encode_with(streams, payloads, true, Some(window))
+    }
+
     fn encode_with(
         &mut self,
         streams: &[u32],
         payloads: &[Payload],
         remember: bool,
-        echo: Option<(&mut Sent, &mut Received)>,
+        window: Option<&mut EchoWindow>,
     ) -> Result<EncodedFrame, EncodeError> {
         if streams.len() != payloads.len() {
             return Err(EncodeError::Streams { messages: payloads.len(), streams: streams.len() });
         }
-        let (sent, received) = echo.unzip();
+        let (sent, received) =
+            window.map_or((None, None), |window| (window.sent.as_mut(), window.received.as_mut()));
         let openings = self.joined.reset(payloads);
         let memory = Memory {
             begins: self.named.begin(self.before, streams),
@@ -237,20 +252,43 @@ impl SessionDecoder {
         self.parse_with(bytes, streams, None)
     }
 
+    /// As [`parse`](Self::parse), of frames that [`SessionEncoder::encode_beside`] made. The window is the one that the frames
+    /// of this end are encoded beside.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`parse`](Self::parse).
+    pub fn parse_beside(
+        &mut self,
+        window: &mut EchoWindow,
+        bytes: Bytes,
+        streams: &[u32],
+    ) -> Result<Frame, DecodeError> {
+        self.parse_with(bytes, streams, Some(window))
+    }
+
     fn parse_with(
         &mut self,
         bytes: Bytes,
         streams: &[u32],
-        echo: Option<(&mut Sent, &mut Received)>,
+        window: Option<&mut EchoWindow>,
     ) -> Result<Frame, DecodeError> {
         if let Some(error) = &self.failed {
             return Err(error.clone());
         }
         let frame_bytes = bytes.len();
-        let (sent, received) = echo.unzip();
+        let (sent, received) =
+            window.map_or((None, None), |window| (window.sent.as_mut(), window.received.as_mut()));
         let room = &mut self.room;
         let begins = self.named.begin(self.before, streams);
-        let referents = decode::Referents { begins, numbers: streams, streams: &self.streams, sent, room };
+        let referents = decode::Referents {
+            begins,
+            numbers: streams,
+            streams: &self.streams,
+            sent,
+            kept: received.is_some(),
+            room,
+        };
         let (frame, checksum, column) = Frame::parse_with(bytes, &self.limits, referents)
             .inspect_err(|error| self.failed = Some(error.clone()))?;
         self.before = checksum;
@@ -298,8 +336,7 @@ impl Session {
         Self {
             encoder: SessionEncoder::new(options, epochs.outgoing),
             decoder: SessionDecoder::new(incoming, epochs.incoming),
-            sent: Sent::default(),
-            received: Received::default(),
+            window: EchoWindow::of_both(),
         }
     }
 
@@ -309,7 +346,7 @@ impl Session {
     ///
     /// Those of [`SessionEncoder::encode`].
     pub fn encode(&mut self, streams: &[u32], payloads: &[Payload]) -> Result<EncodedFrame, EncodeError> {
-        self.encoder.encode_with(streams, payloads, true, Some((&mut self.sent, &mut self.received)))
+        self.encoder.encode_beside(&mut self.window, streams, payloads)
     }
 
     /// As [`SessionEncoder::encode_unremembered`].
@@ -322,7 +359,7 @@ impl Session {
         streams: &[u32],
         payloads: &[Payload],
     ) -> Result<EncodedFrame, EncodeError> {
-        self.encoder.encode_with(streams, payloads, false, Some((&mut self.sent, &mut self.received)))
+        self.encoder.encode_with(streams, payloads, false, Some(&mut self.window))
     }
 
     /// As [`SessionEncoder::set_stage`].
@@ -335,7 +372,7 @@ impl Session {
     /// frames unremembered.
     #[must_use]
     pub fn has_news(&self) -> bool {
-        self.received.to_say().is_some()
+        self.window.has_news()
     }
 
     /// As [`SessionEncoder::release`].
@@ -350,7 +387,7 @@ impl Session {
     ///
     /// Those of [`SessionDecoder::parse`].
     pub fn parse(&mut self, bytes: Bytes, streams: &[u32]) -> Result<Frame, DecodeError> {
-        self.decoder.parse_with(bytes, streams, Some((&mut self.sent, &mut self.received)))
+        self.decoder.parse_beside(&mut self.window, bytes, streams)
     }
 
     /// As [`SessionDecoder::reserialise`].

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use common::{STAGES, bound, named::named};
 use fastrand::Rng;
 use trunkline_codec::{
-    DecodeError, EncodeError, EncodedFrame, Epochs, Limits, Options, Payload, Session, SessionDecoder,
-    SessionEncoder, Stage,
+    DecodeError, EchoWindow, EncodeError, EncodedFrame, Epochs, Limits, Options, Payload, Session,
+    SessionDecoder, SessionEncoder, Stage,
 };
 
 const EPOCH: u64 = 7;
@@ -422,6 +422,54 @@ fn what_the_peer_sent_is_not_sent_back() {
             assert!(frame.to_vec(index) == payload.to_vec());
         }
     }
+}
+
+/// Where only one end refers to what the other one sent, only that is kept.
+#[test]
+fn one_end_alone_refers_to_what_the_other_sent() {
+    let (mut up, mut got) = (SessionEncoder::new(options(), 1), SessionDecoder::new(options().limits, 1));
+    let (mut down, mut back) = (SessionEncoder::new(options(), 2), SessionDecoder::new(options().limits, 2));
+    let (mut proxy, mut leader) = (EchoWindow::of_sent(), EchoWindow::of_received());
+    let mut rng = Rng::with_seed(6);
+    for round in 0..60 {
+        let bytes = [64 << 10, 3 << 10][round % 2];
+        let proposal: Bytes = std::iter::repeat_with(|| rng.u8(..)).take(bytes).collect::<Vec<u8>>().into();
+        let frame = up.encode_beside(&mut proxy, &[9], &[proposal.clone().into()]).unwrap();
+        assert!(frame.len() > bytes && frame.stats().echoed_bytes == 0);
+        let frame = got.parse_beside(&mut leader, frame.to_bytes(), &[9]).unwrap();
+        let piece = frame.message(0).last().unwrap();
+        let frame = down.encode_beside(&mut leader, &[1, 2], &[piece.clone().into(), piece.into()]).unwrap();
+        assert!(frame.len() < 100, "round {round}: {} bytes back", frame.len());
+        assert_eq!(frame.stats().echoed_bytes, bytes);
+        let frame = back.parse_beside(&mut proxy, frame.to_bytes(), &[1, 2]).unwrap();
+        assert!(frame.to_vec(0) == proposal[..] && frame.to_vec(1) == proposal[..]);
+        // What comes down is not kept by anybody.
+        let again = up.encode_beside(&mut proxy, &[9], &[frame.message(0).collect()]).unwrap();
+        assert!(again.len() > bytes - 300 && !proxy.has_news());
+        got.parse_beside(&mut leader, again.to_bytes(), &[9]).unwrap();
+    }
+}
+
+#[test]
+fn a_frame_that_ends_at_once_is_refused() {
+    for bytes in 0..8 {
+        let (mut encoder, mut decoder) = pair();
+        let frame = encoder.encode(&[1], &[Payload::from(vec![7; 100])]).unwrap().to_bytes();
+        assert!(decoder.parse(frame.slice(..bytes), &[1]).is_err(), "{bytes}");
+    }
+}
+
+/// An end that keeps nothing of what it sent is told nothing of it.
+#[test]
+fn an_echo_of_what_was_not_kept_is_refused() {
+    let (mut up, mut got) = (SessionEncoder::new(options(), 1), SessionDecoder::new(options().limits, 1));
+    let (mut down, mut back) = (SessionEncoder::new(options(), 2), SessionDecoder::new(options().limits, 2));
+    let mut leader = EchoWindow::of_received();
+    let frame = up.encode(&[9], &[Payload::from(vec![7; 4000])]).unwrap();
+    let frame = got.parse_beside(&mut leader, frame.to_bytes(), &[9]).unwrap();
+    let echo = down.encode_beside(&mut leader, &[1], &[frame.message(0).collect()]).unwrap();
+    let error = back.parse_beside(&mut EchoWindow::of_sent(), echo.to_bytes(), &[1]).unwrap_err();
+    assert!(matches!(error, DecodeError::Arrived { .. }), "{error}");
 }
 
 fn recent(rng: &mut Rng, all: &[Bytes]) -> Option<Bytes> {

@@ -65,6 +65,9 @@ pub struct Settings {
     /// What compresses bulk batches to other datacenters. Where the receiver of one does not know zstd, it gets LZ4. Default
     /// LZ4.
     pub second_stage: Stage,
+    /// What the proxy of another datacenter sent is named to it and not sent back, where that proxy has this set as well; for
+    /// connections that begin from then on. Default true.
+    pub echo: bool,
     /// Congestion control that the kernel is asked for on every connection, such as `bbr`. Empty, the default: the system's,
     /// which also goes on where the kernel refuses the name.
     pub congestion_control: String,
@@ -106,6 +109,7 @@ impl Default for Settings {
             handshakes_max: 256,
             accepts_per_second: 1000,
             second_stage: Stage::Lz4,
+            echo: true,
             congestion_control: String::new(),
             socket_buffer_bytes: 0,
         }
@@ -396,6 +400,7 @@ mod tests {
             ack_delay: Duration::ZERO,
             drain_timeout: Duration::ZERO,
             second_stage: Stage::None,
+            echo: false,
             connections_max: 2,
             handshakes_max: 2,
             accepts_per_second: 1,

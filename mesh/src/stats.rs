@@ -83,6 +83,9 @@ pub struct StageBytes {
 pub struct DatacenterStats {
     /// Bytes sent, by stage.
     pub sent: StageBytes,
+    /// Payload bytes that were not sent because the proxy there had sent them itself: named, each once for all of a frame's
+    /// destinations.
+    pub echoed: u64,
     /// Bytes received from there, as on the wire.
     pub received_wire: u64,
     /// Messages accepted for sending.

@@ -189,7 +189,7 @@ fn vector(name: &str, made: &[u8]) -> Vec<u8> {
 fn read_one(bytes: &[u8], lane: Lane) -> Result<Received, FrameError> {
     let mut reader = FrameReader::new();
     assert!(reader.read(&mut BytesMut::from(&PREAMBLE[..]))?.is_none());
-    reader.open(&Opened { lane, frame_bytes_max: 1 << 20, epochs: None });
+    reader.open(&Opened { lane, frame_bytes_max: 1 << 20, epochs: None, echo: None });
     let mut buffer = BytesMut::from(bytes);
     let (received, length) = reader.read(&mut buffer)?.expect("a whole frame");
     assert_eq!((length, buffer.len()), (bytes.len(), 0));
@@ -208,6 +208,7 @@ fn body_of(received: &Received) -> Vec<u8> {
         Received::Roster(body) => encode(body),
         Received::Ack(body) => encode(body),
         Received::Batch(envelope, _) => encode(envelope),
+        Received::News => panic!("no frame"),
     }
 }
 

@@ -62,7 +62,7 @@ use shell::{
 fn open_reader(lane: Lane) -> FrameReader {
     let mut reader = FrameReader::new();
     assert!(reader.read(&mut BytesMut::from(&PREAMBLE[..])).unwrap().is_none());
-    reader.open(&Opened { lane, frame_bytes_max: 1 << 20, epochs: None });
+    reader.open(&Opened { lane, frame_bytes_max: 1 << 20, epochs: None, echo: None });
     reader
 }
 

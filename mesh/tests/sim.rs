@@ -4,6 +4,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
+use trunkline_mesh::message::FailReason;
 use trunkline_mesh::sim::{Planted, Report, Swarm, run, run_planted, run_with};
 
 fn number(name: &str, default: u64) -> u64 {
@@ -94,6 +95,21 @@ fn without_faults_every_answer_arrives_and_most_go_back_by_the_proxy_that_brough
     assert!(report.failed.is_empty(), "{:?}", report.failed);
     assert!(report.answers.0 > 500, "{:?}", report.answers);
     assert!(4 * report.answers.1 < 3 * report.answers.0, "several in one frame: {:?}", report.answers);
+}
+
+#[test]
+fn without_faults_every_answer_arrives_and_what_comes_back_is_named() {
+    let reports: Vec<Report> = (1..6).map(|seed| run_with(seed, Some(Swarm::calm_with_echoes()))).collect();
+    for report in &reports {
+        assert_eq!(report.violations, Vec::<String>::new());
+        // Some deadlines are shorter than the way.
+        assert!(report.failed.keys().all(|reason| *reason == FailReason::Expired), "{:?}", report.failed);
+        let errors = &report.leader.protocol_errors;
+        assert_eq!(errors.values().sum::<u64>(), 0, "{errors:?}");
+    }
+    let echoed: u64 =
+        reports.iter().flat_map(|report| report.leader.datacenters.values()).map(|of| of.echoed).sum();
+    assert!(echoed > 1 << 20, "{echoed}");
 }
 
 /// Seeds within which every planted bug must show.

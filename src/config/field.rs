@@ -21,6 +21,8 @@ pub(super) enum Field<S> {
     Time(fn(&mut S) -> &mut Duration, Duration, Duration),
     /// One of [`STAGES`].
     Stage(fn(&mut S) -> &mut Stage),
+    /// `true` or `false`.
+    Switch(fn(&mut S) -> &mut bool),
     /// As [`Field::Bytes`], or 0. The struct's own rules say which are legal.
     Buffer(fn(&mut S) -> &mut usize),
     /// A text, which may be empty. The struct's own rules say which are legal.
@@ -61,6 +63,7 @@ impl<S> Field<S> {
             Self::Rate(place, _) => place(settings).to_string(),
             Self::Time(place, ..) => show_duration(*place(settings)),
             Self::Stage(place) => stage_name(*place(settings)).to_owned(),
+            Self::Switch(place) => place(settings).to_string(),
             Self::Name(place) => format!("{:?}", place(settings)),
         }
     }
@@ -118,6 +121,13 @@ impl<S> Field<S> {
                     reader.report(entry, "unknown second stage", "use \"none\", \"lz4\" or \"zstd\"");
                 }
                 *place(settings) = stage?;
+            }
+            Self::Switch(place) => {
+                let Some(on) = entry.value.and_then(|value| value.as_bool()) else {
+                    reader.wrong_type(entry, "true or false");
+                    return None;
+                };
+                *place(settings) = on;
             }
             Self::Buffer(place) => {
                 *place(settings) = usize::try_from(bytes(reader, entry)?).unwrap_or(usize::MAX);

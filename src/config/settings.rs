@@ -47,7 +47,8 @@ const SOCKETS: [Key; 2] = [
     ("socket_buffer_bytes", Field::Buffer(|s| &mut s.socket_buffer_bytes)),
 ];
 
-const CODEC: [Key; 1] = [("second_stage", Field::Stage(|s| &mut s.second_stage))];
+const CODEC: [Key; 2] =
+    [("second_stage", Field::Stage(|s| &mut s.second_stage)), ("echo", Field::Switch(|s| &mut s.echo))];
 
 /// A line per field that differs.
 pub(super) fn differences(before: &Settings, after: &Settings) -> Vec<String> {
@@ -157,6 +158,7 @@ mod tests {
                 Field::Time(place, min, max) => (min..=max).contains(place(&mut settings)),
                 Field::Stage(place) => STAGES.iter().any(|(_, stage)| stage == place(&mut settings)),
                 Field::Buffer(place) => *place(&mut settings) == 0,
+                Field::Switch(place) => *place(&mut settings),
                 Field::Name(place) => place(&mut settings).is_empty(),
             };
             assert!(in_range, "{key}");

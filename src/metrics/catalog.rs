@@ -47,6 +47,9 @@ catalog! {
     SENT_BYTES = counter("sent_bytes_total", ["datacenter", "stage"],
         "Bytes sent towards a datacenter: logical is what direct sends would have cost, then after the \
          diff, after the second stage, and on the wire.");
+    ECHOED_BYTES = counter("echoed_bytes_total", ["datacenter"],
+        "Payload bytes that were not sent towards a datacenter because its proxy had sent them itself, as a proposal that comes \
+         back in an entry: those for several destinations once.");
     RECEIVED_BYTES = counter("received_bytes_total", ["datacenter"],
         "Bytes received from a datacenter, as on the wire.");
     ACK_LATENCY = histogram("ack_latency_seconds", ["datacenter"],

@@ -102,6 +102,7 @@ fn sender(stats: &Stats, status: &Status) -> Vec<MetricFamily> {
                     .count(&[dc, "wire"], row.sent.wire)
             })
             .done(),
+        catalog::ECHOED_BYTES.family().each(datacenters(), |f, (dc, row)| f.count(&[dc], row.echoed)).done(),
         catalog::RECEIVED_BYTES
             .family()
             .each(datacenters(), |f, (dc, row)| f.count(&[dc], row.received_wire))

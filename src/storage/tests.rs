@@ -424,10 +424,10 @@ fn what_waits_has_a_limit_and_so_has_an_entry() {
 #[test]
 fn what_a_full_disk_took_of_a_write_is_taken_back_and_nothing_is_in_doubt() {
     let (mut run, _) = Run::begin(FaultyDisk::default(), 7).unwrap();
-    let entry = |index| Entry { id: EntryId { term: 1, index }, payload: vec![7; 3_000].into() };
+    let entry = |index| Entry { id: EntryId { term: 1, index }, payload: vec![7; 300].into() };
     run.call(&Call::Append(vec![entry(0)])).unwrap();
     assert!(run.step());
-    run.disk.fail_at(1, Fault::Full);
+    run.disk.fail_at(0, Fault::Full);
     run.call(&Call::Append(vec![entry(1)])).unwrap();
     assert!(!run.step());
     let (_, _, found) = open(&run.disk.copy(), 8).unwrap();

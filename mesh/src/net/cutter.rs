@@ -98,7 +98,7 @@ mod tests {
         let mut cutter = Cutter::default();
         let mut frames = Vec::new();
         cutter.cut(&mut &PREAMBLE[..], &mut frames).unwrap();
-        cutter.open(Opened { lane: Lane::Control, frame_bytes_max: 1 << 24, epochs: None });
+        cutter.open(Opened { lane: Lane::Control, frame_bytes_max: 1 << 24, epochs: None, echo: None });
         cutter
     }
 

@@ -149,7 +149,7 @@ impl Intake<'_> {
                 for (received, length) in frames.drain(..) {
                     if let Some(just) = core.node.handle_frame(port.id, received, length, now) {
                         // Under the lock: the writer may be rung before this call returns.
-                        port.open(just);
+                        port.open(just.clone());
                         opened = Some(just);
                     }
                 }

@@ -140,7 +140,7 @@ impl<'a> Outgoing<'a> {
             let longest = opened.map_or_else(mine, |opened| opened.frame_bytes_max);
             let limits = codec_limits(longest);
             let options = Options { seed: self.shared.seed, limits, ..Options::default() };
-            BatchEncoder::new(options, opened.and_then(|opened| opened.epochs))
+            BatchEncoder::new(options, opened)
         })
     }
 }

@@ -10,8 +10,9 @@ use trunkline_codec::{
     Stage,
 };
 
+use super::echo::SharedEcho;
 use super::frame::{Opened, SealedBatch, codec_limits};
-use super::wire::FEATURE_ZSTD;
+use super::wire::{FEATURE_ZSTD, Run};
 use crate::id::Lane;
 
 /// What the histories of a connection begin with. Both ends have the transcript of their handshake in common, and no other
@@ -39,17 +40,20 @@ pub fn second_stage(wanted: Stage, lane: Lane, features: u64) -> Stage {
 pub enum BatchEncoder {
     /// Every frame stands alone.
     Alone(Box<Encoder>),
-    /// Frames refer to earlier ones.
-    Session(Box<SessionEncoder>),
+    /// Frames refer to earlier ones, and to what came the other way where that is kept.
+    Session(Box<SessionEncoder>, Option<SharedEcho>),
 }
 
 impl BatchEncoder {
-    /// The encoder of a connection.
+    /// The encoder of a connection; of none, every frame stands alone.
     #[must_use]
-    pub fn new(options: Options, epochs: Option<Epochs>) -> Self {
-        match epochs {
+    pub fn new(options: Options, opened: Option<&Opened>) -> Self {
+        let histories = opened.and_then(|opened| Some((opened.epochs?, opened.echo.clone())));
+        match histories {
             None => Self::Alone(Box::new(Encoder::new(options))),
-            Some(epochs) => Self::Session(Box::new(SessionEncoder::new(options, epochs.outgoing))),
+            Some((epochs, echo)) => {
+                Self::Session(Box::new(SessionEncoder::new(options, epochs.outgoing)), echo)
+            }
         }
     }
 
@@ -63,10 +67,13 @@ impl BatchEncoder {
                 encoder.set_stage(batch.stage);
                 encoder.encode(&batch.payloads)
             }
-            Self::Session(encoder) => {
+            Self::Session(encoder, echo) => {
                 encoder.set_stage(batch.stage);
-                let rows: Vec<u32> = batch.envelope.runs.iter().map(|run| run.flow).collect();
-                encoder.encode(&rows, &batch.payloads)
+                let rows = rows_of(&batch.envelope.runs, echo.is_some());
+                match echo {
+                    None => encoder.encode(&rows, &batch.payloads),
+                    Some(echo) => echo.encode(encoder, &rows, &batch.payloads),
+                }
             }
         }
     }
@@ -75,7 +82,7 @@ impl BatchEncoder {
     pub fn release(&mut self) {
         match self {
             Self::Alone(encoder) => encoder.release(),
-            Self::Session(encoder) => encoder.release(),
+            Self::Session(encoder, _) => encoder.release(),
         }
     }
 }
@@ -85,8 +92,8 @@ impl BatchEncoder {
 pub enum BatchDecoder {
     /// Every frame stands alone.
     Alone(trunkline_codec::Limits),
-    /// Frames refer to earlier ones.
-    Session(Box<SessionDecoder>),
+    /// Frames refer to earlier ones, and to what came the other way where that is kept.
+    Session(Box<SessionDecoder>, Option<SharedEcho>),
 }
 
 impl BatchDecoder {
@@ -96,20 +103,40 @@ impl BatchDecoder {
         let limits = codec_limits(opened.frame_bytes_max);
         match opened.epochs {
             None => Self::Alone(limits),
-            Some(epochs) => Self::Session(Box::new(SessionDecoder::new(limits, epochs.incoming))),
+            Some(epochs) => {
+                Self::Session(Box::new(SessionDecoder::new(limits, epochs.incoming)), opened.echo.clone())
+            }
         }
     }
 
-    /// The messages of the next codec frame, whose runs have these rows.
+    /// The messages of the next codec frame, which are those of these runs.
     ///
     /// # Errors
     /// [`DecodeError`]: close the connection.
-    pub fn parse(&mut self, bytes: Bytes, rows: impl Iterator<Item = u32>) -> Result<Frame, DecodeError> {
+    pub fn parse(&mut self, bytes: Bytes, runs: &[Run]) -> Result<Frame, DecodeError> {
         match self {
             Self::Alone(limits) => Frame::parse(bytes, limits),
-            Self::Session(decoder) => decoder.parse(bytes, &rows.collect::<Vec<_>>()),
+            Self::Session(decoder, None) => decoder.parse(bytes, &rows_of(runs, false)),
+            Self::Session(decoder, Some(echo)) => echo.parse(decoder, bytes, &rows_of(runs, true), runs),
         }
     }
+
+    /// A batch may have no run: it says what has arrived.
+    #[must_use]
+    pub fn takes_news(&self) -> bool {
+        matches!(self, Self::Session(_, Some(echo)) if !echo.refers())
+    }
+
+    /// The other end has to be told what has arrived, if nothing goes there that says so by itself.
+    #[must_use]
+    pub fn has_news(&self) -> bool {
+        matches!(self, Self::Session(_, Some(echo)) if echo.has_news())
+    }
+}
+
+/// The streams of a batch's messages. One without runs has one message, which is empty.
+fn rows_of(runs: &[Run], echoes: bool) -> Vec<u32> {
+    if runs.is_empty() && echoes { vec![0] } else { runs.iter().map(|run| run.flow).collect() }
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use trunkline_codec::{DecodeError, EncodeError, Epochs, Frame, Limits, Payload, Stage, checksum};
 
 use super::coder::{BatchDecoder, BatchEncoder};
+use super::echo::SharedEcho;
 use super::wire::{
     Ack, CONTROL_BYTES_MAX, Close, Confirm, Envelope, Hello, PREAMBLE, Ping, Pong, Refuse, Roster, Welcome,
     WireError, decode, encode,
@@ -190,6 +191,8 @@ pub enum Received {
     Batch(Envelope, Frame),
     /// See [`Ack`].
     Ack(Ack),
+    /// No frame: so much has come by now that the other end has to be told.
+    News,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -206,7 +209,7 @@ struct Header {
 
 /// What the two ends of a connection agreed on in their handshake: call [`FrameReader::open`], and have what is written
 /// encoded accordingly.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Debug)]
 pub struct Opened {
     /// Lane of the connection.
     pub lane: Lane,
@@ -214,6 +217,8 @@ pub struct Opened {
     pub frame_bytes_max: usize,
     /// What their histories begin with, if both keep any.
     pub epochs: Option<Epochs>,
+    /// What came the other way and is not sent back, if both know how; only where they keep histories.
+    pub echo: Option<SharedEcho>,
 }
 
 /// Cuts a connection's bytes into frames.
@@ -225,6 +230,8 @@ pub struct FrameReader {
     control_bytes_max: usize,
     payload_bytes_max: usize,
     codec: BatchDecoder,
+    /// [`Received::News`] is next.
+    news: bool,
 }
 
 impl FrameReader {
@@ -238,6 +245,7 @@ impl FrameReader {
             control_bytes_max: HANDSHAKE_BYTES_MAX,
             payload_bytes_max: 0,
             codec: BatchDecoder::Alone(Limits::default()),
+            news: false,
         }
     }
 
@@ -254,6 +262,9 @@ impl FrameReader {
     /// # Errors
     /// [`FrameError`]: close the connection.
     pub fn read(&mut self, buffer: &mut BytesMut) -> Result<Option<(Received, usize)>, FrameError> {
+        if std::mem::take(&mut self.news) {
+            return Ok(Some((Received::News, 0)));
+        }
         if !self.preamble_seen {
             let known = buffer.len().min(PREAMBLE.len());
             if buffer[..known] != PREAMBLE[..known] {
@@ -371,20 +382,26 @@ impl FrameReader {
             }
             FrameType::Batch => {
                 let envelope: Envelope = body(kind, &control)?;
-                let rows = envelope.runs.iter().map(|run| run.flow);
-                let frame = self.codec.parse(payload, rows).map_err(|error| match error {
+                let frame = self.codec.parse(payload, &envelope.runs).map_err(|error| match error {
                     DecodeError::Streams { messages, streams } => {
                         FrameError::RunCount { runs: streams, messages }
                     }
-                    DecodeError::History { .. } => FrameError::History(error.to_string()),
+                    DecodeError::History { .. }
+                    | DecodeError::Reference { .. }
+                    | DecodeError::Arrived { .. } => FrameError::History(error.to_string()),
                     _ => FrameError::Codec(error.to_string()),
                 })?;
-                if envelope.runs.len() != frame.message_count() {
+                let tells = envelope.runs.is_empty()
+                    && self.codec.takes_news()
+                    && frame.message_count() == 1
+                    && frame.message(0).next().is_none();
+                if envelope.runs.len() != frame.message_count() && !tells {
                     return Err(FrameError::RunCount {
                         runs: envelope.runs.len(),
                         messages: frame.message_count(),
                     });
                 }
+                self.news = self.codec.has_news();
                 Received::Batch(envelope, frame)
             }
         })
@@ -468,6 +485,8 @@ pub enum Token {
         /// Arrival at the proxy.
         received_at: super::time::Micros,
     },
+    /// Nothing: it says what has arrived.
+    News,
 }
 
 /// What came of a sealed batch.
@@ -479,9 +498,23 @@ pub struct Written {
     pub diff_bytes: u64,
     /// Codec frame as sent, bytes.
     pub staged_bytes: u64,
+    /// Bytes that were named and not sent, because the other end had sent them.
+    pub echoed_bytes: u64,
 }
 
 impl SealedBatch {
+    /// A batch of no runs, by which the other end gets to know what has arrived.
+    #[must_use]
+    pub fn news(lane: Lane) -> Self {
+        Self {
+            lane,
+            envelope: Envelope { batch: 0, attempt: 1, runs: Vec::new() },
+            payloads: vec![Payload::default()],
+            stage: Stage::None,
+            token: Token::News,
+        }
+    }
+
     /// As [`SealedBatch::try_encode`], for tests and simulations, which want to see a defect where it happens.
     ///
     /// # Panics
@@ -512,6 +545,7 @@ impl SealedBatch {
             token: self.token,
             diff_bytes: u64::try_from(stats.diff_bytes).unwrap_or(u64::MAX),
             staged_bytes: u64::try_from(stats.frame_bytes).unwrap_or(u64::MAX),
+            echoed_bytes: u64::try_from(stats.echoed_bytes).unwrap_or(u64::MAX),
         })
     }
 }

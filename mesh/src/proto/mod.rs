@@ -25,6 +25,7 @@ pub mod words;
 pub mod links;
 // What a link is made of.
 pub mod coder;
+pub mod echo;
 pub mod frame;
 pub mod handshake;
 pub mod roster;

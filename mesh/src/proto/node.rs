@@ -451,7 +451,7 @@ impl Node {
                 let taken = member.handle_run(&arrived, frame.message(index), &mut self.links, now);
                 // An empty run asks, by whatever way it likes: answers do not follow it.
                 if let Some(client) = self.client.as_mut().filter(|_| taken && run.count > 0) {
-                    client.handle_heard(&flow.origin, link, &self.links);
+                    client.handle_heard(&flow.origin, link, &mut self.links, now);
                 }
             } else if let Some(proxy) = self.proxy.as_mut() {
                 let payload = frame.message(index).collect();
@@ -552,6 +552,10 @@ impl Node {
             if let Some(proxy) = self.proxy.as_mut() {
                 proxy.seal(link, lane, &mut self.links, now, &mut transmit.batches);
             }
+            // Whatever else goes says it too.
+            if self.links.take_news(conn) && transmit.batches.is_empty() {
+                transmit.batches.push(SealedBatch::news(lane));
+            }
             if !transmit.batches.is_empty() {
                 self.links.poll_acks(conn, true, &mut transmit.frames);
                 transmit.frames.extend(self.links.poll_roster(link, lane));
@@ -576,6 +580,7 @@ impl Node {
                         proxy.handle_written(received_at, now);
                     }
                 }
+                Token::News => {}
             }
         }
     }

@@ -105,7 +105,7 @@ struct Next {
 const RUNS_PER_WRITE: usize = 64;
 const BYTES_PER_WRITE: usize = 256 * 1024;
 /// Members that may each fill their part of the queue to an origin elsewhere before it is full.
-const BACK_PARTS: usize = 8;
+pub const BACK_PARTS: usize = 8;
 
 /// What one origin leaves free of a member's queue: one in so many bytes of what others have not filled. Then whoever comes finds
 /// room, and as long as all of them have more than fits, all have as much there.

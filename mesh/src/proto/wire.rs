@@ -29,9 +29,13 @@ pub const FEATURE_ZSTD: u64 = 2;
 /// a proxy takes that from its members over the links that it dialled. Used where both ends of each of the two links have it.
 pub const FEATURE_BACK: u64 = 4;
 
+/// Feature bit: who dialled a bulk connection between datacenters names what the other end sent over it, and does not send it
+/// back. Used if both ends have it and [`FEATURE_HISTORY`].
+pub const FEATURE_ECHO: u64 = 8;
+
 /// The features of this build.
 pub const FEATURES: u64 =
-    FEATURE_HISTORY | FEATURE_BACK | if cfg!(feature = "zstd") { FEATURE_ZSTD } else { 0 };
+    FEATURE_HISTORY | FEATURE_BACK | FEATURE_ECHO | if cfg!(feature = "zstd") { FEATURE_ZSTD } else { 0 };
 
 /// The control structs of this wire version in the order of their types, each as its schema text: computed from the
 /// definitions below, so that a field that changes cannot keep its hash.

@@ -41,6 +41,11 @@ fn shared_bytes(length: usize) -> &'static [u8] {
     &PATTERN[from..from + length]
 }
 
+/// How many bytes of a payload others may share.
+pub(super) fn shared_len(payload: &Payload) -> usize {
+    payload.len().saturating_sub(16)
+}
+
 /// The number inside a payload, and whether the rest is what was sent.
 pub(super) fn read_body(payload: &Payload) -> (u64, bool) {
     let bytes = payload.to_vec();
@@ -88,17 +93,20 @@ impl App {
         Self { rng: fastrand::Rng::with_seed(seed), next_id: 1 }
     }
 
-    /// A batch for one datacenter: most members, mostly shared bytes.
+    /// A batch for one datacenter: most members, mostly shared bytes; `again`: as many as came from there before, which are the
+    /// same ones then.
     pub(super) fn draw(
         &mut self,
         topology: &Topology,
         datacenter: &Datacenter,
         me: &NodeId,
         mood: Mood,
+        again: Option<usize>,
     ) -> Drawn {
         let large = self.rng.u8(..) < 20 && !matches!(mood, Mood::Mixed(_));
         let longest = if large { SHARED_BYTES_MAX } else { 1500 };
-        let shared = Bytes::copy_from_slice(shared_bytes(self.rng.usize(0..longest)));
+        let length = self.rng.usize(0..longest);
+        let shared = Bytes::copy_from_slice(shared_bytes(again.unwrap_or(length)));
         let lane = if self.rng.u8(..) < 60 { Lane::Control } else { Lane::Bulk };
         let (batch, shared_bytes) = (Batch::to(datacenter.clone()), shared.len());
         let mut drawn = Drawn { batch, shared_bytes, messages: Vec::new() };
@@ -129,16 +137,18 @@ impl App {
         drawn
     }
 
-    /// One small message to whoever asked: patient if it must arrive.
+    /// One message to whoever asked, small unless it may be `long`: patient if it must arrive.
     pub(super) fn draw_answer(
         &mut self,
         to: &NodeId,
         datacenter: &Datacenter,
         lane: Lane,
         patience: Option<Duration>,
+        long: bool,
     ) -> Drawn {
         const ANSWER_BYTES_MAX: usize = 200;
-        let shared = Bytes::copy_from_slice(shared_bytes(self.rng.usize(0..ANSWER_BYTES_MAX)));
+        let longest = if long && self.rng.bool() { SHARED_BYTES_MAX } else { ANSWER_BYTES_MAX };
+        let shared = Bytes::copy_from_slice(shared_bytes(self.rng.usize(0..longest)));
         let id = self.next_id;
         self.next_id += 1;
         let rough = Duration::from_millis(self.rng.u64(100..6000));

@@ -102,6 +102,10 @@ pub struct Swarm {
     pub(super) two_origins: bool,
     /// Members of all datacenters answer whoever sends to them.
     pub(super) answers: bool,
+    /// Some answers are long and come back in what is sent to all of a datacenter, and most nodes know of echoes; else none does.
+    pub(super) echoes: bool,
+    /// Those that do not, a bit for each host.
+    pub(super) echoless: u64,
     /// Wall clocks differ by up to an hour.
     pub(super) skew: bool,
     pub(super) drift: Drift,
@@ -122,9 +126,14 @@ impl Swarm {
         let long = rng.u8(..) < 16;
         let scale = if long { 30 } else { 1 };
         // Drawn aside: a seed without answers is the run that it was before there were any.
-        let answers = fastrand::Rng::with_seed(rng.clone().u64(..)).u8(..) < 100;
+        let mut aside = fastrand::Rng::with_seed(rng.clone().u64(..));
+        let answers = aside.u8(..) < 100;
+        let echoes = aside.bool();
         Self {
             answers,
+            echoes,
+            // One in eight.
+            echoless: aside.u64(..) & aside.u64(..) & aside.u64(..),
             faults,
             every: Duration::from_millis(rng.u64(50..1500)) * scale,
             lasts: Duration::from_millis(rng.u64(50..4000)) * scale,
@@ -156,6 +165,8 @@ impl Swarm {
             origin_dies: false,
             two_origins: false,
             answers: false,
+            echoes: false,
+            echoless: 0,
             skew: false,
             drift: Drift::None,
             bandwidth: None,
@@ -166,6 +177,12 @@ impl Swarm {
     #[must_use]
     pub fn calm_with_answers() -> Self {
         Self { answers: true, ..Self::calm() }
+    }
+
+    /// Nothing goes wrong, and much of what members answer comes back to them.
+    #[must_use]
+    pub fn calm_with_echoes() -> Self {
+        Self { echoes: true, ..Self::calm_with_answers() }
     }
 
     /// Nothing is late but for what was done to it.

@@ -35,11 +35,13 @@ pub enum Planted {
     LossUnnoticed,
     /// A proxy mixes up who answered what, of the answers in one frame.
     AnswersConfused,
+    /// The sender takes what came over an earlier connection for what came over this one, and names it.
+    EchoesStale,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::RetriesLost,
         Self::AcksBeforeHandOver,
         Self::WindowForgotten,
@@ -53,6 +55,7 @@ impl Planted {
         Self::RefusalsLost,
         Self::LossUnnoticed,
         Self::AnswersConfused,
+        Self::EchoesStale,
     ];
 
     /// A frame on its way into the leader.

@@ -19,7 +19,7 @@ use super::shell::{every_frame, frame_of, run};
 const FRAME_BYTES_MAX: usize = 1 << 18;
 
 fn opened(lane: Lane, epochs: Option<Epochs>) -> Opened {
-    Opened { lane, frame_bytes_max: FRAME_BYTES_MAX, epochs }
+    Opened { lane, frame_bytes_max: FRAME_BYTES_MAX, epochs, echo: None }
 }
 
 /// The bytes of a connection: a preamble and frames, whole or not, with right checksums or not.
@@ -128,7 +128,8 @@ pub(crate) fn batch(data: &[u8]) {
     let epochs = hand.one_in(2).then_some(Epochs { incoming: 8, outgoing: 9 });
     let mut reader = FrameReader::new();
     reader.open(&opened(lane, epochs));
-    let mut encoder = BatchEncoder::new(Options::default(), epochs.map(Epochs::reversed));
+    let mut encoder =
+        BatchEncoder::new(Options::default(), Some(&opened(lane, epochs.map(Epochs::reversed))));
     let mut buffer = BytesMut::from(&PREAMBLE[..]);
     for _ in 0..16 {
         if hand.is_empty() {

@@ -243,10 +243,12 @@ fn settings_are_the_ones_of_protocol_md() {
     assert_eq!(written, expected);
     // A new field must not be forgotten: its name is in the debug text.
     let fields = format!("{settings:?}").matches(": ").count();
-    assert_eq!(fields, expected.len() + 2, "{settings:?}");
+    assert_eq!(fields, expected.len() + 3, "{settings:?}");
     // Those that are no quantities.
     assert_eq!(settings.second_stage, Stage::Lz4);
     assert!(protocol().contains("`second_stage`, LZ4 by default,"));
+    assert!(settings.echo);
+    assert!(protocol().contains("`echo`, on by default,"));
     assert_eq!(settings.congestion_control, "");
     assert!(protocol().contains("`congestion_control`, none by default,"));
 }

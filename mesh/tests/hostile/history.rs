@@ -1,12 +1,13 @@
 //! What the ends of a connection remember: little is said twice, and what does not follow on the rest ends it.
 
 use bytes::Bytes;
-use trunkline_codec::{Epochs, Options, Payload, Stage};
+use trunkline_codec::{Epochs, Limits, Options, Payload, SessionDecoder, SessionEncoder, Stage};
 use trunkline_mesh::id::{Datacenter, Lane, Seq};
 use trunkline_mesh::message::{Batch, Message};
 use trunkline_mesh::proto::coder::BatchEncoder;
-use trunkline_mesh::proto::frame::{SealedBatch, Token};
-use trunkline_mesh::proto::wire::{Envelope, FEATURE_HISTORY, FEATURE_ZSTD, Run};
+use trunkline_mesh::proto::echo::SharedEcho;
+use trunkline_mesh::proto::frame::{Opened, SealedBatch, Token};
+use trunkline_mesh::proto::wire::{Envelope, FEATURE_ECHO, FEATURE_HISTORY, FEATURE_ZSTD, Run};
 use trunkline_mesh::settings::Settings;
 
 use super::shell::{Peer, Shell, flow, id, roster_frame};
@@ -116,10 +117,99 @@ fn a_batch_out_of_step_ends_its_link_and_is_counted() {
         let [_, bulk] = shell.link_in(&peer("o"));
         shell.feed(bulk, &roster_frame(Lane::Bulk, 0, vec![flow("o", 100, "m")]));
         let mut wire = Vec::new();
-        batch(0).encode(&mut BatchEncoder::new(Options::default(), epochs), &mut wire);
+        let opened = Opened { lane: Lane::Bulk, frame_bytes_max: 1 << 20, epochs, echo: None };
+        batch(0).encode(&mut BatchEncoder::new(Options::default(), Some(&opened)), &mut wire);
         shell.feed(bulk, &wire.concat());
         assert_eq!(shell.errors(label), 1, "{label}");
         assert!(shell.closed.contains_key(&bulk));
         shell.assert_member_usable();
     }
+}
+
+/// An origin elsewhere that dials a proxy, and both know of echoes.
+fn echoing() -> (Shell, trunkline_mesh::proto::node::ConnId, Opened) {
+    let mut shell = Shell::new("p");
+    let [_, bulk] = shell.link_in(&Peer { features: FEATURE_HISTORY | FEATURE_ECHO, ..Peer::new("o") });
+    let opened = shell.opened(bulk).clone();
+    assert!(opened.echo.is_some(), "they are in different datacenters");
+    let epochs = opened.epochs.map(Epochs::reversed);
+    (shell, bulk, Opened { epochs, echo: Some(SharedEcho::new(true)), ..opened })
+}
+
+fn sealed(runs: Vec<Run>, payload: Payload) -> SealedBatch {
+    SealedBatch {
+        lane: Lane::Bulk,
+        envelope: Envelope { batch: 1, attempt: 1, runs },
+        payloads: vec![payload],
+        stage: Stage::None,
+        token: Token::Attempt(0),
+    }
+}
+
+#[test]
+fn an_echo_of_what_was_never_sent_ends_its_link_and_is_counted() {
+    let (mut shell, bulk, opened) = echoing();
+    // It came to the peer, but not from this node.
+    let message: Vec<u8> =
+        (0..5_000_u32).flat_map(|at| at.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    let run = Run { flow: 0, first: Seq(1), count: 1, floor_back: 0, deadline_ms: 1000 };
+    let head = trunkline_mesh::proto::run::message_head(0, message.len());
+    let payload = || -> Payload { [head.clone(), Bytes::from(message.clone())].into_iter().collect() };
+    let elsewhere = SessionEncoder::new(Options::default(), 99).encode(&[0], &[payload()]).unwrap();
+    let mut decoder = SessionDecoder::new(Limits::default(), 99);
+    opened.echo.as_ref().unwrap().parse(&mut decoder, elsewhere.to_bytes(), &[0], &[run]).unwrap();
+    shell.feed(bulk, &roster_frame(Lane::Bulk, 0, vec![flow("o", 100, "m")]));
+    let mut wire = Vec::new();
+    let written = sealed(vec![run], payload())
+        .encode(&mut BatchEncoder::new(Options::default(), Some(&opened)), &mut wire);
+    assert_eq!(usize::try_from(written.echoed_bytes), Ok(message.len()));
+    shell.feed(bulk, &wire.concat());
+    assert_eq!(shell.errors("history"), 1);
+    assert!(shell.closed.contains_key(&bulk));
+}
+
+#[test]
+fn a_batch_without_runs_is_for_those_who_echo() {
+    let (mut shell, bulk, opened) = echoing();
+    let mut encoder = BatchEncoder::new(Options::default(), Some(&opened));
+    let mut wire = Vec::new();
+    SealedBatch::news(Lane::Bulk).encode(&mut encoder, &mut wire);
+    assert!(wire.iter().map(Bytes::len).sum::<usize>() < 40);
+    shell.feed(bulk, &wire.concat());
+    assert_eq!(shell.stats().protocol_errors.values().sum::<u64>(), 0);
+    wire.clear();
+    sealed(Vec::new(), Payload::from(vec![1])).encode(&mut encoder, &mut wire);
+    shell.feed(bulk, &wire.concat());
+    assert_eq!(shell.errors("run_count"), 1, "its message is not empty");
+    let mut shell = Shell::new("p");
+    let [_, bulk] = shell.link_in(&Peer::new("o"));
+    wire.clear();
+    SealedBatch::news(Lane::Bulk).encode(&mut BatchEncoder::new(Options::default(), None), &mut wire);
+    shell.feed(bulk, &wire.concat());
+    assert_eq!(shell.errors("run_count"), 1, "nothing was agreed on");
+}
+
+/// Both ends have to have it, and what it needs; within a datacenter, and on control, nobody keeps anything.
+#[test]
+fn echoes_are_used_where_both_ends_have_them() {
+    let all = FEATURE_HISTORY | FEATURE_ECHO;
+    let on = Settings::default();
+    let off = Settings { echo: false, ..Settings::default() };
+    for (name, features, settings, expected) in [
+        ("o", all, &on, true),
+        ("o", FEATURE_HISTORY, &on, false),
+        ("o", FEATURE_ECHO, &on, false),
+        ("o", all, &off, false),
+        ("eo", all, &on, false),
+    ] {
+        let mut shell = Shell::with("p", 0, settings.clone());
+        let [control, bulk] = shell.link_in(&Peer { features, ..Peer::new(name) });
+        assert_eq!(shell.opened(bulk).echo.is_some(), expected, "{name} {features} {}", settings.echo);
+        assert!(shell.opened(control).echo.is_none());
+    }
+    // Set anew, it holds for what begins then.
+    let mut shell = Shell::with("p", 0, off);
+    shell.node.set_settings(&on, shell.now);
+    let [_, bulk] = shell.link_in(&Peer { features: all, ..Peer::new("o") });
+    assert!(shell.opened(bulk).echo.is_some());
 }

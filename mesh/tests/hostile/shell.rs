@@ -208,6 +208,7 @@ struct Wire {
     outward: BytesMut,
     /// Of the batches that the node sealed.
     stages: Vec<Stage>,
+    opened: Option<Opened>,
 }
 
 /// The node with everything a shell does for it, except waiting.
@@ -319,7 +320,8 @@ impl Shell {
         let (inward, outward) = (BytesMut::new(), BytesMut::new());
         let encoder = BatchEncoder::new(Options::default(), None);
         let stages = Vec::new();
-        self.wires.insert(conn, Wire { reader, inward, encoder, peer, outward, stages });
+        let opened = None;
+        self.wires.insert(conn, Wire { reader, inward, encoder, peer, outward, stages, opened });
     }
 
     /// The peer sends bytes. Gives the number of frames that the node took.
@@ -340,7 +342,8 @@ impl Shell {
                     frames += 1;
                     if let Some(opened) = self.node.handle_frame(conn, received, length, self.now) {
                         wire.reader.open(&opened);
-                        wire.encoder = BatchEncoder::new(Options::default(), opened.epochs);
+                        wire.encoder = BatchEncoder::new(Options::default(), Some(&opened));
+                        wire.opened = Some(opened);
                     }
                 }
                 Err(error) => {
@@ -367,6 +370,11 @@ impl Shell {
             all.push(received);
         }
         all
+    }
+
+    /// What the node agreed on with this peer, as it has it.
+    pub(crate) fn opened(&self, conn: ConnId) -> &Opened {
+        self.wires[&conn].opened.as_ref().expect("it is open")
     }
 
     /// The second stages of the batches that the node sent.
@@ -420,7 +428,7 @@ impl Shell {
     pub(crate) fn open_peer(&mut self, conn: ConnId, lane: Lane) {
         let wire = self.wires.get_mut(&conn).expect("a connection");
         let frame_bytes_max = usize::try_from(FRAME_BYTES_MAX).unwrap();
-        wire.peer.open(&Opened { lane, frame_bytes_max, epochs: None });
+        wire.peer.open(&Opened { lane, frame_bytes_max, epochs: None, echo: None });
     }
 
     /// The node's dial to a peer succeeds, and the peer welcomes it on both lanes.

@@ -99,6 +99,8 @@ pub(crate) struct Traffic {
     pub(crate) batch_bytes: u64,
     pub(crate) runs: u64,
     pub(crate) acks: u64,
+    /// Batches without runs: they say what has arrived.
+    pub(crate) news: u64,
     /// Reads of the socket that brought something: what was written at once comes at once.
     pub(crate) reads: u64,
 }
@@ -504,6 +506,7 @@ impl Lab {
                 Received::Batch(envelope, _) => {
                     seen.batches += 1;
                     seen.batch_bytes += length as u64;
+                    seen.news += u64::from(envelope.runs.is_empty());
                     seen.runs += envelope.runs.len() as u64;
                     let empty = envelope.runs.iter().filter(|run| run.count == 0);
                     self.empty_runs.extend(empty.map(|run| run.deadline_ms));
@@ -513,7 +516,7 @@ impl Lab {
             }
             if let Some(opened) = node.handle_frame(to.1, received, length, now) {
                 conn.reader.open(&opened);
-                conn.encoder = BatchEncoder::new(Options::default(), opened.epochs);
+                conn.encoder = BatchEncoder::new(Options::default(), Some(&opened));
             }
         }
         if let Some(peer) = peer {
@@ -524,6 +527,7 @@ impl Lab {
             all.batch_bytes += seen.batch_bytes;
             all.runs += seen.runs;
             all.acks += seen.acks;
+            all.news += seen.news;
             all.reads += seen.reads;
         }
         self.pump(to.0);

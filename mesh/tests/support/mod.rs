@@ -241,7 +241,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Raw<S> {
         };
         let confirm = Confirm { version: welcome.version, transcript: transcript(&body, &answer) };
         self.write(&control_frame(FrameType::Confirm, lane, &confirm)).await;
-        self.reader.open(&Opened { lane, frame_bytes_max: 1 << 24, epochs: None });
+        self.reader.open(&Opened { lane, frame_bytes_max: 1 << 24, epochs: None, echo: None });
         welcome
     }
 }

@@ -7,6 +7,7 @@
 
 mod checker;
 mod clients;
+mod delays;
 mod elections;
 mod faults;
 mod leases;

@@ -12,14 +12,15 @@ use crate::proto::back::UNKNOWN_TIMEOUT;
 use crate::proto::flow::{FlowIx, Way};
 use crate::proto::links::{LinkId, Links, PeerIx};
 use crate::proto::pause::Cause;
+use crate::proto::proxy::BACK_PARTS;
 use crate::proto::route::attempt_timeout;
 use crate::proto::time::Micros;
-use crate::proto::wire::FEATURE_BACK;
+use crate::proto::wire::{FEATURE_BACK, FEATURE_ECHO};
 use crate::settings::MESSAGE_OVERHEAD_BYTES;
 
 impl Client {
     /// Something of an origin came over this link: if by a proxy of this node's own datacenter, that leads back to it.
-    pub fn handle_heard(&mut self, origin: &NodeId, link: LinkId, links: &Links) {
+    pub fn handle_heard(&mut self, origin: &NodeId, link: LinkId, links: &mut Links, now: Micros) {
         let Some(first) = self.destinations.get(origin).copied() else { return };
         let flow = &self.flows[first.0];
         if self.sites[flow.datacenter].local {
@@ -36,7 +37,13 @@ impl Client {
             self.backs.note(proxy, &links.spec(proxy).id);
         }
         for lane in Lane::ALL {
-            self.flows[first.0 + lane.index()].back.heard(over);
+            let ix = FlowIx(first.0 + lane.index());
+            let led = self.flows[ix.0].back.proxy();
+            self.flows[ix.0].back.heard(over);
+            // What waits for the connection by which it led before would wait for ever: that one asks for it no more.
+            if led.is_some() && self.flows[ix.0].has_work() {
+                self.wake(ix, links, now);
+            }
         }
     }
 
@@ -53,7 +60,10 @@ impl Client {
         let site = &self.sites[flow.datacenter];
         let alone = !site.crowded && site.ready[flow.lane.index()].iter().all(|other| *other == ix);
         let overhead = MESSAGE_OVERHEAD_BYTES * (flow.queue.len() + flow.sent.len());
-        let little = self.destination_bytes[ix.0] <= self.settings.run_bytes_max + overhead;
+        // What comes back from there in another form is not sent again over a link that echoes: that is worth the way of more.
+        let echoes = links.link(link).is_some_and(|link| link.features & FEATURE_ECHO != 0);
+        let part = if echoes { self.settings.member_queue_bytes_max / BACK_PARTS } else { 0 };
+        let little = self.destination_bytes[ix.0] <= self.settings.run_bytes_max.max(part) + overhead;
         (open && !barred && alone && little).then_some((link, way))
     }
 

@@ -294,6 +294,7 @@ impl Client {
         let site = &mut self.sites[attempt.datacenter];
         site.stats.sent.diff += written.diff_bytes;
         site.stats.sent.staged += written.staged_bytes;
+        site.stats.echoed += written.echoed_bytes;
         site.resends.release(std::mem::take(&mut attempt.reserved_bytes));
         if !site.local {
             let again = attempt.late_share(written.staged_bytes);

@@ -28,7 +28,7 @@ fn open_reader() -> FrameReader {
     let mut reader = FrameReader::new();
     let mut preamble = BytesMut::from(&PREAMBLE[..]);
     assert!(reader.read(&mut preamble).unwrap().is_none());
-    reader.open(&Opened { lane: Lane::Bulk, frame_bytes_max: 1 << 20, epochs: None });
+    reader.open(&Opened { lane: Lane::Bulk, frame_bytes_max: 1 << 20, epochs: None, echo: None });
     reader
 }
 

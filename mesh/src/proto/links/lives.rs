@@ -84,6 +84,8 @@ impl Links {
             link,
             awaits_body: false,
             out: VecDeque::new(),
+            features: 0,
+            news: false,
             roster_out: RosterOut::default(),
             roster_in: RosterIn::default(),
         };

@@ -183,6 +183,10 @@ struct Conn {
     /// The header of a frame came, and not yet all of its control body.
     awaits_body: bool,
     out: VecDeque<Bytes>,
+    /// Feature bits that this end says it has.
+    features: u64,
+    /// The other end is to be told what has arrived.
+    news: bool,
     roster_out: RosterOut,
     roster_in: RosterIn,
 }
@@ -568,6 +572,11 @@ impl Links {
             (Received::Batch(envelope, frame), _) => {
                 link.used_at = now;
                 Arrived::Batch { link: link_id, conn: id, lane, envelope, frame }
+            }
+            (Received::News, _) => {
+                conn.news = true;
+                self.ready.insert(id);
+                Arrived::Nothing
             }
             (Received::Ack(ack), Lane::Control) => Arrived::Ack { link: link_id, ack },
             (Received::Ping(ping), Lane::Control) => {

@@ -8,6 +8,7 @@ use super::{
 };
 use crate::id::{Incarnation, Lane, NodeId, SpiffeId};
 use crate::proto::coder::epochs_of;
+use crate::proto::echo::SharedEcho;
 use crate::proto::frame::{FrameType, Opened, control_frame, frame_around};
 use crate::proto::handshake::{
     Refusal, check_acceptor_certificate, check_claim, check_dialler_certificate, check_hello, check_welcome,
@@ -15,7 +16,8 @@ use crate::proto::handshake::{
 };
 use crate::proto::time::Micros;
 use crate::proto::wire::{
-    Close, CloseCode, Confirm, FEATURE_HISTORY, Hello, PREAMBLE, Refuse, RefuseCode, Welcome, encode,
+    Close, CloseCode, Confirm, FEATURE_ECHO, FEATURE_HISTORY, Hello, PREAMBLE, Refuse, RefuseCode, Welcome,
+    encode,
 };
 
 /// A Hello that passed every check.
@@ -107,9 +109,15 @@ impl Links {
         let body = Bytes::from(encode(&hello));
         conn.out.push_back(Bytes::from_static(&PREAMBLE));
         conn.out.push_back(frame_around(FrameType::Hello, conn.lane, &body));
+        conn.features = hello.features;
         conn.stage = Stage::AwaitWelcome { hello: body };
         // Its deadline stays that of the dial: connecting, TLS and Hello have one time together.
         self.ready.insert(id);
+    }
+
+    /// What this node has, as it is set now. A connection keeps to what it began with.
+    fn features(&self) -> u64 {
+        self.me.offer.features & if self.settings.echo { u64::MAX } else { !FEATURE_ECHO }
     }
 
     /// What this node says of itself.
@@ -121,7 +129,7 @@ impl Links {
             roles: role_bits(self.me.roles),
             incarnation: self.me.incarnation,
             versions: self.me.offer.versions.clone(),
-            features: self.me.offer.features,
+            features: self.features(),
             frame_bytes_max: u64::try_from(self.settings.frame_bytes_max).unwrap_or(u64::MAX),
             link,
             lane: u8::try_from(lane.index()).unwrap_or(0),
@@ -192,7 +200,8 @@ impl Links {
 
     fn answer_hello(&mut self, id: ConnId, hello: Hello, admitted: &Admitted, body: &Bytes, now: Micros) {
         let Admitted { peer, lane, version, partner } = *admitted;
-        let answer = encode(&self.welcome(&hello, lane, version, now));
+        let welcome = self.welcome(&hello, lane, version, now);
+        let answer = encode(&welcome);
         let link_id = partner.unwrap_or_else(|| self.new_link_id());
         let Some(conn) = self.conns.get_mut(&id) else { return };
         if partner.is_none() {
@@ -205,8 +214,9 @@ impl Links {
         link.incarnation = hello.incarnation;
         link.version = version;
         link.frame_bytes_max = limit.min(usize::try_from(hello.frame_bytes_max).unwrap_or(usize::MAX));
-        link.features = self.me.offer.features & hello.features;
+        link.features = welcome.features & hello.features;
         conn.lane = lane;
+        conn.features = welcome.features;
         conn.link = Some(link_id);
         conn.out.push_back(Bytes::from_static(&PREAMBLE));
         conn.out.push_back(frame_around(FrameType::Welcome, lane, &answer));
@@ -233,7 +243,7 @@ impl Links {
             self.refuse(id, &refusal, now);
             return Arrived::Nothing;
         }
-        let lane = conn.lane;
+        let (lane, features) = (conn.lane, conn.features);
         let confirm = Confirm { version: welcome.version, transcript: transcript(hello, body) };
         conn.out.push_back(control_frame(FrameType::Confirm, lane, &confirm));
         conn.stage = Stage::Open;
@@ -242,8 +252,9 @@ impl Links {
         link.version = welcome.version;
         link.frame_bytes_max =
             self.settings.frame_bytes_max.min(usize::try_from(welcome.frame_bytes_max).unwrap_or(usize::MAX));
-        link.features = self.me.offer.features & welcome.features;
-        let opened = opened(lane, link.frame_bytes_max, link.features, confirm.transcript, true);
+        link.features = features & welcome.features;
+        let opened =
+            opened(lane, link, link.features, confirm.transcript, welcome.datacenter != self.me.datacenter);
         let sample =
             link.offset.sample(welcome.hello_sent_us, welcome.hello_received_us, welcome.sent_us, wall_us);
         if let Some(rtt) = sample {
@@ -266,11 +277,12 @@ impl Links {
             return Arrived::Nothing;
         }
         let (incarnation, lane) = (hello.incarnation, conn.lane);
-        let features = self.me.offer.features & hello.features;
+        let far = hello.datacenter != self.me.datacenter;
+        let features = conn.features & hello.features;
         conn.stage = Stage::Open;
         let Some(link) = self.links.get(&link_id) else { return Arrived::Nothing };
         let peer = link.peer;
-        let opened = opened(lane, link.frame_bytes_max, features, confirm.transcript, false);
+        let opened = opened(lane, link, features, confirm.transcript, far);
         if incarnation < self.peers[peer.0].highest {
             let refusal = Refusal {
                 highest: self.peers[peer.0].highest,
@@ -401,8 +413,15 @@ fn refuse_bytes(lane: Lane, refusal: &Refusal, with_preamble: bool) -> Bytes {
     if with_preamble { [&PREAMBLE[..], &frame[..]].concat().into() } else { frame }
 }
 
-/// What follows from the handshake, of which both ends have the same `transcript` and these `features`.
-fn opened(lane: Lane, frame_bytes_max: usize, features: u64, transcript: u32, dialled: bool) -> Opened {
+/// What follows from the handshake, of which both ends have the same `transcript` and these `features`. `far`: they are in two
+/// datacenters.
+fn opened(lane: Lane, link: &Link, features: u64, transcript: u32, far: bool) -> Opened {
     let histories = features & FEATURE_HISTORY != 0;
-    Opened { lane, frame_bytes_max, epochs: histories.then(|| epochs_of(transcript, dialled)) }
+    let echoes = histories && features & FEATURE_ECHO != 0 && lane == Lane::Bulk && far;
+    Opened {
+        lane,
+        frame_bytes_max: link.frame_bytes_max,
+        epochs: histories.then(|| epochs_of(transcript, link.dialled)),
+        echo: echoes.then(|| SharedEcho::new(link.dialled)),
+    }
 }

@@ -89,6 +89,11 @@ impl Links {
         self.poll_acks(id, !out.is_empty(), out);
     }
 
+    /// Whether the other end is to be told what has arrived, once.
+    pub fn take_news(&mut self, id: ConnId) -> bool {
+        self.conns.get_mut(&id).is_some_and(|conn| std::mem::take(&mut conn.news))
+    }
+
     /// The acks that are to be written to this connection now. Those that wait for company have some where another frame goes.
     pub fn poll_acks(&mut self, id: ConnId, company: bool, out: &mut Vec<Bytes>) {
         let Some(conn) = self.conns.get(&id).filter(|conn| matches!(conn.stage, Stage::Open)) else { return };

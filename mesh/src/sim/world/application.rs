@@ -10,7 +10,8 @@ impl World {
     pub(super) fn hear(&mut self, index: NodeIx, deaf: bool) {
         let (now, clock) = (self.now, self.clock(index));
         let answers = self.answering.contains(&index) && self.phase != Phase::Healing;
-        let mut heard = Vec::new();
+        let echoes = self.swarm.echoes && self.senders.contains(&index);
+        let (mut heard, mut came) = (Vec::new(), Vec::new());
         let host = &mut self.hosts[index];
         let Some(node) = host.node.as_mut() else { return };
         if deaf {
@@ -29,6 +30,9 @@ impl World {
                 let member = (host.id.clone(), node.incarnation());
                 let origin = (delivery.origin.clone(), delivery.origin_incarnation);
                 self.checker.handed(id, member, origin, delivery.lane, intact, now);
+                if echoes && let Some(from) = host.topology.node(&delivery.origin) {
+                    came.push((from.datacenter.clone(), shared_len(&delivery.payload)));
+                }
                 if answers {
                     heard.push((delivery.origin, delivery.lane));
                 }
@@ -36,6 +40,9 @@ impl World {
             if node.poll_delivery(clock).is_none() {
                 break;
             }
+        }
+        for (datacenter, bytes) in came {
+            self.came.insert((index, datacenter), bytes);
         }
         self.think(index, heard);
     }
@@ -66,7 +73,8 @@ impl World {
         let Some(asked) = self.hosts.iter().position(|host| host.id == *to && known) else { return };
         let datacenter = self.datacenters[self.hosts[asked].datacenter].clone();
         let patience = (self.phase == Phase::Trials).then_some(TRIAL_PATIENCE);
-        let drawn = self.app.draw_answer(to, &datacenter, lane, patience);
+        let long = self.swarm.echoes && !self.must_be_small();
+        let drawn = self.app.draw_answer(to, &datacenter, lane, patience, long);
         self.submit(index, &datacenter, drawn);
     }
 
@@ -123,7 +131,7 @@ impl World {
         }
         let mood = match self.phase {
             // Large messages may be turned away by small budgets, rightly: where all must arrive, all must fit.
-            Phase::Trials if self.is_cramped() => Mood::Mixed(TRIAL_PATIENCE),
+            _ if self.must_be_small() => Mood::Mixed(TRIAL_PATIENCE),
             _ if self.swarm.faults.is_empty() => Mood::Easy,
             Phase::Trials => Mood::Mixed(TRIAL_PATIENCE),
             _ => Mood::Rough,
@@ -134,6 +142,11 @@ impl World {
         for datacenter in self.datacenters.clone() {
             self.send_to(origin, &datacenter, mood);
         }
+    }
+
+    /// All must arrive, and not everything fits.
+    fn must_be_small(&self) -> bool {
+        self.phase == Phase::Trials && self.is_cramped()
     }
 
     /// Not everything that is sent fits everywhere.
@@ -161,7 +174,8 @@ impl World {
     fn send_to(&mut self, origin: NodeIx, datacenter: &Datacenter, mood: Mood) {
         let me = self.hosts[origin].id.clone();
         if self.hosts[origin].node.is_some() {
-            let drawn = self.app.draw(&self.topology, datacenter, &me, mood);
+            let again = self.came.remove(&(origin, datacenter.clone())).filter(|_| !self.must_be_small());
+            let drawn = self.app.draw(&self.topology, datacenter, &me, mood, again);
             self.submit(origin, datacenter, drawn);
         }
     }
@@ -188,13 +202,6 @@ impl World {
         let ids: Vec<u64> = messages.iter().map(|message| message.id).collect();
         if !ids.is_empty() {
             host.tickets.insert(ticket, OpenBatch { ids, datacenter: datacenter.clone(), shared_bytes });
-        }
-        // The sender's own books may be wrong; what is open holds at least what its messages share.
-        let open = host.tickets.values().filter(|open| open.datacenter == *datacenter);
-        let held: usize = open.map(|open| open.shared_bytes).sum();
-        if held > host.limits.datacenter_budget_bytes {
-            let text = format!("{held} bytes are kept for {datacenter}, whatever its budget's books say");
-            self.checker.broken(text);
         }
         let (sender, known) = (host.id.clone(), Arc::clone(&host.topology));
         // A receipt is whole when its last message is decided.
@@ -227,7 +234,16 @@ impl World {
             self.checker.submitted(message.id, message.destination, promise);
         }
         self.check_limits(origin);
+        // What this batch superseded is told then.
         self.pump(origin);
+        // The sender's own books may be wrong; what is open holds at least what its messages share.
+        let host = &self.hosts[origin];
+        let open = host.tickets.values().filter(|open| open.datacenter == *datacenter);
+        let held: usize = open.map(|open| open.shared_bytes).sum();
+        if held > host.limits.datacenter_budget_bytes {
+            let text = format!("{held} bytes are kept for {datacenter}, whatever its budget's books say");
+            self.checker.broken(text);
+        }
     }
 
     fn proxies_of(&self, datacenter: usize) -> usize {

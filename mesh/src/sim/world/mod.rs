@@ -18,9 +18,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use trunkline_codec::{Epochs, Options};
+use trunkline_codec::Options;
 
-use super::app::{App, Drawn, Mood, read_body};
+use super::app::{App, Drawn, Mood, read_body, shared_len};
 use super::checker::{Checker, Promise};
 use super::faults::{Drift, Fault, Swarm};
 use super::planted::Planted;
@@ -29,10 +29,12 @@ use crate::id::{ClusterId, Datacenter, Incarnation, Lane, NodeId};
 use crate::message::{Batch, FailReason};
 use crate::proto::client::Ticket;
 use crate::proto::coder::BatchEncoder;
-use crate::proto::frame::{FrameReader, Written};
+use crate::proto::echo::SharedEcho;
+use crate::proto::frame::{FrameReader, Opened, Written};
 use crate::proto::links::{Action, ConnId};
 use crate::proto::node::{Node, NodeInit};
 use crate::proto::time::{Micros, micros};
+use crate::proto::wire::{FEATURE_ECHO, FEATURES, Offer};
 use crate::settings::Settings;
 use crate::stats::Stats;
 use crate::topology::{NodeSpec, Roles, Topology};
@@ -64,7 +66,7 @@ struct ConnState {
     reader: FrameReader,
     buffer: BytesMut,
     encoder: BatchEncoder,
-    epochs: Option<Epochs>,
+    opened: Option<Opened>,
     writing: bool,
 }
 
@@ -235,6 +237,10 @@ struct World {
     liar: bool,
     must_arrive: BTreeSet<u64>,
     planted: Option<Planted>,
+    /// How much the last message had that a sender got from a datacenter, and that comes back there.
+    came: BTreeMap<(NodeIx, Datacenter), usize>,
+    /// For a planted bug: what came over the first connection between two nodes.
+    stale: BTreeMap<(NodeIx, NodeIx), SharedEcho>,
     /// For a planted bug: batches without an outcome, to be sent again.
     unanswered: VecDeque<(Micros, Ticket, Batch)>,
     /// The tickets of those sent again. Nobody waits for their outcomes.

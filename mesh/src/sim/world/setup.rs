@@ -83,6 +83,8 @@ impl World {
             liar: false,
             must_arrive: BTreeSet::new(),
             planted,
+            came: BTreeMap::new(),
+            stale: BTreeMap::new(),
             unanswered: VecDeque::new(),
             again: BTreeSet::new(),
             swarm,
@@ -128,7 +130,11 @@ impl World {
             seed: self.rng.u64(..),
             wall_base_us,
         };
-        host.node = Some(Node::new(init, now).expect("it is in the topology"));
+        let mut node = Node::new(init, now).expect("it is in the topology");
+        if !self.swarm.echoes || self.swarm.echoless >> (index % 64) & 1 == 1 {
+            node.set_offer(Offer { features: FEATURES & !FEATURE_ECHO, ..Offer::default() });
+        }
+        host.node = Some(node);
         self.note(&format!("start {index}"));
         self.pump(index);
     }

@@ -110,10 +110,16 @@ impl World {
                         Some(planted) if only_member => planted.into_member(&mut received),
                         _ => {}
                     }
-                    if let Some(opened) = node.handle_frame(to.conn, received, length, now) {
+                    if let Some(mut opened) = node.handle_frame(to.conn, received, length, now) {
+                        let other = self.wire.other(to).filter(|_| to.node == LEADER);
+                        if self.planted == Some(Planted::EchoesStale)
+                            && let (Some(other), Some(echo)) = (other, opened.echo.as_mut())
+                        {
+                            *echo = self.stale.entry((to.node, other.node)).or_insert(echo.clone()).clone();
+                        }
                         conn.reader.open(&opened);
-                        conn.epochs = opened.epochs;
-                        conn.encoder = encoder(opened.epochs);
+                        conn.encoder = encoder(Some(&opened));
+                        conn.opened = Some(opened);
                     }
                 }
                 // A machine that closed the connection a moment ago ignores this; one that did not counts an error.
@@ -164,7 +170,7 @@ impl World {
             let one = if leaves {
                 batch.encode(&mut conn.encoder, &mut slices)
             } else {
-                Written { token: batch.token, diff_bytes: 0, staged_bytes: 0 }
+                Written { token: batch.token, diff_bytes: 0, staged_bytes: 0, echoed_bytes: 0 }
             };
             written.push((number, one));
         }
@@ -211,11 +217,11 @@ fn new_conn() -> ConnState {
         reader: FrameReader::new(),
         buffer: BytesMut::new(),
         encoder: encoder(None),
-        epochs: None,
+        opened: None,
         writing: false,
     }
 }
 
-pub(super) fn encoder(epochs: Option<Epochs>) -> BatchEncoder {
-    BatchEncoder::new(Options { seed: Some(1), ..Options::default() }, epochs)
+pub(super) fn encoder(opened: Option<&Opened>) -> BatchEncoder {
+    BatchEncoder::new(Options { seed: Some(1), ..Options::default() }, opened)
 }

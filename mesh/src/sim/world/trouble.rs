@@ -101,7 +101,7 @@ impl World {
                 if let Some(end) = self.any_end()
                     && let Some(conn) = self.hosts[end.node].conns.get_mut(&end.conn)
                 {
-                    conn.encoder = encoder(conn.epochs);
+                    conn.encoder = encoder(conn.opened.as_ref());
                     let other = self.wire.other(end).map_or(end.node, |other| other.node);
                     let sites = [end.node, other].map(|host| self.hosts[host].datacenter);
                     self.desynced.insert(end, sites);

@@ -49,6 +49,8 @@ struct State {
     cut: BTreeMap<(usize, usize), Strikes>,
     /// Who takes nothing on bulk: what is sent there is refused, and its sender told.
     full: BTreeMap<usize, Strikes>,
+    /// Nothing takes longer than it is far.
+    exact: bool,
     /// Whose proxies are gone: what goes there waits.
     stalled: BTreeMap<Datacenter, Strikes>,
     ends: BTreeMap<usize, End>,
@@ -105,6 +107,7 @@ impl Net {
             delays,
             lost: 0,
             slow: BTreeMap::new(),
+            exact: false,
             cut: BTreeMap::new(),
             full: BTreeMap::new(),
             stalled: BTreeMap::new(),
@@ -182,6 +185,15 @@ impl Net {
         self.0.healed.notify_waiters();
     }
 
+    /// This is how far it is between two datacenters; nothing comes late, and inside of one there is no distance.
+    pub(super) fn set_exact(&self, one: &Datacenter, other: &Datacenter, delay: Duration) {
+        let mut state = self.lock();
+        state.exact = true;
+        state.delays.insert((one.clone(), other.clone()), delay);
+        state.delays.insert((other.clone(), one.clone()), delay);
+        state.delays.iter_mut().filter(|((from, to), _)| from == to).for_each(|(_, of)| *of = Duration::ZERO);
+    }
+
     pub(super) fn slow(&self, from: &Datacenter, to: &Datacenter, times: u32) {
         self.lock().slow.insert((from.clone(), to.clone()), (times, Some(Fault::SlowLink)));
     }
@@ -218,6 +230,7 @@ impl Net {
         });
         let delay = state.delays[&pair] * times;
         let jitter = Duration::from_micros(state.luck.u64(0..200) * (1 + state.luck.u64(0..200) / 195 * 40));
+        let jitter = if state.exact { Duration::ZERO } else { jitter };
         let lost = pair.0 != pair.1 && state.lost > 0 && state.luck.u64(0..1_000) < state.lost;
         let again = if lost { delay * 2 + RESENT_AFTER } else { Duration::ZERO };
         if let Some(strikes) = state.full.get_mut(&to).filter(|_| lane == Lane::Bulk) {
