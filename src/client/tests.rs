@@ -275,6 +275,6 @@ async fn what_no_node_can_do_is_an_error_and_may_be_tried_again() {
     );
     // As patient as it was asked to be: the first answer is none.
     let later = Fake::saying(&[answer(503, "busy"), answer(200, "{\"applied_index\":8}")]).await;
-    assert_eq!(newest(&[later.address.clone()], Duration::from_secs(60)).await, Ok(Some(8)));
+    assert_eq!(newest(std::slice::from_ref(&later.address), Duration::from_secs(60)).await, Ok(Some(8)));
     assert_eq!(newest(&[], patience).await, Err(SubscribeError::NoAddress));
 }
