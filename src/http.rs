@@ -4,6 +4,7 @@ mod patient;
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::future::pending;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -137,7 +138,7 @@ impl<A: Answers> Acceptor<A> {
                 _ = stop.changed() => break,
                 Some(ended) = self.connections.join_next(), if !self.connections.is_empty() => note::<A>(ended),
                 accepted = self.listener.accept() => match accepted {
-                    Ok((stream, _)) if self.has_room() => self.serve(stream, &stop),
+                    Ok((stream, _)) if self.has_room() => self.serve(stream, pending(), &stop),
                     Ok((stream, _)) => turn_away::<A>(&stream),
                     Err(error) => pause::<A>(&error).await,
                 },
@@ -159,7 +160,7 @@ impl<A: Answers> Acceptor<A> {
                 _ = stop.changed() => break,
                 Some(ended) = self.connections.join_next(), if !self.connections.is_empty() => note::<A>(ended),
                 Some(secured) = handshakes.end::<A>(), if !handshakes.tasks.is_empty() => match secured {
-                    Some(secured) if self.has_room() => self.serve(secured, &stop),
+                    Some(secured) if self.has_room() => self.serve_within_tls(secured, &stop),
                     Some(_) => tell_turned_away::<A>(),
                     None => {}
                 },
@@ -180,11 +181,25 @@ impl<A: Answers> Acceptor<A> {
         self.connections.len() < A::CONNECTIONS_MAX
     }
 
-    fn serve<S>(&mut self, stream: S, stop: &watch::Receiver<bool>)
-    where
+    fn serve_within_tls(&mut self, secured: Secured<TcpStream>, stop: &watch::Receiver<bool>) {
+        let (mesh, standing) = (self.mesh.clone(), secured.standing());
+        let peer = secured.peer().to_string();
+        let distrusted = async move {
+            let why = mesh.until_distrusted(&standing).await;
+            tracing::warn!(peer, "a caller of {} lost its connection: {why}", A::NAME);
+        };
+        self.serve(secured, distrusted, stop);
+    }
+
+    fn serve<S>(
+        &mut self,
+        stream: S,
+        distrusted: impl Future<Output = ()> + Send + 'static,
+        stop: &watch::Receiver<bool>,
+    ) where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        self.connections.spawn(serve(stream, Arc::clone(&self.answers), stop.clone()));
+        self.connections.spawn(serve(stream, Arc::clone(&self.answers), distrusted, stop.clone()));
     }
 
     async fn finish(mut self) {
@@ -243,9 +258,13 @@ fn note<A: Answers>(ended: Result<(), JoinError>) {
     }
 }
 
-/// One connection to its end.
-async fn serve<A: Answers, S>(stream: S, answers: Arc<A>, mut stop: watch::Receiver<bool>)
-where
+/// One connection to its end; at once, whatever it is in the middle of, when its caller is trusted no more.
+async fn serve<A: Answers, S>(
+    stream: S,
+    answers: Arc<A>,
+    distrusted: impl Future<Output = ()>,
+    mut stop: watch::Receiver<bool>,
+) where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let service = service_fn(|request| {
@@ -258,16 +277,20 @@ where
         .max_buf_size(HEAD_BYTES_MAX)
         .max_headers(HEADERS_MAX)
         .serve_connection(TokioIo::new(Patient::new(stream, WRITE_TIMEOUT)), service);
-    let mut connection = pin!(connection);
+    let (mut connection, mut distrusted) = (pin!(connection), pin!(distrusted));
     tokio::select! {
         biased;
+        () = distrusted.as_mut() => return,
         ended = connection.as_mut() => return closed::<A>(ended),
         _ = stop.changed() => {}
         () = sleep(A::CONNECTION_TIMEOUT) => {}
     }
     connection.as_mut().graceful_shutdown();
-    if let Ok(ended) = timeout(GRACE, connection).await {
-        closed::<A>(ended);
+    tokio::select! {
+        biased;
+        () = distrusted => {}
+        () = sleep(GRACE) => {}
+        ended = connection => closed::<A>(ended),
     }
 }
 

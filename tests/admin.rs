@@ -5,10 +5,13 @@ mod support;
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::time::Duration;
 
 use support::cluster::{Cluster, Node, SOON, write};
 use support::{http, poll, poll_for, run, signal};
-use trunkline_mesh::NodeId;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use trunkline_mesh::{CHECK_INTERVAL, Credentials, NodeId, Secured, TlsFiles};
 
 const SECURITY: &str = "certificate = \"tls/{node}.crt\"\nkey = \"tls/{node}.key\"\nca = \"tls/ca.crt\"\n\
                         crl = \"tls/ca.crl\"\ncheck_interval = \"100 ms\"";
@@ -149,9 +152,11 @@ fn certificates_of_callers_are_revoked_and_renewed_while_the_node_runs() {
     assert_eq!(status(&cluster, "eu-m1", &watcher).0, 0);
     let tls = cluster.path("tls").to_str().unwrap().to_owned();
     assert_eq!(run(&["ca", "revoke", "--dir", &tls, &watcher[0]]).0, 0);
-    poll("it is refused", SOON, || (status(&cluster, "eu-m1", &watcher).0 == 69).then_some(()));
-    let log = cluster.log("eu-m1");
-    assert!(log.contains("a caller was refused") && log.contains("revoked"), "{log}");
+    // One that is answered just then loses its connection; the next one does not get any.
+    poll("it is refused", SOON, || {
+        let (code, log) = (status(&cluster, "eu-m1", &watcher).0, cluster.log("eu-m1"));
+        (code == 69 && log.contains("a caller was refused") && log.contains("revoked")).then_some(())
+    });
     let renew = ["ca", "issue", "--dir", &tls, "--cluster", "example", "--dc", "ops", "--node", "prometheus"];
     assert_eq!(run(&[&renew[..], &["--replace"]].concat()).0, 0);
     assert_eq!(status(&cluster, "eu-m1", &watcher).0, 0, "another certificate of its is as good");
@@ -221,4 +226,45 @@ fn plaintext_off_loopback_is_asked_for_and_tls_on_loopback_may_be() {
     let shown = run(&["ca", "show", cluster.path("tls/eu-m1.crt").to_str().unwrap()]).1;
     let ip = cluster.admin("eu-m1").ip().to_string();
     assert!(shown.contains(&ip), "{ip} for those who compare addresses: {shown}");
+}
+
+/// At the next look at the files, and not when its time is over, which is a minute.
+#[test]
+fn a_caller_whose_certificate_is_taken_back_loses_its_connection() {
+    let security = &format!("admin_tls = true\n{SECURITY}");
+    let cluster = Cluster::new(&[("insecure = false", security)]);
+    let tls = cluster.path("tls").to_str().unwrap().to_owned();
+    assert_eq!(run(&["ca", "init", "--cluster", "example", "--dir", &tls]).0, 0);
+    assert_eq!(run(&["ca", "issue", "--dir", &tls, "--config", cluster.file(), "--all"]).0, 0);
+    let _node = start(&cluster, "eu-m1");
+    let file = |name: &str| cluster.path("tls").join(name);
+    let dial = async |name: &str| {
+        let [certificate, key] = ["crt", "key"].map(|kind| file(&format!("{name}.{kind}")));
+        let files =
+            TlsFiles { certificate, key, ca: file("ca.crt"), crl: None, check_interval: CHECK_INTERVAL };
+        let stream = tokio::net::TcpStream::connect(cluster.admin("eu-m1")).await.unwrap();
+        Arc::new(Credentials::load(&files).unwrap()).dial(stream).await.unwrap()
+    };
+    // True while it is answered.
+    let ask = async |caller: &mut Secured<tokio::net::TcpStream>| {
+        let mut room = [0; 4096];
+        let asked = caller.write_all(b"GET /livez HTTP/1.1\r\nhost: test\r\n\r\n").await.is_ok();
+        asked && caller.read(&mut room).await.is_ok_and(|bytes| bytes > 0)
+    };
+    let calls = async {
+        let (mut taken_back, mut other) = (dial("eu-m2").await, dial("eu-p1").await);
+        assert!(ask(&mut taken_back).await && ask(&mut other).await);
+        let revoked = run(&["ca", "revoke", "--dir", &tls, file("eu-m2.crt").to_str().unwrap()]);
+        assert_eq!(revoked.0, 0, "{}", revoked.2);
+        // It never rests, so that nothing else ends it.
+        while ask(&mut taken_back).await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            assert!(ask(&mut other).await, "it is good");
+        }
+        assert!(ask(&mut other).await, "it is good");
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let soon = async { tokio::time::timeout(Duration::from_secs(30), calls).await };
+    runtime.block_on(soon).expect("it ends soon");
+    assert!(cluster.log("eu-m1").contains("a caller of the admin API lost its connection: "));
 }

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use socket2::{SockRef, TcpKeepalive};
@@ -66,11 +67,14 @@ pub(super) async fn listen(address: SocketAddr, options: &SocketOptions) -> io::
 pub(super) async fn connect(address: SocketAddr, options: &SocketOptions) -> io::Result<TcpStream> {
     let socket = new_socket(address)?;
     // Before connecting, so that they hold for the first packets too.
+    size_buffers(&SockRef::from(&socket), options);
     tune(&SockRef::from(&socket), options);
     socket.connect(address).await
 }
 
-/// Options of a connection that came in.
+/// Options of a connection that came in. Its buffers are those of its listener: to size them now would come too late for what
+/// was agreed on in the first packets, and by a kernel that clamps what it offers to the size it has just been told, another size
+/// than the listener's would make a connection slower that goes on well.
 pub(super) fn tune_accepted(stream: &TcpStream, options: &SocketOptions) {
     tune(&SockRef::from(stream), options);
 }
@@ -122,16 +126,38 @@ fn tune(socket: &SockRef<'_>, options: &SocketOptions) {
         noted("TCP_USER_TIMEOUT", socket.set_tcp_user_timeout(Some(silence)));
         noted("TCP_NOTSENT_LOWAT", socket.set_tcp_notsent_lowat(NOTSENT_LOWAT_BYTES));
     }
-    size_buffers(socket, options);
     choose_congestion_control(socket, &options.congestion_control);
 }
 
 fn size_buffers(socket: &SockRef<'_>, options: &SocketOptions) {
     // A size that is set ends the kernel's own growing of it.
-    if options.buffer_bytes > 0 {
-        noted("SO_SNDBUF", socket.set_send_buffer_size(options.buffer_bytes));
-        noted("SO_RCVBUF", socket.set_recv_buffer_size(options.buffer_bytes));
+    let asked = options.buffer_bytes;
+    if asked == 0 {
+        return;
     }
+    noted("SO_SNDBUF", socket.set_send_buffer_size(asked));
+    noted("SO_RCVBUF", socket.set_recv_buffer_size(asked));
+    let given = [socket.send_buffer_size(), socket.recv_buffer_size()].map(|size| size.map(usable));
+    if let [Ok(send), Ok(receive)] = given
+        && send.min(receive) < asked
+        && TOLD_BUFFER_BYTES.swap(asked, Ordering::Relaxed) != asked
+    {
+        tracing::warn!(
+            socket_buffer_bytes = asked,
+            send_bytes = send,
+            receive_bytes = receive,
+            "the kernel gives connections smaller buffers than `socket_buffer_bytes` asks for, and these do not grow, as they \
+             would without it: raise net.core.wmem_max and net.core.rmem_max to that size, or set it to 0"
+        );
+    }
+}
+
+/// The size for which the kernel was last told to be short of it: once is enough, not at each connection.
+static TOLD_BUFFER_BYTES: AtomicUsize = AtomicUsize::new(0);
+
+/// What of a buffer's size is for bytes: Linux takes twice what it is asked for, for its own overhead, and shows that.
+fn usable(size: usize) -> usize {
+    if cfg!(target_os = "linux") { size / 2 } else { size }
 }
 
 /// Somebody asked for it by name, so that a refusal is told. True if the kernel took it, or was not asked.
@@ -205,6 +231,40 @@ mod tests {
             assert_eq!(took.send_buffer_bytes, Some(2 * 96 * 1024));
             assert_eq!(took.receive_buffer_bytes, Some(2 * 96 * 1024));
         }
+    }
+
+    /// After a reload: what listens goes on with the size of its start, and what is dialled has the new one.
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn an_accepted_connection_keeps_the_buffers_of_its_listener() {
+        let before = SocketOptions { buffer_bytes: 160 * 1024, ..SocketOptions::default() };
+        let listener = listen("127.0.0.1:0".parse().unwrap(), &before).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        for buffer_bytes in [0, 64 * 1024, 200 * 1024] {
+            let now = SocketOptions { buffer_bytes, ..SocketOptions::default() };
+            let (dialled, accepted) = tokio::join!(connect(address, &now), listener.accept());
+            let (dialled, (accepted, _)) = (dialled.unwrap(), accepted.unwrap());
+            tune_accepted(&accepted, &now);
+            let took = took(&accepted);
+            assert_eq!(took.receive_buffer_bytes, Some(2 * 160 * 1024));
+            assert_eq!(took.send_buffer_bytes, Some(2 * 160 * 1024));
+            let dialled = super::took(&dialled).receive_buffer_bytes;
+            assert!(buffer_bytes == 0 || dialled == Some(2 * buffer_bytes), "{dialled:?}");
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn buffers_below_what_was_asked_for_are_told_once() {
+        // More than any system gives: even `root` is cut to what the type holds.
+        let asked = usize::try_from(i32::MAX).unwrap();
+        let options = SocketOptions { buffer_bytes: asked, ..SocketOptions::default() };
+        let told = || TOLD_BUFFER_BYTES.load(Ordering::Relaxed);
+        let enough = SocketOptions { buffer_bytes: 64 * 1024, ..SocketOptions::default() };
+        let _listener = listen("127.0.0.1:0".parse().unwrap(), &enough).await.unwrap();
+        assert_ne!(told(), 64 * 1024, "every system gives that");
+        let _listener = listen("127.0.0.1:0".parse().unwrap(), &options).await.unwrap();
+        assert_eq!(told(), asked);
     }
 
     #[cfg(target_os = "linux")]

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 
 use super::first_open;
 use super::shared::{Core, Shared};
-use super::tls::{Reloaded, Secured, Tls, TlsError, accept_caller, wall_s};
+use super::tls::{Reloaded, Secured, Standing, Tls, TlsError, accept_caller, wall_s};
 use crate::id::{Datacenter, NodeId};
 use crate::proto::node::PingError;
 use crate::settings::{Settings, SettingsError};
@@ -150,6 +150,17 @@ impl Mesh {
         S: AsyncRead + AsyncWrite + Unpin,
     {
         accept_caller(self.shared().tls.as_ref()?, stream, peer).await
+    }
+
+    /// Ends when the certificate of a caller is good no more, and says why: it was revoked, its CA was taken out, or it expired
+    /// more than a day ago. That is looked at whenever the files are ([`Mesh::reload`],
+    /// [`TlsFiles::check_interval`](super::TlsFiles)), as it is for links. Whoever serves the caller ends its connection then.
+    /// Cancel-safe.
+    pub async fn until_distrusted(&self, caller: &Standing) -> String {
+        match &self.shared().tls {
+            Some(tls) => tls.until_distrusted(caller).await,
+            None => std::future::pending().await,
+        }
     }
 
     /// Who is in the cluster, as this node knows it now.

@@ -26,6 +26,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch as watch_channel;
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
 pub(super) use certificate::wall_s;
@@ -34,8 +35,8 @@ pub use credentials::{CHECK_INTERVAL, Credentials, TlsError, TlsFiles, read_cert
 use failure::TlsFailure;
 pub(super) use gate::Gate;
 pub use revoked::{Revocation, RevocationList, read_revocation_lists};
-pub use secured::Secured;
 pub(super) use secured::accept as accept_caller;
+pub use secured::{Secured, Standing};
 pub(super) use shown::Shown;
 pub(super) use watch::start as start_watch;
 
@@ -66,6 +67,8 @@ pub(super) struct Tls {
     refused: Mutex<Option<Refused>>,
     reloads: AtomicU64,
     reloads_failed: AtomicU64,
+    /// The files were looked at: who is trusted may be others.
+    looks: watch_channel::Sender<()>,
     failures: [AtomicU64; TlsFailure::ALL.len()],
 }
 
@@ -88,6 +91,7 @@ impl Tls {
             refused: Mutex::new(None),
             reloads: AtomicU64::new(0),
             reloads_failed: AtomicU64::new(0),
+            looks: watch_channel::Sender::new(()),
             failures: std::array::from_fn(|_| AtomicU64::new(0)),
         })
     }
@@ -96,8 +100,14 @@ impl Tls {
         Arc::clone(&self.current.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Reads the files again. Blocks on the file system.
+    /// Reads the files again, and has everybody look who waits for what they say. Blocks on the file system.
     pub(super) fn reload(&self) -> Result<Reloaded, TlsError> {
+        let outcome = self.take_files();
+        self.looks.send_replace(());
+        outcome
+    }
+
+    fn take_files(&self) -> Result<Reloaded, TlsError> {
         // Held while the files are read: of two reloads at once the later one must not end with what the earlier one read.
         let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
         let outcome = Credentials::load(&self.files).and_then(|credentials| {

@@ -116,6 +116,36 @@ async fn a_handshake_with_a_caller_that_is_given_up_is_counted_and_plaintext_has
     assert!(node.mesh().accept_caller(stream, "x").await.is_none());
 }
 
+/// Whose certificate is taken back after it came through, and whose CA is taken out. Nobody else's connection ends.
+#[tokio::test]
+async fn it_is_told_when_a_caller_is_trusted_no_more() {
+    let cluster = cluster();
+    let pki = pki(&cluster);
+    pki.revoke(&[]);
+    let node = cluster.start("eu-p").await;
+    let mesh = node.mesh();
+    let mut standings = Vec::new();
+    for name in ["eu-m", "leader"] {
+        let (here, there) = pair().await;
+        let credentials = Arc::new(Credentials::load(&files(pki.path(), name)).unwrap());
+        let (caller, accepted) = tokio::join!(credentials.dial(here), mesh.accept_caller(there, name));
+        caller.unwrap();
+        standings.push(accepted.unwrap().standing());
+    }
+    let [mut one, mut other] = [0, 1].map(|index| Box::pin(mesh.until_distrusted(&standings[index])));
+    assert!(waits(&mut one).await && waits(&mut other).await);
+    assert_eq!(mesh.reload().await.unwrap(), Reloaded::Unchanged);
+    assert!(waits(&mut one).await && waits(&mut other).await);
+    let stolen = std::fs::read_to_string(pki.path().join("eu-m.crt")).unwrap();
+    pki.revoke(&[&stolen]);
+    assert_eq!(mesh.reload().await.unwrap(), Reloaded::Changed);
+    let why = soon("its end", one).await;
+    assert!(why.contains("evoked"), "{why}");
+    assert!(waits(&mut other).await, "it is good");
+    // And who began to look only then.
+    soon("its end", mesh.until_distrusted(&standings[0])).await;
+}
+
 /// The dialling side that programs have.
 #[tokio::test]
 async fn who_dials_a_service_learns_who_it_is_and_takes_no_other_cluster() {

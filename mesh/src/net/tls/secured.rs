@@ -11,16 +11,27 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::TlsStream;
 
 use super::certificate::CertificateError;
-use super::{Certified, Credentials, Gate, Tls, connect};
+use super::{Certified, Credentials, Gate, Shown, Tls, connect};
 use crate::id::SpiffeId;
 
 /// A connection within TLS whose peer showed a certificate of the cluster and proved to hold it.
 pub struct Secured<S> {
     stream: TlsStream<Gate<S>>,
     peer: SpiffeId,
+    shown: Arc<Shown>,
 }
 
+/// The certificate of a caller, apart from its connection: see [`Mesh::until_distrusted`](crate::Mesh::until_distrusted).
+#[derive(Clone, Debug)]
+pub struct Standing(Arc<Shown>);
+
 impl<S> Secured<S> {
+    /// By which it is told when the peer's certificate is good no more.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        Standing(Arc::clone(&self.shown))
+    }
+
     /// Whom the peer's certificate names. It need not be a node of the topology.
     #[must_use]
     pub fn peer(&self) -> &SpiffeId {
@@ -41,7 +52,7 @@ impl<S> Certified<S> {
             let error = CertificateError::OtherCluster(self.name.cluster);
             return Err(io::Error::new(io::ErrorKind::InvalidData, error));
         }
-        Ok(Secured { stream: self.stream, peer: self.name })
+        Ok(Secured { stream: self.stream, peer: self.name, shown: Arc::new(self.shown) })
     }
 }
 
@@ -99,6 +110,20 @@ where
         }
     }
     None
+}
+
+impl Tls {
+    /// Ends when a caller's certificate is good no more, and says why.
+    pub(in super::super) async fn until_distrusted(&self, Standing(shown): &Standing) -> String {
+        let mut looks = self.looks.subscribe();
+        loop {
+            if let Some(why) = self.wrong_with(shown) {
+                return why;
+            }
+            // The sender is `self`.
+            let _ = looks.changed().await;
+        }
+    }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Secured<S> {
