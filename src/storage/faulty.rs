@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::disk::{Disk, DiskFile};
 
-/// What a write to a real disk is whole in.
-const SECTOR_BYTES: usize = 512;
+/// What a write is whole in. That of a real disk is eight times as long, and hardly a record is torn in it.
+const SECTOR_BYTES: usize = 64;
 
 /// A disk in memory. Clones are the same disk.
 #[derive(Clone, Debug, Default)]
