@@ -6,6 +6,7 @@
 //! back is shown to it as a file.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::net::IpAddr;
@@ -18,7 +19,8 @@ use rcgen::{
     SerialNumber,
 };
 use trunkline_mesh::{
-    CertificateInfo, ClusterId, Revocation, SpiffeId, TlsError, read_certificates, read_revocation_lists,
+    CertificateInfo, ClusterId, Revocation, SpiffeId, TlsError, is_issued_by, read_certificates,
+    read_revocation_lists,
 };
 
 /// Days a CA is valid unless something else is asked for.
@@ -79,13 +81,19 @@ pub enum CaError {
         wanted: ClusterId,
     },
     /// The certificate is not of this CA, so that it cannot take it back.
-    #[error("{} was issued by `{issuer}`, not by this CA: only who issued a certificate takes it back", path.display())]
+    #[error("{} was issued by `{issuer}`{same_name}, not by this CA: only who issued a certificate takes it back", path.display(),
+        same_name = if *same_name { ", another CA of that name" } else { "" })]
     OtherIssuer {
         /// The certificate's file.
         path: PathBuf,
         /// Who issued it.
         issuer: String,
+        /// It goes by the name of this one, and is not it.
+        same_name: bool,
     },
+    /// It is the CA itself.
+    #[error("{} is this CA's own certificate, which no list of its own takes back: make a new CA, and give every node its `ca.crt`", .0.display())]
+    Itself(PathBuf),
     /// The CA's time is over before the certificate's.
     #[error("{} is valid until {until}, and {days} days are more: ask for fewer, or make a new CA", path.display())]
     Outlives {
@@ -116,6 +124,17 @@ pub struct Made {
     pub key: PathBuf,
     /// What the certificate says.
     pub info: CertificateInfo,
+}
+
+/// What a CA took back.
+#[derive(Debug)]
+pub struct TakenBack {
+    /// The list's file.
+    pub list: PathBuf,
+    /// Certificates on it.
+    pub total: usize,
+    /// The files whose certificate was on it before.
+    pub already: Vec<PathBuf>,
 }
 
 /// Makes a CA in a directory, as `ca.crt` and `ca.key`, and the list of what it took back, `ca.crl`: with nothing on it, so
@@ -213,13 +232,13 @@ impl Authority {
     }
 
     /// Takes certificates back, of these files, beside those that were taken back before: in `ca.crl` beside the CA, which is
-    /// replaced whole, and renewed where there are no files. Gives its path and how many certificates it takes back.
+    /// replaced whole, and renewed where there are no files.
     ///
     /// # Errors
     /// [`CaError`]: the list stays as it was.
-    pub fn revoke(&self, certificates: &[PathBuf]) -> Result<(PathBuf, usize), CaError> {
+    pub fn revoke(&self, certificates: &[PathBuf]) -> Result<TakenBack, CaError> {
         let path = self.certificate.with_extension("crl");
-        let mut revoked = BTreeMap::new();
+        let (mut revoked, mut already) = (BTreeMap::new(), Vec::new());
         if path.symlink_metadata().is_ok() {
             let lists = read_revocation_lists(&path)?;
             for Revocation { serial, since_s } in lists.into_iter().flat_map(|list| list.revoked) {
@@ -229,14 +248,26 @@ impl Authority {
         for certificate in certificates {
             let info = read_certificates(certificate)?.into_iter().next();
             let info = info.ok_or_else(|| CaError::Make(format!("{} is empty", certificate.display())))?;
-            if info.issuer != self.info.subject {
-                return Err(CaError::OtherIssuer { path: certificate.clone(), issuer: info.issuer });
+            if info.fingerprint == self.info.fingerprint {
+                return Err(CaError::Itself(certificate.clone()));
             }
-            revoked.entry(info.serial).or_insert_with(now_s);
+            // Names are not unique: the CA that a lost one was replaced by goes by the same.
+            if !is_issued_by(certificate, &self.certificate)? {
+                let same_name = info.issuer == self.info.subject;
+                return Err(CaError::OtherIssuer {
+                    path: certificate.clone(),
+                    issuer: info.issuer,
+                    same_name,
+                });
+            }
+            match revoked.entry(info.serial) {
+                Entry::Occupied(_) => already.push(certificate.clone()),
+                Entry::Vacant(free) => drop(free.insert(now_s())),
+            }
         }
         let pem = list_pem(&self.issuer, &revoked, at(self.info.not_after_s))?;
         Draft::write(&path, &pem, 0o644)?.place(true)?;
-        Ok((path, revoked.len()))
+        Ok(TakenBack { list: path, total: revoked.len(), already })
     }
 
     /// Refuses a node whose files are there already: asked for all of them before the first is made.

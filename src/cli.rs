@@ -42,7 +42,7 @@ Exit codes:
   78  the configuration is wrong, or does not suit the command
 
 SIGTERM and SIGINT drain: /readyz answers 503, peers are told, what is under way is finished within drain_timeout.
-A second one exits at once. The demo just ends. SIGHUP: a node reads its file again.";
+A second one exits at once. The demo just ends. SIGHUP: proxy, member and node read their file again.";
 
 /// A broadcast mesh between datacenters: one batch per datacenter, fanned out by proxies.
 #[derive(Debug, Parser)]

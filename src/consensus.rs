@@ -17,6 +17,7 @@ mod event;
 mod events;
 mod guard;
 pub mod history;
+mod joined;
 pub mod key_value;
 mod machine;
 mod marker;
@@ -25,6 +26,7 @@ mod replica_id;
 pub mod session;
 mod status;
 mod tasks;
+mod time;
 mod watch;
 
 pub use applied::Answer;

@@ -10,6 +10,7 @@
 mod catalog;
 mod data_directory;
 mod disk;
+mod doubt;
 mod entry;
 mod error;
 mod inspection;
@@ -27,8 +28,9 @@ pub(crate) mod faulty;
 #[cfg(test)]
 mod tests;
 
-pub use data_directory::DataDirectory;
+pub use data_directory::{DataDirectory, LOG};
 pub use disk::{Directory, Disk, DiskFile};
+pub use doubt::{EndedDoubt, end_doubt};
 pub use entry::{Entry, EntryId, INDEX_MAX};
 pub use error::StorageError;
 pub use inspection::{Inspection, SegmentReport};

@@ -292,6 +292,7 @@ fn replica_status() -> trunkline::consensus::Status {
         committed: id,
         applied: id,
         snapshot: id,
+        snapshots_failed: 0,
         purged: id,
         in_doubt: false,
         clocks_sure: true,

@@ -82,6 +82,10 @@ fn what_a_client_does_wrong_is_told_and_changes_nothing() {
         ("GET", "/v1/kv/none", "", 404, "no_such_key"),
         ("GET", "/v1/kv/a?read=maybe", "", 400, "bad_request"),
         ("PUT", "/v1/kv/a?if_index=x", "", 400, "bad_request"),
+        ("PUT", "/v1/kv/a?ifindex=9", "x", 400, "bad_request"),
+        ("GET", "/v1/kv/a?reed=lease", "", 400, "bad_request"),
+        ("GET", "/v1/log?form=0", "", 400, "bad_request"),
+        ("GET", "/v1/digest?index=9999", "", 503, "behind"),
         ("PUT", "/v1/kv/", "x", 400, "bad_request"),
         ("PUT", "/v1/kv/%ff", "x", 400, "bad_request"),
         ("PUT", "/v1/kv/a", &long, 413, "too_large"),
@@ -129,6 +133,20 @@ fn a_directory_is_for_one_process_and_one_node() {
     let (code, _, told) = run(&["node", "--config", file.to_str().unwrap()]);
     assert_eq!(code, 78, "{told}");
     assert!(told.contains("of node dev of cluster dev"), "{told}");
+}
+
+#[test]
+fn a_log_without_the_number_of_its_directory_is_nobodys() {
+    let data = tempfile::tempdir().unwrap();
+    let mut node = Node::dev(data.path());
+    assert_eq!(node.json("PUT", "/v1/kv/a", "x").0, 200);
+    signal(&node.child, "KILL");
+    exit_code(&mut node.child, SOON);
+    std::fs::remove_file(data.path().join("replica")).unwrap();
+    let (code, _, told) =
+        run(&["node", "--dev", "--data", data.path().to_str().unwrap(), "--api", "127.0.0.1:0"]);
+    assert_eq!(code, 65, "{told}");
+    assert!(told.contains("it is gone, and the log is there"), "{told}");
 }
 
 #[test]

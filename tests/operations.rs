@@ -94,6 +94,13 @@ fn status_routes_and_top_show_a_running_sender() {
 
     let routes = of(ask("routes", &["--json"]));
     assert_eq!(routes["origin"], true);
+    let of_one = of(ask("routes", &["--json", "--dc", "eu"]));
+    let names = |routes: &Value| -> Vec<String> {
+        let all = routes["datacenters"].as_array().unwrap().iter();
+        all.map(|of| of["name"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(names(&of_one), ["eu"]);
+    assert!(names(&routes).len() > 1);
     let table = text(ask("routes", &["--dc", "eu"]));
     for part in ["eu-p1  in use", "eu-p2  down", "\neu: by eu-p1", "by eu-p1   in use, eu-p2 not linked"] {
         let spaces = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -145,7 +152,9 @@ fn a_process_that_is_not_there_is_told_with_69() {
         let (code, _, stderr) = run(&[command, "--at", &nobody]);
         assert_eq!(code, 69, "{stderr}");
         assert!(stderr.contains(&format!("the admin API at {nobody} cannot be reached")), "{stderr}");
-        assert_eq!(run(&[command]).0, 2, "it must be said whom to ask");
+        let (code, _, stderr) = run(&[command]);
+        assert_eq!(code, 2, "it must be said whom to ask");
+        assert!(stderr.contains("<--at <HOST:PORT>|--config <FILE>>"), "{stderr}");
         let (code, _, stderr) = run(&[command, "--config", cluster.file()]);
         assert_eq!((code, stderr.contains("say which one with --node")), (78, true), "{stderr}");
         assert_eq!(run(&[command, "--config", cluster.file(), "--node", "xx"]).0, 78);

@@ -195,7 +195,7 @@ node fra-1 of cluster example
 segment                           first index  entries  bytes
 segment-00000000000000000003.log            3        4   2216
 
-3 entries from index 4 on; 0 known to be committed
+3 entries from index 4 on, the last of term 2; 0 known to be committed
 no damage
 "
     );
@@ -245,4 +245,43 @@ no damage
         code == 78 && stderr.contains("src is no data directory: there is no `log` in it"),
         "{code} {stderr}"
     );
+}
+
+#[test]
+fn a_doubt_is_ended_by_an_operator_who_says_so_and_by_nobody_else() {
+    let temp = tempfile::tempdir().unwrap();
+    let log = temp.path().join("log");
+    copy_golden(&log);
+    let data = temp.path().to_str().unwrap();
+    let segment = log.join("segment-00000000000000000003.log");
+    let sound = fs::read(&segment).unwrap();
+    fs::write(&segment, &sound[..sound.len() - 1]).unwrap();
+    let before = content(&log);
+    let (code, _, stderr) = run(&["log", "trust", data]);
+    assert!(code == 2 && stderr.contains("--accept-loss"), "{code} {stderr}");
+    let in_use = DataDirectory::open(temp.path()).unwrap();
+    let (code, _, stderr) = run(&["log", "trust", data, "--accept-loss"]);
+    assert!(code == 69 && stderr.contains("in use by another process"), "{code} {stderr}");
+    drop(in_use);
+    assert_eq!(content(&log), before);
+
+    let (code, stdout, stderr) = run(&["log", "trust", data, "--accept-loss"]);
+    assert_eq!(code, 0, "{stderr}");
+    let told =
+        "the last entry is 5 of term 2. What was acknowledged from index 6 on and is not there is given up";
+    assert!(stdout.contains(told), "{stdout}");
+    let (log_again, found) = Log::open(Directory::new(log.clone()), identity(), options()).unwrap();
+    assert_eq!((found.in_doubt, found.last), (None, Some(EntryId { term: 2, index: 5 })));
+    drop(log_again);
+    let (code, stdout, _) = run(&["log", "trust", data, "--accept-loss"]);
+    assert!(code == 0 && stdout.contains("Nothing is in doubt, and nothing was changed"), "{code} {stdout}");
+
+    // Damage is no doubt.
+    let mut damaged = sound;
+    damaged[200] ^= 1;
+    fs::write(&segment, &damaged).unwrap();
+    let before = content(&log);
+    let (code, _, stderr) = run(&["log", "trust", data, "--accept-loss"]);
+    assert!(code == 65 && stderr.contains("is damaged at byte 48"), "{code} {stderr}");
+    assert_eq!(content(&log), before);
 }

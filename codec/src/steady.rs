@@ -216,6 +216,8 @@ fn stretches(bits: u64, range: Range<usize>) -> impl Iterator<Item = (Range<usiz
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
     use crate::data::DataColumn;
     use crate::draft::{Draft, Input, Memory};
@@ -252,8 +254,9 @@ mod tests {
             lens_bytes: now.iter().map(|text| varint::len(text.len())).sum(),
             limits: &limits,
         };
-        let (openings, mut runs, nothing) =
-            (joined.reset(&payloads), PastRuns::default(), Received::default());
+        let (openings, mut runs) = (joined.reset(&payloads), PastRuns::default());
+        let mut other = Received::default();
+        other.enter(Bytes::from_static(b"of no message"), 13);
         let mut plan = |steady: bool, received| {
             let mut memory = Memory {
                 begins: 0,
@@ -275,8 +278,8 @@ mod tests {
             split.then(|| (draft.head().to_vec(), data.iter(input.texts).flatten().copied().collect()))
         };
         let steady = plan(true, None);
-        assert_eq!(plan(true, Some(&nothing)), None, "it does not look for what the receiver sent");
-        (steady, plan(false, None).unwrap_or_default(), plan(false, Some(&nothing)).unwrap_or_default())
+        assert_eq!(plan(true, Some(&other)), None, "it does not look for what the receiver sent");
+        (steady, plan(false, None).unwrap_or_default(), plan(false, Some(&other)).unwrap_or_default())
     }
 
     #[test]

@@ -92,7 +92,7 @@ pub use id::{ClusterId, Datacenter, Incarnation, Lane, NameError, NodeId, Seq, S
 pub use message::{Batch, Delivery, FailReason, Message, Outcome, Route};
 pub use net::{
     CHECK_INTERVAL, CertificateError, CertificateInfo, Credentials, Reloaded, Revocation, RevocationList,
-    Secured, Security, Standing, TlsError, TlsFiles, read_certificates, read_revocation_lists,
+    Secured, Security, Standing, TlsError, TlsFiles, is_issued_by, read_certificates, read_revocation_lists,
 };
 pub use net::{Client, Config, Inbox, JoinError, Mesh, Receipt, SendError, TrySendError, join};
 pub use proto::node::PingError;

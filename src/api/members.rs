@@ -2,7 +2,7 @@
 
 use hyper::StatusCode;
 use serde_json::{Value, json};
-use trunkline_mesh::NodeId;
+use trunkline_mesh::{Datacenter, NodeId};
 
 use crate::consensus::key_value::KeyValue;
 use crate::consensus::{MemberError, Replica, ReplicaId};
@@ -30,7 +30,18 @@ pub(super) async fn change(
             let Some(node) = parameter("node").and_then(|node| NodeId::new(node).ok()) else {
                 return wrong("say which one with ?node= and its id");
             };
-            replica.add(&node).await.map(|added| json!({ "replica": added }))
+            let added = match (parameter("datacenter"), parameter("address")) {
+                (None, None) => replica.add(&node).await,
+                (Some(datacenter), Some(address)) => {
+                    let at = Datacenter::new(datacenter).ok().zip(address.parse().ok());
+                    let Some((datacenter, address)) = at else {
+                        return wrong("a node that no file names is at ?datacenter=NAME&address=IP:PORT");
+                    };
+                    replica.add_at(node, datacenter, address).await
+                }
+                _ => return wrong("datacenter and address go together"),
+            };
+            added.map(|added| json!({ "replica": added }))
         }
         "/v1/snapshot" => {
             return match replica.snapshot().await {

@@ -95,6 +95,8 @@ pub(super) struct ShowArgs {
     files: Vec<PathBuf>,
 }
 
+const DAY_S: u64 = 24 * 3600;
+
 pub(super) fn ca(command: &CaCommand) -> Result<(), Failure> {
     match command {
         CaCommand::Init(args) => {
@@ -118,8 +120,22 @@ fn issue(args: &IssueArgs) -> Result<(), Failure> {
     let authority = Authority::load(&args.dir)?;
     let out = args.out.as_ref().unwrap_or(&args.dir);
     if !args.replace {
+        let is_new = |node: &SpiffeId| authority.check_free(node, out).is_ok();
+        let new: Vec<&str> = nodes
+            .iter()
+            .map(|(node, _)| node)
+            .filter(|node| is_new(node))
+            .map(|node| node.node.as_str())
+            .collect();
         for (node, _) in &nodes {
-            authority.check_free(node, out)?;
+            authority.check_free(node, out).map_err(|error| match error {
+                CaError::Exists { path, .. } if args.all && !new.is_empty() => Failure::Failed(format!(
+                    "{} is there already: nothing is overwritten: issue to the new nodes alone with --node {}, or renew all with --replace",
+                    path.display(),
+                    new.join(","),
+                )),
+                error => error.into(),
+            })?;
         }
     }
     let mut made = Vec::new();
@@ -136,17 +152,24 @@ fn issue(args: &IssueArgs) -> Result<(), Failure> {
 }
 
 fn revoke(args: &RevokeArgs) -> Result<(), Failure> {
-    let (path, count) = Authority::load(&args.dir)?.revoke(&args.files)?;
-    let path = path.display();
+    let taken = Authority::load(&args.dir)?.revoke(&args.files)?;
+    let (path, count) = (taken.list.display(), taken.total);
     if args.files.is_empty() {
         let taken = show_count(count as u64, "certificate");
         return print(&format!(
             "renewed {path}, which takes back {taken}\n\nGive it to every node, as `crl` in [security].\n"
         ));
     }
+    for file in &taken.already {
+        print(&format!("{} was taken back already\n", file.display()))?;
+    }
+    let new = args.files.len() - taken.already.len();
+    if new == 0 {
+        return print(&format!("took back nothing new, {count} in all: {path}\n"));
+    }
     print(&format!(
         "took back {}, {count} in all: {path}\n\nGive it to every node, as `crl` in [security]: their links end at the next look.\n",
-        show_count(args.files.len() as u64, "certificate"),
+        show_count(new as u64, "certificate"),
     ))
 }
 
@@ -247,6 +270,7 @@ fn describe(path: &std::path::Path, info: &CertificateInfo, left: Option<u64>) -
         Err(error) => format!("no node: {error}"),
     };
     let validity = match left {
+        Some(0) => format!("{} (less than a day left)", info.not_after_text()),
         Some(days) => format!("{} ({} left)", info.not_after_text(), show_count(days, "day")),
         None => format!("{} (expired)", info.not_after_text()),
     };
@@ -283,11 +307,11 @@ fn describe_list(path: &std::path::Path, list: &RevocationList) -> String {
     table.to_string().replacen("file", &path.display().to_string(), 1)
 }
 
-/// Whole days until it expires; `None` once it has.
+/// Days until it expires, to the nearest one: what was just made for 365 days has 365. `None` once it has.
 pub(super) fn left(info: &CertificateInfo) -> Option<u64> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let seconds = info.not_after_s.checked_sub(i64::try_from(now).unwrap_or(i64::MAX))?;
-    u64::try_from(seconds).ok().map(|seconds| seconds / (24 * 3600))
+    u64::try_from(seconds).ok().map(|seconds| (seconds + DAY_S / 2) / DAY_S)
 }
 
 fn print(text: &str) -> Result<(), Failure> {

@@ -27,9 +27,10 @@ const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Which process is asked.
 #[derive(Debug, clap::Args)]
+#[command(group(clap::ArgGroup::new("whom").args(["at", "config"]).required(true)))]
 pub(super) struct At {
     /// The admin address of the process
-    #[arg(long, value_name = "HOST:PORT", required_unless_present = "config", conflicts_with = "config")]
+    #[arg(long, value_name = "HOST:PORT")]
     at: Option<String>,
     /// The configuration file, which says the admin address of the node
     #[arg(long, value_name = "FILE")]

@@ -11,7 +11,7 @@ use super::output::base64;
 use super::status::print;
 use super::table::{Align, Table};
 use crate::config::units::show_count;
-use crate::storage::{DataDirectory, Entry, Inspection, StorageError};
+use crate::storage::{DataDirectory, Entry, EntryId, Inspection, LOG, StorageError, end_doubt};
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum LogCommand {
@@ -24,6 +24,22 @@ pub(super) enum LogCommand {
     ///
     /// Payloads are shown as text, with what is no printable ASCII escaped; as JSON, they are in base64.
     Dump(DumpArgs),
+    /// Take what a stopped node's log has for all that it ever acknowledged, so that it votes again
+    ///
+    /// For a cluster of which a majority is in doubt at once, after a loss of power: nobody is elected then. Of those in doubt
+    /// trust as few as make a majority with the others, those whose last entries are of the highest term and index. What they
+    /// acknowledged and lost is gone for good, unless another voter has it.
+    Trust(TrustArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct TrustArgs {
+    /// The data directory of the node
+    #[arg(value_name = "DIR")]
+    directory: PathBuf,
+    /// Entries that clients were told are safe may be lost by this
+    #[arg(long, required = true)]
+    accept_loss: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -65,6 +81,7 @@ pub(super) fn log(command: &LogCommand) -> Result<(), Failure> {
     match command {
         LogCommand::Verify(args) => verify(args),
         LogCommand::Dump(args) => dump(args),
+        LogCommand::Trust(args) => trust(args),
     }
 }
 
@@ -85,12 +102,33 @@ fn look(directory: &Path, show: impl FnMut(Entry) -> bool) -> Result<Inspection,
         }));
     }
     let directory = DataDirectory::open(directory)?;
-    Ok(Inspection::of(&directory.sub_directory("log")?, show)?)
+    Ok(Inspection::of(&directory.sub_directory(LOG)?, show)?)
+}
+
+fn trust(args: &TrustArgs) -> Result<(), Failure> {
+    // The same refusals as for those that look.
+    look(&args.directory, |_| false)?;
+    let directory = DataDirectory::open(&args.directory)?;
+    let ended = end_doubt(directory.sub_directory(LOG)?)?;
+    let last = ended.last.map_or_else(
+        || "there are no entries".to_owned(),
+        |last| format!("the last entry is {} of term {}", last.index, last.term),
+    );
+    print(&match ended.from {
+        Some(from) => format!(
+            "{last}. What was acknowledged from index {from} on and is not there is given up: the node votes again\n"
+        ),
+        None => format!("{last}. Nothing is in doubt, and nothing was changed\n"),
+    })
 }
 
 fn verify(args: &VerifyArgs) -> Result<(), Failure> {
-    let found = look(&args.directory, |_| false)?;
-    print(&report(&found))?;
+    let mut last = None;
+    let found = look(&args.directory, |entry| {
+        last = Some(entry.id);
+        true
+    })?;
+    print(&report(&found, last))?;
     match found.problems.len() {
         0 => Ok(()),
         count => Err(Failure::Corrupt(format!(
@@ -102,7 +140,7 @@ fn verify(args: &VerifyArgs) -> Result<(), Failure> {
 }
 
 /// What there is, for people.
-fn report(found: &Inspection) -> String {
+fn report(found: &Inspection, last: Option<EntryId>) -> String {
     let mut text = String::new();
     if let Some(identity) = &found.identity {
         let _ = writeln!(text, "node {} of cluster {}\n", identity.node, identity.cluster);
@@ -127,9 +165,10 @@ fn report(found: &Inspection) -> String {
         0 => writeln!(text, "no entries; the next one has index {}", indexes.end),
         count => writeln!(
             text,
-            "{} from index {} on; {committed} known to be committed",
+            "{} from index {} on, the last of term {}; {committed} known to be committed",
             entries(count),
             indexes.start,
+            last.map_or(0, |last| last.term),
         ),
     };
     if found.torn_bytes > 0 {

@@ -11,9 +11,10 @@ use super::NodeArgs;
 use super::failure::Failure;
 use super::log::Log;
 use super::notify::Notifier;
+use super::reload::Following;
 use super::run::serve_admin_with;
-use super::signal::Stop;
-use crate::config::{Config, Protection, Role};
+use super::signal::{Hangup, Stop};
+use crate::config::{Config, Protection, Role, held};
 use crate::consensus::key_value::KeyValue;
 use crate::consensus::{OPERATION_BYTES_MAX, Replica, ReplicaConfig, StartError, Timing};
 use crate::scratch::Scratch;
@@ -52,7 +53,8 @@ pub(super) async fn node(args: NodeCommand, log: &Log) -> Result<(), Failure> {
     let mut stop = Stop::listen()?;
     // Removed when this ends.
     let scratch;
-    let (plan, config) = if args.dev {
+    // With a file, SIGHUP has it read again. Without one it ends the process, as nobody catches it.
+    let (plan, mut file) = if args.dev {
         let data = match args.data {
             Some(data) => data,
             None => {
@@ -62,11 +64,17 @@ pub(super) async fn node(args: NodeCommand, log: &Log) -> Result<(), Failure> {
         };
         (dev(data, args.api)?, None)
     } else {
-        let config = Config::load(&args.config.unwrap_or_default())?;
+        let hangup = Hangup::listen()?;
+        let path = args.config.unwrap_or_default();
+        let config = Config::load(&path)?;
         log.follow(config.log_level());
         let args = NodeArgs { config: PathBuf::new(), node: args.node };
-        let spec = config.choose(args.asked().as_deref(), Role::Member)?;
-        (of_file(&config, spec)?, Some(config))
+        // Whatever roles the node that was named has: all that it lacks is told at once.
+        let spec = match args.asked() {
+            Some(asked) => config.find(&asked)?,
+            None => config.choose(None, Role::Member)?,
+        };
+        (of_file(&config, spec)?, Some((hangup, path, config)))
     };
     log.tell_what_is_left_out();
     let name = plan.mesh.node.clone();
@@ -75,8 +83,8 @@ pub(super) async fn node(args: NodeCommand, log: &Log) -> Result<(), Failure> {
     let mesh = client.mesh().clone();
     let config_of_replica = ReplicaConfig { data: plan.data, founders: plan.founders, timing: plan.timing };
     let replica = start(config_of_replica, client, inbox, &name).await?;
-    let admin = match (&config, &spec) {
-        (Some(config), Some(spec)) => serve_admin_with(config, spec, &mesh, Some(replica.clone()))?,
+    let admin = match (&file, &spec) {
+        (Some((_, _, config)), Some(spec)) => serve_admin_with(config, spec, &mesh, Some(replica.clone()))?,
         _ => None,
     };
     let service = match plan.api {
@@ -100,13 +108,23 @@ pub(super) async fn node(args: NodeCommand, log: &Log) -> Result<(), Failure> {
     notifier.ready(&line);
     notifier.watch(&mesh);
 
-    let outcome = tokio::select! {
-        signal = stop.signal() => {
-            tracing::info!("{signal}: stopping");
-            Ok(())
+    let mut following = file.take().map(|(hangup, path, config)| {
+        Following::new(hangup, path, config, name, mesh.clone(), log).with_replica(replica.clone())
+    });
+    let outcome = loop {
+        tokio::select! {
+            signal = stop.signal() => {
+                tracing::info!("{signal}: stopping");
+                break Ok(());
+            }
+            () = step(&mut following, &notifier, &line) => {}
+            why = replica.stopped() => {
+                break Err(Failure::Failed(format!("the consensus engine stopped: {why}")));
+            }
+            () = mesh.closed() => {
+                break Err(Failure::Failed("the mesh ended by itself; the log says why".to_owned()));
+            }
         }
-        why = replica.stopped() => Err(Failure::Failed(format!("the consensus engine stopped: {why}"))),
-        () = mesh.closed() => Err(Failure::Failed("the mesh ended by itself; the log says why".to_owned())),
     };
     stop.exit_on_next();
     notifier.stopping();
@@ -124,6 +142,14 @@ pub(super) async fn node(args: NodeCommand, log: &Log) -> Result<(), Failure> {
     outcome?;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Waits for ever without a file.
+async fn step(following: &mut Option<Following<'_>>, notifier: &Notifier, line: &str) {
+    match following {
+        Some(following) => following.step(notifier, line).await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn start(
@@ -164,25 +190,28 @@ fn of_storage(error: &StorageError) -> Failure {
 }
 
 fn of_file(config: &Config, spec: &NodeSpec) -> Result<Plan, Failure> {
-    let Some(data) = config.data(&spec.id) else {
-        return Err(Failure::Config(format!(
-            "{}:{}: node `{}` is no replica: give it `data`, the directory for its log",
-            config.path().display(),
-            config.line(&spec.id).unwrap_or_default(),
-            spec.id
-        )));
+    let roles = spec.roles;
+    let data = match config.data(&spec.id) {
+        Some(data) if roles.origin && roles.member => data,
+        data => {
+            let lacking = [
+                (data.is_none(), "`data`, the directory for its log"),
+                (!roles.origin, "the role \"origin\""),
+                (!roles.member, "the role \"member\""),
+            ];
+            let lacking: Vec<&str> =
+                lacking.iter().filter(|(lacks, _)| *lacks).map(|(_, what)| *what).collect();
+            return Err(Failure::Config(format!(
+                "{}:{}: node `{}` has {} and is no replica: it lacks {}; add that, or name another node with --node",
+                config.path().display(),
+                config.line(&spec.id).unwrap_or_default(),
+                spec.id,
+                held(roles),
+                lacking.join(", "),
+            )));
+        }
     };
-    let (least, settings) = (2 * OPERATION_BYTES_MAX, config.settings());
-    if settings.message_bytes_max < least || settings.destination_budget_bytes < 2 * least {
-        return Err(Failure::Config(format!(
-            "{}: replicas need [limits] message_bytes_max of at least {} MiB and destination_budget_bytes of at least {} MiB: \
-             a message carries an operation of up to {} MiB, and several are under way",
-            config.path().display(),
-            least >> 20,
-            (2 * least) >> 20,
-            OPERATION_BYTES_MAX >> 20,
-        )));
-    }
+    check_limits(config).map_err(Failure::Config)?;
     Ok(Plan {
         mesh: config.mesh(spec),
         data,
@@ -190,6 +219,22 @@ fn of_file(config: &Config, spec: &NodeSpec) -> Result<Plan, Failure> {
         timing: config.timing(),
         api: config.api(&spec.id).map(|address| (address, config.api_protection(&spec.id))),
     })
+}
+
+/// Whether what replicas send each other fits into a file's limits; else what to change.
+pub(super) fn check_limits(config: &Config) -> Result<(), String> {
+    let (least, settings) = (2 * OPERATION_BYTES_MAX, config.settings());
+    if settings.message_bytes_max < least || settings.destination_budget_bytes < 2 * least {
+        return Err(format!(
+            "{}: replicas need [limits] message_bytes_max of at least {} MiB and destination_budget_bytes of at least {} MiB: \
+             a message carries an operation of up to {} MiB, and several are under way",
+            config.path().display(),
+            least >> 20,
+            (2 * least) >> 20,
+            OPERATION_BYTES_MAX >> 20,
+        ));
+    }
+    Ok(())
 }
 
 /// A cluster of one node that nobody else can reach.

@@ -7,7 +7,107 @@ use tokio::task::{JoinError, JoinHandle};
 use trunkline_mesh::{Mesh, NodeId, Reloaded, TlsError, TopologyChangeError};
 
 use super::log::Log;
+use super::node::check_limits;
+use super::notify::Notifier;
+use super::signal::Hangup;
 use crate::config::{Config, ConfigError};
+use crate::consensus::Replica;
+use crate::consensus::key_value::KeyValue;
+
+/// A node that follows its file from one SIGHUP to the next.
+pub(super) struct Following<'a> {
+    hangup: Hangup,
+    reading: Reading,
+    file: PathBuf,
+    config: Config,
+    node: NodeId,
+    mesh: Mesh,
+    replica: Option<Replica<KeyValue>>,
+    log: &'a Log,
+}
+
+impl<'a> Following<'a> {
+    /// From what the node was started with. `hangup` was caught before that began.
+    pub(super) fn new(
+        hangup: Hangup,
+        file: PathBuf,
+        config: Config,
+        node: NodeId,
+        mesh: Mesh,
+        log: &'a Log,
+    ) -> Self {
+        Self { hangup, reading: Reading::default(), file, config, node, mesh, replica: None, log }
+    }
+
+    /// The node has a replica, whose members the mesh knows beside the file's.
+    pub(super) fn with_replica(self, replica: Replica<KeyValue>) -> Self {
+        Self { replica: Some(replica), ..self }
+    }
+
+    /// Goes on by one step; waits until there is one. `line` is what a service manager is told again. Cancel-safe.
+    pub(super) async fn step(&mut self, notifier: &Notifier, line: &str) {
+        let read = tokio::select! {
+            () = self.hangup.signal() => {
+                notifier.reloading();
+                return self.reading.begin(self.file.clone());
+            }
+            read = self.reading.end() => read,
+        };
+        match read {
+            Read::Config(read) => {
+                self.reload(*read);
+                self.reading.begin_certificates(&self.mesh);
+            }
+            Read::Certificates(read) => {
+                tell_of_certificates(read);
+                if self.reading.take_again() {
+                    self.reading.begin(self.file.clone());
+                } else {
+                    notifier.ready(line);
+                }
+            }
+        }
+    }
+
+    /// Goes on with the configuration that was read, if that can be.
+    fn reload(&mut self, read: Result<Result<Config, ConfigError>, JoinError>) {
+        match self.take(read) {
+            Ok(lines) if lines.is_empty() => tracing::info!("reload: the file says what it said"),
+            Ok(lines) => {
+                for line in &lines {
+                    tracing::info!("reload: {line}");
+                }
+                tracing::info!(differences = lines.len(), "reloaded");
+            }
+            Err(error) => tracing::error!("reload refused, the old configuration stays: {error}"),
+        }
+    }
+
+    fn take(
+        &mut self,
+        read: Result<Result<Config, ConfigError>, JoinError>,
+    ) -> Result<Vec<String>, ReloadError> {
+        let next = read??;
+        let difference = self.config.difference(&next, &self.node);
+        if !difference.refused.is_empty() {
+            return Err(ReloadError::NeedsRestart(difference.refused));
+        }
+        // The only step that may still be refused comes first. The settings were checked with the file.
+        match &self.replica {
+            Some(replica) => {
+                check_limits(&next).map_err(ReloadError::TooSmall)?;
+                replica.set_topology(next.topology())?;
+            }
+            None => drop(self.mesh.set_topology(std::sync::Arc::clone(next.topology()))?),
+        }
+        if let Err(error) = self.mesh.set_settings(next.settings()) {
+            tracing::error!(%error, "defect: checked limits are refused");
+        }
+        self.log.follow(next.log_level());
+        self.config = next;
+        Ok(difference.lines)
+    }
+}
 
 /// Why the old configuration stays.
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +118,8 @@ enum ReloadError {
     NeedsRestart(Vec<String>),
     #[error(transparent)]
     Topology(#[from] TopologyChangeError),
+    #[error("{0}")]
+    TooSmall(String),
     #[error("the file could not be read: {0}")]
     Ended(#[from] JoinError),
 }
@@ -25,21 +127,21 @@ enum ReloadError {
 /// Reads files, one after the other, beside all else: one may be a pipe that says nothing for long. First the configuration,
 /// then, once that was taken on or refused, the certificates.
 #[derive(Default)]
-pub(super) struct Reading {
+struct Reading {
     config: Option<JoinHandle<Result<Config, ConfigError>>>,
     certificates: Option<JoinHandle<Result<Reloaded, TlsError>>>,
     again: bool,
 }
 
 /// What was read, or not.
-pub(super) enum Read {
+enum Read {
     Config(Box<Result<Result<Config, ConfigError>, JoinError>>),
     Certificates(Result<Result<Reloaded, TlsError>, JoinError>),
 }
 
 impl Reading {
     /// Begins; or, where one is under way that may miss what is new, once that has ended.
-    pub(super) fn begin(&mut self, file: PathBuf) {
+    fn begin(&mut self, file: PathBuf) {
         if self.config.is_some() || self.certificates.is_some() {
             self.again = true;
             return;
@@ -48,13 +150,13 @@ impl Reading {
     }
 
     /// Goes on with the certificates.
-    pub(super) fn begin_certificates(&mut self, mesh: &Mesh) {
+    fn begin_certificates(&mut self, mesh: &Mesh) {
         let mesh = mesh.clone();
         self.certificates = Some(tokio::spawn(async move { mesh.reload().await }));
     }
 
     /// What was read. Waits for ever where nothing is under way. Cancel-safe.
-    pub(super) async fn end(&mut self) -> Read {
+    async fn end(&mut self) -> Read {
         if let Some(task) = &mut self.config {
             let read = task.await;
             self.config = None;
@@ -69,59 +171,17 @@ impl Reading {
     }
 
     /// It was asked for once more meanwhile.
-    pub(super) fn take_again(&mut self) -> bool {
+    fn take_again(&mut self) -> bool {
         std::mem::take(&mut self.again)
-    }
-}
-
-/// Goes on with the configuration that was read, if that can be.
-pub(super) fn reload(
-    read: Result<Result<Config, ConfigError>, JoinError>,
-    current: &mut Config,
-    node: &NodeId,
-    mesh: &Mesh,
-    log: &Log,
-) {
-    match take(read, current, node, mesh, log) {
-        Ok(lines) if lines.is_empty() => tracing::info!("reload: the file says what it said"),
-        Ok(lines) => {
-            for line in &lines {
-                tracing::info!("reload: {line}");
-            }
-            tracing::info!(differences = lines.len(), "reloaded");
-        }
-        Err(error) => tracing::error!("reload refused, the old configuration stays: {error}"),
     }
 }
 
 /// Says so if the certificates were not taken; that they were says the mesh. It looks by itself as well, only later, and then
 /// keeps the first refusal to itself: two files may be half replaced.
-pub(super) fn tell_of_certificates(read: Result<Result<Reloaded, TlsError>, JoinError>) {
+fn tell_of_certificates(read: Result<Result<Reloaded, TlsError>, JoinError>) {
     match read {
         Ok(Ok(_)) => {}
         Ok(Err(error)) => tracing::error!("certificates refused, the old ones stay: {error}"),
         Err(error) => tracing::error!("certificates could not be read, the old ones stay: {error}"),
     }
-}
-
-fn take(
-    read: Result<Result<Config, ConfigError>, JoinError>,
-    current: &mut Config,
-    node: &NodeId,
-    mesh: &Mesh,
-    log: &Log,
-) -> Result<Vec<String>, ReloadError> {
-    let next = read??;
-    let difference = current.difference(&next, node);
-    if !difference.refused.is_empty() {
-        return Err(ReloadError::NeedsRestart(difference.refused));
-    }
-    // The only step that may still be refused comes first. The settings were checked with the file.
-    mesh.set_topology(std::sync::Arc::clone(next.topology()))?;
-    if let Err(error) = mesh.set_settings(next.settings()) {
-        tracing::error!(%error, "defect: checked limits are refused");
-    }
-    log.follow(next.log_level());
-    *current = next;
-    Ok(difference.lines)
 }

@@ -21,8 +21,8 @@ pub(super) struct RoutesArgs {
     /// Most decisions, and verdicts, that are shown per datacenter, the latest first
     #[arg(long, value_name = "COUNT", default_value_t = 20)]
     last: usize,
-    /// What the admin API says, as one JSON object
-    #[arg(long, conflicts_with_all = ["dc", "last"])]
+    /// What the admin API says, as one JSON object: all decisions and verdicts that it has
+    #[arg(long, conflicts_with = "last")]
     json: bool,
 }
 
@@ -90,18 +90,19 @@ struct Passed {
 
 pub(super) async fn routes(args: RoutesArgs) -> Result<(), Failure> {
     let process = args.at.process()?;
-    let routes = process.json("/v1/routes").await?;
-    if args.json {
-        return print(&format!("{routes}\n"));
-    }
-    let mut routes: Routes = process.known("/v1/routes", routes)?;
-    if let Some(wanted) = &args.dc {
-        routes.datacenters.retain(|datacenter| datacenter.status.name == *wanted);
-        if routes.datacenters.is_empty() {
+    let mut said = process.json("/v1/routes").await?;
+    if let (Some(wanted), Some(all)) = (&args.dc, said["datacenters"].as_array_mut()) {
+        all.retain(|datacenter| datacenter["name"] == **wanted);
+        if all.is_empty() {
             let wanted: String = wanted.chars().take(64).flat_map(char::escape_default).collect();
-            return Err(Failure::Usage(format!("node `{}` sends to no datacenter `{wanted}`", routes.node)));
+            let node = said["node"].as_str().unwrap_or_default();
+            return Err(Failure::Usage(format!("node `{node}` sends to no datacenter `{wanted}`")));
         }
     }
+    if args.json {
+        return print(&format!("{said}\n"));
+    }
+    let mut routes: Routes = process.known("/v1/routes", said)?;
     print(&routes.describe(args.last))
 }
 

@@ -12,7 +12,7 @@ use super::failure::Failure;
 use super::log::Log;
 use super::notify::Notifier;
 use super::output::{Format, Output};
-use super::reload::{Read, Reading, reload, tell_of_certificates};
+use super::reload::Following;
 use super::signal::{Hangup, Stop};
 use crate::api::{self, Api};
 use crate::config::{Config, Protection, Role};
@@ -35,11 +35,11 @@ pub(super) struct RunArgs {
 const LAST_WRITES: Duration = Duration::from_millis(500);
 
 pub(super) async fn run(args: RunArgs, role: Role, log: &Log) -> Result<(), Failure> {
-    let mut config = Config::load(&args.node.config)?;
+    let config = Config::load(&args.node.config)?;
     log.follow(config.log_level());
     let node = &config.choose(args.node.asked().as_deref(), role)?.clone();
     let output = output(&args, node)?;
-    let (mut stop, mut hangup) = (Stop::listen()?, Hangup::listen()?);
+    let (mut stop, hangup) = (Stop::listen()?, Hangup::listen()?);
     log.tell_what_is_left_out();
     let (client, inbox) = join(config.mesh(node)).await?;
     let mesh = client.mesh().clone();
@@ -50,31 +50,15 @@ pub(super) async fn run(args: RunArgs, role: Role, log: &Log) -> Result<(), Fail
     notifier.ready(&line);
     notifier.watch(&mesh);
 
-    let mut reading = Reading::default();
+    let (file, id) = (args.node.config.clone(), node.id.clone());
+    let mut following = Following::new(hangup, file, config, id, mesh.clone(), log);
     let outcome = loop {
         tokio::select! {
             name = stop.signal() => {
                 tracing::info!("{name}: draining");
                 break Ok(());
             }
-            () = hangup.signal() => {
-                notifier.reloading();
-                reading.begin(args.node.config.clone());
-            }
-            read = reading.end() => match read {
-                Read::Config(read) => {
-                    reload(*read, &mut config, &node.id, &mesh, log);
-                    reading.begin_certificates(&mesh);
-                }
-                Read::Certificates(read) => {
-                    tell_of_certificates(read);
-                    if reading.take_again() {
-                        reading.begin(args.node.config.clone());
-                    } else {
-                        notifier.ready(&line);
-                    }
-                }
-            },
+            () = following.step(&notifier, &line) => {}
             failure = writer.fails() => break Err(failure),
             () = mesh.closed() => {
                 break Err(Failure::Failed("the mesh ended by itself; the log says why".to_owned()));

@@ -12,6 +12,7 @@ mod deliver;
 mod destinations;
 mod input;
 mod report;
+mod silence;
 mod tally;
 
 use std::io::Write;

@@ -1,10 +1,12 @@
 //! `trunkline tail`: the committed log of a cluster as it grows, from whichever node is there.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::Deserialize;
 use serde_json::json;
 
 use super::environment;
@@ -81,7 +83,7 @@ impl TailArgs {
         let from = match self.from {
             Some(from) => from,
             None if self.snapshot => self.show_snapshot(&addresses).await? + 1,
-            None => newest(&addresses).await?.map_or(0, |newest| newest + 1),
+            None => newest(&addresses, self.patience).await?.map_or(0, |newest| newest + 1),
         };
         if self.until.is_some_and(|until| until < from) {
             return Ok(());
@@ -188,7 +190,7 @@ fn text(entry: &Entry, width: usize) -> String {
     let (kind, said) = match &entry.what {
         What::Nothing => ("nothing", Vec::new()),
         What::OpensSession => ("session", entry.index.to_string().into_bytes()),
-        What::Membership(members) => ("members", members.to_string().into_bytes()),
+        What::Membership(members) => ("members", members_of(members).into_bytes()),
         What::Operation { operation, .. } => match Operation::decode(operation) {
             Ok(Operation::Put { key, value, .. }) => ("put", [key.as_bytes(), b" = ", &value].concat()),
             Ok(Operation::Delete { key, .. }) => ("delete", key.into_bytes()),
@@ -197,6 +199,33 @@ fn text(entry: &Entry, width: usize) -> String {
         What::Other(kind) => ("other", kind.clone().into_bytes()),
     };
     aligned(entry.index, &entry.term.to_string(), kind, &said, width)
+}
+
+/// Who votes and who does not, by their nodes; two sets of voters while one takes the place of the other. Whatever is not understood is shown as it is.
+fn members_of(members: &serde_json::Value) -> String {
+    #[derive(serde::Deserialize)]
+    struct Place {
+        node: String,
+    }
+    #[derive(serde::Deserialize)]
+    struct Members {
+        voters: Vec<BTreeSet<String>>,
+        replicas: BTreeMap<String, Place>,
+    }
+    let Ok(Members { voters, replicas }) = Members::deserialize(members) else { return members.to_string() };
+    let named = |ids: &mut dyn Iterator<Item = &String>| {
+        let mut names: Vec<&str> =
+            ids.map(|id| replicas.get(id).map_or(id.as_str(), |place| place.node.as_str())).collect();
+        names.sort_unstable();
+        names.join(", ")
+    };
+    let sets: Vec<String> = voters.iter().map(|set| named(&mut set.iter())).collect();
+    let mut shown = format!("voters {}", sets.join(" -> "));
+    let learners = named(&mut replicas.keys().filter(|id| voters.iter().all(|set| !set.contains(*id))));
+    if !learners.is_empty() {
+        shown = format!("{shown}; learners {learners}");
+    }
+    shown
 }
 
 /// A key of a snapshot for people: the index is that of the entry which changed it last, whose term is not told.
@@ -264,6 +293,15 @@ mod tests {
         assert_eq!(shown(What::Nothing, 80), "index 17        term 2     nothing\n");
         let pair = Pair { key: "k\n".to_owned(), value: "v".into(), mod_index: 3, line: String::new() };
         assert_eq!(text_of_pair(&pair, 80), "index 3         term -     is         k\\n = v\n");
+        let places = json!({ "1": { "node": "us-1" }, "2": { "node": "eu-1" }, "3": { "node": "ap-1" } });
+        let members = |voters: serde_json::Value| {
+            shown(What::Membership(json!({ "voters": voters, "replicas": places })), 80)
+        };
+        let line = |said: &str| format!("index 17        term 2     members    {said}\n");
+        assert_eq!(members(json!([["1", "2", "3"]])), line("voters ap-1, eu-1, us-1"));
+        assert_eq!(members(json!([["1", "2"]])), line("voters eu-1, us-1; learners ap-1"));
+        assert_eq!(members(json!([["1"], ["1", "3"]])), line("voters us-1 -> ap-1, us-1; learners eu-1"));
+        assert_eq!(shown(What::Membership(json!(1)), 80), line("1"));
         let other = What::Operation { request: None, operation: "x".into() };
         assert_eq!(shown(other, 80), "index 17        term 2     operation  x\n");
     }

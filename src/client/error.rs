@@ -23,6 +23,14 @@ pub enum SubscribeError {
         /// What happened last.
         why: String,
     },
+    /// No node said how far the log is.
+    #[error("no node says how far the log is, asked for {patience:?}; the last one: {why}")]
+    NewestUnknown {
+        /// How long it was tried.
+        patience: std::time::Duration,
+        /// What happened last.
+        why: String,
+    },
     /// The request is wrong, at this node and at any other.
     #[error("a node refuses the request: {message}")]
     Refused {

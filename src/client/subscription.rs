@@ -254,29 +254,43 @@ impl Subscription {
     }
 }
 
-/// The last entry that one of the nodes has applied, the first that answers; `None`: it has applied none.
+/// The last entry that one of the nodes has applied, the first that answers; `None`: it has applied none. All of them are asked
+/// again and again for as long as `patience` says.
 ///
 /// # Errors
 ///
 /// [`SubscribeError`]: none answers.
-pub async fn newest(addresses: &[Address]) -> Result<Option<u64>, SubscribeError> {
+pub async fn newest(addresses: &[Address], patience: Duration) -> Result<Option<u64>, SubscribeError> {
+    let until = Instant::now() + patience;
+    let mut pause = PAUSE;
+    loop {
+        let mut last = None;
+        for address in addresses {
+            let asked = timeout(OPEN_TIMEOUT, applied(address)).await;
+            match asked.unwrap_or_else(|_| Err(format!("{} gives no answer in time", address.host()))) {
+                Ok(index) => return Ok(index),
+                Err(why) => last = Some(why),
+            }
+        }
+        let why = last.ok_or(SubscribeError::NoAddress)?;
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(SubscribeError::NewestUnknown { patience, why });
+        }
+        sleep(pause.min(left)).await;
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
+/// The last entry that a node has applied.
+async fn applied(address: &Address) -> Result<Option<u64>, String> {
     #[derive(serde::Deserialize)]
     struct Status {
         applied_index: Option<u64>,
     }
-    let mut last = SubscribeError::NoAddress;
-    for address in addresses {
-        let asked = async {
-            let (_, answer) = address.get("/v1/status").await?;
-            let body = answer.whole().await?;
-            serde_json::from_slice(&body)
-                .map_err(|error| format!("{} does not say how far it is: {error}", address.host()))
-        };
-        let asked = timeout(OPEN_TIMEOUT, asked).await;
-        match asked.unwrap_or_else(|_| Err(format!("{} gives no answer in time", address.host()))) {
-            Ok(Status { applied_index }) => return Ok(applied_index),
-            Err(why) => last = SubscribeError::Unavailable { index: 0, patience: OPEN_TIMEOUT, why },
-        }
-    }
-    Err(last)
+    let (_, answer) = address.get("/v1/status").await?;
+    let body = answer.whole().await?;
+    let said: Result<Status, _> = serde_json::from_slice(&body);
+    said.map(|said| said.applied_index)
+        .map_err(|error| format!("{} does not say how far it is: {error}", address.host()))
 }

@@ -266,6 +266,15 @@ async fn what_no_node_can_do_is_an_error_and_may_be_tried_again() {
         assert!(why.contains("cannot be reached"), "{why}");
     }
     let status = Fake::saying(&[answer(200, "{\"applied_index\":7,\"more\":1}")]).await;
-    assert_eq!(newest(&[closed.clone(), status.address.clone()]).await, Ok(Some(7)));
-    assert!(matches!(newest(&[closed]).await, Err(SubscribeError::Unavailable { .. })));
+    let patience = Duration::from_millis(1);
+    assert_eq!(newest(&[closed.clone(), status.address.clone()], patience).await, Ok(Some(7)));
+    let error = newest(&[closed], patience).await.unwrap_err();
+    assert!(
+        error.to_string().starts_with("no node says how far the log is, asked for 1ms; the last one: "),
+        "{error}"
+    );
+    // As patient as it was asked to be: the first answer is none.
+    let later = Fake::saying(&[answer(503, "busy"), answer(200, "{\"applied_index\":8}")]).await;
+    assert_eq!(newest(std::slice::from_ref(&later.address), Duration::from_secs(60)).await, Ok(Some(8)));
+    assert_eq!(newest(&[], patience).await, Err(SubscribeError::NoAddress));
 }

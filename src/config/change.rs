@@ -140,7 +140,7 @@ mod tests {
             replica("a", "127.0.0.1:7").difference(&replica("b", "127.0.0.1:9"), &NodeId::new("m").unwrap());
         assert_eq!(found.refused, ["api of node m (127.0.0.1:7 -> 127.0.0.1:9)", "data of node m (a -> b)"]);
         let consensus = "[consensus]\nelection = \"3 s\"\nsnapshot_entries = 7\n";
-        let named = ["consensus.election (1 s -> 3 s)", "consensus.snapshot_entries (100000 -> 7)"];
+        let named = ["consensus.election (2 s -> 3 s)", "consensus.snapshot_entries (100000 -> 7)"];
         assert_eq!(difference(&[], consensus).refused, named);
     }
 }

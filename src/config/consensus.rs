@@ -30,12 +30,14 @@ pub(super) fn read(reader: &mut Reader<'_>, root: &Section<'_>) -> Option<Timing
     if !sound {
         return None;
     }
-    // A heartbeat that is late once must not be taken for a leader that is gone.
-    let least = |span: Duration| span.saturating_mul(2);
+    // Two heartbeats that are late must not be taken for a leader that is gone.
+    let least = |span: Duration| span.saturating_mul(5);
     if timing.election < least(timing.heartbeat) {
         let (entry, remedy) = match (section.get("election"), section.get("heartbeat")) {
-            (Some(entry), _) => (entry, "election must be at least twice heartbeat: change one of them"),
-            (None, Some(entry)) => (entry, "election must be at least twice heartbeat: set election too"),
+            (Some(entry), _) => (entry, "election must be at least five times heartbeat: change one of them"),
+            (None, Some(entry)) => {
+                (entry, "election must be at least five times heartbeat: set election too")
+            }
             (None, None) => return Some(timing),
         };
         reader.report(&entry, "contradicts another time", remedy);

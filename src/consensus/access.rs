@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::{Instant, timeout, timeout_at};
 
 use super::applied::{Answer, Applied};
 use super::applier::Applier;
@@ -18,9 +17,12 @@ use super::machine::StateMachine;
 use super::marker::{Marker, Markers};
 use super::replica::{Committed, Consistency, FollowError, OPERATION_BYTES_MAX, Read};
 use super::tasks::blocking;
+use super::time::{Instant, timeout, timeout_at};
 use crate::storage::{Disk, Entry, Log};
 
-/// Between tries, where nothing says that it is worth trying.
+/// Between tries, where nothing says that it is worth trying: at first, as a leader takes nothing before a majority answered it, and
+/// twice as long each time up to the most.
+const RETRY_FIRST: Duration = Duration::from_millis(4);
 const RETRY: Duration = Duration::from_millis(50);
 
 /// An engine, and what is beside it.
@@ -61,6 +63,7 @@ impl<M: StateMachine, D: Disk> Access<M, D> {
         let patience = self.patience;
         let deadline = Instant::now() + patience;
         let mut outcome = ProposeError::NoLeader;
+        let mut pause = RETRY_FIRST;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -91,7 +94,8 @@ impl<M: StateMachine, D: Disk> Access<M, D> {
                 _ => return Err(outcome),
             }
             // Until somebody else leads, or word of it comes late.
-            let _ = timeout(RETRY.min(left), engine.leader_changes()).await;
+            let _ = timeout(pause.min(left), engine.leader_changes()).await;
+            pause = (pause * 2).min(RETRY);
         }
     }
 

@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::Instant;
 
 use super::applied::{Answer, Applied, SnapshotHead};
 use super::clock::ClusterClock;
 use super::command::Command;
 use super::machine::StateMachine;
+use super::time::Instant;
 use crate::storage::EntryId;
 
 /// Tasks that may wait for the thread. Who has more waits.

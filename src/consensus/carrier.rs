@@ -8,7 +8,11 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream};
-use trunkline_mesh::{Batch, Client, Datacenter, Delivery, Inbox, Lane, Message, NodeId, Payload, SendError};
+use tokio::sync::oneshot;
+use trunkline_mesh::{
+    Batch, Client, Datacenter, Delivery, FailReason, Inbox, Lane, Message, NodeId, Outcome, Payload,
+    SendError,
+};
 
 use super::replica_id::Place;
 
@@ -18,11 +22,16 @@ pub(super) struct Outgoing {
     pub(super) payload: Payload,
     /// It is given up after that.
     pub(super) patience: Duration,
+    /// Told where it is certain that the message did not arrive and never will. Dropped where it arrived, or may have.
+    pub(super) turned_down: Option<TurnedDown>,
 }
+
+/// Where somebody waits for the answer to a message, who need not wait for it any longer.
+pub(super) type TurnedDown = oneshot::Sender<FailReason>;
 
 /// Carries messages to other replicas.
 pub(super) trait Carrier: Send + Sync + 'static {
-    /// Takes messages for one datacenter, and waits as long as there is no room for them. What becomes of them is not told.
+    /// Takes messages for one datacenter, and waits as long as there is no room for them.
     fn send(
         &self,
         datacenter: &Datacenter,
@@ -45,16 +54,46 @@ impl Carrier for Client {
         messages: Vec<Outgoing>,
     ) -> BoxFuture<'_, Result<(), SendError>> {
         let mut batch = Batch::to(datacenter.clone());
-        batch.extend(messages.into_iter().map(|Outgoing { to, payload, patience }| {
+        let mut tells = Vec::new();
+        batch.extend(messages.into_iter().map(|Outgoing { to, payload, patience, turned_down }| {
+            tells.push(turned_down);
             Message::new(to, payload).lane(lane).deadline(patience)
         }));
-        // Receipts are not looked at: what the mesh turns down is noticed when its answer is late.
-        Box::pin(async move { Client::send(self, batch).await.map(drop) })
+        Box::pin(async move {
+            match Client::send(self, batch).await {
+                Ok(receipt) if tells.iter().any(Option::is_some) => {
+                    tokio::spawn(async move { tell(receipt.await, tells) });
+                    Ok(())
+                }
+                Ok(_) => Ok(()),
+                // Nothing of it was sent.
+                Err(error) => {
+                    let reason = match error {
+                        SendError::Closed => FailReason::Closed,
+                        SendError::OverBudget { .. } => FailReason::TooLarge,
+                        _ => FailReason::UnknownNode,
+                    };
+                    let nowhere = Outcome::Failed { reason, maybe_delivered: false };
+                    tell(vec![nowhere; tells.len()], tells);
+                    Err(error)
+                }
+            }
+        })
     }
 
     fn place(&self, node: &NodeId) -> Option<Place> {
         let topology = self.mesh().topology();
-        topology.node(node).map(|spec| Place { node: spec.id.clone(), datacenter: spec.datacenter.clone() })
+        topology.node(node).map(|spec| Place::known(spec.id.clone(), spec.datacenter.clone()))
+    }
+}
+
+/// Tells of every message that is certain not to have arrived.
+fn tell(outcomes: Vec<Outcome>, tells: Vec<Option<TurnedDown>>) {
+    for (outcome, tell) in outcomes.into_iter().zip(tells) {
+        if let (Outcome::Failed { reason, maybe_delivered: false }, Some(tell)) = (outcome, tell) {
+            // Whoever waited may be gone.
+            let _ = tell.send(reason);
+        }
     }
 }
 

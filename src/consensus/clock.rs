@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::time::Instant;
+use super::time::Instant;
 
 /// This node's reading of it: the last stamp that was applied, and what passed since then by the monotonic clock. It begins
 /// with 0 when the cluster is founded, and stands still while nobody runs.

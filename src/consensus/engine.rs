@@ -18,6 +18,7 @@ mod requests;
 mod simulation;
 #[cfg(test)]
 mod tests;
+mod timing;
 mod types;
 
 use std::collections::BTreeMap;
@@ -28,7 +29,7 @@ use std::time::Duration;
 
 use openraft::async_runtime::WatchReceiver;
 use openraft::{SnapshotPolicy, StepDownPolicy};
-use tokio::sync::Semaphore;
+use tokio::sync::{RwLock, Semaphore};
 use trunkline_mesh::Lane;
 
 use self::calls::Calls;
@@ -50,39 +51,15 @@ use super::event::Event;
 use super::events::Events;
 use super::replica_id::{Place, ReplicaId};
 use super::status::{Role, Status};
+use super::time::{Instant, sleep, timeout};
 use super::{tasks, watch};
 use crate::storage::{Disk, EntryId, Log, Recovered, Snapshots};
 
 pub use machine_store::Progress;
 pub use outbox::{Counted, Sent};
+pub use timing::Timing;
 
 type Raft<D> = openraft::Raft<Types, MachineStore<D>>;
-
-/// How a replica behaves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Timing {
-    /// Between heartbeats of a leader, and how long one's answer is waited for: above the longest round
-    /// trip and a sync of the disk. 500 ms.
-    pub heartbeat: Duration,
-    /// A follower hears of no leader for twice this, in which it has promised to vote for nobody else; then, after once to twice
-    /// this again, it begins an election. 1,000 ms.
-    pub election: Duration,
-    /// How long an answer of another replica is waited for. 5 s.
-    pub patience: Duration,
-    /// A snapshot is taken after so many entries. 100,000.
-    pub snapshot_entries: u64,
-}
-
-impl Default for Timing {
-    fn default() -> Self {
-        Self {
-            heartbeat: Duration::from_millis(500),
-            election: Duration::from_millis(1_000),
-            patience: Duration::from_secs(5),
-            snapshot_entries: 100_000,
-        }
-    }
-}
 
 /// What an engine is started with.
 pub(super) struct Parts<D: Disk> {
@@ -153,7 +130,7 @@ impl<D: Disk> Engine<D> {
         // Before it was restarted it may have promised another leader for so long to vote for nobody else, itself included.
         let promised = vote
             .filter(|vote| vote.committed && vote.leader_id.voted_for != own)
-            .map_or(Duration::ZERO, |_| 2 * timing.election);
+            .map_or(Duration::ZERO, |_| timing.promise());
         if in_doubt || !promised.is_zero() {
             raft.runtime_config().elect(false);
         }
@@ -165,9 +142,13 @@ impl<D: Disk> Engine<D> {
             in_doubt: AtomicBool::new(in_doubt),
             clocks_sure: AtomicBool::new(true),
             leases: AtomicBool::new(false),
-            votes_from: tokio::time::Instant::now() + promised,
+            votes_from: Instant::now() + promised,
             last_word: timing.heartbeat,
-            lease: timing.election * 9 / 10,
+            lease: timing.lease(),
+            step: timing.step(),
+            writes: RwLock::new(()),
+            changing: tokio::sync::Mutex::new(()),
+            drained_within: timing.election,
             own: Semaphore::new(PROPOSALS_KIB_MAX),
             of_peers: Semaphore::new(PROPOSALS_KIB_MAX),
             forwarded: Semaphore::new(FORWARDED_KIB_MAX),
@@ -197,12 +178,19 @@ impl<D: Disk> Engine<D> {
     async fn begin(&self, founders: Vec<Place>, place: &Place) -> Result<(), StartError> {
         let raft = &self.requests.raft;
         if raft.is_initialized().await.map_err(StartError::engine)? {
-            let alone = {
+            let (alone, followed) = {
                 let metrics = raft.metrics();
                 let metrics = metrics.borrow_watched();
-                metrics.membership_config.voter_ids().eq([self.requests.wire.own])
+                let membership = metrics.membership_config.membership();
+                (
+                    membership.voter_ids().eq([self.requests.wire.own]),
+                    membership.learner_ids().next().is_some(),
+                )
             };
-            if alone {
+            // What it promised another leader before its restart holds also where it is the only voter by now; and what it may have lost,
+            // a learner may have.
+            let promised = Instant::now() < self.requests.votes_from;
+            if alone && !promised && !(self.requests.in_doubt() && followed) {
                 raft.trigger().elect(false).await.map_err(StartError::engine)?;
             }
             return Ok(());
@@ -247,6 +235,24 @@ impl<D: Disk> Engine<D> {
         std::future::pending().await
     }
 
+    /// Resolves when a membership is committed that is not the one of `seen`, and says who is in it. None when the engine ended.
+    pub(super) async fn members(&self, seen: &mut Option<EntryId>) -> Option<Vec<Place>> {
+        let mut metrics = self.requests.raft.metrics();
+        loop {
+            {
+                let metrics = metrics.borrow_watched();
+                let since = metrics.membership_config.log_id().as_ref().map(types::id_of);
+                let committed = metrics.local_committed.as_ref().map(types::id_of);
+                if since.is_some() && since != *seen && since <= committed {
+                    *seen = since;
+                    let membership = metrics.membership_config.membership();
+                    return Some(membership.nodes().map(|(_, place)| place.clone()).collect());
+                }
+            }
+            metrics.changed().await.ok()?;
+        }
+    }
+
     pub(super) async fn stopped(&self) -> String {
         let mut metrics = self.requests.raft.metrics();
         loop {
@@ -284,6 +290,7 @@ impl<D: Disk> Engine<D> {
             in_doubt: self.requests.in_doubt(),
             clocks_sure: self.requests.clocks_sure.load(Ordering::Relaxed),
             leases: self.requests.leases.load(Ordering::Relaxed),
+            snapshots_failed: self.requests.progress.borrow().snapshots_failed,
             stopped: metrics.running_state.as_ref().err().map(ToString::to_string),
             sent: self.requests.wire.outbox.sent(),
         }
@@ -322,7 +329,7 @@ impl<D: Disk> Engine<D> {
             raft.trigger().snapshot().await.map_err(MarkerError::stopped)?;
             // While another one is being written nobody listens.
             let told = progress.wait_for(|progress| progress.snapshot >= Some(last));
-            if let Ok(told) = tokio::time::timeout(ASKED_AGAIN_AFTER, told).await {
+            if let Ok(told) = timeout(ASKED_AGAIN_AFTER, told).await {
                 break told.is_ok();
             }
         };
@@ -349,12 +356,13 @@ impl<D: Disk> Engine<D> {
 }
 
 fn config_of(cluster: String, timing: Timing) -> Result<openraft::Config, StartError> {
-    let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+    let millis = |span: Duration| u64::try_from(span.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
     let config = openraft::Config {
         cluster_name: cluster,
         heartbeat_interval: millis(timing.heartbeat),
-        election_timeout_min: millis(timing.election),
-        election_timeout_max: millis(timing.election) * 2,
+        // A follower promises the second of these, and after that waits for what it draws between them.
+        election_timeout_min: millis(timing.drawn_least()),
+        election_timeout_max: millis(timing.promise()),
         enable_pre_vote: Some(true),
         // Its state comes from its own log: it could lead with less than it knew to be committed.
         enable_leader_restore: Some(false),
@@ -439,7 +447,7 @@ async fn found<D: Disk>(requests: Arc<Requests<D>>, founders: Vec<Place>, place:
             return;
         }
         // Two that say the same number, as a directory that was copied does, say it at once.
-        tokio::time::sleep(FOUNDERS_ASKED_EVERY).await;
+        sleep(FOUNDERS_ASKED_EVERY).await;
     }
 }
 

@@ -21,7 +21,8 @@ pub trait StateMachine: Send + 'static {
     ///
     /// # Errors
     ///
-    /// Whatever keeps the state from being read. The replica stops: its log would grow without end.
+    /// Whatever keeps the state from being read. It is told in the log, the events and the metrics, and tried again after as many
+    /// entries as are between snapshots; the replica goes on, with a longer log.
     fn snapshot(&self) -> std::io::Result<impl Read + Send + 'static>;
 
     /// Takes the state that another replica, or an earlier start, wrote. What was there before is gone.

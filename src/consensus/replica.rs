@@ -1,14 +1,14 @@
 //! A replica, as the program around it holds it.
 
 use std::marker::PhantomData;
+use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
-use tokio::time::Instant;
-use trunkline_mesh::{Client, Inbox, NodeId};
+use trunkline_mesh::{Client, Datacenter, Inbox, Mesh, NodeId, Topology, TopologyChangeError};
 
 use super::access::Access;
 use super::applied::Answer;
@@ -20,12 +20,14 @@ use super::digest::Digest;
 use super::engine::{Engine, Parts, Progress, Timing};
 use super::error::{MarkerError, MemberError, ProposeError, ReadError, StartError};
 use super::events::Events;
+use super::joined::Joined;
 use super::machine::StateMachine;
 use super::marker::{Marker, Markers};
 use super::replica_id::{Place, ReplicaId};
 use super::status::Status;
+use super::time::Instant;
 use super::watch;
-use crate::storage::{DataDirectory, Directory, EntryId, Identity, Log, Options, Snapshots};
+use crate::storage::{DataDirectory, Directory, Disk, EntryId, Identity, LOG, Log, Options, Snapshots};
 
 /// The longest operation, B: an append of it fits into a message of the mesh, whatever else is in it.
 pub const OPERATION_BYTES_MAX: usize = 1 << 20;
@@ -106,6 +108,7 @@ impl<M> Clone for Replica<M> {
 struct Shared<M> {
     access: Access<M, Directory>,
     client: Client,
+    joined: Arc<Mutex<Joined>>,
     /// Dropped or sent to, the engine's thread ends.
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -147,7 +150,7 @@ impl<M: StateMachine> Replica<M> {
                 .node(node)
                 .filter(|spec| spec.roles.origin && spec.roles.member)
                 .ok_or_else(roles)?;
-            Ok::<_, StartError>(Place { node: spec.id.clone(), datacenter: spec.datacenter.clone() })
+            Ok::<_, StartError>(Place::known(spec.id.clone(), spec.datacenter.clone()))
         };
         let own_place = place(node)?;
         let founders = config.founders.iter().map(place).collect::<Result<Vec<_>, _>>()?;
@@ -156,7 +159,7 @@ impl<M: StateMachine> Replica<M> {
         let data = DataDirectory::open(&config.data)?;
         let own = ReplicaId(data.replica(&identity, || fastrand::u64(1..))?);
         let snapshots = Arc::new(Snapshots::open(data.sub_directory("snapshots")?, &cluster)?);
-        let (log, found) = Log::open(data.sub_directory("log")?, identity, Options::new(fastrand::u64(..)))?;
+        let (log, found) = Log::open(data.sub_directory(LOG)?, identity, Options::new(fastrand::u64(..)))?;
         let log = Arc::new(log);
         let clock = Arc::new(ClusterClock::new(Instant::now()));
         let applier = Applier::start(machine, Arc::clone(&clock))?;
@@ -176,6 +179,8 @@ impl<M: StateMachine> Replica<M> {
             carrier: Arc::new(client.clone()),
             incoming: incoming(inbox),
         };
+        let joined = Arc::<Mutex<Joined>>::default();
+        let (followed, mesh) = (Arc::clone(&joined), client.mesh().clone());
         let (stop, stopped) = oneshot::channel::<()>();
         let (tell, started) = oneshot::channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -186,6 +191,7 @@ impl<M: StateMachine> Replica<M> {
                 // Whoever starts it may be gone: then it stops at once.
                 let told = tell.send(engine);
                 if let (Some(engine), Ok(())) = (running, told) {
+                    tokio::spawn(follow_members(engine.clone(), mesh, followed));
                     // Sent to or dropped.
                     let _ = stopped.await;
                     engine.stop().await;
@@ -198,6 +204,7 @@ impl<M: StateMachine> Replica<M> {
         let shared = Shared {
             access: Access { engine, applier, clock, log, markers, patience, machine: PhantomData },
             client,
+            joined,
             stop: Some(stop),
             thread: Some(thread),
             _data: data,
@@ -287,8 +294,49 @@ impl<M: StateMachine> Replica<M> {
         let topology = self.shared.client.mesh().topology();
         let silent = || MemberError::Silent { why: format!("node `{node}` is not in the topology") };
         let spec = topology.node(node).ok_or_else(silent)?;
-        let place = Place { node: spec.id.clone(), datacenter: spec.datacenter.clone() };
+        let place = Place::known(spec.id.clone(), spec.datacenter.clone());
         self.shared.access.engine.add(place, self.shared.access.patience).await
+    }
+
+    /// As [`add`](Self::add), for a node that no file but its own names: all replicas take it into their topology, with the roles
+    /// `origin` and `member`, once that is committed, and out of it when it is removed. Proxies keep nothing of the log: they have their
+    /// files, and until those name the node, it is sent to directly.
+    ///
+    /// # Errors
+    ///
+    /// [`MemberError`].
+    pub async fn add_at(
+        &self,
+        node: NodeId,
+        datacenter: Datacenter,
+        address: SocketAddr,
+    ) -> Result<ReplicaId, MemberError> {
+        let mesh = self.shared.client.mesh();
+        let place = Place { node, datacenter, address: Some(address) };
+        let refused = |error: TopologyChangeError| MemberError::Refused { why: error.to_string() };
+        self.joined().ask(mesh, &place).map_err(refused)?;
+        let added = self.shared.access.engine.add(place.clone(), self.shared.access.patience).await;
+        self.joined().asked(mesh, &place, &self.members());
+        added
+    }
+
+    /// Has the mesh go on with another topology, as [`Mesh::set_topology`] does, and with the nodes that
+    /// [joined](Self::add_at) beside it. Where one of them and a node of `topology` cannot both be, the latter stays.
+    ///
+    /// # Errors
+    ///
+    /// [`TopologyChangeError`]: nothing was changed.
+    pub fn set_topology(&self, topology: &Arc<Topology>) -> Result<(), TopologyChangeError> {
+        self.joined().set_topology(self.shared.client.mesh(), topology, &self.members())
+    }
+
+    fn members(&self) -> Vec<Place> {
+        let status = self.status();
+        status.voters.into_iter().chain(status.learners).map(|(_, place)| place).collect()
+    }
+
+    fn joined(&self) -> MutexGuard<'_, Joined> {
+        self.shared.joined.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Gives a learner that has caught up a vote. At the leader.
@@ -389,5 +437,13 @@ impl<M: StateMachine> Replica<M> {
     /// Stops the engine. What was proposed and is not answered may be applied or not.
     pub async fn stop(&self) {
         self.shared.access.engine.stop().await;
+    }
+}
+
+/// The mesh knows who joined, as long as they are members.
+async fn follow_members<D: Disk>(engine: Engine<D>, mesh: Mesh, joined: Arc<Mutex<Joined>>) {
+    let mut seen = None;
+    while let Some(members) = engine.members(&mut seen).await {
+        joined.lock().unwrap_or_else(PoisonError::into_inner).follow(&mesh, &members);
     }
 }

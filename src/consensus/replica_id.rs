@@ -1,6 +1,7 @@
 //! Who takes part in the log.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -62,6 +63,17 @@ pub struct Place {
     pub node: NodeId,
     /// That node's datacenter.
     pub datacenter: Datacenter,
+    /// Where others dial the node, if it joined without being named in their files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<SocketAddr>,
+}
+
+impl Place {
+    /// A node that the topology knows.
+    #[must_use]
+    pub const fn known(node: NodeId, datacenter: Datacenter) -> Self {
+        Self { node, datacenter, address: None }
+    }
 }
 
 /// The engine's suite for stores makes places up.
@@ -69,7 +81,7 @@ pub struct Place {
 impl Default for Place {
     fn default() -> Self {
         let name = "anywhere";
-        Self { node: NodeId::new(name).unwrap(), datacenter: Datacenter::new(name).unwrap() }
+        Self::known(NodeId::new(name).unwrap(), Datacenter::new(name).unwrap())
     }
 }
 

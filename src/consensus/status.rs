@@ -56,6 +56,8 @@ pub struct Status {
     pub applied: Option<EntryId>,
     /// The last entry in the newest snapshot.
     pub snapshot: Option<EntryId>,
+    /// Snapshots that could not be taken since the start.
+    pub snapshots_failed: u64,
     /// The last entry that is gone from the log.
     pub purged: Option<EntryId>,
     /// What it acknowledged may be lost: it does not vote before it has caught up.

@@ -22,6 +22,8 @@ catalog! {
          the last one applied, and the last one in its newest snapshot.");
     IN_DOUBT = gauge("replica_in_doubt", [],
         "1 while what this replica acknowledged may be lost, so that it does not vote, else 0.");
+    SNAPSHOTS_FAILED = counter("replica_snapshots_failed_total", [],
+        "Snapshots that this replica could not take: its log grows until it can.");
     CLOCKS_SURE = gauge("replica_clocks_sure", [],
         "0 for a minute after a clock stepped, drifted or stood too far from this node's, else 1.");
     LEASES = gauge("replica_leases", [],
@@ -86,6 +88,7 @@ fn families(status: &Status) -> Vec<MetricFamily> {
             .each(indexes, |f, (of, index)| f.each(index, |f, index| f.value(&[of], float(index))))
             .done(),
         IN_DOUBT.family().value(&[], flag(status.in_doubt)).done(),
+        SNAPSHOTS_FAILED.family().count(&[], status.snapshots_failed).done(),
         CLOCKS_SURE.family().value(&[], flag(status.clocks_sure)).done(),
         LEASES.family().value(&[], flag(status.leases)).done(),
         MESSAGES.family().each(lanes, |f, (lane, counted)| f.count(&[lane], counted.messages)).done(),

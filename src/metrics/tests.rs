@@ -138,7 +138,7 @@ fn every_family_exists_before_anything_is_counted() {
 
 #[test]
 fn a_replica_is_scraped_with_its_node() {
-    let (own, place) = (ReplicaId(7), Place { node: node("eu-1"), datacenter: dc("eu") });
+    let (own, place) = (ReplicaId(7), Place::known(node("eu-1"), dc("eu")));
     let status_of = move || crate::consensus::Status {
         replica: own,
         role: Role::Follower,
@@ -150,6 +150,7 @@ fn a_replica_is_scraped_with_its_node() {
         committed: Some(EntryId { term: 3, index: 11 }),
         applied: None,
         snapshot: None,
+        snapshots_failed: 2,
         purged: Some(EntryId { term: 1, index: 4 }),
         in_doubt: false,
         clocks_sure: true,
@@ -175,6 +176,7 @@ fn a_replica_is_scraped_with_its_node() {
     assert_eq!(value("index", &[("of", "committed")]), Some(11.0));
     assert_eq!(value("index", &[("of", "applied")]), None);
     assert_eq!(value("entries_sent_total", &[("datacenter", "us")]), Some(9.0));
+    assert_eq!(value("snapshots_failed_total", &[]), Some(2.0));
     assert_eq!(value("leader_known", &[]), Some(0.0));
 }
 

@@ -28,6 +28,7 @@ pub(super) async fn answer(facts: &Facts, request: Request<Incoming>) -> Respons
 async fn route(facts: &Facts, request: Request<Incoming>) -> Result<Response<Body>, Error> {
     let path = request.uri().path().to_owned();
     let method = request.method().clone();
+    check_parameters(&request, parameters_of(&method, &path))?;
     if let Some(key) = path.strip_prefix("/v1/kv/") {
         let key = unescaped(key)?;
         return match method {
@@ -54,6 +55,11 @@ async fn route(facts: &Facts, request: Request<Incoming>) -> Result<Response<Bod
         (Method::GET, "/v1/digest") => {
             let digest = facts.replica.digest().await?;
             let index = digest.applied.map(|applied| applied.index);
+            if let Some(wanted) =
+                number(&request, "index")?.filter(|wanted| index.is_none_or(|index| index < *wanted))
+            {
+                return Err(Error::behind(wanted));
+            }
             let body = json!({ "index": index, "digest": digest.value.to_string() });
             Ok(written::answer(StatusCode::OK, &body))
         }
@@ -240,6 +246,31 @@ fn accepts(request: &Request<Incoming>, wanted: &str) -> bool {
     accept.is_some_and(|accept| {
         accept.split(',').any(|kind| kind.split(';').next().map(str::trim) == Some(wanted))
     })
+}
+
+/// What may stand behind the question mark.
+fn parameters_of(method: &Method, path: &str) -> &'static [&'static str] {
+    match (method, path) {
+        (&Method::GET, path) if path.starts_with("/v1/kv/") => &["read"],
+        (_, path) if path.starts_with("/v1/kv/") => &["if_index"],
+        (_, "/v1/log") => &["from", "prefix", "progress"],
+        (_, snapshot::PATH) => &["prefix", "at_least"],
+        (_, "/v1/events") => &["from"],
+        (_, "/v1/digest") => &["index"],
+        _ => &[],
+    }
+}
+
+/// A condition that is misspelt must not be none.
+fn check_parameters(request: &Request<Incoming>, known: &[&str]) -> Result<(), Error> {
+    let names = request.uri().query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
+    let mut names = names.map(|pair| pair.split_once('=').map_or(pair, |(name, _)| name));
+    let Some(unknown) = names.find(|name| !known.contains(name)) else { return Ok(()) };
+    let shown: String = unknown.chars().take(64).flat_map(char::escape_default).collect();
+    Err(Error::bad(match known {
+        [] => format!("there is no parameter `{shown}`, nor any other, of this path"),
+        known => format!("there is no parameter `{shown}` of this path: it takes `{}`", known.join("`, `")),
+    }))
 }
 
 fn parameter<'a>(request: &'a Request<Incoming>, name: &str) -> Option<&'a str> {

@@ -25,6 +25,12 @@ impl Error {
         Self::new(StatusCode::BAD_REQUEST, "bad_request", &message.into())
     }
 
+    /// This node has not come so far.
+    pub(super) fn behind(index: u64) -> Self {
+        let message = format!("this node has not applied entry {index} yet: try again, or at another node");
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "behind", &message)
+    }
+
     pub(super) fn new(status: StatusCode, code: &'static str, message: &str) -> Self {
         Self { status, code, message: message.to_owned(), definite: true, first: None }
     }

@@ -39,7 +39,11 @@ fn index(id: Option<EntryId>) -> Value {
 }
 
 fn place((replica, place): &(ReplicaId, Place)) -> Value {
-    json!({ "replica": replica, "node": place.node, "datacenter": place.datacenter })
+    let mut json = json!({ "replica": replica, "node": place.node, "datacenter": place.datacenter });
+    if let Some(address) = place.address {
+        json["address"] = address.to_string().into();
+    }
+    json
 }
 
 /// One line of the log.
@@ -73,6 +77,7 @@ pub(super) fn status(status: &Status) -> Value {
         "commit_index": index(status.committed),
         "applied_index": index(status.applied),
         "snapshot_index": index(status.snapshot),
+        "snapshots_failed": status.snapshots_failed,
         "in_doubt": status.in_doubt,
         "clocks_sure": status.clocks_sure,
         "leases": status.leases,

@@ -85,9 +85,7 @@ impl States {
         }
         let read = replica.read(Consistency::Stale, KeyValue::clone).await?;
         let Some(last) = read.applied.filter(|last| last.index >= at_least) else {
-            let message =
-                format!("this node has not applied entry {at_least} yet: try again, or at another node");
-            return Err(Error::new(StatusCode::SERVICE_UNAVAILABLE, "behind", &message));
+            return Err(Error::behind(at_least));
         };
         let state = Arc::new(State { machine: read.value, last, taken: Instant::now() });
         told.push(Arc::downgrade(&state));

@@ -12,6 +12,8 @@ use super::slot;
 
 /// The file with the directory's own number.
 const REPLICA: &str = "replica";
+/// The directory within it that has the log.
+pub const LOG: &str = "log";
 
 /// The directory, locked as long as this is there.
 #[derive(Debug)]
@@ -75,6 +77,10 @@ impl DataDirectory {
                 });
             }
             return Ok(u64::from_le_bytes(*number));
+        }
+        // The number comes before the log does: a log without one lost it, and whoever it was must not come back as somebody else beside it.
+        if names.iter().any(|name| name == LOG) {
+            return Err(StorageError::corrupt(REPLICA, 0, "it is gone, and the log is there"));
         }
         let number = draw();
         let mut value = number.to_le_bytes().to_vec();

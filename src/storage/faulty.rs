@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::disk::{Disk, DiskFile};
 
-/// What a write to a real disk is whole in.
-const SECTOR_BYTES: usize = 512;
+/// What a write is whole in. That of a real disk is eight times as long, and hardly a record is torn in it.
+const SECTOR_BYTES: usize = 64;
 
 /// A disk in memory. Clones are the same disk.
 #[derive(Clone, Debug, Default)]
@@ -23,6 +23,7 @@ struct Inner {
     /// Calls that changed something, or tried to.
     calls: u64,
     fault: Option<(u64, Fault)>,
+    struck: bool,
     off: bool,
     lies: Option<&'static str>,
 }
@@ -79,6 +80,17 @@ impl FaultyDisk {
     pub(crate) fn fail_at(&self, call: u64, fault: Fault) {
         let mut inner = self.lock();
         inner.fault = Some((inner.calls + call, fault));
+    }
+
+    /// It went wrong as it was told to.
+    pub(crate) fn has_struck(&self) -> bool {
+        self.lock().struck
+    }
+
+    /// Nothing goes wrong any longer that did not yet.
+    pub(crate) fn heal(&self) {
+        let mut inner = self.lock();
+        (inner.fault, inner.struck) = (None, false);
     }
 
     /// How often it was called so far.
@@ -218,6 +230,7 @@ impl Inner {
         self.calls += 1;
         let (_, fault) = self.fault.filter(|(at, _)| *at == call)?;
         self.off = fault == Fault::PowerLoss;
+        self.struck = true;
         let error = match fault {
             Fault::PowerLoss => io::Error::other("the power is off"),
             Fault::Error => io::Error::other("input/output error"),

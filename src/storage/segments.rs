@@ -97,7 +97,12 @@ impl<D: Disk> Segments<D> {
             record::write(entry, salt, u64::from(self.synced), self.committed, &mut self.buffer);
             self.next += 1;
         }
-        file.write_at(u64::from(end), &self.buffer).map_err(StorageError::io("write to", &name))?;
+        if let Err(error) = file.write_at(u64::from(end), &self.buffer) {
+            // What of it was written was promised to nobody, and only this process knows that: whoever finds half a record at a start must take
+            // it for a promise. If it cannot be taken back either, that is what happens.
+            let _ = file.truncate(u64::from(end));
+            return Err(StorageError::io("write to", &name)(error));
+        }
         let written = within(self.buffer.len());
         // One large group is no reason to keep its memory.
         self.buffer.shrink_to(1 << 20);

@@ -420,6 +420,21 @@ fn what_waits_has_a_limit_and_so_has_an_entry() {
     log.append(vec![entry(2, 4_000), entry(3, 4_000)], ignore()).unwrap();
 }
 
+/// Disks of one size fill at one time: if each node then took what it half wrote for a promise, none could vote.
+#[test]
+fn what_a_full_disk_took_of_a_write_is_taken_back_and_nothing_is_in_doubt() {
+    let (mut run, _) = Run::begin(FaultyDisk::default(), 7).unwrap();
+    let entry = |index| Entry { id: EntryId { term: 1, index }, payload: vec![7; 300].into() };
+    run.call(&Call::Append(vec![entry(0)])).unwrap();
+    assert!(run.step());
+    run.disk.fail_at(0, Fault::Full);
+    run.call(&Call::Append(vec![entry(1)])).unwrap();
+    assert!(!run.step());
+    let (_, _, found) = open(&run.disk.copy(), 8).unwrap();
+    assert_eq!(found.in_doubt, None);
+    assert_eq!(Run::begin(run.disk.copy(), 9).unwrap().0.held.last(), Some(EntryId { term: 1, index: 0 }));
+}
+
 #[test]
 fn entries_that_were_appended_one_by_one_are_synced_together() {
     let (mut run, _) = Run::begin(FaultyDisk::default(), 7).unwrap();

@@ -29,6 +29,13 @@ impl Node {
         Self { child, api }
     }
 
+    /// The same, whose log is appended to a file.
+    pub(crate) fn start_logged(args: &[&str], api: SocketAddr, log: &Path) -> Self {
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(log).unwrap();
+        let child = trunkline().arg("node").args(args).stderr(log).spawn().unwrap();
+        Self { child, api }
+    }
+
     /// A cluster of its own, which serves already.
     pub(crate) fn dev(data: &Path) -> Self {
         let api = free(1)[0];

@@ -47,7 +47,7 @@ pub use mesh::Mesh;
 pub use receipt::Receipt;
 pub use tls::{
     CHECK_INTERVAL, CertificateError, CertificateInfo, Credentials, Reloaded, Revocation, RevocationList,
-    Secured, Standing, TlsError, TlsFiles, read_certificates, read_revocation_lists,
+    Secured, Standing, TlsError, TlsFiles, is_issued_by, read_certificates, read_revocation_lists,
 };
 
 use crate::id::{Incarnation, NodeId};

@@ -69,7 +69,9 @@ fn tell(shared: &Shared, error: &io::Error, address: Option<SocketAddr>, side: S
     };
     let (reason, remedy) = (failure.label(), failure.remedy());
     // Whoever can reach the listener can cause these; whom this node dials is the operator's choice.
-    if side == Side::Dials || failure.is_of_certificate() {
+    // A node that lacks its certificates is worth a line, once; strangers who knock again and again are not.
+    let is_new = || address.is_some_and(|address| tls.is_new_in_plaintext(address.ip()));
+    if side == Side::Dials || failure.is_of_certificate() || (failure.is_plaintext() && is_new()) {
         tracing::warn!(peer, reason, %error, "TLS handshake failed: {remedy}");
     } else {
         tracing::debug!(peer, reason, %error, "TLS handshake failed: {remedy}");

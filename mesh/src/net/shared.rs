@@ -238,7 +238,7 @@ impl Shared {
         read.await.unwrap_or_else(|error| Err(TlsError::Setup(error.to_string())))
     }
 
-    /// Ends a connection, and its link, whose peer's certificate is good no more.
+    /// Ends a connection, and its link, whose peer's certificate is no longer valid.
     pub(super) fn end_if_distrusted(self: &Arc<Self>, port: &Port) {
         let (Some(tls), Some(shown)) = (&self.tls, port.shown()) else { return };
         if let Some(why) = tls.wrong_with(shown) {

@@ -19,8 +19,9 @@ mod shown;
 mod verify;
 mod watch;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -31,7 +32,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
 pub(super) use certificate::wall_s;
 pub use certificate::{CertificateError, CertificateInfo};
-pub use credentials::{CHECK_INTERVAL, Credentials, TlsError, TlsFiles, read_certificates};
+pub use credentials::{CHECK_INTERVAL, Credentials, TlsError, TlsFiles, is_issued_by, read_certificates};
 use failure::TlsFailure;
 pub(super) use gate::Gate;
 pub use revoked::{Revocation, RevocationList, read_revocation_lists};
@@ -70,7 +71,12 @@ pub(super) struct Tls {
     /// The files were looked at: who is trusted may be others.
     looks: watch_channel::Sender<()>,
     failures: [AtomicU64; TlsFailure::ALL.len()],
+    /// Who came without TLS and was told of.
+    in_plaintext: Mutex<BTreeSet<IpAddr>>,
 }
+
+/// Addresses of those that came without TLS which are told of; more are counted alone.
+const IN_PLAINTEXT_MAX: usize = 256;
 
 /// Files that were not taken: told once, not at every look.
 struct Refused {
@@ -93,6 +99,7 @@ impl Tls {
             reloads_failed: AtomicU64::new(0),
             looks: watch_channel::Sender::new(()),
             failures: std::array::from_fn(|_| AtomicU64::new(0)),
+            in_plaintext: Mutex::default(),
         })
     }
 
@@ -121,11 +128,22 @@ impl Tls {
                 if current.is_same(&credentials) {
                     return Ok(Reloaded::Unchanged);
                 }
-                tracing::info!(
-                    certificate = %credentials.info().fingerprint,
-                    not_after = %credentials.info().not_after_text(),
-                    "certificate reloaded: new connections use it"
-                );
+                let differs = current.difference(&credentials);
+                if differs.certificate {
+                    tracing::info!(
+                        certificate = %credentials.info().fingerprint,
+                        not_after = %credentials.info().not_after_text(),
+                        "certificate reloaded: new connections use it"
+                    );
+                }
+                if differs.ca {
+                    tracing::info!("CA reloaded: links end whose peer it did not certify");
+                }
+                if differs.revoked {
+                    tracing::info!(
+                        "revocation list reloaded: links end whose peer's certificate it takes back"
+                    );
+                }
                 credentials.tell_of_dangers();
                 *current = Arc::new(credentials);
                 self.reloads.fetch_add(1, Ordering::Relaxed);
@@ -176,6 +194,12 @@ impl Tls {
         let failure = TlsFailure::of(error)?;
         self.count(failure);
         Some(failure)
+    }
+
+    /// Nobody came from there without TLS before. Of the first so many addresses; then there is nobody new.
+    pub(super) fn is_new_in_plaintext(&self, address: IpAddr) -> bool {
+        let mut known = self.in_plaintext.lock().unwrap_or_else(PoisonError::into_inner);
+        known.len() < IN_PLAINTEXT_MAX && known.insert(address)
     }
 
     /// This node ended a handshake that took too long.

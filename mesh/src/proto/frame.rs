@@ -70,7 +70,7 @@ impl FrameType {
 #[non_exhaustive]
 pub enum FrameError {
     /// The first bytes are not ours: the peer speaks another protocol.
-    #[error("the peer does not speak this protocol: it began with {0:02x?}")]
+    #[error("{}", preamble(.0))]
     Preamble([u8; 8]),
     /// A type number of no meaning.
     #[error("unknown frame type {0}")]
@@ -119,6 +119,18 @@ pub enum FrameError {
     /// What was to be sent fits no frame: a defect of this node, not of the peer.
     #[error("a batch that no frame holds: {0}")]
     Encode(EncodeError),
+}
+
+/// What the first bytes of a peer show of it. Only a node without TLS sees another's records.
+fn preamble(bytes: &[u8; 8]) -> String {
+    const REMEDY: &str = "give it certificate, key and ca in [security], or check the address";
+    match bytes {
+        // An alert, which is what a plaintext Hello is answered with.
+        [0x15, 0x03, ..] => format!("the peer wants TLS, and this node has no certificates: {REMEDY}"),
+        // A handshake.
+        [0x16, 0x03, ..] => format!("the peer speaks TLS, and this node has no certificates: {REMEDY}"),
+        _ => format!("the peer does not speak this protocol: it began with {bytes:02x?}"),
+    }
 }
 
 impl FrameError {

@@ -374,7 +374,7 @@ impl Node {
         self.settle(now);
     }
 
-    /// The certificate of a connection's peer is good no more, for this reason.
+    /// The certificate of a connection's peer is no longer valid, for this reason.
     pub fn handle_distrusted(&mut self, conn: ConnId, why: &str, now: Micros) {
         self.links.handle_distrusted(conn, why, now);
         self.settle(now);

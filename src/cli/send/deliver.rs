@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use trunkline_mesh::{Batch, Client, Datacenter, Lane, Message, NodeId, Receipt, Settings};
 
 use super::super::failure::Failure;
 use super::Group;
 use super::input::GroupLimits;
+use super::silence::{AGAIN, FIRST, Silence};
 use super::tally::Tally;
 
 /// How messages are sent.
@@ -108,9 +110,27 @@ async fn count(
     nodes: Vec<NodeId>,
     mut receipts: mpsc::Receiver<(Receipt, OwnedSemaphorePermit)>,
 ) -> Tally {
-    let mut tally = Tally::of(&datacenter, &nodes);
-    while let Some((receipt, permit)) = receipts.recv().await {
-        let outcomes = receipt.await;
+    let (mut tally, mut silence) = (Tally::of(&datacenter, &nodes), Silence::default());
+    let mut looks = interval_at(Instant::now() + FIRST, AGAIN);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let tell = |lines: Vec<String>| lines.iter().for_each(|line| tracing::warn!("{line}"));
+    loop {
+        let received = tokio::select! {
+            biased;
+            received = receipts.recv() => received,
+            _ = looks.tick() => {
+                tell(silence.look(&tally, false));
+                continue;
+            }
+        };
+        let Some((mut receipt, permit)) = received else { break };
+        let outcomes = loop {
+            tokio::select! {
+                biased;
+                outcomes = &mut receipt => break outcomes,
+                _ = looks.tick() => tell(silence.look(&tally, true)),
+            }
+        };
         drop(permit);
         for (outcome, node) in outcomes.iter().zip(nodes.iter().cycle()) {
             tally.count(node, outcome);

@@ -7,12 +7,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::future::join_all;
-use tokio::time::{Instant, MissedTickBehavior, interval};
 use trunkline_mesh::{Lane, NodeId};
 
 use super::super::event::Event;
 use super::super::guard::{Bounds, ClockGuard, Reading};
 use super::super::replica_id::{Place, ReplicaId};
+use super::super::time::{Instant, sleep_until};
 use super::message::Body;
 use super::network::Wire;
 use super::requests::Requests;
@@ -47,14 +47,14 @@ impl OwnTime {
         micros(wall()).saturating_sub(micros(self.start.elapsed()))
     }
 
-    fn look(&self) {
+    pub(super) fn look(&self) {
         self.apart_us.store(self.apart_us(), Ordering::Relaxed);
     }
 
     /// Since the guard's last look the monotonic clock ran as the wall clock did. It stands still while a machine is suspended,
     /// and others wait no longer then.
-    pub(super) fn is_steady(&self) -> bool {
-        self.apart_us().abs_diff(self.apart_us.load(Ordering::Relaxed)) <= micros(STEADY)
+    pub(super) fn is_steady(&self, step: Duration) -> bool {
+        self.apart_us().abs_diff(self.apart_us.load(Ordering::Relaxed)) <= micros(step.min(STEADY))
     }
 
     /// For whoever asks.
@@ -79,13 +79,13 @@ fn micros(span: Duration) -> u64 {
 /// Until the engine stops.
 pub(super) async fn watch<D: Disk>(requests: Arc<Requests<D>>) {
     let wire = &requests.wire;
-    let mut guard = ClockGuard::new(Bounds::default());
+    let mut guard = ClockGuard::new(Bounds { step: requests.step, ..Bounds::default() });
     let mut told: BTreeMap<String, Duration> = BTreeMap::new();
     let mut looks = 0;
-    let mut ticks = interval(EVERY);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut next = Instant::now();
     while requests.is_running() {
-        ticks.tick().await;
+        sleep_until(next).await;
+        next = Instant::now() + EVERY;
         let led = requests.voters_led();
         let voters = led.iter().flatten();
         let readings = join_all(voters.clone().map(|voter| ask(wire, voter))).await;

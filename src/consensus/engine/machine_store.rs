@@ -39,6 +39,8 @@ pub struct Progress {
     pub snapshot: Option<EntryId>,
     /// Entries below this index came in a snapshot of another node: they are not to be read in the log.
     pub floor: u64,
+    /// Snapshots that could not be taken since the start.
+    pub snapshots_failed: u64,
 }
 
 pub(super) struct MachineStore<D: Disk> {
@@ -237,8 +239,11 @@ impl<D: Disk> RaftSnapshotBuilder<Types> for Builder<D> {
             self.tell(untold);
             return Ok(told);
         }
-        let Some((head, mut content)) = self.applier.snapshot().await? else {
-            return Ok(nothing());
+        // Where the machine's thread is gone that ends the node as well: by the next entry.
+        let (head, mut content) = match self.applier.snapshot().await {
+            Ok(Some(taken)) => taken,
+            Ok(None) => return Ok(nothing()),
+            Err(error) => return self.failed(&error).await,
         };
         let snapshots = Arc::clone(&self.snapshots);
         let meta = meta_of(&head)?;
@@ -257,13 +262,7 @@ impl<D: Disk> RaftSnapshotBuilder<Types> for Builder<D> {
         };
         let snapshot = match blocking(written).await.flatten() {
             Ok(snapshot) => snapshot,
-            // The log goes on and is as good: it is only longer. The engine is told of the snapshot that there was, and asks again
-            // after as many entries.
-            Err(error) => {
-                tracing::error!(%error, "no snapshot can be written: the log keeps what would be in it");
-                self.events.record(&Event::SnapshotFailed { why: error.to_string() });
-                return Ok(newest_of(&self.snapshots).await?.unwrap_or_else(nothing));
-            }
+            Err(error) => return self.failed(&error).await,
         };
         self.tell(last);
         Ok(EngineSnapshot { meta, snapshot: SnapshotData::Own(snapshot) })
@@ -271,6 +270,15 @@ impl<D: Disk> RaftSnapshotBuilder<Types> for Builder<D> {
 }
 
 impl<D: Disk> Builder<D> {
+    /// The log goes on and is as good: it is only longer. The engine is told of the snapshot that there was, and asks again after as
+    /// many entries.
+    async fn failed(&self, error: &io::Error) -> io::Result<EngineSnapshot<D>> {
+        tracing::error!(%error, "no snapshot can be taken: the log keeps what would be in it");
+        self.events.record(&Event::SnapshotFailed { why: error.to_string() });
+        self.progress.send_modify(|progress| progress.snapshots_failed += 1);
+        Ok(newest_of(&self.snapshots).await?.unwrap_or_else(nothing))
+    }
+
     /// The last entry in a snapshot that the program wrote, which the engine does not know of. One that is being installed has more
     /// than was applied.
     fn untold(&self) -> Option<EntryId> {

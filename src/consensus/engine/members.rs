@@ -6,6 +6,7 @@ use std::time::Duration;
 use openraft::ChangeMembers;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
+use tokio::sync::MutexGuard;
 use trunkline_mesh::Lane;
 
 use super::super::error::MemberError;
@@ -22,7 +23,8 @@ impl<D: Disk> Requests<D> {
     pub(super) async fn add(&self, place: Place, patience: Duration) -> Result<ReplicaId, MemberError> {
         self.check_leads()?;
         let asked = self.wire.ask((None, &place), Lane::Control, Body::Who, patience);
-        let (replica, _) = asked.await.map_err(|why| MemberError::Silent { why })?;
+        let (replica, _) = asked.await.map_err(|none| MemberError::Silent { why: none.why })?;
+        let _alone = self.changes_members().await?;
         changed(self.raft.add_learner(replica, place, false).await)?;
         Ok(replica)
     }
@@ -33,6 +35,7 @@ impl<D: Disk> Requests<D> {
         if !self.is_near(replica) {
             return Err(MemberError::Behind { replica });
         }
+        let _alone = self.changes_members().await?;
         let voters = ChangeMembers::AddVoterIds(BTreeSet::from([replica]));
         changed(self.raft.change_membership(voters, true).await)
     }
@@ -40,31 +43,65 @@ impl<D: Disk> Requests<D> {
     /// Takes a replica out, voter or learner.
     pub(super) async fn remove(&self, replica: ReplicaId) -> Result<(), MemberError> {
         self.check_known(replica)?;
+        let _alone = self.changes_members().await?;
         let set = BTreeSet::from([replica]);
-        let is_voter = {
-            let metrics = self.raft.metrics();
-            let metrics = metrics.borrow_watched();
-            metrics.membership_config.voter_ids().any(|voter| voter == replica)
-        };
-        if is_voter {
+        if self.is_voter(replica) {
             // One that is no voter any longer is no member any longer either.
             return changed(self.raft.change_membership(ChangeMembers::RemoveVoters(set), false).await);
         }
         changed(self.raft.change_membership(ChangeMembers::RemoveNodes(set), false).await)
     }
 
-    /// Has a voter lead, without an election timeout. Nothing happens where it is too far behind.
+    /// Has a voter lead, without an election timeout. The engine asks nothing: it lets go of its leadership whoever is named, so only one that
+    /// can lead at once is.
     pub(super) async fn transfer(&self, replica: ReplicaId) -> Result<(), MemberError> {
         self.check_known(replica)?;
-        self.raft
-            .trigger()
-            .transfer_leader(replica)
-            .await
-            .map_err(|error| MemberError::Stopped { why: error.to_string() })
+        if replica == self.wire.own {
+            return Err(MemberError::Refused { why: "this replica leads already".to_owned() });
+        }
+        if !self.is_voter(replica) {
+            return Err(MemberError::Refused { why: "a learner cannot lead: promote it first".to_owned() });
+        }
+        if !self.is_heard(replica) {
+            let why =
+                format!("replica {replica} has not acknowledged anything for {:?}", self.drained_within);
+            return Err(MemberError::Silent { why });
+        }
+        if !self.is_near(replica) {
+            return Err(MemberError::Behind { replica });
+        }
+        self.hand_over(replica).await
+    }
+
+    fn is_voter(&self, replica: ReplicaId) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.membership_config.voter_ids().any(|voter| voter == replica)
+    }
+
+    /// It acknowledged something within an election timeout.
+    fn is_heard(&self, replica: ReplicaId) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let last = metrics.heartbeat.as_ref().and_then(|all| *all.get(&replica)?);
+        last.is_some_and(|last| openraft::Instant::elapsed(&*last) < self.drained_within)
     }
 
     fn check_leads(&self) -> Result<(), MemberError> {
         self.raft.is_leader().then_some(()).ok_or(MemberError::NotLeader)
+    }
+
+    /// One change after the other, at a leader that is a voter still: one that was taken out leads on for a while, and changes nothing
+    /// any longer.
+    async fn changes_members(&self) -> Result<MutexGuard<'_, ()>, MemberError> {
+        let under_way = |_| MemberError::Refused { why: "another change is under way".to_owned() };
+        let alone = self.changing.try_lock().map_err(under_way)?;
+        let state = self.raft.with_raft_state(|state| state.server_state).await;
+        match state {
+            Ok(openraft::ServerState::Leader) => Ok(alone),
+            Ok(_) => Err(MemberError::NotLeader),
+            Err(error) => Err(MemberError::Stopped { why: error.to_string() }),
+        }
     }
 
     fn check_known(&self, replica: ReplicaId) -> Result<(), MemberError> {

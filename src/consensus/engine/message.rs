@@ -21,7 +21,7 @@
 //! | 2    | appended | result 8: 0 done, 1 conflict, 2 higher vote, 3 the stream is not known; vote |
 //! | 3    | vote     | vote; last id; flags 8: 1 only asked whether, 2 leadership is transferred |
 //! | 4    | voted    | vote; last id; granted 8 |
-//! | 5    | transfer | vote; last id |
+//! | 5    | transfer | vote; next replica 8; last id |
 //! | 6    | transferred | result 8: 0 done, 1 refused |
 //! | 7    | snapshot | vote; last id; membership's id; membership text; total 8; offset 8; the rest of the message: bytes of the file |
 //! | 8    | got      | result 8: 0 go on, 1 installed, 2 begin again, 3 refused; offset 8; vote |
@@ -63,20 +63,53 @@ pub(super) struct Envelope {
 pub(super) enum Body {
     Append(Append),
     Appended(Appended),
-    Vote { vote: EngineVote, last: Option<EntryId>, only_asked: bool, transfer: bool },
-    Voted { vote: EngineVote, last: Option<EntryId>, granted: bool },
-    Transfer { vote: EngineVote, last: Option<EntryId> },
-    Transferred { done: bool },
+    Vote {
+        vote: EngineVote,
+        last: Option<EntryId>,
+        only_asked: bool,
+        transfer: bool,
+    },
+    Voted {
+        vote: EngineVote,
+        last: Option<EntryId>,
+        granted: bool,
+    },
+    /// That replica is to lead next; all others are told so too, as they promised the present one not to vote.
+    Transfer {
+        vote: EngineVote,
+        next: ReplicaId,
+        last: Option<EntryId>,
+    },
+    Transferred {
+        done: bool,
+    },
     Snapshot(Part),
-    Got { result: Got, offset: u64, vote: EngineVote },
+    Got {
+        result: Got,
+        offset: u64,
+        vote: EngineVote,
+    },
     Propose(Bytes),
-    Proposed { result: Proposed, committed: Option<(EngineVote, EntryId)> },
-    Barrier { lease: bool },
-    Passed { index: Option<Option<EntryId>> },
+    Proposed {
+        result: Proposed,
+        committed: Option<(EngineVote, EntryId)>,
+    },
+    Barrier {
+        lease: bool,
+    },
+    Passed {
+        index: Option<Option<EntryId>>,
+    },
     Who,
-    IAm { founded: bool },
+    IAm {
+        founded: bool,
+    },
     Time,
-    Now { started_us: u64, passed_us: u64, wall_us: u64 },
+    Now {
+        started_us: u64,
+        passed_us: u64,
+        wall_us: u64,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -182,8 +215,9 @@ impl Envelope {
                 head.id(*last);
                 head.number(u64::from(*granted));
             }
-            Body::Transfer { vote, last } => {
+            Body::Transfer { vote, next, last } => {
                 head.vote(vote);
+                head.number(next.0);
                 head.id(*last);
             }
             Body::Transferred { done } => head.number(u64::from(!done)),
@@ -284,7 +318,10 @@ fn read_body(tag: u8, from: &mut Reader<'_>) -> Result<Body, MessageError> {
             Body::Vote { vote, last, only_asked: flags & 1 != 0, transfer: flags & 2 != 0 }
         }
         4 => Body::Voted { vote: from.vote()?, last: from.id()?, granted: from.flag()? },
-        5 => Body::Transfer { vote: from.vote()?, last: from.id()? },
+        5 => {
+            let (vote, next) = (from.vote()?, ReplicaId(from.number()?));
+            Body::Transfer { vote, next, last: from.id()? }
+        }
         6 => Body::Transferred { done: !from.flag()? },
         7 => {
             let (vote, last, since) = (from.vote()?, from.id()?, from.id()?);
@@ -565,7 +602,7 @@ mod tests {
             Body::Vote { vote, last: None, only_asked: true, transfer: false },
             Body::Vote { vote, last: Some(id), only_asked: false, transfer: true },
             Body::Voted { vote, last: Some(id), granted: true },
-            Body::Transfer { vote, last: Some(id) },
+            Body::Transfer { vote, next: ReplicaId(9), last: Some(id) },
             Body::Transferred { done: true },
             Body::Snapshot(part),
             Body::Got { result: Got::Again, offset: 5, vote },

@@ -16,18 +16,20 @@ use openraft::raft::{
     AppendEntriesRequest, SnapshotResponse, StreamAppendError, StreamAppendResult, TransferLeaderError,
     TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
-use tokio::time::{Instant, timeout};
-use trunkline_mesh::Lane;
+use tokio::sync::oneshot;
+use trunkline_mesh::{FailReason, Lane};
 
+use super::super::carrier::TurnedDown;
 use super::super::event::Event;
 use super::super::events::Events;
 use super::super::replica_id::{Place, ReplicaId};
 use super::super::tasks::blocking;
+use super::super::time::{Instant, sleep_until, timeout};
 use super::calls::{Call, Calls};
 use super::clocks::OwnTime;
 use super::machine_store::SnapshotData;
 use super::message::{Append, Appended, Body, Envelope, Got, Part};
-use super::outbox::Outbox;
+use super::outbox::{Outbox, QueueFull};
 use super::types::*;
 use crate::storage::{Disk, Entry};
 
@@ -56,12 +58,17 @@ pub(super) struct Wire {
 }
 
 impl Wire {
-    pub(super) fn send(
+    pub(super) fn send(&self, to: &Place, lane: Lane, envelope: &Envelope) -> Result<(), QueueFull> {
+        self.push(to, lane, envelope, None)
+    }
+
+    fn push(
         &self,
         to: &Place,
         lane: Lane,
         envelope: &Envelope,
-    ) -> Result<(), super::outbox::QueueFull> {
+        turned_down: Option<TurnedDown>,
+    ) -> Result<(), QueueFull> {
         let entries = match &envelope.body {
             Body::Append(Append { entries, .. }) => match (entries.first(), entries.last()) {
                 (Some(first), Some(last)) => first.id.index..last.id.index + 1,
@@ -69,7 +76,7 @@ impl Wire {
             },
             _ => 0..0,
         };
-        self.outbox.push(to, lane, self.patience, (envelope.encode(), entries))
+        self.outbox.push(to, lane, self.patience, (envelope.encode(), entries), turned_down)
     }
 
     fn asks_for_votes(&self, term: u64, trial: bool, transfer: bool) {
@@ -84,24 +91,53 @@ impl Wire {
     ///
     /// # Errors
     ///
-    /// What to tell of it when none came.
+    /// What to tell of it when none came. At once where the mesh says that the question did not arrive.
     pub(super) async fn ask(
         &self,
         to: (Option<ReplicaId>, &Place),
         lane: Lane,
         body: Body,
         patience: Duration,
-    ) -> Result<(ReplicaId, Body), String> {
+    ) -> Result<(ReplicaId, Body), Unanswered> {
         let (replica, place) = to;
         let mut call = self.calls.open(replica, 1);
         let what = body.to_string();
         let envelope = Envelope { from: self.own, to: replica, call: call.number, seq: 0, body };
-        self.send(place, lane, &envelope).map_err(|full| full.to_string())?;
-        match timeout(patience, call.answer()).await {
-            Ok(Some((from, _, body))) => Ok((from, body)),
-            Ok(None) => Err(format!("{place} was restarted before it answered `{what}`")),
-            Err(_) => Err(format!("no answer of {place} to `{what}` within {patience:?}")),
+        let (tell, turned_down) = oneshot::channel();
+        let pushed = self.push(place, lane, &envelope, Some(tell));
+        pushed.map_err(|full| Unanswered { why: full.to_string(), lost: Some(FailReason::Refused) })?;
+        let late = Instant::now() + patience;
+        tokio::select! {
+            biased;
+            answer = call.answer() => match answer {
+                Some((from, _, body)) => Ok((from, body)),
+                None => Err(Unanswered::perhaps(format!("{place} was restarted before it answered `{what}`"))),
+            },
+            // Of what may have arrived nothing is told here.
+            Ok(reason) = turned_down => {
+                let why = format!("`{what}` did not reach {place}: {reason}");
+                Err(Unanswered { why, lost: Some(reason) })
+            }
+            () = sleep_until(late) => {
+                Err(Unanswered::perhaps(format!("no answer of {place} to `{what}` within {patience:?}")))
+            }
         }
+    }
+}
+
+/// A question that got no answer.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{why}")]
+pub(super) struct Unanswered {
+    pub(super) why: String,
+    /// Why it did not even arrive, where that is certain.
+    pub(super) lost: Option<FailReason>,
+}
+
+impl Unanswered {
+    /// It may have arrived.
+    pub(super) fn perhaps(why: String) -> Self {
+        Self { why, lost: None }
     }
 }
 
@@ -143,7 +179,7 @@ impl<D: Disk> RaftNetworkFactory<Types> for Network<D> {
 impl<D: Disk> Peer<D> {
     async fn ask(&self, lane: Lane, body: Body, option: &RPCOption) -> Result<Body, RPCError<Types>> {
         let answer = self.wire.ask((Some(self.replica), &self.place), lane, body, option.soft_ttl()).await;
-        answer.map(|(_, body)| body).map_err(unreachable)
+        answer.map(|(_, body)| body).map_err(|none| unreachable(none.why))
     }
 }
 
@@ -211,8 +247,9 @@ impl<D: Disk> NetTransferLeader<Types> for Peer<D> {
         request: TransferLeaderRequest<Types>,
         option: RPCOption,
     ) -> Result<TransferLeaderResponse<Types>, RPCError<Types>> {
-        let (vote, last) = (*request.from_leader(), request.last_log_id().map(id_of));
-        match self.ask(Lane::Control, Body::Transfer { vote, last }, &option).await? {
+        let (vote, next) = (*request.from_leader(), *request.to_node_id());
+        let last = request.last_log_id().map(id_of);
+        match self.ask(Lane::Control, Body::Transfer { vote, next, last }, &option).await? {
             Body::Transferred { done: true } => Ok(Ok(())),
             // The leader looks at the target's progress itself before it tries again.
             Body::Transferred { done: false } => {
@@ -307,7 +344,7 @@ impl<D: Disk, S: Stream<Item = AppendEntriesRequest<Types>> + Unpin> Appends<'_,
                         }
                     }
                 },
-                () = tokio::time::sleep_until(late), if waits => {
+                () = sleep_until(late), if waits => {
                     let why = format!("{} answered no append within {:?}", self.peer.place, self.patience);
                     return Some(Err(unreachable(why)));
                 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use trunkline_mesh::{Datacenter, Lane, Payload};
 
-use super::super::carrier::{Carrier, Outgoing};
+use super::super::carrier::{Carrier, Outgoing, TurnedDown};
 use super::super::replica_id::Place;
 use super::super::tasks::Spawner;
 
@@ -97,6 +97,7 @@ impl Outbox {
         lane: Lane,
         patience: Duration,
         (payload, entries): (Payload, Range<u64>),
+        turned_down: Option<TurnedDown>,
     ) -> Result<(), QueueFull> {
         let queue = self.queue(&to.datacenter, lane);
         let mut waiting = queue.lock();
@@ -106,7 +107,7 @@ impl Outbox {
         }
         waiting.bytes += bytes;
         waiting.entries.extend((!entries.is_empty()).then_some(entries));
-        waiting.messages.push(Outgoing { to: to.node.clone(), payload, patience });
+        waiting.messages.push(Outgoing { to: to.node.clone(), payload, patience, turned_down });
         drop(waiting);
         queue.bell.notify_one();
         Ok(())

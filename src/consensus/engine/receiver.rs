@@ -15,6 +15,7 @@ use super::super::carrier::Incoming as FromMesh;
 use super::super::event::Event;
 use super::super::replica_id::{Place, ReplicaId};
 use super::super::tasks;
+use super::super::time::Instant;
 use super::Raft;
 use super::machine_store::SnapshotData;
 use super::message::{Append, Appended, Body, Envelope, Got, Part};
@@ -234,7 +235,7 @@ async fn answer_of<D: Disk>(
                 tell(false, "what this node acknowledged before may be lost");
                 return None;
             }
-            if !transfer && tokio::time::Instant::now() < requests.votes_from {
+            if !transfer && Instant::now() < requests.votes_from {
                 tell(false, "what this node promised a leader before its restart is not over");
                 return None;
             }
@@ -246,8 +247,10 @@ async fn answer_of<D: Disk>(
             tell(response.vote_granted, reason_of(&response, &vote, candidate.as_ref()));
             Some(Body::Voted { vote: response.vote, last, granted: response.vote_granted })
         }
-        Body::Transfer { vote, last } => {
-            let request = TransferLeaderRequest::new(vote, wire.own, last.map(log_id_of));
+        // It would vote for itself, and it votes for nobody.
+        Body::Transfer { .. } if requests.in_doubt() => Some(Body::Transferred { done: false }),
+        Body::Transfer { vote, next, last } => {
+            let request = TransferLeaderRequest::new(vote, next, last.map(log_id_of));
             let done = raft.handle_transfer_leader(request).await.ok()?.is_ok();
             Some(Body::Transferred { done })
         }

@@ -9,23 +9,23 @@ use openraft::LinearizerOption;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
 use openraft::raft::{AppendEntriesRequest, ReadPolicy};
-use tokio::sync::{Semaphore, oneshot};
-use tokio::time::Instant;
-use trunkline_mesh::Lane;
+use tokio::sync::{RwLock, Semaphore, oneshot};
+use trunkline_mesh::{FailReason, Lane};
 
 use super::super::applied::Answer;
 use super::super::clock::ClusterClock;
 use super::super::command::Command;
-use super::super::error::ProposeError;
+use super::super::error::{MemberError, ProposeError};
 use super::super::event::Event;
 use super::super::replica_id::{Place, ReplicaId};
 use super::super::session::Refusal;
 use super::super::tasks;
+use super::super::time::{Instant, sleep, sleep_until, timeout};
 use super::super::watch;
 use super::Raft;
 use super::machine_store::Progress;
 use super::message::{Body, Proposed};
-use super::network::Wire;
+use super::network::{Unanswered, Wire};
 use super::types::*;
 use crate::storage::{Disk, EntryId, Log};
 
@@ -54,6 +54,14 @@ pub(super) struct Requests<D: Disk> {
     /// How long this node answers reads by a lease after a quorum heard of it: less than half of what followers promise, so that
     /// a clock of twice the speed breaks nothing, and no guard has to see it first.
     pub(super) lease: Duration,
+    /// What this node's clocks may move apart before its leases end.
+    pub(super) step: Duration,
+    /// Held by every proposal that is under way here, and alone by whoever hands over.
+    pub(super) writes: RwLock<()>,
+    /// Held by whoever changes members.
+    pub(super) changing: tokio::sync::Mutex<()>,
+    /// How long a leader that hands over waits for those at most.
+    pub(super) drained_within: Duration,
     /// Room for proposals of this node's clients, of its peers, and for those that go to another leader.
     pub(super) own: Semaphore,
     pub(super) of_peers: Semaphore,
@@ -129,14 +137,17 @@ impl<D: Disk> Requests<D> {
             Err(Written::Failed(error)) => return Err(error),
             Ok(answer) => return Ok(answer),
         };
-        // A leader that hands over takes nothing, and names itself.
+        // A leader that hands over takes nothing, and names whom it asked to lead: that is this node where it is asked itself.
         let leader = leader.filter(|(replica, _)| *replica != self.wire.own);
         let Some((replica, place)) = leader else { return Err(ProposeError::NoLeader) };
         // The semaphore is never closed.
         let _way = self.forwarded.acquire_many(kib).await;
         match self.ask_leader((replica, &place), Lane::Bulk, Body::Propose(command), patience).await {
+            // It did not arrive: there is no room for it, or nobody.
+            Err(Unanswered { lost: Some(FailReason::Refused), .. }) => Err(ProposeError::Busy),
+            Err(Unanswered { lost: Some(_), .. }) => Err(ProposeError::NoLeader),
             // It may be on its way.
-            Err(why) => Err(ProposeError::Unknown { why }),
+            Err(Unanswered { why, lost: None }) => Err(ProposeError::Unknown { why }),
             Ok((_, Body::Proposed { result, committed })) => {
                 if let Some(committed) = committed {
                     self.take_committed(committed);
@@ -161,6 +172,7 @@ impl<D: Disk> Requests<D> {
     }
 
     async fn propose_here(&self, command: Bytes) -> Result<Answer, Written> {
+        let _under_way = self.writes.read().await;
         match self.raft.client_write(Proposal(command)).await {
             Ok(response) => Ok(response.data),
             Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
@@ -176,6 +188,14 @@ impl<D: Disk> Requests<D> {
         }
     }
 
+    /// Has a voter lead. What is under way is committed first: no proposal is left without an answer by it. Those that come
+    /// meanwhile wait, and are told then who leads. Without a quorum nothing is committed, and it hands over all the same.
+    pub(super) async fn hand_over(&self, replica: ReplicaId) -> Result<(), MemberError> {
+        let _alone = timeout(self.drained_within, self.writes.write()).await;
+        let asked = self.raft.trigger().transfer_leader(replica).await;
+        asked.map_err(|error| MemberError::Stopped { why: error.to_string() })
+    }
+
     /// Asks whoever leads. It ends early where somebody else leads by now: that one may be asked instead.
     async fn ask_leader(
         &self,
@@ -183,23 +203,31 @@ impl<D: Disk> Requests<D> {
         lane: Lane,
         body: Body,
         patience: Duration,
-    ) -> Result<(ReplicaId, Body), String> {
+    ) -> Result<(ReplicaId, Body), Unanswered> {
         tokio::select! {
             biased;
             answer = self.wire.ask((Some(replica), place), lane, body, patience) => answer,
-            () = self.another_leads(replica) => Err(format!("{place} leads no longer, and gave no answer")),
+            () = self.another_leads(replica) => {
+                Err(Unanswered::perhaps(format!("{place} leads no longer, and gave no answer")))
+            }
         }
     }
 
     /// Resolves when another one leads, and what this one said last had time to come.
     async fn another_leads(&self, replica: ReplicaId) {
         let mut metrics = self.raft.server_metrics();
-        while metrics.borrow_watched().current_leader.is_none_or(|leader| leader == replica) {
+        // One that hands over is the leader, for itself, until another one is.
+        let own = metrics.borrow_watched().current_leader.filter(|leader| *leader == self.wire.own);
+        while metrics
+            .borrow_watched()
+            .current_leader
+            .is_none_or(|leader| leader == replica || Some(leader) == own)
+        {
             if metrics.changed().await.is_err() {
                 return std::future::pending().await;
             }
         }
-        tokio::time::sleep(self.last_word).await;
+        sleep(self.last_word).await;
     }
 
     /// A proposal that a peer forwards. It is not forwarded again.
@@ -238,7 +266,7 @@ impl<D: Disk> Requests<D> {
     /// Up to which entry a reader must wait, if this node leads; `None` if it does not, or cannot be sure.
     pub(super) async fn barrier_here(&self, lease: bool) -> Option<Option<EntryId>> {
         // The node may have stood still since the guard looked, and its monotonic clock with it.
-        let lease = lease && self.leases.load(Ordering::Relaxed) && self.wire.time.is_steady();
+        let lease = lease && self.leases.load(Ordering::Relaxed) && self.wire.time.is_steady(self.step);
         let option = if lease {
             LinearizerOption::new(Some(self.lease), false).with_wait_timeout(Duration::ZERO)
         } else {
@@ -302,6 +330,6 @@ pub(super) async fn trust_when_caught_up<D: Disk>(requests: Arc<Requests<D>>, lo
 
 /// Begins elections again once what was promised before the start is over.
 pub(super) async fn elect_again<D: Disk>(requests: Arc<Requests<D>>) {
-    tokio::time::sleep_until(requests.votes_from).await;
+    sleep_until(requests.votes_from).await;
     requests.raft.runtime_config().elect(true);
 }

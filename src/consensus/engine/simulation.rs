@@ -8,15 +8,20 @@
 mod checker;
 mod clients;
 mod delays;
+mod elections;
 mod faults;
+mod leases;
 mod marked;
 mod net;
 mod node;
 mod planted;
 mod runtime;
+mod scene;
 mod subscribers;
 mod tests;
 mod trace;
+mod troubles;
+mod verdicts;
 mod world;
 
 pub(super) use runtime::Runtime;

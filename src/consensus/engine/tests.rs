@@ -18,6 +18,7 @@ use super::super::applier::Applier;
 use super::super::clock::ClusterClock;
 use super::super::events::Events;
 use super::super::machine::StateMachine;
+use super::super::time::Instant;
 use super::super::watch;
 use super::log_store::LogStore;
 use super::machine_store::{MachineStore, Progress};
@@ -129,7 +130,7 @@ async fn a_snapshot_that_cannot_be_written_ends_nothing() {
     let path = directory.path().join("snapshots");
     std::fs::create_dir(&path).unwrap();
     let snapshots = Arc::new(Snapshots::open(Directory::new(path.clone()), "test").unwrap());
-    let applier = Applier::start(Nothing, Arc::new(ClusterClock::new(tokio::time::Instant::now()))).unwrap();
+    let applier = Applier::start(Nothing, Arc::new(ClusterClock::new(Instant::now()))).unwrap();
     let (progress, _) = watch::channel(Progress::default());
     let events = Events::in_memory();
     let mut machine = MachineStore::open(applier.clone(), snapshots, progress, events.clone()).await.unwrap();
@@ -170,8 +171,7 @@ impl StoreBuilder<Types, FromAnywhere, MachineStore<Directory>, tempfile::TempDi
         // The suite purges what no snapshot has.
         let log =
             LogStore::new(Arc::new(log), Box::new(|| Some(u64::MAX)), &found, Events::in_memory()).unwrap();
-        let applier =
-            Applier::start(Nothing, Arc::new(ClusterClock::new(tokio::time::Instant::now()))).unwrap();
+        let applier = Applier::start(Nothing, Arc::new(ClusterClock::new(Instant::now()))).unwrap();
         let (progress, _) = watch::channel(Progress::default());
         let mut machine =
             MachineStore::open(applier, snapshots, progress, Events::in_memory()).await.unwrap();

@@ -17,6 +17,9 @@ use tokio::time::Instant;
 /// Some day.
 const WALL: Duration = Duration::from_secs(1_700_000_000);
 
+/// Longer than any run.
+const SOME_DAY: Duration = Duration::from_secs(100_000);
+
 thread_local! {
     static CURRENT: RefCell<Option<Scope>> = const { RefCell::new(None) };
 }
@@ -33,9 +36,9 @@ pub(in crate::consensus) struct Scope(Arc<Shared>);
 struct Shared {
     state: Mutex<State>,
     killed: Notify,
+    clock_changed: Notify,
 }
 
-#[derive(Default)]
 struct State {
     paused: bool,
     killed: bool,
@@ -46,17 +49,44 @@ struct State {
     panics: Vec<String>,
     /// How long work that waits for the disk takes.
     disk: Duration,
-    began: Option<Instant>,
-    /// What the wall clock showed then.
+    clock: Clock,
+}
+
+/// A node's clocks.
+#[derive(Clone, Copy)]
+struct Clock {
+    began: Instant,
+    /// Of all that passed, up to `at`, this much by the node's clock.
+    shown: Duration,
+    at: Instant,
+    /// In a thousand units of time so many by the node's clock. 0 while the machine is suspended.
+    rate: u32,
+    /// The wall clock less the monotonic one.
     wall: Duration,
+}
+
+impl Clock {
+    fn shows(&self, now: Instant) -> Duration {
+        self.shown + now.saturating_duration_since(self.at) * self.rate / 1_000
+    }
+
+    /// It runs in another way from now on.
+    fn change(&mut self, rate: u32) {
+        let now = Instant::now();
+        (self.shown, self.at, self.rate) = (self.shows(now), now, rate);
+    }
 }
 
 impl Scope {
     /// With a wall clock that shows a certain time when the simulation begins.
     pub(in crate::consensus) fn new(disk: Duration, began: Instant) -> Self {
-        let wall = WALL;
-        let state = Mutex::new(State { disk, began: Some(began), wall, ..State::default() });
-        Self(Arc::new(Shared { state, killed: Notify::new() }))
+        // It shows the same as all others when it starts.
+        let now = Instant::now();
+        let clock = Clock { began, shown: now - began, at: now, rate: 1_000, wall: WALL };
+        let (wakers, panics) = (BTreeMap::new(), Vec::new());
+        let state = State { paused: false, killed: false, next: 0, wakers, panics, disk, clock };
+        let state = Mutex::new(state);
+        Self(Arc::new(Shared { state, killed: Notify::new(), clock_changed: Notify::new() }))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -104,14 +134,53 @@ impl Scope {
 
     /// The node's wall clock, since 1970.
     pub(in crate::consensus) fn wall(&self) -> Duration {
-        let state = self.lock();
-        state.wall + state.began.map_or(Duration::ZERO, |began| began.elapsed())
+        let clock = self.lock().clock;
+        clock.wall + clock.shows(Instant::now())
+    }
+
+    /// What the node's monotonic clock shows.
+    pub(in crate::consensus) fn local(&self, now: Instant) -> Instant {
+        let clock = self.lock().clock;
+        clock.began + clock.shows(now)
+    }
+
+    /// When it shows a certain time, if nothing changes; `None` if it does by now.
+    pub(in crate::consensus) fn reaches(&self, local: Instant) -> Option<Instant> {
+        let clock = self.lock().clock;
+        let now = Instant::now();
+        let left =
+            local.checked_duration_since(clock.began + clock.shows(now)).filter(|left| !left.is_zero())?;
+        Some(match clock.rate {
+            0 => now + SOME_DAY,
+            // What is left after rounding is not slept for in vain.
+            rate => now + (left * 1_000 / rate).max(Duration::from_nanos(1)),
+        })
+    }
+
+    /// Resolves when that is no longer true.
+    pub(in crate::consensus) fn clock_changes(&self) -> impl Future<Output = ()> + use<'_> {
+        self.0.clock_changed.notified()
+    }
+
+    /// Its clocks run so fast from now on: 1,000 as all do.
+    pub(in crate::consensus) fn run_clock(&self, rate: u32) {
+        self.lock().clock.change(rate);
+        self.0.clock_changed.notify_waiters();
+    }
+
+    /// Its machine is suspended: nothing runs, and of its clocks the wall clock alone, by the time that is given beforehand.
+    pub(in crate::consensus) fn suspend(&self, until: Duration) {
+        let mut state = self.lock();
+        state.paused = true;
+        state.clock.change(0);
+        state.clock.wall += until;
     }
 
     /// Its wall clock makes a step, back or ahead.
     pub(in crate::consensus) fn step_wall(&self, by: Duration, back: bool) {
         let mut state = self.lock();
-        state.wall = if back { state.wall.saturating_sub(by) } else { state.wall + by };
+        let wall = &mut state.clock.wall;
+        *wall = if back { wall.saturating_sub(by) } else { *wall + by };
     }
 
     pub(in crate::consensus) fn pause(&self) {
@@ -122,6 +191,10 @@ impl Scope {
         let wakers: Vec<_> = {
             let mut state = self.lock();
             state.paused = false;
+            if state.clock.rate == 0 {
+                state.clock.change(1_000);
+                self.0.clock_changed.notify_waiters();
+            }
             state.wakers.values().cloned().collect()
         };
         wakers.iter().for_each(Waker::wake_by_ref);

@@ -136,7 +136,7 @@ impl Report {
         let rows = [
             ("writes", count(self.writes), format!("answered in {:.1} s", self.duration_s)),
             ("reads", count(self.reads), "answered, one of four by the leader's lease".to_owned()),
-            ("refused", count(self.refused), "writes not done for certain, as clients were told".to_owned()),
+            ("refused", count(self.refused), "writes that were certainly not done".to_owned()),
             ("unknown", count(self.unknown), "writes of which no client knows the outcome".to_owned()),
             ("lost", count(self.lost), "acknowledged, and not in the log".to_owned()),
             ("twice", count(self.twice), "in the log more than once".to_owned()),

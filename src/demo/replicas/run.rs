@@ -308,11 +308,12 @@ fn told(names: &[String], what: &str) -> String {
     }
 }
 
-/// The longest time between two answers to writes that lies in a window, or begins or ends in it.
+/// The longest time between two answers to writes that lies in a window, or ends after it; from its beginning on.
 fn longest_wait(answered: &[Answered], window: Range<Duration>) -> Option<Duration> {
     let writes: Vec<Duration> = answered.iter().filter(|one| one.write).map(|one| one.at).collect();
     let pairs = writes.windows(2).filter(|pair| pair[1] >= window.start && pair[0] <= window.end);
-    pairs.map(|pair| pair[1] - pair[0]).max()
+    // What was waited before it began is another one's.
+    pairs.map(|pair| pair[1] - pair[0].max(window.start)).max()
 }
 
 /// Writes a line a second.
@@ -329,7 +330,7 @@ impl Board {
     fn new(progress: Progress, shape: Shape) -> std::io::Result<Self> {
         let board = Self { shown: progress != Progress::None, next: LINE, before: 0 };
         board.write(&format!(
-            "{} datacenters, in each {} voters, {} proxies and {CLIENTS} clients; a process for each node\n\n   \
+            "{} datacenters; voters in each: {}, proxies: {}, clients: {CLIENTS}; a process for each node\n\n   \
              s  leader  term  writes/s  p50 ms  p99 ms  reads/s  p50 ms  p99 ms  nodes\n",
             shape.dcs, shape.members, shape.proxies
         ))?;
@@ -391,8 +392,8 @@ mod tests {
         let ms = Duration::from_millis;
         let answered = |at, write| Answered { at: ms(at), took: ms(1), write };
         let all = [10, 30, 900, 910, 2_000].map(|at| answered(at, true));
-        assert_eq!(longest_wait(&all, ms(40)..ms(500)), Some(ms(870)));
-        assert_eq!(longest_wait(&all, ms(905)..ms(908)), Some(ms(10)));
+        assert_eq!(longest_wait(&all, ms(40)..ms(500)), Some(ms(860)));
+        assert_eq!(longest_wait(&all, ms(905)..ms(908)), Some(ms(5)));
         assert_eq!(longest_wait(&all, ms(2_100)..ms(2_200)), None);
         let reads = all.map(|one| Answered { write: false, ..one });
         assert_eq!(longest_wait(&reads, ms(0)..ms(5_000)), None);

@@ -299,7 +299,16 @@ impl Credentials {
 
     /// Nothing that a peer sees or that decides over peers differs. A key never changes without its certificate.
     pub(super) fn is_same(&self, other: &Self) -> bool {
-        (&self.chain, &self.ca, &self.revoked) == (&other.chain, &other.ca, &other.revoked)
+        self.difference(other) == Difference::default()
+    }
+
+    /// What of that differs.
+    pub(super) fn difference(&self, other: &Self) -> Difference {
+        Difference {
+            certificate: self.chain != other.chain,
+            ca: self.ca != other.ca,
+            revoked: self.revoked != other.revoked,
+        }
     }
 
     /// Whether a chain, the peer's own certificate first, would be taken at a moment by this side of a connection.
@@ -333,12 +342,33 @@ impl Credentials {
     }
 }
 
+/// What is not the same in two sets of files.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Difference {
+    pub(super) certificate: bool,
+    pub(super) ca: bool,
+    pub(super) revoked: bool,
+}
+
 /// What the certificates of a PEM file say, in its order. Nothing is verified.
 ///
 /// # Errors
 /// [`TlsError`]: the file is not to be read, or has no certificate.
 pub fn read_certificates(path: &Path) -> Result<Vec<CertificateInfo>, TlsError> {
     certificates(path)?.iter().map(|certificate| info_of(path, certificate)).collect()
+}
+
+/// Whether the first certificate of a file was issued by the first of a CA's file: it names it, and that one's key signed it.
+///
+/// # Errors
+/// [`TlsError`]: one of the two files is not to be read, or has no certificate.
+pub fn is_issued_by(path: &Path, ca: &Path) -> Result<bool, TlsError> {
+    let (ours, theirs) = (certificates(path)?, certificates(ca)?);
+    let (Some(ours), Some(theirs)) = (ours.first(), theirs.first()) else { return Ok(false) };
+    let parsed = |der| x509_parser::parse_x509_certificate(der).map(|(_, certificate)| certificate);
+    let (Ok(ours), Ok(theirs)) = (parsed(ours), parsed(theirs)) else { return Ok(false) };
+    let is_named = ours.issuer().as_raw() == theirs.subject().as_raw();
+    Ok(is_named && ours.verify_signature(Some(theirs.public_key())).is_ok())
 }
 
 /// Never the key.

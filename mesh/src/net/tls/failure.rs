@@ -101,6 +101,11 @@ impl TlsFailure {
         )
     }
 
+    /// The peer may be a node without certificates.
+    pub(in super::super) fn is_plaintext(self) -> bool {
+        self == Self::NotTls
+    }
+
     /// What to do about it.
     pub(in super::super) fn remedy(self) -> &'static str {
         match self {

@@ -9,7 +9,7 @@ use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
 use x509_parser::prelude::FromDer;
 use x509_parser::revocation_list::CertificateRevocationList;
 
-use super::certificate::{date, hex, plain as shown, wall_s};
+use super::certificate::{CertificateInfo, date, hex, plain as shown, wall_s};
 use super::credentials::{TlsError, read};
 
 /// One certificate that was taken back.
@@ -95,11 +95,20 @@ impl Revoked {
             };
             let key = (certificate.issuer().as_raw().to_vec(), plain(certificate.raw_serial()));
             if self.0.contains(&key) {
+                tell_whose(der);
                 return Err(CertificateError::Revoked.into());
             }
         }
         Ok(())
     }
+}
+
+/// The error that the library takes has no room for it, and without it nobody knows whom to ask.
+fn tell_whose(der: &CertificateDer<'_>) {
+    let Ok(info) = CertificateInfo::of(der) else { return };
+    let (certificate, serial) =
+        (if info.uris.is_empty() { info.subject } else { info.uris.join(", ") }, info.serial);
+    tracing::warn!(certificate, serial, "a certificate that was revoked is refused");
 }
 
 /// What the lists of a PEM file say, in its order. No signature is looked at.

@@ -77,10 +77,10 @@ impl Links {
         }
     }
 
-    /// The peer's certificate is good no more: its link ends, and a new one needs another certificate.
+    /// The peer's certificate is no longer valid: its link ends, and a new one needs another certificate.
     pub fn handle_distrusted(&mut self, id: ConnId, why: &str, now: Micros) {
         let Some(conn) = self.conns.get(&id) else { return };
-        tracing::warn!(peer = self.peer_of(id).map(display), why, "certificate good no more, link ended");
+        tracing::warn!(peer = self.peer_of(id).map(display), why, "certificate no longer valid, link ended");
         match conn.link {
             Some(link) => self.say_closing(link, now),
             None => self.drop_conn(id, None, now),

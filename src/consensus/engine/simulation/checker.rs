@@ -40,6 +40,8 @@ struct State {
     values: BTreeMap<Bytes, (u64, bool)>,
     digests: BTreeMap<u64, (EntryId, Digest)>,
     first_led: Option<u64>,
+    /// When a leader said last that it leads, µs.
+    last_led: u64,
     acks: u64,
 }
 
@@ -51,16 +53,45 @@ struct Promised {
     identity: Option<Identity>,
     /// The highest term it told anybody.
     vote: Option<EngineVote>,
-    /// Of which leader's term, and the last entry it said it had of that.
-    acked: Option<(u64, EntryId)>,
-    /// Appends that it was asked to take: by whom, call and seq. The leader's term, and the last entry.
-    appends: BTreeMap<(ReplicaId, u64, u64), (u64, Option<EntryId>)>,
+    /// In each term whom it voted for, itself included.
+    votes: BTreeMap<u64, ReplicaId>,
+    /// What it said it has: terms by index. An entry is no longer in it once another one took its place.
+    held: BTreeMap<u64, u64>,
+    /// The highest term of a leader whose entries it was sent, and that of those that it acknowledged last.
+    sent_by: u64,
+    acked_to: u64,
+    /// The highest term of a leader it heard of.
+    heard_of: u64,
+    /// Appends that it was asked to take: by whom, call and seq. The leader's term, and the entries, or the one before them.
+    appends: BTreeMap<(ReplicaId, u64, u64), (u64, Vec<EntryId>)>,
     /// Votes that it was only asked whether it would give.
-    only_asked: BTreeMap<(ReplicaId, u64), bool>,
+    only_asked: BTreeMap<(ReplicaId, u64), (EngineVote, bool)>,
     /// The last operation it applied in this life.
     applied: Option<u64>,
     committed: Option<u64>,
     term: u64,
+    /// What its log said at the start that is committed.
+    committed_on_disk: Option<u64>,
+}
+
+impl Promised {
+    /// The last entry that it said it has.
+    fn acked(&self) -> Option<EntryId> {
+        self.held.last_key_value().map(|(index, term)| EntryId { term: *term, index: *index })
+    }
+
+    /// Entries of a leader come: what they contradict goes.
+    fn gives_way(&mut self, entries: &[EntryId]) {
+        let other = |id: &&EntryId| self.held.get(&id.index).is_some_and(|term| *term != id.term);
+        if let Some(first) = entries.iter().find(other).map(|id| id.index) {
+            self.held.split_off(&first);
+        }
+    }
+
+    /// It has lost the end of its log and says so on its disk, where nobody took that back.
+    fn is_in_doubt(&self) -> bool {
+        self.disk.durable_content("doubt").is_some_and(|content| content.len() > 24)
+    }
 }
 
 impl Checker {
@@ -97,12 +128,18 @@ impl Checker {
         promised.appends.clear();
         promised.only_asked.clear();
         let vote = found.vote.as_deref().and_then(vote_of);
-        let (promised_vote, acked) = (promised.vote, promised.acked);
+        let (promised_vote, acked) = (promised.vote, promised.acked());
+        let committed = found.committed.checked_sub(1);
+        let before = promised.committed_on_disk;
+        promised.committed_on_disk = committed.max(before);
+        if committed < before && found.in_doubt.is_none() {
+            state.violated(format!("node {node} forgets that {before:?} is committed: {committed:?}"));
+        }
         if !keeps(vote, promised_vote) {
             state.violated(format!("node {node} told {promised_vote:?} and came back with {vote:?}"));
         }
-        if let Some((_, acked)) = acked
-            .filter(|(_, acked)| !has(found, log, *acked) && newest_snapshot(snapshots) < Some(acked.index))
+        if let Some(acked) =
+            acked.filter(|acked| !has(found, log, *acked) && newest_snapshot(snapshots) < Some(acked.index))
         {
             state.violated(format!(
                 "node {node} acknowledged {acked:?} and came back with {:?}, doubt {:?}",
@@ -113,7 +150,22 @@ impl Checker {
 
     /// A node may have lost what it acknowledged, and knows it.
     pub(super) fn doubts(&self, node: usize) {
-        self.lock().nodes.entry(node).or_default().acked = None;
+        self.lock().nodes.entry(node).or_default().held.clear();
+    }
+
+    /// The vote that a node was asked for.
+    pub(super) fn asked_for(&self, node: usize, call: (ReplicaId, u64)) -> Option<EngineVote> {
+        let asked = self.lock().nodes.get(&node)?.only_asked.get(&call).copied();
+        asked.filter(|(_, only_asked)| !only_asked).map(|(vote, _)| vote)
+    }
+
+    /// It heard of a leader after the one that it acknowledged entries to.
+    pub(super) fn heard_of_another_leader(&self, node: usize) -> bool {
+        let state = self.lock();
+        state
+            .nodes
+            .get(&node)
+            .is_some_and(|promised| promised.acked().is_some() && promised.heard_of > promised.acked_to)
     }
 
     /// A node is another replica from now on: it promised nothing.
@@ -124,6 +176,11 @@ impl Checker {
     /// When somebody led first, µs.
     pub(super) fn first_led(&self) -> Option<u64> {
         self.lock().first_led
+    }
+
+    /// When a leader told a follower last that it leads, µs.
+    pub(super) fn last_led(&self) -> u64 {
+        self.lock().last_led
     }
 
     /// How many terms somebody led in.
@@ -142,33 +199,39 @@ impl Checker {
             Body::Append(append) => {
                 let term = append.vote.leader_id.term;
                 state.first_led.get_or_insert(self.trace.now());
+                state.last_led = self.trace.now();
                 let leads = *state.leaders.entry(term).or_insert(envelope.from);
                 if leads != envelope.from || append.vote.leader_id.voted_for != envelope.from {
                     state.violated(format!("term {term} has two leaders: {leads} and {}", envelope.from));
                 }
                 state.told(node, append.vote);
             }
-            Body::Vote { vote, only_asked: false, .. } => state.told(node, vote),
+            Body::Vote { vote, only_asked: false, .. } => {
+                state.votes(node, vote);
+                state.told(node, vote);
+            }
             Body::Voted { vote, granted, .. } => {
                 let promised = state.nodes.entry(node).or_default();
-                let only_asked = promised.only_asked.remove(&(to, call)).unwrap_or(true);
+                let only_asked = promised.only_asked.remove(&(to, call)).is_none_or(|(_, only)| only);
                 if granted && !only_asked {
+                    state.votes(node, vote);
                     state.told(node, vote);
                 }
             }
             Body::Appended(Appended::Done) => {
                 let promised = state.nodes.entry(node).or_default();
-                let Some((term, Some(last))) = promised.appends.remove(&(to, call, seq)) else { return };
+                let Some((term, entries)) = promised.appends.remove(&(to, call, seq)) else { return };
                 // Heartbeats are answered at once, and say nothing of entries.
-                if lane != Lane::Bulk {
-                    return;
+                let Some(last) = entries.last().copied().filter(|_| lane == Lane::Bulk) else { return };
+                // What a later leader sent meanwhile may have cut them off.
+                if term >= promised.sent_by {
+                    promised.acked_to = term;
+                    promised.held.extend(entries.iter().map(|id| (id.index, id.term)));
                 }
-                let newer = promised.acked.is_none_or(|before| before < (term, last));
-                if newer {
-                    promised.acked = Some((term, last));
-                }
+                let doubts = promised.is_in_doubt();
                 state.acks += 1;
-                if state.acks.is_multiple_of(LOOKED_AT) {
+                // In doubt it must have each of them.
+                if doubts || state.acks.is_multiple_of(LOOKED_AT) {
                     state.look_at_disk(node, last);
                 }
             }
@@ -185,15 +248,29 @@ impl Checker {
         match envelope.body {
             Body::Append(append) => {
                 let term = append.vote.leader_id.term;
-                // What an earlier leader was promised may be cut off from here on.
-                promised.acked = promised.acked.filter(|(before, _)| *before >= term);
-                let last = append.entries.last().map(|entry| entry.id).or(append.previous);
-                promised.appends.insert((from, call, envelope.seq), (term, last));
+                promised.heard_of = promised.heard_of.max(term);
+                let mut entries: Vec<EntryId> = append.entries.iter().map(|entry| entry.id).collect();
+                // A heartbeat cuts nothing off.
+                if !entries.is_empty() && term >= promised.sent_by {
+                    promised.sent_by = term;
+                    promised.gives_way(&entries);
+                }
+                if entries.is_empty() {
+                    entries.extend(append.previous);
+                }
+                promised.appends.insert((from, call, envelope.seq), (term, entries));
             }
             Body::Snapshot(part) => {
-                promised.acked = promised.acked.filter(|(before, _)| *before >= part.vote.leader_id.term);
+                // It is installed in the place of all that it contradicts.
+                if let Some(last) = part.last
+                    && promised.held.get(&last.index).is_none_or(|term| *term != last.term)
+                {
+                    promised.held.clear();
+                }
             }
-            Body::Vote { only_asked, .. } => drop(promised.only_asked.insert((from, call), only_asked)),
+            Body::Vote { vote, only_asked, .. } => {
+                promised.only_asked.insert((from, call), (vote, only_asked));
+            }
             _ => {}
         }
     }
@@ -237,7 +314,7 @@ impl Checker {
     pub(super) fn looks(&self, node: usize, term: u64, committed: Option<u64>) {
         let mut state = self.lock();
         let promised = state.nodes.entry(node).or_default();
-        let before = (promised.term, promised.committed);
+        let before = (promised.term, promised.committed.max(promised.committed_on_disk));
         promised.term = promised.term.max(term);
         promised.committed = promised.committed.max(committed);
         if term < before.0 || committed < before.1 {
@@ -250,6 +327,11 @@ impl Checker {
         self.lock().values.get(value).copied()
     }
 
+    /// Somebody has applied everything up to an entry.
+    pub(super) fn is_applied(&self, index: u64) -> bool {
+        self.lock().digests.last_key_value().is_some_and(|(last, _)| *last >= index)
+    }
+
     pub(super) fn operation_at(&self, index: u64) -> Option<Bytes> {
         self.lock().operations.get(&index).cloned()
     }
@@ -259,6 +341,22 @@ impl State {
     fn violated(&mut self, what: String) {
         if self.violations.len() < TOLD_MAX {
             self.violations.push(what);
+        }
+    }
+
+    /// A node votes, for another one or itself: once in a term, in all its lives, and not while it is in doubt.
+    fn votes(&mut self, node: usize, vote: EngineVote) {
+        let promised = self.nodes.entry(node).or_default();
+        let (term, candidate) = (vote.leader_id.term, vote.leader_id.voted_for);
+        let first = *promised.votes.entry(term).or_insert(candidate);
+        let doubts = promised.is_in_doubt();
+        if first != candidate {
+            self.violated(format!(
+                "node {node} votes for {candidate} in term {term}, and for {first} before"
+            ));
+        }
+        if doubts {
+            self.violated(format!("node {node} votes in term {term}, and is in doubt"));
         }
     }
 

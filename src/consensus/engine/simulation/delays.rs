@@ -11,6 +11,7 @@ use super::super::super::replica_id::{Place, ReplicaId};
 use super::super::super::status::Role;
 use super::super::Timing;
 use super::checker::Checker;
+use super::faults::Counts;
 use super::net::Net;
 use super::node::{Node, Running, Surroundings};
 use super::trace::Trace;
@@ -47,19 +48,26 @@ impl Voter {
 }
 
 async fn start(seed: u64) -> Vec<Voter> {
-    let places = NODES.map(|(node, datacenter)| Place {
-        node: name(node, NodeId::new),
-        datacenter: name(datacenter, Datacenter::new),
-    });
+    let places = NODES
+        .map(|(node, datacenter)| Place::known(name(node, NodeId::new), name(datacenter, Datacenter::new)));
     let trace = Trace::new();
     let checker = Checker::new(trace.clone());
     let mut luck = fastrand::Rng::with_seed(seed);
-    let net = Net::new(places.to_vec(), luck.fork(), None, (checker.clone(), trace.clone()));
+    let net =
+        Net::new(places.to_vec(), luck.fork(), None, (checker.clone(), trace.clone(), Counts::default()));
     for (from, to, ms) in DELAYS {
         net.set_exact(&name(from, Datacenter::new), &name(to, Datacenter::new), Duration::from_millis(ms));
     }
     let founders = places.to_vec();
-    let around = Surroundings { net, checker, trace, planted: None, timing: Timing::default(), founders };
+    let around = Surroundings {
+        net,
+        checker,
+        trace,
+        counts: Counts::default(),
+        planted: None,
+        timing: Timing::default(),
+        founders,
+    };
     let mut voters = Vec::new();
     for (index, place) in places.into_iter().enumerate() {
         let own = ReplicaId(luck.u64(1..));

@@ -1,6 +1,28 @@
 //! What goes wrong in a run: drawn from the seed, each kind in some runs and not in others.
 
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+
+/// What happened, by kind. Clones are the same.
+#[derive(Clone, Default)]
+pub(super) struct Counts(Arc<Mutex<BTreeMap<String, u64>>>);
+
+impl Counts {
+    pub(super) fn add(&self, kind: &str) {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *counts.entry(kind.to_owned()).or_default() += 1;
+    }
+
+    /// A fault took effect: something was not as it is without it.
+    pub(super) fn struck(&self, fault: Fault) {
+        self.add(&format!("{fault:?}"));
+    }
+
+    pub(super) fn all(&self) -> BTreeMap<String, u64> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
 
 /// A kind of fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,10 +67,20 @@ pub(super) enum Fault {
     Wipe,
     /// A record in the middle of a stopped node's log is damaged.
     Damage,
+    /// A node's clocks run a quarter slower or a third faster than others.
+    ClockApart,
+    /// A node is started again with clocks of a quarter of the speed.
+    ClockSlow,
+    /// A machine is suspended: its monotonic clock stands still, others go on.
+    Suspend,
+    /// A node takes nothing on bulk for a while, and who sends there is told so.
+    Refuse,
+    /// A state machine cannot say what its state is.
+    NoSnapshot,
 }
 
 impl Fault {
-    const ALL: [Self; 19] = [
+    pub(super) const ALL: [Self; 24] = [
         Self::Kill,
         Self::PowerLoss,
         Self::PowerLossAtCall,
@@ -68,6 +100,11 @@ impl Fault {
         Self::Members,
         Self::Damage,
         Self::Wipe,
+        Self::ClockApart,
+        Self::ClockSlow,
+        Self::Suspend,
+        Self::Refuse,
+        Self::NoSnapshot,
     ];
 }
 

@@ -15,6 +15,7 @@ use super::super::super::replica::Consistency;
 use super::super::super::replica_id::{Place, ReplicaId};
 use super::super::Timing;
 use super::checker::Checker;
+use super::faults::Counts;
 use super::net::Net;
 use super::node::{End, Node, Running, Surroundings, Watched};
 use super::trace::Trace;
@@ -39,15 +40,21 @@ fn virtually<F: Future>(test: impl FnOnce() -> F) -> F::Output {
 
 impl One {
     async fn start(founds: bool) -> Self {
-        let place = Place { node: NodeId::new("one").unwrap(), datacenter: Datacenter::new("dc").unwrap() };
+        let place = Place::known(NodeId::new("one").unwrap(), Datacenter::new("dc").unwrap());
         let trace = Trace::new();
         let checker = Checker::new(trace.clone());
         let mut luck = fastrand::Rng::with_seed(fastrand::u64(..));
-        let net = Net::new(vec![place.clone()], luck.fork(), None, (checker.clone(), trace.clone()));
+        let net = Net::new(
+            vec![place.clone()],
+            luck.fork(),
+            None,
+            (checker.clone(), trace.clone(), Counts::default()),
+        );
         // None but those of the program.
         let timing = Timing { snapshot_entries: u64::MAX, ..Timing::default() };
         let founders = if founds { vec![place.clone()] } else { Vec::new() };
-        let around = Surroundings { net, checker, trace, planted: None, timing, founders };
+        let around =
+            Surroundings { net, checker, trace, counts: Counts::default(), planted: None, timing, founders };
         let mut one = Self { around, node: Node::new(0, place, ReplicaId(7)), luck, puts: 0 };
         one.run().await;
         one

@@ -9,15 +9,19 @@ use futures_util::future::BoxFuture;
 use futures_util::stream;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep_until, timeout_at};
-use trunkline_mesh::{Datacenter, Delivery, Incarnation, Lane, NodeId, Payload, SendError, Seq};
+use trunkline_mesh::{Datacenter, Delivery, FailReason, Incarnation, Lane, NodeId, Payload, SendError, Seq};
 
-use super::super::super::carrier::{Carrier, Incoming, Outgoing};
+use super::super::super::carrier::{Carrier, Incoming, Outgoing, TurnedDown};
 use super::super::super::replica_id::Place;
 use super::super::super::tasks::scope::Scope;
 use super::super::message::{Append, Appended, Body, Envelope};
 use super::checker::Checker;
+use super::faults::{Counts, Fault};
 use super::planted::Planted;
 use super::trace::Trace;
+
+/// A round trip and so much more after it was sent, a kernel sends again what was lost.
+const RESENT_AFTER: Duration = Duration::from_millis(200);
 
 /// Clones are the same.
 #[derive(Clone)]
@@ -31,24 +35,32 @@ struct Shared {
     planted: Option<Planted>,
     checker: Checker,
     trace: Trace,
+    counts: Counts,
 }
 
 struct State {
     luck: fastrand::Rng,
     /// Between datacenters, one way.
     delays: BTreeMap<(Datacenter, Datacenter), Duration>,
+    /// Of a thousand messages so many are lost by the line, and come a while later, with what is behind them.
+    lost: u64,
     /// What is slower, so many times.
-    slow: BTreeMap<(Datacenter, Datacenter), u32>,
+    slow: BTreeMap<(Datacenter, Datacenter), (u32, Strikes)>,
+    cut: BTreeMap<(usize, usize), Strikes>,
+    /// Who takes nothing on bulk: what is sent there is refused, and its sender told.
+    full: BTreeMap<usize, Strikes>,
     /// Nothing takes longer than it is far.
     exact: bool,
-    cut: BTreeSet<(usize, usize)>,
     /// Whose proxies are gone: what goes there waits.
-    stalled: BTreeSet<Datacenter>,
+    stalled: BTreeMap<Datacenter, Strikes>,
     ends: BTreeMap<usize, End>,
     flows: BTreeMap<(usize, usize, usize), Flow>,
     /// The highest life of a sender that a node heard of.
     heard: BTreeMap<(usize, usize), u64>,
 }
+
+/// Whose doing it is, until the first message is struck by it.
+type Strikes = Option<Fault>;
 
 struct End {
     life: u64,
@@ -70,6 +82,7 @@ struct Flight {
     lost_if_restarted: Option<u64>,
     seq: u64,
     payload: Payload,
+    turned_down: Option<TurnedDown>,
 }
 
 impl Net {
@@ -77,7 +90,7 @@ impl Net {
         places: Vec<Place>,
         mut luck: fastrand::Rng,
         planted: Option<Planted>,
-        (checker, trace): (Checker, Trace),
+        (checker, trace, counts): (Checker, Trace, Counts),
     ) -> Self {
         let datacenters: BTreeSet<_> = places.iter().map(|place| place.datacenter.clone()).collect();
         let mut delays = BTreeMap::new();
@@ -92,10 +105,12 @@ impl Net {
         let state = State {
             luck,
             delays,
+            lost: 0,
             slow: BTreeMap::new(),
             exact: false,
-            cut: BTreeSet::new(),
-            stalled: BTreeSet::new(),
+            cut: BTreeMap::new(),
+            full: BTreeMap::new(),
+            stalled: BTreeMap::new(),
             ends: BTreeMap::new(),
             flows: BTreeMap::new(),
             heard: BTreeMap::new(),
@@ -107,6 +122,7 @@ impl Net {
             planted,
             checker,
             trace,
+            counts,
         }))
     }
 
@@ -134,12 +150,34 @@ impl Net {
         self.lock().ends.remove(&node);
     }
 
-    pub(super) fn cut(&self, from: usize, to: usize) {
-        self.lock().cut.insert((from, to));
+    pub(super) fn cut(&self, from: usize, to: usize, fault: Fault) {
+        self.lock().cut.insert((from, to), Some(fault));
+    }
+
+    /// A link has this delay, one way.
+    pub(super) fn delay(&self, one: &Datacenter, other: &Datacenter, delay: Duration) {
+        let mut state = self.lock();
+        state.delays.insert((one.clone(), other.clone()), delay);
+        state.delays.insert((other.clone(), one.clone()), delay);
+    }
+
+    /// Of a thousand messages between datacenters so many are lost by the line, which sends them again.
+    pub(super) fn lose(&self, per_mille: u64) {
+        self.lock().lost = per_mille;
+    }
+
+    /// A node takes nothing on bulk, or does again.
+    pub(super) fn fill(&self, node: usize, full: bool) {
+        let mut state = self.lock();
+        if full {
+            state.full.insert(node, Some(Fault::Refuse))
+        } else {
+            state.full.remove(&node)
+        };
     }
 
     pub(super) fn stall(&self, datacenter: &Datacenter) {
-        self.lock().stalled.insert(datacenter.clone());
+        self.lock().stalled.insert(datacenter.clone(), Some(Fault::NoProxies));
     }
 
     pub(super) fn unstall(&self, datacenter: &Datacenter) {
@@ -157,7 +195,7 @@ impl Net {
     }
 
     pub(super) fn slow(&self, from: &Datacenter, to: &Datacenter, times: u32) {
-        self.lock().slow.insert((from.clone(), to.clone()), times);
+        self.lock().slow.insert((from.clone(), to.clone()), (times, Some(Fault::SlowLink)));
     }
 
     /// Nothing is cut, stalled or slow.
@@ -165,6 +203,7 @@ impl Net {
         let mut state = self.lock();
         state.cut.clear();
         state.stalled.clear();
+        state.full.clear();
         state.slow.clear();
         drop(state);
         self.0.healed.notify_waiters();
@@ -185,9 +224,26 @@ impl Net {
         }
         let mut state = self.lock();
         let pair = (self.0.places[from].datacenter.clone(), self.0.places[to].datacenter.clone());
-        let delay = state.delays[&pair] * state.slow.get(&pair).copied().unwrap_or(1);
+        let times = state.slow.get_mut(&pair).map_or(1, |(times, strikes)| {
+            self.strikes(strikes);
+            *times
+        });
+        let delay = state.delays[&pair] * times;
         let jitter = Duration::from_micros(state.luck.u64(0..200) * (1 + state.luck.u64(0..200) / 195 * 40));
         let jitter = if state.exact { Duration::ZERO } else { jitter };
+        let lost = pair.0 != pair.1 && state.lost > 0 && state.luck.u64(0..1_000) < state.lost;
+        let again = if lost { delay * 2 + RESENT_AFTER } else { Duration::ZERO };
+        if let Some(strikes) = state.full.get_mut(&to).filter(|_| lane == Lane::Bulk) {
+            self.strikes(strikes);
+            if let Some(tell) = outgoing.turned_down {
+                let told = Instant::now() + 2 * delay;
+                tokio::spawn(async move {
+                    sleep_until(told).await;
+                    let _ = tell.send(FailReason::Refused);
+                });
+            }
+            return;
+        }
         // The mesh fails what was on its way to an earlier life, or it was not written yet.
         let lost_if_restarted = state.luck.bool().then(|| state.ends.get(&to).map(|end| end.life)).flatten();
         let flow = state.flows.entry((from, to, lane.index())).or_insert_with(|| {
@@ -195,7 +251,7 @@ impl Net {
             tokio::spawn(self.clone().carry((from, to, lane), flights));
             Flow { last: Instant::now(), seq: 0, queue }
         });
-        flow.last = flow.last.max(Instant::now() + delay + jitter);
+        flow.last = flow.last.max(Instant::now() + delay + jitter + again);
         flow.seq += 1;
         let flight = Flight {
             at: flow.last,
@@ -204,9 +260,23 @@ impl Net {
             lost_if_restarted,
             seq: flow.seq,
             payload: outgoing.payload,
+            turned_down: outgoing.turned_down,
         };
         // It is taken as long as the run lasts.
         let _ = flow.queue.send(flight);
+    }
+
+    /// Of a node that refuses a vote in a term in which it voted: it gives that one too.
+    fn vote_again(&self, node: usize, payload: &mut Payload) {
+        let Ok(mut envelope) = Envelope::decode(payload) else { return };
+        if let (Body::Voted { vote, granted, .. }, Some(to)) = (&mut envelope.body, envelope.to)
+            && !*granted
+            && let Some(asked) = self.0.checker.asked_for(node, (to, envelope.call))
+            && asked.leader_id.term == vote.leader_id.term
+        {
+            (*vote, *granted) = (asked, true);
+            *payload = envelope.encode();
+        }
     }
 
     /// Brings what a flow has, one after the other.
@@ -224,6 +294,7 @@ impl Net {
                     break;
                 }
                 if timeout_at(flight.deadline, healed).await.is_err() {
+                    flight.turned_down.map(|tell| tell.send(FailReason::Expired));
                     break;
                 }
             }
@@ -231,11 +302,19 @@ impl Net {
     }
 
     fn is_held(&self, from: usize, to: usize) -> bool {
-        let state = self.lock();
+        let mut state = self.lock();
         let far = self.0.places[from].datacenter != self.0.places[to].datacenter;
-        state.cut.contains(&(from, to))
-            || !state.ends.contains_key(&to)
-            || (far && state.stalled.contains(&self.0.places[to].datacenter))
+        if !state.ends.contains_key(&to) {
+            return true;
+        }
+        let state = &mut *state;
+        let cut = state.cut.get_mut(&(from, to));
+        let stalled = state.stalled.get_mut(&self.0.places[to].datacenter).filter(|_| far);
+        cut.or(stalled).map(|strikes| self.strikes(strikes)).is_some()
+    }
+
+    fn strikes(&self, strikes: &mut Strikes) {
+        strikes.take().into_iter().for_each(|fault| self.0.counts.struck(fault));
     }
 
     fn deliver(&self, (from, to, lane): (usize, usize, Lane), flight: Flight) {
@@ -285,8 +364,11 @@ impl Carrier for Port {
         lane: Lane,
         messages: Vec<Outgoing>,
     ) -> BoxFuture<'_, Result<(), SendError>> {
-        for outgoing in messages {
+        for mut outgoing in messages {
             if !self.scope.is_killed() {
+                if self.net.0.planted == Some(Planted::TwoVotes) {
+                    self.net.vote_again(self.node, &mut outgoing.payload);
+                }
                 self.net.0.checker.leaves(self.node, lane, &outgoing.payload);
                 self.net.send((self.node, self.life), lane, outgoing);
             }

@@ -4,10 +4,11 @@ use std::future::poll_fn;
 use std::io::{self, Read};
 use std::marker::PhantomData;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use super::super::super::access::Access;
 use super::super::super::applier::{Applier, Task, Worker, snapshot};
@@ -20,8 +21,11 @@ use super::super::super::replica_id::{Place, ReplicaId};
 use super::super::super::session::Sessions;
 use super::super::super::tasks;
 use super::super::super::tasks::scope::Scope;
+use super::super::super::time::Instant;
+use super::super::requests::Requests;
 use super::super::{Engine, Parts, Timing};
 use super::checker::Checker;
+use super::faults::{Counts, Fault};
 use super::net::Net;
 use super::planted::Planted;
 use super::trace::Trace;
@@ -34,6 +38,7 @@ pub(super) struct Surroundings {
     pub(super) net: Net,
     pub(super) checker: Checker,
     pub(super) trace: Trace,
+    pub(super) counts: Counts,
     pub(super) planted: Option<Planted>,
     pub(super) timing: Timing,
     pub(super) founders: Vec<Place>,
@@ -52,6 +57,8 @@ pub(super) struct Node {
     pub(super) running: Option<Running>,
     /// Its log was damaged: it does not start any longer.
     pub(super) damaged: bool,
+    /// Its machine cannot say what its state is.
+    pub(super) mute: Arc<AtomicBool>,
 }
 
 /// A process.
@@ -83,6 +90,7 @@ impl Node {
             life: 0,
             running: None,
             damaged: false,
+            mute: Arc::default(),
         }
     }
 
@@ -98,6 +106,9 @@ impl Node {
         (disk, seed): (Duration, u64),
     ) {
         self.life += 1;
+        if around.planted == Some(Planted::TailLost) && around.checker.heard_of_another_leader(self.index) {
+            self.lose_tail();
+        }
         match around.planted {
             Some(Planted::AckBeforeSync) => self.log.lie_about("segment"),
             Some(Planted::VoteNotPersisted) => self.log.lie_about("vote"),
@@ -133,7 +144,7 @@ impl Node {
             self.damaged = matches!(error, StorageError::Corrupt { .. });
             error.to_string()
         })?;
-        if around.planted == Some(Planted::CutAtDamage) {
+        if matches!(around.planted, Some(Planted::CutAtDamage | Planted::TailLost)) {
             found.in_doubt = None;
         }
         // What was damaged may be gone, if the node says so.
@@ -141,6 +152,9 @@ impl Node {
             around.checker.doubts(self.index);
         }
         around.checker.starts(self.index, (&self.log, &self.snapshots), &identity, (&found, &log));
+        if around.planted == Some(Planted::CommitForgotten) {
+            found.committed = 0;
+        }
         let snapshots = Snapshots::open(self.snapshots.clone(), &identity.cluster);
         let snapshots = Arc::new(snapshots.map_err(|error| error.to_string())?);
         tasks::spawn(write(writer, scope.clone()));
@@ -150,6 +164,7 @@ impl Node {
             node: self.index,
             checker: around.checker.clone(),
             trace: around.trace.clone(),
+            mute: (Arc::clone(&self.mute), around.counts.clone()),
         };
         let (applier, worker) = Applier::new(machine, Arc::clone(&clock));
         tasks::spawn(apply(worker, (self.index, around.checker.clone()), around.planted));
@@ -171,6 +186,19 @@ impl Node {
             incoming,
         };
         let engine = Engine::start(parts).await.map_err(|error| error.to_string())?;
+        match around.planted {
+            // The doubt itself lasts until the node has caught up.
+            Some(Planted::VoteInDoubt) => {
+                engine.requests.in_doubt.store(false, Ordering::Relaxed);
+                engine.requests.raft.runtime_config().elect(true);
+            }
+            Some(Planted::OwnCandidacy) if self.life > 1 => {
+                let raft = engine.requests.raft.clone();
+                tasks::spawn(async move { drop(raft.trigger().elect(false).await) });
+            }
+            Some(Planted::LeaseWithoutGuard) => tasks::spawn(always_sure(Arc::clone(&engine.requests))),
+            _ => {}
+        }
         let patience = around.timing.patience;
         let markers = Markers::new(Arc::clone(&log), Arc::clone(&snapshots));
         let access = Access { engine, applier, clock, log, markers, patience, machine: PhantomData };
@@ -181,6 +209,15 @@ impl Node {
     pub(super) fn wipe(&mut self, own: ReplicaId) {
         (self.log, self.snapshots, self.own) = (FaultyDisk::default(), FaultyDisk::default(), own);
         self.damaged = false;
+    }
+
+    /// Its newest entries are gone.
+    fn lose_tail(&self) {
+        let segments = self.log.names().into_iter().filter(|name| name.ends_with(".log"));
+        if let Some(newest) = segments.max() {
+            // The head of a segment, and half of its records.
+            self.log.damage(&newest, |bytes| bytes.truncate(128 + bytes.len().saturating_sub(128) / 2));
+        }
     }
 
     /// Of what a loss of power can leave it leaves the least.
@@ -203,6 +240,15 @@ impl Node {
         };
         self.log_before = std::mem::replace(&mut self.log, log);
         self.snapshots = snapshots;
+    }
+}
+
+/// Whatever the clocks show, they are taken for sure.
+async fn always_sure(requests: Arc<Requests<FaultyDisk>>) {
+    loop {
+        requests.leases.store(true, Ordering::Relaxed);
+        requests.wire.time.look();
+        sleep(Duration::from_millis(10)).await;
     }
 }
 
@@ -245,6 +291,7 @@ pub(super) struct Watched {
     node: usize,
     checker: Checker,
     trace: Trace,
+    mute: (Arc<AtomicBool>, Counts),
 }
 
 impl StateMachine for Watched {
@@ -256,6 +303,10 @@ impl StateMachine for Watched {
     }
 
     fn snapshot(&self) -> io::Result<impl Read + Send + 'static> {
+        if self.mute.0.load(Ordering::Relaxed) {
+            self.mute.1.struck(Fault::NoSnapshot);
+            return Err(io::Error::other("this machine is told to fail"));
+        }
         self.machine.snapshot()
     }
 

@@ -18,6 +18,20 @@ pub(super) enum Planted {
     ReadWithoutQuorum,
     /// A log is cut at the first record that is damaged, and nobody is told.
     CutAtDamage,
+    /// A node that voted in a term gives another candidate its vote in it too.
+    TwoVotes,
+    /// A node whose log was cut at its end votes as if it had everything.
+    VoteInDoubt,
+    /// Subscribers are given entries that are not committed.
+    FollowUncommitted,
+    /// A node forgets at its start what it knew to be committed.
+    CommitForgotten,
+    /// A node loses the end of its log when it starts after another leader was heard of, and does not know it.
+    TailLost,
+    /// Leases are given whatever clocks show.
+    LeaseWithoutGuard,
+    /// A node asks for votes right after its start, whatever it promised another leader before.
+    OwnCandidacy,
 }
 
 impl Planted {
@@ -26,16 +40,42 @@ impl Planted {
         match self {
             Self::ReadWithoutQuorum => Some(Swarm::only(&[Fault::CutNode, Fault::CutDatacenter])),
             Self::CutAtDamage => Some(Swarm::only(&[Fault::Damage])),
+            Self::TwoVotes => Some(Swarm::only(&[Fault::Kill, Fault::CutNode, Fault::PowerLoss])),
+            Self::VoteInDoubt => Some(Swarm::only(&[Fault::PowerLoss, Fault::PowerLossAtCall, Fault::Kill])),
+            Self::FollowUncommitted => Some(Swarm::only(&[Fault::CutDatacenter])),
+            Self::CommitForgotten => Some(Swarm::only(&[Fault::Kill])),
             _ => None,
         }
     }
 
-    pub(super) const ALL: [Self; 6] = [
+    /// What the checker says of it, in part: no other violation will do.
+    pub(super) fn violation(self) -> &'static str {
+        match self {
+            Self::AckBeforeSync => ", its disk",
+            Self::VoteNotPersisted => "on its disk",
+            Self::AckBeforeQuorum => "is committed, and",
+            Self::SessionsNotInSnapshot => "is applied twice",
+            Self::ReadWithoutQuorum => "the history is not linearizable",
+            Self::CutAtDamage | Self::TailLost => "and came back with",
+            Self::TwoVotes => "votes for",
+            Self::VoteInDoubt => "and is in doubt",
+            Self::FollowUncommitted => "and nobody has applied it",
+            Self::CommitForgotten => "goes back from",
+            Self::LeaseWithoutGuard | Self::OwnCandidacy => "a lease read is stale",
+        }
+    }
+
+    /// Those that a run of a swarm shows; the others have tests of their own, here and in `leases.rs`.
+    pub(super) const ALL: [Self; 10] = [
         Self::AckBeforeSync,
         Self::VoteNotPersisted,
         Self::AckBeforeQuorum,
         Self::SessionsNotInSnapshot,
         Self::ReadWithoutQuorum,
         Self::CutAtDamage,
+        Self::TwoVotes,
+        Self::VoteInDoubt,
+        Self::FollowUncommitted,
+        Self::CommitForgotten,
     ];
 }

@@ -5,11 +5,18 @@ use std::time::Duration;
 
 use openraft::AsyncRuntime;
 use openraft_rt_sim::SimWatch;
-use openraft_rt_tokio::{TokioInstant, TokioMpsc, TokioMutex, TokioOneshot, TokioRuntime};
+use openraft_rt_tokio::{TokioMpsc, TokioMutex, TokioOneshot, TokioRuntime};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
 use super::super::super::tasks::scope;
+use super::super::super::time;
+
+impl openraft::Instant for time::Instant {
+    fn now() -> Self {
+        time::Instant::now()
+    }
+}
 
 #[derive(Debug)]
 pub(in super::super) struct Runtime(TokioRuntime);
@@ -17,10 +24,10 @@ pub(in super::super) struct Runtime(TokioRuntime);
 impl AsyncRuntime for Runtime {
     type JoinError = <TokioRuntime as AsyncRuntime>::JoinError;
     type JoinHandle<T: Send + 'static> = <TokioRuntime as AsyncRuntime>::JoinHandle<T>;
-    type Sleep = <TokioRuntime as AsyncRuntime>::Sleep;
-    type Instant = TokioInstant;
-    type TimeoutError = <TokioRuntime as AsyncRuntime>::TimeoutError;
-    type Timeout<R, T: Future<Output = R> + Send> = <TokioRuntime as AsyncRuntime>::Timeout<R, T>;
+    type Sleep = time::Sleep;
+    type Instant = time::Instant;
+    type TimeoutError = time::Elapsed;
+    type Timeout<R, T: Future<Output = R> + Send> = time::Timeout<T>;
     type ThreadLocalRng = SmallRng;
     type Mpsc = TokioMpsc;
     /// Tokio's wakes those who wait in an order that is drawn.
@@ -40,22 +47,22 @@ impl AsyncRuntime for Runtime {
     }
 
     fn sleep(duration: Duration) -> Self::Sleep {
-        TokioRuntime::sleep(duration)
+        time::sleep(duration)
     }
 
     fn sleep_until(deadline: Self::Instant) -> Self::Sleep {
-        TokioRuntime::sleep_until(deadline)
+        time::sleep_until(deadline)
     }
 
     fn timeout<R, F: Future<Output = R> + Send>(duration: Duration, future: F) -> Self::Timeout<R, F> {
-        TokioRuntime::timeout(duration, future)
+        time::timeout(duration, future)
     }
 
     fn timeout_at<R, F: Future<Output = R> + Send>(
         deadline: Self::Instant,
         future: F,
     ) -> Self::Timeout<R, F> {
-        TokioRuntime::timeout_at(deadline, future)
+        time::timeout_at(deadline, future)
     }
 
     fn is_panic(error: &Self::JoinError) -> bool {

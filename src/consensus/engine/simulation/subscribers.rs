@@ -10,6 +10,7 @@ use super::super::super::command::Command;
 use super::super::super::replica::{Committed, FollowError};
 use super::clients::Cluster;
 use super::node::{Running, Surroundings};
+use super::planted::Planted;
 
 /// The log as the first who got an entry got it. Clones are the same.
 #[derive(Clone, Default)]
@@ -51,6 +52,9 @@ impl Subscriber {
     /// What comes next at a node. The index behind it; `None` where nothing came.
     async fn follow(&mut self, node: &Running, from: u64) -> Option<u64> {
         let bytes_max = self.luck.usize(1..8_000);
+        if self.around.planted == Some(Planted::FollowUncommitted) {
+            return self.follow_uncommitted(node, from);
+        }
         let asked = timeout(Duration::from_secs(2), node.access.follow(from, bytes_max));
         let followed = node.scope.run(asked).await?.ok()?;
         match followed {
@@ -83,6 +87,17 @@ impl Subscriber {
         }
     }
 
+    /// What is in a node's log, committed or not.
+    fn follow_uncommitted(&self, node: &Running, from: u64) -> Option<u64> {
+        let entries =
+            node.access.log.read(from..u64::MAX, 8_000).ok().filter(|entries| !entries.is_empty())?;
+        for (at, entry) in (from..).zip(&entries) {
+            let command = Command::decode(&entry.payload).ok()?;
+            self.take(at, &Committed { id: entry.id, command });
+        }
+        Some(from + entries.len() as u64)
+    }
+
     fn take(&self, at: u64, entry: &Committed) {
         let checker = &self.around.checker;
         if entry.id.index != at {
@@ -92,6 +107,9 @@ impl Subscriber {
         let first = seen.entry(at).or_insert_with(|| entry.clone());
         if first != entry {
             checker.violated(format!("subscribers get different entries at {at}"));
+        }
+        if !checker.is_applied(at) {
+            checker.violated(format!("a subscriber gets {:?}, and nobody has applied it", entry.id));
         }
         // Applied, it is committed. One that was proposed again is not applied again.
         if let (Command::Operation { body, .. }, Some(applied)) = (&entry.command, checker.operation_at(at))

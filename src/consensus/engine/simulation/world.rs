@@ -8,35 +8,30 @@ use bytes::Bytes;
 use openraft::async_runtime::WatchReceiver;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
-use trunkline_mesh::{Datacenter, NodeId};
 
-use super::super::super::access::Access;
-use super::super::super::error::MarkerError;
 use super::super::super::key_value::Operation;
-use super::super::super::machine::StateMachine;
-use super::super::super::replica_id::{Place, ReplicaId};
+use super::super::super::replica_id::ReplicaId;
 use super::super::super::status::Role;
 use super::super::Timing;
 use super::checker::{Checker, has, newest_snapshot};
 use super::clients::{Client, Cluster, Notes};
-use super::faults::{Fault, Swarm};
+use super::faults::{Counts, Fault, Swarm};
 use super::net::Net;
-use super::node::{End, Node, Running, Surroundings, Watched};
+use super::node::{End, Node, Running, Surroundings};
 use super::planted::Planted;
+use super::scene::{FOUNDERS, in_virtual_time, places};
 use super::subscribers::{Seen, Subscriber};
 use super::trace::Trace;
+use super::troubles::Failing;
 use crate::consensus::history;
-use crate::storage::faulty::{Fault as DiskFault, FaultyDisk};
 use crate::storage::{EntryId, Log, Options};
 
 /// Between looks at everything.
-const TICK: Duration = Duration::from_millis(50);
+pub(super) const TICK: Duration = Duration::from_millis(50);
 /// The last node is no founder.
-const NODES: [(&str, &str); 6] =
-    [("us-1", "us"), ("us-2", "us"), ("eu-1", "eu"), ("eu-2", "eu"), ("ap-1", "ap"), ("ap-2", "ap")];
-pub(super) const SPARE: usize = 5;
+pub(super) const SPARE: usize = FOUNDERS;
 /// Nodes that may be without a vote at once, because their logs are damaged or in doubt.
-const LOST_MAX: usize = 2;
+pub(super) const LOST_MAX: usize = 2;
 /// How long a cluster may take until it is well again.
 const RECOVERY: Duration = Duration::from_secs(90);
 
@@ -61,35 +56,37 @@ pub(super) struct Outcome {
 }
 
 pub(super) struct World {
-    luck: fastrand::Rng,
-    around: Surroundings,
-    nodes: Vec<Node>,
-    cluster: Cluster,
-    swarm: Swarm,
+    pub(super) luck: fastrand::Rng,
+    pub(super) around: Surroundings,
+    pub(super) nodes: Vec<Node>,
+    pub(super) cluster: Cluster,
+    pub(super) swarm: Swarm,
     /// When a node is started again, or goes on.
-    starts: BTreeMap<usize, Instant>,
-    resumes: BTreeMap<usize, Instant>,
+    pub(super) starts: BTreeMap<usize, Instant>,
+    pub(super) resumes: BTreeMap<usize, Instant>,
     /// Disks that were told to fail.
-    failing: BTreeMap<usize, End>,
+    pub(super) failing: BTreeMap<usize, Failing>,
     /// Their logs lost something that they had acknowledged, and say so.
-    doubtful: BTreeMap<usize, bool>,
-    damages: BTreeMap<usize, bool>,
+    pub(super) doubtful: BTreeMap<usize, bool>,
+    pub(super) damages: BTreeMap<usize, bool>,
     committed: Option<EntryId>,
     /// Replicas whose disks were wiped, and who is to be put in their place.
-    replaced: Replaced,
-    seen: BTreeMap<String, u64>,
+    pub(super) replaced: Replaced,
+    /// Who is started next with clocks of another speed.
+    pub(super) slow_clocks: BTreeMap<usize, u32>,
+    pub(super) counts: Counts,
 }
 
 /// Nodes whose disks were wiped, until they vote again. Clones are the same.
 #[derive(Clone, Default)]
-struct Replaced(Arc<Mutex<BTreeSet<usize>>>);
+pub(super) struct Replaced(Arc<Mutex<BTreeSet<usize>>>);
 
 impl Replaced {
-    fn begin(&self, index: usize) {
+    pub(super) fn begin(&self, index: usize) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(index);
     }
 
-    fn end(&self, index: usize) {
+    pub(super) fn end(&self, index: usize) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&index);
     }
 
@@ -98,54 +95,9 @@ impl Replaced {
     }
 }
 
-/// Puts a replica in the place of another one, as an operator would: at whoever leads, as often as it takes.
-async fn replace(
-    cluster: &Cluster,
-    mut luck: fastrand::Rng,
-    (old, new, place): (ReplicaId, ReplicaId, Place),
-) {
-    loop {
-        sleep(Duration::from_millis(luck.u64(200..2_000))).await;
-        let Some(leader) = cluster.any(&mut luck) else { continue };
-        let engine = &leader.access.engine;
-        let status = engine.status();
-        if status.role != Role::Leader {
-            continue;
-        }
-        let is_in = |list: &[(ReplicaId, Place)], which| list.iter().any(|(replica, _)| *replica == which);
-        let (votes, known) = (is_in(&status.voters, new), is_in(&status.learners, new));
-        let has_old = is_in(&status.voters, old) || is_in(&status.learners, old);
-        if votes && !has_old {
-            return;
-        }
-        let change = async {
-            if has_old {
-                engine.remove(old).await
-            } else if known {
-                engine.promote(new).await
-            } else {
-                engine.add(place.clone(), Duration::from_secs(5)).await.map(drop)
-            }
-        };
-        drop(leader.scope.run(timeout(Duration::from_secs(10), change)).await);
-    }
-}
-
-/// As a program does that writes it itself, and takes its time.
-async fn write_snapshot(access: &Access<Watched, FaultyDisk>, takes: Duration) -> Result<(), MarkerError> {
-    let (mut marker, state) = access.begin_snapshot(|machine| machine.machine.clone()).await?;
-    sleep(takes).await;
-    let written = state.snapshot().and_then(|mut content| std::io::copy(&mut content, &mut marker));
-    written.map_err(MarkerError::disk)?;
-    access.end_snapshot(marker).await
-}
-
 /// Runs a seed.
 pub(super) fn run(seed: u64, planted: Option<Planted>, swarm: Option<Swarm>) -> Outcome {
-    // The engine draws from it.
-    fastrand::seed(seed);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
-    runtime.expect("a runtime can be made").block_on(async move {
+    in_virtual_time(seed, async move {
         let mut luck = fastrand::Rng::with_seed(seed);
         let drawn = Swarm::draw(&mut luck);
         World::new(luck, planted, swarm.unwrap_or(drawn)).run().await
@@ -154,22 +106,18 @@ pub(super) fn run(seed: u64, planted: Option<Planted>, swarm: Option<Swarm>) -> 
 
 impl World {
     fn new(mut luck: fastrand::Rng, planted: Option<Planted>, swarm: Swarm) -> Self {
-        let places: Vec<Place> = NODES
-            .iter()
-            .map(|(node, datacenter)| Place {
-                node: NodeId::new(node).expect("it is a name"),
-                datacenter: Datacenter::new(datacenter).expect("it is a name"),
-            })
-            .collect();
+        let places = places();
         let trace = Trace::new();
         let checker = Checker::new(trace.clone());
-        let net = Net::new(places.clone(), luck.fork(), planted, (checker.clone(), trace.clone()));
+        let counts = Counts::default();
+        let told = (checker.clone(), trace.clone(), counts.clone());
+        let net = Net::new(places.clone(), luck.fork(), planted, told);
         let timing = Timing { snapshot_entries: swarm.snapshot_entries, ..Timing::default() };
         let nodes = places.iter().enumerate();
         let nodes = nodes.map(|(index, place)| Node::new(index, place.clone(), ReplicaId(luck.u64(1..))));
         let nodes = nodes.collect();
         let founders = places[..SPARE].to_vec();
-        let around = Surroundings { net, checker, trace, planted, timing, founders };
+        let around = Surroundings { net, checker, trace, counts: counts.clone(), planted, timing, founders };
         Self {
             luck,
             around,
@@ -183,7 +131,8 @@ impl World {
             damages: BTreeMap::new(),
             committed: None,
             replaced: Replaced::default(),
-            seen: BTreeMap::new(),
+            slow_clocks: BTreeMap::new(),
+            counts,
         }
     }
 
@@ -230,7 +179,7 @@ impl World {
             answered: notes.answered(),
             followed: seen.entries(),
             terms: self.around.checker.terms(),
-            seen: self.seen,
+            seen: self.counts.all(),
             first_led: self.around.checker.first_led(),
             mean_put: notes.mean_put(),
             swarm: self.swarm,
@@ -253,6 +202,10 @@ impl World {
         }
         let damaged = self.damages.remove(&index).is_some();
         node.start(&self.around, damaged, (disk, seed)).await;
+        if let (Some(rate), Some(running)) = (self.slow_clocks.remove(&index), &node.running) {
+            running.scope.run_clock(rate);
+            self.counts.struck(Fault::ClockSlow);
+        }
         if node.running.is_none() && !node.damaged {
             // Its disk failed once more.
             self.starts.insert(index, Instant::now() + Duration::from_secs(1));
@@ -265,7 +218,7 @@ impl World {
     }
 
     /// Ends a process, which is started again after a while.
-    fn end(&mut self, index: usize, end: End) {
+    pub(super) fn end(&mut self, index: usize, end: End) -> bool {
         let after = Duration::from_millis(self.luck.u64(50..5_000));
         self.failing.remove(&index);
         self.resumes.remove(&index);
@@ -273,7 +226,7 @@ impl World {
         self.count_events(index);
         let node = &mut self.nodes[index];
         if node.running.is_none() {
-            return;
+            return false;
         }
         node.end(&self.around, end, &mut self.luck);
         let opened = Log::open_idle(node.log.copy(), node.identity(), Options::new(0));
@@ -288,20 +241,21 @@ impl World {
         }
         self.starts.insert(index, Instant::now() + after);
         self.publish();
+        true
     }
 
     /// What a process tells of itself.
-    fn count_events(&mut self, index: usize) {
+    fn count_events(&self, index: usize) {
         let Some(running) = &self.nodes[index].running else { return };
         for line in running.access.engine.events(0) {
             let event = serde_json::from_str::<serde_json::Value>(&line).unwrap_or_default();
             let kind = event["kind"].as_str().unwrap_or("none");
-            *self.seen.entry(kind.to_owned()).or_default() += 1;
+            self.counts.add(kind);
         }
     }
 
     /// How many other nodes are without a vote.
-    fn lost(&self, but: usize) -> usize {
+    pub(super) fn lost(&self, but: usize) -> usize {
         let is_lost = |index: &usize| {
             self.nodes[*index].damaged
                 || self.doubtful.contains_key(index)
@@ -311,16 +265,17 @@ impl World {
         (0..self.nodes.len()).filter(|index| *index != but && is_lost(index)).count()
     }
 
-    fn running(&self) -> impl Iterator<Item = (usize, &Running)> {
+    pub(super) fn running(&self) -> impl Iterator<Item = (usize, &Running)> {
         self.nodes.iter().filter_map(|node| Some((node.index, node.running.as_ref()?)))
     }
 
-    fn leader(&self) -> Option<(usize, &Running)> {
+    pub(super) fn leader(&self) -> Option<(usize, &Running)> {
         self.running().find(|(_, running)| running.access.engine.status().role == Role::Leader)
     }
 
     /// Looks at everything, and does what is due.
     async fn tick(&mut self) {
+        self.look_at_disks();
         let mut stopped = Vec::new();
         for (index, running) in self.running() {
             let status = running.access.engine.status();
@@ -345,13 +300,12 @@ impl World {
         self.check_quorum();
         for (index, why) in stopped {
             self.around.trace.note(format_args!("node {index} stops: {why}"));
-            match self.failing.get(&index).copied() {
-                Some(end) => self.end(index, end),
-                None => {
-                    self.around.checker.violated(format!("node {index} stops without a reason: {why}"));
-                    self.end(index, End::Kill);
-                }
+            let failing = self.failing.get(&index).filter(|failing| failing.struck.is_some());
+            let end = failing.map(|failing| failing.end);
+            if end.is_none() {
+                self.around.checker.violated(format!("node {index} stops without a reason: {why}"));
             }
+            self.end(index, end.unwrap_or(End::Kill));
         }
         let off = |index: &usize| self.nodes[*index].log.is_off() || self.nodes[*index].snapshots.is_off();
         let off: Vec<usize> = self.failing.keys().copied().filter(off).collect();
@@ -407,31 +361,15 @@ impl World {
                 || opened.is_ok_and(|(log, _, found)| has(&found, &log, committed))
         };
         let count = self.nodes.iter().filter(holds).count();
-        // Of one that is damaged nobody knows.
+        // Of one that is damaged nobody knows, nor of one that was wiped, which may have had it until now.
+        let wiped = voters.iter().filter(|voter| self.nodes.iter().all(|node| node.own != **voter)).count();
         let damaged =
             self.nodes.iter().filter(|node| node.damaged || self.damages.contains_key(&node.index)).count();
-        if 2 * (count + damaged) <= voters.len() {
+        if 2 * (count + damaged + wiped) <= voters.len() {
             self.around
                 .checker
                 .violated(format!("{committed:?} is committed, and {count} of {} have it", voters.len()));
         }
-    }
-
-    /// Nothing is wrong any longer.
-    fn mend(&mut self) {
-        self.around.net.heal();
-        for index in 0..self.nodes.len() {
-            if let Some(running) = &self.nodes[index].running {
-                running.scope.set_disk(self.swarm.disk);
-                running.scope.resume();
-            }
-            // Disks that were told to fail and did not yet.
-            if self.failing.contains_key(&index) {
-                self.end(index, End::Kill);
-            }
-        }
-        let soon = Instant::now() + TICK;
-        self.starts.values_mut().for_each(|at| *at = soon);
     }
 
     /// The cluster serves again, at every node, and all have applied the same.
@@ -497,183 +435,5 @@ impl World {
             }
         }
         false
-    }
-
-    /// A fault happens, if it can.
-    fn happens(&mut self, fault: Fault) {
-        self.around.trace.note(format_args!("{fault:?}"));
-        *self.seen.entry(format!("{fault:?}")).or_default() += 1;
-        // It is the leader whose troubles matter.
-        let drawn = self.luck.usize(0..self.nodes.len());
-        let leads = self.luck.u8(0..3) == 0;
-        let index = self.leader().map(|(index, _)| index).filter(|_| leads).unwrap_or(drawn);
-        let other = (index + self.luck.usize(1..self.nodes.len())) % self.nodes.len();
-        let long = Duration::from_millis(self.luck.u64(300..8_000));
-        match fault {
-            Fault::Kill => self.end(index, End::Kill),
-            Fault::PowerLoss => self.end(index, End::PowerLoss),
-            Fault::KillAll => (0..self.nodes.len()).for_each(|index| self.end(index, End::Kill)),
-            Fault::PowerLossAtCall => self.fail_disk(index, DiskFault::PowerLoss),
-            Fault::SyncError => self.fail_disk(index, DiskFault::Error),
-            Fault::DiskFull => self.fail_disk(index, DiskFault::Full),
-            Fault::SlowDisk => {
-                let disk = Duration::from_millis(1 << self.luck.u32(0..14));
-                self.nodes[index].running.iter().for_each(|running| running.scope.set_disk(disk));
-            }
-            Fault::Pause => {
-                if let Some(running) = &self.nodes[index].running {
-                    running.scope.pause();
-                    self.resumes.insert(index, Instant::now() + long);
-                }
-            }
-            Fault::CutOneWay => self.around.net.cut(index, other),
-            Fault::CutNode => (0..self.nodes.len()).for_each(|other| self.cut(index, other)),
-            Fault::CutDatacenter => {
-                let datacenter = self.nodes[index].place.datacenter.clone();
-                for (one, other) in
-                    (0..NODES.len()).flat_map(|one| (0..NODES.len()).map(move |other| (one, other)))
-                {
-                    let inside = |index: usize| self.nodes[index].place.datacenter == datacenter;
-                    if inside(one) != inside(other) {
-                        self.cut(one, other);
-                    }
-                }
-            }
-            Fault::SlowLink => {
-                let (from, to) = (&self.nodes[index].place.datacenter, &self.nodes[other].place.datacenter);
-                self.around.net.slow(from, to, 1 << self.luck.u32(1..6));
-            }
-            Fault::NoProxies => {
-                let datacenter = self.nodes[index].place.datacenter.clone();
-                self.around.net.stall(&datacenter);
-                let net = self.around.net.clone();
-                tokio::spawn(async move {
-                    sleep(long / 4).await;
-                    net.unstall(&datacenter);
-                });
-            }
-            Fault::WallStep => {
-                let by = Duration::from_millis(self.luck.u64(1..3_600_000));
-                let back = self.luck.bool();
-                self.nodes[index].running.iter().for_each(|running| running.scope.step_wall(by, back));
-            }
-            Fault::Heal => {
-                self.around.net.heal();
-                for (_, running) in self.running() {
-                    running.scope.set_disk(self.swarm.disk);
-                }
-            }
-            Fault::Transfer => {
-                let target = self.nodes[other].own;
-                if let Some((_, leader)) = self.leader() {
-                    let leader = leader.clone();
-                    tokio::spawn(async move {
-                        let asked = leader.access.engine.transfer(target);
-                        drop(leader.scope.run(timeout(long, asked)).await);
-                    });
-                }
-            }
-            Fault::Snapshot => {
-                if let Some(running) = self.nodes[index].running.clone() {
-                    tokio::spawn(async move {
-                        // By the replica, or by the program around it.
-                        let access = &running.access;
-                        if long.as_millis().is_multiple_of(2) {
-                            drop(running.scope.run(timeout(long, access.engine.snapshot())).await);
-                        } else {
-                            drop(
-                                running.scope.run(timeout(2 * long, write_snapshot(access, long / 4))).await,
-                            );
-                        }
-                    });
-                }
-            }
-            Fault::Members => self.change_members(),
-            Fault::Damage => self.damage(index),
-            Fault::Wipe => self.wipe(index),
-        }
-    }
-
-    fn cut(&self, one: usize, other: usize) {
-        self.around.net.cut(one, other);
-        self.around.net.cut(other, one);
-    }
-
-    fn fail_disk(&mut self, index: usize, fault: DiskFault) {
-        if self.nodes[index].running.is_none() || self.failing.contains_key(&index) {
-            return;
-        }
-        let disk =
-            if self.luck.u8(0..3) == 0 { &self.nodes[index].snapshots } else { &self.nodes[index].log };
-        disk.fail_at(self.luck.u64(0..30), fault);
-        self.failing.insert(index, if fault == DiskFault::PowerLoss { End::PowerLoss } else { End::Kill });
-    }
-
-    /// The spare node joins, is given a vote, and is taken out again: whatever comes next.
-    fn change_members(&mut self) {
-        let Some((_, leader)) = self.leader() else { return };
-        let leader = leader.clone();
-        let status = leader.access.engine.status();
-        let (spare, place) = (self.nodes[SPARE].own, self.nodes[SPARE].place.clone());
-        let is_in = |list: &[(ReplicaId, Place)]| list.iter().any(|(replica, _)| *replica == spare);
-        let (votes, learns) = (is_in(&status.voters), is_in(&status.learners));
-        self.around.trace.note(format_args!("the spare node votes: {votes}, learns: {learns}"));
-        tokio::spawn(async move {
-            let engine = &leader.access.engine;
-            let change = async {
-                if votes {
-                    engine.remove(spare).await
-                } else if learns {
-                    engine.promote(spare).await
-                } else {
-                    engine.add(place, Duration::from_secs(5)).await.map(drop)
-                }
-            };
-            drop(leader.scope.run(timeout(Duration::from_secs(10), change)).await);
-        });
-    }
-
-    /// A node is stopped and its disks are wiped: it comes back as another replica, which somebody puts in the place of the one
-    /// that it was.
-    fn wipe(&mut self, index: usize) {
-        // What is damaged is to be wiped, if anything is.
-        let index = self.nodes.iter().find(|node| node.damaged).map_or(index, |node| node.index);
-        let there = self.nodes[index].damaged || self.nodes[index].running.is_some();
-        if self.lost(index) >= LOST_MAX - 1 || !there || index == SPARE {
-            return;
-        }
-        self.end(index, End::Kill);
-        self.starts.insert(index, Instant::now() + TICK);
-        let old = self.nodes[index].own;
-        self.nodes[index].wipe(ReplicaId(self.luck.u64(1..)));
-        self.around.checker.forgets(index);
-        self.damages.remove(&index);
-        self.doubtful.remove(&index);
-        self.replaced.begin(index);
-        let put = (old, self.nodes[index].own, self.nodes[index].place.clone());
-        let (cluster, replaced, luck) = (self.cluster.clone(), self.replaced.clone(), self.luck.fork());
-        tokio::spawn(async move {
-            replace(&cluster, luck, put).await;
-            replaced.end(index);
-        });
-    }
-
-    /// A node is stopped, and something in its log changes that is not at its end.
-    fn damage(&mut self, index: usize) {
-        if self.lost(index) >= LOST_MAX - 1 || self.nodes[index].running.is_none() {
-            return;
-        }
-        self.end(index, End::Kill);
-        let node = &self.nodes[index];
-        let segments = node.log.names().into_iter().filter(|name| name.ends_with(".log"));
-        let Some(name) = self.luck.choice(segments.collect::<Vec<_>>()) else { return };
-        let length = node.log.content(&name).len();
-        if length < 600 {
-            return;
-        }
-        let at = self.luck.usize(256..length / 2);
-        let cuts = self.around.planted == Some(Planted::CutAtDamage);
-        node.log.damage(&name, |bytes| if cuts { bytes.truncate(at) } else { bytes[at] ^= 0x40 });
-        self.damages.insert(index, true);
     }
 }

@@ -1,0 +1,175 @@
+//! A replica that joins while the cluster runs: no file of the others names its node, and the mesh knows it as long as it is a member.
+
+mod support;
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::Value;
+use support::http::exchange;
+use support::replica::{Node, free};
+use support::{exit_code, poll, signal};
+
+const SOON: Duration = Duration::from_secs(60);
+
+/// The nodes of a file, one in each datacenter.
+struct Cluster<'a> {
+    directory: &'a Path,
+    mesh: Vec<SocketAddr>,
+    admin: Vec<SocketAddr>,
+    api: Vec<SocketAddr>,
+}
+
+const NAMES: [&str; 4] = ["a", "b", "c", "d"];
+
+impl Cluster<'_> {
+    fn write_file(&self, nodes: usize) -> String {
+        let mut text = "[cluster]\nid = \"members\"\n".to_owned();
+        for (at, name) in NAMES.iter().enumerate().take(nodes) {
+            let _ = write!(
+                text,
+                "[[node]]\nid = \"{name}-1\"\ndc = \"{name}\"\nroles = [\"origin\", \"member\"]\naddress = \"{}\"\n\
+                 admin = \"{}\"\napi = \"{}\"\ndata = \"{{node}}\"\n",
+                self.mesh[at], self.admin[at], self.api[at]
+            );
+        }
+        let path = self.directory.join(format!("{nodes}.toml"));
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+
+    fn start(&self, file: &str, at: usize) -> Node {
+        Node::start(&["--config", file, "--node", &format!("{}-1", NAMES[at])], self.api[at])
+    }
+
+    fn ask(&self, address: SocketAddr, method: &str, path: &str, body: &str) -> Option<(u16, Value)> {
+        let length = body.len();
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+        );
+        let answer = exchange(address, request.as_bytes())?;
+        Some((answer.code, serde_json::from_str(&answer.body).unwrap_or_default()))
+    }
+
+    /// Whether the mesh of a node has the newcomer among its peers.
+    fn knows_the_newcomer(&self, at: usize) -> bool {
+        self.knows(at, "d")
+    }
+
+    /// Whether the mesh of a node has nodes in a datacenter.
+    fn knows(&self, at: usize, datacenter: &str) -> bool {
+        let status = self.ask(self.admin[at], "GET", "/v1/status", "").map(|(_, status)| status);
+        let named = format!("\"name\":\"{datacenter}\"");
+        status.is_some_and(|status| status["datacenters"].to_string().contains(&named))
+    }
+
+    /// Which of the first three leads.
+    fn leader(&self) -> usize {
+        poll("a leader", SOON, || {
+            let leads = |at: &usize| {
+                let status = self.ask(self.api[*at], "GET", "/v1/status", "").map(|(_, status)| status);
+                status.is_some_and(|status| status["role"] == "leader")
+            };
+            (0..3).find(leads)
+        })
+    }
+
+    /// Asks the leader for a change of members until it is made.
+    fn change(&self, path: &str) -> Value {
+        poll(path, SOON, || {
+            let answer = self.ask(self.admin[self.leader()], "POST", path, "");
+            answer.filter(|(code, _)| *code == 200).map(|(_, body)| body)
+        })
+    }
+
+    fn put(&self, at: usize, value: &str) {
+        poll("a put", SOON, || {
+            let answer = self.ask(self.api[at], "PUT", "/v1/kv/key", value)?;
+            (answer.0 == 200).then_some(())
+        });
+    }
+}
+
+#[test]
+fn a_node_that_no_file_names_joins_votes_and_leaves_and_the_mesh_of_every_replica_follows() {
+    let directory = tempfile::tempdir().unwrap();
+    let [mesh, admin, api] = [(); 3].map(|()| free(4));
+    let cluster = Cluster { directory: directory.path(), mesh, admin, api };
+    let (file, its_own) = (cluster.write_file(3), cluster.write_file(4));
+    let mut nodes: Vec<Option<Node>> = (0..3).map(|at| Some(cluster.start(&file, at))).collect();
+    cluster.put(cluster.leader(), "one");
+    let newcomer = cluster.start(&its_own, 3);
+    assert!((0..3).all(|at| !cluster.knows_the_newcomer(at)), "nobody told them");
+
+    let wrong =
+        cluster.ask(cluster.admin[cluster.leader()], "POST", "/v1/members/add?node=d-1&datacenter=d", "");
+    assert_eq!(wrong.unwrap().0, 400);
+    let added = cluster.change(&format!("/v1/members/add?node=d-1&datacenter=d&address={}", cluster.mesh[3]));
+    let replica = added["replica"].as_str().unwrap().to_owned();
+    cluster.change(&format!("/v1/members/promote?replica={replica}"));
+    for at in 0..3 {
+        poll("the newcomer is known", SOON, || cluster.knows_the_newcomer(at).then_some(()));
+    }
+
+    // Three of four are needed: without one of the others its vote is. And whoever starts again learns of it from its log.
+    let leader = cluster.leader();
+    let gone = (leader + 1) % 3;
+    nodes[gone] = None;
+    cluster.put(leader, "two");
+    nodes[gone] = Some(cluster.start(&file, gone));
+    poll("the newcomer is known again", SOON, || cluster.knows_the_newcomer(gone).then_some(()));
+    let read = || cluster.ask(newcomer.api, "GET", "/v1/kv/key", "").map(|(_, read)| read);
+    poll("a read at the newcomer", SOON, || read().filter(|read| read["value"]["text"] == "two"));
+
+    cluster.change(&format!("/v1/members/remove?replica={replica}"));
+    for at in 0..3 {
+        poll("the newcomer is forgotten", SOON, || (!cluster.knows_the_newcomer(at)).then_some(()));
+    }
+    cluster.put(cluster.leader(), "three");
+}
+
+#[test]
+fn sighup_takes_a_changed_file_on_beside_who_joined_and_refuses_a_wrong_one_whole() {
+    let directory = tempfile::tempdir().unwrap();
+    let [mesh, admin, api] = [(); 3].map(|()| free(3));
+    let cluster = Cluster { directory: directory.path(), mesh, admin, api };
+    let (its_own, file) = (cluster.write_file(2), cluster.write_file(1));
+    let told = directory.path().join("log");
+    let mut node = Node::start_logged(&["--config", &file, "--node", "a-1"], cluster.api[0], &told);
+    let _newcomer = cluster.start(&its_own, 1);
+    cluster.change(&format!("/v1/members/add?node=b-1&datacenter=b&address={}", cluster.mesh[1]));
+    poll("the newcomer is known", SOON, || cluster.knows(0, "b").then_some(()));
+
+    let whole = std::fs::read_to_string(&file).unwrap();
+    let read_again = |text: &str, says: &str| {
+        std::fs::write(&file, text).unwrap();
+        signal(&node.child, "HUP");
+        let said = || std::fs::read_to_string(&told).unwrap_or_default();
+        poll(says, SOON, || said().contains(says).then_some(()));
+    };
+    let more = format!(
+        "{whole}[[node]]\nid = \"c-1\"\ndc = \"c\"\nroles = [\"member\"]\naddress = \"{}\"\n",
+        cluster.mesh[2]
+    );
+    read_again(&more, "reload: node c-1 added: member of datacenter c");
+    poll("the file's new node is known", SOON, || cluster.knows(0, "c").then_some(()));
+    assert!(cluster.knows(0, "b"), "who joined stays");
+
+    // Each of them leaves c-1 out, which is not taken on either.
+    let slower = format!("{whole}[consensus]\nelection = \"7 s\"\n");
+    read_again(&slower, "only a restart changes consensus.election (2 s -> 7 s)");
+    let elsewhere = whole.replace("data = \"{node}\"", "data = \"other\"");
+    read_again(&elsewhere, "only a restart changes data of node a-1");
+    read_again(&format!("{whole}[limits]\nmessage_bytes_max = \"1 MiB\"\n"), "replicas need [limits]");
+    read_again("[cluster", "the old configuration stays: ");
+    assert!(cluster.knows(0, "b") && cluster.knows(0, "c"));
+
+    read_again(&whole, "reload: node c-1 removed");
+    poll("the file's node is forgotten", SOON, || (!cluster.knows(0, "c")).then_some(()));
+    assert!(cluster.knows(0, "b"));
+    cluster.put(0, "one");
+    signal(&node.child, "TERM");
+    assert_eq!(exit_code(&mut node.child, SOON), 0);
+}
