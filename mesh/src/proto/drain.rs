@@ -84,6 +84,20 @@ impl Drains {
         line.frames.drain(..=place);
     }
 
+    /// Nobody waits for the answer to a frame any more. What was written with it goes on draining in front of what is behind it.
+    pub fn ended(&mut self, line: (LinkId, Lane), id: u64) {
+        let Some(line) = self.lines.get_mut(&line) else { return };
+        if let Ok(place) = line.frames.binary_search_by_key(&id, |frame| frame.id) {
+            line.frames.remove(place);
+        }
+    }
+
+    /// No answer is waited for.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.lines.values().all(|line| line.frames.is_empty())
+    }
+
     /// When a frame is answered if the connection goes on as it did, and how much of that is for draining, the frame itself
     /// included. `None`: nothing is known of that, or what was written at the same time or later was answered already.
     #[must_use]
@@ -155,6 +169,21 @@ mod tests {
         drains.answered(LINE, 2, WAY, ms(1090));
         drains.wrote(LINE, 3, 1_000_000, ms(5000));
         assert_eq!(due(&drains, 3), None, "that was another time");
+    }
+
+    #[test]
+    fn a_line_whose_frames_are_all_given_up_begins_anew_and_what_is_behind_one_still_waits_for_it() {
+        let mut drains = Drains::default();
+        (1..=4).for_each(|id| drains.wrote(LINE, id, 500_000, ms(0)));
+        drains.answered(LINE, 1, WAY, ms(140));
+        drains.ended(LINE, 3);
+        assert_eq!(due(&drains, 4), Some(ms(440)), "the third one drains before it all the same");
+        drains.ended(LINE, 4);
+        assert!(!drains.is_idle());
+        drains.ended(LINE, 2);
+        assert!(drains.is_idle());
+        drains.wrote(LINE, 5, 500_000, ms(500));
+        assert_eq!(due(&drains, 5), None, "that was another time");
     }
 
     #[test]

@@ -184,7 +184,7 @@ impl Client {
         if self.attempts.landed(id)
             && self.attempts.get(id).is_some_and(|attempt| attempt.written_at.is_some())
         {
-            self.attempts.remove(id);
+            self.forget_attempt(id);
             self.timers.clear(Timer::Attempt(id));
         }
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::acks::way_without_load;
 use super::{Client, Timer};
 use crate::message::FailReason;
+use crate::proto::attempt::Attempt;
 use crate::proto::flow::{FlowIx, Place, Selected, Sent, Undecided, Way};
 use crate::proto::held::HELD_ASKS_AFTER;
 use crate::proto::links::{LinkId, Links, PeerIx};
@@ -304,10 +305,20 @@ impl Client {
         self.sites[site].verdicts.note(blame, about, seen, now);
     }
 
+    /// Nothing waits for an attempt any more.
+    pub(super) fn forget_attempt(&mut self, id: u64) -> Option<Attempt> {
+        let attempt = self.attempts.remove(id)?;
+        if let Some((ix, _)) = attempt.entries.first() {
+            self.drains.ended((attempt.link, self.flows[ix.0].lane), id);
+        }
+        debug_assert!(!self.attempts.is_empty() || self.drains.is_idle(), "a row of frames of nobody");
+        Some(attempt)
+    }
+
     /// Ends an attempt; what still flies in it waits for another one. Gives the number of those messages.
     pub(super) fn end_attempt(&mut self, id: u64, ended: Ended) -> u64 {
         self.timers.clear(Timer::Attempt(id));
-        let Some(attempt) = self.attempts.remove(id) else { return 0 };
+        let Some(attempt) = self.forget_attempt(id) else { return 0 };
         self.sites[attempt.datacenter].resends.release(attempt.reserved_bytes);
         let (mut waiting, mut lost, mut pings) = (0, Vec::new(), Vec::new());
         for (ix, run) in attempt.entries {

@@ -301,13 +301,13 @@ impl Client {
             self.stats.resent_bytes += again;
             site.resends.sent(written.staged_bytes, again);
         }
-        if let Some((ix, _)) = first {
-            self.drains.wrote((link, self.flows[ix.0].lane), id, written.staged_bytes, now);
-        }
         if !waiting {
             // All of it was answered before the writer came back to say so.
-            self.attempts.remove(id);
+            self.forget_attempt(id);
             return;
+        }
+        if let Some((ix, _)) = first {
+            self.drains.wrote((link, self.flows[ix.0].lane), id, written.staged_bytes, now);
         }
         let acks = match (way, first) {
             (Way::Proxy(index), _) => self.sites[attempt.datacenter].routes.proxies[index].rtt,
