@@ -12,7 +12,7 @@
 //! GET    /v1/digest      of all that was applied, the same on every replica
 //! GET    /v1/status      role, term, leader, voters, learners, how far the log goes
 //! GET    /livez          200 while the process answers
-//! GET    /readyz         200 where a leader is known, else 503
+//! GET    /readyz         200 where a client is served well, else 503 with the reasons
 //! ```
 //!
 //! An error is `{"code", "message", "definite", "leader"}`: definite says that nothing was changed, and will not be.
@@ -122,6 +122,13 @@ struct Facts {
     bodies: Semaphore,
     feed: Arc<Feed>,
     states: States,
+}
+
+impl Facts {
+    /// Why a client does better to go to another node.
+    fn not_ready(&self) -> Vec<String> {
+        self.replica.status().not_ready.iter().map(ToString::to_string).collect()
+    }
 }
 
 impl Answers for Facts {

@@ -12,7 +12,7 @@ use trunkline_mesh::Lane;
 use super::super::error::MemberError;
 use super::super::replica_id::{Place, ReplicaId};
 use super::message::Body;
-use super::requests::Requests;
+use super::requests::{NEAR_ENTRIES, Requests};
 use super::types::Types;
 use crate::storage::Disk;
 
@@ -111,13 +111,16 @@ impl<D: Disk> Requests<D> {
 
     /// It lacks no more than a leader sends it in a moment.
     fn is_near(&self, replica: ReplicaId) -> bool {
-        const ENTRIES: u64 = 1_000;
+        let (has, last) = (self.has(replica), self.raft.metrics().borrow_watched().last_log_index);
+        has > 0 && has + NEAR_ENTRIES > last.unwrap_or(0)
+    }
+
+    /// How many entries it acknowledged.
+    fn has(&self, replica: ReplicaId) -> u64 {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         let replication: Option<&BTreeMap<_, _>> = metrics.replication.as_ref();
-        let has =
-            replication.and_then(|all| all.get(&replica)?.as_ref()).map_or(0, |log_id| log_id.index + 1);
-        has > 0 && has + ENTRIES > metrics.last_log_index.unwrap_or(0)
+        replication.and_then(|all| all.get(&replica)?.as_ref()).map_or(0, |log_id| log_id.index + 1)
     }
 }
 
