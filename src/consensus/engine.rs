@@ -319,6 +319,10 @@ impl<D: Disk> Engine<D> {
         self.requests.transfer(replica).await
     }
 
+    pub(super) async fn hand_over(&self) -> Result<Option<ReplicaId>, MemberError> {
+        self.requests.hand_over_to_any().await
+    }
+
     /// Takes a snapshot now, and lets go of the entries it has.
     pub(super) async fn snapshot(&self) -> Result<(), String> {
         self.requests.raft.trigger().snapshot().await.map_err(|error| error.to_string())

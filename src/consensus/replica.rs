@@ -367,6 +367,17 @@ impl<M: StateMachine> Replica<M> {
         self.shared.access.engine.transfer(replica).await
     }
 
+    /// If this replica leads, has the voter lead instead that has most of the log, as before it is [stopped](Self::stop): an election after
+    /// that would take longer, with nobody who leads until then. Waits until the others heard of it, twice the election time at
+    /// most. Says who leads now; `None` where this one did not lead, or nobody else votes.
+    ///
+    /// # Errors
+    ///
+    /// [`MemberError`]: it is not certain that anybody else leads.
+    pub async fn hand_over(&self) -> Result<Option<ReplicaId>, MemberError> {
+        self.shared.access.engine.hand_over().await
+    }
+
     /// Takes a snapshot, from which on older entries are let go of.
     ///
     /// # Errors

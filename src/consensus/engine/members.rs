@@ -11,6 +11,7 @@ use trunkline_mesh::Lane;
 
 use super::super::error::MemberError;
 use super::super::replica_id::{Place, ReplicaId};
+use super::super::time::timeout;
 use super::message::Body;
 use super::requests::{NEAR_ENTRIES, Requests};
 use super::types::Types;
@@ -71,6 +72,26 @@ impl<D: Disk> Requests<D> {
             return Err(MemberError::Behind { replica });
         }
         self.hand_over(replica).await
+    }
+
+    /// Has the voter lead that has most of the log, as before this replica stops, and waits until it does and everybody had time to hear of
+    /// it; twice an election timeout at most. `None` where this one does not lead, or nobody else votes.
+    pub(super) async fn hand_over_to_any(&self) -> Result<Option<ReplicaId>, MemberError> {
+        let Some(others) = self.voters_led().filter(|others| !others.is_empty()) else { return Ok(None) };
+        let able = others.iter().map(|(replica, _)| *replica);
+        let able = able.filter(|replica| self.is_heard(*replica) && self.is_near(*replica));
+        let Some(next) = able.max_by_key(|replica| self.has(*replica)) else {
+            let why = "no other voter is there that has nearly everything".to_owned();
+            return Err(MemberError::Silent { why });
+        };
+        let handed = async {
+            self.hand_over(next).await?;
+            self.another_leads(self.wire.own).await;
+            Ok(Some(next))
+        };
+        let late =
+            |_| Err(MemberError::Outcome { why: format!("replica {next} did not take the lead in time") });
+        timeout(2 * self.drained_within, handed).await.unwrap_or_else(late)
     }
 
     fn is_voter(&self, replica: ReplicaId) -> bool {
