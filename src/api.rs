@@ -48,6 +48,14 @@ struct Facts {
     local: bool,
 }
 
+impl Facts {
+    /// Everything that stands against the node.
+    fn not_ready(&self) -> Vec<ready::NotReady> {
+        let replica = self.replica.as_ref().map(Replica::status);
+        self.ready.reasons(&self.mesh, replica.as_ref())
+    }
+}
+
 /// Serves a node's admin API on the current tokio runtime until [`Api::close`]. The commands do so for their nodes; a
 /// program that links the mesh does it itself:
 ///

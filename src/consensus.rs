@@ -37,4 +37,4 @@ pub use machine::StateMachine;
 pub use marker::Marker;
 pub use replica::{Committed, Consistency, FollowError, OPERATION_BYTES_MAX, Read, Replica, ReplicaConfig};
 pub use replica_id::{Place, ReplicaId, ReplicaIdError};
-pub use status::{Role, Status};
+pub use status::{NotReady, Role, Status};

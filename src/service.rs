@@ -12,7 +12,7 @@
 //! GET    /v1/digest      of all that was applied, the same on every replica
 //! GET    /v1/status      role, term, leader, voters, learners, how far the log goes
 //! GET    /livez          200 while the process answers
-//! GET    /readyz         200 where a leader is known, else 503
+//! GET    /readyz         200 where a client is served well, else 503 with the reasons
 //! ```
 //!
 //! An error is `{"code", "message", "definite", "leader"}`: definite says that nothing was changed, and will not be.
@@ -30,6 +30,7 @@ mod snapshot;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -63,6 +64,7 @@ type Body = UnsyncBoxBody<Bytes, std::convert::Infallible>;
 /// A running API.
 pub struct Service {
     server: Server,
+    draining: Arc<AtomicBool>,
     feeding: Feeding,
 }
 
@@ -90,7 +92,9 @@ impl Service {
         limits: Limits,
     ) -> io::Result<Self> {
         let feed = Arc::new(Feed::new(FOLLOWERS_MAX, limits));
+        let draining = Arc::<AtomicBool>::default();
         let facts = Facts {
+            draining: Arc::clone(&draining),
             replica: replica.clone(),
             node,
             bodies: Semaphore::new(BODIES_MAX),
@@ -99,13 +103,18 @@ impl Service {
         };
         let server = Server::bind(address, protection, mesh, Arc::new(facts))?;
         let feeding = Feeding(tokio::spawn(async move { feed.run(replica).await }));
-        Ok(Self { server, feeding })
+        Ok(Self { server, draining, feeding })
     }
 
     /// Where it listens.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.server.address()
+    }
+
+    /// From now on `/readyz` answers 503; all else is answered as before.
+    pub fn set_draining(&self) {
+        self.draining.store(true, Ordering::Release);
     }
 
     /// Closes the listener, and the connections within half a second.
@@ -119,9 +128,19 @@ impl Service {
 struct Facts {
     replica: Replica<KeyValue>,
     node: NodeId,
+    draining: Arc<AtomicBool>,
     bodies: Semaphore,
     feed: Arc<Feed>,
     states: States,
+}
+
+impl Facts {
+    /// Why a client does better to go to another node.
+    fn not_ready(&self) -> Vec<String> {
+        let draining = self.draining.load(Ordering::Acquire).then(|| "the node is draining".to_owned());
+        let replica = self.replica.status().not_ready.map(|reason| reason.to_string());
+        draining.into_iter().chain(replica).collect()
+    }
 }
 
 impl Answers for Facts {

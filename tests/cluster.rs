@@ -2,7 +2,9 @@
 
 use std::net::TcpListener;
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -151,6 +153,35 @@ async fn a_single_node_commits_at_once_and_has_it_after_a_restart() {
     assert_eq!(node.replica.status().replica, replica);
     assert!(node.put("a", "two").await > index);
     assert_ne!(node.replica.digest().await.unwrap(), digest);
+    node.stop().await;
+}
+
+/// After it was asked once.
+async fn is_pending(future: &mut (impl Future + Unpin)) -> bool {
+    std::future::poll_fn(|context| Poll::Ready(Pin::new(&mut *future).poll(context).is_pending())).await
+}
+
+/// As an HTTP client does that closes its connection: nobody waits for the answer any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_asks_a_node_to_join_and_goes_away_leaves_it_in_no_topology() {
+    let all = topology(&[("us", 1), ("eu", 1)], false);
+    let of_one = Arc::new(Topology::new(all.cluster().clone(), all.node(&id("us-1")).cloned()).unwrap());
+    let data = tempfile::tempdir().unwrap();
+    let node = Node::start(&of_one, "us-1", data.path(), &[id("us-1")]).await;
+    node.put("a", "one").await;
+    // It does not run: it says nothing for as long as anybody would wait.
+    let newcomer = all.node(&id("eu-1")).unwrap().clone();
+    let add =
+        || node.replica.add_at(newcomer.id.clone(), newcomer.datacenter.clone(), newcomer.address.unwrap());
+    let known = || node.client.mesh().topology().node(&newcomer.id).is_some();
+    let mut first = Box::pin(add());
+    assert!(is_pending(&mut first).await && known(), "it is being asked");
+    let mut second = Box::pin(add());
+    assert!(is_pending(&mut second).await);
+    drop(first);
+    assert!(known(), "somebody asks it still");
+    drop(second);
+    assert!(!known(), "nobody does");
     node.stop().await;
 }
 

@@ -286,6 +286,7 @@ fn replica_status() -> trunkline::consensus::Status {
         role: trunkline::consensus::Role::Leader,
         term: 1,
         leader: None,
+        not_ready: None,
         voters: vec![],
         learners: vec![],
         last: Some(1),

@@ -1,10 +1,12 @@
-//! A replica that joins while the cluster runs: no file of the others names its node, and the mesh knows it as long as it is a member.
+//! Replicas that come and go while the cluster runs: one whose node no file of the others names, whom the mesh knows as long as it is
+//! a member; and a leader that is told to stop.
 
 mod support;
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -172,4 +174,101 @@ fn sighup_takes_a_changed_file_on_beside_who_joined_and_refuses_a_wrong_one_whol
     cluster.put(0, "one");
     signal(&node.child, "TERM");
     assert_eq!(exit_code(&mut node.child, SOON), 0);
+}
+
+/// What clients of a node are told, one put after the other, until it is over: the answers' codes, and whether each is definite.
+fn writes(cluster: &Cluster, at: usize, over: &AtomicBool) -> Vec<(u16, bool)> {
+    let mut told = Vec::new();
+    while !over.load(Ordering::Acquire) {
+        let key = format!("/v1/kv/of-{at}-{}", told.len());
+        let (code, body) = cluster.ask(cluster.api[at], "PUT", &key, "x").expect("it answers");
+        told.push((code, body["definite"] != false));
+    }
+    told
+}
+
+#[test]
+fn a_leader_that_is_told_to_stop_hands_over_first_and_fails_nobody() {
+    let directory = tempfile::tempdir().unwrap();
+    let [mesh, admin, api] = [(); 3].map(|()| free(3));
+    let cluster = Cluster { directory: directory.path(), mesh, admin, api };
+    let file = cluster.write_file(3);
+    let mut nodes: Vec<Node> = (0..3).map(|at| cluster.start(&file, at)).collect();
+    let leader = cluster.leader();
+    let others = [(leader + 1) % 3, (leader + 2) % 3];
+    for at in 0..3 {
+        cluster.put(at, "before");
+    }
+    let term = cluster.ask(cluster.api[leader], "GET", "/v1/status", "").unwrap().1["term"].as_u64().unwrap();
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let writers = others.map(|at| {
+            scope.spawn({
+                let (cluster, over) = (&cluster, &over);
+                move || writes(cluster, at, over)
+            })
+        });
+        cluster.put(others[0], "under way");
+        signal(&nodes[leader].child, "TERM");
+        let code = exit_code(&mut nodes[leader].child, SOON);
+        // Each of them takes more after it.
+        for at in others {
+            cluster.put(at, "after");
+        }
+        over.store(true, Ordering::Release);
+        assert_eq!(code, 0);
+        for told in writers.map(|writer| writer.join().unwrap()) {
+            assert!(told.iter().any(|(code, _)| *code == 200));
+            // Whoever is told that nothing was done tries again.
+            let failed: Vec<_> = told.iter().filter(|(code, definite)| *code != 200 && !definite).collect();
+            assert!(failed.is_empty(), "{failed:?} of {}", told.len());
+        }
+    });
+    // Whoever leads now asked for it as it was told to, and not because it heard of nobody any longer.
+    let asked: Vec<Value> = others
+        .iter()
+        .flat_map(|at| {
+            let events = support::http::get(cluster.api[*at], "/v1/events").unwrap().body;
+            let events: Vec<Value> = events.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+            events
+                .into_iter()
+                .filter(|event| event["kind"] == "asks_for_votes" && event["term"].as_u64() > Some(term))
+        })
+        .collect();
+    assert!(
+        !asked.is_empty() && asked.iter().all(|event| event["reason"] == "the leader hands over"),
+        "{asked:?}"
+    );
+}
+
+#[test]
+fn a_leader_that_cannot_hand_over_stops_at_the_second_signal() {
+    let directory = tempfile::tempdir().unwrap();
+    let [mesh, admin, api] = [(); 3].map(|()| free(3));
+    let cluster = Cluster { directory: directory.path(), mesh, admin, api };
+    let file = cluster.write_file(3);
+    let text = std::fs::read_to_string(&file).unwrap() + "[consensus]\nelection = \"40 s\"\n";
+    std::fs::write(&file, text).unwrap();
+    let told = directory.path().join("log");
+    let start = |at: usize| {
+        Node::start_logged(
+            &["--config", &file, "--node", &format!("{}-1", NAMES[at])],
+            cluster.api[at],
+            &told,
+        )
+    };
+    let mut nodes: Vec<Node> = (0..3).map(start).collect();
+    let leader = cluster.leader();
+    cluster.put(leader, "one");
+    // They acknowledged something a moment ago, and will not again.
+    (0..3).filter(|at| *at != leader).for_each(|at| signal(&nodes[at].child, "STOP"));
+    signal(&nodes[leader].child, "TERM");
+    let said = || std::fs::read_to_string(&told).unwrap_or_default();
+    poll("it is told to stop", SOON, || said().contains("SIGTERM: stopping").then_some(()));
+    let ready = || cluster.ask(cluster.api[leader], "GET", "/readyz", "").filter(|(code, _)| *code == 503);
+    let (_, not_ready) = poll("not ready", SOON, ready);
+    assert_eq!(not_ready["reasons"][0], "the node is draining");
+    assert_eq!(nodes[leader].child.try_wait().unwrap(), None, "it waits for another one to lead");
+    signal(&nodes[leader].child, "TERM");
+    assert_eq!(exit_code(&mut nodes[leader].child, SOON), 1);
 }

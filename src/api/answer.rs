@@ -123,14 +123,14 @@ fn metrics(facts: &Facts) -> Answer {
 }
 
 fn ready(facts: &Facts) -> Answer {
-    let reasons = facts.ready.reasons(&facts.mesh);
+    let reasons = facts.not_ready();
     let code = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let reasons: Vec<String> = reasons.iter().map(ToString::to_string).collect();
     json(code, &json!({ "ready": reasons.is_empty(), "reasons": reasons }))
 }
 
 fn status(facts: &Facts) -> Answer {
-    let ready = facts.ready.reasons(&facts.mesh).is_empty();
+    let ready = facts.not_ready().is_empty();
     let full = FullStatus { version: env!("CARGO_PKG_VERSION"), ready, status: facts.mesh.status() };
     json(StatusCode::OK, &full)
 }

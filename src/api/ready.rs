@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use trunkline_mesh::{Mesh, NodeSpec, Roles, Status, Topology};
 
+use crate::consensus;
+
 /// Judges one node.
 #[derive(Debug)]
 pub struct Ready {
@@ -24,6 +26,9 @@ pub enum NotReady {
     /// A proxy without any link to a member.
     #[error("no member of this datacenter is linked")]
     NoMember,
+    /// Its replica serves nobody well.
+    #[error("the replica: {0}")]
+    Replica(consensus::NotReady),
 }
 
 impl Ready {
@@ -37,8 +42,10 @@ impl Ready {
     }
 
     /// Everything that stands against it; ready if there is nothing.
-    pub(super) fn reasons(&self, mesh: &Mesh) -> Vec<NotReady> {
-        self.judge(&mesh.status(), mesh.local_addr().is_some(), &mesh.topology())
+    pub(super) fn reasons(&self, mesh: &Mesh, replica: Option<&consensus::Status>) -> Vec<NotReady> {
+        let mut reasons = self.judge(&mesh.status(), mesh.local_addr().is_some(), &mesh.topology());
+        reasons.extend(replica.and_then(|status| status.not_ready).map(NotReady::Replica));
+        reasons
     }
 
     fn judge(&self, status: &Status, listens: bool, topology: &Topology) -> Vec<NotReady> {

@@ -131,6 +131,17 @@ pub(super) async fn node(args: NodeCommand, log: &Log) -> Result<(), Failure> {
     if let Some(admin) = &admin {
         admin.set_draining();
     }
+    if let Some(service) = &service {
+        service.set_draining();
+    }
+    if outcome.is_ok() {
+        // Clients are served meanwhile.
+        match replica.hand_over().await {
+            Ok(Some(next)) => tracing::info!("handed over to replica {next}"),
+            Ok(None) => {}
+            Err(error) => tracing::warn!("stops without having handed over: {error}"),
+        }
+    }
     if let Some(service) = service {
         service.close().await;
     }

@@ -184,7 +184,8 @@ impl<M: StateMachine, D: Disk> Access<M, D> {
         &self,
         look: impl FnOnce(&M) -> T + Send + 'static,
     ) -> Result<(Marker, T), MarkerError> {
-        let turn = self.markers.turn().await?;
+        let applied = self.engine.progress().borrow().applied;
+        let turn = self.markers.turn(applied).await?;
         let look = |state: &Applied<M>| state.head().map(|head| (head, look(&state.machine)));
         let looked = self.applier.look(look).await.map_err(MarkerError::stopped)?;
         let (head, looked) = looked.ok_or(MarkerError::NotApplied)?;

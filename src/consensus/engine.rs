@@ -6,6 +6,7 @@
 
 mod calls;
 mod clocks;
+mod heard;
 mod log_store;
 mod machine_store;
 mod members;
@@ -34,6 +35,7 @@ use trunkline_mesh::Lane;
 
 use self::calls::Calls;
 use self::clocks::OwnTime;
+use self::heard::Heard;
 use self::log_store::LogStore;
 use self::machine_store::MachineStore;
 use self::message::Body;
@@ -50,7 +52,7 @@ use super::error::{MarkerError, MemberError, ProposeError, StartError};
 use super::event::Event;
 use super::events::Events;
 use super::replica_id::{Place, ReplicaId};
-use super::status::{Role, Status};
+use super::status::{NotReady, Role, Status};
 use super::time::{Instant, sleep, timeout};
 use super::{tasks, watch};
 use crate::storage::{Disk, EntryId, Log, Recovered, Snapshots};
@@ -121,10 +123,12 @@ impl<D: Disk> Engine<D> {
             patience: timing.patience,
             time: OwnTime::begin(),
             events,
+            heard: Heard::new(own, timing.election),
             asked: Mutex::new(None),
         });
         let network = Network { wire: Arc::clone(&wire), disk: PhantomData };
         let raft = Raft::build(own, config, network, store, machine).await.map_err(StartError::engine)?;
+        wire.heard.look_at(raft.metrics());
         let in_doubt = found.in_doubt.is_some();
         let vote = found.vote.as_deref().and_then(types::vote_of);
         // Before it was restarted it may have promised another leader for so long to vote for nobody else, itself included.
@@ -270,6 +274,8 @@ impl<D: Disk> Engine<D> {
         let metrics = metrics.borrow_watched();
         let membership = metrics.membership_config.membership();
         let place = |id: ReplicaId| membership.get_node(&id).map(|place| (id, place.clone()));
+        let not_ready = self.requests.wire.heard.not_ready(&metrics);
+        let unknown = matches!(not_ready, Some(NotReady::NoLeader { .. } | NotReady::NoMajority { .. }));
         Status {
             replica: self.requests.wire.own,
             role: match metrics.state {
@@ -279,7 +285,7 @@ impl<D: Disk> Engine<D> {
                 openraft::ServerState::Learner | openraft::ServerState::Shutdown => Role::Learner,
             },
             term: metrics.current_term,
-            leader: metrics.current_leader.and_then(place),
+            leader: metrics.current_leader.filter(|_| !unknown).and_then(place),
             voters: membership.voter_ids().filter_map(place).collect(),
             learners: membership.learner_ids().filter_map(place).collect(),
             last: metrics.last_log_index,
@@ -291,6 +297,7 @@ impl<D: Disk> Engine<D> {
             clocks_sure: self.requests.clocks_sure.load(Ordering::Relaxed),
             leases: self.requests.leases.load(Ordering::Relaxed),
             snapshots_failed: self.requests.progress.borrow().snapshots_failed,
+            not_ready,
             stopped: metrics.running_state.as_ref().err().map(ToString::to_string),
             sent: self.requests.wire.outbox.sent(),
         }
@@ -310,6 +317,10 @@ impl<D: Disk> Engine<D> {
 
     pub(super) async fn transfer(&self, replica: ReplicaId) -> Result<(), MemberError> {
         self.requests.transfer(replica).await
+    }
+
+    pub(super) async fn hand_over(&self) -> Result<Option<ReplicaId>, MemberError> {
+        self.requests.hand_over_to_any().await
     }
 
     /// Takes a snapshot now, and lets go of the entries it has.
@@ -386,7 +397,11 @@ async fn tell_of_leaders<D: Disk>(requests: Arc<Requests<D>>) {
     loop {
         let (leader, term) = {
             let metrics = metrics.borrow_watched();
-            (metrics.current_leader, metrics.vote.leader_id.term)
+            let leader_id = metrics.vote.leader_id;
+            if metrics.current_leader == Some(requests.wire.own) && metrics.current_leader != before {
+                requests.wire.heard.of(leader_id, true);
+            }
+            (metrics.current_leader, leader_id.term)
         };
         if leader != before {
             before = leader;

@@ -2,7 +2,7 @@
 //!
 //! What the file of a node says stays as it is. What is here comes and goes with the committed membership.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use trunkline_mesh::{Mesh, NodeId, NodeSpec, Roles, Topology, TopologyChangeError};
@@ -21,8 +21,8 @@ enum Change {
 #[derive(Debug, Default)]
 pub(super) struct Joined {
     nodes: BTreeMap<NodeId, NodeSpec>,
-    /// Known here, as the membership is being changed to have them.
-    asked: BTreeSet<NodeId>,
+    /// Known here, as the membership is being changed to have them: by so many who ask for it.
+    asked: BTreeMap<NodeId, usize>,
 }
 
 impl Joined {
@@ -33,13 +33,16 @@ impl Joined {
             mesh.add_node(spec.clone())?;
             self.nodes.insert(spec.id.clone(), spec.clone());
         }
-        self.asked.insert(spec.id);
+        *self.asked.entry(spec.id).or_default() += 1;
         Ok(())
     }
 
     /// It joined, or it did not: from now on the membership says. `members` is what that is.
     pub(super) fn asked(&mut self, mesh: &Mesh, place: &Place, members: &[Place]) {
-        self.asked.remove(&place.node);
+        if let Some(count) = self.asked.get_mut(&place.node) {
+            *count -= 1;
+        }
+        self.asked.retain(|_, count| *count > 0);
         self.follow(mesh, members);
     }
 
@@ -80,7 +83,7 @@ impl Joined {
 
     /// A file's topology with those beside whom it does not name, and who they are.
     fn beside(&self, file: &Arc<Topology>, members: &[Place]) -> (Arc<Topology>, BTreeMap<NodeId, NodeSpec>) {
-        let asked = self.nodes.values().filter(|spec| self.asked.contains(&spec.id)).cloned();
+        let asked = self.nodes.values().filter(|spec| self.asked.contains_key(&spec.id)).cloned();
         let unnamed: BTreeMap<NodeId, NodeSpec> = asked
             .chain(members.iter().filter_map(spec_of))
             .filter(|spec| file.node(&spec.id).is_none())
@@ -105,7 +108,9 @@ impl Joined {
         let mut changes: Vec<Change> = self
             .nodes
             .keys()
-            .filter(|node| !self.asked.contains(*node) && members.iter().all(|place| place.node != **node))
+            .filter(|node| {
+                !self.asked.contains_key(*node) && members.iter().all(|place| place.node != **node)
+            })
             .map(|node| Change::Leaves(node.clone()))
             .collect();
         for spec in members.iter().filter_map(spec_of) {
@@ -144,7 +149,7 @@ mod tests {
 
     fn joined(places: &[Place]) -> Joined {
         let nodes = places.iter().filter_map(spec_of).map(|spec| (spec.id.clone(), spec)).collect();
-        Joined { nodes, asked: BTreeSet::new() }
+        Joined { nodes, asked: BTreeMap::new() }
     }
 
     #[test]
@@ -183,14 +188,14 @@ mod tests {
         assert_eq!(named(&[place("eu-1", 1)], &joined(&[])), ("eu-1 eu-2 eu-3".to_owned(), 2));
         let mut more = joined(&[place("eu-4", 9)]);
         assert_eq!(named(&[place("eu-1", 1)], &more).1, 2, "it left");
-        more.asked.insert(NodeId::new("eu-4").unwrap());
+        more.asked.insert(NodeId::new("eu-4").unwrap(), 1);
         assert_eq!(named(&[place("eu-1", 1)], &more).1, 3);
     }
 
     #[test]
     fn who_is_asked_to_join_stays_while_the_membership_does_not_have_it_yet() {
         let mut one = joined(&[place("eu-2", 7)]);
-        one.asked.insert(NodeId::new("eu-2").unwrap());
+        one.asked.insert(NodeId::new("eu-2").unwrap(), 1);
         assert_eq!(one.changes(|_| false, &[]), []);
         one.asked.clear();
         assert_eq!(one.changes(|_| false, &[]).len(), 1);

@@ -126,9 +126,11 @@ impl<D: Disk> Markers<D> {
         Self { log, turn: Arc::new(Semaphore::new(1)), shared }
     }
 
-    /// Ends the log's newest segment: what is in it can be deleted once a snapshot has it. Gives the turn to write one.
-    pub(super) async fn turn(&self) -> Result<OwnedSemaphorePermit, MarkerError> {
+    /// Gives the turn to write one, of what is applied by now or later, if there is none that has as much. Then the log's newest segment
+    /// is ended, and not before: what is in it can be deleted once a snapshot has it.
+    pub(super) async fn turn(&self, applied: Option<EntryId>) -> Result<OwnedSemaphorePermit, MarkerError> {
         let turn = Arc::clone(&self.turn).try_acquire_owned().map_err(|_| MarkerError::UnderWay)?;
+        self.check_newest(applied.ok_or(MarkerError::NotApplied)?)?;
         let (tell, told) = oneshot::channel();
         self.log.rotate(Box::new(move |result| drop(tell.send(result)))).map_err(MarkerError::disk)?;
         told.await.map_err(|_| MarkerError::disk(StorageError::Closed))?.map_err(MarkerError::disk)?;

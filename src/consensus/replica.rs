@@ -315,9 +315,9 @@ impl<M: StateMachine> Replica<M> {
         let place = Place { node, datacenter, address: Some(address) };
         let refused = |error: TopologyChangeError| MemberError::Refused { why: error.to_string() };
         self.joined().ask(mesh, &place).map_err(refused)?;
-        let added = self.shared.access.engine.add(place.clone(), self.shared.access.patience).await;
-        self.joined().asked(mesh, &place, &self.members());
-        added
+        // Whoever asked may go away meanwhile, as a client does that closes its connection.
+        let asked = Asked { replica: self, place };
+        self.shared.access.engine.add(asked.place.clone(), self.shared.access.patience).await
     }
 
     /// Has the mesh go on with another topology, as [`Mesh::set_topology`] does, and with the nodes that
@@ -365,6 +365,17 @@ impl<M: StateMachine> Replica<M> {
     /// [`MemberError`].
     pub async fn transfer(&self, replica: ReplicaId) -> Result<(), MemberError> {
         self.shared.access.engine.transfer(replica).await
+    }
+
+    /// If this replica leads, has the voter lead instead that has most of the log, as before it is [stopped](Self::stop): an election after
+    /// that would take longer, with nobody who leads until then. Waits until the others heard of it, twice the election time at
+    /// most. Says who leads now; `None` where this one did not lead, or nobody else votes.
+    ///
+    /// # Errors
+    ///
+    /// [`MemberError`]: it is not certain that anybody else leads.
+    pub async fn hand_over(&self) -> Result<Option<ReplicaId>, MemberError> {
+        self.shared.access.engine.hand_over().await
     }
 
     /// Takes a snapshot, from which on older entries are let go of.
@@ -437,6 +448,19 @@ impl<M: StateMachine> Replica<M> {
     /// Stops the engine. What was proposed and is not answered may be applied or not.
     pub async fn stop(&self) {
         self.shared.access.engine.stop().await;
+    }
+}
+
+/// A node that is asked to join, until it is known what became of that, or nobody wants to know any longer.
+struct Asked<'a, M: StateMachine> {
+    replica: &'a Replica<M>,
+    place: Place,
+}
+
+impl<M: StateMachine> Drop for Asked<'_, M> {
+    fn drop(&mut self) {
+        let (mesh, members) = (self.replica.shared.client.mesh(), self.replica.members());
+        self.replica.joined().asked(mesh, &self.place, &members);
     }
 }
 

@@ -1,5 +1,7 @@
 //! What a replica says of itself.
 
+use std::time::Duration;
+
 use super::engine::Sent;
 use super::replica_id::{Place, ReplicaId};
 use crate::storage::EntryId;
@@ -33,6 +35,33 @@ impl Role {
     }
 }
 
+/// Why a client does better to go to another node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NotReady {
+    /// The consensus engine stopped.
+    #[error("its consensus engine stopped")]
+    Stopped,
+    /// It follows nobody, or heard nothing of its leader for so long: it may be cut off, or wait to be added.
+    #[error("it heard of no leader for {within:?}")]
+    NoLeader {
+        /// How long that was.
+        within: Duration,
+    },
+    /// The leader that it follows, or is, was answered by no majority for so long: another one may lead by now.
+    #[error("its leader was answered by no majority for {within:?}")]
+    NoMajority {
+        /// How long that was.
+        within: Duration,
+    },
+    /// It has not applied so many entries that it knows to be committed.
+    #[error("it has {lacks} entries to apply that are committed")]
+    Behind {
+        /// How many.
+        lacks: u64,
+    },
+}
+
 /// A replica at one moment.
 #[derive(Clone, Debug)]
 pub struct Status {
@@ -42,7 +71,7 @@ pub struct Status {
     pub role: Role,
     /// The highest term it knows of.
     pub term: u64,
-    /// Who leads, as far as it knows.
+    /// Who leads, as far as it knows: it heard of it within the election time, and a majority answered that one.
     pub leader: Option<(ReplicaId, Place)>,
     /// Who votes.
     pub voters: Vec<(ReplicaId, Place)>,
@@ -67,6 +96,8 @@ pub struct Status {
     /// It gives leases: it leads, and a majority's clocks run as its own does. Otherwise a read that would do with
     /// one asks a quorum.
     pub leases: bool,
+    /// Why a client does better to go to another node; `None`: it does not.
+    pub not_ready: Option<NotReady>,
     /// Why the engine stopped, where it did.
     pub stopped: Option<String>,
     /// What it sent.

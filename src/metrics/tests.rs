@@ -144,6 +144,7 @@ fn a_replica_is_scraped_with_its_node() {
         role: Role::Follower,
         term: 3,
         leader: None,
+        not_ready: None,
         voters: vec![(own, place.clone())],
         learners: vec![],
         last: Some(12),

@@ -83,9 +83,10 @@ async fn route(facts: &Facts, request: Request<Incoming>) -> Result<Response<Bod
             Ok(written::respond(StatusCode::OK, "application/x-ndjson", lines.into()))
         }
         (Method::GET, "/readyz") => {
-            let ready = facts.replica.status().leader.is_some();
+            let reasons = facts.not_ready();
+            let ready = reasons.is_empty();
             let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-            Ok(written::answer(code, &json!({ "ready": ready })))
+            Ok(written::answer(code, &json!({ "ready": ready, "reasons": reasons })))
         }
         (_, "/v1/session" | "/v1/propose") => Ok(not_allowed(facts, "POST")),
         (

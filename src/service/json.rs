@@ -69,6 +69,7 @@ pub(super) fn status(status: &Status) -> Value {
         "replica": status.replica,
         "role": status.role.label(),
         "term": status.term,
+        "ready": status.not_ready.is_none(),
         "leader": status.leader.as_ref().map(place),
         "voters": status.voters.iter().map(place).collect::<Vec<_>>(),
         "learners": status.learners.iter().map(place).collect::<Vec<_>>(),

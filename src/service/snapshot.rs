@@ -37,6 +37,9 @@ pub(super) const PATH: &str = "/v1/snapshot";
 const STATES_MAX: usize = 2;
 /// Who asks so soon after another one gets the same state.
 const SHARED_FOR: Duration = Duration::from_secs(1);
+/// Who takes less than so many bytes per second, in the mean and beyond the patience of a feed, is let go of: two of them would keep
+/// all others from a newer state for as long as they like.
+const BYTES_PER_S_MIN: u64 = 128 << 10;
 /// What is written at once, B; one key with its value always fits.
 const PAGE_BYTES: usize = 32 << 10;
 
@@ -115,7 +118,7 @@ pub(super) async fn stream(facts: &Facts, prefix: String, at_least: u64) -> Resu
     let place = Arc::clone(&facts.states.places).try_acquire_owned();
     let place = place.map_err(|_| busy("too many take a snapshot"))?;
     let state = facts.states.take(&facts.replica, at_least).await?;
-    let pages = Pages { state, prefix, keys: None, after: None, given: None };
+    let pages = Pages::new(state, prefix);
     let taker = Taker { pages, feed: Arc::clone(&facts.feed), _place: place };
     // It is asked for more when the connection has room for more: a frame or two wait there, and nothing else.
     let frames = stream::unfold(Some(taker), |taker| async {
@@ -147,8 +150,10 @@ struct Pages {
     keys: Option<u64>,
     /// The key that was told last.
     after: Option<String>,
-    /// When it was given the page before.
+    /// When it was given the first page and the page before, and how many bytes so far.
+    begun: Option<Instant>,
     given: Option<Instant>,
+    bytes: u64,
 }
 
 /// What comes next.
@@ -176,12 +181,26 @@ enum Said<'a> {
 }
 
 impl Pages {
+    fn new(state: Arc<State>, prefix: String) -> Self {
+        Self { state, prefix, keys: None, after: None, begun: None, given: None, bytes: 0 }
+    }
+
     /// It asks for more.
     fn next(&mut self, patience: Duration, now: Instant) -> Page {
-        if self.given.is_some_and(|given| now.saturating_duration_since(given) >= patience) {
-            let message = format!("nothing was taken for {patience:?}: begin anew, here or at another node");
+        let since = |at: Option<Instant>| at.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+        let due = patience + Duration::from_millis(self.bytes * 1_000 / BYTES_PER_S_MIN);
+        let slow = if since(self.given) >= patience {
+            Some(format!("nothing was taken for {patience:?}"))
+        } else if since(self.begun) >= due {
+            Some(format!("less than {BYTES_PER_S_MIN} B were taken per second"))
+        } else {
+            None
+        };
+        if let Some(slow) = slow {
+            let message = format!("{slow}: begin anew, here or at another node");
             return Page::LetGo(format!("{}\n", json!({ "code": "slow", "message": message })).into());
         }
+        self.begun.get_or_insert(now);
         self.given = Some(now);
         let mut text = Vec::new();
         let mut keys = self.keys.unwrap_or_else(|| {
@@ -206,6 +225,7 @@ impl Pages {
             self.after = Some(last.to_owned());
         }
         self.keys = Some(keys);
+        self.bytes += text.len() as u64;
         Page::Text(text.into())
     }
 }
@@ -238,7 +258,7 @@ mod tests {
         }
         let last = EntryId { term: 2, index: 90 };
         let state = Arc::new(State { machine, last, taken: Instant::now() });
-        Pages { state, prefix: prefix.to_owned(), keys: None, after: None, given: None }
+        Pages::new(state, prefix.to_owned())
     }
 
     fn all(pages: &mut Pages) -> (Vec<serde_json::Value>, usize) {
@@ -298,5 +318,30 @@ mod tests {
         let Page::LetGo(words) = pages.next(PATIENCE, after(19)) else { panic!("it is let go of") };
         let words: serde_json::Value = serde_json::from_slice(&words).unwrap();
         assert_eq!(words["code"], "slow");
+    }
+
+    /// Two pages in nine seconds, again and again: nothing that a patience would end.
+    #[test]
+    fn one_that_takes_little_for_long_is_told_to_begin_anew_and_one_that_takes_enough_is_not() {
+        let value = Bytes::from(vec![b'v'; PAGE_BYTES]);
+        let names: Vec<String> = (0..400).map(|number| format!("{number:03}")).collect();
+        let values: Vec<(&str, Bytes)> = names.iter().map(|name| (name.as_str(), value.clone())).collect();
+        let begun = Instant::now();
+        let last = |pause: Duration| {
+            let (mut pages, mut now) = (pages(&values, ""), begun);
+            loop {
+                match pages.next(PATIENCE, now) {
+                    Page::Text(_) => now += pause,
+                    end => return (end, now - begun),
+                }
+            }
+        };
+        let (end, took) = last(Duration::from_millis(4_500));
+        let Page::LetGo(words) = end else { panic!("it is let go of") };
+        let words: serde_json::Value = serde_json::from_slice(&words).unwrap();
+        assert_eq!(words["code"], "slow");
+        assert!(words["message"].as_str().unwrap().contains("per second"), "{words}");
+        assert!(took < Duration::from_secs(20), "{took:?}");
+        assert!(matches!(last(Duration::from_millis(240)).0, Page::End(_)));
     }
 }

@@ -11,8 +11,9 @@ use trunkline_mesh::Lane;
 
 use super::super::error::MemberError;
 use super::super::replica_id::{Place, ReplicaId};
+use super::super::time::timeout;
 use super::message::Body;
-use super::requests::Requests;
+use super::requests::{NEAR_ENTRIES, Requests};
 use super::types::Types;
 use crate::storage::Disk;
 
@@ -73,6 +74,26 @@ impl<D: Disk> Requests<D> {
         self.hand_over(replica).await
     }
 
+    /// Has the voter lead that has most of the log, as before this replica stops, and waits until it does and everybody had time to hear of
+    /// it; twice an election timeout at most. `None` where this one does not lead, or nobody else votes.
+    pub(super) async fn hand_over_to_any(&self) -> Result<Option<ReplicaId>, MemberError> {
+        let Some(others) = self.voters_led().filter(|others| !others.is_empty()) else { return Ok(None) };
+        let able = others.iter().map(|(replica, _)| *replica);
+        let able = able.filter(|replica| self.is_heard(*replica) && self.is_near(*replica));
+        let Some(next) = able.max_by_key(|replica| self.has(*replica)) else {
+            let why = "no other voter is there that has nearly everything".to_owned();
+            return Err(MemberError::Silent { why });
+        };
+        let handed = async {
+            self.hand_over(next).await?;
+            self.another_leads(self.wire.own).await;
+            Ok(Some(next))
+        };
+        let late =
+            |_| Err(MemberError::Outcome { why: format!("replica {next} did not take the lead in time") });
+        timeout(2 * self.drained_within, handed).await.unwrap_or_else(late)
+    }
+
     fn is_voter(&self, replica: ReplicaId) -> bool {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
@@ -111,13 +132,16 @@ impl<D: Disk> Requests<D> {
 
     /// It lacks no more than a leader sends it in a moment.
     fn is_near(&self, replica: ReplicaId) -> bool {
-        const ENTRIES: u64 = 1_000;
+        let (has, last) = (self.has(replica), self.raft.metrics().borrow_watched().last_log_index);
+        has > 0 && has + NEAR_ENTRIES > last.unwrap_or(0)
+    }
+
+    /// How many entries it acknowledged.
+    fn has(&self, replica: ReplicaId) -> u64 {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         let replication: Option<&BTreeMap<_, _>> = metrics.replication.as_ref();
-        let has =
-            replication.and_then(|all| all.get(&replica)?.as_ref()).map_or(0, |log_id| log_id.index + 1);
-        has > 0 && has + ENTRIES > metrics.last_log_index.unwrap_or(0)
+        replication.and_then(|all| all.get(&replica)?.as_ref()).map_or(0, |log_id| log_id.index + 1)
     }
 }
 

@@ -17,7 +17,7 @@
 //!
 //! | what | name     | body |
 //! | ---- | -------- | ---- |
-//! | 1    | append   | vote; previous id; committed id; entries 8; for each term 8, index 8, length 8; then all of their bytes |
+//! | 1    | append   | vote; previous id; committed id; entries 4; flags 4: 1 no majority answers the leader; for each term 8, index 8, length 8; then all of their bytes |
 //! | 2    | appended | result 8: 0 done, 1 conflict, 2 higher vote, 3 the stream is not known; vote |
 //! | 3    | vote     | vote; last id; flags 8: 1 only asked whether, 2 leadership is transferred |
 //! | 4    | voted    | vote; last id; granted 8 |
@@ -117,6 +117,8 @@ pub(super) struct Append {
     pub(super) vote: EngineVote,
     pub(super) previous: Option<EntryId>,
     pub(super) committed: Option<EntryId>,
+    /// A majority answers the leader, or elected it lately.
+    pub(super) backed: bool,
     pub(super) entries: Vec<Entry>,
 }
 
@@ -189,7 +191,8 @@ impl Envelope {
                 head.vote(&append.vote);
                 head.id(append.previous);
                 head.id(append.committed);
-                head.number(append.entries.len() as u64);
+                // The count is limited.
+                head.number(append.entries.len() as u64 | u64::from(!append.backed) << 32);
                 for entry in &append.entries {
                     head.numbers([entry.id.term, entry.id.index, entry.payload.len() as u64]);
                     rest.push(entry.payload.clone());
@@ -376,6 +379,10 @@ fn read_body(tag: u8, from: &mut Reader<'_>) -> Result<Body, MessageError> {
 
 fn read_append(from: &mut Reader<'_>) -> Result<Append, MessageError> {
     let (vote, previous, committed, count) = (from.vote()?, from.id()?, from.id()?, from.number()?);
+    let (count, flags) = (count & u64::from(u32::MAX), count >> 32);
+    if flags > 1 {
+        return Err(MessageError("a flag of it is none"));
+    }
     // So many lengths must be there.
     if count > ENTRIES_MAX || count * 24 > from.left as u64 {
         return Err(MessageError("it has too many entries"));
@@ -399,7 +406,7 @@ fn read_append(from: &mut Reader<'_>) -> Result<Append, MessageError> {
         let bytes = usize::try_from(bytes).map_err(|_| MessageError("it ends early"))?;
         entries.push(Entry { id, payload: from.take(bytes)? });
     }
-    Ok(Append { vote, previous, committed, entries })
+    Ok(Append { vote, previous, committed, backed: flags == 0, entries })
 }
 
 impl Body {
@@ -583,7 +590,7 @@ mod tests {
             payload: Bytes::from_static(payload),
         };
         let entries = vec![entry(42, b"first"), entry(43, b""), entry(44, b"third")];
-        let append = Append { vote, previous: Some(id), committed: None, entries };
+        let append = Append { vote, previous: Some(id), committed: None, backed: true, entries };
         let part = Part {
             vote,
             last: Some(id),
@@ -594,7 +601,13 @@ mod tests {
         };
         vec![
             Body::Append(append),
-            Body::Append(Append { vote, previous: None, committed: Some(id), entries: vec![] }),
+            Body::Append(Append {
+                vote,
+                previous: None,
+                committed: Some(id),
+                backed: false,
+                entries: vec![],
+            }),
             Body::Appended(Appended::Done),
             Body::Appended(Appended::Conflict),
             Body::Appended(Appended::HigherVote(vote)),

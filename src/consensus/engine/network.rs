@@ -27,6 +27,7 @@ use super::super::tasks::blocking;
 use super::super::time::{Instant, sleep_until, timeout};
 use super::calls::{Call, Calls};
 use super::clocks::OwnTime;
+use super::heard::Heard;
 use super::machine_store::SnapshotData;
 use super::message::{Append, Appended, Body, Envelope, Got, Part};
 use super::outbox::{Outbox, QueueFull};
@@ -53,6 +54,7 @@ pub(super) struct Wire {
     pub(super) patience: Duration,
     pub(super) time: OwnTime,
     pub(super) events: Events,
+    pub(super) heard: Heard,
     /// The last term in which votes were asked for, and whether that was on trial: an event for all voters is enough.
     pub(super) asked: Mutex<Option<(u64, bool)>>,
 }
@@ -364,6 +366,7 @@ impl<D: Disk, S: Stream<Item = AppendEntriesRequest<Types>> + Unpin> Appends<'_,
             vote: request.vote,
             previous: request.prev_log_id.as_ref().map(id_of),
             committed: request.leader_commit.as_ref().map(id_of),
+            backed: self.peer.wire.heard.is_backed(),
             entries,
         };
         let peer = self.peer;

@@ -121,6 +121,7 @@ impl<D: Disk> Receiver<D> {
         (from, call, seq): (ReplicaId, u64, u64),
         append: Append,
     ) {
+        self.wire.heard.of(append.vote.leader_id, append.backed);
         let key = (place.node.clone(), lane);
         if seq == 0 {
             let (requests, waiting) = mpsc::channel(2 * STREAM_APPENDS_MAX);

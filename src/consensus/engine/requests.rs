@@ -37,6 +37,9 @@ pub(super) const FORWARDED_KIB_MAX: usize = 2 << 10;
 /// The longest command that is taken from a peer: the longest operation, and its head.
 const COMMAND_BYTES_MAX: usize = super::super::OPERATION_BYTES_MAX + 32;
 
+/// Whoever lacks no more has nearly everything: a leader sends it in a moment.
+pub(super) const NEAR_ENTRIES: u64 = 1_000;
+
 pub(super) struct Requests<D: Disk> {
     pub(super) raft: Raft<D>,
     pub(super) wire: Arc<Wire>,
@@ -214,7 +217,7 @@ impl<D: Disk> Requests<D> {
     }
 
     /// Resolves when another one leads, and what this one said last had time to come.
-    async fn another_leads(&self, replica: ReplicaId) {
+    pub(super) async fn another_leads(&self, replica: ReplicaId) {
         let mut metrics = self.raft.server_metrics();
         // One that hands over is the leader, for itself, until another one is.
         let own = metrics.borrow_watched().current_leader.filter(|leader| *leader == self.wire.own);

@@ -15,6 +15,7 @@ mod marked;
 mod net;
 mod node;
 mod planted;
+mod readiness;
 mod runtime;
 mod scene;
 mod subscribers;

@@ -257,7 +257,9 @@ fn one_marker_at_a_time_of_this_replica_and_newer_than_what_there_is() {
         assert!(newest > marker.last());
         let newer = MarkerError::Newer { index: newest.index };
         assert_eq!(one.end(marker).await, Err(newer.clone()));
+        let segments = one.segments();
         assert_eq!(one.begin().await.unwrap_err(), newer);
+        assert_eq!(one.segments(), segments, "nothing was begun");
         assert_eq!(one.newest(), Some(newest));
         assert_eq!(one.node.snapshots.names().len(), 1);
         // What the disk refused does not become one, whatever comes after.

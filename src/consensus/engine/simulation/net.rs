@@ -49,6 +49,8 @@ struct State {
     cut: BTreeMap<(usize, usize), Strikes>,
     /// Who takes nothing on bulk: what is sent there is refused, and its sender told.
     full: BTreeMap<usize, Strikes>,
+    /// Appends without entries, which tell what is committed, do not arrive there.
+    untold: BTreeSet<(usize, usize)>,
     /// Nothing takes longer than it is far.
     exact: bool,
     /// Whose proxies are gone: what goes there waits.
@@ -110,6 +112,7 @@ impl Net {
             exact: false,
             cut: BTreeMap::new(),
             full: BTreeMap::new(),
+            untold: BTreeSet::new(),
             stalled: BTreeMap::new(),
             ends: BTreeMap::new(),
             flows: BTreeMap::new(),
@@ -176,6 +179,16 @@ impl Net {
         };
     }
 
+    /// What a leader sends a node without entries, as it tells what is committed, does not arrive, or does again.
+    pub(super) fn leave_untold(&self, (from, to): (usize, usize), untold: bool) {
+        let mut state = self.lock();
+        if untold {
+            state.untold.insert((from, to))
+        } else {
+            state.untold.remove(&(from, to))
+        };
+    }
+
     pub(super) fn stall(&self, datacenter: &Datacenter) {
         self.lock().stalled.insert(datacenter.clone(), Some(Fault::NoProxies));
     }
@@ -223,6 +236,12 @@ impl Net {
             life = self.lock().ends.get(&from).map_or(0, |end| end.life);
         }
         let mut state = self.lock();
+        if state.untold.contains(&(from, to))
+            && let Ok(Envelope { body: Body::Append(append), .. }) = Envelope::decode(&outgoing.payload)
+            && append.entries.is_empty()
+        {
+            return;
+        }
         let pair = (self.0.places[from].datacenter.clone(), self.0.places[to].datacenter.clone());
         let times = state.slow.get_mut(&pair).map_or(1, |(times, strikes)| {
             self.strikes(strikes);

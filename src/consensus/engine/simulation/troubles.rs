@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use openraft::async_runtime::WatchReceiver;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::super::super::access::Access;
@@ -14,9 +15,9 @@ use super::super::super::status::Role;
 use super::super::super::tasks::scope::Scope;
 use super::clients::Cluster;
 use super::faults::Fault;
-use super::node::{End, Watched};
+use super::node::{End, Running, Watched};
 use super::planted::Planted;
-use super::world::{LOST_MAX, SPARE, TICK, World};
+use super::world::{LOST_MAX, Replaced, Replacement, SPARE, TICK, World};
 use crate::storage::faulty::{Fault as DiskFault, FaultyDisk};
 
 /// A disk that was told to fail.
@@ -32,13 +33,15 @@ pub(super) struct Failing {
 /// So long after its disk failed a node stops, if it does: what waits for the disk has its turn by then.
 const STOPS_WITHIN: Duration = Duration::from_secs(30);
 
-/// Puts a replica in the place of another one, as an operator would: at whoever leads, as often as it takes.
+/// Puts a replica in the place of those that its node was before, as an operator would: at whoever leads, as often as it takes.
 async fn replace(
     cluster: &Cluster,
     mut luck: fastrand::Rng,
-    (old, new, place): (ReplicaId, ReplicaId, Place),
+    (replaced, replacement): (&Replaced, Replacement),
+    (index, place): (usize, Place),
 ) {
-    loop {
+    let new = replacement.new;
+    while replaced.is_due(index, &replacement) {
         sleep(Duration::from_millis(luck.u64(200..2_000))).await;
         let Some(leader) = cluster.any(&mut luck) else { continue };
         let engine = &leader.access.engine;
@@ -48,13 +51,19 @@ async fn replace(
         }
         let is_in = |list: &[(ReplicaId, Place)], which| list.iter().any(|(replica, _)| *replica == which);
         let (votes, known) = (is_in(&status.voters, new), is_in(&status.learners, new));
-        let has_old = is_in(&status.voters, old) || is_in(&status.learners, old);
-        if votes && !has_old {
-            return;
+        let mut all = replacement.old.iter();
+        let old = all.find(|old| is_in(&status.voters, **old) || is_in(&status.learners, **old));
+        if votes && old.is_none() {
+            // Until all of the change is committed it needs the majority of before, too, and may be lost with its leader:
+            // nothing else is to be wiped.
+            if is_committed(&leader, new) && replaced.is_due(index, &replacement) {
+                return replaced.end(index);
+            }
+            continue;
         }
         let change = async {
-            if has_old {
-                engine.remove(old).await
+            if let Some(old) = old {
+                engine.remove(*old).await
             } else if known {
                 engine.promote(new).await
             } else {
@@ -63,6 +72,14 @@ async fn replace(
         };
         drop(leader.scope.run(timeout(Duration::from_secs(10), change)).await);
     }
+}
+
+/// The replica votes by a membership that is committed and not on the way to another one, as whoever asked for it is told.
+fn is_committed(at: &Running, replica: ReplicaId) -> bool {
+    let metrics = at.access.engine.requests.raft.metrics();
+    let metrics = metrics.borrow_watched();
+    let sets = metrics.committed_membership_config.membership().get_joint_config();
+    sets.len() == 1 && sets[0].contains(&replica)
 }
 
 /// As a program does that writes it itself, and takes its time.
@@ -333,14 +350,11 @@ impl World {
         self.around.checker.forgets(index);
         self.damages.remove(&index);
         self.doubtful.remove(&index);
-        self.replaced.begin(index);
+        let replacement = self.replaced.begin(index, old, self.nodes[index].own);
         self.counts.struck(Fault::Wipe);
-        let put = (old, self.nodes[index].own, self.nodes[index].place.clone());
+        let put = (index, self.nodes[index].place.clone());
         let (cluster, replaced, luck) = (self.cluster.clone(), self.replaced.clone(), self.luck.fork());
-        tokio::spawn(async move {
-            replace(&cluster, luck, put).await;
-            replaced.end(index);
-        });
+        tokio::spawn(async move { replace(&cluster, luck, (&replaced, replacement), put).await });
     }
 
     /// A node is stopped, and something in its log changes that is not at its end.

@@ -1,7 +1,7 @@
 //! One run: five voters in three datacenters and a node to spare, clients, subscribers, and what the seed has go wrong.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -79,19 +79,41 @@ pub(super) struct World {
 
 /// Nodes whose disks were wiped, until they vote again. Clones are the same.
 #[derive(Clone, Default)]
-pub(super) struct Replaced(Arc<Mutex<BTreeSet<usize>>>);
+pub(super) struct Replaced(Arc<Mutex<BTreeMap<usize, Replacement>>>);
+
+/// What is to be done for a node, however often it was wiped before that was done.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Replacement {
+    /// Who it was, and is to be out.
+    pub(super) old: Vec<ReplicaId>,
+    /// Who it is now, and is to vote.
+    pub(super) new: ReplicaId,
+}
 
 impl Replaced {
-    pub(super) fn begin(&self, index: usize) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(index);
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<usize, Replacement>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn begin(&self, index: usize, old: ReplicaId, new: ReplicaId) -> Replacement {
+        let mut all = self.lock();
+        let replacement = all.entry(index).or_insert_with(|| Replacement { old: Vec::new(), new });
+        replacement.old.push(old);
+        replacement.new = new;
+        replacement.clone()
+    }
+
+    /// It was not wiped again since.
+    pub(super) fn is_due(&self, index: usize, replacement: &Replacement) -> bool {
+        self.lock().get(&index) == Some(replacement)
     }
 
     pub(super) fn end(&self, index: usize) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&index);
+        self.lock().remove(&index);
     }
 
     fn contains(&self, index: usize) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(&index)
+        self.lock().contains_key(&index)
     }
 }
 
@@ -382,9 +404,16 @@ impl World {
             if Instant::now() > deadline {
                 let statuses = self.running().map(|(index, running)| {
                     let status = running.access.engine.status();
+                    let (metrics, own) = (running.access.engine.requests.raft.metrics(), status.replica);
+                    let metrics = metrics.borrow_watched();
                     format!(
-                        "{index}: {:?} of term {}, applied {:?}, {} in doubt",
-                        status.role, status.term, status.applied, status.in_doubt
+                        "{index}, {own}: {:?} of term {}, last {:?}, applied {:?}, in doubt: {}, members {}",
+                        status.role,
+                        status.term,
+                        status.last,
+                        status.applied,
+                        status.in_doubt,
+                        metrics.membership_config
                     )
                 });
                 let statuses: Vec<_> = statuses.collect();

@@ -1,0 +1,94 @@
+//! Whether this node hears of whoever leads, and that one of a majority: whether a client does well to come here.
+
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use openraft::async_runtime::WatchReceiver;
+use openraft::type_config::alias::WatchReceiverOf;
+
+use super::super::replica_id::ReplicaId;
+use super::super::status::NotReady;
+use super::super::time::Instant;
+use super::requests::NEAR_ENTRIES;
+use super::types::*;
+
+type LeaderId = openraft::impls::leader_id_std::LeaderId<u64, ReplicaId>;
+type Metrics = openraft::RaftMetrics<Types>;
+
+pub(super) struct Heard {
+    own: ReplicaId,
+    /// So long ago a word is good: `election`.
+    within: Duration,
+    last: Mutex<Option<Word>>,
+    /// Set once the engine is there.
+    metrics: OnceLock<WatchReceiverOf<Types, Metrics>>,
+}
+
+/// Somebody says that it leads.
+#[derive(Clone, Copy)]
+struct Word {
+    leader: LeaderId,
+    at: Instant,
+    /// A majority answers it.
+    backed: bool,
+}
+
+impl Heard {
+    pub(super) fn new(own: ReplicaId, within: Duration) -> Self {
+        Self { own, within, last: Mutex::new(None), metrics: OnceLock::new() }
+    }
+
+    /// The engine's, from which a leader takes whether a majority answers it.
+    pub(super) fn look_at(&self, metrics: WatchReceiverOf<Types, Metrics>) {
+        // There is one engine.
+        let _ = self.metrics.set(metrics);
+    }
+
+    /// Word of one that leads came, or this node was elected. One of an earlier term leads no longer.
+    pub(super) fn of(&self, leader: LeaderId, backed: bool) {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.is_none_or(|before| before.leader.term <= leader.term) {
+            *last = Some(Word { leader, at: Instant::now(), backed });
+        }
+    }
+
+    fn word(&self, leader: LeaderId) -> Option<Word> {
+        let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.filter(|word| word.leader == leader && word.at.elapsed() < self.within)
+    }
+
+    /// For those that this node leads: a majority answered or elected it lately.
+    pub(super) fn is_backed(&self) -> bool {
+        self.metrics.get().is_none_or(|metrics| self.backs(&metrics.borrow_watched()))
+    }
+
+    fn backs(&self, metrics: &Metrics) -> bool {
+        let mut voters = metrics.membership_config.voter_ids();
+        let alone = voters.next() == Some(self.own) && voters.next().is_none();
+        let answered = metrics.last_quorum_acked;
+        let answered = answered.is_some_and(|at| openraft::Instant::elapsed(&*at) < self.within);
+        alone || answered || self.word(metrics.vote.leader_id).is_some()
+    }
+
+    /// What stands against this node's serving clients.
+    pub(super) fn not_ready(&self, metrics: &Metrics) -> Option<NotReady> {
+        let within = self.within;
+        if metrics.running_state.is_err() {
+            return Some(NotReady::Stopped);
+        }
+        let backed = match metrics.current_leader {
+            Some(leader) if leader == self.own => Some(self.backs(metrics)),
+            Some(_) => self.word(metrics.vote.leader_id).map(|word| word.backed),
+            None => None,
+        };
+        match backed {
+            None => return Some(NotReady::NoLeader { within }),
+            Some(false) => return Some(NotReady::NoMajority { within }),
+            Some(true) => {}
+        }
+        let next = |last: Option<&LogId>| last.map_or(0, |last| last.index + 1);
+        let (committed, applied) = (metrics.cluster_committed.as_ref(), metrics.last_applied.as_ref());
+        let lacks = next(committed).saturating_sub(next(applied));
+        (lacks > NEAR_ENTRIES).then_some(NotReady::Behind { lacks })
+    }
+}
