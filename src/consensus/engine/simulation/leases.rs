@@ -155,6 +155,59 @@ fn a_machine_that_was_suspended_gives_no_lease_when_it_goes_on() {
     assert!(stale > 0);
 }
 
+/// Shorter than a lease, and than what it takes to be seen at once or at the next look.
+#[test]
+fn a_machine_that_was_suspended_for_less_than_a_lease_gives_none_that_is_stale() {
+    for long in [90, 250, 530] {
+        let long = Duration::from_millis(long);
+        assert!(long < Timing::default().lease());
+        let short = |seed| {
+            in_virtual_time(seed, async {
+                let mut scene = Scene::new(seed, Timing::default(), None);
+                scene.links(|_| Duration::from_micros(500));
+                let leader = scene.begin().await;
+                scene.put(leader, "old").await.unwrap();
+                sleep(Duration::from_micros(scene.luck.u64(8_000_000..10_000_000))).await;
+                cut_off(&scene, leader);
+                let scope = scene.running(leader).scope.clone();
+                let after = Duration::from_micros(scene.luck.u64(0..500_000));
+                tokio::spawn(async move {
+                    sleep(after).await;
+                    scope.suspend(long);
+                    sleep(long).await;
+                    scope.resume();
+                });
+                let others: Vec<usize> = (0..scene.nodes.len()).filter(|index| *index != leader).collect();
+                replaced(&scene, leader, &others, None).await
+            })
+        };
+        let (stale, served) = count(&each_seed(0, SEEDS / 2, short));
+        assert_eq!(stale, 0, "{long:?}");
+        assert!(served > 0, "there were leases");
+    }
+}
+
+/// Each time for less than a lease, and one lease lasts over several of them.
+#[test]
+fn a_machine_that_is_suspended_again_and_again_gives_no_lease_that_is_stale() {
+    fn again_and_again(scope: &Scope) {
+        let scope = scope.clone();
+        tokio::spawn(async move {
+            for _ in 0..20 {
+                scope.suspend(Duration::from_millis(500));
+                sleep(Duration::from_millis(500)).await;
+                scope.resume();
+                sleep(Duration::from_millis(60)).await;
+            }
+        });
+    }
+    let suspended = |planted| each_seed(0, SEEDS, |seed| race(seed, planted, nothing, again_and_again, None));
+    assert_eq!(count(&suspended(None)).0, 0, "stale");
+    let (stale, served) = count(&suspended(Some(Planted::LeaseWithoutGuard)));
+    println!("without the guard: {stale} of {SEEDS} runs have stale reads, {served} were served");
+    assert!(stale > 0);
+}
+
 /// A leader has itself and two others, one of which is restarted: that one promised not to elect itself either.
 fn restarted(seed: u64, planted: Option<Planted>) -> Raced {
     in_virtual_time(seed, async {

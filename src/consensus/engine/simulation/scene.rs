@@ -118,12 +118,12 @@ impl Scene {
         let end = Instant::now() + Duration::from_secs(60);
         loop {
             let running = || self.nodes.iter().filter_map(|node| Some((node.index, node.running.as_ref()?)));
-            let leads =
-                |(_, running): &(usize, &Running)| running.access.engine.status().role == Role::Leader;
+            let status = |running: &Running| running.scope.by_its_clocks(|| running.access.engine.status());
+            let leads = |(_, running): &(usize, &Running)| status(running).role == Role::Leader;
             if let Some((leader, _)) = running().find(leads) {
                 let own = self.nodes[leader].own;
                 let follows = |(_, running): (usize, &Running)| {
-                    running.access.engine.status().leader.is_some_and(|(leader, _)| leader == own)
+                    status(running).leader.is_some_and(|(leader, _)| leader == own)
                 };
                 if running().all(follows) {
                     return leader;
