@@ -17,6 +17,12 @@ pub const ANSWERS_MAX: usize = 256;
 /// And so many bytes of them.
 pub const ANSWER_BYTES_MAX: usize = 256 << 10;
 
+/// And so many bytes of those of all sessions together: one more ends sessions as [`SESSIONS_MAX`] does. Enough for that many of
+/// which each has as many answers of 60 B.
+pub const ALL_BYTES_MAX: usize = 256 << 20;
+/// What an answer counts for beside its bytes.
+const ANSWER_BYTES: usize = 32;
+
 /// Why an operation was not applied. Definite: it is not applied by this entry, and changes nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
@@ -56,12 +62,21 @@ struct Session {
     bytes: usize,
 }
 
+impl Session {
+    /// What it counts for in [`ALL_BYTES_MAX`].
+    fn counts(&self) -> usize {
+        self.bytes + self.answers.len() * ANSWER_BYTES
+    }
+}
+
 /// All of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Sessions {
     by_client: BTreeMap<u64, Session>,
     /// The same by time, oldest first: who is to be ended.
     by_time: BTreeMap<(u64, u64), ()>,
+    /// Of all answers, and [`ANSWER_BYTES`] for each.
+    bytes: usize,
 }
 
 impl Sessions {
@@ -71,7 +86,7 @@ impl Sessions {
         while self.by_client.len() >= SESSIONS_MAX
             && let Some(((_, oldest), ())) = self.by_time.pop_first()
         {
-            self.by_client.remove(&oldest);
+            self.forget(oldest);
         }
         self.by_client.insert(client, Session { heard: time, ..Session::default() });
         self.by_time.insert((time, client), ());
@@ -98,6 +113,7 @@ impl Sessions {
     /// It was applied.
     pub(super) fn answered(&mut self, request: Request, answer: Bytes) {
         let Some(session) = self.by_client.get_mut(&request.client) else { return };
+        let before = session.counts();
         session.bytes += answer.len();
         session.answers.insert(request.seq, answer);
         // At least the newest stays, however long it is.
@@ -107,6 +123,21 @@ impl Sessions {
         {
             session.bytes -= answer.len();
             session.floor = seq + 1;
+        }
+        self.bytes = self.bytes - before + session.counts();
+        while self.bytes > ALL_BYTES_MAX
+            && let Some((&(heard, oldest), ())) = self.by_time.first_key_value()
+            && oldest != request.client
+        {
+            self.by_time.remove(&(heard, oldest));
+            self.forget(oldest);
+        }
+    }
+
+    /// The session of a client is ended.
+    fn forget(&mut self, client: u64) {
+        if let Some(gone) = self.by_client.remove(&client) {
+            self.bytes -= gone.counts();
         }
     }
 
@@ -121,7 +152,7 @@ impl Sessions {
             && heard.saturating_add(SESSION_TIME) < time
         {
             self.by_time.pop_first();
-            self.by_client.remove(&client);
+            self.forget(client);
         }
     }
 
@@ -160,6 +191,7 @@ impl Sessions {
                 session.bytes += answer.len();
                 session.answers.insert(seq, answer);
             }
+            out.bytes += session.counts();
             out.by_time.insert((heard, client), ());
             out.by_client.insert(client, session);
         }
@@ -237,6 +269,46 @@ mod tests {
         assert_eq!(sessions.len(), SESSIONS_MAX);
         assert_eq!(sessions.look(of(1, 2), later), Known::Refused(Refusal::SessionExpired));
         assert_eq!(sessions.look(of(10, 2), later), Known::New);
+    }
+
+    /// Whatever clients do, and also after a snapshot, answers take no more memory than that.
+    #[test]
+    fn the_answers_of_all_sessions_are_bounded_together() {
+        // One in memory.
+        let long = Bytes::from(vec![1; ANSWER_BYTES_MAX]);
+        let mut sessions = Sessions::default();
+        let enough = ALL_BYTES_MAX / (ANSWER_BYTES_MAX + ANSWER_BYTES);
+        let in_all = |sessions: &Sessions| {
+            let each = |session: &Session| {
+                session.answers.values().map(|answer| answer.len() + ANSWER_BYTES).sum::<usize>()
+            };
+            sessions.by_client.values().map(each).sum::<usize>()
+        };
+        for client in 0..2 * enough as u64 {
+            sessions.open(client, client);
+            assert_eq!(sessions.look(of(client, 1), client), Known::New);
+            sessions.answered(of(client, 1), long.clone());
+            assert_eq!(in_all(&sessions), sessions.bytes);
+            assert!(sessions.bytes <= ALL_BYTES_MAX, "{}", sessions.bytes);
+        }
+        assert_eq!((sessions.len(), sessions.by_time.len()), (enough, enough));
+        let now = 2 * enough as u64;
+        let is = |sessions: &mut Sessions, client, expected: &Known| {
+            sessions.look(of(client, 1), now) == *expected
+        };
+        let (expired, answered) = (Known::Refused(Refusal::SessionExpired), Known::Answered(long.clone()));
+        assert!(is(&mut sessions, 0, &expired));
+        // One that was heard of stays, and the next one goes in its place.
+        let oldest = enough as u64;
+        assert!(is(&mut sessions, oldest, &answered));
+        sessions.open(now, now);
+        sessions.answered(of(now, 1), long.clone());
+        assert!(is(&mut sessions, oldest + 1, &expired));
+        assert!(is(&mut sessions, oldest, &answered) && is(&mut sessions, oldest + 2, &answered));
+        // Those that expire give it back.
+        let later = now + SESSION_TIME + 1;
+        sessions.open(1, later);
+        assert_eq!((sessions.len(), sessions.bytes), (1, 0));
     }
 
     #[test]
