@@ -31,7 +31,7 @@ mod watch;
 
 pub use applied::Answer;
 pub use digest::Digest;
-pub use engine::{Counted, Progress, Sent, Timing};
+pub use engine::{Counted, Progress, Sent, SnapshotBytes, Timing};
 pub use error::{MarkerError, MemberError, ProposeError, ReadError, StartError};
 pub use machine::StateMachine;
 pub use marker::Marker;

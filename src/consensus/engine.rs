@@ -7,12 +7,14 @@
 mod calls;
 mod clocks;
 mod heard;
+mod lending;
 mod log_store;
 mod machine_store;
 mod members;
 mod message;
 mod network;
 mod outbox;
+mod parts;
 mod receiver;
 mod requests;
 #[cfg(test)]
@@ -36,6 +38,7 @@ use trunkline_mesh::Lane;
 use self::calls::Calls;
 use self::clocks::OwnTime;
 use self::heard::Heard;
+use self::lending::Lender;
 use self::log_store::LogStore;
 use self::machine_store::MachineStore;
 use self::message::Body;
@@ -58,7 +61,7 @@ use super::{tasks, watch};
 use crate::storage::{Disk, EntryId, Log, Recovered, Snapshots};
 
 pub use machine_store::Progress;
-pub use outbox::{Counted, Sent};
+pub use outbox::{Counted, Sent, SnapshotBytes};
 pub use timing::Timing;
 
 type Raft<D> = openraft::Raft<Types, MachineStore<D>>;
@@ -161,7 +164,13 @@ impl<D: Disk> Engine<D> {
         wire.events.record(&Event::Started { replica: own, version, in_doubt });
         raft.run();
         tasks::spawn(clocks::watch(Arc::clone(&requests)));
-        let receiver = Receiver::new(raft.clone(), wire, snapshots, Arc::clone(&requests));
+        let lender = Lender::new(
+            Arc::clone(&requests),
+            Arc::clone(&wire),
+            Arc::clone(&snapshots),
+            timing.snapshot_entries,
+        );
+        let receiver = Receiver::new(raft.clone(), wire, snapshots, Arc::clone(&requests), lender);
         tasks::spawn(receiver.run(incoming));
         if in_doubt {
             tasks::spawn(requests::trust_when_caught_up(

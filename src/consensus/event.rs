@@ -32,6 +32,10 @@ pub(super) enum Event {
     SnapshotTaken { index: u64 },
     /// It could not write one.
     SnapshotFailed { why: String },
+    /// As the leader it sent a replica its own, or began to.
+    SnapshotSent { index: u64, to: ReplicaId, bytes: u64, installed: bool },
+    /// The leader had it send another replica its own.
+    SnapshotLent { index: u64, to: ReplicaId, asked_by: ReplicaId, bytes: u64, installed: bool },
     /// It took another replica's.
     SnapshotInstalled { index: u64 },
     /// It caught up after a doubt, and votes again.

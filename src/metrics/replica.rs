@@ -35,6 +35,8 @@ catalog! {
     ENTRIES = counter("replica_entries_sent_total", ["datacenter"],
         "Entries that left for a datacenter, each counted once per batch that has it: beside those that were appended, how \
          often an entry crosses.");
+    SNAPSHOT_BYTES = counter("replica_snapshot_sent_bytes_total", ["as"],
+        "Bytes of snapshots that left for other replicas: as the leader, or lent, to one of this datacenter for a leader elsewhere.");
 }
 
 /// Where the numbers come from.
@@ -72,6 +74,7 @@ fn families(status: &Status) -> Vec<MetricFamily> {
         ("snapshot", index(status.snapshot)),
     ];
     let count = |replicas: &[_]| float(replicas.len() as u64);
+    let snapshots = status.sent.snapshots;
     let lanes = [("control", status.sent.control), ("bulk", status.sent.bulk)];
     vec![
         ROLE.family().each(Role::ALL, |f, role| f.value(&[role.label()], flag(status.role == role))).done(),
@@ -96,6 +99,12 @@ fn families(status: &Status) -> Vec<MetricFamily> {
         ENTRIES
             .family()
             .each(&status.sent.entries, |f, (datacenter, count)| f.count(&[datacenter.as_str()], *count))
+            .done(),
+        SNAPSHOT_BYTES
+            .family()
+            .each([("leader", snapshots.own), ("lent", snapshots.lent)], |f, (by, bytes)| {
+                f.count(&[by], bytes)
+            })
             .done(),
     ]
 }

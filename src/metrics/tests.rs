@@ -6,7 +6,7 @@ use trunkline_mesh::stats::{DatacenterStats, DatacenterStatus, LinkStatus, Route
 use trunkline_mesh::{Datacenter, Incarnation, NodeId, Stats, Status};
 
 use super::Metrics;
-use crate::consensus::{Place, ReplicaId, Role, Sent};
+use crate::consensus::{Place, ReplicaId, Role, Sent, SnapshotBytes};
 use crate::storage::EntryId;
 use exposition::{Family, Labels, parse};
 
@@ -157,7 +157,11 @@ fn a_replica_is_scraped_with_its_node() {
         clocks_sure: true,
         leases: false,
         stopped: None,
-        sent: Sent { entries: BTreeMap::from([(dc("us"), 9)]), ..Sent::default() },
+        sent: Sent {
+            entries: BTreeMap::from([(dc("us"), 9)]),
+            snapshots: SnapshotBytes { own: 0, lent: 700 },
+            ..Sent::default()
+        },
     };
     let stats = idle();
     let metrics = Metrics::from_source(move || (stats.clone(), status())).with_replica(status_of);
@@ -178,6 +182,7 @@ fn a_replica_is_scraped_with_its_node() {
     assert_eq!(value("index", &[("of", "applied")]), None);
     assert_eq!(value("entries_sent_total", &[("datacenter", "us")]), Some(9.0));
     assert_eq!(value("snapshots_failed_total", &[]), Some(2.0));
+    assert_eq!(value("snapshot_sent_bytes_total", &[("as", "lent")]), Some(700.0));
     assert_eq!(value("leader_known", &[]), Some(0.0));
 }
 

@@ -86,6 +86,7 @@ pub(super) fn status(status: &Status) -> Value {
         "sent": {
             "control": { "batches": status.sent.control.batches, "messages": status.sent.control.messages },
             "entries": status.sent.entries,
+            "snapshot_bytes": { "leader": status.sent.snapshots.own, "lent": status.sent.snapshots.lent },
             "bulk": { "batches": status.sent.bulk.batches, "messages": status.sent.bulk.messages },
         },
     })

@@ -52,6 +52,13 @@ impl Calls {
         Call { number, calls: self.clone(), answers }
     }
 
+    /// A number that no call of this start has.
+    pub(super) fn number(&self) -> u64 {
+        let mut inner = self.lock();
+        inner.last = inner.last.wrapping_add(1);
+        inner.last
+    }
+
     /// An answer came. It is dropped where nobody waits for it, or somebody else was asked.
     pub(super) fn answer(&self, envelope: Envelope) {
         let inner = self.lock();

@@ -44,6 +44,16 @@ impl Heard {
         let _ = self.metrics.set(metrics);
     }
 
+    /// The engine's, once it is there.
+    pub(super) fn metrics(&self) -> Option<&WatchReceiverOf<Types, Metrics>> {
+        self.metrics.get()
+    }
+
+    /// So long ago somebody was still heard of lately.
+    pub(super) fn is_recent(&self, ago: Duration) -> bool {
+        ago < self.within
+    }
+
     /// Word of one that leads came, or this node was elected. One of an earlier term leads no longer.
     pub(super) fn of(&self, leader: LeaderId, backed: bool) {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);

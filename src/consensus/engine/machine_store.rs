@@ -194,7 +194,7 @@ impl<D: Disk> RaftStateMachine<Types> for MachineStore<D> {
     }
 }
 
-async fn newest_of<D: Disk>(snapshots: &Snapshots<D>) -> io::Result<Option<EngineSnapshot<D>>> {
+pub(super) async fn newest_of<D: Disk>(snapshots: &Snapshots<D>) -> io::Result<Option<EngineSnapshot<D>>> {
     let Some(newest) = snapshots.newest() else { return Ok(None) };
     let mut reader = newest.reader();
     let head = blocking(move || SnapshotHead::read(&mut reader)).await??;

@@ -33,6 +33,8 @@
 //! | 14   | i am     | founded 8: 1 the replica has a log or a membership |
 //! | 15   | time     | |
 //! | 16   | now      | wall clock at the node's start 8, µs since 1970; monotonic clock since then 8, µs; wall clock now 8, likewise |
+//! | 17   | lend     | number 8, the same one while it is asked for again; vote; replica 8, whom to send a snapshot; last id that it has at least |
+//! | 18   | lent     | result 8: 0 installed, 1 under way, 2 no; the receiver's vote; last id that it has; bytes that left 8 |
 
 use std::fmt;
 
@@ -110,6 +112,8 @@ pub(super) enum Body {
         passed_us: u64,
         wall_us: u64,
     },
+    Lend(Lend),
+    Lent(Lent),
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -150,6 +154,27 @@ pub(super) enum Got {
     Installed,
     Again,
     Refused,
+}
+
+/// A leader has another replica send somebody its snapshot.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Lend {
+    pub(super) number: u64,
+    pub(super) vote: EngineVote,
+    pub(super) to: ReplicaId,
+    /// It has everything up to there, or more.
+    pub(super) last: EntryId,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Lent {
+    Installed {
+        vote: EngineVote,
+        last: EntryId,
+    },
+    /// So many bytes left. It is asked for again.
+    UnderWay(u64),
+    No,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -272,6 +297,23 @@ impl Envelope {
             Body::IAm { founded } => head.number(u64::from(*founded)),
             Body::Time => {}
             Body::Now { started_us, passed_us, wall_us } => head.numbers([*started_us, *passed_us, *wall_us]),
+            Body::Lend(Lend { number, vote, to, last }) => {
+                head.number(*number);
+                head.vote(vote);
+                head.number(to.0);
+                head.id(Some(*last));
+            }
+            Body::Lent(lent) => {
+                let (result, vote, last, bytes) = match lent {
+                    Lent::Installed { vote, last } => (0, *vote, Some(*last), 0),
+                    Lent::UnderWay(bytes) => (1, NO_VOTE, None, *bytes),
+                    Lent::No => (2, NO_VOTE, None, 0),
+                };
+                head.number(result);
+                head.vote(&vote);
+                head.id(last);
+                head.number(bytes);
+            }
         }
         let mut payload = Payload::from(head.0.freeze());
         rest.into_iter().for_each(|segment| payload.push(segment));
@@ -373,6 +415,17 @@ fn read_body(tag: u8, from: &mut Reader<'_>) -> Result<Body, MessageError> {
             let [started_us, passed_us, wall_us] = from.numbers()?;
             Body::Now { started_us, passed_us, wall_us }
         }
+        17 => {
+            let (number, vote, to) = (from.number()?, from.vote()?, ReplicaId(from.number()?));
+            let last = from.id()?.ok_or(MessageError("an id of it is none"))?;
+            Body::Lend(Lend { number, vote, to, last })
+        }
+        18 => Body::Lent(match (from.number()?, from.vote()?, from.id()?, from.number()?) {
+            (0, vote, Some(last), 0) => Lent::Installed { vote, last },
+            (1, NO_VOTE, None, bytes) => Lent::UnderWay(bytes),
+            (2, NO_VOTE, None, 0) => Lent::No,
+            _ => return Err(MessageError("its result is none")),
+        }),
         _ => return Err(MessageError("its kind is not known")),
     })
 }
@@ -428,6 +481,8 @@ impl Body {
             Self::IAm { .. } => 14,
             Self::Time => 15,
             Self::Now { .. } => 16,
+            Self::Lend(_) => 17,
+            Self::Lent(_) => 18,
         }
     }
 }
@@ -451,6 +506,8 @@ impl fmt::Display for Body {
             "i am",
             "time",
             "now",
+            "lend",
+            "lent",
         ];
         f.write_str(names[usize::from(self.tag()) - 1])
     }
@@ -632,6 +689,12 @@ mod tests {
             Body::Passed { index: None },
             Body::Who,
             Body::IAm { founded: true },
+            Body::Time,
+            Body::Now { started_us: 1, passed_us: 2, wall_us: 3 },
+            Body::Lend(Lend { number: 8, vote, to: ReplicaId(9), last: id }),
+            Body::Lent(Lent::Installed { vote, last: id }),
+            Body::Lent(Lent::UnderWay(7)),
+            Body::Lent(Lent::No),
         ]
     }
 

@@ -23,14 +23,14 @@ use super::super::carrier::TurnedDown;
 use super::super::event::Event;
 use super::super::events::Events;
 use super::super::replica_id::{Place, ReplicaId};
-use super::super::tasks::blocking;
-use super::super::time::{Instant, sleep_until, timeout};
+use super::super::time::{Instant, sleep_until};
 use super::calls::{Call, Calls};
 use super::clocks::OwnTime;
 use super::heard::Heard;
 use super::machine_store::SnapshotData;
-use super::message::{Append, Appended, Body, Envelope, Got, Part};
+use super::message::{Append, Appended, Body, Envelope};
 use super::outbox::{Outbox, QueueFull};
+use super::parts::{EngineSnapshot, Receives};
 use super::types::*;
 use crate::storage::{Disk, Entry};
 
@@ -40,10 +40,6 @@ use crate::storage::{Disk, Entry};
 pub(super) const STREAM_APPENDS_MAX: usize = 1024;
 /// And their bytes: beyond them the mesh's budget for the destination would refuse.
 const STREAM_BYTES_MAX: usize = 2 << 20;
-/// A part of a snapshot, B.
-const PART_BYTES: usize = 256 << 10;
-/// Parts under way.
-const PARTS_MAX: u64 = 8;
 
 /// What all connections of a node share.
 pub(super) struct Wire {
@@ -418,83 +414,27 @@ impl<D: Disk> NetSnapshot<Types> for Peer<D> {
     async fn full_snapshot(
         &mut self,
         vote: EngineVote,
-        snapshot: openraft::Snapshot<CommittedLeaderId, ReplicaId, Place, SnapshotData<D>>,
+        snapshot: EngineSnapshot<D>,
         cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
-        let sent = self.send_snapshot(vote, snapshot);
+        let (wire, to) = (&self.wire, (self.replica, &self.place));
+        let last = snapshot.meta.last_log_id.as_ref().map(id_of);
+        let sent = async {
+            if let Some(last) = last
+                && let Some(vote) = wire.have_lent(vote, to, last).await
+            {
+                return Ok(SnapshotResponse::new(vote));
+            }
+            let to = Receives { replica: self.replica, place: &self.place, vote, asked_by: None };
+            let sent = wire.send_snapshot(to, snapshot).await;
+            let failed = |why: String| StreamingError::Unreachable(Unreachable::from_string(why));
+            sent.map(SnapshotResponse::new).map_err(failed)
+        };
         tokio::select! {
             biased;
             closed = cancel => Err(StreamingError::Closed(closed)),
             sent = sent => sent,
-        }
-    }
-}
-
-impl<D: Disk> Peer<D> {
-    /// Parts in order, several under way; the receiver says after each up to where it has all of it.
-    async fn send_snapshot(
-        &self,
-        vote: EngineVote,
-        snapshot: openraft::Snapshot<CommittedLeaderId, ReplicaId, Place, SnapshotData<D>>,
-    ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
-        let failed = |why: String| StreamingError::Unreachable(Unreachable::from_string(why));
-        let SnapshotData::Own(file) = snapshot.snapshot else {
-            return Err(failed("the snapshot is not on this node's disk".to_owned()));
-        };
-        let file = Arc::new(file);
-        let membership = snapshot
-            .meta
-            .last_membership
-            .log_id()
-            .as_ref()
-            .map(|since| (id_of(since), json_of(snapshot.meta.last_membership.membership())));
-        let last = snapshot.meta.last_log_id.as_ref().map(id_of);
-        let total = file.bytes();
-        let mut call = self.wire.calls.open(Some(self.replica), 64);
-        let (mut sent, mut taken) = (0, 0);
-        loop {
-            while sent < total && sent - taken < PARTS_MAX * PART_BYTES as u64 {
-                let reader = Arc::clone(&file);
-                let read = blocking(move || reader.read_at(sent, PART_BYTES)).await;
-                let bytes = read
-                    .map_err(|error| failed(error.to_string()))?
-                    .map_err(|error| failed(error.to_string()))?;
-                let offset = sent;
-                sent += bytes.len() as u64;
-                let part =
-                    Part { vote, last, membership: membership.clone(), total, offset, bytes: bytes.into() };
-                let envelope = Envelope {
-                    from: self.wire.own,
-                    to: Some(self.replica),
-                    call: call.number,
-                    seq: offset,
-                    body: Body::Snapshot(part),
-                };
-                self.wire
-                    .send(&self.place, Lane::Bulk, &envelope)
-                    .map_err(|full| failed(full.to_string()))?;
-            }
-            // Installing takes time, and is waited for as long as a few parts would be.
-            let patience = self.wire.patience * if sent == total { 6 } else { 1 };
-            let body = match timeout(patience, call.answer()).await {
-                Ok(Some((_, _, body))) => body,
-                Ok(None) => {
-                    return Err(failed(format!("{} was restarted while it took a snapshot", self.place)));
-                }
-                Err(_) => {
-                    let why = format!("{} took no part of a snapshot within {patience:?}", self.place);
-                    return Err(failed(why));
-                }
-            };
-            match body {
-                Body::Got { result: Got::Next, offset, .. } if offset <= sent => taken = taken.max(offset),
-                Body::Got { result: Got::Installed, vote, .. } => return Ok(SnapshotResponse::new(vote)),
-                Body::Got { result: Got::Again, .. } => {
-                    return Err(failed(format!("{} missed a part of a snapshot", self.place)));
-                }
-                _ => return Err(failed(format!("{} cannot take a snapshot", self.place))),
-            }
         }
     }
 }

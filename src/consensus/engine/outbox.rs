@@ -38,6 +38,17 @@ pub struct Sent {
     /// has it. Divided by the entries that were appended meanwhile, it is how often an entry crosses: 1, and more where it was
     /// sent again.
     pub entries: BTreeMap<Datacenter, u64>,
+    /// Of snapshots for other replicas.
+    pub snapshots: SnapshotBytes,
+}
+
+/// What left of snapshots, B.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SnapshotBytes {
+    /// By this replica as the leader.
+    pub own: u64,
+    /// To a replica of its datacenter, for the leader, which is elsewhere.
+    pub lent: u64,
 }
 
 /// What left on one lane.
@@ -119,6 +130,12 @@ impl Outbox {
 
     pub(super) fn sent(&self) -> Sent {
         self.sent.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn count_snapshot(&self, lent: bool, bytes: u64) {
+        let mut sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = if lent { &mut sent.snapshots.lent } else { &mut sent.snapshots.own };
+        *count += bytes;
     }
 
     fn queue(&self, datacenter: &Datacenter, lane: Lane) -> Arc<Queue> {

@@ -15,11 +15,13 @@ use super::super::carrier::Incoming as FromMesh;
 use super::super::event::Event;
 use super::super::replica_id::{Place, ReplicaId};
 use super::super::tasks;
-use super::super::time::Instant;
+use super::super::time::{Instant, timeout};
 use super::Raft;
+use super::lending::Lender;
 use super::machine_store::SnapshotData;
 use super::message::{Append, Appended, Body, Envelope, Got, Part};
 use super::network::{STREAM_APPENDS_MAX, Wire};
+use super::parts::INSTALLED_WITHIN;
 use super::requests::Requests;
 use super::types::*;
 use crate::storage::{Disk, Received, Snapshots};
@@ -32,6 +34,7 @@ pub(super) struct Receiver<D: Disk> {
     wire: Arc<Wire>,
     snapshots: Arc<Snapshots<D>>,
     requests: Arc<Requests<D>>,
+    lender: Arc<Lender<D>>,
     /// One of each node and lane: there are as many as the topology has, whatever replicas a peer makes up.
     streams: BTreeMap<(NodeId, Lane), Incoming>,
     /// One of each node.
@@ -53,12 +56,14 @@ impl<D: Disk> Receiver<D> {
         wire: Arc<Wire>,
         snapshots: Arc<Snapshots<D>>,
         requests: Arc<Requests<D>>,
+        lender: Lender<D>,
     ) -> Self {
         Self {
             raft,
             wire,
             snapshots,
             requests,
+            lender: Arc::new(lender),
             streams: BTreeMap::new(),
             parts: BTreeMap::new(),
             questions: Arc::new(Semaphore::new(QUESTIONS_MAX)),
@@ -102,13 +107,15 @@ impl<D: Disk> Receiver<D> {
             | Body::Proposed { .. }
             | Body::Passed { .. }
             | Body::IAm { .. }
-            | Body::Now { .. } => self.wire.calls.answer(envelope),
+            | Body::Now { .. }
+            | Body::Lent(_) => self.wire.calls.answer(envelope),
             Body::Vote { .. }
             | Body::Transfer { .. }
             | Body::Propose(_)
             | Body::Barrier { .. }
             | Body::Who
-            | Body::Time => {
+            | Body::Time
+            | Body::Lend(_) => {
                 self.question(place, delivery.lane, envelope);
             }
         }
@@ -178,9 +185,14 @@ impl<D: Disk> Receiver<D> {
             return tracing::warn!(%place, what = %envelope.body, "dropped: too many questions are open");
         };
         let (raft, wire, requests) = (self.raft.clone(), Arc::clone(&self.wire), Arc::clone(&self.requests));
+        let lender = Arc::clone(&self.lender);
         tasks::spawn(async move {
             let to = (envelope.from, envelope.call, 0);
-            if let Some(body) = answer_of(&raft, &requests, &wire, envelope.from, envelope.body).await {
+            let body = match envelope.body {
+                Body::Lend(lend) => Some(Body::Lent(lender.lend(envelope.from, lend).await)),
+                body => answer_of(&raft, &requests, &wire, envelope.from, body).await,
+            };
+            if let Some(body) = body {
                 answer(&wire, &place, lane, to, body);
             }
             drop(permit);
@@ -302,7 +314,8 @@ async fn take_parts<D: Disk>(
     mut parts: mpsc::Receiver<(u64, Part)>,
     received: &mut Option<Received<D::File>>,
 ) {
-    while let Some((call, part)) = parts.recv().await {
+    // Whoever sends it waits less long for a word, and has ended it by then.
+    while let Ok(Some((call, part))) = timeout(INSTALLED_WITHIN * wire.patience, parts.recv()).await {
         let offset = part.offset;
         let tell = |result, offset, vote| {
             answer(&wire, &place, Lane::Bulk, (from, call, offset), Body::Got { result, offset, vote });

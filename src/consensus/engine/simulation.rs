@@ -11,6 +11,7 @@ mod delays;
 mod elections;
 mod faults;
 mod leases;
+mod lent;
 mod marked;
 mod net;
 mod node;

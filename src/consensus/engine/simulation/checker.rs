@@ -10,7 +10,7 @@ use trunkline_mesh::{Lane, Payload};
 use super::super::super::digest::Digest;
 use super::super::super::key_value::{Answered, Operation};
 use super::super::super::replica_id::ReplicaId;
-use super::super::message::{Appended, Body, Envelope};
+use super::super::message::{Appended, Body, Envelope, Lend, Lent};
 use super::super::types::*;
 use super::trace::Trace;
 use crate::storage::faulty::FaultyDisk;
@@ -43,6 +43,10 @@ struct State {
     /// When a leader said last that it leads, µs.
     last_led: u64,
     acks: u64,
+    /// Snapshots that leaders asked others to send: by whom and call, for whom, and the entry that they have at least.
+    lends: BTreeMap<(ReplicaId, u64), (ReplicaId, EntryId)>,
+    /// Bytes of snapshots that a node sent a replica.
+    parts: BTreeMap<(usize, ReplicaId), u64>,
 }
 
 /// What a node said.
@@ -51,6 +55,7 @@ struct Promised {
     disk: FaultyDisk,
     snapshots: FaultyDisk,
     identity: Option<Identity>,
+    replica: ReplicaId,
     /// The highest term it told anybody.
     vote: Option<EngineVote>,
     /// In each term whom it voted for, itself included.
@@ -183,6 +188,11 @@ impl Checker {
         self.lock().last_led
     }
 
+    /// Bytes of snapshots that a node sent a replica.
+    pub(super) fn parts_sent(&self, node: usize, to: ReplicaId) -> u64 {
+        self.lock().parts.get(&(node, to)).copied().unwrap_or_default()
+    }
+
     /// How many terms somebody led in.
     pub(super) fn terms(&self) -> usize {
         self.lock().leaders.len()
@@ -195,7 +205,18 @@ impl Checker {
         };
         let mut state = self.lock();
         let (to, call, seq) = (envelope.to.unwrap_or_default(), envelope.call, envelope.seq);
+        state.nodes.entry(node).or_default().replica = envelope.from;
         match envelope.body {
+            Body::Snapshot(part) => *state.parts.entry((node, to)).or_default() += part.bytes.len() as u64,
+            Body::Lend(Lend { to, last, .. }) => {
+                state.lends.insert((envelope.from, call), (to, last));
+            }
+            Body::Lent(lent) => {
+                let asked = state.lends.remove(&(to, call));
+                if let (Lent::Installed { .. }, Some((to, last))) = (lent, asked) {
+                    state.look_at_lent(node, to, last);
+                }
+            }
             Body::Append(append) => {
                 let term = append.vote.leader_id.term;
                 state.first_led.get_or_insert(self.trace.now());
@@ -370,6 +391,24 @@ impl State {
         let durable = content.as_deref().and_then(|content| vote_of(content.get(24..)?));
         if !keeps(durable, Some(vote)) {
             self.violated(format!("node {node} tells {vote:?}, and has {durable:?} on its disk"));
+        }
+    }
+
+    /// A node tells a leader that somebody has an entry by its snapshot: the leader will not send it again.
+    fn look_at_lent(&mut self, node: usize, to: ReplicaId, last: EntryId) {
+        let there = self.nodes.iter().find(|(_, promised)| promised.replica == to);
+        let Some((there, promised)) = there else { return };
+        let Some(identity) = promised.identity.clone() else { return };
+        if promised.is_in_doubt() || newest_snapshot(&promised.snapshots.durable()) >= Some(last.index) {
+            return;
+        }
+        // What was committed there before it came is in the log. One that was damaged since tells nothing.
+        let opened = Log::open_idle(promised.disk.durable(), identity, Options::new(0));
+        if let Ok((log, _writer, found)) = opened
+            && !has(&found, &log, last)
+        {
+            let there = *there;
+            self.violated(format!("node {node} lent node {there} a snapshot without {last:?}"));
         }
     }
 

@@ -14,11 +14,12 @@ use trunkline_mesh::{Datacenter, Delivery, FailReason, Incarnation, Lane, NodeId
 use super::super::super::carrier::{Carrier, Incoming, Outgoing, TurnedDown};
 use super::super::super::replica_id::Place;
 use super::super::super::tasks::scope::Scope;
-use super::super::message::{Append, Appended, Body, Envelope};
+use super::super::message::{Append, Appended, Body, Envelope, Lent};
 use super::checker::Checker;
 use super::faults::{Counts, Fault};
 use super::planted::Planted;
 use super::trace::Trace;
+use crate::storage::EntryId;
 
 /// A round trip and so much more after it was sent, a kernel sends again what was lost.
 const RESENT_AFTER: Duration = Duration::from_millis(200);
@@ -235,6 +236,9 @@ impl Net {
             (from, to) = (to, from);
             life = self.lock().ends.get(&from).map_or(0, |end| end.life);
         }
+        if self.0.planted == Some(Planted::LentOlder) {
+            lend_older(&mut outgoing.payload);
+        }
         let mut state = self.lock();
         if state.untold.contains(&(from, to))
             && let Ok(Envelope { body: Body::Append(append), .. }) = Envelope::decode(&outgoing.payload)
@@ -366,6 +370,17 @@ impl Net {
         self.0.checker.arrived(to, &delivery.payload);
         let _ = inbox.send(delivery);
     }
+}
+
+/// Who is asked for a snapshot takes any for new enough, and the leader does.
+fn lend_older(payload: &mut Payload) {
+    let Ok(mut envelope) = Envelope::decode(payload) else { return };
+    match &mut envelope.body {
+        Body::Lend(lend) => lend.last = EntryId { term: 0, index: 0 },
+        Body::Lent(Lent::Installed { last, .. }) => last.term = u64::MAX,
+        _ => return,
+    }
+    *payload = envelope.encode();
 }
 
 /// A node's end of it.

@@ -30,6 +30,8 @@ pub(super) enum Planted {
     TailLost,
     /// Leases are given whatever clocks show.
     LeaseWithoutGuard,
+    /// A replica that lends its snapshot sends an older one than was asked for.
+    LentOlder,
     /// A node asks for votes right after its start, whatever it promised another leader before.
     OwnCandidacy,
 }
@@ -61,11 +63,12 @@ impl Planted {
             Self::VoteInDoubt => "and is in doubt",
             Self::FollowUncommitted => "and nobody has applied it",
             Self::CommitForgotten => "goes back from",
+            Self::LentOlder => "a snapshot without",
             Self::LeaseWithoutGuard | Self::OwnCandidacy => "a lease read is stale",
         }
     }
 
-    /// Those that a run of a swarm shows; the others have tests of their own, here and in `leases.rs`.
+    /// Those that a run of a swarm shows; the others have tests of their own, here, in `leases.rs` and in `lent.rs`.
     pub(super) const ALL: [Self; 10] = [
         Self::AckBeforeSync,
         Self::VoteNotPersisted,

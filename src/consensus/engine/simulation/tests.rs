@@ -73,7 +73,15 @@ fn no_seed_breaks_the_log() {
     );
     assert!(answered as u64 > seeds * 50, "the runs must carry load");
     // What hardly any run has, many runs must have.
-    let rare = ["snapshot_installed", "caught_up", "clock_fault", "Wipe", "Damage", "PowerLossAtCall"];
+    let rare = [
+        "snapshot_installed",
+        "snapshot_lent",
+        "caught_up",
+        "clock_fault",
+        "Wipe",
+        "Damage",
+        "PowerLossAtCall",
+    ];
     let never: Vec<_> = rare.iter().filter(|kind| !kinds.contains_key(**kind)).collect();
     assert!(seeds < 16 || never.is_empty(), "no run had {never:?}");
     // And of many more each kind of fault must have taken effect.
