@@ -117,10 +117,15 @@ impl<D: Disk> Requests<D> {
     async fn changes_members(&self) -> Result<MutexGuard<'_, ()>, MemberError> {
         let under_way = |_| MemberError::Refused { why: "another change is under way".to_owned() };
         let alone = self.changing.try_lock().map_err(under_way)?;
-        let state = self.raft.with_raft_state(|state| state.server_state).await;
-        match state {
-            Ok(openraft::ServerState::Leader) => Ok(alone),
-            Ok(_) => Err(MemberError::NotLeader),
+        let own = self.wire.own;
+        // The engine calls itself the leader for some time after the membership without it.
+        let leads = self.raft.with_raft_state(move |state| {
+            let votes = state.membership_state.effective().voter_ids().any(|voter| voter == own);
+            votes && state.server_state == openraft::ServerState::Leader
+        });
+        match leads.await {
+            Ok(true) => Ok(alone),
+            Ok(false) => Err(MemberError::NotLeader),
             Err(error) => Err(MemberError::Stopped { why: error.to_string() }),
         }
     }
