@@ -14,7 +14,8 @@ use super::failure::Failure;
 use super::fetch::{Shown, is_address, load};
 use super::signal::Stop;
 use crate::client::{
-    Address, Entry, Event, Outcome, Pair, Snapshot, SnapshotError, SubscribeError, Subscription, What, newest,
+    Address, AskError, Entry, Event, Outcome, Pair, Snapshot, SnapshotError, SubscribeError, Subscription,
+    What, newest,
 };
 use crate::config::units::parse_duration;
 use crate::config::{Config, Protection};
@@ -276,8 +277,8 @@ impl From<SnapshotError> for Failure {
     fn from(error: SnapshotError) -> Self {
         let text = told(&error);
         match error {
-            SnapshotError::Refused { .. } => Self::Failed(text),
-            _ => Self::Unavailable(text),
+            SnapshotError::Ask(error) => error.into(),
+            SnapshotError::CutOff { .. } => Self::Unavailable(text),
         }
     }
 }
@@ -289,8 +290,17 @@ impl From<SubscribeError> for Failure {
             SubscribeError::Compacted { first, .. } => {
                 Self::Failed(format!("{text}: --snapshot, or --from {first}"))
             }
-            SubscribeError::Refused { .. } => Self::Failed(text),
-            _ => Self::Unavailable(text),
+            SubscribeError::Ask(error) => error.into(),
+        }
+    }
+}
+
+impl From<AskError> for Failure {
+    fn from(error: AskError) -> Self {
+        let text = told(&error);
+        match error {
+            AskError::Refused { .. } => Self::Failed(text),
+            AskError::Unavailable { .. } | AskError::NoAddress => Self::Unavailable(text),
         }
     }
 }
