@@ -15,6 +15,7 @@ use super::super::time::timeout;
 use super::message::Body;
 use super::requests::{NEAR_ENTRIES, Requests};
 use super::types::Types;
+use super::words;
 use crate::storage::Disk;
 
 type Changed = Result<openraft::raft::ClientWriteResponse<Types>, RaftError<Types, ClientWriteError<Types>>>;
@@ -126,7 +127,7 @@ impl<D: Disk> Requests<D> {
         match leads.await {
             Ok(true) => Ok(alone),
             Ok(false) => Err(MemberError::NotLeader),
-            Err(error) => Err(MemberError::Stopped { why: error.to_string() }),
+            Err(error) => Err(MemberError::Stopped { why: words::stopped(&error) }),
         }
     }
 
@@ -155,9 +156,9 @@ fn changed(result: Changed) -> Result<(), MemberError> {
         Ok(_) => Ok(()),
         Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => Err(MemberError::NotLeader),
         Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(error))) => {
-            Err(MemberError::Refused { why: error.to_string() })
+            Err(MemberError::Refused { why: words::refused(&error) })
         }
-        Err(RaftError::APIError(error)) => Err(MemberError::Outcome { why: error.to_string() }),
-        Err(RaftError::Fatal(error)) => Err(MemberError::Stopped { why: error.to_string() }),
+        Err(RaftError::APIError(error)) => Err(MemberError::Outcome { why: words::unknown(&error) }),
+        Err(RaftError::Fatal(error)) => Err(MemberError::Stopped { why: words::stopped(&error) }),
     }
 }
