@@ -11,7 +11,7 @@ use crate::echo::{self, Sent};
 use crate::echoes::Echoes;
 use crate::error::DecodeError;
 use crate::head::Source;
-use crate::layout::{self, Layout, Room};
+use crate::layout::{Begins, Layout, Room};
 use crate::limits::Limits;
 use crate::rebuilder::{Buffers, Message, Origin, Piece, Rebuilder};
 use crate::remembered::RememberedOpenings;
@@ -47,8 +47,8 @@ pub struct Pieces<'a> {
 
 /// What a frame of a connection may refer to.
 pub(crate) struct Referents<'a> {
-    /// What the frame's checksum goes on from.
-    pub(crate) begins: u32,
+    /// What the frame's checksum goes on from, but for what came the other way.
+    pub(crate) before: u32,
     /// The number of every message's stream.
     pub(crate) numbers: &'a [u32],
     pub(crate) streams: &'a Streams,
@@ -102,19 +102,11 @@ impl Frame {
         limits: &Limits,
         referents: Referents<'_>,
     ) -> Result<(Self, u32, Bytes), DecodeError> {
-        let Referents { begins, numbers, streams, sent, kept, room } = referents;
-        let streams_given = |messages| DecodeError::Streams { messages, streams: numbers.len() };
-        let mut layout =
-            Layout::read(&bytes, limits, Some(begins), std::mem::take(room)).map_err(|error| {
-                // Too few numbers or too many are a reason for another checksum that can be named.
-                let announced = layout::announced_count(&bytes).filter(|count| *count != numbers.len());
-                match (&error, announced) {
-                    (DecodeError::History { .. }, Some(messages)) => streams_given(messages),
-                    _ => error,
-                }
-            })?;
+        let Referents { before, numbers, streams, sent, kept, room } = referents;
+        let begins = Begins { before, sent: sent.as_deref() };
+        let mut layout = Layout::read(&bytes, limits, Some(begins), std::mem::take(room))?;
         if layout.count() != numbers.len() {
-            return Err(streams_given(layout.count()));
+            return Err(DecodeError::Streams { messages: layout.count(), streams: numbers.len() });
         }
         let echoes = Echoes::find(&mut layout, limits, sent)?;
         // What this end may send back is kept. A short column may be a slice of a buffer that is far longer, which nothing
@@ -319,15 +311,15 @@ pub fn reserialise(bytes: Bytes, limits: &Limits) -> Result<Vec<u8>, DecodeError
     reserialise_after(bytes, limits, None)
 }
 
-/// The same for a frame of a connection, whose checksum goes on from `begins`. What its records refer to is not looked at.
+/// The same for a frame of a connection. What its records refer to is not looked at.
 pub(crate) fn reserialise_after(
     bytes: Bytes,
     limits: &Limits,
-    begins: Option<u32>,
+    begins: Option<Begins<'_>>,
 ) -> Result<Vec<u8>, DecodeError> {
     let layout = Layout::read(&bytes, limits, begins, Room::default())?;
     let (data, base) = data_of(bytes, &layout)?;
-    Ok(layout.write(&data[base..base + layout.data_bytes], begins))
+    Ok(layout.write(&data[base..base + layout.data_bytes]))
 }
 
 #[cfg(test)]

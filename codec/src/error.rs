@@ -153,8 +153,8 @@ pub enum DecodeError {
         /// First byte of the record.
         offset: usize,
     },
-    /// More is said to have arrived than was sent and is not known to have. The two ends do not remember the same: begin a
-    /// new connection.
+    /// No frame that this end sent ends where what is said to have arrived does, so there is no checksum that this one could go
+    /// on from. The two ends do not remember the same, or bytes were damaged: begin a new connection.
     Arrived {
         /// Where it is said.
         offset: usize,
@@ -244,7 +244,7 @@ impl fmt::Display for DecodeError {
             Self::History { computed, carried } => write!(
                 f,
                 "checksum over this history and these streams is {computed:#010x}, the frame carries {carried:#010x}: the two \
-                 ends do not remember the same, and only a new connection helps"
+                 ends do not remember the same, or name other streams, and only a new connection helps"
             ),
             Self::Reference { offset } => {
                 write!(f, "record at byte {offset} refers to bytes that are not remembered")
@@ -252,7 +252,7 @@ impl fmt::Display for DecodeError {
             Self::Arrived { offset, announced, unknown } => write!(
                 f,
                 "byte {offset} says that {announced} bytes more have arrived, of {unknown} that were sent and not known to \
-                 have: the two ends do not remember the same, and only a new connection helps"
+                 have, where no frame ends: the two ends do not remember the same, and only a new connection helps"
             ),
             Self::Streams { messages, streams } => write!(
                 f,

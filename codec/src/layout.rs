@@ -6,6 +6,7 @@ use std::ops::Range;
 
 use crate::checksum;
 use crate::destination_set::{DestinationSet, NARROW_MAX, WORDS_MAX};
+use crate::echo::Sent;
 use crate::error::{DecodeError, LimitName};
 use crate::head::{HeadWriter, Source};
 use crate::limits::{DESTINATIONS_MAX, Limits};
@@ -70,6 +71,35 @@ impl Room {
     pub(crate) const EMPTY: Self = Self { records: Vec::new(), members: Vec::new() };
 }
 
+/// What the checksum of a connection's frame goes on from.
+#[derive(Clone, Copy)]
+pub(crate) struct Begins<'a> {
+    /// The checksum of the frame before, with that of the numbers of this one's streams.
+    pub(crate) before: u32,
+    /// What this end sent, if it keeps that: a frame that says what of it has arrived goes on from the checksum of the frame with
+    /// which it did as well.
+    pub(crate) sent: Option<&'a Sent>,
+}
+
+impl Begins<'_> {
+    /// The same as one number, for the frame that `reader` has read the flags of.
+    fn resolve(&self, flags: u8, mut reader: Reader<'_>) -> Result<u32, DecodeError> {
+        if flags & wire::FLAG_ECHO == 0 {
+            return Ok(self.before);
+        }
+        let Some(sent) = self.sent else {
+            return Err(DecodeError::Unsupported { offset: 2, what: "what this end has sent" });
+        };
+        reader.varint()?;
+        let offset = reader.at();
+        let announced = reader.varint()?;
+        let unknown = sent.unknown();
+        let checksum =
+            sent.checksum_at(announced).ok_or(DecodeError::Arrived { offset, announced, unknown })?;
+        Ok(self.before ^ checksum)
+    }
+}
+
 /// A frame without its data: everything that the head and what precedes it say, checked.
 #[derive(Clone, Debug)]
 pub(crate) struct Layout {
@@ -79,6 +109,8 @@ pub(crate) struct Layout {
     pub(crate) arrived: usize,
     /// Where the frame says so, if it does.
     pub(crate) arrived_offset: usize,
+    /// What its checksum goes on from; 0 where it is of no connection.
+    begins: u32,
     /// The checksum, as carried and computed.
     pub(crate) checksum: u32,
     /// The records in order. A concatenation has one per message that is not empty.
@@ -131,17 +163,19 @@ impl Tally<'_> {
 }
 
 impl Layout {
-    /// Reads and checks everything of `frame` but the data, and whether what it refers to is remembered. `begins` is what the
-    /// checksum goes on from, if it is one of a connection's.
+    /// Reads and checks everything of `frame` but the data, and whether what it refers to is remembered. `begins` is there if it
+    /// is one of a connection's.
     pub(crate) fn read(
         frame: &[u8],
         limits: &Limits,
-        begins: Option<u32>,
+        begins: Option<Begins<'_>>,
         room: Room,
     ) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(frame, 0, frame.len());
         let flags = read_flags(&mut reader, begins.is_some())?;
-        let (checksum, end) = read_checksum(frame, &reader, begins)?;
+        let connection = begins.is_some();
+        let begins = begins.map_or(Ok(0), |begins| begins.resolve(flags, reader.clone()))?;
+        let (checksum, end) = read_checksum(frame, &reader, begins, connection)?;
         if flags & wire::FLAG_ZSTD != 0 && !Stage::Zstd.available() {
             return Err(DecodeError::Unsupported {
                 offset: 2,
@@ -163,6 +197,7 @@ impl Layout {
             flags,
             arrived,
             arrived_offset,
+            begins,
             checksum,
             records,
             members,
@@ -338,7 +373,7 @@ impl Layout {
     }
 
     /// Writes the frame that these records and `data` have, without a second stage.
-    pub(crate) fn write(&self, data: &[u8], begins: Option<u32>) -> Vec<u8> {
+    pub(crate) fn write(&self, data: &[u8]) -> Vec<u8> {
         let mut out = vec![wire::MAGIC, wire::VERSION, self.flags & !wire::FLAGS_STAGE];
         varint::put(&mut out, self.count());
         if self.flags & wire::FLAG_ECHO != 0 {
@@ -363,7 +398,7 @@ impl Layout {
             out.extend_from_slice(head.bytes());
         }
         out.extend_from_slice(data);
-        let crc = checksum::append(begins.unwrap_or(0), &out);
+        let crc = checksum::append(self.begins, &out);
         out.extend_from_slice(&crc.to_le_bytes());
         out
     }
@@ -397,24 +432,22 @@ fn read_flags(reader: &mut Reader<'_>, connection: bool) -> Result<u8, DecodeErr
 fn read_checksum(
     frame: &[u8],
     reader: &Reader<'_>,
-    begins: Option<u32>,
+    begins: u32,
+    connection: bool,
 ) -> Result<(u32, usize), DecodeError> {
     if reader.remaining() < wire::CRC_BYTES {
         return Err(DecodeError::Truncated { offset: frame.len() });
     }
     let end = frame.len() - wire::CRC_BYTES;
     let carried = u32::from_le_bytes([frame[end], frame[end + 1], frame[end + 2], frame[end + 3]]);
-    let computed = checksum::append(begins.unwrap_or(0), &frame[..end]);
-    match begins {
-        _ if carried == computed => Ok((carried, end)),
-        None => Err(DecodeError::Checksum { computed, carried }),
-        Some(_) => Err(DecodeError::History { computed, carried }),
+    let computed = checksum::append(begins, &frame[..end]);
+    if carried == computed {
+        Ok((carried, end))
+    } else if connection {
+        Err(DecodeError::History { computed, carried })
+    } else {
+        Err(DecodeError::Checksum { computed, carried })
     }
-}
-
-/// The number of messages that a frame announces, of which nothing is known but what its first three bytes say.
-pub(crate) fn announced_count(frame: &[u8]) -> Option<usize> {
-    (frame.len() >= 3).then(|| Reader::new(frame, 3, frame.len()).varint().ok())?
 }
 
 /// The number of destinations.
@@ -454,6 +487,6 @@ mod tests {
         let extent = |len| Extent { len, pieces: 2, remembered: 0 };
         assert_eq!(layout.extents, [extent(14), extent(14), extent(13)]);
         assert_eq!((layout.data_bytes, layout.data.clone()), (17, 12..29));
-        assert_eq!(layout.write(&[b'x'; 17], None), frame);
+        assert_eq!(layout.write(&[b'x'; 17]), frame);
     }
 }

@@ -51,7 +51,7 @@
 //! On a connection that keeps frames in order and loses none, a [`Session`] (or its halves, [`SessionEncoder`] and
 //! [`SessionDecoder`]) sends only what was not said before: fields that have not changed cost next to nothing, and what a
 //! peer sent is not sent back to it. Where two tasks encode and parse, or only one end is to name what the other one sent,
-//! the halves do the same beside an [`EchoWindow`].
+//! [`EchoEncoder`] and [`EchoDecoder`] do the same beside an [`EchoWindow`].
 //!
 //! ```
 //! use trunkline_codec::{Limits, Options, Payload, SessionDecoder, SessionEncoder};
@@ -102,14 +102,16 @@
 
 #![forbid(unsafe_code)]
 
+pub use both_ways::{EchoDecoder, EchoEncoder, Session};
 pub use decode::{Frame, Pieces, reserialise};
 pub use echo::EchoWindow;
 pub use encode::{Encoder, Options};
 pub use encoded::{EncodedFrame, Stats};
+pub use epochs::Epochs;
 pub use error::{DecodeError, EncodeError, LimitName};
 pub use limits::Limits;
 pub use payload::Payload;
-pub use session::{Epochs, Session, SessionDecoder, SessionEncoder};
+pub use session::{SessionDecoder, SessionEncoder};
 pub use stage::Stage;
 pub use work::Work;
 
@@ -162,6 +164,10 @@ mod work;
 mod encoded;
 
 // What connections remember.
+
+mod epochs;
+
+mod both_ways;
 
 mod session;
 

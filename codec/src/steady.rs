@@ -255,8 +255,8 @@ mod tests {
             limits: &limits,
         };
         let (openings, mut runs) = (joined.reset(&payloads), PastRuns::default());
-        let mut other = Received::default();
-        other.enter(Bytes::from_static(b"of no message"), 13);
+        let mut other = Received::new(0);
+        other.enter(Bytes::from_static(b"of no message"), 13, 1);
         let mut plan = |steady: bool, received| {
             let mut memory = Memory {
                 begins: 0,

@@ -11,7 +11,7 @@ use std::hint::black_box;
 use allocation_counter::measure;
 use bytes::Bytes;
 use common::bombs::{self, Bomb, Held};
-use common::named::named;
+use common::named::{carried, named};
 use trunkline_codec::{
     EncodedFrame, Encoder, Epochs, Frame, Limits, Options, Payload, Session, SessionDecoder, SessionEncoder,
     varint,
@@ -261,11 +261,12 @@ fn echoes_in_too_many_parts_are_joined_once() {
     let limits = Limits { data_bytes: 1 << 16, ..Limits::default() };
     let mut end = Session::new(Options { limits, ..options() }, EPOCHS);
     // Kept in 1,200 parts of 800 bytes.
+    let mut last = Bytes::new();
     for seed in 0..20 {
         let mut rng = fastrand::Rng::with_seed(seed);
         let text: Vec<u8> = std::iter::repeat_with(|| rng.u8(..)).take(60 * 800).collect();
         let message: Payload = text.chunks(800).map(Bytes::copy_from_slice).collect();
-        end.encode(&[1], &[message]).unwrap();
+        last = end.encode(&[1], &[message]).unwrap().to_bytes();
     }
     let total = 20 * 60 * 800;
     // Nearly all pieces that there may be are used up before 250 records take everything that was sent.
@@ -276,7 +277,7 @@ fn echoes_in_too_many_parts_are_joined_once() {
         varint::put(&mut head, total);
     }
     let streams: Vec<u32> = (0..1024).collect();
-    let begins = named(crc32c::crc32c(&EPOCHS.incoming.to_le_bytes()), &streams);
+    let begins = carried(&last) ^ named(crc32c::crc32c(&EPOCHS.incoming.to_le_bytes()), &streams);
     let frame = frame_of(Some((begins, total)), 1024, &head, 1023);
     let mut read = Ok(0);
     let info = measure(|| read = end.parse(frame.clone(), &streams).map(|frame| frame.message_count()));
@@ -290,16 +291,17 @@ fn an_echo_costs_its_receiver_no_more_than_is_said() {
         let mut end = Session::new(options(), EPOCHS);
         // In so many parts it is kept: each is too long to be joined with the next.
         const PARTS: usize = (1 << 20) / 600 + 2;
+        let mut last = Bytes::new();
         for index in 0..PARTS {
             let mut rng = fastrand::Rng::with_seed(index as u64);
             let text: Vec<u8> = std::iter::repeat_with(|| rng.u8(..)).take(600).collect();
-            end.encode(&[u32::try_from(index).unwrap()], &[text.into()]).unwrap();
+            last = end.encode(&[u32::try_from(index).unwrap()], &[text.into()]).unwrap().to_bytes();
         }
         let mut one = vec![0xD2, 0x00];
         varint::put(&mut one, len);
         varint::put(&mut one, 1 << 20);
         let streams: Vec<u32> = (0..u32::try_from(count).unwrap()).collect();
-        let begins = named(crc32c::crc32c(&2u64.to_le_bytes()), &streams);
+        let begins = carried(&last) ^ named(crc32c::crc32c(&2u64.to_le_bytes()), &streams);
         let bytes = frame_of(Some((begins, PARTS * 600)), count, &one.repeat(records), 0);
         let mut pieces = 0;
         let info = measure(|| {

@@ -9,7 +9,7 @@ use allocation_counter::measure;
 use bytes::Bytes;
 use common::{FAMILIES, STAGES, encoder, family, payloads, random};
 use fastrand::Rng;
-use trunkline_codec::{Epochs, Limits, Options, Payload, Session, Stage};
+use trunkline_codec::{Epochs, Limits, Options, Payload, Session, SessionEncoder, Stage};
 
 /// FORMAT.md, "What an encoder takes". Nothing here needs more than 16 per byte: it is 1,000 messages, every fifth byte of which
 /// is changed.
@@ -166,6 +166,77 @@ fn many_frames_take_no_more_than_the_largest() {
     kept += measure(|| one.release()).bytes_current;
     kept += measure(|| drop(one.encode(&small).unwrap())).bytes_current;
     assert_within(kept, ALWAYS, "released");
+}
+
+/// What this end sent, where the peer is silent: until nothing more is kept, after as many bytes or as many frames as may be
+/// open. Messages are dropped once they are sent, so that what is kept of them is the session's.
+#[test]
+fn what_was_sent_takes_no_more_than_is_said() {
+    const EPOCHS: Epochs = Epochs { outgoing: 1, incoming: 2 };
+    // Neighbours are joined up to 1 KiB, segments copied up to 16; longer ones are kept by reference.
+    for (len, most) in
+        [(1, 1), (30, 1), (700, 5), (1100, 5), (5000, 5), (16 << 10, 5), (17 << 10, 5), (4 << 20, 9)]
+    {
+        let options = Options { seed: Some(7), ..Options::default() };
+        let mut here = Session::new(options, EPOCHS);
+        let mut rng = Rng::with_seed(8);
+        let (mut kept, mut open, mut frames) = (0, 0, 0);
+        loop {
+            let mut remembered = true;
+            let taken = measure(|| {
+                let frame = here.encode(&[1], &[random(&mut rng, len).into()]).unwrap();
+                remembered = !frame.is_unremembered();
+            });
+            kept += taken.bytes_current;
+            if !remembered {
+                break;
+            }
+            open += len;
+            frames += 1;
+        }
+        assert!(open > (4 << 20) - len || frames == 8 << 10, "{len}: {open} bytes in {frames} frames");
+        println!("{len:>8} x {frames:<5} {kept:>9} bytes kept of {open}");
+        let size = Size { bytes: len, messages: 1, segments: 1 };
+        let around = open / 8 + size.most() + PER_MESSAGE_OF_A_SESSION + PER_STREAM;
+        assert_within(kept, (most << 20) + around, &format!("{frames} x {len}"));
+        // Of what has arrived a MiB stays, with the rest of the segment in which that begins.
+        let mut there = Session::new(options, EPOCHS.reversed());
+        let mut rng = Rng::with_seed(8);
+        let mut again = Session::new(options, EPOCHS);
+        for _ in 0..frames {
+            let frame = again.encode(&[1], &[random(&mut rng, len).into()]).unwrap();
+            there.parse(frame.to_bytes(), &[1]).unwrap();
+        }
+        assert!(there.has_news());
+        let says = there.encode(&[1], &[Payload::default()]).unwrap().to_bytes();
+        kept += measure(|| drop(here.parse(says.clone(), &[1]).unwrap())).bytes_current;
+        assert_within(kept, (1 << 20) + len + around, &format!("{frames} x {len}, arrived"));
+        assert!(!here.encode(&[1], &[random(&mut rng, len).into()]).unwrap().is_unremembered());
+    }
+}
+
+/// What this end got: openings of more streams than are remembered, and columns of all lengths.
+#[test]
+fn what_was_received_takes_no_more_than_is_said() {
+    const EPOCHS: Epochs = Epochs { outgoing: 1, incoming: 2 };
+    for (len, count) in [(300, 500), (16, 500), (5000, 3), (30 << 10, 1), (1 << 20, 1)] {
+        let options = Options { seed: Some(7), ..Options::default() };
+        let mut there = SessionEncoder::new(options, EPOCHS.incoming);
+        let mut here = Session::new(options, EPOCHS);
+        let mut rng = Rng::with_seed(9);
+        let (mut kept, mut first, mut came) = (0, 0, 0);
+        while came < (12 << 20) {
+            let streams: Vec<u32> = (first..first + count).collect();
+            let messages: Vec<Payload> = (0..count).map(|_| random(&mut rng, len).into()).collect();
+            let bytes = there.encode(&streams, &messages).unwrap().to_bytes();
+            came += bytes.len();
+            first = (first + count) % 2000;
+            let taken = measure(|| drop(here.parse(Bytes::copy_from_slice(&bytes), &streams).unwrap()));
+            kept += taken.bytes_current;
+        }
+        println!("{count:>4} x {len:<8} {kept:>9} bytes kept of {came}");
+        assert_within(kept, PER_STREAM * STREAMS + (2 << 20), &format!("{count} x {len}"));
+    }
 }
 
 /// A connection whose windows are full in both directions: more streams than are remembered, more sent and received than is

@@ -139,10 +139,13 @@ const NUMBERS: [(&str, &[(&str, &str)]); 37] = [
         &[("streams.rs", "SAME_LENGTH"), ("streams.rs", "OLDER_BYTES")],
     ),
     ("`length ≤ distance ≤ {}`", &[("wire.rs", "WINDOW_BYTES")]),
-    ("and else after each {} bytes", &[("echo.rs", "SAY_AFTER_BYTES")]),
     (
-        "A sender of which more than {} bytes of columns would not yet be said to have arrived",
-        &[("echo.rs", "UNKNOWN_BYTES_MAX")],
+        "and else after each {} bytes or {} frames with a column",
+        &[("echo.rs", "SAY_AFTER_BYTES"), ("echo.rs", "SAY_AFTER_FRAMES")],
+    ),
+    (
+        "A sender of which more than {} bytes of columns, or {} frames with one, would not yet",
+        &[("echo.rs", "UNKNOWN_BYTES_MAX"), ("echo.rs", "UNKNOWN_FRAMES_MAX")],
     ),
     ("shorter than {} bytes this encoder does not look for", &[("echo.rs", "ECHO_BYTES_MIN")]),
     // The second stage.

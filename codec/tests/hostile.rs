@@ -5,7 +5,11 @@ mod common;
 
 use bytes::Bytes;
 use common::bombs::{Bomb, bombs};
-use common::{FAMILIES, STAGES, cases, encoder, family, frame_of, named::named, payloads, random, seal};
+use common::{
+    FAMILIES, STAGES, cases, encoder, family, frame_of,
+    named::{carried, named},
+    payloads, random, seal,
+};
 use fastrand::Rng;
 use proptest::prelude::*;
 use trunkline_codec::{
@@ -209,22 +213,39 @@ fn frames_of_the_other_kind_are_refused_as_such() {
 }
 
 #[test]
-fn more_cannot_have_arrived_than_was_sent() {
+fn what_has_arrived_ends_where_a_frame_does() {
     for (count, at) in [(1, 4), (300, 5)] {
         let streams: Vec<u32> = (0..count).collect();
         let mut rest = vec![0x29];
         varint::put(&mut rest, streams.len());
         rest.push(6);
         rest.resize(rest.len() + streams.len(), 0);
-        for (sent, fits) in [(5, false), (6, true), (7, true)] {
+        for sent in [&[5][..], &[6], &[7], &[4, 2, 1], &[6, 6]] {
             let mut end = Session::new(Options::default(), Epochs { outgoing: 7, incoming: 7 });
-            end.encode(&[1], &[vec![1; sent].into()]).unwrap();
-            match end.parse(first_frame_of(7, &streams, &rest), &streams) {
-                Ok(_) => assert!(fits, "{sent} bytes sent"),
-                Err(error) => {
-                    assert_eq!(error, DecodeError::Arrived { offset: at, announced: 6, unknown: 5 });
-                    assert!(!fits, "{sent} bytes sent");
+            let (mut place, mut ends_there) = (0, None);
+            for &bytes in sent {
+                let frame = end.encode(&[1], &[vec![1; bytes].into()]).unwrap().to_bytes();
+                place += bytes;
+                ends_there = ends_there.or((place == 6).then(|| carried(&frame)));
+            }
+            let frame = first_frame_of(7, &streams, &rest);
+            let body = &frame[..frame.len() - 4];
+            let begins = named(crc32c::crc32c(&7u64.to_le_bytes()), &streams);
+            let Some(checksum) = ends_there else {
+                let error = end.parse(frame.clone(), &streams).unwrap_err();
+                assert_eq!(error, DecodeError::Arrived { offset: at, announced: 6, unknown: place });
+                continue;
+            };
+            // With the checksum of its own direction alone, of another frame, and of the one that ends there.
+            for (window, fits) in [(0, false), (checksum ^ 1, false), (checksum, true)] {
+                let sealed = crc32c::crc32c_append(begins ^ window, body).to_le_bytes();
+                let mut end = Session::new(Options::default(), Epochs { outgoing: 7, incoming: 7 });
+                for &bytes in sent {
+                    end.encode(&[1], &[vec![1; bytes].into()]).unwrap();
                 }
+                let parsed = end.parse([body, &sealed].concat().into(), &streams);
+                assert_eq!(parsed.is_ok(), fits, "{sent:?}: {parsed:?}");
+                assert!(fits || matches!(parsed, Err(DecodeError::History { .. })), "{sent:?}: {parsed:?}");
             }
         }
     }

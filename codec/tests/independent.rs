@@ -14,7 +14,11 @@ use std::path::Path;
 use std::process::Command;
 
 use bytes::Bytes;
-use common::{FAMILIES, encoder, family, frame_of, named::named, payloads, random, seal};
+use common::{
+    FAMILIES, encoder, family, frame_of,
+    named::{carried, named},
+    payloads, random, seal,
+};
 use fastrand::Rng;
 use trunkline_codec::{
     Epochs, Frame, Limits, Options, Payload, Session, SessionDecoder, SessionEncoder, Stage,
@@ -489,6 +493,7 @@ fn echoes_are_read_independently() {
 }
 
 /// A frame of a connection for two destinations, with what it says to have arrived and the checksum that belongs to it.
+/// `before` is that of the frame before, XORed with that of the frame with which it has arrived.
 fn echoing(before: u32, flags: u8, arrived: usize, head: &[u8], data: &[u8]) -> Bytes {
     after(before, &[&[flags, 2][..], &uv(arrived), &uv(head.len()), head, data].concat())
 }
@@ -506,27 +511,37 @@ fn every_rule_of_echoes_is_known_independently() {
 fn rules_of_echoes(sent: usize) -> usize {
     const WINDOW: usize = 1 << 20;
     let (streams, epochs) = ([1, 2], Epochs { incoming: 3, outgoing: 4 });
-    let own = [vec![9; 50], random(&mut Rng::with_seed(2), sent), vec![8; 50]];
-    // An end that has sent, and got a frame which says that all but the last 100 bytes have arrived.
+    // An end that has sent, and got a frame which says that all but the last 100 bytes have arrived. These have one frame
+    // that ends after the first of them, and one that ends before the last.
+    let text = random(&mut Rng::with_seed(2), sent);
+    let (most, rest) = text.split_at(sent - 100);
+    let own = [&[9; 50], most, &rest[..1], &rest[1..99], &rest[99..], &[8; 50]];
+    let send = || {
+        let mut end = Session::new(Options { seed: Some(7), ..Options::default() }, epochs);
+        let frames = own.iter().enumerate().map(|(index, text)| {
+            let message = [Payload::from(text.to_vec())];
+            let frame = match index {
+                1..5 => end.encode(&[5], &message),
+                _ => end.encode_unremembered(&[5], &message),
+            };
+            frame.unwrap().to_bytes()
+        });
+        let frames: Vec<Bytes> = frames.collect();
+        (end, frames)
+    };
+    let ends: Vec<u32> = send().1.iter().map(|frame| carried(frame)).collect();
     let first = echoing(
-        crc32c::crc32c(&epochs.incoming.to_le_bytes()),
+        crc32c::crc32c(&epochs.incoming.to_le_bytes()) ^ ends[1],
         0x28,
         sent - 100,
         &[0x00, 5, 0xC0, 1],
         b"firstx",
     );
     let begin = |mut seen: Option<&mut Seen>| {
-        let options = Options { seed: Some(7), ..Options::default() };
-        let mut end = Session::new(options, epochs);
-        for (index, text) in own.iter().enumerate() {
-            let message = [Payload::from(text.clone())];
-            let frame = match index {
-                1 => end.encode(&[5], &message),
-                _ => end.encode_unremembered(&[5], &message),
-            };
-            let bytes = frame.unwrap().to_bytes();
+        let (mut end, frames) = send();
+        for (text, bytes) in own.iter().zip(&frames) {
             if let Some(seen) = &mut seen {
-                seen.frame('>', &bytes, &[5], format!("ok {}", hex(text)));
+                seen.frame('>', bytes, &[5], format!("ok {}", hex(text)));
             }
         }
         let frame = end.parse(first.clone(), &streams).unwrap();
@@ -535,10 +550,14 @@ fn rules_of_echoes(sent: usize) -> usize {
         }
         end
     };
-    let before = u32::from_le_bytes(*first.last_chunk().unwrap());
+    let before = |arrived: usize| {
+        let end = [0, 1, 99, 100].iter().position(|end| *end == arrived);
+        carried(&first) ^ end.map_or(0, |end| ends[1 + end])
+    };
     let echo = |len: usize, distance: usize| [vec![0xD2, 0x00], uv(len), uv(distance)].concat();
     let mut frames = Vec::new();
-    for arrived in [0, 1, 99, 100, 101, 150, sent, 1 << 40, usize::MAX] {
+    for arrived in [0, 1, 50, 99, 100, 101, 150, sent, 1 << 40, usize::MAX] {
+        let before = before(arrived);
         for (len, distance) in [(1, 1), (30, 30), (30, 31), (31, 30), (1, 0), (10, usize::MAX)] {
             frames.push(echoing(before, 0x28, arrived, &echo(len, distance), b""));
         }
@@ -548,12 +567,15 @@ fn rules_of_echoes(sent: usize) -> usize {
         }
         frames.push(echoing(before, 0x28, arrived, &[0x00, 1], b"x"));
     }
-    frames.push(echoing(before, 0x28, 100, &echo(WINDOW, WINDOW), b""));
+    frames.push(echoing(before(100), 0x28, 100, &echo(WINDOW, WINDOW), b""));
+    // The checksum of its own direction alone, and of what had arrived before.
+    frames.push(echoing(carried(&first), 0x28, 100, &echo(7, 7), b""));
+    frames.push(echoing(before(0), 0x28, 100, &echo(7, 7), b""));
     // Beside other records; with and without the flag; with bytes that the record does not take.
     let both = [&[0xD1, 0x00, 3, 5, 0x00, 3][..], &echo(20, 100), &[0xC0, 2]].concat();
     for data in [&b""[..], b"abc", b"abcde", b"abcdef"] {
         for flags in [0x08, 0x20, 0x28, 0x38, 0x29, 0x68] {
-            frames.push(echoing(before, flags, 100, &both, data));
+            frames.push(echoing(before(100), flags, 100, &both, data));
         }
     }
     let mut seen = Seen::default();

@@ -169,3 +169,30 @@ fn destinations_that_always_have_more_get_equal_shares() {
     // A frame has a run for each of up to 64 KiB of whole messages: three of 16 KiB with what is in front of them.
     assert!(most * 10 <= least * 14, "{shares:?}");
 }
+
+/// Where buffers take in half a second of the line, every frame is late, and none is lost: a line that goes on is not taken for a
+/// proxy that is silent, whose messages would go again, and directly.
+#[test]
+fn a_slow_line_with_long_buffers_is_not_taken_for_silence() {
+    let members = ["eu-1", "eu-2", "eu-3", "eu-4", "eu-5"];
+    let mut nodes = vec![(LEADER, "us", Roles::ORIGIN, None)];
+    nodes.extend(["eu-pa", "eu-pb"].map(|proxy| (proxy, "eu", Roles::PROXY, None)));
+    nodes.extend(members.map(|member| (member, "eu", Roles::MEMBER, None)));
+    for kernel_bytes in [128 << 10, 1 << 20, 4 << 20] {
+        let mut lab = Lab::new(&nodes, &Settings::default(), DELAY);
+        lab.set_line("us", "eu", Line { delay: DELAY, rate: Some(RATE) });
+        lab.kernel_bytes = kernel_bytes;
+        lab.run_for(Duration::from_secs(1));
+        let mut seed = 0;
+        for _ in 0..600 {
+            members.iter().for_each(|to| fill(&mut lab, to, 16 * 1024, &mut seed));
+            lab.run_for(Duration::from_millis(10));
+        }
+        lab.run_for(Duration::from_secs(20));
+        let stats = lab.stats(LEADER);
+        let sent = stats.datacenters[&dc("eu")].messages;
+        let (direct, late) = (stats.fallbacks.direct, stats.attempts.timed_out);
+        println!("buffers of {kernel_bytes}: {direct} of {sent} messages went directly, {late} were late");
+        assert!(direct * 50 <= sent && late * 50 <= sent, "{direct} direct and {late} late of {sent}");
+    }
+}

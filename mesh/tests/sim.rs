@@ -112,6 +112,21 @@ fn without_faults_every_answer_arrives_and_what_comes_back_is_named() {
     assert!(echoed > 1 << 20, "{echoed}");
 }
 
+/// A sender that takes what came over an earlier connection for what came over this one names other bytes than its peer knows
+/// by that name. The peer notices before it takes one: links end for a history, and nobody gets what was not sent.
+#[test]
+fn an_echo_out_of_step_ends_a_link_and_is_never_read() {
+    let mut histories = 0;
+    for seed in 0..60 {
+        let report = run_planted(seed, Planted::EchoesStale);
+        histories += report.bad_frames.get("history").copied().unwrap_or_default();
+        for violation in &report.violations {
+            assert!(!violation.contains("got other bytes"), "seed {seed}: {violation}");
+        }
+    }
+    assert!(histories > 20, "{histories} links ended");
+}
+
 /// Seeds within which every planted bug must show.
 const SEEDS_TO_A_BUG: u64 = 120;
 

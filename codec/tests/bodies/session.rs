@@ -8,7 +8,7 @@ use trunkline_codec::{
 };
 
 use super::hand::{Hand, seal};
-use super::named::named;
+use super::named::{carried, named};
 use super::{PER_BYTE, PER_MESSAGE, PER_SEGMENT, bytes_and_lengths};
 
 /// What comparing with earlier messages adds, as in `linear.rs`.
@@ -41,11 +41,6 @@ fn assert_bounds(messages: &[Payload], frame: &EncodedFrame) {
     let (per_byte, per_message) = (PER_BYTE + PER_BYTE_OF_A_SESSION, PER_MESSAGE + PER_MESSAGE_OF_A_SESSION);
     let most = per_byte * stats.input_bytes + per_message * count + PER_SEGMENT * segments;
     assert!(stats.work.operations() <= most, "{:?} for {} bytes", stats.work, stats.input_bytes);
-}
-
-/// The checksum that a frame carries.
-fn checksum(frame: &[u8]) -> u32 {
-    u32::from_le_bytes(*frame.last_chunk().unwrap())
 }
 
 fn one_way(hand: &mut Hand<'_>) {
@@ -81,7 +76,7 @@ fn one_way(hand: &mut Hand<'_>) {
         };
         assert_bounds(&messages, &encoded);
         let bytes = encoded.to_bytes();
-        let begins = named(std::mem::replace(&mut history, checksum(&bytes)), &numbers);
+        let begins = named(std::mem::replace(&mut history, carried(&bytes)), &numbers);
         match event >> 3 & 15 {
             // Lost.
             0 => astray = true,

@@ -36,6 +36,10 @@ pub(crate) fn connections() -> Vec<(&'static str, &'static str, Connection)> {
 struct Hand {
     connection: Connection,
     before: [u32; 2],
+    /// Of what each end sent: where frames end that may be referred to, and their checksums.
+    ends: [Vec<(usize, u32)>; 2],
+    /// Where what has arrived ends.
+    known: [usize; 2],
 }
 
 /// A frame but for its checksum.
@@ -45,12 +49,15 @@ struct Made<'a> {
     arrived: usize,
     head: &'a [u8],
     data: &'a [u8],
+    /// Bytes of the data column before a second stage.
+    column: usize,
 }
 
 impl Hand {
     fn new(epochs: [u64; 2]) -> Self {
         let before = epochs.map(|epoch| crc32c::crc32c(&epoch.to_le_bytes()));
-        Self { connection: Connection { epochs, frames: Vec::new() }, before }
+        let ends = before.map(|beginning| vec![(0, beginning)]);
+        Self { connection: Connection { epochs, frames: Vec::new() }, before, ends, known: [0; 2] }
     }
 
     fn push(&mut self, from: usize, made: &Made<'_>, messages: Option<Vec<Vec<u8>>>) {
@@ -65,11 +72,23 @@ impl Hand {
         bytes.extend_from_slice(made.head);
         bytes.extend_from_slice(made.data);
         let numbers: Vec<u8> = made.streams.iter().flat_map(|number| number.to_le_bytes()).collect();
-        let checksum = crc32c::crc32c_append(self.before[from] ^ crc32c::crc32c(&numbers), &bytes);
+        let mut begins = self.before[from] ^ crc32c::crc32c(&numbers);
+        let place = self.known[1 - from] + made.arrived;
+        let end = self.ends[1 - from].iter().find(|(end, _)| *end == place);
+        if made.flags & ECHO != 0 {
+            assert!(end.is_some() || messages.is_none(), "no frame ends at {place}");
+            begins ^= end.map_or(0, |(_, checksum)| *checksum);
+        }
+        let checksum = crc32c::crc32c_append(begins, &bytes);
         bytes.extend_from_slice(&checksum.to_le_bytes());
         if let Some(messages) = &messages {
             assert_eq!(messages.len(), made.streams.len());
             self.before[from] = checksum;
+            self.known[1 - from] = place;
+            if made.flags & NOREF == 0 && made.column > 0 {
+                let sent = self.ends[from].last().map_or(0, |(end, _)| *end);
+                self.ends[from].push((sent + made.column, checksum));
+            }
         }
         let streams = made.streams.to_vec();
         self.connection.frames.push(Sent { from, streams, bytes: bytes.into(), messages });
@@ -77,12 +96,12 @@ impl Hand {
 
     /// The first end sends a frame without ECHO.
     fn says(&mut self, flags: u8, streams: &[u32], head: &[u8], data: &[u8], messages: Vec<Vec<u8>>) {
-        self.push(0, &Made { flags, streams, arrived: 0, head, data }, Some(messages));
+        self.push(0, &Made { flags, streams, arrived: 0, head, data, column: data.len() }, Some(messages));
     }
 
     /// It sends one that is refused.
     fn refused(&mut self, streams: &[u32], head: &[u8], data: &[u8]) {
-        self.push(0, &Made { flags: 0, streams, arrived: 0, head, data }, None);
+        self.push(0, &Made { flags: 0, streams, arrived: 0, head, data, column: data.len() }, None);
     }
 }
 
@@ -201,24 +220,32 @@ fn window() -> Connection {
     const WINDOW: usize = 1 << 20;
     let mut hand = Hand::new([1 << 63, 1]);
     let echo = |len: usize, distance: usize| records(&[&[ECHOED, ALL, len, distance]]);
-    let plain = |flags: u8, data: &'static [u8]| Made { flags, streams: &[1], arrived: 0, head: &[], data };
-    // The second end sends twenty bytes, some that do not count, and a long column; 14 of all that are beyond the window.
+    fn plain<'a>(flags: u8, head: &'a [u8], data: &'a [u8]) -> Made<'a> {
+        Made { flags, streams: &[1], arrived: 0, head, data, column: data.len() }
+    }
+    // The second end sends 15 bytes and five, some that do not count, and a long column; 14 of all that are beyond the window.
     let twenty: Vec<u8> = (0..20).collect();
-    hand.push(1, &Made { head: &[20], data: &twenty, ..plain(CONCAT, b"") }, Some(vec![twenty.clone()]));
-    hand.push(1, &Made { head: &[3], ..plain(CONCAT | NOREF, b"not") }, Some(vec![b"not".to_vec()]));
+    for part in [&twenty[..15], &twenty[15..]] {
+        let length = [u8::try_from(part.len()).unwrap()];
+        hand.push(1, &plain(CONCAT, &length, part), Some(vec![part.to_vec()]));
+    }
+    hand.push(1, &plain(CONCAT | NOREF, &[3], b"not"), Some(vec![b"not".to_vec()]));
     let says = |arrived: usize, head: &[u8], message: Option<&[u8]>, hand: &mut Hand| {
-        let made = Made { flags: ECHO, streams: &[7], arrived, head, data: b"" };
+        let made = Made { flags: ECHO, streams: &[7], arrived, head, data: b"", column: 0 };
         hand.push(0, &made, message.map(|message| vec![message.to_vec()]));
     };
-    // No more than has arrived, and nothing before the first byte; only the beginning has.
+    // No more than has arrived, up to where a frame ends, and nothing before the first byte; only the beginning has.
     says(21, &echo(1, 1), None, &mut hand);
+    says(14, &echo(1, 1), None, &mut hand);
+    says(16, &echo(1, 1), None, &mut hand);
     says(20, &echo(1, 21), None, &mut hand);
     says(15, &echo(16, 15), None, &mut hand);
     says(15, &echo(15, 15), Some(&twenty[..15]), &mut hand);
     let long = WINDOW - 6;
     let head = records(&[&[ALL, long]]);
-    let made = Made { head: &head, data: &lz4_again(0xBB, long), ..plain(LZ4, b"") };
-    hand.push(1, &Made { data: made.data, ..made }, Some(vec![vec![0xBB; long]]));
+    let block = lz4_again(0xBB, long);
+    let made = Made { column: long, ..plain(LZ4, &head, &block) };
+    hand.push(1, &made, Some(vec![vec![0xBB; long]]));
     // Of all that only 15 bytes are known to have arrived.
     says(0, &echo(5, 16), None, &mut hand);
     says(5 + long, &echo(10, WINDOW + 1), None, &mut hand);
@@ -228,19 +255,25 @@ fn window() -> Connection {
     says(1, &echo(1, 1), None, &mut hand);
     // What was sent and has not arrived is not counted. It can be said without referring to anything.
     let more: Vec<u8> = (100..200).collect();
-    hand.push(1, &Made { head: &[100], data: &more, ..plain(CONCAT, b"") }, Some(vec![more.clone()]));
-    let made = Made { flags: ECHO | CONCAT, streams: &[7], arrived: 40, head: &[3], data: b"now" };
+    for part in [&more[..40], &more[40..]] {
+        let length = [u8::try_from(part.len()).unwrap()];
+        hand.push(1, &plain(CONCAT, &length, part), Some(vec![part.to_vec()]));
+    }
+    let made = Made { arrived: 40, streams: &[7], ..plain(ECHO | CONCAT, &[3], b"now") };
     hand.push(0, &made, Some(vec![b"now".to_vec()]));
     // Beside other records, to three at once.
     let mixed =
         records(&[&[PAST, ALL, 3, 3], &[ECHOED, ALL, 20, 30], &[EACH, ALL, 1], &[ECHOED, ALL, 1, 40]]);
     let message = |end: u8| [&b"now"[..], &more[10..30], &[end], &more[..1]].concat();
-    let made = Made { flags: ECHO, streams: &[7, 7, 7], arrived: 0, head: &mixed, data: b"abc" };
+    let made = Made { streams: &[7, 7, 7], ..plain(ECHO, &mixed, b"abc") };
     hand.push(0, &made, Some(vec![message(b'a'), message(b'b'), message(b'c')]));
     // The other way: what the first end sent, in which references leave nothing.
-    let made = Made { flags: ECHO, streams: &[1], arrived: 7, head: &echo(1, 1), data: b"" };
-    hand.push(1, &made, None);
-    let made = Made { arrived: 6, head: &echo(6, 6), ..made };
+    let head = echo(1, 1);
+    for arrived in [7, 5] {
+        hand.push(1, &Made { arrived, ..plain(ECHO, &head, b"") }, None);
+    }
+    let head = echo(6, 6);
+    let made = Made { arrived: 6, ..plain(ECHO, &head, b"") };
     hand.push(1, &made, Some(vec![b"nowabc".to_vec()]));
     hand.connection
 }

@@ -253,6 +253,7 @@ class Session:
         self.other = None  # the other direction, where both are known
         self.columns = bytearray()  # the data of its frames, for references from the other direction
         self.arrived = 0  # so many bytes of that the other direction has said to have arrived
+        self.ends = {0: self.checksum}  # the checksum of each frame, by where its data ends in that
 
     def bytes_of(self, number):
         return self.streams.get(number, b"")
@@ -288,19 +289,21 @@ def decode(frame, session=None, numbers=()):
     require(bool(flags & HISTORY) == (session is not None), "a history where there is none, or none where there is one")
     require(not flags & ECHO or session.other, "this end has sent nothing")
     require(reader.left() >= 4, "truncated")
-    named = b"".join(number.to_bytes(4, "little") for number in numbers)
-    checksum = crc32c(frame[:-4], session.checksum ^ crc32c(named) if session else 0)
-    require(checksum == int.from_bytes(frame[-4:], "little"), "checksum")
     reader.data = frame[:-4]
-
     count = reader.uv()
     require(0 < count <= DESTINATIONS, "number of destinations")
+    begins = 0
     if session:
-        require(len(numbers) == count, "numbers of streams")
+        named = b"".join(number.to_bytes(4, "little") for number in numbers)
+        begins = session.checksum ^ crc32c(named)
     arrived = session.other.arrived if session and session.other else 0
     if flags & ECHO:
         arrived += reader.uv()
-        require(arrived <= len(session.other.columns), "more has arrived than was sent")
+        require(arrived in session.other.ends, "no frame ends where what has arrived does")
+        begins ^= session.other.ends[arrived]
+    require(crc32c(frame[:-4], begins) == int.from_bytes(frame[-4:], "little"), "checksum")
+    if session:
+        require(len(numbers) == count, "numbers of streams")
     lengths = [0] * count
     records, output, pieces, data_bytes = [], 0, 0, 0
 
@@ -378,12 +381,13 @@ def decode(frame, session=None, numbers=()):
             at += length * len(members) if each else length
     messages = [b"".join(parts) for parts in messages]
     if session:
-        session.checksum = checksum
+        session.checksum = int.from_bytes(frame[-4:], "little")
         if session.other:
             session.other.arrived = arrived
         if not flags & NOREF:
             session.enter(numbers, messages)
             session.columns += column
+            session.ends.setdefault(len(session.columns), session.checksum)
     return messages
 
 

@@ -88,6 +88,12 @@ impl Attempts {
         Some(attempt)
     }
 
+    /// Nothing is under way.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.by_id.is_empty()
+    }
+
     /// The frames on a link, in the order they were sealed.
     #[must_use]
     pub fn on_link(&self, link: LinkId) -> Vec<u64> {

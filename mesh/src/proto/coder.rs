@@ -6,8 +6,8 @@
 
 use bytes::Bytes;
 use trunkline_codec::{
-    DecodeError, EncodeError, EncodedFrame, Encoder, Epochs, Frame, Options, SessionDecoder, SessionEncoder,
-    Stage,
+    DecodeError, EchoDecoder, EchoEncoder, EncodeError, EncodedFrame, Encoder, Epochs, Frame, Options,
+    SessionDecoder, SessionEncoder, Stage,
 };
 
 use super::echo::SharedEcho;
@@ -40,8 +40,10 @@ pub fn second_stage(wanted: Stage, lane: Lane, features: u64) -> Stage {
 pub enum BatchEncoder {
     /// Every frame stands alone.
     Alone(Box<Encoder>),
-    /// Frames refer to earlier ones, and to what came the other way where that is kept.
-    Session(Box<SessionEncoder>, Option<SharedEcho>),
+    /// Frames refer to earlier ones.
+    Session(Box<SessionEncoder>),
+    /// And to what came the other way, or what they bring is kept for frames that come the other way.
+    Echo(Box<EchoEncoder>, SharedEcho),
 }
 
 impl BatchEncoder {
@@ -51,9 +53,8 @@ impl BatchEncoder {
         let histories = opened.and_then(|opened| Some((opened.epochs?, opened.echo.clone())));
         match histories {
             None => Self::Alone(Box::new(Encoder::new(options))),
-            Some((epochs, echo)) => {
-                Self::Session(Box::new(SessionEncoder::new(options, epochs.outgoing)), echo)
-            }
+            Some((epochs, None)) => Self::Session(Box::new(SessionEncoder::new(options, epochs.outgoing))),
+            Some((epochs, Some(echo))) => Self::Echo(Box::new(EchoEncoder::new(options, epochs)), echo),
         }
     }
 
@@ -67,13 +68,13 @@ impl BatchEncoder {
                 encoder.set_stage(batch.stage);
                 encoder.encode(&batch.payloads)
             }
-            Self::Session(encoder, echo) => {
+            Self::Session(encoder) => {
                 encoder.set_stage(batch.stage);
-                let rows = rows_of(&batch.envelope.runs, echo.is_some());
-                match echo {
-                    None => encoder.encode(&rows, &batch.payloads),
-                    Some(echo) => echo.encode(encoder, &rows, &batch.payloads),
-                }
+                encoder.encode(&rows_of(&batch.envelope.runs), &batch.payloads)
+            }
+            Self::Echo(encoder, echo) => {
+                encoder.set_stage(batch.stage);
+                echo.encode(encoder, &rows_beside(&batch.envelope.runs), &batch.payloads)
             }
         }
     }
@@ -82,7 +83,8 @@ impl BatchEncoder {
     pub fn release(&mut self) {
         match self {
             Self::Alone(encoder) => encoder.release(),
-            Self::Session(encoder, _) => encoder.release(),
+            Self::Session(encoder) => encoder.release(),
+            Self::Echo(encoder, _) => encoder.release(),
         }
     }
 }
@@ -92,8 +94,10 @@ impl BatchEncoder {
 pub enum BatchDecoder {
     /// Every frame stands alone.
     Alone(trunkline_codec::Limits),
-    /// Frames refer to earlier ones, and to what came the other way where that is kept.
-    Session(Box<SessionDecoder>, Option<SharedEcho>),
+    /// Frames refer to earlier ones.
+    Session(Box<SessionDecoder>),
+    /// And to what went the other way, or what they bring is kept for frames that go the other way.
+    Echo(Box<EchoDecoder>, SharedEcho),
 }
 
 impl BatchDecoder {
@@ -101,11 +105,10 @@ impl BatchDecoder {
     #[must_use]
     pub fn new(opened: &Opened) -> Self {
         let limits = codec_limits(opened.frame_bytes_max);
-        match opened.epochs {
-            None => Self::Alone(limits),
-            Some(epochs) => {
-                Self::Session(Box::new(SessionDecoder::new(limits, epochs.incoming)), opened.echo.clone())
-            }
+        match (opened.epochs, opened.echo.clone()) {
+            (None, _) => Self::Alone(limits),
+            (Some(epochs), None) => Self::Session(Box::new(SessionDecoder::new(limits, epochs.incoming))),
+            (Some(epochs), Some(echo)) => Self::Echo(Box::new(EchoDecoder::new(limits, epochs)), echo),
         }
     }
 
@@ -116,32 +119,41 @@ impl BatchDecoder {
     pub fn parse(&mut self, bytes: Bytes, runs: &[Run]) -> Result<Frame, DecodeError> {
         match self {
             Self::Alone(limits) => Frame::parse(bytes, limits),
-            Self::Session(decoder, None) => decoder.parse(bytes, &rows_of(runs, false)),
-            Self::Session(decoder, Some(echo)) => echo.parse(decoder, bytes, &rows_of(runs, true), runs),
+            Self::Session(decoder) => decoder.parse(bytes, &rows_of(runs)),
+            Self::Echo(decoder, echo) => echo.parse(decoder, bytes, &rows_beside(runs), runs),
         }
     }
 
     /// A batch may have no run: it says what has arrived.
     #[must_use]
     pub fn takes_news(&self) -> bool {
-        matches!(self, Self::Session(_, Some(echo)) if !echo.refers())
+        matches!(self, Self::Echo(_, echo) if !echo.refers())
     }
 
     /// The other end has to be told what has arrived, if nothing goes there that says so by itself.
     #[must_use]
     pub fn has_news(&self) -> bool {
-        matches!(self, Self::Session(_, Some(echo)) if echo.has_news())
+        matches!(self, Self::Echo(_, echo) if echo.has_news())
     }
 }
 
-/// The streams of a batch's messages. One without runs has one message, which is empty.
-fn rows_of(runs: &[Run], echoes: bool) -> Vec<u32> {
-    if runs.is_empty() && echoes { vec![0] } else { runs.iter().map(|run| run.flow).collect() }
+/// The streams of a batch's messages.
+fn rows_of(runs: &[Run]) -> Vec<u32> {
+    runs.iter().map(|run| run.flow).collect()
+}
+
+/// The same beside the other direction, where a batch without runs has one message, which is empty.
+fn rows_beside(runs: &[Run]) -> Vec<u32> {
+    if runs.is_empty() { vec![0] } else { rows_of(runs) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::id::Seq;
+    use crate::proto::frame::Token;
+    use crate::proto::run::message_head;
+    use crate::proto::wire::Envelope;
 
     #[test]
     fn the_two_ends_agree_on_both_directions() {
@@ -149,5 +161,51 @@ mod tests {
         assert_eq!(dialler, acceptor.reversed());
         assert_ne!(dialler.incoming, dialler.outgoing);
         assert_ne!(epochs_of(8, true).outgoing, dialler.outgoing);
+    }
+
+    /// Both ends of a bulk connection that echoes, as the handshake makes them: who dialled it first.
+    fn ends(transcript: u32) -> [Opened; 2] {
+        [true, false].map(|dialled| {
+            let epochs = epochs_of(transcript, dialled);
+            let echo = Some(SharedEcho::new(dialled, epochs));
+            Opened { lane: Lane::Bulk, frame_bytes_max: 1 << 20, epochs: Some(epochs), echo }
+        })
+    }
+
+    const RUN: Run = Run { flow: 0, first: Seq(1), count: 1, floor_back: 0, deadline_ms: 1000 };
+
+    fn batch(message: &[u8]) -> SealedBatch {
+        let head = message_head(0, message.len());
+        SealedBatch {
+            lane: Lane::Bulk,
+            envelope: Envelope { batch: 1, attempt: 1, runs: vec![RUN] },
+            payloads: vec![[head, Bytes::copy_from_slice(message)].into_iter().collect()],
+            stage: Stage::None,
+            token: Token::Attempt(0),
+        }
+    }
+
+    /// Of two connections to one proxy an origin takes what came over the first for what came over the second, where as much
+    /// went up: every place that it names is one that the proxy knows.
+    #[test]
+    fn what_came_over_another_connection_is_not_taken_from_this_one() {
+        let mut rng = fastrand::Rng::with_seed(1);
+        let values = [0, 1].map(|_| std::iter::repeat_with(|| rng.u8(..)).take(9000).collect::<Vec<u8>>());
+        for stale in [false, true] {
+            let connections = [ends(1), ends(2)];
+            for ([origin, proxy], value) in connections.iter().zip(&values) {
+                let up = BatchEncoder::new(Options::default(), Some(proxy)).encode(&batch(value)).unwrap();
+                BatchDecoder::new(origin).parse(up.to_bytes(), &[RUN]).unwrap();
+            }
+            let [[first, _], [second, proxy]] = &connections;
+            let (echo, value) = if stale { (&first.echo, &values[0]) } else { (&second.echo, &values[1]) };
+            let origin = Opened { echo: echo.clone(), ..second.clone() };
+            let down = BatchEncoder::new(Options::default(), Some(&origin)).encode(&batch(value)).unwrap();
+            assert_eq!(down.stats().echoed_bytes, 9000);
+            match BatchDecoder::new(proxy).parse(down.to_bytes(), &[RUN]) {
+                Ok(frame) => assert!(!stale && frame.to_vec(0).ends_with(value)),
+                Err(error) => assert!(stale && matches!(error, DecodeError::History { .. }), "{error}"),
+            }
+        }
     }
 }

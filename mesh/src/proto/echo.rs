@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use trunkline_codec::{
-    DecodeError, EchoWindow, EncodeError, EncodedFrame, Frame, Payload, SessionDecoder, SessionEncoder,
+    DecodeError, EchoDecoder, EchoEncoder, EchoWindow, EncodeError, EncodedFrame, Epochs, Frame, Payload,
 };
 
 use super::run::split_run;
@@ -57,8 +57,8 @@ struct Tails {
 impl SharedEcho {
     /// Of a connection that begins. Who dialled it sends back what the other end sent, and names it.
     #[must_use]
-    pub fn new(dialled: bool) -> Self {
-        let window = if dialled { EchoWindow::of_received() } else { EchoWindow::of_sent() };
+    pub fn new(dialled: bool, epochs: Epochs) -> Self {
+        let window = if dialled { EchoWindow::of_received(epochs) } else { EchoWindow::of_sent(epochs) };
         Self(Arc::new(Mutex::new(Echo { window, tails: Tails::default() })))
     }
 
@@ -72,13 +72,13 @@ impl SharedEcho {
     /// Those of the codec.
     pub fn encode(
         &self,
-        encoder: &mut SessionEncoder,
+        encoder: &mut EchoEncoder,
         rows: &[u32],
         payloads: &[Payload],
     ) -> Result<EncodedFrame, EncodeError> {
         let mut echo = self.lock();
         let found = echo.tails.find_all(payloads);
-        encoder.encode_beside(&mut echo.window, rows, found.as_deref().unwrap_or(payloads))
+        encoder.encode(&mut echo.window, rows, found.as_deref().unwrap_or(payloads))
     }
 
     /// The messages of the next codec frame, one for each run.
@@ -87,14 +87,14 @@ impl SharedEcho {
     /// Those of the codec.
     pub fn parse(
         &self,
-        decoder: &mut SessionDecoder,
+        decoder: &mut EchoDecoder,
         bytes: Bytes,
         rows: &[u32],
         runs: &[Run],
     ) -> Result<Frame, DecodeError> {
         let mut echo = self.lock();
         let frame_bytes = bytes.len();
-        let frame = decoder.parse_beside(&mut echo.window, bytes, rows)?;
+        let frame = decoder.parse(&mut echo.window, bytes, rows)?;
         if echo.window.refers() && !frame.is_unremembered() {
             echo.tails.enter(&frame, frame_bytes, runs);
         }

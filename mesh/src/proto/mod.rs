@@ -13,6 +13,7 @@ pub mod back;
 pub mod budget;
 pub mod deadlines;
 pub mod decision;
+pub mod drain;
 pub mod flow;
 pub mod held;
 pub mod pause;

@@ -205,6 +205,12 @@ impl Routes {
         self.proxies.iter().position(|proxy| proxy.link == Some(link))
     }
 
+    /// The proxy that a peer is.
+    #[must_use]
+    pub fn by_peer(&self, peer: PeerIx) -> Option<usize> {
+        self.proxies.iter().position(|proxy| proxy.peer == peer)
+    }
+
     /// The usable proxies in the order in which to try them: one that is due for its trial, the one in use, the others. One
     /// whose trial is under way is left out where there is another.
     pub fn usable(&mut self, links: &Links, now: Micros) -> Vec<usize> {

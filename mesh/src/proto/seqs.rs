@@ -2,6 +2,7 @@
 //! together, so that none is looked for. A stretch of which nothing is left takes a word.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
 /// Places that are made and given up together. What stands alone among many that ended keeps so many places.
 const PLACES: usize = 8;
@@ -46,20 +47,29 @@ impl<T> Seqs<T> {
     }
 
     /// Takes a value in; its seq is above all that are there.
-    pub fn push(&mut self, seq: u64, value: T) {
+    ///
+    /// # Errors
+    /// The value, if its seq is not: nothing is lost, and whoever gave out the seq was wrong.
+    pub fn push(&mut self, seq: u64, value: T) -> Result<(), T> {
         if self.chunks.is_empty() {
             self.base = seq - seq % TOGETHER;
         }
-        let Some((chunk, place)) = self.place(seq) else { return };
-        debug_assert!(chunk + 1 >= self.chunks.len(), "seqs are given out in their order");
+        let Some((chunk, place)) = self.place(seq) else { return Err(value) };
+        if chunk + 1 < self.chunks.len() {
+            return Err(value);
+        }
         if self.chunks.len() <= chunk {
             self.chunks.resize_with(chunk + 1, || None);
         }
         let empty = || Box::new(Chunk { places: std::array::from_fn(|_| None), taken: 0 });
         let chunk = self.chunks[chunk].get_or_insert_with(empty);
+        if chunk.places[place..].iter().any(Option::is_some) {
+            return Err(value);
+        }
         chunk.places[place] = Some(value);
         chunk.taken += 1;
         self.len += 1;
+        Ok(())
     }
 
     /// The value of a seq.
@@ -98,14 +108,21 @@ impl<T> Seqs<T> {
 
     /// Those from one seq on and below another one.
     pub fn range(&self, from: u64, end: u64) -> impl Iterator<Item = (u64, &T)> {
-        let skipped = from.saturating_sub(self.base) / TOGETHER;
-        let skipped = usize::try_from(skipped).unwrap_or(usize::MAX).min(self.chunks.len());
-        let firsts = (self.base / TOGETHER + as_seq(skipped)..).map(|chunk| chunk * TOGETHER);
-        let chunks = self.chunks.range(skipped..).zip(firsts);
+        let within = self.chunks_within(from, end);
+        let firsts = (self.base / TOGETHER + as_seq(within.start)..).map(|chunk| chunk * TOGETHER);
+        let chunks = self.chunks.range(within).zip(firsts);
         let places = chunks.filter_map(|(chunk, first)| Some((&chunk.as_ref()?.places, first)));
         let seqs = places.flat_map(|(places, first)| (first..).zip(places));
         let within = seqs.skip_while(move |(seq, _)| *seq < from).take_while(move |(seq, _)| *seq < end);
         within.filter_map(|(seq, value)| Some((seq, value.as_ref()?)))
+    }
+
+    /// The chunks that may hold something of such a range: no other one is looked at, for a chunk may be followed by any number
+    /// of which nothing is left.
+    fn chunks_within(&self, from: u64, end: u64) -> Range<usize> {
+        let index = |chunk: u64| usize::try_from(chunk).unwrap_or(usize::MAX).min(self.chunks.len());
+        let first = index(from.saturating_sub(self.base) / TOGETHER);
+        first..index(end.saturating_sub(self.base).div_ceil(TOGETHER)).max(first)
     }
 
     /// All of them.
@@ -160,7 +177,7 @@ mod tests {
             let grows = if step / 2_000 % 2 == 0 { 70 } else { 30 };
             if rng.u64(0..100) < grows {
                 next += if rng.u8(..) == 0 { rng.u64(1..100) } else { 1 };
-                seqs.push(next, step);
+                assert_eq!(seqs.push(next, step), Ok(()));
                 map.insert(next, step);
             } else if let Some((first, last)) = map.first_key_value().zip(map.last_key_value()) {
                 let seq = if rng.bool() { *first.0 } else { rng.u64(*first.0..=*last.0 + 1) };
@@ -180,16 +197,54 @@ mod tests {
     }
 
     #[test]
+    fn what_is_out_of_order_comes_back() {
+        let mut seqs = Seqs::default();
+        for (seq, taken) in [
+            (20, true),
+            (19, false),
+            (20, false),
+            (3, false),
+            (23, true),
+            (22, false),
+            (40, true),
+            (24, false),
+        ] {
+            assert_eq!(seqs.push(seq, seq), if taken { Ok(()) } else { Err(seq) }, "{seq}");
+        }
+        assert!(seqs.iter().map(|(seq, _)| seq).eq([20, 23, 40]));
+        assert_eq!(seqs.len(), 3);
+    }
+
+    #[test]
+    fn no_more_than_the_range_is_looked_at() {
+        let mut seqs = Seqs::default();
+        assert!([10, 90_000].into_iter().all(|seq| seqs.push(seq, seq).is_ok()));
+        assert!(seqs.chunks.len() > 10_000);
+        for (from, end, looked_at) in [
+            (0, 11, 0..1),
+            (0, 16, 0..1),
+            (10, 17, 0..2),
+            (16, 16, 1..1),
+            (90_000, u64::MAX, 11_249..11_250),
+            (0, 0, 0..0),
+        ] {
+            assert_eq!(seqs.chunks_within(from, end), looked_at, "{from} to {end}");
+        }
+        assert_eq!(seqs.range(0, 90_001).count(), 2);
+        assert_eq!((seqs.range(0, 11).count(), seqs.range(11, 90_000).count()), (1, 0));
+    }
+
+    #[test]
     fn one_that_stays_keeps_a_word_for_those_that_ended_behind_it() {
         let mut seqs = Seqs::default();
         for seq in 5..10_005 {
-            seqs.push(seq, seq);
+            assert_eq!(seqs.push(seq, seq), Ok(()));
             if seq > 5 {
                 assert_eq!(seqs.remove(seq), Some(seq));
             }
         }
         assert_eq!((seqs.len(), seqs.chunks.len()), (1, 1));
-        (10_005..20_000).for_each(|seq| seqs.push(seq, seq));
+        assert!((10_005..20_000).all(|seq| seqs.push(seq, seq).is_ok()));
         assert!((10_005..19_999).all(|seq| seqs.remove(seq) == Some(seq)));
         assert_eq!(seqs.chunks.iter().flatten().count(), 2, "the first and the last");
         assert_eq!((seqs.remove(5), seqs.remove(19_999)), (Some(5), Some(19_999)));

@@ -1,14 +1,17 @@
 //! Acks as a proxy writes them: merged, and with whatever else goes.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use trunkline_mesh::id::Lane;
+use trunkline_mesh::id::{Datacenter, Lane};
+use trunkline_mesh::message::{Batch, Message, Outcome};
 use trunkline_mesh::proto::frame::{FrameType, Received, control_frame};
 use trunkline_mesh::proto::node::ConnId;
 use trunkline_mesh::proto::wire::{AckFlow, Ping, ROOM_UNKNOWN};
 use trunkline_mesh::settings::Settings;
+use trunkline_mesh::topology::Roles;
 
-use super::shell::{Peer, Shell, ack_frame, batch_frame, entry, flow, roster_frame, run};
+use super::shell::{Peer, Shell, ack_frame, batch_frame, cluster, entry, flow, id, roster_frame, run};
 
 /// A proxy that passed one message on to each of two members, its link to the origin and that to the first member.
 fn proxy_of_two() -> (Shell, [ConnId; 2], [ConnId; 2]) {
@@ -76,4 +79,46 @@ fn one_origin_leaves_room_for_others_in_a_members_queue() {
         shell.feed(other[1], &batch_frame(Lane::Bulk, vec![run(0, seq, 1, 0)], &LONG));
     }
     assert_eq!(refused(&mut shell, other[0]), 0);
+}
+
+/// The link to it is still there, and the row that stood for the member on it.
+#[test]
+fn a_proxy_of_where_a_member_stood_before_says_nothing_of_it_any_more() {
+    let nodes = |m: &'static str| {
+        let (proxy, member) = (Roles::PROXY, Roles::MEMBER);
+        cluster(&[
+            ("o", "us", Roles::ORIGIN),
+            ("p", "eu", proxy),
+            ("m2", "eu", member),
+            ("q", "ap", proxy),
+            ("m3", "ap", member),
+            ("m", m, member),
+        ])
+    };
+    let mut shell = Shell::among(nodes("eu"), "o", Settings::default(), 1);
+    let [p, _] = shell.link_out(&Peer::new("p"));
+    let [q, _] = shell.link_out(&Peer { datacenter: "ap", ..Peer::new("q") });
+    let send = |shell: &mut Shell, datacenter: &str| {
+        let mut batch = Batch::to(Datacenter::new(datacenter).unwrap());
+        batch.push(Message::new(id("m"), vec![7; 10]));
+        shell.node.submit(batch, shell.now).unwrap();
+        shell.drain();
+    };
+    let delivered = |shell: &mut Shell| {
+        let (_, outcomes) = shell.node.poll_outcome()?;
+        Some(matches!(outcomes[..], [Outcome::Delivered { .. }]))
+    };
+    send(&mut shell, "eu");
+    shell.feed(p, &ack_frame(vec![entry(0, 100, 1)]));
+    assert_eq!(delivered(&mut shell), Some(true), "the row is there");
+
+    shell.node.set_topology(Arc::new(nodes("ap")), shell.now).unwrap();
+    shell.drain();
+    send(&mut shell, "ap");
+    let ignored = shell.stats().acks_ignored;
+    shell.feed(p, &ack_frame(vec![entry(0, 100, 2)]));
+    assert_eq!(delivered(&mut shell), None, "it is not the destination's own word");
+    assert_eq!(shell.stats().acks_ignored, ignored + 1);
+    shell.feed(q, &ack_frame(vec![entry(0, 100, 2)]));
+    assert_eq!(delivered(&mut shell), Some(true), "by a proxy of where it stands");
 }

@@ -1,7 +1,7 @@
 //! What the ends of a connection remember: little is said twice, and what does not follow on the rest ends it.
 
 use bytes::Bytes;
-use trunkline_codec::{Epochs, Limits, Options, Payload, SessionDecoder, SessionEncoder, Stage};
+use trunkline_codec::{EchoDecoder, Epochs, Limits, Options, Payload, SessionEncoder, Stage};
 use trunkline_mesh::id::{Datacenter, Lane, Seq};
 use trunkline_mesh::message::{Batch, Message};
 use trunkline_mesh::proto::coder::BatchEncoder;
@@ -133,7 +133,8 @@ fn echoing() -> (Shell, trunkline_mesh::proto::node::ConnId, Opened) {
     let opened = shell.opened(bulk).clone();
     assert!(opened.echo.is_some(), "they are in different datacenters");
     let epochs = opened.epochs.map(Epochs::reversed);
-    (shell, bulk, Opened { epochs, echo: Some(SharedEcho::new(true)), ..opened })
+    let echo = epochs.map(|epochs| SharedEcho::new(true, epochs));
+    (shell, bulk, Opened { epochs, echo, ..opened })
 }
 
 fn sealed(runs: Vec<Run>, payload: Payload) -> SealedBatch {
@@ -155,8 +156,9 @@ fn an_echo_of_what_was_never_sent_ends_its_link_and_is_counted() {
     let run = Run { flow: 0, first: Seq(1), count: 1, floor_back: 0, deadline_ms: 1000 };
     let head = trunkline_mesh::proto::run::message_head(0, message.len());
     let payload = || -> Payload { [head.clone(), Bytes::from(message.clone())].into_iter().collect() };
+    let epochs = Epochs { incoming: 99, outgoing: 98 };
     let elsewhere = SessionEncoder::new(Options::default(), 99).encode(&[0], &[payload()]).unwrap();
-    let mut decoder = SessionDecoder::new(Limits::default(), 99);
+    let mut decoder = EchoDecoder::new(Limits::default(), epochs);
     opened.echo.as_ref().unwrap().parse(&mut decoder, elsewhere.to_bytes(), &[0], &[run]).unwrap();
     shell.feed(bulk, &roster_frame(Lane::Bulk, 0, vec![flow("o", 100, "m")]));
     let mut wire = Vec::new();

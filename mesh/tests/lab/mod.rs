@@ -128,6 +128,8 @@ pub(crate) struct Lab {
     held: Vec<Event>,
     /// Nodes that do nothing any more, as after SIGSTOP: their kernels take in what comes.
     stopped: BTreeSet<usize>,
+    /// What a connection's kernel takes in ahead of the wire.
+    pub(crate) kernel_bytes: usize,
     /// Dials that are under way and not given up.
     dialling: BTreeSet<End>,
     /// Packets that are lost between datacenters, in a million, as drawn. What TCP sends again comes a round trip later; in one
@@ -211,6 +213,7 @@ impl Lab {
             cut: BTreeSet::new(),
             held: Vec::new(),
             stopped: BTreeSet::new(),
+            kernel_bytes: KERNEL_BYTES,
             losses: None,
             dialling: BTreeSet::new(),
             accepts_per_second: None,
@@ -563,7 +566,7 @@ impl Lab {
             conn.queued_bytes += bytes.len();
             let first = conn.queued.is_empty();
             conn.queued.push_back(bytes);
-            let done = conn.queued_bytes <= KERNEL_BYTES;
+            let done = conn.queued_bytes <= self.kernel_bytes;
             if first {
                 self.turns.entry(pair.clone()).or_default().push_back(end);
             }
@@ -602,6 +605,7 @@ impl Lab {
         };
         let rate = self.line(&pair).rate.unwrap_or(u64::MAX);
         let mut took = Duration::ZERO;
+        let kernel_bytes = self.kernel_bytes;
         if let Some(conn) = self.conn(end)
             && let Some(peer) = conn.peer
             && let Some(front) = conn.queued.front_mut()
@@ -612,7 +616,7 @@ impl Lab {
             }
             let before = conn.queued_bytes;
             conn.queued_bytes -= packet.len();
-            let done = before > KERNEL_BYTES && conn.queued_bytes <= KERNEL_BYTES;
+            let done = before > kernel_bytes && conn.queued_bytes <= kernel_bytes;
             let more = !conn.queued.is_empty();
             took = Duration::from_nanos(packet.len() as u64 * 1_000_000_000 / rate);
             if done {

@@ -1,6 +1,7 @@
 //! What acks say of messages, of attempts and of the way they took.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::{Client, Timer};
 use crate::id::{Incarnation, Lane};
@@ -23,6 +24,10 @@ impl Client {
         now: Micros,
     ) -> bool {
         if !self.flows[ix.0].employed || origin_incarnation != links.me.incarnation {
+            return false;
+        }
+        if self.way_of(link, ix, links).is_none() {
+            // A proxy of where the destination stood before, most likely: what it says of it is no word of anybody's.
             return false;
         }
         if self.is_distrusted(link, ix, links, now) {
@@ -69,10 +74,10 @@ impl Client {
         links: &Links,
         now: Micros,
     ) {
+        let Some(over) = self.way_of(link, ix, links) else { return };
         let mut progress = self.flows[ix.0].raise_decided(entry.decided);
         self.flows[ix.0].set_room(entry.room_kib, entry.decided);
         let mut attempt_answered = false;
-        let over = self.way_of(link, ix, links);
         while let Some(seq) =
             self.flows[ix.0].sent.first().map(|(seq, _)| seq).filter(|seq| *seq <= entry.decided)
         {
@@ -114,11 +119,17 @@ impl Client {
         }
     }
 
-    /// The way that a link is. Where the destination is a proxy itself it is two: then an attempt knows which one it took.
-    pub(super) fn way_of(&self, link: LinkId, ix: FlowIx, links: &Links) -> Way {
+    /// The way that a link is for a flow: through a proxy of its datacenter, back, or straight from the destination itself.
+    /// None for any other peer, whose word counts for nothing. Where the destination is a proxy itself it is two: then an
+    /// attempt knows which one it took.
+    pub(super) fn way_of(&self, link: LinkId, ix: FlowIx, links: &Links) -> Option<Way> {
         let flow = &self.flows[ix.0];
-        let proxy = self.sites[flow.datacenter].routes.by_link(link).map(Way::Proxy);
-        proxy.or_else(|| self.back_over(link, ix, links)).unwrap_or(Way::Direct)
+        let routes = &self.sites[flow.datacenter].routes;
+        let peer = links.link(link)?.peer;
+        // One that was replaced may still bring what was answered over it.
+        let proxy = || routes.by_link(link).or_else(|| routes.by_peer(peer)).map(Way::Proxy);
+        let straight = || (peer == flow.peer).then_some(Way::Direct);
+        proxy().or_else(|| self.back_over(link, ix, links)).or_else(straight)
     }
 
     /// An ack names a message: what that says of its attempt and of the way. True when it answers the attempt under way.
@@ -141,6 +152,7 @@ impl Client {
             if let Some(attempt) = self.attempts.get_mut(id).filter(|attempt| attempt.link == link) {
                 attempt.answered = true;
                 written = Some(attempt.written_at.unwrap_or(attempt.sealed_at));
+                self.drains.answered((link, self.flows[ix.0].lane), id, longest_way(link, links), now);
                 self.flows[ix.0].answered(attempt.way, now);
             }
             self.landed(id);
@@ -172,7 +184,7 @@ impl Client {
         if self.attempts.landed(id)
             && self.attempts.get(id).is_some_and(|attempt| attempt.written_at.is_some())
         {
-            self.attempts.remove(id);
+            self.forget_attempt(id);
             self.timers.clear(Timer::Attempt(id));
         }
     }
@@ -204,7 +216,7 @@ impl Client {
         links: &mut Links,
         now: Micros,
     ) {
-        let way_of_link = self.way_of(link, ix, links);
+        let Some(way_of_link) = self.way_of(link, ix, links) else { return };
         // Ranges may overlap when refusals were merged on their way; every seq is looked at once.
         let mut ranges: Vec<_> =
             entry.refused.iter().copied().filter(|refused| refused.reason != PASSED).collect();
@@ -229,6 +241,7 @@ impl Client {
                 let Some(way) = attempt.map(|attempt| attempt.way) else { continue };
                 ways.insert(way);
                 ended += 1;
+                self.drains.answered((link, self.flows[ix.0].lane), id, longest_way(link, links), now);
                 self.landed(id);
                 let uncertain = matches!(reason, Some(RefusedReason::LinkLost) | None);
                 let flow = &mut self.flows[ix.0];
@@ -322,4 +335,14 @@ impl Client {
         self.flows[ix.0].held.restart();
         self.wake(ix, links, now);
     }
+}
+
+/// The round trip over a link, by its pings, which wait for no bulk.
+pub(super) fn way_without_load(link: LinkId, links: &Links) -> Duration {
+    Duration::from_micros(links.link(link).map_or(0, |link| link.rtt.smoothed_us()))
+}
+
+/// The same, and what it may be longer by.
+fn longest_way(link: LinkId, links: &Links) -> Duration {
+    links.link(link).map_or(Duration::ZERO, |link| link.rtt.timeout(Duration::ZERO, Duration::MAX))
 }

@@ -24,7 +24,7 @@ const AUDIT_EVERY: Duration = Duration::from_secs(10);
 impl Client {
     /// A message counts as delivered, because of an ack over this link.
     pub(super) fn note_word(&mut self, ix: FlowIx, seq: u64, link: LinkId, links: &Links, now: Micros) {
-        let way = self.word_over(link, ix, links);
+        let Some(way) = self.word_over(link, ix, links) else { return };
         let flow = &mut self.flows[ix.0];
         flow.words.note(seq, way);
         let site = &mut self.sites[flow.datacenter];
@@ -33,22 +33,23 @@ impl Client {
         }
     }
 
-    /// Whose word an ack is: that of the destination where it says so itself, though it be a proxy as well.
-    fn word_over(&self, link: LinkId, ix: FlowIx, links: &Links) -> Way {
+    /// Whose word an ack is: that of the destination where it says so itself, though it be a proxy as well. None: nobody's.
+    fn word_over(&self, link: LinkId, ix: FlowIx, links: &Links) -> Option<Way> {
         let own = links.link(link).is_some_and(|link| link.peer == self.flows[ix.0].peer);
-        if own { Way::Direct } else { self.way_of(link, ix, links) }
+        if own { Some(Way::Direct) } else { self.way_of(link, ix, links) }
     }
 
     /// Nothing that comes over this link counts for this flow.
     pub(super) fn is_distrusted(&self, link: LinkId, ix: FlowIx, links: &Links, now: Micros) -> bool {
         let flow = &self.flows[ix.0];
         match self.word_over(link, ix, links) {
-            Way::Proxy(index) => {
+            Some(Way::Proxy(index)) => {
                 self.sites[flow.datacenter].routes.proxies[index].is_ejected(now)
                     || flow.pauses.distrusts(Way::Proxy(index), now)
             }
-            way @ Way::Back(_) => flow.pauses.distrusts(way, now),
-            Way::Direct => false,
+            Some(way @ Way::Back(_)) => flow.pauses.distrusts(way, now),
+            Some(Way::Direct) => false,
+            None => true,
         }
     }
 
@@ -70,7 +71,7 @@ impl Client {
                 }
             }
         }
-        let carrier = self.word_over(link, ix, links);
+        let Some(carrier) = self.word_over(link, ix, links) else { return };
         for (way, messages) in lies {
             self.take_report(ix, way, messages, carrier, links, now);
         }

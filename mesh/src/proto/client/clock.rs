@@ -3,14 +3,19 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use super::acks::way_without_load;
 use super::{Client, Timer};
 use crate::message::FailReason;
+use crate::proto::attempt::Attempt;
 use crate::proto::flow::{FlowIx, Place, Selected, Sent, Undecided, Way};
 use crate::proto::held::HELD_ASKS_AFTER;
 use crate::proto::links::{LinkId, Links, PeerIx};
 use crate::proto::pause::Cause;
 use crate::proto::time::Micros;
 use crate::proto::verdict::{About, Blame, Evidence, judge};
+
+/// What drains may take twice as long as it did, but no more than this longer, or half a round trip.
+const LINE_MARGIN: Duration = Duration::from_millis(50);
 
 /// How an attempt ended without an answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -76,8 +81,9 @@ impl Client {
             for place in self.flows[ix.0].undecided(&ids) {
                 self.expire(ix, place, now);
             }
-            self.wake(ix, links, now);
         }
+        // Once, however many deadlines are over.
+        self.wake(ix, links, now);
         self.set_alarm(ix);
     }
 
@@ -109,6 +115,9 @@ impl Client {
 
     /// Nobody answered in time for some messages of a frame. Who is to blame?
     pub(super) fn attempt_timed_out(&mut self, id: u64, links: &mut Links, now: Micros) {
+        if let Some(later) = self.waits_in_line(id, links, now) {
+            return self.timers.set(Timer::Attempt(id), later);
+        }
         let grace = self.lag.grace(now);
         let Some(attempt) = self.attempts.get_mut(id) else { return };
         if !grace.is_zero() && !attempt.graced {
@@ -160,6 +169,21 @@ impl Client {
         }
         self.sites[site].routes.refresh(links, now);
         self.wake_all_of(site, links, now);
+    }
+
+    /// Until when an attempt may yet be answered although its time is over: as long as what stands before it on its connection
+    /// drains. A slow line is no silent proxy. Never longer than the longest time that any attempt has.
+    fn waits_in_line(&self, id: u64, links: &Links, now: Micros) -> Option<Micros> {
+        let attempt = self.attempts.get(id).filter(|attempt| !attempt.answered && !attempt.audits)?;
+        let (ix, _) = attempt.entries.first().filter(|_| !matches!(attempt.way, Way::Back(_)))?;
+        let (link, lane) = (attempt.link, self.flows[ix.0].lane);
+        let way = way_without_load(link, links);
+        let (due, drains) = self.drains.answer_due((link, lane), id, way)?;
+        // A silent death is to cost 300 ms, or three round trips: one is in what is due, one is the next way's. Where hardly
+        // anything drains, the line is no reason to wait.
+        let margin = drains.min((way / 2).max(LINE_MARGIN));
+        let longest = attempt.written_at? + self.settings.attempt_timeout_max;
+        Some((due + margin).min(longest)).filter(|later| *later > now)
     }
 
     /// What a verdict does to the proxies. False when it says nothing new.
@@ -281,10 +305,20 @@ impl Client {
         self.sites[site].verdicts.note(blame, about, seen, now);
     }
 
+    /// Nothing waits for an attempt any more.
+    pub(super) fn forget_attempt(&mut self, id: u64) -> Option<Attempt> {
+        let attempt = self.attempts.remove(id)?;
+        if let Some((ix, _)) = attempt.entries.first() {
+            self.drains.ended((attempt.link, self.flows[ix.0].lane), id);
+        }
+        debug_assert!(!self.attempts.is_empty() || self.drains.is_idle(), "a row of frames of nobody");
+        Some(attempt)
+    }
+
     /// Ends an attempt; what still flies in it waits for another one. Gives the number of those messages.
     pub(super) fn end_attempt(&mut self, id: u64, ended: Ended) -> u64 {
         self.timers.clear(Timer::Attempt(id));
-        let Some(attempt) = self.attempts.remove(id) else { return 0 };
+        let Some(attempt) = self.forget_attempt(id) else { return 0 };
         self.sites[attempt.datacenter].resends.release(attempt.reserved_bytes);
         let (mut waiting, mut lost, mut pings) = (0, Vec::new(), Vec::new());
         for (ix, run) in attempt.entries {
@@ -315,5 +349,30 @@ impl Client {
             self.ping_lost(ix, id);
         }
         waiting
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::super::stranded::Stranded;
+    use super::*;
+    use crate::settings::Settings;
+
+    #[test]
+    fn a_flow_looks_for_a_way_once_however_many_deadlines_are_over() {
+        let mut sender = Stranded::new(Settings::default());
+        let bytes = Bytes::from_static(b"x");
+        for ms in [10, 20, 30, 40] {
+            assert!(sender.try_send_for(Duration::from_millis(ms), &["m1"], &bytes, Micros(0)));
+        }
+        sender.send(&["m1"], &bytes, Micros(0));
+        let before = sender.decisions(Micros(0));
+        // Late, so that all are over at once.
+        let now = Micros(50_000);
+        assert!(sender.ring(now));
+        assert_eq!(sender.outcomes(), (vec![FailReason::Expired; 4], 1));
+        assert_eq!(sender.decisions(now), before + 1);
     }
 }

@@ -119,7 +119,9 @@ impl Client {
             (flow.peer, flow.datacenter, flow.pauses, flow.decision) = (peer, site, Pauses::default(), None);
             flow.back = Back::default();
             flow.employed = true;
-            self.sites[site].flows.push(ix);
+            // In order, also where a member returns: a batch is looked up by where its members stand.
+            let flows = &mut self.sites[site].flows;
+            flows.insert(flows.partition_point(|of| *of < ix), ix);
         }
         self.destinations.insert(id.clone(), first);
     }
@@ -184,4 +186,34 @@ fn seed(me: &NodeId, datacenter: &Datacenter) -> u64 {
     names.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::super::stranded::Stranded;
+    use super::*;
+    use crate::message::Message;
+
+    /// A member that comes back has the place of its flows again, wherever it was in between.
+    #[test]
+    fn flows_of_a_datacenter_stand_in_their_order_after_members_came_and_went() {
+        let mut sender = Stranded::new(Settings::default());
+        let now = Micros(0);
+        for members in [&["m1", "m4"][..], &["m3", "m4", "m5"], &["m1", "m2", "m3", "m4", "m5"]] {
+            sender.keep(members, now);
+            let client = &sender.client;
+            let site = client.sites.iter().position(|site| site.name.as_str() == "eu").unwrap();
+            let flows = &client.sites[site].flows;
+            assert!(flows.is_sorted() && flows.len() == 2 * members.len(), "{flows:?}");
+            // What a guess that failed looks up is where the one that it was stands.
+            let mut guess = 0;
+            for (place, member) in members.iter().enumerate().skip(1).step_by(2) {
+                let message = Message::new(NodeId::new(member).unwrap(), Bytes::new());
+                assert!(client.guess_flow_of(site, &message, &mut guess).is_some());
+                assert_eq!(guess, (place + 1) * Lane::ALL.len(), "behind {member}");
+            }
+        }
+    }
 }

@@ -38,6 +38,7 @@ use super::attempt::Attempts;
 use super::back::Backs;
 use super::budget::{BatchCharge, Budget};
 use super::decision::DecisionLog;
+use super::drain::Drains;
 use super::flow::{Flow, FlowIx, MessageId, Pending, Way};
 use super::links::{LinkId, Links, PeerIx};
 use super::node::{RejectReason, Rejected};
@@ -131,6 +132,7 @@ pub struct Client {
     /// Round trips that were asked for and are done.
     pinged: VecDeque<Pinged>,
     attempts: Attempts,
+    drains: Drains,
     timers: Timers<Timer>,
     /// Proxies of this sender's own datacenter, as far as they lead back to somebody.
     backs: Backs,
@@ -162,6 +164,7 @@ impl Client {
             outcomes: VecDeque::new(),
             pinged: VecDeque::new(),
             attempts: Attempts::default(),
+            drains: Drains::default(),
             timers: Timers::default(),
             next_ticket: 0,
             next_message: 0,

@@ -303,8 +303,11 @@ impl Client {
         }
         if !waiting {
             // All of it was answered before the writer came back to say so.
-            self.attempts.remove(id);
+            self.forget_attempt(id);
             return;
+        }
+        if let Some((ix, _)) = first {
+            self.drains.wrote((link, self.flows[ix.0].lane), id, written.staged_bytes, now);
         }
         let acks = match (way, first) {
             (Way::Proxy(index), _) => self.sites[attempt.datacenter].routes.proxies[index].rtt,

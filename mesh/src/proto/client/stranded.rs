@@ -13,6 +13,7 @@ use crate::proto::links::Links;
 use crate::proto::time::Micros;
 use crate::proto::wire::Offer;
 use crate::settings::Settings;
+use crate::stats::decision::DatacenterRoutes;
 use crate::topology::{NodeSpec, Roles, Topology};
 
 /// The members `m1` to `m5` of a datacenter, and a sender elsewhere that reaches nobody.
@@ -97,6 +98,20 @@ impl Stranded {
             }
         }
         (failed, self.client.sites.iter().map(|site| site.pending_messages).sum())
+    }
+
+    /// How often a way was looked for, for anybody.
+    pub(super) fn decisions(&self, now: Micros) -> u64 {
+        let of = |site: DatacenterRoutes| site.decisions.iter().map(|decision| decision.times).sum::<u64>();
+        self.client.routes(&self.links, now).into_iter().map(of).sum()
+    }
+
+    /// These members, of five, are in the cluster.
+    pub(super) fn keep(&mut self, members: &[&str], now: Micros) {
+        let gone = |known: &NodeSpec| known.roles.member && !members.contains(&known.id.as_str());
+        let topology = self.topology.without(gone);
+        self.links.set_topology(topology.clone().into(), now);
+        self.client.set_topology(&topology, &mut self.links, now);
     }
 
     /// Per flow with messages that wait, where the bytes of each lie.

@@ -203,6 +203,7 @@ impl Client {
                 }
             }
         }
+        self.drains.forget(link);
         for id in self.attempts.on_link(link) {
             let waiting = self.end_attempt(id, Ended::Lost);
             self.stats.attempts.lost += waiting;

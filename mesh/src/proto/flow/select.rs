@@ -83,7 +83,10 @@ impl Flow {
                 full: false,
                 stale: false,
             };
-            self.sent.push(self.next, sent);
+            if let Err(sent) = self.sent.push(self.next, sent) {
+                self.unselect(sent.pending, &mut runs);
+                break;
+            }
             self.next += 1;
         }
         if !runs.is_empty() {
@@ -93,6 +96,20 @@ impl Flow {
             runs.push(Selected { first: self.next, count: 0 });
         }
         runs
+    }
+
+    /// The last message that was selected has no place. That cannot be, for seqs are given out in their order; if it were,
+    /// the message would wait for its deadline, and not be lost without a word.
+    fn unselect(&mut self, pending: Pending, runs: &mut Vec<Selected>) {
+        debug_assert!(false, "a seq below one that was given out");
+        if let Some(run) = runs.last_mut() {
+            run.count -= 1;
+        }
+        runs.retain(|run| run.count > 0);
+        if let Some(slot) = pending.slot {
+            self.slots.insert(slot, pending.id);
+        }
+        self.queue.insert(pending.id, pending);
     }
 
     /// Something waits to be sent again for having been late.

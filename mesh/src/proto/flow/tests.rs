@@ -283,3 +283,45 @@ fn what_was_only_under_way_when_it_was_given_up_owes_no_floor() {
     flow.forget(1);
     assert!(!flow.floor_due() && !flow.has_work());
 }
+
+/// Which of a row of messages are not decided, against a look at every message.
+#[test]
+fn what_is_undecided_of_a_row_is_what_a_plain_look_finds() {
+    let mut rng = fastrand::Rng::with_seed(4);
+    let mut some = 0;
+    for attempt in 0..300_u16 {
+        let mut flow = flow();
+        let (mut id, mut sealed) = (rng.u64(0..5), 0);
+        for _ in 0..rng.u64(0..60) {
+            // Other flows' messages have the numbers between.
+            id += rng.u64(1..4);
+            push(&mut flow, id, None);
+            if rng.u8(0..8) == 0 {
+                sealed += 1;
+                seal(&mut flow, sealed);
+            }
+        }
+        let seqs: Vec<(u64, u64)> = flow.sent.iter().map(|(seq, sent)| (seq, sent.pending.id.0)).collect();
+        for (seq, _) in seqs {
+            // Decided in any order: some flows have nothing left at either end, or a long gap.
+            if rng.u8(0..10) < attempt.to_le_bytes()[0] % 11 {
+                flow.forget(seq);
+            }
+        }
+        for queued in flow.queue.keys().copied().collect::<Vec<_>>() {
+            if rng.u8(0..4) == 0 {
+                flow.unqueue(queued);
+            }
+        }
+        for _ in 0..20 {
+            let first = rng.u64(0..id + 3);
+            let ids = MessageId(first)..=MessageId(first + rng.u64(0..20));
+            let queued = flow.queue.keys().filter(|id| ids.contains(*id)).map(|id| Undecided::Queued(*id));
+            let sent = flow.sent.iter().filter(|(_, sent)| ids.contains(&sent.pending.id));
+            let plain: Vec<_> = queued.chain(sent.map(|(seq, _)| Undecided::Sent(seq))).collect();
+            some += usize::from(plain.len() > 1);
+            assert_eq!(flow.undecided(&ids), plain, "{ids:?}");
+        }
+    }
+    assert!(some > 1000, "{some}");
+}

@@ -416,12 +416,12 @@ fn refuse_bytes(lane: Lane, refusal: &Refusal, with_preamble: bool) -> Bytes {
 /// What follows from the handshake, of which both ends have the same `transcript` and these `features`. `far`: they are in two
 /// datacenters.
 fn opened(lane: Lane, link: &Link, features: u64, transcript: u32, far: bool) -> Opened {
-    let histories = features & FEATURE_HISTORY != 0;
-    let echoes = histories && features & FEATURE_ECHO != 0 && lane == Lane::Bulk && far;
+    let epochs = (features & FEATURE_HISTORY != 0).then(|| epochs_of(transcript, link.dialled));
+    let echoes = features & FEATURE_ECHO != 0 && lane == Lane::Bulk && far;
     Opened {
         lane,
         frame_bytes_max: link.frame_bytes_max,
-        epochs: histories.then(|| epochs_of(transcript, link.dialled)),
-        echo: echoes.then(|| SharedEcho::new(link.dialled)),
+        epochs,
+        echo: epochs.filter(|_| echoes).map(|epochs| SharedEcho::new(link.dialled, epochs)),
     }
 }

@@ -58,6 +58,8 @@ pub struct Report {
     pub leader: Stats,
     /// What proxies passed back to origins elsewhere, and in how many frames.
     pub answers: (u64, u64),
+    /// Frames that ended a connection of any node, by kind.
+    pub bad_frames: BTreeMap<&'static str, u64>,
     /// What went wrong.
     pub swarm: Swarm,
 }
@@ -239,6 +241,8 @@ struct World {
     planted: Option<Planted>,
     /// How much the last message had that a sender got from a datacenter, and that comes back there.
     came: BTreeMap<(NodeIx, Datacenter), usize>,
+    /// Frames that ended a connection, by kind.
+    bad_frames: BTreeMap<&'static str, u64>,
     /// For a planted bug: what came over the first connection between two nodes.
     stale: BTreeMap<(NodeIx, NodeIx), SharedEcho>,
     /// For a planted bug: batches without an outcome, to be sent again.
@@ -519,6 +523,7 @@ impl World {
             failed,
             leader,
             answers,
+            bad_frames: self.bad_frames,
             swarm: self.swarm,
         }
     }

@@ -84,6 +84,7 @@ impl World {
             must_arrive: BTreeSet::new(),
             planted,
             came: BTreeMap::new(),
+            bad_frames: BTreeMap::new(),
             stale: BTreeMap::new(),
             unanswered: VecDeque::new(),
             again: BTreeSet::new(),

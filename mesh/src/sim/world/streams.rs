@@ -125,6 +125,7 @@ impl World {
                 // A machine that closed the connection a moment ago ignores this; one that did not counts an error.
                 Err(error) => {
                     node.handle_bad_frame(to.conn, &error, now);
+                    *self.bad_frames.entry(error.label()).or_default() += 1;
                     return self.note(&format!("bad bytes {to:?}: {error}"));
                 }
             }
