@@ -23,6 +23,7 @@ use super::network::Wire;
 use super::parts::{EngineSnapshot, INSTALLED_WITHIN, Receives};
 use super::requests::Requests;
 use super::types::*;
+use super::words;
 use crate::storage::{Disk, EntryId, Snapshots};
 
 /// Replicas that are asked to lend, one after the other, before the leader sends its own.
@@ -265,7 +266,7 @@ impl<D: Disk> Lender<D> {
             if progress.borrow().snapshots_failed != failed || late <= Instant::now() {
                 return Err("none could be taken".to_owned());
             }
-            self.requests.raft.trigger().snapshot().await.map_err(|error| error.to_string())?;
+            self.requests.raft.trigger().snapshot().await.map_err(|error| words::stopped(&error))?;
             // While another one is being written nobody listens.
             let told =
                 progress.wait_for(|told| told.snapshot >= Some(last) || told.snapshots_failed != failed);
