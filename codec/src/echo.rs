@@ -62,7 +62,7 @@ impl Sent {
         self.ends.len() < UNKNOWN_FRAMES_MAX && self.unknown.saturating_add(bytes) <= UNKNOWN_BYTES_MAX
     }
 
-    /// These bytes were sent next; [`ended`](Self::ended) follows.
+    /// These bytes are sent next; [`ended`](Self::ended) follows.
     pub(crate) fn enter(&mut self, chunks: impl Iterator<Item = Bytes>) {
         for chunk in chunks.filter(|chunk| !chunk.is_empty()) {
             self.kept += chunk.len();
