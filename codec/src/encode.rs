@@ -145,7 +145,8 @@ impl Encoder {
         if let Some(memory) = memory {
             envelope.begins = memory.begins;
             envelope.flags = wire::FLAG_HISTORY;
-            envelope.arrived = memory.received.and_then(|received| {
+            // What need not be remembered says nothing of what came before, not even that.
+            envelope.arrived = memory.received.filter(|_| memory.remember).and_then(|received| {
                 let arrived = if echoed_bytes > 0 { Some(received.news()) } else { received.to_say() };
                 arrived.inspect(|_| envelope.begins ^= received.checksum())
             });

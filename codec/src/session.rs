@@ -235,11 +235,13 @@ impl SessionDecoder {
     ) -> Result<Vec<u8>, DecodeError> {
         match &self.failed {
             Some(error) => Err(error.clone()),
-            None => {
-                let before = self.before ^ named::checksum_of(streams);
-                let begins = Begins { before, sent: window.and_then(|window| window.sent.as_ref()) };
-                decode::reserialise_after(bytes, &self.limits, Some(begins))
-            }
+            None => decode::reserialise_after(bytes, &self.limits, Some(self.begins(streams, window))),
         }
+    }
+
+    /// What the checksum of the next frame goes on from, where that is of these streams.
+    pub(crate) fn begins<'a>(&self, streams: &[u32], window: Option<&'a EchoWindow>) -> Begins<'a> {
+        let before = self.before ^ named::checksum_of(streams);
+        Begins { before, streams: streams.len(), sent: window.and_then(|window| window.sent.as_ref()) }
     }
 }
