@@ -132,7 +132,6 @@ pub struct Node {
     member: Option<Member>,
     acks_ignored: u64,
     busy: u64,
-    unremembered_frames: u64,
     started_at: Micros,
     draining: bool,
     pinged: VecDeque<Pinged>,
@@ -173,7 +172,6 @@ impl Node {
             member,
             acks_ignored,
             busy,
-            unremembered_frames: 0,
             started_at: now,
             draining,
             pinged: VecDeque::new(),
@@ -569,9 +567,8 @@ impl Node {
 
     /// What [`Node::poll_transmit`] gave went out, `bytes` long.
     pub fn handle_written(&mut self, conn: ConnId, written: &[Written], bytes: usize, now: Micros) {
-        self.links.handle_written(conn, bytes, !written.is_empty(), now);
+        self.links.handle_written(conn, bytes, written, now);
         for batch in written {
-            self.unremembered_frames += u64::from(batch.unremembered);
             match batch.token {
                 Token::Attempt(attempt) => {
                     if let Some(client) = self.client.as_mut() {
@@ -658,7 +655,6 @@ impl Node {
             stats.verdicts.entry(blame.label()).or_default();
         }
         stats.busy = self.busy;
-        stats.unremembered_frames = self.unremembered_frames;
         stats.acks_ignored = self.acks_ignored;
         if let Some(proxy) = &self.proxy {
             stats.proxy = proxy.stats.clone();
