@@ -236,6 +236,49 @@ fn what_goes_back_at_once_is_never_more_than_the_proxy_takes() {
     }
 }
 
+/// Many at once, as they come up together: each is found by more than what it ends with.
+#[test]
+fn proposals_that_end_alike_come_down_by_name() {
+    const BODY: usize = 8 << 10;
+    const ALIKE: usize = 2 << 10;
+    let template = random(1, ALIKE);
+    let ends: [(&str, &[u8]); 3] = [("zeros", &[0; ALIKE]), ("a template", &template), ("nothing", &[])];
+    for (named, end) in ends {
+        let mut lab = cluster("nobody", &Settings::default());
+        for round in 0..4 {
+            let body = |seed: u64| [&random(seed, BODY - end.len())[..], end].concat();
+            let bodies: Vec<_> = (0..40).map(|number| body(10 + 40 * round + number)).collect();
+            let (before, had) = (crossed(&lab), delivered(&lab, "leader").len());
+            for (body, name) in bodies.iter().zip(EU.iter().cycle()) {
+                lab.submit(name, proposal(body)).unwrap();
+            }
+            lab.run_until("the leader has them", Duration::from_secs(3), |lab| {
+                delivered(lab, "leader").len() == had + bodies.len()
+            });
+            let came: Vec<Vec<u8>> =
+                delivered(&lab, "leader")[had..].iter().map(|one| one.payload.to_vec()).collect();
+            for one in &came {
+                lab.submit("leader", entry(&one[PROPOSAL_HEAD..])).unwrap();
+            }
+            lab.run_for(Duration::from_secs(1));
+            for name in EU {
+                let got = delivered(&lab, name);
+                let last = &got[got.len() - came.len()..];
+                assert!(
+                    last.iter()
+                        .zip(&came)
+                        .all(|(one, came)| one.payload.to_vec().ends_with(&came[PROPOSAL_HEAD..]))
+                );
+            }
+            // One copy, and half of another is lost to those who are not told apart.
+            let unlike = u64::try_from(bodies.len() * (BODY - end.len())).unwrap();
+            let percent = (crossed(&lab) - before) * 100 / unlike;
+            println!("{named}: {percent} % of what is unlike crossed");
+            assert!(percent < 150, "that end with {named}, round {round}: {percent} %");
+        }
+    }
+}
+
 /// Nothing of it is on the lane of votes and heartbeats, nor within a datacenter.
 #[test]
 fn control_and_local_connections_keep_nothing() {
