@@ -27,7 +27,7 @@ mod subscription;
 mod tests;
 
 pub use connection::Address;
-pub use entry::{Entry, What};
-pub use error::SubscribeError;
-pub use snapshot::{Pair, Snapshot, SnapshotError};
+pub use entry::{Entry, Outcome, What};
+pub use error::{AskError, SnapshotError, SubscribeError, Wanted};
+pub use snapshot::{Pair, Snapshot};
 pub use subscription::{Event, Subscription, newest};

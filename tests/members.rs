@@ -272,3 +272,30 @@ fn a_leader_that_cannot_hand_over_stops_at_the_second_signal() {
     signal(&nodes[leader].child, "TERM");
     assert_eq!(exit_code(&mut nodes[leader].child, SOON), 1);
 }
+
+#[test]
+fn a_node_without_a_majority_is_not_ready_at_either_api_and_is_again_when_that_is_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let [mesh, admin, api] = [(); 3].map(|()| free(3));
+    let cluster = Cluster { directory: directory.path(), mesh, admin, api };
+    let file = cluster.write_file(3);
+    let nodes: Vec<Node> = (0..3).map(|at| cluster.start(&file, at)).collect();
+    let leader = cluster.leader();
+    let asked = |address, expected| {
+        poll(&format!("/readyz is {expected}"), SOON, || {
+            cluster.ask(address, "GET", "/readyz", "").filter(|(code, _)| *code == expected)
+        })
+        .1
+    };
+    let both = [cluster.admin[leader], cluster.api[leader]];
+    both.iter().for_each(|address| drop(asked(*address, 200)));
+    let others = || (0..3).filter(|at| *at != leader);
+    others().for_each(|at| signal(&nodes[at].child, "STOP"));
+    let reason = "its leader was answered by no majority for 2s";
+    assert_eq!(asked(both[0], 503)["reasons"], serde_json::json!([format!("the replica: {reason}")]));
+    assert_eq!(asked(both[1], 503)["reasons"], serde_json::json!([reason]));
+    let (_, status) = cluster.ask(both[1], "GET", "/v1/status", "").unwrap();
+    assert_eq!((&status["leader"], &status["ready"]), (&Value::Null, &false.into()));
+    others().for_each(|at| signal(&nodes[at].child, "CONT"));
+    both.iter().for_each(|address| drop(asked(*address, 200)));
+}

@@ -175,6 +175,45 @@ fn the_log_can_be_followed_from_any_index() {
 }
 
 #[test]
+fn what_became_of_each_operation_is_told_with_it_also_after_a_restart() {
+    let data = tempfile::tempdir().unwrap();
+    let mut node = Node::dev(data.path());
+    let put = |node: &Node, condition: &str| node.json("PUT", &format!("/v1/kv/key{condition}"), "x");
+    let (_, first) = put(&node, "?if_index=0");
+    assert_eq!(put(&node, "?if_index=0").0, 409);
+    assert_eq!(put(&node, "").0, 200);
+    let client = node.json("POST", "/v1/session", "").1["client"].as_u64().unwrap();
+    let propose = |client: u64, op: &str| {
+        let body = format!("{{\"client\":{client},\"seq\":1,\"op\":\"{op}\"}}");
+        node.json("POST", "/v1/propose", &body).0
+    };
+    // Of an operation that is none, twice, and in a session that is none.
+    assert_eq!((propose(client, "eA=="), propose(client, "eA=="), propose(99, "eA==")), (200, 200, 410));
+    let followed = |node: &Node| -> Vec<(u64, Value)> {
+        let last = node.json("GET", "/v1/status", "").1["last_index"].as_u64().unwrap();
+        let until = last.to_string();
+        let api = node.api.to_string();
+        let (code, lines, stderr) =
+            support::run(&["tail", "--api", &api, "--from", "0", "--until", &until, "--json"]);
+        assert_eq!(code, 0, "{stderr}");
+        let lines = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let operations = lines.filter(|line| line["kind"] == "operation");
+        operations
+            .map(|line| (line["index"].as_u64().unwrap(), line["operation"]["outcome"].clone()))
+            .collect()
+    };
+    let told = followed(&node);
+    let conflict = serde_json::json!({ "conflict": { "mod_index": first["index"] } });
+    let invalid = serde_json::json!({ "invalid": { "why": "an operation has at least 16 B" } });
+    let became: Vec<&Value> = told.iter().map(|(_, outcome)| outcome).collect();
+    assert_eq!(became[..3], [&"done".into(), &conflict, &"done".into()]);
+    assert_eq!(became[3..], [&invalid, &"repeated".into(), &"session_expired".into()]);
+    drop(node);
+    node = Node::dev(data.path());
+    assert_eq!(followed(&node), told);
+}
+
+#[test]
 fn votes_and_elections_are_told_with_their_reasons_also_after_a_kill() {
     let data = tempfile::tempdir().unwrap();
     let mut node = Node::dev(data.path());

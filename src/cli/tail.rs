@@ -14,7 +14,8 @@ use super::failure::Failure;
 use super::fetch::{Shown, is_address, load};
 use super::signal::Stop;
 use crate::client::{
-    Address, Entry, Event, Pair, Snapshot, SnapshotError, SubscribeError, Subscription, What, newest,
+    Address, AskError, Entry, Event, Outcome, Pair, Snapshot, SnapshotError, SubscribeError, Subscription,
+    What, newest,
 };
 use crate::config::units::parse_duration;
 use crate::config::{Config, Protection};
@@ -191,14 +192,34 @@ fn text(entry: &Entry, width: usize) -> String {
         What::Nothing => ("nothing", Vec::new()),
         What::OpensSession => ("session", entry.index.to_string().into_bytes()),
         What::Membership(members) => ("members", members_of(members).into_bytes()),
-        What::Operation { operation, .. } => match Operation::decode(operation) {
-            Ok(Operation::Put { key, value, .. }) => ("put", [key.as_bytes(), b" = ", &value].concat()),
-            Ok(Operation::Delete { key, .. }) => ("delete", key.into_bytes()),
-            Err(_) => ("operation", operation.to_vec()),
-        },
+        What::Operation { operation, outcome, .. } => {
+            let (kind, said) = match Operation::decode(operation) {
+                Ok(Operation::Put { key, value, .. }) => ("put", [key.as_bytes(), b" = ", &value].concat()),
+                Ok(Operation::Delete { key, .. }) => ("delete", key.into_bytes()),
+                Err(_) => ("operation", operation.to_vec()),
+            };
+            // Before what may be long.
+            (kind, [undone(outcome.as_ref()).as_bytes(), &said].concat())
+        }
         What::Other(kind) => ("other", kind.clone().into_bytes()),
     };
     aligned(entry.index, &entry.term.to_string(), kind, &said, width)
+}
+
+/// Why an operation did nothing, where that is so.
+fn undone(outcome: Option<&Outcome>) -> String {
+    match outcome {
+        Some(Outcome::Done) => String::new(),
+        Some(Outcome::Conflict { mod_index: 0 }) => "[not done: the key was not there] ".to_owned(),
+        Some(Outcome::Conflict { mod_index }) => {
+            format!("[not done: entry {mod_index} had changed the key last] ")
+        }
+        Some(Outcome::Invalid { .. }) => "[not done: it is no operation] ".to_owned(),
+        Some(Outcome::Repeated) => "[done before] ".to_owned(),
+        Some(Outcome::SessionExpired) => "[not done: its session had expired] ".to_owned(),
+        Some(Outcome::AnswerForgotten) => "[not done now: its session had come further] ".to_owned(),
+        None => "[outcome not known] ".to_owned(),
+    }
 }
 
 /// Who votes and who does not, by their nodes; two sets of voters while one takes the place of the other. Whatever is not understood is shown as it is.
@@ -256,8 +277,8 @@ impl From<SnapshotError> for Failure {
     fn from(error: SnapshotError) -> Self {
         let text = told(&error);
         match error {
-            SnapshotError::Refused { .. } => Self::Failed(text),
-            _ => Self::Unavailable(text),
+            SnapshotError::Ask(error) => error.into(),
+            SnapshotError::CutOff { .. } => Self::Unavailable(text),
         }
     }
 }
@@ -269,8 +290,17 @@ impl From<SubscribeError> for Failure {
             SubscribeError::Compacted { first, .. } => {
                 Self::Failed(format!("{text}: --snapshot, or --from {first}"))
             }
-            SubscribeError::Refused { .. } => Self::Failed(text),
-            _ => Self::Unavailable(text),
+            SubscribeError::Ask(error) => error.into(),
+        }
+    }
+}
+
+impl From<AskError> for Failure {
+    fn from(error: AskError) -> Self {
+        let text = told(&error);
+        match error {
+            AskError::Refused { .. } => Self::Failed(text),
+            AskError::Unavailable { .. } | AskError::NoAddress => Self::Unavailable(text),
         }
     }
 }
@@ -282,8 +312,11 @@ mod tests {
     #[test]
     fn entries_are_aligned_cut_and_do_not_steer_the_terminal() {
         let shown = |what: What, width| text(&Entry { index: 17, term: 2, what, line: String::new() }, width);
-        let operation =
-            |operation: Operation| What::Operation { request: None, operation: operation.encode() };
+        let operation = |operation: Operation| What::Operation {
+            request: None,
+            operation: operation.encode(),
+            outcome: Some(Outcome::Done),
+        };
         let put = Operation::Put { key: "a\u{1b}".to_owned(), value: "one\n".into(), if_index: None };
         let put = operation(put);
         assert_eq!(shown(put.clone(), 80), "index 17        term 2     put        a\\x1b = one\\n\n");
@@ -302,7 +335,16 @@ mod tests {
         assert_eq!(members(json!([["1", "2"]])), line("voters eu-1, us-1; learners ap-1"));
         assert_eq!(members(json!([["1"], ["1", "3"]])), line("voters us-1 -> ap-1, us-1; learners eu-1"));
         assert_eq!(shown(What::Membership(json!(1)), 80), line("1"));
-        let other = What::Operation { request: None, operation: "x".into() };
+        let other = What::Operation { request: None, operation: "x".into(), outcome: Some(Outcome::Done) };
         assert_eq!(shown(other, 80), "index 17        term 2     operation  x\n");
+        let delete = Operation::Delete { key: "k".to_owned(), if_index: Some(3) }.encode();
+        let became =
+            |outcome| shown(What::Operation { request: None, operation: delete.clone(), outcome }, 80);
+        let line = |said: &str| format!("index 17        term 2     delete     [{said}] k\n");
+        let conflict = |mod_index| became(Some(Outcome::Conflict { mod_index }));
+        assert_eq!(conflict(5), line("not done: entry 5 had changed the key last"));
+        assert_eq!(conflict(0), line("not done: the key was not there"));
+        assert_eq!(became(Some(Outcome::Repeated)), line("done before"));
+        assert_eq!(became(None), line("outcome not known"));
     }
 }

@@ -33,9 +33,36 @@ pub enum What {
         request: Option<(u64, u64)>,
         /// What was proposed.
         operation: Bytes,
+        /// What became of it; `None` where the node does not know that any longer, or is of an earlier version.
+        outcome: Option<Outcome>,
     },
     /// Something that this version does not know.
     Other(String),
+}
+
+/// What became of an operation of the key-value machine.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Outcome {
+    /// It was done.
+    Done,
+    /// Its condition did not hold: nothing was done.
+    Conflict {
+        /// The entry that had changed the key last; 0 where it was not there.
+        mod_index: u64,
+    },
+    /// It is no operation: nothing was done.
+    Invalid {
+        /// Why.
+        why: String,
+    },
+    /// It was proposed again in its session: what became of it an earlier entry says, and nothing was done by this one.
+    Repeated,
+    /// Its session was over: nothing was done.
+    SessionExpired,
+    /// Its session had come much further: nothing was done by this entry.
+    AnswerForgotten,
 }
 
 /// A line.
@@ -72,6 +99,8 @@ struct RawOperation {
     client: Option<u64>,
     seq: Option<u64>,
     op: String,
+    #[serde(default)]
+    outcome: Value,
 }
 
 #[derive(Deserialize)]
@@ -97,11 +126,13 @@ impl Line {
             ("nothing", ..) => What::Nothing,
             ("opens_session", ..) => What::OpensSession,
             ("membership", _, Some(membership)) => What::Membership(membership),
-            ("operation", Some(RawOperation { client, seq, op }), _) => {
+            ("operation", Some(RawOperation { client, seq, op, outcome }), _) => {
                 let operation = data_encoding::BASE64
                     .decode(op.as_bytes())
                     .map_err(|error| format!("it tells an operation that is no base64: {error}"))?;
-                What::Operation { request: client.zip(seq), operation: operation.into() }
+                // One of a later version is as good as none.
+                let outcome = serde_json::from_value(outcome).ok();
+                What::Operation { request: client.zip(seq), operation: operation.into(), outcome }
             }
             _ => What::Other(raw.kind),
         };
@@ -126,9 +157,28 @@ mod tests {
         };
         assert_eq!(what(r#"{"index":7,"kind":"nothing","nothing":{},"term":2}"#), What::Nothing);
         let line = r#"{"index":7,"kind":"operation","operation":{"client":3,"op":"aGk=","seq":4,"time_us":1},"term":2}"#;
-        assert_eq!(what(line), What::Operation { request: Some((3, 4)), operation: "hi".into() });
+        assert_eq!(
+            what(line),
+            What::Operation { request: Some((3, 4)), operation: "hi".into(), outcome: None }
+        );
         let line = r#"{"index":7,"kind":"operation","operation":{"client":null,"op":"","seq":null,"time_us":1},"term":2}"#;
-        assert_eq!(what(line), What::Operation { request: None, operation: Bytes::new() });
+        assert_eq!(what(line), What::Operation { request: None, operation: Bytes::new(), outcome: None });
+        let outcome = |outcome: &str| {
+            let line = format!(
+                r#"{{"index":7,"kind":"operation","operation":{{"client":3,"op":"","outcome":{outcome},"seq":4,"time_us":1}},"term":2}}"#
+            );
+            match what(&line) {
+                What::Operation { outcome, .. } => outcome,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(outcome("\"done\""), Some(Outcome::Done));
+        assert_eq!(outcome(r#"{"conflict":{"mod_index":5}}"#), Some(Outcome::Conflict { mod_index: 5 }));
+        assert_eq!(outcome(r#"{"invalid":{"why":"x"}}"#), Some(Outcome::Invalid { why: "x".to_owned() }));
+        assert_eq!(outcome("\"repeated\""), Some(Outcome::Repeated));
+        assert_eq!(outcome("\"session_expired\""), Some(Outcome::SessionExpired));
+        assert_eq!(outcome("\"answer_forgotten\""), Some(Outcome::AnswerForgotten));
+        assert_eq!((outcome("null"), outcome("\"of a later version\"")), (None, None));
         let line = r#"{"index":7,"kind":"membership","membership":{"a":1},"term":2}"#;
         assert_eq!(what(line), What::Membership(serde_json::json!({ "a": 1 })));
         assert_eq!(what(r#"{"index":7,"kind":"new","term":2}"#), What::Other("new".to_owned()));

@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::connection::{Address, Answer, SILENCE, escaped};
 use super::entry::End;
+use super::error::{AskError, SnapshotError, Wanted};
 
 /// Before the first further round over all addresses, twice as long before each next one, up to `PAUSE_MAX`.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -75,37 +76,6 @@ pub struct Pair {
     pub line: String,
 }
 
-/// Why there is no snapshot, or no whole one.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum SnapshotError {
-    /// It ended early. What came of it is no state: let go of it, and get another one.
-    #[error("a snapshot was cut off after {keys} keys, and what came is no state: {why}")]
-    CutOff {
-        /// How many keys came.
-        keys: u64,
-        /// What happened.
-        why: String,
-    },
-    /// No node began to tell one within the patience. Asked again, it tries again.
-    #[error("no node gives a snapshot within {patience:?}; the last one: {why}")]
-    Unavailable {
-        /// How long it was tried.
-        patience: Duration,
-        /// What happened last.
-        why: String,
-    },
-    /// The request is wrong, at this node and at any other.
-    #[error("a node refuses the request: {message}")]
-    Refused {
-        /// What it says.
-        message: String,
-    },
-    /// There is no address to ask at.
-    #[error("there is no address to ask at")]
-    NoAddress,
-}
-
 #[derive(Deserialize)]
 struct RawHead {
     snapshot: Head,
@@ -164,18 +134,19 @@ impl Snapshot {
             for address in addresses {
                 let left = patience.saturating_sub(begun.elapsed());
                 if let Some(why) = why.take_if(|_| left.is_zero()) {
-                    return Err(SnapshotError::Unavailable { patience, why });
+                    let wanted = Wanted::Snapshot;
+                    return Err(AskError::Unavailable { wanted, patience, why }.into());
                 }
                 match Self::open(address, &path, prefix).await {
                     Ok(snapshot) => return Ok(snapshot),
                     Err((StatusCode::BAD_REQUEST, message)) => {
-                        return Err(SnapshotError::Refused { message });
+                        return Err(AskError::Refused { message }.into());
                     }
                     Err((_, said)) => why = Some(said),
                 }
             }
             if addresses.is_empty() {
-                return Err(SnapshotError::NoAddress);
+                return Err(AskError::NoAddress.into());
             }
             let left = patience.saturating_sub(begun.elapsed());
             sleep(pause.mul_f64(fastrand::f64()).min(left)).await;

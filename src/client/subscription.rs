@@ -7,8 +7,8 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::connection::{Address, Answer, OPEN_TIMEOUT, SILENCE, escaped};
 use super::entry::{End, Entry, Line};
-use super::error::SubscribeError;
-use super::snapshot::{Snapshot, SnapshotError};
+use super::error::{AskError, SnapshotError, SubscribeError, Wanted};
+use super::snapshot::Snapshot;
 
 /// A node says at least so often that it is there, s.
 const MARK_S: u64 = 2;
@@ -212,13 +212,14 @@ impl Subscription {
     /// Asks the address whose turn it is.
     async fn reopen(&mut self) -> Result<(), SubscribeError> {
         self.judge_gone()?;
-        let address = self.addresses.get(self.at).ok_or(SubscribeError::NoAddress)?;
+        let address = self.addresses.get(self.at).ok_or(AskError::NoAddress)?;
         let rounds = self.trouble.tries / u32::try_from(self.addresses.len()).unwrap_or(u32::MAX);
         if let Some(since) = self.trouble.since {
             let left = self.patience.saturating_sub(since.elapsed());
             if left.is_zero() {
                 let why = std::mem::take(&mut self.trouble).why;
-                return Err(SubscribeError::Unavailable { index: self.next, patience: self.patience, why });
+                let (wanted, patience) = (Wanted::Entry(self.next), self.patience);
+                return Err(AskError::Unavailable { wanted, patience, why }.into());
             }
             if rounds > 0 {
                 let pause = PAUSE.saturating_mul(1 << rounds.min(8)).min(PAUSE_MAX);
@@ -243,7 +244,7 @@ impl Subscription {
         };
         match serde_json::from_slice::<End>(&body) {
             Ok(end) if code == StatusCode::BAD_REQUEST => {
-                Err(SubscribeError::Refused { message: end.message })
+                Err(AskError::Refused { message: end.message }.into())
             }
             Ok(end) => self.ended(end),
             Err(_) => {
@@ -259,8 +260,8 @@ impl Subscription {
 ///
 /// # Errors
 ///
-/// [`SubscribeError`]: none answers.
-pub async fn newest(addresses: &[Address], patience: Duration) -> Result<Option<u64>, SubscribeError> {
+/// [`AskError`]: none answers.
+pub async fn newest(addresses: &[Address], patience: Duration) -> Result<Option<u64>, AskError> {
     let until = Instant::now() + patience;
     let mut pause = PAUSE;
     loop {
@@ -272,10 +273,10 @@ pub async fn newest(addresses: &[Address], patience: Duration) -> Result<Option<
                 Err(why) => last = Some(why),
             }
         }
-        let why = last.ok_or(SubscribeError::NoAddress)?;
+        let why = last.ok_or(AskError::NoAddress)?;
         let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Err(SubscribeError::NewestUnknown { patience, why });
+            return Err(AskError::Unavailable { wanted: Wanted::Newest, patience, why });
         }
         sleep(pause.min(left)).await;
         pause = (pause * 2).min(PAUSE_MAX);

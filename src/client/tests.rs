@@ -8,7 +8,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-use super::{Address, Event, Pair, Snapshot, SnapshotError, SubscribeError, Subscription, newest};
+use super::{
+    Address, AskError, Event, Pair, Snapshot, SnapshotError, SubscribeError, Subscription, Wanted, newest,
+};
 
 /// What it says to one request after the other; the last of it again and again.
 struct Fake {
@@ -228,11 +230,14 @@ async fn a_snapshot_that_is_cut_off_or_is_none_is_an_error_wherever_that_is() {
 
     let refusal = Fake::saying(&[answer(400, "{\"code\":\"bad_request\",\"message\":\"no\"}")]).await;
     let refused = Snapshot::get(from_ref(&refusal.address), "", 0, PATIENCE).await.unwrap_err();
-    assert_eq!(refused, SnapshotError::Refused { message: "no".to_owned() });
-    assert_eq!(Snapshot::get(&[], "", 0, PATIENCE).await.unwrap_err(), SnapshotError::NoAddress);
+    assert_eq!(refused, AskError::Refused { message: "no".to_owned() }.into());
+    assert_eq!(Snapshot::get(&[], "", 0, PATIENCE).await.unwrap_err(), AskError::NoAddress.into());
     let busy = Fake::saying(&[answer(429, "{\"code\":\"busy\",\"message\":\"full\"}")]).await;
     let nobody = Snapshot::get(from_ref(&busy.address), "", 0, Duration::from_millis(1)).await.unwrap_err();
-    assert!(matches!(&nobody, SnapshotError::Unavailable { why, .. } if why.contains("full")), "{nobody}");
+    let SnapshotError::Ask(AskError::Unavailable { wanted: Wanted::Snapshot, why, .. }) = &nobody else {
+        panic!("{nobody}")
+    };
+    assert!(why.contains("full"), "{nobody}");
 }
 
 #[tokio::test]
@@ -250,19 +255,21 @@ async fn what_no_node_can_do_is_an_error_and_may_be_tried_again() {
     let refusal = "{\"code\":\"bad_request\",\"message\":\"no\",\"definite\":true}";
     let node = Fake::saying(&[answer(400, refusal), answer(200, ""), answer(200, &entry(3))]).await;
     let mut subscription = Subscription::open([node.address.clone()], 3).patience(Duration::from_secs(3_600));
-    let refused = SubscribeError::Refused { message: "no".to_owned() };
+    let refused = AskError::Refused { message: "no".to_owned() }.into();
     assert_eq!(subscription.next().await.unwrap_err(), refused);
     // The second answer has nothing; it is tried again.
     assert_eq!(next(&mut subscription, 1).await, [3]);
     let mut nobody = Subscription::open([], 0);
-    assert_eq!(nobody.next().await.unwrap_err(), SubscribeError::NoAddress);
+    assert_eq!(nobody.next().await.unwrap_err(), AskError::NoAddress.into());
 
     let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
     let closed = Address::plaintext(closed);
     let mut subscription = Subscription::open([closed.clone()], 3).patience(Duration::from_millis(1));
     for _ in 0..2 {
         let error = subscription.next().await.unwrap_err();
-        let SubscribeError::Unavailable { index: 3, why, .. } = error else { panic!("{error}") };
+        let SubscribeError::Ask(AskError::Unavailable { wanted: Wanted::Entry(3), why, .. }) = error else {
+            panic!("{error}")
+        };
         assert!(why.contains("cannot be reached"), "{why}");
     }
     let status = Fake::saying(&[answer(200, "{\"applied_index\":7,\"more\":1}")]).await;
@@ -270,11 +277,11 @@ async fn what_no_node_can_do_is_an_error_and_may_be_tried_again() {
     assert_eq!(newest(&[closed.clone(), status.address.clone()], patience).await, Ok(Some(7)));
     let error = newest(&[closed], patience).await.unwrap_err();
     assert!(
-        error.to_string().starts_with("no node says how far the log is, asked for 1ms; the last one: "),
+        error.to_string().starts_with("no node says how far the log is within 1ms; the last one: "),
         "{error}"
     );
     // As patient as it was asked to be: the first answer is none.
     let later = Fake::saying(&[answer(503, "busy"), answer(200, "{\"applied_index\":8}")]).await;
     assert_eq!(newest(std::slice::from_ref(&later.address), Duration::from_secs(60)).await, Ok(Some(8)));
-    assert_eq!(newest(&[], patience).await, Err(SubscribeError::NoAddress));
+    assert_eq!(newest(&[], patience).await, Err(AskError::NoAddress));
 }

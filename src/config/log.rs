@@ -20,9 +20,10 @@ pub(crate) fn parse_level(text: &str) -> Result<EnvFilter, String> {
         let shown: String = text.chars().take(64).flat_map(char::escape_default).collect();
         return Err(format!("no log level `{shown}`: {meant}there are {}", LEVELS.join(", ")));
     }
-    // What the engine tells at `info` is for whoever changes it; replicas tell of their own leaders and members.
+    // What the engine tells is for whoever changes it, in its own words and again with each message; replicas tell of leaders, members
+    // and of whoever does not answer, and of an engine that stops.
     let engine = match text.to_ascii_lowercase().as_str() {
-        "info" => ",openraft=warn",
+        "error" | "warn" | "info" => ",openraft=off",
         "debug" => ",openraft=info",
         _ => "",
     };
@@ -42,5 +43,22 @@ pub(super) fn read(reader: &mut Reader<'_>, root: &Section<'_>) -> Option<String
             reader.report_error(&entry, &error);
             None
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_engine_tells_nothing_below_debug() {
+        let rules = |text: &str| parse_level(text).unwrap().to_string();
+        for level in ["error", "warn", "info", " INFO "] {
+            assert!(rules(level).contains("openraft=off"), "{level}: {}", rules(level));
+        }
+        assert!(rules("debug").contains("openraft=info"));
+        assert!(!rules("trace").contains("openraft"));
+        // Whoever names rules has them.
+        assert_eq!(rules("info,openraft=warn"), "openraft=warn,info");
     }
 }

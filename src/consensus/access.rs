@@ -15,6 +15,7 @@ use super::engine::{Engine, Progress};
 use super::error::{MarkerError, ProposeError, ReadError};
 use super::machine::StateMachine;
 use super::marker::{Marker, Markers};
+use super::outcomes::Outcome;
 use super::replica::{Committed, Consistency, FollowError, OPERATION_BYTES_MAX, Read};
 use super::tasks::blocking;
 use super::time::{Instant, timeout, timeout_at};
@@ -164,6 +165,11 @@ impl<M: StateMachine, D: Disk> Access<M, D> {
             blocking(read).await.map_err(|_| FollowError::Stopped)?
         };
         let entries = entries.map_err(|error| FollowError::Storage { why: error.to_string() })?;
+        let indexes: Vec<u64> = entries.iter().map(|entry| entry.id.index).collect();
+        let look = move |state: &Applied<M>| -> Vec<_> {
+            indexes.into_iter().map(|index| state.outcome(index)).collect()
+        };
+        let outcomes = self.applier.look(look).await.map_err(|_| FollowError::Stopped)?;
         // What lies below a snapshot of another node may never have been committed, until it is purged.
         let floor = self.engine.progress().borrow().floor;
         if from < floor {
@@ -172,12 +178,13 @@ impl<M: StateMachine, D: Disk> Access<M, D> {
         if entries.is_empty() {
             return Err(FollowError::Compacted { first: self.log.bounds().indexes().start });
         }
-        let committed = |entry: Entry| {
+        let committed = |(entry, outcome): (Entry, Option<Outcome>)| {
             let command = Command::decode(&entry.payload)
                 .map_err(|error| FollowError::Storage { why: error.to_string() })?;
-            Ok(Committed { id: entry.id, command })
+            let outcome = outcome.filter(|_| matches!(command, Command::Operation { .. }));
+            Ok(Committed { id: entry.id, command, outcome })
         };
-        entries.into_iter().map(committed).collect()
+        entries.into_iter().zip(outcomes).map(committed).collect()
     }
 
     pub(super) async fn begin_snapshot<T: Send + 'static>(

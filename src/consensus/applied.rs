@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::command::Command;
 use super::digest::Digest;
 use super::machine::StateMachine;
+use super::outcomes::{Outcome, Outcomes};
 use super::session::{Known, Refusal, Sessions};
 use crate::storage::EntryId;
 
@@ -36,6 +37,7 @@ pub(super) struct Applied<M> {
     /// Cluster time, µs: the highest of all entries.
     pub(super) time: u64,
     sessions: Sessions,
+    outcomes: Outcomes,
 }
 
 impl<M: StateMachine> Applied<M> {
@@ -47,6 +49,7 @@ impl<M: StateMachine> Applied<M> {
             digest: Digest::default(),
             time: 0,
             sessions: Sessions::default(),
+            outcomes: Outcomes::default(),
         }
     }
 
@@ -73,23 +76,30 @@ impl<M: StateMachine> Applied<M> {
             Command::Operation { request, time, body } => {
                 self.time = self.time.max(*time);
                 let known = request.map_or(Known::New, |request| self.sessions.look(request, self.time));
-                match known {
-                    Known::Answered(answer) => Ok(answer),
-                    Known::Refused(refusal) => Err(refusal),
+                let (result, outcome) = match known {
+                    Known::Answered(answer) => (Ok(answer), Outcome::Repeated),
+                    Known::Refused(refusal) => (Err(refusal), Outcome::Refused(refusal)),
                     Known::New => {
                         let answer = self.machine.apply(id.index, body.clone());
                         if let Some(request) = request {
                             // A slice would keep what it is cut from.
                             self.sessions.answered(*request, Bytes::copy_from_slice(&answer));
                         }
-                        Ok(answer)
+                        (Ok(answer.clone()), Outcome::Applied(answer))
                     }
-                }
+                };
+                self.outcomes.push(id.index, outcome);
+                result
             }
         };
         let answer = result.as_ref().map_or(&[][..], |answer| &answer[..]);
         self.digest = self.digest.then(id, bytes, answer);
         Answer { id, result }
+    }
+
+    /// What became of the operation at an index; `None` where there is none, or that is not known any longer.
+    pub(super) fn outcome(&self, index: u64) -> Option<Outcome> {
+        self.outcomes.of(index)
     }
 
     /// What goes before the machine's own bytes in a snapshot. `None` before the first entry: there is nothing to keep.
@@ -102,6 +112,7 @@ impl<M: StateMachine> Applied<M> {
             digest: self.digest,
             time: self.time,
             sessions: sessions.into(),
+            outcomes: self.outcomes.encode(),
         })
     }
 
@@ -109,12 +120,15 @@ impl<M: StateMachine> Applied<M> {
     pub(super) fn restore(&mut self, head: SnapshotHead, machine: impl Read) -> io::Result<()> {
         let sessions = Sessions::decode(&head.sessions)
             .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the sessions cannot be read"))?;
+        let outcomes = Outcomes::decode(&head.outcomes)
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the outcomes cannot be read"))?;
         self.machine.restore(machine)?;
         self.last = Some(head.last);
         self.membership = head.membership;
         self.digest = head.digest;
         self.time = head.time;
         self.sessions = sessions;
+        self.outcomes = outcomes;
         Ok(())
     }
 }
@@ -127,6 +141,8 @@ pub(super) struct SnapshotHead {
     pub(super) digest: Digest,
     pub(super) time: u64,
     pub(super) sessions: Bytes,
+    /// Empty in those of an earlier version.
+    pub(super) outcomes: Bytes,
 }
 
 /// Before the membership and the sessions.
@@ -139,14 +155,14 @@ impl SnapshotHead {
     ///
     /// ```text
     /// length 8 of what follows; last term 8, index 8; digest 8; time 8; membership's term 8, index 8, length 8, sessions' length 8
-    /// membership, sessions
+    /// membership, sessions, outcomes: the rest
     /// ```
     ///
-    /// A membership of length 0 is none.
+    /// A membership of length 0 is none. An earlier version wrote no outcomes.
     pub(super) fn encode(&self) -> Vec<u8> {
         let none = Membership { since: EntryId { term: 0, index: 0 }, json: Bytes::new() };
         let membership = self.membership.as_ref().unwrap_or(&none);
-        let length = (FIELDS - 1) * 8 + membership.json.len() + self.sessions.len();
+        let length = (FIELDS - 1) * 8 + membership.json.len() + self.sessions.len() + self.outcomes.len();
         let fields: [u64; FIELDS] = [
             length as u64,
             self.last.term,
@@ -162,6 +178,7 @@ impl SnapshotHead {
         fields.iter().for_each(|field| out.extend_from_slice(&field.to_le_bytes()));
         out.extend_from_slice(&membership.json);
         out.extend_from_slice(&self.sessions);
+        out.extend_from_slice(&self.outcomes);
         out
     }
 
@@ -177,6 +194,9 @@ impl SnapshotHead {
         // As much as there is, and not as much as it says.
         let mut bytes = Vec::new();
         from.take(length).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 != length {
+            return Err(bad("the snapshot's head ends early"));
+        }
         let bytes = Bytes::from(bytes);
         let fixed = bytes
             .first_chunk::<{ (FIELDS - 1) * 8 }>()
@@ -185,17 +205,17 @@ impl SnapshotHead {
             |at: usize| u64::from_le_bytes(fixed[at * 8..at * 8 + 8].try_into().expect("eight bytes"));
         let variable = bytes.slice(fixed.len()..);
         let (json, sessions) = (field(6), field(7));
-        if json.checked_add(sessions) != Some(variable.len() as u64) {
-            return Err(bad("the snapshot's head does not have the length it states"));
-        }
-        let cut = usize::try_from(json).map_err(|_| bad("the snapshot's head is too long"))?;
+        let end = json.checked_add(sessions).filter(|end| *end <= variable.len() as u64);
+        let end = end.and_then(|end| usize::try_from(end).ok()).zip(usize::try_from(json).ok());
+        let (end, cut) = end.ok_or_else(|| bad("the snapshot's head does not have the length it states"))?;
         let id = |at: usize| EntryId { term: field(at), index: field(at + 1) };
         Ok(Self {
             last: id(0),
             membership: (cut > 0).then(|| Membership { since: id(4), json: variable.slice(..cut) }),
             digest: Digest(field(2)),
             time: field(3),
-            sessions: variable.slice(cut..),
+            sessions: variable.slice(cut..end),
+            outcomes: variable.slice(end..),
         })
     }
 }
@@ -265,6 +285,18 @@ mod tests {
         }
         assert_eq!(applied.digest, other.digest);
         assert_eq!(applied.head(), other.head());
+        let of = |answer: &'static str| Some(Outcome::Applied(Bytes::from_static(answer.as_bytes())));
+        let became: Vec<Option<Outcome>> = (0..9).map(|index| other.outcome(index)).collect();
+        let (repeated, expired) = (Some(Outcome::Repeated), Some(Outcome::Refused(Refusal::SessionExpired)));
+        let all = [None, None, of("10"), repeated.clone(), of("20"), of("30"), expired, repeated, of("31")];
+        assert_eq!(became, all);
+        // As an earlier version wrote it.
+        let head = SnapshotHead { outcomes: Bytes::new(), ..other.head().unwrap() };
+        let mut old = Applied::new(Sum::default());
+        let read = SnapshotHead::read(&mut &head.encode()[..]).unwrap();
+        assert_eq!(read, head);
+        old.restore(read, &0u64.to_le_bytes()[..]).unwrap();
+        assert_eq!(old.outcome(8), None);
 
         for cut in 0..head_bytes {
             assert!(SnapshotHead::read(&mut &bytes[..cut]).is_err(), "{cut}");

@@ -15,12 +15,14 @@ mod network;
 mod outbox;
 mod receiver;
 mod requests;
+mod silences;
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]
 mod tests;
 mod timing;
 mod types;
+mod words;
 
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
@@ -43,6 +45,7 @@ use self::network::{Network, Wire};
 use self::outbox::Outbox;
 use self::receiver::Receiver;
 use self::requests::{FORWARDED_KIB_MAX, PROPOSALS_KIB_MAX, Requests};
+use self::silences::Silences;
 use self::types::Types;
 use super::applied::Answer;
 use super::applier::Applier;
@@ -124,6 +127,7 @@ impl<D: Disk> Engine<D> {
             time: OwnTime::begin(),
             events,
             heard: Heard::new(own, timing.election),
+            silences: Mutex::new(Silences::new(timing.election)),
             asked: Mutex::new(None),
         });
         let network = Network { wire: Arc::clone(&wire), disk: PhantomData };
@@ -260,7 +264,7 @@ impl<D: Disk> Engine<D> {
     pub(super) async fn stopped(&self) -> String {
         let mut metrics = self.requests.raft.metrics();
         loop {
-            let ended = metrics.borrow_watched().running_state.as_ref().err().map(ToString::to_string);
+            let ended = metrics.borrow_watched().running_state.as_ref().err().map(words::stopped);
             match ended {
                 Some(why) => return why,
                 None if metrics.changed().await.is_err() => return "its task ended".to_owned(),
@@ -298,7 +302,7 @@ impl<D: Disk> Engine<D> {
             leases: self.requests.leases.load(Ordering::Relaxed),
             snapshots_failed: self.requests.progress.borrow().snapshots_failed,
             not_ready,
-            stopped: metrics.running_state.as_ref().err().map(ToString::to_string),
+            stopped: metrics.running_state.as_ref().err().map(words::stopped),
             sent: self.requests.wire.outbox.sent(),
         }
     }
@@ -325,7 +329,7 @@ impl<D: Disk> Engine<D> {
 
     /// Takes a snapshot now, and lets go of the entries it has.
     pub(super) async fn snapshot(&self) -> Result<(), String> {
-        self.requests.raft.trigger().snapshot().await.map_err(|error| error.to_string())
+        self.requests.raft.trigger().snapshot().await.map_err(|error| words::stopped(&error))
     }
 
     /// Has the engine know of a snapshot that the program wrote, and let go of the entries in it; not before another one that is

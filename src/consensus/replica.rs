@@ -23,6 +23,7 @@ use super::events::Events;
 use super::joined::Joined;
 use super::machine::StateMachine;
 use super::marker::{Marker, Markers};
+use super::outcomes::Outcome;
 use super::replica_id::{Place, ReplicaId};
 use super::status::Status;
 use super::time::Instant;
@@ -71,6 +72,9 @@ pub struct Committed {
     pub id: EntryId,
     /// What it says.
     pub command: Command,
+    /// What became of it, where it is an operation and that is known: of the newest ones, as far back as there is room for
+    /// 65,536 changes from one outcome to another, and answers of 1 KiB at most.
+    pub outcome: Option<Outcome>,
 }
 
 /// A follower of the log asked for something that is gone.

@@ -137,6 +137,7 @@ fn key(command: &Command) -> Option<String> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::consensus::Outcome;
     use crate::storage::EntryId;
 
     /// A put of a key.
@@ -144,7 +145,8 @@ pub(super) mod tests {
         let value = Bytes::from(format!("value of {index}"));
         let body = Operation::Put { key: key.to_owned(), value, if_index: None }.encode();
         let command = Command::Operation { request: None, time: 0, body };
-        Committed { id: EntryId { term: 1, index }, command }
+        let outcome = Some(Outcome::Applied(Bytes::from_static(b"\"done\"")));
+        Committed { id: EntryId { term: 1, index }, command, outcome }
     }
 
     /// Puts of the keys `a/INDEX` where the index is even, else `b/INDEX`.
@@ -178,7 +180,8 @@ pub(super) mod tests {
 
     #[test]
     fn only_operations_on_keys_that_begin_so_are_in_a_filtered_part() {
-        let nothing = Committed { id: EntryId { term: 1, index: 4 }, command: Command::Nothing };
+        let nothing =
+            Committed { id: EntryId { term: 1, index: 4 }, command: Command::Nothing, outcome: None };
         let chunk = Chunk::of(&[put(2, "a/1"), put(3, "b/1"), nothing, put(5, "a"), put(6, "a/é")]).unwrap();
         let with = |prefix| indexes(&chunk.text(0, Format::Lines, Some(prefix)));
         assert_eq!(with("a/"), [2, 6]);

@@ -8,7 +8,9 @@ use serde_json::{Value, json};
 
 use super::Body;
 use crate::consensus::command::Command;
-use crate::consensus::{Committed, Place, ReplicaId, Status};
+use crate::consensus::key_value::Answered;
+use crate::consensus::session::Refusal;
+use crate::consensus::{Committed, Outcome, Place, ReplicaId, Status};
 use crate::storage::EntryId;
 
 pub(super) fn answer(code: StatusCode, body: &Value) -> Response<Body> {
@@ -46,6 +48,19 @@ fn place((replica, place): &(ReplicaId, Place)) -> Value {
     json
 }
 
+/// What became of an operation; null where this node does not know it any longer.
+fn outcome(outcome: Option<&Outcome>) -> Value {
+    match outcome {
+        Some(Outcome::Applied(answer)) => {
+            serde_json::from_slice::<Answered>(answer).map_or(Value::Null, |answered| json!(answered))
+        }
+        Some(Outcome::Repeated) => json!("repeated"),
+        Some(Outcome::Refused(Refusal::SessionExpired)) => json!("session_expired"),
+        Some(Outcome::Refused(Refusal::AnswerForgotten { .. })) => json!("answer_forgotten"),
+        None => Value::Null,
+    }
+}
+
 /// One line of the log.
 pub(super) fn entry(committed: &Committed) -> Value {
     let (kind, rest) = match &committed.command {
@@ -57,7 +72,9 @@ pub(super) fn entry(committed: &Committed) -> Value {
         Command::Operation { request, time, body } => {
             let op = data_encoding::BASE64.encode(body);
             let (client, seq) = (request.map(|request| request.client), request.map(|request| request.seq));
-            ("operation", json!({ "client": client, "seq": seq, "time_us": time, "op": op }))
+            let outcome = outcome(committed.outcome.as_ref());
+            let said = json!({ "client": client, "seq": seq, "time_us": time, "op": op, "outcome": outcome });
+            ("operation", said)
         }
     };
     json!({ "index": committed.id.index, "term": committed.id.term, "kind": kind, kind: rest })

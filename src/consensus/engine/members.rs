@@ -15,6 +15,7 @@ use super::super::time::timeout;
 use super::message::Body;
 use super::requests::{NEAR_ENTRIES, Requests};
 use super::types::Types;
+use super::words;
 use crate::storage::Disk;
 
 type Changed = Result<openraft::raft::ClientWriteResponse<Types>, RaftError<Types, ClientWriteError<Types>>>;
@@ -117,11 +118,16 @@ impl<D: Disk> Requests<D> {
     async fn changes_members(&self) -> Result<MutexGuard<'_, ()>, MemberError> {
         let under_way = |_| MemberError::Refused { why: "another change is under way".to_owned() };
         let alone = self.changing.try_lock().map_err(under_way)?;
-        let state = self.raft.with_raft_state(|state| state.server_state).await;
-        match state {
-            Ok(openraft::ServerState::Leader) => Ok(alone),
-            Ok(_) => Err(MemberError::NotLeader),
-            Err(error) => Err(MemberError::Stopped { why: error.to_string() }),
+        let own = self.wire.own;
+        // The engine calls itself the leader for some time after the membership without it.
+        let leads = self.raft.with_raft_state(move |state| {
+            let votes = state.membership_state.effective().voter_ids().any(|voter| voter == own);
+            votes && state.server_state == openraft::ServerState::Leader
+        });
+        match leads.await {
+            Ok(true) => Ok(alone),
+            Ok(false) => Err(MemberError::NotLeader),
+            Err(error) => Err(MemberError::Stopped { why: words::stopped(&error) }),
         }
     }
 
@@ -150,9 +156,9 @@ fn changed(result: Changed) -> Result<(), MemberError> {
         Ok(_) => Ok(()),
         Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => Err(MemberError::NotLeader),
         Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(error))) => {
-            Err(MemberError::Refused { why: error.to_string() })
+            Err(MemberError::Refused { why: words::refused(&error) })
         }
-        Err(RaftError::APIError(error)) => Err(MemberError::Outcome { why: error.to_string() }),
-        Err(RaftError::Fatal(error)) => Err(MemberError::Stopped { why: error.to_string() }),
+        Err(RaftError::APIError(error)) => Err(MemberError::Outcome { why: words::unknown(&error) }),
+        Err(RaftError::Fatal(error)) => Err(MemberError::Stopped { why: words::stopped(&error) }),
     }
 }

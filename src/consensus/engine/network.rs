@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
@@ -31,6 +31,7 @@ use super::heard::Heard;
 use super::machine_store::SnapshotData;
 use super::message::{Append, Appended, Body, Envelope, Got, Part};
 use super::outbox::{Outbox, QueueFull};
+use super::silences::Silences;
 use super::types::*;
 use crate::storage::{Disk, Entry};
 
@@ -55,6 +56,7 @@ pub(super) struct Wire {
     pub(super) time: OwnTime,
     pub(super) events: Events,
     pub(super) heard: Heard,
+    pub(super) silences: Mutex<Silences>,
     /// The last term in which votes were asked for, and whether that was on trial: an event for all voters is enough.
     pub(super) asked: Mutex<Option<(u64, bool)>>,
 }
@@ -79,6 +81,32 @@ impl Wire {
             _ => 0..0,
         };
         self.outbox.push(to, lane, self.patience, (envelope.encode(), entries), turned_down)
+    }
+
+    fn silences(&self) -> MutexGuard<'_, Silences> {
+        self.silences.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A replica left a message unanswered.
+    fn is_silent(&self, replica: ReplicaId, place: &Place) {
+        if let Some(told) = self.silences().unanswered(replica, Instant::now()) {
+            tracing::warn!(
+                "{place} does not answer: {} messages in vain within {:.1?}",
+                told.count,
+                told.lasts
+            );
+        }
+    }
+
+    /// Or it did not.
+    fn answers(&self, replica: ReplicaId, place: &Place) {
+        if let Some(told) = self.silences().answered(replica, Instant::now()) {
+            tracing::info!(
+                "{place} answers again, after {} messages in vain within {:.1?}",
+                told.count,
+                told.lasts
+            );
+        }
     }
 
     fn asks_for_votes(&self, term: u64, trial: bool, transfer: bool) {
@@ -181,6 +209,10 @@ impl<D: Disk> RaftNetworkFactory<Types> for Network<D> {
 impl<D: Disk> Peer<D> {
     async fn ask(&self, lane: Lane, body: Body, option: &RPCOption) -> Result<Body, RPCError<Types>> {
         let answer = self.wire.ask((Some(self.replica), &self.place), lane, body, option.soft_ttl()).await;
+        match &answer {
+            Ok(_) => self.wire.answers(self.replica, &self.place),
+            Err(_) => self.wire.is_silent(self.replica, &self.place),
+        }
         answer.map(|(_, body)| body).map_err(|none| unreachable(none.why))
     }
 }
@@ -335,7 +367,10 @@ impl<D: Disk, S: Stream<Item = AppendEntriesRequest<Types>> + Unpin> Appends<'_,
             tokio::select! {
                 biased;
                 answer = self.call.answer(), if waits => return Some(match answer {
-                    Some((_, seq, body)) => self.take(seq, body),
+                    Some((_, seq, body)) => {
+                        self.peer.wire.answers(self.peer.replica, &self.peer.place);
+                        self.take(seq, body)
+                    }
                     None => Err(broken("the follower was restarted")),
                 }),
                 request = next_of(&mut self.input), if !full && self.input.is_some() => match request {
@@ -347,6 +382,7 @@ impl<D: Disk, S: Stream<Item = AppendEntriesRequest<Types>> + Unpin> Appends<'_,
                     }
                 },
                 () = sleep_until(late), if waits => {
+                    self.peer.wire.is_silent(self.peer.replica, &self.peer.place);
                     let why = format!("{} answered no append within {:?}", self.peer.place, self.patience);
                     return Some(Err(unreachable(why)));
                 }

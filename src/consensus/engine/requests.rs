@@ -27,6 +27,7 @@ use super::machine_store::Progress;
 use super::message::{Body, Proposed};
 use super::network::{Unanswered, Wire};
 use super::types::*;
+use super::words;
 use crate::storage::{Disk, EntryId, Log};
 
 /// Proposals of this node's clients that are under way, KiB, and those of its peers. More is an answer.
@@ -183,10 +184,10 @@ impl<D: Disk> Requests<D> {
                 Err(Written::Forward(forward.leader_id.zip(forward.leader_node)))
             }
             Err(RaftError::APIError(error)) => {
-                Err(Written::Failed(ProposeError::Unknown { why: error.to_string() }))
+                Err(Written::Failed(ProposeError::Unknown { why: words::unknown(&error) }))
             }
             Err(RaftError::Fatal(error)) => {
-                Err(Written::Failed(ProposeError::Stopped { why: error.to_string() }))
+                Err(Written::Failed(ProposeError::Stopped { why: words::stopped(&error) }))
             }
         }
     }
@@ -196,7 +197,7 @@ impl<D: Disk> Requests<D> {
     pub(super) async fn hand_over(&self, replica: ReplicaId) -> Result<(), MemberError> {
         let _alone = timeout(self.drained_within, self.writes.write()).await;
         let asked = self.raft.trigger().transfer_leader(replica).await;
-        asked.map_err(|error| MemberError::Stopped { why: error.to_string() })
+        asked.map_err(|error| MemberError::Stopped { why: words::stopped(&error) })
     }
 
     /// Asks whoever leads. It ends early where somebody else leads by now: that one may be asked instead.

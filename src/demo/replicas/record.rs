@@ -227,7 +227,7 @@ mod tests {
     fn entry(index: u64, value: &'static str, if_index: Option<u64>) -> Entry {
         let operation =
             Operation::Put { key: "key".to_owned(), value: Bytes::from_static(value.as_bytes()), if_index };
-        let what = EntryKind::Operation { request: None, operation: operation.encode() };
+        let what = EntryKind::Operation { request: None, operation: operation.encode(), outcome: None };
         Entry { index, term: 1, what, line: String::new() }
     }
 

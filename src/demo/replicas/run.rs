@@ -8,14 +8,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fastrand::Rng;
-use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::load::{self, VALUE_BYTES};
 use super::nodes::{Harm, Nodes, NodesError};
 use super::record::{Answered, Record, Shared, lock};
 use super::report::{Measured, Outage, Report};
-use crate::client::{Address, Subscription};
+use crate::client::{Address, SubscribeError, Subscription};
 use crate::demo::Dc;
 use crate::demo::cluster::Shape;
 use crate::demo::ledger::Latency;
@@ -51,16 +51,29 @@ pub enum RunError {
     #[error(transparent)]
     Nodes(#[from] NodesError),
     /// The log was not followed to its end.
-    #[error("the log could not be followed to index {to}: {why}")]
+    #[error("the log could not be followed to index {to}: {why}, after {}", last.map_or("none".to_owned(), |last| last.to_string()))]
     Follow {
         /// Its end.
         to: u64,
+        /// The last entry that came.
+        last: Option<u64>,
         /// Why.
-        why: String,
+        why: Unfollowed,
     },
     /// The terminal.
     #[error("cannot write the progress: {0}")]
     Output(#[from] std::io::Error),
+}
+
+/// Why the log was not followed to its end.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unfollowed {
+    /// No node tells the next entry.
+    #[error(transparent)]
+    Ended(#[from] SubscribeError),
+    /// It took too long.
+    #[error("the next entry does not come")]
+    Late,
 }
 
 /// In each datacenter.
@@ -79,11 +92,8 @@ pub async fn run(options: Options) -> Result<Report, RunError> {
     let wan = Wan::new(WanConfig::demo(options.shape.dcs, options.egress_bytes_per_s, options.delay_scale));
     let nodes = Nodes::start(options.program.clone(), options.shape, &wan).await?;
     let record: Shared = Arc::new(Mutex::new(Record::new()));
-    let mut tasks = JoinSet::new();
-    tasks.spawn(follow(
-        nodes.apis().map(|api| Address::plaintext(api.to_string())).collect(),
-        Arc::clone(&record),
-    ));
+    let apis = nodes.apis().map(|api| Address::plaintext(api.to_string())).collect();
+    let follower = Follower(tokio::spawn(follow(apis, Arc::clone(&record))));
     let mut clients = JoinSet::new();
     let mut rng = Rng::with_seed(options.seed);
     for dc in 0..options.shape.dcs {
@@ -103,22 +113,56 @@ pub async fn run(options: Options) -> Result<Report, RunError> {
         options,
         nodes,
         record,
+        follower,
         plan,
         blows: Vec::new(),
         news: "all nodes work".to_owned(),
     };
     let report = stage.play(clients, &wan).await;
-    tasks.shutdown().await;
     wan.shutdown().await;
     report
 }
 
-/// Writes down what a follower is told, until it is aborted.
-async fn follow(addresses: Vec<Address>, record: Shared) -> Result<(), String> {
+/// Writes down what a follower is told, until it ends.
+async fn follow(addresses: Vec<Address>, record: Shared) -> SubscribeError {
     let mut subscription = Subscription::open(addresses, 0);
     loop {
-        let entry = subscription.next().await.map_err(|error| error.to_string())?;
-        lock(&record).entry(&entry);
+        match subscription.next().await {
+            Ok(entry) => lock(&record).entry(&entry),
+            Err(error) => return error,
+        }
+    }
+}
+
+/// Aborted when it is dropped.
+struct Follower(JoinHandle<SubscribeError>);
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Follower {
+    /// Waits until it was told everything up to an index.
+    async fn comes_to(&mut self, record: &Shared, to: u64) -> Result<(), RunError> {
+        let deadline = Instant::now() + GRACE;
+        loop {
+            let last = lock(record).followed();
+            if last >= Some(to) {
+                return Ok(());
+            }
+            tokio::select! {
+                ended = &mut self.0 => {
+                    let why = ended.map_or(Unfollowed::Late, Unfollowed::Ended);
+                    return Err(RunError::Follow { to, last, why });
+                }
+                () = sleep_until(deadline.min(Instant::now() + TICK)) => {}
+            }
+            if Instant::now() >= deadline {
+                return Err(RunError::Follow { to, last, why: Unfollowed::Late });
+            }
+        }
     }
 }
 
@@ -171,6 +215,7 @@ struct Stage {
     options: Options,
     nodes: Nodes,
     record: Shared,
+    follower: Follower,
     /// What is still to come, the next last.
     plan: Vec<(Duration, Step)>,
     /// What was done, and when.
@@ -202,7 +247,7 @@ impl Stage {
         let took = lock(&self.record).now();
         let digest = self.nodes.digest().await?;
         if let Some((index, _)) = &digest {
-            self.followed(*index).await?;
+            self.follower.comes_to(&self.record, *index).await?;
         }
         let term = self.nodes.leader().await.map_or(0, |(_, term)| term);
         let record = lock(&self.record);
@@ -283,21 +328,6 @@ impl Stage {
             Outage { what: act.in_words(), writes, longest_wait_ms: longest_wait(answered, window).map(ms) }
         };
         self.blows.iter().map(outage).collect()
-    }
-
-    /// Waits until the follower was told everything up to an index.
-    async fn followed(&self, to: u64) -> Result<(), RunError> {
-        let deadline = Instant::now() + GRACE;
-        while lock(&self.record).followed().is_none_or(|last| last < to) {
-            if Instant::now() > deadline {
-                let last = lock(&self.record).followed();
-                let why =
-                    last.map_or("nothing was told".to_owned(), |last| format!("nothing comes after {last}"));
-                return Err(RunError::Follow { to, why });
-            }
-            sleep(TICK).await;
-        }
-        Ok(())
     }
 }
 
@@ -397,5 +427,18 @@ mod tests {
         assert_eq!(longest_wait(&all, ms(2_100)..ms(2_200)), None);
         let reads = all.map(|one| Answered { write: false, ..one });
         assert_eq!(longest_wait(&reads, ms(0)..ms(5_000)), None);
+    }
+
+    /// Why nobody follows the log any longer is told, and not only where that stood.
+    #[tokio::test(start_paused = true)]
+    async fn why_a_follower_ended_is_told() {
+        let record: Shared = Arc::new(Mutex::new(Record::new()));
+        let mut follower = Follower(tokio::spawn(follow(Vec::new(), Arc::clone(&record))));
+        let error = follower.comes_to(&record, 7).await.unwrap_err();
+        let told = "the log could not be followed to index 7: there is no address to ask at, after none";
+        assert_eq!(error.to_string(), told);
+        let mut follower = Follower(tokio::spawn(std::future::pending()));
+        let error = follower.comes_to(&record, 7).await.unwrap_err();
+        assert!(matches!(error, RunError::Follow { to: 7, last: None, why: Unfollowed::Late }), "{error}");
     }
 }

@@ -36,6 +36,8 @@ struct State {
     nodes: BTreeMap<usize, Promised>,
     /// Operations by index, as the first replica applied them.
     operations: BTreeMap<u64, Bytes>,
+    /// What it answered.
+    answers: BTreeMap<u64, Bytes>,
     /// Where a value was applied, and whether it was put there. Each is proposed once.
     values: BTreeMap<Bytes, (u64, bool)>,
     digests: BTreeMap<u64, (EntryId, Digest)>,
@@ -287,6 +289,10 @@ impl Checker {
         if first != operation {
             state.violated(format!("node {node} applies something else at {index} than others did"));
         }
+        let answered = Bytes::copy_from_slice(answer);
+        if *state.answers.entry(index).or_insert_with(|| answered.clone()) != answered {
+            state.violated(format!("node {node} answers something else at {index} than others did"));
+        }
         if let Ok(Operation::Put { value, .. }) = Operation::decode(operation) {
             let done = serde_json::from_slice(answer).is_ok_and(|answer: Answered| answer == Answered::Done);
             let at = *state.values.entry(value.clone()).or_insert((index, done));
@@ -330,6 +336,11 @@ impl Checker {
     /// Somebody has applied everything up to an entry.
     pub(super) fn is_applied(&self, index: u64) -> bool {
         self.lock().digests.last_key_value().is_some_and(|(last, _)| *last >= index)
+    }
+
+    /// What machines answered there; `None` where none got anything.
+    pub(super) fn answer_at(&self, index: u64) -> Option<Bytes> {
+        self.lock().answers.get(&index).cloned()
     }
 
     pub(super) fn operation_at(&self, index: u64) -> Option<Bytes> {

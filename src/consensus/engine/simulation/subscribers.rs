@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
 use super::super::super::command::Command;
+use super::super::super::outcomes::Outcome;
 use super::super::super::replica::{Committed, FollowError};
 use super::clients::Cluster;
 use super::node::{Running, Surroundings};
@@ -93,7 +94,7 @@ impl Subscriber {
             node.access.log.read(from..u64::MAX, 8_000).ok().filter(|entries| !entries.is_empty())?;
         for (at, entry) in (from..).zip(&entries) {
             let command = Command::decode(&entry.payload).ok()?;
-            self.take(at, &Committed { id: entry.id, command });
+            self.take(at, &Committed { id: entry.id, command, outcome: None });
         }
         Some(from + entries.len() as u64)
     }
@@ -105,7 +106,7 @@ impl Subscriber {
         }
         let mut seen = self.seen.0.lock().unwrap_or_else(PoisonError::into_inner);
         let first = seen.entry(at).or_insert_with(|| entry.clone());
-        if first != entry {
+        if (first.id, &first.command) != (entry.id, &entry.command) {
             checker.violated(format!("subscribers get different entries at {at}"));
         }
         if !checker.is_applied(at) {
@@ -116,6 +117,15 @@ impl Subscriber {
             && *body != applied
         {
             checker.violated(format!("a subscriber gets at {at} what nobody applied"));
+        }
+        // Where the machine never got it, its session had it before, or was over.
+        let told = match &entry.outcome {
+            Some(Outcome::Applied(answer)) => Some(answer.clone()),
+            Some(Outcome::Repeated | Outcome::Refused(_)) | None => None,
+        };
+        let known = entry.outcome.is_some() == matches!(entry.command, Command::Operation { .. });
+        if !known || told != checker.answer_at(at) {
+            checker.violated(format!("a subscriber is told that {at} became {:?}", entry.outcome));
         }
     }
 }

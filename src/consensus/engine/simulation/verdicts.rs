@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::{Instant, sleep};
 
-use super::super::super::error::ProposeError;
+use super::super::super::error::{MemberError, ProposeError};
 use super::super::super::key_value::Operation;
 use super::super::super::status::Role;
 use super::super::Timing;
@@ -73,6 +73,26 @@ fn a_machine_that_gives_no_snapshot_ends_no_node_and_is_asked_again() {
         sleep(Duration::from_secs(1)).await;
         assert!(scene.running(mute).access.engine.status().snapshot.is_some());
         scene.check();
+    });
+}
+
+/// It leads on until it steps down, and calls itself the leader: a change by a membership in which it has no vote would end its engine.
+#[test]
+fn a_leader_that_took_itself_out_changes_no_members_any_longer() {
+    in_virtual_time(1, async {
+        let mut scene = Scene::new(1, Timing::default(), None);
+        scene.links(|_| Duration::from_millis(10));
+        let leader = scene.begin().await;
+        let (own, other) = (scene.nodes[leader].own, scene.nodes[(leader + 1) % scene.nodes.len()].own);
+        let running = scene.running(leader);
+        running.scope.run(running.access.engine.remove(own)).await.unwrap().unwrap();
+        for _ in 0..40 {
+            let told = running.scope.run(running.access.engine.remove(other)).await.unwrap();
+            assert_eq!(told, Err(MemberError::NotLeader));
+            sleep(Duration::from_millis(50)).await;
+        }
+        assert_eq!(running.scope.take_panics(), Vec::<String>::new());
+        assert_eq!(running.access.engine.status().stopped, None);
     });
 }
 
