@@ -103,14 +103,6 @@ impl Scope {
         Scoped { scope: self.clone(), number, future: Some(Box::pin(future)) }
     }
 
-    /// Does something at once that looks at the node's clocks.
-    pub(in crate::consensus) fn by_its_clocks<T>(&self, work: impl FnOnce() -> T) -> T {
-        let before = CURRENT.with(|current| current.borrow_mut().replace(self.clone()));
-        let done = work();
-        CURRENT.with(|current| *current.borrow_mut() = before);
-        done
-    }
-
     /// Runs a future as one of its tasks; `None` where they were killed before it ended.
     pub(in crate::consensus) async fn run<F: Future>(&self, future: F) -> Option<F::Output> {
         let killed = self.0.killed.notified();

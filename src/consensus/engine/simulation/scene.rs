@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use openraft::async_runtime::WatchReceiver;
 use tokio::time::{Instant, sleep};
 use trunkline_mesh::{Datacenter, NodeId};
 
@@ -118,12 +119,14 @@ impl Scene {
         let end = Instant::now() + Duration::from_secs(60);
         loop {
             let running = || self.nodes.iter().filter_map(|node| Some((node.index, node.running.as_ref()?)));
-            let status = |running: &Running| running.scope.by_its_clocks(|| running.access.engine.status());
-            let leads = |(_, running): &(usize, &Running)| status(running).role == Role::Leader;
+            let leads =
+                |(_, running): &(usize, &Running)| running.access.engine.status().role == Role::Leader;
             if let Some((leader, _)) = running().find(leads) {
                 let own = self.nodes[leader].own;
+                // Whatever a node's own clock, which is not this one, says of how long ago that was.
                 let follows = |(_, running): (usize, &Running)| {
-                    status(running).leader.is_some_and(|(leader, _)| leader == own)
+                    let metrics = running.access.engine.requests.raft.server_metrics();
+                    metrics.borrow_watched().current_leader == Some(own)
                 };
                 if running().all(follows) {
                     return leader;
