@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use openraft::async_runtime::WatchReceiver;
 use tokio::time::{Instant, sleep};
 use trunkline_mesh::{Datacenter, NodeId};
 
@@ -122,8 +123,10 @@ impl Scene {
                 |(_, running): &(usize, &Running)| running.access.engine.status().role == Role::Leader;
             if let Some((leader, _)) = running().find(leads) {
                 let own = self.nodes[leader].own;
+                // Whatever a node's own clock, which is not this one, says of how long ago that was.
                 let follows = |(_, running): (usize, &Running)| {
-                    running.access.engine.status().leader.is_some_and(|(leader, _)| leader == own)
+                    let metrics = running.access.engine.requests.raft.server_metrics();
+                    metrics.borrow_watched().current_leader == Some(own)
                 };
                 if running().all(follows) {
                     return leader;
