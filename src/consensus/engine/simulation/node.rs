@@ -264,16 +264,6 @@ async fn write(mut writer: Writer<FaultyDisk>, scope: Scope) {
 async fn apply(mut worker: Worker<Watched>, (node, checker): (usize, Checker), planted: Option<Planted>) {
     while let Some(task) = worker.waiting.recv().await {
         match task {
-            Task::Snapshot(answer) if planted == Some(Planted::OutcomesNotInSnapshot) => {
-                let taken = snapshot(&worker.state);
-                let without = taken.map(|taken| {
-                    taken.map(|(mut head, content)| {
-                        head.outcomes = Bytes::new();
-                        (head, content)
-                    })
-                });
-                drop(answer.send(without));
-            }
             Task::Snapshot(answer) if planted == Some(Planted::SessionsNotInSnapshot) => {
                 let mut none = Vec::new();
                 Sessions::default().encode(&mut none);

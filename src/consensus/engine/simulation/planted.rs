@@ -14,8 +14,6 @@ pub(super) enum Planted {
     AckBeforeQuorum,
     /// What sessions remember is not in snapshots.
     SessionsNotInSnapshot,
-    /// What became of operations is not in snapshots.
-    OutcomesNotInSnapshot,
     /// A node that thinks it leads answers reads without asking a quorum.
     ReadWithoutQuorum,
     /// A log is cut at the first record that is damaged, and nobody is told.
@@ -57,7 +55,6 @@ impl Planted {
             Self::VoteNotPersisted => "on its disk",
             Self::AckBeforeQuorum => "is committed, and",
             Self::SessionsNotInSnapshot => "is applied twice",
-            Self::OutcomesNotInSnapshot => "a subscriber is told that",
             Self::ReadWithoutQuorum => "the history is not linearizable",
             Self::CutAtDamage | Self::TailLost => "and came back with",
             Self::TwoVotes => "votes for",
@@ -69,12 +66,11 @@ impl Planted {
     }
 
     /// Those that a run of a swarm shows; the others have tests of their own, here and in `leases.rs`.
-    pub(super) const ALL: [Self; 11] = [
+    pub(super) const ALL: [Self; 10] = [
         Self::AckBeforeSync,
         Self::VoteNotPersisted,
         Self::AckBeforeQuorum,
         Self::SessionsNotInSnapshot,
-        Self::OutcomesNotInSnapshot,
         Self::ReadWithoutQuorum,
         Self::CutAtDamage,
         Self::TwoVotes,
