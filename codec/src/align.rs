@@ -9,6 +9,7 @@ use std::ops::Range;
 
 use crate::bytes_equal::{common_prefix, common_suffix, equal_mask};
 use crate::index::{BLOCK, BlockIndex, CANDIDATE_BYTES};
+use crate::texts::Starts;
 use crate::words::load_at;
 use crate::work::Work;
 
@@ -73,13 +74,23 @@ impl<'a> Reference<'a> {
         Self { bytes, index, work, built: false, first_step: hopeful.then_some(first_step(bytes)) }
     }
 
-    /// Appends the common runs of the reference and `message`, in order.
-    pub(crate) fn align(&mut self, message: &[u8], out: &mut Vec<Run>) {
-        self.align_within(0..self.bytes.len(), message, out);
+    /// Appends the common runs of the reference and `message`, in order. The borders are those of the two.
+    pub(crate) fn align(&mut self, message: &[u8], borders: [Starts<'_>; 2], out: &mut Vec<Run>) {
+        self.align_between(0..self.bytes.len(), message, borders, out);
     }
 
     /// The same for the part `within` of the reference.
     pub(crate) fn align_within(&mut self, within: Range<usize>, message: &[u8], out: &mut Vec<Run>) {
+        self.align_between(within, message, [Starts::NONE; 2], out);
+    }
+
+    fn align_between(
+        &mut self,
+        within: Range<usize>,
+        message: &[u8],
+        borders: [Starts<'_>; 2],
+        out: &mut Vec<Run>,
+    ) {
         let known = out.len();
         let part = &self.bytes[within.clone()];
         let prefix = common_prefix(part, message);
@@ -95,7 +106,7 @@ impl<'a> Reference<'a> {
             if credit >= PROBE_COST {
                 credit -= PROBE_COST;
                 self.work.probes += 1;
-                hit = probe(rest, wanted);
+                hit = probe(rest, wanted).or_else(|| after_border(rest, wanted, [at, from], borders));
             }
             let pace = if out.len() > known || suffix >= RUN_BYTES_MIN {
                 Some(Pace { patience: PATIENCE_BYTES + credit.saturating_sub(CREDIT_START), first_step: 1 })
@@ -280,6 +291,21 @@ fn after_nul(rest: &[u8], wanted: &[u8]) -> Option<(usize, usize)> {
     (equal > RUN_BYTES_MIN).then_some((at, from))
 }
 
+/// Where a sender cut both texts there begins something: four equal bytes behind the next border of each.
+fn after_border(
+    rest: &[u8],
+    wanted: &[u8],
+    places: [usize; 2],
+    borders: [Starts<'_>; 2],
+) -> Option<(usize, usize)> {
+    let [at, from] =
+        [0, 1].map(|text| borders[text].next_after(places[text]).map(|next| next - places[text]));
+    let (at, from) = (at?, from?);
+    let (rest, wanted) = (rest.get(at..)?, wanted.get(from..)?);
+    let equal = rest.iter().zip(wanted).take(RUN_BYTES_MIN).take_while(|(x, y)| x == y).count();
+    (equal == RUN_BYTES_MIN).then_some((at, from))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -292,7 +318,7 @@ mod tests {
     fn runs(reference: &[u8], message: &[u8]) -> Vec<Run> {
         let mut index = BlockIndex::new(1);
         let (mut work, mut out) = (Work::default(), Vec::new());
-        Reference::new(reference, &mut index, &mut work, true).align(message, &mut out);
+        Reference::new(reference, &mut index, &mut work, true).align(message, [Starts::NONE; 2], &mut out);
         let (mut at, mut from) = (0, 0);
         for run in &out {
             assert!(run.at >= at && run.from >= from, "runs overlap or go back: {out:?}");

@@ -57,7 +57,10 @@ pub struct Session {
 
 /// The sending end of one direction, beside the other one: what the peer sent is not sent back, or what is sent is kept for
 /// the peer to refer to, as the window says. Where the two halves of an end are used apart, such as by a reader and a writer,
-/// both take the one window of their connection.
+/// both take the one window of their connection, and the peer has one of the other kind. With another window the peer refuses
+/// the first frame that refers to anything of it, as [`DecodeError::History`] or [`DecodeError::Arrived`]; where the other half
+/// takes none, or both ends have one of what they sent, nothing is ever said to have arrived, and after 4 MiB or 8,192 frames
+/// none is remembered any longer.
 #[derive(Debug)]
 pub struct EchoEncoder(SessionEncoder);
 
@@ -131,6 +134,31 @@ impl EchoDecoder {
         streams: &[u32],
     ) -> Result<Frame, DecodeError> {
         self.0.parse_with(bytes, streams, Some(window))
+    }
+
+    /// As [`SessionDecoder::reserialise`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`SessionDecoder::reserialise`].
+    #[doc(hidden)]
+    pub fn reserialise(
+        &self,
+        window: &EchoWindow,
+        bytes: Bytes,
+        streams: &[u32],
+    ) -> Result<Vec<u8>, DecodeError> {
+        self.0.reserialise_with(bytes, streams, Some(window))
+    }
+
+    /// What the checksum of this frame goes on from, whatever checksum it carries. For tests that make frames.
+    ///
+    /// # Errors
+    ///
+    /// [`DecodeError`] where there is no such checksum.
+    #[doc(hidden)]
+    pub fn begins(&self, window: &EchoWindow, frame: &[u8], streams: &[u32]) -> Result<u32, DecodeError> {
+        self.0.begins(streams, Some(window)).of(frame)
     }
 }
 
@@ -218,6 +246,6 @@ impl Session {
     /// Those of [`SessionDecoder::reserialise`].
     #[doc(hidden)]
     pub fn reserialise(&self, bytes: Bytes, streams: &[u32]) -> Result<Vec<u8>, DecodeError> {
-        self.decoder.0.reserialise_with(bytes, streams, Some(&self.window))
+        self.decoder.reserialise(&self.window, bytes, streams)
     }
 }

@@ -103,7 +103,7 @@ impl Frame {
         referents: Referents<'_>,
     ) -> Result<(Self, u32, Bytes), DecodeError> {
         let Referents { before, numbers, streams, sent, kept, room } = referents;
-        let begins = Begins { before, sent: sent.as_deref() };
+        let begins = Begins { before, streams: numbers.len(), sent: sent.as_deref() };
         let mut layout = Layout::read(&bytes, limits, Some(begins), std::mem::take(room))?;
         if layout.count() != numbers.len() {
             return Err(DecodeError::Streams { messages: layout.count(), streams: numbers.len() });

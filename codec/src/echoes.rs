@@ -31,7 +31,7 @@ impl Echoes {
             return Ok(Self::default());
         }
         // The checksum of a frame that says what has arrived was held against these ends.
-        let Some(sent) = sent else { return Ok(Self::default()) };
+        let Some(sent) = sent else { return Err(DecodeError::NOTHING_SENT) };
         sent.arrived(layout.arrived);
         let mut found = Self::default();
         let mut window: Option<Bytes> = None;

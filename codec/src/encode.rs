@@ -142,11 +142,11 @@ impl Encoder {
             }
         }
         let mut envelope = Envelope { flags: 0, arrived: None, begins: 0, echoed_bytes };
-        let mut entered = None;
         if let Some(memory) = memory {
             envelope.begins = memory.begins;
             envelope.flags = wire::FLAG_HISTORY;
-            envelope.arrived = memory.received.and_then(|received| {
+            // What need not be remembered says nothing of what came before, not even that.
+            envelope.arrived = memory.received.filter(|_| memory.remember).and_then(|received| {
                 let arrived = if echoed_bytes > 0 { Some(received.news()) } else { received.to_say() };
                 arrived.inspect(|_| envelope.begins ^= received.checksum())
             });
@@ -157,14 +157,9 @@ impl Encoder {
                 envelope.flags |= wire::FLAG_NOREF;
             } else if let Some(sent) = memory.sent {
                 sent.enter(self.data.to_bytes(texts, echo::COPIED_BYTES_MAX));
-                entered = Some(sent);
             }
         }
-        let frame = self.assemble(payloads, totals, split, envelope, work);
-        if let Some(sent) = entered {
-            sent.ended(frame.checksum);
-        }
-        Ok(frame)
+        Ok(self.assemble(payloads, totals, split, envelope, work))
     }
 
     /// Takes in the messages of a new frame, and checks what is known before anything is planned.

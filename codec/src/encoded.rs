@@ -56,7 +56,8 @@ impl EncodedFrame {
         self.stats.frame_bytes
     }
 
-    /// Whether no later frame may refer to this one: it was asked for, or the peer has not said for 4 MiB what arrived.
+    /// Whether no later frame may refer to this one: it was asked for, or the peer has not said for 4 MiB or
+    /// 8,192 frames what arrived.
     #[must_use]
     pub fn is_unremembered(&self) -> bool {
         self.flags & wire::FLAG_NOREF != 0

@@ -138,6 +138,8 @@ pub enum DecodeError {
         computed: u32,
         /// Carried by the frame.
         carried: u32,
+        /// Where it carries it.
+        offset: usize,
     },
     /// The checksum over everything before it, the numbers of its streams, and what came earlier on this connection differs.
     /// The two ends do not remember the same, other streams were named, or bytes were damaged: nothing that follows can be
@@ -147,6 +149,10 @@ pub enum DecodeError {
         computed: u32,
         /// Carried by the frame.
         carried: u32,
+        /// Where it carries it.
+        offset: usize,
+        /// Numbers of streams given.
+        streams: usize,
     },
     /// A record refers to bytes that are not remembered.
     Reference {
@@ -163,8 +169,8 @@ pub enum DecodeError {
         /// Bytes that were sent and are not known to have arrived.
         unknown: usize,
     },
-    /// A session needs the number of one stream for every message. The connection is over: whoever transports frames has
-    /// to say whose messages they are, of each.
+    /// The frame has another number of messages than of streams that its sender named, and this end with it: their numbers are
+    /// under its checksum, which is right. No encoder of this crate makes such a frame. The connection is over.
     Streams {
         /// Messages in the frame.
         messages: usize,
@@ -221,6 +227,11 @@ pub enum DecodeError {
     },
 }
 
+impl DecodeError {
+    /// The frame says what has arrived of what this end sent, which keeps nothing of that.
+    pub(crate) const NOTHING_SENT: Self = Self::Unsupported { offset: 2, what: "what this end has sent" };
+}
+
 impl fmt::Display for DecodeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -238,13 +249,14 @@ impl fmt::Display for DecodeError {
             Self::Unsupported { offset, what } => {
                 write!(f, "byte {offset} needs {what}, which is not available")
             }
-            Self::Checksum { computed, carried } => {
-                write!(f, "checksum is {computed:#010x}, the frame carries {carried:#010x}")
+            Self::Checksum { computed, carried, offset } => {
+                write!(f, "checksum is {computed:#010x}, the frame carries {carried:#010x} at byte {offset}")
             }
-            Self::History { computed, carried } => write!(
+            Self::History { computed, carried, offset, streams } => write!(
                 f,
-                "checksum over this history and these streams is {computed:#010x}, the frame carries {carried:#010x}: the two \
-                 ends do not remember the same, or name other streams, and only a new connection helps"
+                "checksum over this history and the {streams} streams named is {computed:#010x}, the frame carries \
+                 {carried:#010x} at byte {offset}: the two ends do not remember the same, or name other streams, or bytes \
+                 were damaged; only a new connection helps"
             ),
             Self::Reference { offset } => {
                 write!(f, "record at byte {offset} refers to bytes that are not remembered")
@@ -252,12 +264,13 @@ impl fmt::Display for DecodeError {
             Self::Arrived { offset, announced, unknown } => write!(
                 f,
                 "byte {offset} says that {announced} bytes more have arrived, of {unknown} that were sent and not known to \
-                 have, where no frame ends: the two ends do not remember the same, and only a new connection helps"
+                 have, where no frame ends: the two ends do not remember the same, or bytes were damaged; only a new connection \
+                 helps"
             ),
             Self::Streams { messages, streams } => write!(
                 f,
-                "the frame has {messages} messages, and {streams} streams are named for them: name one for each message, \
-                 on a new connection"
+                "the frame has {messages} messages, and both ends name {streams} streams for them: the sender has to name one \
+                 for each message, on a new connection"
             ),
             Self::Varint { offset } => write!(f, "integer at byte {offset} is overlong or too large"),
             Self::Set { offset } => {
@@ -298,6 +311,6 @@ mod tests {
         let encode = EncodeError::Streams { messages: 3, streams: 2 }.to_string();
         let decode = DecodeError::Streams { messages: 3, streams: 2 }.to_string();
         assert!(encode.ends_with("name one for each message"), "{encode}");
-        assert!(decode.ends_with("name one for each message, on a new connection"), "{decode}");
+        assert!(decode.ends_with("has to name one for each message, on a new connection"), "{decode}");
     }
 }

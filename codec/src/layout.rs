@@ -76,19 +76,28 @@ impl Room {
 pub(crate) struct Begins<'a> {
     /// The checksum of the frame before, with that of the numbers of this one's streams.
     pub(crate) before: u32,
+    /// How many these are.
+    pub(crate) streams: usize,
     /// What this end sent, if it keeps that: a frame that says what of it has arrived goes on from the checksum of the frame with
     /// which it did as well.
     pub(crate) sent: Option<&'a Sent>,
 }
 
 impl Begins<'_> {
+    /// The same as one number, for a frame of which nothing else is known. For tests.
+    pub(crate) fn of(&self, frame: &[u8]) -> Result<u32, DecodeError> {
+        let mut reader = Reader::new(frame, 0, frame.len());
+        let flags = read_flags(&mut reader, true)?;
+        self.resolve(flags, reader)
+    }
+
     /// The same as one number, for the frame that `reader` has read the flags of.
     fn resolve(&self, flags: u8, mut reader: Reader<'_>) -> Result<u32, DecodeError> {
         if flags & wire::FLAG_ECHO == 0 {
             return Ok(self.before);
         }
         let Some(sent) = self.sent else {
-            return Err(DecodeError::Unsupported { offset: 2, what: "what this end has sent" });
+            return Err(DecodeError::NOTHING_SENT);
         };
         reader.varint()?;
         let offset = reader.at();
@@ -173,9 +182,9 @@ impl Layout {
     ) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(frame, 0, frame.len());
         let flags = read_flags(&mut reader, begins.is_some())?;
-        let connection = begins.is_some();
+        let streams = begins.map(|begins| begins.streams);
         let begins = begins.map_or(Ok(0), |begins| begins.resolve(flags, reader.clone()))?;
-        let (checksum, end) = read_checksum(frame, &reader, begins, connection)?;
+        let (checksum, end) = read_checksum(frame, &reader, begins, streams)?;
         if flags & wire::FLAG_ZSTD != 0 && !Stage::Zstd.available() {
             return Err(DecodeError::Unsupported {
                 offset: 2,
@@ -433,7 +442,7 @@ fn read_checksum(
     frame: &[u8],
     reader: &Reader<'_>,
     begins: u32,
-    connection: bool,
+    streams: Option<usize>,
 ) -> Result<(u32, usize), DecodeError> {
     if reader.remaining() < wire::CRC_BYTES {
         return Err(DecodeError::Truncated { offset: frame.len() });
@@ -441,12 +450,10 @@ fn read_checksum(
     let end = frame.len() - wire::CRC_BYTES;
     let carried = u32::from_le_bytes([frame[end], frame[end + 1], frame[end + 2], frame[end + 3]]);
     let computed = checksum::append(begins, &frame[..end]);
-    if carried == computed {
-        Ok((carried, end))
-    } else if connection {
-        Err(DecodeError::History { computed, carried })
-    } else {
-        Err(DecodeError::Checksum { computed, carried })
+    match streams {
+        _ if carried == computed => Ok((carried, end)),
+        Some(streams) => Err(DecodeError::History { computed, carried, offset: end, streams }),
+        None => Err(DecodeError::Checksum { computed, carried, offset: end }),
     }
 }
 

@@ -451,9 +451,10 @@ impl<const W: usize> Planner<'_, W> {
         runs.clear();
         let mut against =
             Reference::new(items[reference].bytes, &mut self.scratch.index, &mut self.out.work, hopeful);
+        let borders = self.texts.starts(items[reference].span);
         for (index, item) in items.iter().enumerate() {
             if index != reference {
-                against.align(item.bytes, runs.list());
+                against.align(item.bytes, [borders, self.texts.starts(item.span)], runs.list());
             }
             runs.close();
         }

@@ -105,7 +105,7 @@ impl SessionEncoder {
         if streams.len() != payloads.len() {
             return Err(EncodeError::Streams { messages: payloads.len(), streams: streams.len() });
         }
-        let (sent, received) =
+        let (mut sent, received) =
             window.map_or((None, None), |window| (window.sent.as_mut(), window.received.as_mut()));
         let openings = self.joined.reset(payloads);
         let memory = Memory {
@@ -115,7 +115,7 @@ impl SessionEncoder {
             openings: &openings,
             runs: &mut self.runs,
             received: received.as_deref(),
-            sent,
+            sent: sent.as_deref_mut(),
             remember,
         };
         // Not taken out of its result: frames are large enough for a move to count.
@@ -127,6 +127,9 @@ impl SessionEncoder {
             self.before = frame.checksum;
             if frame.flags & wire::FLAG_NOREF == 0 {
                 self.streams.enter_all(streams, openings.all());
+                if let Some(sent) = sent {
+                    sent.ended(frame.checksum);
+                }
             }
             self.streams.next_frame();
         }
@@ -232,11 +235,13 @@ impl SessionDecoder {
     ) -> Result<Vec<u8>, DecodeError> {
         match &self.failed {
             Some(error) => Err(error.clone()),
-            None => {
-                let before = self.before ^ named::checksum_of(streams);
-                let begins = Begins { before, sent: window.and_then(|window| window.sent.as_ref()) };
-                decode::reserialise_after(bytes, &self.limits, Some(begins))
-            }
+            None => decode::reserialise_after(bytes, &self.limits, Some(self.begins(streams, window))),
         }
+    }
+
+    /// What the checksum of the next frame goes on from, where that is of these streams.
+    pub(crate) fn begins<'a>(&self, streams: &[u32], window: Option<&'a EchoWindow>) -> Begins<'a> {
+        let before = self.before ^ named::checksum_of(streams);
+        Begins { before, streams: streams.len(), sent: window.and_then(|window| window.sent.as_ref()) }
     }
 }

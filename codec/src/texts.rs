@@ -87,7 +87,33 @@ impl Borders {
     }
 }
 
+/// Where the segments of a text begin.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Starts<'a> {
+    /// In its message.
+    starts: &'a [usize],
+    /// Where the text begins in that.
+    base: usize,
+}
+
+impl Starts<'_> {
+    /// Of a text that nobody cut.
+    pub(crate) const NONE: Self = Self { starts: &[], base: 0 };
+
+    /// The first one behind a place of the text: one step of a binary search for each time that their number halves.
+    pub(crate) fn next_after(&self, place: usize) -> Option<usize> {
+        let next = self.starts.partition_point(|start| *start <= self.base + place);
+        Some(self.starts.get(next)? - self.base)
+    }
+}
+
 impl<'a> Texts<'a> {
+    /// Where the segments of `span` begin.
+    pub(crate) fn starts(&self, span: Span) -> Starts<'a> {
+        let one = self.payloads[span.message].segments().len() <= 1;
+        Starts { starts: if one { &[] } else { self.borders.of(span.message) }, base: span.start }
+    }
+
     pub(crate) fn new(payloads: &'a [Payload], borders: &'a Borders) -> Self {
         Self { payloads, borders }
     }

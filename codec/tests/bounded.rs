@@ -9,7 +9,7 @@ use allocation_counter::measure;
 use bytes::Bytes;
 use common::{FAMILIES, STAGES, encoder, family, payloads, random};
 use fastrand::Rng;
-use trunkline_codec::{Epochs, Limits, Options, Payload, Session, SessionEncoder, Stage};
+use trunkline_codec::{Epochs, Limits, Options, Payload, Session, SessionDecoder, SessionEncoder, Stage};
 
 /// FORMAT.md, "What an encoder takes". Nothing here needs more than 16 per byte: it is 1,000 messages, every fifth byte of which
 /// is changed.
@@ -21,8 +21,13 @@ const ALWAYS: usize = 64 << 10;
 const PER_MESSAGE_OF_A_SESSION: usize = 3000;
 const PER_STREAM: usize = 9 << 10;
 const STREAMS: usize = 1024;
-/// With the other direction: what it sent, and what it got.
-const WINDOWS: usize = 7 << 20;
+/// With the other direction: what it sent, a MiB of it in whole segments of at most 4 and 4 that have not arrived as far as is
+/// known; and what it got, a MiB in whole frames of at most twice that.
+const SENT: usize = 9 << 20;
+const GOT: usize = 2 << 20;
+/// Lists of these: 40 bytes for each of at most two chunks per KiB, 16 for each of 8,192 ends, with the room by which they grow.
+const LISTS: usize = 1 << 20;
+const WINDOWS: usize = SENT + GOT + LISTS;
 
 /// Of one frame, or of the largest of several.
 #[derive(Clone, Copy, Debug, Default)]
@@ -168,74 +173,117 @@ fn many_frames_take_no_more_than_the_largest() {
     assert_within(kept, ALWAYS, "released");
 }
 
-/// What this end sent, where the peer is silent: until nothing more is kept, after as many bytes or as many frames as may be
-/// open. Messages are dropped once they are sent, so that what is kept of them is the session's.
-#[test]
-fn what_was_sent_takes_no_more_than_is_said() {
-    const EPOCHS: Epochs = Epochs { outgoing: 1, incoming: 2 };
-    // Neighbours are joined up to 1 KiB, segments copied up to 16; longer ones are kept by reference.
-    for (len, most) in
-        [(1, 1), (30, 1), (700, 5), (1100, 5), (5000, 5), (16 << 10, 5), (17 << 10, 5), (4 << 20, 9)]
-    {
-        let options = Options { seed: Some(7), ..Options::default() };
-        let mut here = Session::new(options, EPOCHS);
-        let mut rng = Rng::with_seed(8);
-        let (mut kept, mut open, mut frames) = (0, 0, 0);
-        loop {
-            let mut remembered = true;
-            let taken = measure(|| {
-                let frame = here.encode(&[1], &[random(&mut rng, len).into()]).unwrap();
-                remembered = !frame.is_unremembered();
-            });
-            kept += taken.bytes_current;
-            if !remembered {
-                break;
-            }
-            open += len;
-            frames += 1;
+const EPOCHS: Epochs = Epochs { outgoing: 1, incoming: 2 };
+const ALONE: Options = Options {
+    stage: Stage::None,
+    seed: Some(7),
+    limits: Limits {
+        destinations: 1024,
+        message_bytes: 8 << 20,
+        output_bytes: 64 << 20,
+        pieces: 1 << 20,
+        records: 1 << 18,
+        data_bytes: 64 << 20,
+        set_bytes: 4 << 20,
+    },
+};
+
+/// An end that sends, beside one that does the same and keeps nothing of the other direction: what its window keeps is the
+/// difference. Messages are dropped once they are sent.
+struct Sending {
+    here: Session,
+    alone: SessionEncoder,
+    there: Session,
+    kept: i64,
+    rng: Rng,
+}
+
+impl Sending {
+    fn new() -> Self {
+        Self {
+            here: Session::new(ALONE, EPOCHS),
+            alone: SessionEncoder::new(ALONE, EPOCHS.outgoing),
+            there: Session::new(ALONE, EPOCHS.reversed()),
+            kept: 0,
+            rng: Rng::with_seed(8),
         }
-        assert!(open > (4 << 20) - len || frames == 8 << 10, "{len}: {open} bytes in {frames} frames");
-        println!("{len:>8} x {frames:<5} {kept:>9} bytes kept of {open}");
-        let size = Size { bytes: len, messages: 1, segments: 1 };
-        let around = open / 8 + size.most() + PER_MESSAGE_OF_A_SESSION + PER_STREAM;
-        assert_within(kept, (most << 20) + around, &format!("{frames} x {len}"));
-        // Of what has arrived a MiB stays, with the rest of the segment in which that begins.
-        let mut there = Session::new(options, EPOCHS.reversed());
-        let mut rng = Rng::with_seed(8);
-        let mut again = Session::new(options, EPOCHS);
-        for _ in 0..frames {
-            let frame = again.encode(&[1], &[random(&mut rng, len).into()]).unwrap();
-            there.parse(frame.to_bytes(), &[1]).unwrap();
-        }
-        assert!(there.has_news());
-        let says = there.encode(&[1], &[Payload::default()]).unwrap().to_bytes();
-        kept += measure(|| drop(here.parse(says.clone(), &[1]).unwrap())).bytes_current;
-        assert_within(kept, (1 << 20) + len + around, &format!("{frames} x {len}, arrived"));
-        assert!(!here.encode(&[1], &[random(&mut rng, len).into()]).unwrap().is_unremembered());
+    }
+
+    /// A message of so many bytes, to a peer that hears it and is silent. False if nobody may refer to it.
+    fn say(&mut self, len: usize) -> bool {
+        let text = random(&mut self.rng, len);
+        let mut frame = None;
+        let taken = measure(|| frame = Some(self.here.encode(&[1], &[text.clone().into()]).unwrap()));
+        let frame = frame.unwrap();
+        self.there.parse(Bytes::copy_from_slice(&frame.to_bytes()), &[1]).unwrap();
+        let remembered = !frame.is_unremembered();
+        self.kept += taken.bytes_current + measure(|| drop(frame)).bytes_current;
+        self.kept -= measure(|| drop(self.alone.encode(&[1], &[text.clone().into()]).unwrap())).bytes_current;
+        remembered
+    }
+
+    /// The peer says what has arrived.
+    fn hear(&mut self) {
+        assert!(self.there.has_news());
+        let says = self.there.encode(&[1], &[Payload::default()]).unwrap().to_bytes();
+        self.kept += measure(|| drop(self.here.parse(says.clone(), &[1]).unwrap())).bytes_current;
     }
 }
 
-/// What this end got: openings of more streams than are remembered, and columns of all lengths.
+#[test]
+fn what_was_sent_takes_no_more_than_is_said() {
+    // Neighbours are joined up to 1 KiB, segments copied up to 16; longer ones are kept by reference.
+    for len in [1, 30, 700, 1100, 5000, 16 << 10, 17 << 10, 4 << 20] {
+        let mut end = Sending::new();
+        let frames = std::iter::repeat(()).take_while(|()| end.say(len)).count();
+        let open = frames * len;
+        assert!(open > (4 << 20) - len || frames == 8 << 10, "{len}: {open} bytes in {frames} frames");
+        println!("{len:>8} x {frames:<5} {:>9} bytes kept of {open}", end.kept);
+        assert_within(end.kept, open + open / 16 + LISTS, &format!("{frames} x {len}"));
+        // Of what has arrived a MiB stays, with the rest of the segment in which that begins.
+        end.hear();
+        assert_within(end.kept, (1 << 20) + (1 << 16) + len + LISTS, &format!("{frames} x {len}, arrived"));
+        assert!(end.say(len), "there is room again");
+    }
+    // A segment of which the last byte may be referred to, all but a byte of a MiB, and as much as may be open.
+    let mut end = Sending::new();
+    for len in [4 << 20, (1 << 20) - 1] {
+        assert!(end.say(len));
+        end.hear();
+    }
+    assert!(end.say(4 << 20) && !end.say(1));
+    println!("at most {:>9} bytes kept", end.kept);
+    assert_within(end.kept, SENT + LISTS, "at most");
+    assert!(end.kept > i64::try_from(SENT).unwrap() - 2, "what is said is what may come");
+}
+
+/// Columns of all lengths, and openings of more streams than are remembered, beside a decoder that keeps nothing for the other
+/// direction.
 #[test]
 fn what_was_received_takes_no_more_than_is_said() {
-    const EPOCHS: Epochs = Epochs { outgoing: 1, incoming: 2 };
-    for (len, count) in [(300, 500), (16, 500), (5000, 3), (30 << 10, 1), (1 << 20, 1)] {
-        let options = Options { seed: Some(7), ..Options::default() };
-        let mut there = SessionEncoder::new(options, EPOCHS.incoming);
-        let mut here = Session::new(options, EPOCHS);
+    for (len, count) in [(300, 500), (16, 500), (5000, 3), (30 << 10, 1), (1 << 20, 1), (900_000, 1)] {
+        let mut there = SessionEncoder::new(ALONE, EPOCHS.incoming);
+        let mut here = Session::new(ALONE, EPOCHS);
+        let mut alone = SessionDecoder::new(ALONE.limits, EPOCHS.incoming);
         let mut rng = Rng::with_seed(9);
-        let (mut kept, mut first, mut came) = (0, 0, 0);
+        let (mut kept, mut streams_kept, mut first, mut came) = (0, 0, 0, 0);
         while came < (12 << 20) {
             let streams: Vec<u32> = (first..first + count).collect();
             let messages: Vec<Payload> = (0..count).map(|_| random(&mut rng, len).into()).collect();
             let bytes = there.encode(&streams, &messages).unwrap().to_bytes();
             came += bytes.len();
             first = (first + count) % 2000;
-            let taken = measure(|| drop(here.parse(Bytes::copy_from_slice(&bytes), &streams).unwrap()));
-            kept += taken.bytes_current;
+            kept +=
+                measure(|| drop(here.parse(Bytes::copy_from_slice(&bytes), &streams).unwrap())).bytes_current;
+            let copy = || Bytes::copy_from_slice(&bytes);
+            streams_kept += measure(|| drop(alone.parse(copy(), &streams).unwrap())).bytes_current;
         }
-        println!("{count:>4} x {len:<8} {kept:>9} bytes kept of {came}");
-        assert_within(kept, PER_STREAM * STREAMS + (2 << 20), &format!("{count} x {len}"));
+        let window = kept - streams_kept;
+        println!(
+            "{count:>4} x {len:<8} {window:>9} bytes kept in the window, {streams_kept} of streams, of {came}"
+        );
+        assert_within(window, GOT + LISTS, &format!("{count} x {len}"));
+        assert_within(streams_kept, PER_STREAM * STREAMS + LISTS, &format!("{count} x {len}, streams"));
     }
 }
 
@@ -243,7 +291,6 @@ fn what_was_received_takes_no_more_than_is_said() {
 /// kept.
 #[test]
 fn a_connection_takes_no_more_than_is_said() {
-    const EPOCHS: Epochs = Epochs { outgoing: 1, incoming: 2 };
     let options = Options { seed: Some(7), stage: Stage::Lz4, limits: Limits::default() };
     let mut rng = Rng::with_seed(7);
     let (mut here, mut there) = (Session::new(options, EPOCHS), Session::new(options, EPOCHS.reversed()));

@@ -311,6 +311,23 @@ fn streams_that_were_not_named_are_the_end() {
     }
 }
 
+/// Whoever seals a frame can name as many streams as it likes; the numbers are under the checksum, not their count.
+#[test]
+fn another_number_of_streams_than_of_messages_is_the_end() {
+    for (messages, streams) in [(1, 0), (1, 2), (3, 2), (3, 4), (2, 0)] {
+        let numbers: Vec<u32> = (1..=streams).collect();
+        let mut frame = vec![0xF5, 1, 9, messages];
+        frame.resize(frame.len() + usize::from(messages), 0);
+        let begins = named(crc32c::crc32c(&EPOCH.to_le_bytes()), &numbers);
+        let checksum = crc32c::crc32c_append(begins, &frame);
+        frame.extend_from_slice(&checksum.to_le_bytes());
+        let mut decoder = SessionDecoder::new(Limits::default(), EPOCH);
+        let error = decoder.parse(frame.into(), &numbers).unwrap_err();
+        let (messages, streams) = (usize::from(messages), numbers.len());
+        assert_eq!(error, DecodeError::Streams { messages, streams });
+    }
+}
+
 #[test]
 fn flipped_bytes_never_pass() {
     let (mut encoder, _) = pair();

@@ -81,3 +81,27 @@ fn nested_lags() {
         at_most(&messages(shared, 16, 4, 4096, usize::from), 78_100);
     }
 }
+
+/// Fields of other lengths between short ones that are equal: too far apart for what looks close by, too short for blocks. Where
+/// the sender cuts its messages at their fields, each equal one is found.
+#[test]
+fn where_a_message_is_cut_is_a_hint() {
+    let mut rng = Rng::with_seed(3);
+    let equal: Vec<Bytes> = (0..20).map(|_| random(&mut rng, 24).into()).collect();
+    let messages: Vec<Vec<Bytes>> = (0..5)
+        .map(|_| {
+            let field = |equal: &Bytes| {
+                let len = rng.usize(20..200);
+                [Bytes::from(random(&mut rng, len)), Bytes::copy_from_slice(equal)]
+            };
+            equal.iter().flat_map(field).collect()
+        })
+        .collect();
+    let own: usize = messages.iter().flatten().step_by(2).map(Bytes::len).sum();
+    let cut: Vec<Payload> = messages.iter().map(|fields| fields.iter().cloned().collect()).collect();
+    let whole: Vec<Payload> = messages.iter().map(|fields| Payload::from(fields.concat())).collect();
+    let (cut, whole) = (frame_bytes(&cut), frame_bytes(&whole));
+    println!("{cut} bytes where it is cut, {whole} in one piece; {own} are of one message each, 480 of all");
+    assert!(cut < own + 480 + 20 * 6 * 4, "{cut}");
+    assert!(whole > own + 3 * 480, "{whole}: it is no hint");
+}

@@ -198,6 +198,9 @@ pub struct Stats {
     pub false_acks: u64,
     /// `try_send` answered `Busy`, or `send` had to wait.
     pub busy: u64,
+    /// Batch frames that no later one may refer to, because the other end of a bulk connection has not said for 4 MiB or 8,192
+    /// frames what arrived.
+    pub unremembered_frames: u64,
     /// At a proxy.
     pub proxy: ProxyStats,
     /// At a member.

@@ -6,7 +6,7 @@ mod lab;
 use std::time::Duration;
 
 use bytes::Bytes;
-use lab::{Lab, dc, id};
+use lab::{Lab, Line, dc, id};
 use trunkline_mesh::id::NodeId;
 use trunkline_mesh::message::{Delivery, Outcome};
 use trunkline_mesh::proto::wire::{FEATURE_ECHO, FEATURES, Offer};
@@ -204,6 +204,79 @@ fn more_than_a_part_of_the_queue_goes_another_way() {
     let (back, by_proxy) = at_once(&mut lab, 16);
     assert_eq!(back + by_proxy, 7 + 16);
     assert!(by_proxy > 7, "{by_proxy}");
+}
+
+/// What the member takes for its part of the queue is what the proxy does, whatever the messages: nothing that goes back is refused
+/// for being too much.
+#[test]
+fn what_goes_back_at_once_is_never_more_than_the_proxy_takes() {
+    let settings = Settings::default();
+    let part = settings.member_queue_bytes_max / 8;
+    for bytes in [300, 4 << 10, 32 << 10, 64 << 10, part / 4, part / 2, part] {
+        let mut lab = cluster("nobody", &settings);
+        // So slow that all of it stands at the proxy at once.
+        lab.set_line("us", "eu", Line { delay: WAN, rate: Some(400_000) });
+        for round in 0..3 {
+            for seed in 0..u64::try_from(part / bytes).unwrap() {
+                let mut batch = Batch::to(dc("us"));
+                let message = Message::new(id("leader"), random(1000 * round + seed, bytes));
+                batch.push(message.deadline(Duration::from_secs(60)));
+                lab.submit("eu-1", batch).unwrap();
+            }
+            lab.run_for(Duration::from_secs(8));
+        }
+        let stats = lab.stats("eu-1");
+        let by = &stats.datacenters[&dc("us")];
+        let all = 3 * u64::try_from(part / bytes).unwrap();
+        assert_eq!(by.delivered_back + by.delivered_by_proxy + by.delivered_direct, all, "{bytes} B: {by:?}");
+        assert!(by.delivered_back > 0 || bytes == part, "{bytes} B: {by:?}");
+        let refused: Vec<_> = ["eu-p", "eu-q"].map(|proxy| lab.stats(proxy).proxy.refused).into();
+        assert!(refused.iter().all(|of| of.values().all(|times| *times == 0)), "{bytes} B: {refused:?}");
+        assert_eq!(stats.attempts.refused, 0, "{bytes} B");
+    }
+}
+
+/// Many at once, as they come up together: each is found by more than what it ends with.
+#[test]
+fn proposals_that_end_alike_come_down_by_name() {
+    const BODY: usize = 8 << 10;
+    const ALIKE: usize = 2 << 10;
+    let template = random(1, ALIKE);
+    let ends: [(&str, &[u8]); 3] = [("zeros", &[0; ALIKE]), ("a template", &template), ("nothing", &[])];
+    for (named, end) in ends {
+        let mut lab = cluster("nobody", &Settings::default());
+        for round in 0..4 {
+            let body = |seed: u64| [&random(seed, BODY - end.len())[..], end].concat();
+            let bodies: Vec<_> = (0..40).map(|number| body(10 + 40 * round + number)).collect();
+            let (before, had) = (crossed(&lab), delivered(&lab, "leader").len());
+            for (body, name) in bodies.iter().zip(EU.iter().cycle()) {
+                lab.submit(name, proposal(body)).unwrap();
+            }
+            lab.run_until("the leader has them", Duration::from_secs(3), |lab| {
+                delivered(lab, "leader").len() == had + bodies.len()
+            });
+            let came: Vec<Vec<u8>> =
+                delivered(&lab, "leader")[had..].iter().map(|one| one.payload.to_vec()).collect();
+            for one in &came {
+                lab.submit("leader", entry(&one[PROPOSAL_HEAD..])).unwrap();
+            }
+            lab.run_for(Duration::from_secs(1));
+            for name in EU {
+                let got = delivered(&lab, name);
+                let last = &got[got.len() - came.len()..];
+                assert!(
+                    last.iter()
+                        .zip(&came)
+                        .all(|(one, came)| one.payload.to_vec().ends_with(&came[PROPOSAL_HEAD..]))
+                );
+            }
+            // One copy, and half of another is lost to those who are not told apart.
+            let unlike = u64::try_from(bodies.len() * (BODY - end.len())).unwrap();
+            let percent = (crossed(&lab) - before) * 100 / unlike;
+            println!("{named}: {percent} % of what is unlike crossed");
+            assert!(percent < 150, "that end with {named}, round {round}: {percent} %");
+        }
+    }
 }
 
 /// Nothing of it is on the lane of votes and heartbeats, nor within a datacenter.

@@ -93,6 +93,7 @@ fn sender(stats: &Stats, status: &Status) -> Vec<MetricFamily> {
         catalog::RESENT_BYTES.family().count(&[], stats.resent_bytes).done(),
         catalog::FALSE_ACKS.family().count(&[], stats.false_acks).done(),
         catalog::BUSY.family().count(&[], stats.busy).done(),
+        catalog::UNREMEMBERED_FRAMES.family().count(&[], stats.unremembered_frames).done(),
         catalog::SENT_BYTES
             .family()
             .each(datacenters(), |f, (dc, row)| {

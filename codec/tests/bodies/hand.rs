@@ -171,8 +171,9 @@ impl<'a> Hand<'a> {
     }
 
     /// The head of a frame for `count` destinations: likely bytes in a likely order. On a connection some records take
-    /// their bytes from earlier messages.
-    pub(crate) fn head(&mut self, count: usize, on_a_connection: bool) -> Vec<u8> {
+    /// their bytes from earlier messages, or from what went the other way.
+    pub(crate) fn head(&mut self, count: usize, flags: u8) -> Vec<u8> {
+        let (on_a_connection, echoes) = (flags & 0x08 != 0, flags & 0x20 != 0);
         let mut head = Vec::new();
         // One wrong record is enough, so most heads are short.
         let records = [1, 3, 3, 40][self.below(4)];
@@ -183,6 +184,7 @@ impl<'a> Hand<'a> {
                 0 => Some(0xD0),
                 1 | 2 if on_a_connection => Some(0xD1),
                 3 if on_a_connection => Some(0xD4),
+                4 if echoes => Some(0xD2),
                 _ => None,
             };
             head.extend(prefix);
@@ -215,6 +217,10 @@ impl<'a> Hand<'a> {
                 }
             }
             put_varint(&mut head, 1 + self.below(70));
+            if prefix == Some(0xD2) {
+                let most = [70, 300, 5000][self.below(3)];
+                put_varint(&mut head, 1 + self.below(most));
+            }
             if prefix == Some(0xD1) {
                 // Sometimes that of the last one, which is spelled otherwise.
                 let most = [0, 70, 600][self.below(3)];

@@ -115,7 +115,7 @@ fn frame(hand: &mut Hand<'_>) -> Bytes {
             let flags = hand.byte() & 0x10;
             let most = [4, 12, 200, 1024][hand.below(4)];
             let count = 1 + hand.below(most);
-            made(hand, flags, count, 0, |bytes| Frame::parse(bytes, &LIMITS).err())
+            made(hand, flags, count, None, |_| 0, |bytes| Frame::parse(bytes, &LIMITS).err())
         }
     }
 }
@@ -125,15 +125,20 @@ fn made(
     hand: &mut Hand<'_>,
     flags: u8,
     count: usize,
-    begins: u32,
+    arrived: Option<usize>,
+    begins: impl Fn(&[u8]) -> u32,
     error: impl Fn(Bytes) -> Option<DecodeError>,
 ) -> Bytes {
-    let head = hand.head(count, flags & 8 != 0);
+    let head = hand.head(count, flags);
     let mut bytes = vec![0xF5, 1, flags];
     hand::put_varint(&mut bytes, count);
+    if let Some(arrived) = arrived {
+        hand::put_varint(&mut bytes, arrived);
+    }
     hand::put_varint(&mut bytes, head.len());
     bytes.extend_from_slice(&head);
     let (begin, most) = (bytes.len(), 1 << 13);
+    let begins = begins(&bytes);
     let padded = |data: usize| hand::seal([&bytes[..], &vec![7; data + 4]].concat(), begins);
     match error(padded(most)) {
         // An offset before the data is of an earlier frame: a decoder whose connection is over repeats its first error.

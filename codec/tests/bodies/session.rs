@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use trunkline_codec::{
-    DecodeError, EncodedFrame, Epochs, Options, Payload, Session, SessionDecoder, SessionEncoder,
+    DecodeError, EchoDecoder, EchoEncoder, EchoWindow, EncodedFrame, Epochs, Frame, Options, Payload,
+    SessionDecoder, SessionEncoder,
 };
 
 use super::hand::{Hand, seal};
@@ -96,9 +97,8 @@ fn one_way(hand: &mut Hand<'_>) {
                     seal(other, begins)
                 } else {
                     let flags = 8 | hand.byte() & 0x10;
-                    super::made(hand, flags, numbers.len(), begins, |bytes| {
-                        decoder.reserialise(bytes, &numbers).err()
-                    })
+                    let error = |bytes| decoder.reserialise(bytes, &numbers).err();
+                    super::made(hand, flags, numbers.len(), None, |_| begins, error)
                 };
                 let spelled = super::has_one_spelling(&other, |bytes| decoder.reserialise(bytes, &numbers));
                 let parsed = decoder.parse(other.clone(), &numbers);
@@ -160,45 +160,127 @@ pub(crate) fn stale(hand: &mut Hand<'_>) {
 /// A frame, the numbers of its streams, and what it says.
 type Sent = (Bytes, Vec<u32>, Vec<Payload>);
 
+/// One end of a connection, with what it got and may send back.
+struct End {
+    encoder: EchoEncoder,
+    decoder: EchoDecoder,
+    window: EchoWindow,
+    got: VecDeque<Bytes>,
+    under_way: VecDeque<Sent>,
+    /// It has missed a frame or taken one that nobody sent: it reads no other.
+    astray: bool,
+}
+
+impl End {
+    fn new(options: Options, epochs: Epochs, window: EchoWindow) -> Self {
+        Self {
+            encoder: EchoEncoder::new(options, epochs),
+            decoder: EchoDecoder::new(options.limits, epochs),
+            window,
+            got: VecDeque::new(),
+            under_way: VecDeque::new(),
+            astray: false,
+        }
+    }
+
+    /// Reads what the other end wrote: nothing comes out if a frame was missed.
+    fn read(&mut self, bytes: &Bytes, numbers: &[u32]) -> Option<Frame> {
+        let frame = self.take(bytes, numbers);
+        assert!(!self.astray || frame.is_none(), "a frame of another history was accepted");
+        self.astray |= frame.is_none();
+        frame
+    }
+
+    /// Reads anything: what comes out has one spelling.
+    fn take(&mut self, bytes: &Bytes, numbers: &[u32]) -> Option<Frame> {
+        let again = |bytes| self.decoder.reserialise(&self.window, bytes, numbers);
+        let spelled = super::has_one_spelling(bytes, again);
+        let parsed = self.decoder.parse(&mut self.window, bytes.clone(), numbers);
+        assert!(spelled || parsed.is_err());
+        parsed.ok()
+    }
+
+    /// A frame made up or changed by somebody who knows what both ends do.
+    fn other(&self, hand: &mut Hand<'_>, bytes: &Bytes, numbers: &[u32]) -> Bytes {
+        let begins = |bytes: &[u8]| self.decoder.begins(&self.window, bytes, numbers).unwrap_or_default();
+        if hand.byte() & 1 == 0 {
+            let mut other = bytes.to_vec();
+            hand.damage(&mut other);
+            let begins = begins(&other);
+            return seal(other, begins);
+        }
+        let echo = hand.byte();
+        let flags = 0x08 | echo & 0x30;
+        let arrived = (flags & 0x20 != 0).then(|| if echo & 1 == 0 { 0 } else { hand.below(3000) });
+        let error = |bytes| self.decoder.reserialise(&self.window, bytes, numbers).err();
+        super::made(hand, flags, numbers.len(), arrived, begins, error)
+    }
+}
+
+/// Both refer to what the other one sent, or one does. Frames get lost, come twice or changed; whatever an end reads is what
+/// the other one wrote, also where that has got what nobody sent.
 fn both_ways(hand: &mut Hand<'_>) {
     let options = options(hand);
     let epochs = Epochs { outgoing: 1, incoming: 2 };
-    let mut ends = [Session::new(options, epochs), Session::new(options, epochs.reversed())];
-    let mut under_way: [VecDeque<Sent>; 2] = Default::default();
-    // What each end got and may send back.
-    let mut got: [VecDeque<Bytes>; 2] = Default::default();
+    let (one, other) = (epochs, epochs.reversed());
+    let windows = if hand.byte() & 1 == 0 {
+        [EchoWindow::of_both(one), EchoWindow::of_both(other)]
+    } else {
+        [EchoWindow::of_sent(one), EchoWindow::of_received(other)]
+    };
+    let [first, second] = windows;
+    let mut ends = [End::new(options, one, first), End::new(options, other, second)];
     while !hand.is_empty() {
         let event = hand.byte();
-        let end = usize::from(event & 1);
+        let index = usize::from(event & 1);
+        let end = &mut ends[index];
         if event & 2 == 0 {
-            if let Some((bytes, numbers, messages)) = under_way[end].pop_front() {
-                assert!(super::has_one_spelling(&bytes, |bytes| ends[end].reserialise(bytes, &numbers)));
-                let frame = ends[end].parse(bytes, &numbers).unwrap();
+            let Some((bytes, numbers, messages)) = end.under_way.pop_front() else { continue };
+            match event >> 2 & 31 {
+                0 => {
+                    end.astray = true;
+                    continue;
+                }
+                1 | 2 => {
+                    let other = end.other(hand, &bytes, &numbers);
+                    if other != bytes {
+                        end.take(&other, &numbers);
+                        end.astray = true;
+                        continue;
+                    }
+                }
+                _ => {}
+            }
+            if let Some(frame) = end.read(&bytes, &numbers) {
                 super::assert_messages(&frame, &messages);
                 for index in 0..frame.message_count().min(9) {
-                    got[end].extend(frame.message(index).take(40));
+                    end.got.extend(frame.message(index).take(40));
                 }
-                let over = got[end].len().saturating_sub(64);
-                got[end].drain(..over);
+                let over = end.got.len().saturating_sub(64);
+                end.got.drain(..over);
+            }
+            if event >> 2 & 31 == 3 {
+                end.astray = true;
+                assert!(end.read(&bytes, &numbers).is_none(), "it came twice");
             }
             continue;
         }
         let mut messages = hand.messages();
-        if !got[end].is_empty() {
+        if !end.got.is_empty() {
             for message in &mut messages {
                 let back: Vec<Bytes> =
-                    (0..hand.below(3)).map(|_| got[end][hand.below(got[end].len())].clone()).collect();
+                    (0..hand.below(3)).map(|_| end.got[hand.below(end.got.len())].clone()).collect();
                 *message = message.segments().iter().cloned().chain(back).collect();
             }
         }
         let numbers = streams(hand, messages.len());
         let encoded = match event & 0xE0 {
-            0xE0 => ends[end].encode_unremembered(&numbers, &messages),
-            _ => ends[end].encode(&numbers, &messages),
+            0xE0 => end.encoder.encode_unremembered(&mut end.window, &numbers, &messages),
+            _ => end.encoder.encode(&mut end.window, &numbers, &messages),
         };
         if let Ok(encoded) = encoded {
             assert_bounds(&messages, &encoded);
-            under_way[1 - end].push_back((encoded.to_bytes(), numbers, messages));
+            ends[1 - index].under_way.push_back((encoded.to_bytes(), numbers, messages));
         }
     }
 }

@@ -267,6 +267,14 @@ fn window() -> Connection {
     let message = |end: u8| [&b"now"[..], &more[10..30], &[end], &more[..1]].concat();
     let made = Made { streams: &[7, 7, 7], ..plain(ECHO, &mixed, b"abc") };
     hand.push(0, &made, Some(vec![message(b'a'), message(b'b'), message(b'c')]));
+    // What has arrived ends with the first of the frames that end there; those behind it have no column, one of which is not to
+    // be remembered.
+    hand.push(1, &plain(CONCAT, &[4], b"last"), Some(vec![b"last".to_vec()]));
+    hand.push(1, &plain(CONCAT, &[0], b""), Some(vec![vec![]]));
+    hand.push(1, &plain(CONCAT | NOREF, &[0], b""), Some(vec![vec![]]));
+    says(60 + 4, &echo(4, 4), Some(b"last"), &mut hand);
+    hand.push(1, &plain(CONCAT, &[0], b""), Some(vec![vec![]]));
+    says(0, &echo(2, 3), Some(b"as"), &mut hand);
     // The other way: what the first end sent, in which references leave nothing.
     let head = echo(1, 1);
     for arrived in [7, 5] {

@@ -185,6 +185,20 @@ mod tests {
         }
     }
 
+    /// An origin that is silent makes its proxy send what need not be kept, which is said of every such frame.
+    #[test]
+    fn what_nobody_may_refer_to_is_told() {
+        let [_, proxy] = ends(1);
+        let mut up = BatchEncoder::new(Options::default(), Some(&proxy));
+        let mut rng = fastrand::Rng::with_seed(2);
+        let mut unremembered = |len: usize| {
+            let message: Vec<u8> = std::iter::repeat_with(|| rng.u8(..)).take(len).collect();
+            batch(&message).encode(&mut up, &mut Vec::new()).unremembered
+        };
+        assert!((0..9).all(|_| !unremembered(400_000)), "3.6 MB are open");
+        assert!((0..5).any(|_| unremembered(400_000)) && !unremembered(100), "short ones have room");
+    }
+
     /// Of two connections to one proxy an origin takes what came over the first for what came over the second, where as much
     /// went up: every place that it names is one that the proxy knows.
     #[test]

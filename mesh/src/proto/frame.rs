@@ -500,6 +500,8 @@ pub struct Written {
     pub staged_bytes: u64,
     /// Bytes that were named and not sent, because the other end had sent them.
     pub echoed_bytes: u64,
+    /// No later frame may refer to this one: the other end has not said for too long what arrived.
+    pub unremembered: bool,
 }
 
 impl SealedBatch {
@@ -546,6 +548,7 @@ impl SealedBatch {
             diff_bytes: u64::try_from(stats.diff_bytes).unwrap_or(u64::MAX),
             staged_bytes: u64::try_from(stats.frame_bytes).unwrap_or(u64::MAX),
             echoed_bytes: u64::try_from(stats.echoed_bytes).unwrap_or(u64::MAX),
+            unremembered: frame.is_unremembered(),
         })
     }
 }

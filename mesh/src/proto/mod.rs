@@ -32,6 +32,7 @@ pub mod handshake;
 pub mod roster;
 pub mod rtt;
 pub mod schema;
+pub mod tails;
 pub mod wire;
 
 pub mod proxy;

@@ -567,7 +567,7 @@ impl Node {
 
     /// What [`Node::poll_transmit`] gave went out, `bytes` long.
     pub fn handle_written(&mut self, conn: ConnId, written: &[Written], bytes: usize, now: Micros) {
-        self.links.handle_written(conn, bytes, !written.is_empty(), now);
+        self.links.handle_written(conn, bytes, written, now);
         for batch in written {
             match batch.token {
                 Token::Attempt(attempt) => {

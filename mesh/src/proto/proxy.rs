@@ -107,6 +107,18 @@ const BYTES_PER_WRITE: usize = 256 * 1024;
 /// Members that may each fill their part of the queue to an origin elsewhere before it is full.
 pub const BACK_PARTS: usize = 8;
 
+/// What one member may have in the queue to an origin elsewhere. It goes by this as well, so that it is not refused.
+#[must_use]
+pub fn back_part(settings: &Settings) -> usize {
+    (settings.member_queue_bytes_max / BACK_PARTS).max(2 * settings.run_bytes_max)
+}
+
+/// What a run is charged in a queue.
+#[must_use]
+pub fn run_charge(payload_bytes: usize) -> usize {
+    payload_bytes + MESSAGE_OVERHEAD_BYTES
+}
+
 /// What one origin leaves free of a member's queue: one in so many bytes of what others have not filled. Then whoever comes finds
 /// room, and as long as all of them have more than fits, all have as much there.
 const ORIGIN_LEAVES: usize = 8;
@@ -270,7 +282,7 @@ impl Proxy {
             return self.refuse(at(&flow), RefusedReason::TooLarge, links, now);
         }
         let index = lane.index();
-        let charge = payload.len() + MESSAGE_OVERHEAD_BYTES;
+        let charge = run_charge(payload.len());
         let full = queue.bytes[index] + charge > self.settings.member_queue_bytes_max
             && !queue.lanes[index].is_empty();
         // What one sender pours in must not keep the others out: of the queue to an origin each member has a part, of the queue to
@@ -278,7 +290,7 @@ impl Proxy {
         let forward = queue.forwards.get(&(lane, Arc::clone(&flow)));
         let queued = forward.map_or(0, |forward| forward.queued_bytes);
         let part = if back {
-            (self.settings.member_queue_bytes_max / BACK_PARTS).max(2 * self.settings.run_bytes_max)
+            back_part(&self.settings)
         } else {
             part_of_queue(self.settings.member_queue_bytes_max, queue.bytes[index] - queued)
         };

@@ -6,7 +6,7 @@ use trunkline_mesh::id::{Datacenter, Lane, Seq};
 use trunkline_mesh::message::{Batch, Message};
 use trunkline_mesh::proto::coder::BatchEncoder;
 use trunkline_mesh::proto::echo::SharedEcho;
-use trunkline_mesh::proto::frame::{Opened, SealedBatch, Token};
+use trunkline_mesh::proto::frame::{Opened, SealedBatch, Token, Written};
 use trunkline_mesh::proto::wire::{Envelope, FEATURE_ECHO, FEATURE_HISTORY, FEATURE_ZSTD, Run};
 use trunkline_mesh::settings::Settings;
 
@@ -168,6 +168,17 @@ fn an_echo_of_what_was_never_sent_ends_its_link_and_is_counted() {
     shell.feed(bulk, &wire.concat());
     assert_eq!(shell.errors("history"), 1);
     assert!(shell.closed.contains_key(&bulk));
+}
+
+#[test]
+fn frames_that_nobody_may_refer_to_are_counted() {
+    let (mut shell, bulk, opened) = echoing();
+    let mut encoder = BatchEncoder::new(Options::default(), Some(&opened));
+    let written = SealedBatch::news(Lane::Bulk).encode(&mut encoder, &mut Vec::new());
+    for unremembered in [false, true, true] {
+        shell.node.handle_written(bulk, &[Written { unremembered, ..written }], 100, shell.now);
+    }
+    assert_eq!(shell.stats().unremembered_frames, 2);
 }
 
 #[test]

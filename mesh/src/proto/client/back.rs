@@ -6,13 +6,14 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::clock::Ended;
+use super::seal::MESSAGE_HEAD_BYTES;
 use super::{Client, Site};
 use crate::id::{Lane, NodeId};
 use crate::proto::back::UNKNOWN_TIMEOUT;
 use crate::proto::flow::{FlowIx, Way};
 use crate::proto::links::{LinkId, Links, PeerIx};
 use crate::proto::pause::Cause;
-use crate::proto::proxy::BACK_PARTS;
+use crate::proto::proxy::{back_part, run_charge};
 use crate::proto::route::attempt_timeout;
 use crate::proto::time::Micros;
 use crate::proto::wire::{FEATURE_BACK, FEATURE_ECHO};
@@ -54,17 +55,21 @@ impl Client {
         let way = Way::Back(proxy);
         let bytes = flow.next_bytes(true);
         let open = links.link(link).is_some_and(|link| link.up && !link.draining && link.takes(bytes));
-        let fits = flow.pauses.limit_of(way, now).is_none_or(|limit| bytes < limit);
-        let barred = flow.pauses.avoids(way, now) || !fits;
+        let over = flow.pauses.limit_of(way, now).is_some_and(|limit| bytes >= limit);
+        let barred = flow.pauses.avoids(way, now) || over;
         // What others of the datacenter get as well crosses once by its own proxies; much of it needs no company.
         let site = &self.sites[flow.datacenter];
         let alone = !site.crowded && site.ready[flow.lane.index()].iter().all(|other| *other == ix);
-        let overhead = MESSAGE_OVERHEAD_BYTES * (flow.queue.len() + flow.sent.len());
         // What comes back from there in another form is not sent again over a link that echoes: that is worth the way of more.
+        // Of the link on which it would come down a member knows nothing; the one to its proxy has to do.
         let echoes = links.link(link).is_some_and(|link| link.features & FEATURE_ECHO != 0);
-        let part = if echoes { self.settings.member_queue_bytes_max / BACK_PARTS } else { 0 };
-        let little = self.destination_bytes[ix.0] <= self.settings.run_bytes_max.max(part) + overhead;
-        (open && !barred && alone && little).then_some((link, way))
+        let messages = flow.queue.len() + flow.sent.len();
+        let payload_bytes = self.destination_bytes[ix.0].saturating_sub(MESSAGE_OVERHEAD_BYTES * messages);
+        let little = echoes || payload_bytes <= self.settings.run_bytes_max;
+        // The proxy counts runs, of which each message may be one.
+        let queued_there = payload_bytes + messages * run_charge(MESSAGE_HEAD_BYTES);
+        let fits = queued_there <= back_part(&self.settings);
+        (open && !barred && alone && little && fits).then_some((link, way))
     }
 
     /// The way back that a link is, if it is one.

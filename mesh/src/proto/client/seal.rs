@@ -24,7 +24,7 @@ use crate::settings::FRAME_OVERHEAD_BYTES;
 const FRAME_UNIQUE_BYTES: usize = 512 * 1024;
 
 /// In front of a message in its run: kind and length, at most.
-const MESSAGE_HEAD_BYTES: usize = 16;
+pub(super) const MESSAGE_HEAD_BYTES: usize = 16;
 
 /// What the codec's head says of a message that shares nothing, at most.
 const RECORD_BYTES: usize = 16;

@@ -152,6 +152,8 @@ pub struct LinkCounters {
     pub dials: u64,
     /// Dials that failed.
     pub dials_failed: u64,
+    /// Batch frames written that no later one may refer to.
+    pub unremembered: u64,
     /// (sent, received) bytes per datacenter, in the order in which this node got to know them.
     pub wire: Vec<(u64, u64)>,
 }
@@ -653,6 +655,7 @@ impl Links {
         stats.protocol_errors = counters.protocol_errors.clone();
         stats.dials = counters.dials;
         stats.dials_failed = counters.dials_failed;
+        stats.unremembered_frames = counters.unremembered;
         for (name, (sent, received)) in self.datacenters.iter().zip(&counters.wire) {
             let row = stats.datacenters.entry(name.clone()).or_default();
             row.sent.wire = *sent;

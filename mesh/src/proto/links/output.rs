@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::{ConnId, LinkId, Links, Stage, Timer};
 use crate::id::Lane;
-use crate::proto::frame::{FrameType, control_frame};
+use crate::proto::frame::{FrameType, Written, control_frame};
 use crate::proto::time::Micros;
 use crate::proto::wire::{Ack, AckFlow, REFUSED_RANGES_MAX, ROOM_UNKNOWN};
 
@@ -120,11 +120,12 @@ impl Links {
     }
 
     /// Bytes went out.
-    pub fn handle_written(&mut self, id: ConnId, bytes: usize, data: bool, now: Micros) {
+    pub fn handle_written(&mut self, id: ConnId, bytes: usize, batches: &[Written], now: Micros) {
+        self.counters.unremembered += batches.iter().map(|batch| u64::from(batch.unremembered)).sum::<u64>();
         let Some(conn) = self.conns.get(&id) else { return };
         let Some(link) = conn.link.and_then(|link| self.links.get_mut(&link)) else { return };
         self.counters.wire[self.peers[link.peer.0].datacenter].0 += u64::try_from(bytes).unwrap_or(0);
-        if data {
+        if !batches.is_empty() {
             link.used_at = now;
         }
     }

@@ -171,7 +171,13 @@ impl World {
             let one = if leaves {
                 batch.encode(&mut conn.encoder, &mut slices)
             } else {
-                Written { token: batch.token, diff_bytes: 0, staged_bytes: 0, echoed_bytes: 0 }
+                Written {
+                    token: batch.token,
+                    diff_bytes: 0,
+                    staged_bytes: 0,
+                    echoed_bytes: 0,
+                    unremembered: false,
+                }
             };
             written.push((number, one));
         }
