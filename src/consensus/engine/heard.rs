@@ -99,6 +99,8 @@ impl Heard {
         let next = |last: Option<&LogId>| last.map_or(0, |last| last.index + 1);
         let (committed, applied) = (metrics.cluster_committed.as_ref(), metrics.last_applied.as_ref());
         let lacks = next(committed).saturating_sub(next(applied));
-        (lacks > NEAR_ENTRIES).then_some(NotReady::Behind { lacks })
+        // What is committed is not told to one that has no entry at all.
+        let lacks_all = applied.is_none();
+        (lacks_all || lacks > NEAR_ENTRIES).then_some(NotReady::Behind { lacks: lacks.max(1) })
     }
 }

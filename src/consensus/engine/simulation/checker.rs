@@ -310,16 +310,16 @@ impl Checker {
         if first != operation {
             state.violated(format!("node {node} applies something else at {index} than others did"));
         }
-        let answered = Bytes::copy_from_slice(answer);
-        if *state.answers.entry(index).or_insert_with(|| answered.clone()) != answered {
-            state.violated(format!("node {node} answers something else at {index} than others did"));
-        }
         if let Ok(Operation::Put { value, .. }) = Operation::decode(operation) {
             let done = serde_json::from_slice(answer).is_ok_and(|answer: Answered| answer == Answered::Done);
             let at = *state.values.entry(value.clone()).or_insert((index, done));
             if at != (index, done) {
                 state.violated(format!("{value:?} is applied twice, at {at:?} and {index}"));
             }
+        }
+        let answered = Bytes::copy_from_slice(answer);
+        if *state.answers.entry(index).or_insert_with(|| answered.clone()) != answered {
+            state.violated(format!("node {node} answers something else at {index} than others did"));
         }
     }
 

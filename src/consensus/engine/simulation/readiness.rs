@@ -91,6 +91,7 @@ fn whoever_has_much_to_apply_is_not_ready() {
         scene.links(|_| LINK);
         let leader = scene.begin().await;
         let behind = (leader + 1) % scene.nodes.len();
+        sleep(Duration::from_secs(1)).await;
         scene.end(behind, End::Kill);
         for round in 0..25 {
             let values: Vec<String> = (0..50).map(|count| format!("{round} {count}")).collect();

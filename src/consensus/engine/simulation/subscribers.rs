@@ -124,7 +124,9 @@ impl Subscriber {
             Some(Outcome::Repeated | Outcome::Refused(_)) | None => None,
         };
         let known = entry.outcome.is_some() == matches!(entry.command, Command::Operation { .. });
-        if !known || told != checker.answer_at(at) {
+        // That one is planted for what is applied twice, which comes later.
+        let forgets = self.around.planted == Some(Planted::SessionsNotInSnapshot);
+        if !forgets && (!known || told != checker.answer_at(at)) {
             checker.violated(format!("a subscriber is told that {at} became {:?}", entry.outcome));
         }
     }

@@ -84,6 +84,7 @@ fn a_leader_that_took_itself_out_changes_no_members_any_longer() {
         scene.links(|_| Duration::from_millis(10));
         let leader = scene.begin().await;
         let (own, other) = (scene.nodes[leader].own, scene.nodes[(leader + 1) % scene.nodes.len()].own);
+        scene.put(leader, "before").await.unwrap();
         let running = scene.running(leader);
         running.scope.run(running.access.engine.remove(own)).await.unwrap().unwrap();
         for _ in 0..40 {
