@@ -135,5 +135,5 @@ catalog! {
     ACCEPT_ERRORS = counter("accept_errors_total", [],
         "Connections that could not be accepted, as when the process is out of descriptors.");
     ACKS_IGNORED = counter("acks_ignored_total", [],
-        "Acknowledgements that named something this node does not know.");
+        "Acknowledgements that named something this node does not know, or came over a link by which nothing went there.");
 }

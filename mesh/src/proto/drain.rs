@@ -49,8 +49,10 @@ impl Drains {
     pub fn wrote(&mut self, line: (LinkId, Lane), id: u64, bytes: u64, now: Micros) {
         let line = self.lines.entry(line).or_default();
         if line.frames.is_empty() {
-            // How fast it was when it was last busy says nothing of now.
+            // How fast it was when it was last busy says nothing of now, and what was given up then is not answered with what
+            // follows.
             line.measured = (0, 0);
+            line.answered = line.written;
         }
         line.written = line.written.saturating_add(bytes);
         line.frames.push_back(Frame { id, end: line.written, written_at: now });
@@ -184,6 +186,10 @@ mod tests {
         assert!(drains.is_idle());
         drains.wrote(LINE, 5, 500_000, ms(500));
         assert_eq!(due(&drains, 5), None, "that was another time");
+        // What was given up does not count as answered with what follows: 500,000 bytes in 100 ms again.
+        drains.wrote(LINE, 6, 500_000, ms(500));
+        drains.answered(LINE, 5, WAY, ms(640));
+        assert_eq!(due(&drains, 6), Some(ms(740)));
     }
 
     #[test]
