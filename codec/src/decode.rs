@@ -138,7 +138,7 @@ impl Frame {
         mut echoes: Echoes,
     ) -> Result<(Self, Layout), DecodeError> {
         let sent = std::mem::take(&mut echoes.parts);
-        let buffers = Buffers { data, openings: Bytes::new(), sent };
+        let buffers = Buffers { data, openings: Bytes::new(), sent, sent_alive: echoes.alive };
         let mut rebuilder = Rebuilder::new(std::mem::take(&mut layout.extents), buffers);
         let mut members = layout.members.iter().map(|member| usize::from(*member));
         let mut echoes = echoes.ranges();
@@ -258,11 +258,12 @@ impl Frame {
     }
 
     /// Bytes of all buffers that the messages are slices of: what a message that is kept keeps alive, at most. With a second
-    /// stage, or on a connection, that can be far more than the frame had on its way.
+    /// stage, or on a connection, that can be far more than the frame had on its way. What comes by reference to what this end
+    /// sent counts as the whole segments of that; a segment of more than 16 KiB that is itself a slice keeps alive what it is one of.
     #[must_use]
     pub fn buffer_bytes(&self) -> usize {
-        let Buffers { data, openings, sent } = &self.buffers;
-        data.len() + openings.len() + sent.iter().map(Bytes::len).sum::<usize>()
+        let Buffers { data, openings, sent_alive, .. } = &self.buffers;
+        data.len() + openings.len() + sent_alive
     }
 
     #[inline]

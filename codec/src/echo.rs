@@ -116,8 +116,14 @@ impl Sent {
     }
 
     /// Appends the `len` bytes that begin `distance` before the end of what has arrived, in parts, and says in how many;
-    /// `None` if they are not kept. Finding the first part is a binary search.
-    pub(crate) fn find(&self, distance: usize, len: usize, out: &mut Vec<Bytes>) -> Option<usize> {
+    /// `None` if they are not kept. Finding the first part is a binary search. What the parts keep alive is counted.
+    pub(crate) fn find(
+        &self,
+        distance: usize,
+        len: usize,
+        out: &mut Vec<Bytes>,
+        alive: &mut Alive,
+    ) -> Option<usize> {
         let known = self.kept - self.unknown;
         let skip = known.checked_sub(distance)?;
         let mut rest = Some(len).filter(|len| *len <= distance && distance <= WINDOW_BYTES)?;
@@ -126,7 +132,8 @@ impl Sent {
         let first = self.chunks.partition_point(|(place, _)| *place <= begin).checked_sub(1)?;
         let mut skip = usize::try_from(begin - self.chunks[first].0).ok()?;
         let before = out.len();
-        for (_, chunk) in self.chunks.range(first..) {
+        for (place, chunk) in self.chunks.range(first..) {
+            alive.count(*place, chunk);
             let taken = rest.min(chunk.len() - skip);
             out.push(chunk.slice(skip..skip + taken));
             (skip, rest) = (0, rest - taken);
@@ -141,13 +148,29 @@ impl Sent {
     pub(crate) fn window(&self) -> Bytes {
         let known = (self.kept - self.unknown).min(WINDOW_BYTES);
         let mut parts = Vec::new();
-        self.find(known, known, &mut parts);
+        self.find(known, known, &mut parts, &mut Alive::default());
         parts.concat().into()
     }
 
     /// Bytes that are not known to have arrived.
     pub(crate) fn unknown(&self) -> usize {
         self.unknown
+    }
+}
+
+/// What parts of chunks keep alive: the chunks.
+#[derive(Debug, Default)]
+pub(crate) struct Alive {
+    pub(crate) bytes: usize,
+    /// The place of the chunk that was counted last: mostly the next part is of it too, and if not it counts again.
+    last: Option<u64>,
+}
+
+impl Alive {
+    fn count(&mut self, place: u64, chunk: &Bytes) {
+        if self.last.replace(place) != Some(place) {
+            self.bytes = self.bytes.saturating_add(chunk.len());
+        }
     }
 }
 
@@ -308,7 +331,7 @@ mod tests {
     /// The bytes in parts, if they are kept.
     fn find(sent: &Sent, distance: usize, len: usize) -> Option<Vec<Bytes>> {
         let mut parts = Vec::new();
-        let count = sent.find(distance, len, &mut parts)?;
+        let count = sent.find(distance, len, &mut parts, &mut Alive::default())?;
         assert_eq!(count, parts.len());
         Some(parts)
     }

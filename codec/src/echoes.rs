@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use crate::echo::Sent;
+use crate::echo::{Alive, Sent};
 use crate::error::DecodeError;
 use crate::head::Source;
 use crate::layout::Layout;
@@ -16,6 +16,8 @@ use crate::wire;
 pub(crate) struct Echoes {
     /// Record by record, in parts.
     pub(crate) parts: Vec<Bytes>,
+    /// Bytes that these keep alive: they are slices of what this end keeps, which may be far longer.
+    pub(crate) alive: usize,
     /// In how many each.
     counts: Vec<usize>,
 }
@@ -35,6 +37,7 @@ impl Echoes {
         sent.arrived(layout.arrived);
         let mut found = Self::default();
         let mut window: Option<Bytes> = None;
+        let mut alive = Alive::default();
         let mut pieces: usize = layout.extents.iter().map(|extent| extent.pieces).sum();
         let mut members = layout.members.iter().map(|member| usize::from(*member));
         for record in &layout.records {
@@ -45,22 +48,30 @@ impl Echoes {
             };
             let missing = DecodeError::Reference { offset: record.offset };
             let first = found.parts.len();
-            let mut count = sent.find(distance, record.len, &mut found.parts).ok_or(missing)?;
             // In how many parts this end keeps the bytes is not known to the sender, who counted one piece for each member.
             // If more are too many, all that may be referred to is joined, once for the whole frame.
-            let more = (count - 1).saturating_mul(record.members);
-            if pieces.saturating_add(more) > limits.pieces {
-                let window = window.get_or_insert_with(|| sent.window());
-                let begin = window.len() - distance;
-                found.parts.truncate(first);
-                found.parts.push(window.slice(begin..begin + record.len));
-                count = 1;
-            } else {
-                pieces += more;
+            if window.is_none() {
+                let count =
+                    sent.find(distance, record.len, &mut found.parts, &mut alive).ok_or(missing.clone())?;
+                let more = (count - 1).saturating_mul(record.members);
+                if pieces.saturating_add(more) > limits.pieces {
+                    let joined = sent.window();
+                    alive.bytes = alive.bytes.saturating_add(joined.len());
+                    window = Some(joined);
+                    found.parts.truncate(first);
+                } else {
+                    pieces += more;
+                }
             }
+            if let Some(window) = &window {
+                let begin = window.len().checked_sub(distance).ok_or(missing)?;
+                found.parts.push(window.slice(begin..begin + record.len));
+            }
+            let count = found.parts.len() - first;
             members.for_each(|member| layout.extents[member].pieces += count - 1);
             found.counts.push(count);
         }
+        found.alive = alive.bytes;
         Ok(found)
     }
 

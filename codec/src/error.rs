@@ -229,7 +229,10 @@ pub enum DecodeError {
 
 impl DecodeError {
     /// The frame says what has arrived of what this end sent, which keeps nothing of that.
-    pub(crate) const NOTHING_SENT: Self = Self::Unsupported { offset: 2, what: "what this end has sent" };
+    pub(crate) const NOTHING_SENT: Self = Self::Unsupported {
+        offset: 2,
+        what: "what this end has sent (kept by a Session, or beside a window of that)",
+    };
 }
 
 impl fmt::Display for DecodeError {
@@ -244,28 +247,31 @@ impl fmt::Display for DecodeError {
             Self::NoHistory { found } => write!(
                 f,
                 "flags {found:#04x} at byte 2 are those of a frame that belongs to no connection, and only frames of this \
-                 connection are read here"
+                 connection are read here: Frame::parse reads it"
             ),
             Self::Unsupported { offset, what } => {
                 write!(f, "byte {offset} needs {what}, which is not available")
             }
             Self::Checksum { computed, carried, offset } => {
-                write!(f, "checksum is {computed:#010x}, the frame carries {carried:#010x} at byte {offset}")
+                write!(
+                    f,
+                    "checksum is {computed:#010x}, byte {offset} has {carried:#010x}: damaged, cut off, or not exactly one frame"
+                )
             }
             Self::History { computed, carried, offset, streams } => write!(
                 f,
-                "checksum over this history and the {streams} streams named is {computed:#010x}, the frame carries \
-                 {carried:#010x} at byte {offset}: the two ends do not remember the same, or name other streams, or bytes \
-                 were damaged; only a new connection helps"
+                "checksum over this history and the streams named ({streams}) is {computed:#010x}, byte {offset} has \
+                 {carried:#010x}: a frame was left out, came twice or out of order, the epochs or the streams are not those of \
+                 the other end, bytes were damaged, or it is not exactly one frame; begin a new connection"
             ),
             Self::Reference { offset } => {
                 write!(f, "record at byte {offset} refers to bytes that are not remembered")
             }
             Self::Arrived { offset, announced, unknown } => write!(
                 f,
-                "byte {offset} says that {announced} bytes more have arrived, of {unknown} that were sent and not known to \
-                 have, where no frame ends: the two ends do not remember the same, or bytes were damaged; only a new connection \
-                 helps"
+                "byte {offset} says that {announced} bytes more have arrived; {unknown} were sent and not known to have, and no \
+                 frame ends there: one of the ends uses the window of another connection, or two of them, or bytes were damaged; \
+                 begin a new connection, with one window at each end"
             ),
             Self::Streams { messages, streams } => write!(
                 f,

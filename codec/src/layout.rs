@@ -302,7 +302,7 @@ impl Layout {
         let needed = match head.peek() {
             Some(wire::XOR) => "differences to earlier messages",
             Some(wire::PAST | wire::AGAIN) if self.flags & wire::FLAG_HISTORY == 0 => {
-                "the connection's history"
+                "the connection's history (which its SessionDecoder or Session has)"
             }
             Some(wire::ECHO) if self.flags & wire::FLAG_ECHO == 0 => "what this end has sent",
             Some(wire::EACH | wire::PAST | wire::AGAIN | wire::ECHO) => return Ok(Some(head.byte()?)),
@@ -432,7 +432,10 @@ fn read_flags(reader: &mut Reader<'_>, connection: bool) -> Result<u8, DecodeErr
     }
     match (connection, flags & wire::FLAG_HISTORY != 0) {
         (true, false) => Err(DecodeError::NoHistory { found: flags }),
-        (false, true) => Err(DecodeError::Unsupported { offset: 2, what: "the connection's history" }),
+        (false, true) => Err(DecodeError::Unsupported {
+            offset: 2,
+            what: "the connection's history (which its SessionDecoder or Session has)",
+        }),
         _ => Ok(flags),
     }
 }

@@ -27,6 +27,8 @@ pub(crate) struct Buffers {
     pub(crate) data: Bytes,
     pub(crate) openings: Bytes,
     pub(crate) sent: Vec<Bytes>,
+    /// What `sent` keeps alive.
+    pub(crate) sent_alive: usize,
 }
 
 impl Buffers {
