@@ -61,6 +61,29 @@ pub struct Session {
 /// the first frame that refers to anything of it, as [`DecodeError::History`] or [`DecodeError::Arrived`]; where the other half
 /// takes none, or both ends have one of what they sent, nothing is ever said to have arrived, and after 4 MiB or 8,192 frames
 /// none is remembered any longer.
+///
+/// ```
+/// use trunkline_codec::{EchoDecoder, EchoEncoder, EchoWindow, Epochs, Limits, Options, Payload};
+///
+/// // The leader names what the proxy sent; nobody names what the leader sent. Threads share a window behind a lock, which is held
+/// // while a frame is encoded or parsed.
+/// let epochs = Epochs { outgoing: 1, incoming: 2 };
+/// let (options, limits) = (Options::default(), Limits::default());
+/// let mut proxy = EchoWindow::of_sent(epochs);
+/// let (mut up, mut from_leader) = (EchoEncoder::new(options, epochs), EchoDecoder::new(limits, epochs));
+/// let epochs = epochs.reversed();
+/// let mut leader = EchoWindow::of_received(epochs);
+/// let (mut down, mut from_proxy) = (EchoEncoder::new(options, epochs), EchoDecoder::new(limits, epochs));
+///
+/// let proposal: Vec<u8> = (0..10_000_u32).flat_map(|at| at.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+/// let frame = up.encode(&mut proxy, &[9], &[Payload::from(proposal.clone())])?;
+/// let got = from_proxy.parse(&mut leader, frame.to_bytes(), &[9])?;
+/// let entry: Payload = got.message(0).collect();
+/// let frame = down.encode(&mut leader, &[1, 2], &[entry.clone(), entry])?;
+/// assert!(frame.len() < 40);
+/// assert_eq!(from_leader.parse(&mut proxy, frame.to_bytes(), &[1, 2])?.to_vec(1), proposal);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct EchoEncoder(SessionEncoder);
 

@@ -216,6 +216,11 @@ pub enum DecodeError {
         /// First byte of the staged block.
         offset: usize,
     },
+    /// The connection ended with an earlier frame, and nothing is read on it any more: begin a new one.
+    Ended {
+        /// What was wrong with that frame.
+        by: Box<DecodeError>,
+    },
     /// A limit of the receiver would be passed.
     Limit {
         /// Where it would be passed.
@@ -275,7 +280,7 @@ impl fmt::Display for DecodeError {
             ),
             Self::Streams { messages, streams } => write!(
                 f,
-                "the frame has {messages} messages, and both ends name {streams} streams for them: the sender has to name one \
+                "byte 3 says {messages} messages, and both ends name {streams} streams for them: the sender has to name one \
                  for each message, on a new connection"
             ),
             Self::Varint { offset } => write!(f, "integer at byte {offset} is overlong or too large"),
@@ -293,6 +298,9 @@ impl fmt::Display for DecodeError {
                 write!(f, "bytes follow after the end of the frame at byte {offset}")
             }
             Self::Stage { offset } => write!(f, "second stage at byte {offset} does not expand as announced"),
+            Self::Ended { by } => {
+                write!(f, "this connection ended with an earlier frame, begin a new one: {by}")
+            }
             Self::Limit { offset, limit, maximum } => {
                 write!(
                     f,

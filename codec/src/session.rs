@@ -172,7 +172,7 @@ impl SessionDecoder {
     ///
     /// # Errors
     ///
-    /// [`DecodeError`], and from then on the same one for every frame: the connection is over.
+    /// [`DecodeError`], and from then on [`DecodeError::Ended`] for every frame: the connection is over.
     pub fn parse(&mut self, bytes: Bytes, streams: &[u32]) -> Result<Frame, DecodeError> {
         self.parse_with(bytes, streams, None)
     }
@@ -184,9 +184,7 @@ impl SessionDecoder {
         streams: &[u32],
         window: Option<&mut EchoWindow>,
     ) -> Result<Frame, DecodeError> {
-        if let Some(error) = &self.failed {
-            return Err(error.clone());
-        }
+        self.check_open()?;
         let frame_bytes = bytes.len();
         let (sent, received) =
             window.map_or((None, None), |window| (window.sent.as_mut(), window.received.as_mut()));
@@ -233,10 +231,13 @@ impl SessionDecoder {
         streams: &[u32],
         window: Option<&EchoWindow>,
     ) -> Result<Vec<u8>, DecodeError> {
-        match &self.failed {
-            Some(error) => Err(error.clone()),
-            None => decode::reserialise_after(bytes, &self.limits, Some(self.begins(streams, window))),
-        }
+        self.check_open()?;
+        decode::reserialise_after(bytes, &self.limits, Some(self.begins(streams, window)))
+    }
+
+    fn check_open(&self) -> Result<(), DecodeError> {
+        let ended = |error: &DecodeError| Err(DecodeError::Ended { by: Box::new(error.clone()) });
+        self.failed.as_ref().map_or(Ok(()), ended)
     }
 
     /// What the checksum of the next frame goes on from, where that is of these streams.
