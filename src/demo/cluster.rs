@@ -67,9 +67,14 @@ pub(super) fn dc_name(dc: usize) -> String {
 
 /// An address of its own for the node: 127.100.0.1 is the first of the first datacenter. The port is one that is free now.
 pub(super) fn free_address(block: u8, at: usize) -> io::Result<SocketAddr> {
+    held_address(block, at)?.local_addr()
+}
+
+/// The same, taken as long as the listener is there: whoever draws several does not draw one twice.
+pub(super) fn held_address(block: u8, at: usize) -> io::Result<TcpListener> {
     let third = u8::try_from(at / 200).map_err(|_| io::Error::other("too many nodes for one datacenter"))?;
     let fourth = u8::try_from(at % 200).unwrap_or(0) + 1;
-    TcpListener::bind((Ipv4Addr::new(127, block, third, fourth), 0))?.local_addr()
+    TcpListener::bind((Ipv4Addr::new(127, block, third, fourth), 0))
 }
 
 pub(super) fn block(base: u8, dc: usize) -> io::Result<u8> {

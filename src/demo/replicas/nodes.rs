@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::client::Client;
 use crate::demo::Dc;
-use crate::demo::cluster::{Shape, block, dc_name, free_address};
+use crate::demo::cluster::{Shape, block, dc_name, free_address, held_address};
 use crate::demo::wan::{RelayHandle, Wan};
 use crate::scratch::Scratch;
 
@@ -102,13 +102,18 @@ impl Nodes {
     /// # Errors
     /// [`NodesError`].
     pub async fn start(program: PathBuf, shape: Shape, wan: &Wan) -> Result<Self, NodesError> {
-        let (mut nodes, mut relays) = (Vec::new(), Vec::new());
+        let (mut nodes, mut relays, mut held) = (Vec::new(), Vec::new(), Vec::new());
         for dc in 0..shape.dcs {
             let kinds = (1..=shape.proxies)
                 .map(|number| ("p", number))
                 .chain((1..=shape.members).map(|number| ("", number)));
             for (at, (kind, number)) in kinds.enumerate() {
-                let address = || -> io::Result<SocketAddr> { free_address(block(100, dc)?, at) };
+                let mut address = || -> io::Result<SocketAddr> {
+                    let listener = held_address(block(100, dc)?, at)?;
+                    let address = listener.local_addr();
+                    held.push(listener);
+                    address
+                };
                 nodes.push(Node {
                     name: format!("{}-{kind}{number}", dc_name(dc)),
                     dc: Dc(dc),
@@ -134,6 +139,7 @@ impl Nodes {
             }
             std::fs::write(directory.path().join(file_name(Dc(from))), file)?;
         }
+        drop(held);
         let mut nodes = Self { nodes, dcs: shape.dcs, program, _relays: relays, directory };
         for at in 0..nodes.nodes.len() {
             nodes.spawn(at)?;
@@ -179,7 +185,7 @@ impl Nodes {
 
     fn said(&self, node: &Node) -> String {
         let log = std::fs::read_to_string(self.directory.path().join(format!("{}.log", node.name)));
-        log.unwrap_or_default().lines().last().unwrap_or("nothing").to_owned()
+        log.unwrap_or_default().lines().rfind(|line| !line.trim().is_empty()).unwrap_or("nothing").to_owned()
     }
 
     /// Names of the datacenters.
