@@ -4,10 +4,11 @@
 mod support;
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
+use support::addresses::own_port;
 use support::cluster::{Cluster, Node, SOON, write};
 use support::{http, poll, poll_for, run, signal};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -20,18 +21,12 @@ const SECURITY: &str = "certificate = \"tls/{node}.crt\"\nkey = \"tls/{node}.key
 fn cluster(security: &str) -> Cluster {
     let cluster = Cluster::new(&[("insecure = false", security)]);
     let text = std::fs::read_to_string(cluster.file()).unwrap();
-    // Ports that are free on every address; held until all are drawn, or one would be drawn twice.
-    let mut drawn = Vec::new();
-    let mut open = |line: &str| {
-        if !line.starts_with("admin = ") {
-            return format!("{line}\n");
-        }
-        drawn.push(TcpListener::bind("0.0.0.0:0").unwrap());
-        format!("admin = \"{}\"\n", drawn.last().unwrap().local_addr().unwrap())
+    let open = |line: &str| match line.starts_with("admin = ") {
+        true => format!("admin = \"0.0.0.0:{}\"\n", own_port()),
+        false => format!("{line}\n"),
     };
-    let text: String = text.lines().map(&mut open).collect();
+    let text: String = text.lines().map(open).collect();
     std::fs::write(cluster.file(), text).unwrap();
-    drop(drawn);
     let tls = cluster.path("tls").to_str().unwrap().to_owned();
     assert_eq!(run(&["ca", "init", "--cluster", "example", "--dir", &tls]).0, 0);
     assert_eq!(run(&["ca", "issue", "--dir", &tls, "--config", cluster.file(), "--all"]).0, 0);
@@ -62,7 +57,7 @@ fn status(cluster: &Cluster, node: &str, [certificate, key, ca]: &[String; 3]) -
 /// Starts a node and waits until it answers about itself.
 fn start(cluster: &Cluster, node: &str) -> Node {
     let started = cluster.start(node);
-    poll(&format!("{node} answers\n{}", cluster.log(node)), SOON, || {
+    cluster.poll(node, "answers", || {
         (run(&["status", "--config", cluster.file(), "--node", node]).0 == 0).then_some(())
     });
     started

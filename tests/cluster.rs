@@ -1,6 +1,7 @@
 //! Whole clusters in one process: real sockets on loopback, real disks, no fault but those that a test makes.
 
-use std::net::TcpListener;
+mod support;
+
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -8,6 +9,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
+use support::addresses::own;
 use tempfile::TempDir;
 use tokio::time::{Instant, timeout};
 use trunkline::consensus::command::Request;
@@ -24,12 +26,9 @@ fn id(name: &str) -> NodeId {
 
 /// Voters called dc-1, dc-2 … in each datacenter, and a proxy dc-p.
 fn topology(datacenters: &[(&str, usize)], proxies: bool) -> Arc<Topology> {
-    // All are held until every node has one of its own.
-    let mut held = Vec::new();
-    let mut node = |name: String, dc: &str, roles: Roles| {
-        held.push(TcpListener::bind("127.0.0.1:0").unwrap());
-        let free = held.last().unwrap().local_addr().unwrap();
-        NodeSpec { id: id(&name), datacenter: Datacenter::new(dc).unwrap(), roles, address: Some(free) }
+    let node = |name: String, dc: &str, roles: Roles| {
+        let address = Some(own(1)[0]);
+        NodeSpec { id: id(&name), datacenter: Datacenter::new(dc).unwrap(), roles, address }
     };
     let mut nodes = Vec::new();
     for (dc, voters) in datacenters {

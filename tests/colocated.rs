@@ -8,7 +8,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde_json::Value;
-use support::replica::{Node, free};
+use support::addresses::own;
+use support::replica::Node;
 use support::{exposition, http, poll};
 
 const SOON: Duration = Duration::from_secs(60);
@@ -26,7 +27,7 @@ struct Cluster {
 impl Cluster {
     fn start() -> Self {
         let data = tempfile::tempdir().unwrap();
-        let all = free(3 * NODES.len());
+        let all = own(3 * NODES.len());
         let (addresses, rest) = all.split_at(NODES.len());
         let (apis, admins) = rest.split_at(NODES.len());
         let mut text = "[cluster]\nid = \"colocated\"\n".to_owned();

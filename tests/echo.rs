@@ -6,13 +6,14 @@ mod support;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
+use support::addresses::own;
 use support::replica::Node;
 use support::{exposition, http, poll, trunkline};
 
@@ -39,17 +40,6 @@ impl Drop for Killed {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
-}
-
-/// Addresses of a network of this cluster's own: relays, and other tests, may be given any port of the usual one meanwhile.
-fn own(count: usize) -> Vec<SocketAddr> {
-    static CLUSTERS: AtomicU32 = AtomicU32::new(0);
-    let salt = std::process::id().wrapping_mul(31).wrapping_add(CLUSTERS.fetch_add(1, Ordering::Relaxed));
-    let [low, high, ..] = salt.to_le_bytes();
-    let network = Ipv4Addr::new(127, 100 + high % 100, low, 1);
-    // All are held until each has one of its own.
-    let held: Vec<_> = (0..count).map(|_| TcpListener::bind((network, 0)).unwrap()).collect();
-    held.iter().map(|listener| listener.local_addr().unwrap()).collect()
 }
 
 /// Carries what comes to an address, and counts it, until the process ends.

@@ -1,11 +1,13 @@
 //! READ FIRST: one batch out, its acks back. A leader in `us`, two proxies and three members in `eu`, real TCP on
 //! loopback; what a program that links the mesh sees, and nothing else.
 
-use std::net::TcpListener;
+mod support;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use support::addresses::own;
 use tokio::time::timeout;
 use trunkline_mesh::{
     Batch, Client, ClusterId, Config, Datacenter, FailReason, Inbox, Lane, Message, NodeId, NodeSpec,
@@ -27,17 +29,11 @@ fn eu() -> Datacenter {
 
 /// The one topology that all nodes share.
 fn topology() -> Arc<Topology> {
-    // All are held until every node has one of its own.
-    let mut held = Vec::new();
-    let mut node = |name: &str, dc: &str, roles: Roles| {
-        held.push(TcpListener::bind("127.0.0.1:0").unwrap());
-        let free = held.last().unwrap().local_addr().unwrap();
-        NodeSpec {
-            id: id(name),
-            datacenter: Datacenter::new(dc).unwrap(),
-            roles,
-            address: roles.accepts().then_some(free),
-        }
+    let node = |name: &str, dc: &str, roles: Roles| NodeSpec {
+        id: id(name),
+        datacenter: Datacenter::new(dc).unwrap(),
+        roles,
+        address: roles.accepts().then(|| own(1)[0]),
     };
     let mut nodes = vec![
         node("leader", "us", Roles::ORIGIN),

@@ -10,8 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
+use support::addresses::own;
 use support::http::exchange;
-use support::replica::{Node, free};
+use support::replica::Node;
 use support::{exit_code, poll, signal};
 
 const SOON: Duration = Duration::from_secs(60);
@@ -97,7 +98,7 @@ impl Cluster<'_> {
 #[test]
 fn a_node_that_no_file_names_joins_votes_and_leaves_and_the_mesh_of_every_replica_follows() {
     let directory = tempfile::tempdir().unwrap();
-    let [mesh, admin, api] = [(); 3].map(|()| free(4));
+    let [mesh, admin, api] = [(); 3].map(|()| own(4));
     let cluster = Cluster { directory: directory.path(), mesh, admin, api };
     let (file, its_own) = (cluster.write_file(3), cluster.write_file(4));
     let mut nodes: Vec<Option<Node>> = (0..3).map(|at| Some(cluster.start(&file, at))).collect();
@@ -135,7 +136,7 @@ fn a_node_that_no_file_names_joins_votes_and_leaves_and_the_mesh_of_every_replic
 #[test]
 fn sighup_takes_a_changed_file_on_beside_who_joined_and_refuses_a_wrong_one_whole() {
     let directory = tempfile::tempdir().unwrap();
-    let [mesh, admin, api] = [(); 3].map(|()| free(3));
+    let [mesh, admin, api] = [(); 3].map(|()| own(3));
     let cluster = Cluster { directory: directory.path(), mesh, admin, api };
     let (its_own, file) = (cluster.write_file(2), cluster.write_file(1));
     let told = directory.path().join("log");
@@ -190,7 +191,7 @@ fn writes(cluster: &Cluster, at: usize, over: &AtomicBool) -> Vec<(u16, bool)> {
 #[test]
 fn a_leader_that_is_told_to_stop_hands_over_first_and_fails_nobody() {
     let directory = tempfile::tempdir().unwrap();
-    let [mesh, admin, api] = [(); 3].map(|()| free(3));
+    let [mesh, admin, api] = [(); 3].map(|()| own(3));
     let cluster = Cluster { directory: directory.path(), mesh, admin, api };
     let file = cluster.write_file(3);
     let mut nodes: Vec<Node> = (0..3).map(|at| cluster.start(&file, at)).collect();
@@ -244,7 +245,7 @@ fn a_leader_that_is_told_to_stop_hands_over_first_and_fails_nobody() {
 #[test]
 fn a_leader_that_cannot_hand_over_stops_at_the_second_signal() {
     let directory = tempfile::tempdir().unwrap();
-    let [mesh, admin, api] = [(); 3].map(|()| free(3));
+    let [mesh, admin, api] = [(); 3].map(|()| own(3));
     let cluster = Cluster { directory: directory.path(), mesh, admin, api };
     let file = cluster.write_file(3);
     let text = std::fs::read_to_string(&file).unwrap() + "[consensus]\nelection = \"40 s\"\n";
@@ -276,7 +277,7 @@ fn a_leader_that_cannot_hand_over_stops_at_the_second_signal() {
 #[test]
 fn a_node_without_a_majority_is_not_ready_at_either_api_and_is_again_when_that_is_back() {
     let directory = tempfile::tempdir().unwrap();
-    let [mesh, admin, api] = [(); 3].map(|()| free(3));
+    let [mesh, admin, api] = [(); 3].map(|()| own(3));
     let cluster = Cluster { directory: directory.path(), mesh, admin, api };
     let file = cluster.write_file(3);
     let nodes: Vec<Node> = (0..3).map(|at| cluster.start(&file, at)).collect();

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use support::addresses::own;
 use support::http::{Answer, exchange, get};
-use support::replica::{Node, free};
+use support::replica::Node;
 use support::{exit_code, poll, run, signal};
 
 const SOON: Duration = Duration::from_secs(60);
@@ -113,7 +114,7 @@ fn a_directory_is_for_one_process_and_one_node() {
     let data = tempfile::tempdir().unwrap();
     let node = Node::dev(data.path());
     let path = data.path().to_str().unwrap();
-    let (code, _, told) = run(&["node", "--dev", "--data", path, "--api", &free(1)[0].to_string()]);
+    let (code, _, told) = run(&["node", "--dev", "--data", path, "--api", &own(1)[0].to_string()]);
     assert_eq!(code, 69, "{told}");
     assert!(told.contains("is in use by another process"), "{told}");
     let other = tempfile::tempdir().unwrap();
@@ -127,7 +128,7 @@ fn a_directory_is_for_one_process_and_one_node() {
     let file = data.path().join("cluster.toml");
     let text = format!(
         "[cluster]\nid = \"other\"\n[[node]]\nid = \"dev\"\ndc = \"dc\"\nroles = [\"origin\", \"member\"]\naddress = \"{}\"\ndata = \".\"\n",
-        free(1)[0]
+        own(1)[0]
     );
     std::fs::write(&file, text).unwrap();
     let (code, _, told) = run(&["node", "--config", file.to_str().unwrap()]);
@@ -253,7 +254,7 @@ fn votes_and_elections_are_told_with_their_reasons_also_after_a_kill() {
 #[test]
 fn members_are_changed_through_the_admin_api_alone() {
     let data = tempfile::tempdir().unwrap();
-    let [address, admin, api] = free(3)[..] else { unreachable!("three were asked for") };
+    let [address, admin, api] = own(3)[..] else { unreachable!("three were asked for") };
     let file = data.path().join("cluster.toml");
     let text = format!(
         "[cluster]\nid = \"one\"\n[[node]]\nid = \"one-1\"\ndc = \"one\"\nroles = [\"origin\", \"member\"]\n\
@@ -309,7 +310,7 @@ fn limits_below_what_replicas_send_are_refused() {
     let text = format!(
         "[cluster]\nid = \"one\"\n[limits]\nmessage_bytes_max = \"1 MiB\"\n[[node]]\nid = \"one-1\"\ndc = \"one\"\n\
          roles = [\"origin\", \"member\"]\naddress = \"{}\"\ndata = \"data\"\n",
-        free(1)[0]
+        own(1)[0]
     );
     std::fs::write(&file, text).unwrap();
     let (code, _, told) = run(&["node", "--config", file.to_str().unwrap()]);

@@ -18,8 +18,9 @@ use trunkline::consensus::{Replica, ReplicaConfig, Timing};
 use trunkline::service::{Limits, Service};
 use trunkline_mesh::{ClusterId, Config, Datacenter, NodeId, NodeSpec, Roles, Topology, join};
 
+use support::addresses::own;
 use support::http::{exchange, get};
-use support::replica::{Node, free};
+use support::replica::Node;
 use support::{exit_code, poll, run, signal, trunkline};
 
 const SOON: Duration = Duration::from_secs(60);
@@ -171,7 +172,7 @@ impl Served {
             id: id.clone(),
             datacenter: Datacenter::new("dc").unwrap(),
             roles: Roles { origin: true, member: true, proxy: false },
-            address: Some(free(1)[0]),
+            address: Some(own(1)[0]),
         };
         let topology = Arc::new(Topology::new(ClusterId::new("cluster").unwrap(), [spec]).unwrap());
         let (client, inbox) = join(Config::new(topology, id.clone())).await.unwrap();
@@ -480,7 +481,7 @@ fn three(data: &Path) -> (Vec<Node>, String) {
 }
 
 fn three_with(data: &Path, more: &str) -> (Vec<Node>, String) {
-    let (mesh, apis) = (free(3), free(3));
+    let (mesh, apis) = (own(3), own(3));
     let mut text = format!("[cluster]\nid = \"three\"\n{more}");
     for (number, (mesh, api)) in mesh.iter().zip(&apis).enumerate() {
         text.push_str(&format!(

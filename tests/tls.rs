@@ -5,8 +5,9 @@ mod support;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use support::addresses::own;
 use support::cluster::{Cluster, SOON, lines, write};
-use support::replica::{Node, free};
+use support::replica::Node;
 use support::{exit_code, exposition, finished, http, poll, run, signal};
 
 /// The example's cluster with certificates in `tls/` beside its file.
@@ -70,7 +71,7 @@ fn a_cluster_runs_within_tls_and_goes_on_while_its_certificates_are_renewed() {
             let left = metric(&cluster, &node.id, "trunkline_certificate_expiry_seconds", "")?;
             (left < 31.0 * 86_400.0).then_some(())
         };
-        poll(&format!("{} renews\n{}", node.id, cluster.log(&node.id)), SOON, renewed);
+        cluster.poll(&node.id, "renews", renewed);
     }
     // The links of the proxies to the members are those of before. The sender comes with new ones, to proxies and, while no
     // proxy is linked, to members.
@@ -279,7 +280,7 @@ fn show_says_who_by_whom_and_for_how_long() {
 fn the_log_and_the_snapshot_are_for_those_with_a_certificate_of_the_cluster() {
     let directory = tempfile::tempdir().unwrap();
     let at = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
-    let [mesh, api] = free(2)[..] else { unreachable!("two were asked for") };
+    let [mesh, api] = own(2)[..] else { unreachable!("two were asked for") };
     let text = |more: &str| {
         format!(
             "[cluster]\nid = \"one\"\n[security]\ncertificate = \"tls/{{node}}.crt\"\nkey = \"tls/{{node}}.key\"\n\

@@ -1,15 +1,15 @@
 //! The example cluster on addresses of its own, and processes that end with the test.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use trunkline::config::Config;
 use trunkline_mesh::NodeId;
 
-use super::{http, poll, trunkline};
+use super::addresses::own;
+use super::{http, poll_for, trunkline};
 
 /// Time for anything that should happen at once, on a busy machine.
 pub(crate) const SOON: Duration = Duration::from_secs(30);
@@ -34,7 +34,7 @@ impl Drop for Node {
 }
 
 impl Cluster {
-    /// The example on free ports, with `changes` made to its text.
+    /// The example on addresses of its own, with `changes` made to its text.
     pub(crate) fn new(changes: &[(&str, &str)]) -> Self {
         let mut text = std::fs::read_to_string("deploy/config/example.toml").unwrap();
         for (from, to) in changes {
@@ -92,7 +92,13 @@ impl Cluster {
 
     pub(crate) fn await_ready(&self, node: &str) {
         let ready = || http::get(self.admin(node), "/readyz").filter(|answer| answer.code == 200);
-        poll(&format!("{node} ready\n{}", self.log(node)), SOON, ready);
+        self.poll(node, "ready", ready);
+    }
+
+    /// Looks until there is something; when there is nothing in time, the node's log says why.
+    pub(crate) fn poll<T>(&self, node: &str, what: &str, look: impl FnMut() -> Option<T>) -> T {
+        poll_for(SOON, look)
+            .unwrap_or_else(|| panic!("{node} {what}: not within {SOON:?}\n{}", self.log(node)))
     }
 
     pub(crate) fn log(&self, node: &str) -> String {
@@ -105,21 +111,12 @@ impl Cluster {
     }
 }
 
-/// Puts a free port on loopback, in a network of this process's own, in place of an address of the example.
+/// Puts an address of this process's own in place of one of the example.
 fn own_address(line: &str) -> String {
-    let Some((key, value)) = line.split_once(" = \"").filter(|(key, _)| ["address", "admin"].contains(key))
-    else {
-        return line.to_owned();
-    };
-    let address: SocketAddr = value.trim_end_matches('"').parse().unwrap();
-    let IpAddr::V4(ip) = address.ip() else { panic!("{address}") };
-    let [_, datacenter, _, node] = ip.octets();
-    // Tests of one process run at once; so may other processes.
-    static CLUSTERS: AtomicU32 = AtomicU32::new(0);
-    let salt = std::process::id().wrapping_mul(31).wrapping_add(CLUSTERS.fetch_add(1, Ordering::Relaxed));
-    let [network, ..] = salt.to_le_bytes();
-    let listener = TcpListener::bind((Ipv4Addr::new(127, 16 + datacenter, network, node), 0)).unwrap();
-    format!("{key} = \"{}\"", listener.local_addr().unwrap())
+    match line.split_once(" = \"") {
+        Some((key @ ("address" | "admin"), _)) => format!("{key} = \"{}\"", own(1)[0]),
+        _ => line.to_owned(),
+    }
 }
 
 /// Numbered lines, from 1.

@@ -1,6 +1,7 @@
-//! What the process tests share: a cluster from the example on free ports, its processes, and waiting with a deadline.
+//! What the process tests share: a cluster from the example on addresses of its own, its processes, and waiting with a deadline.
 #![allow(dead_code)] // Every test binary uses its own part.
 
+pub(crate) mod addresses;
 pub(crate) mod cluster;
 pub(crate) mod exposition;
 pub(crate) mod http;
