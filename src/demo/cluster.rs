@@ -65,14 +65,17 @@ pub(super) fn dc_name(dc: usize) -> String {
     NAMES.get(dc).map_or_else(|| format!("dc{}", dc + 1), |name| (*name).to_owned())
 }
 
-/// An address of its own for the node: 127.100.0.1 is the first of the first datacenter. The port is one that is free now.
+/// An address of its own for the node: 127.100.x.1 is the first of the first datacenter, where x is this run's, so that another
+/// that begins meanwhile is not given the same port. The port is one that is free now.
 pub(super) fn free_address(block: u8, at: usize) -> io::Result<SocketAddr> {
     held_address(block, at)?.local_addr()
 }
 
 /// The same, taken as long as the listener is there: whoever draws several does not draw one twice.
 pub(super) fn held_address(block: u8, at: usize) -> io::Result<TcpListener> {
-    let third = u8::try_from(at / 200).map_err(|_| io::Error::other("too many nodes for one datacenter"))?;
+    let [run, ..] = std::process::id().to_le_bytes();
+    let further = u8::try_from(at / 200).map_err(|_| io::Error::other("too many nodes for one datacenter"))?;
+    let third = run.wrapping_add(further);
     let fourth = u8::try_from(at % 200).unwrap_or(0) + 1;
     TcpListener::bind((Ipv4Addr::new(127, block, third, fourth), 0))
 }
