@@ -74,7 +74,8 @@ pub(super) fn free_address(block: u8, at: usize) -> io::Result<SocketAddr> {
 /// The same, taken as long as the listener is there: whoever draws several does not draw one twice.
 pub(super) fn held_address(block: u8, at: usize) -> io::Result<TcpListener> {
     let [run, ..] = std::process::id().to_le_bytes();
-    let further = u8::try_from(at / 200).map_err(|_| io::Error::other("too many nodes for one datacenter"))?;
+    let further =
+        u8::try_from(at / 200).map_err(|_| io::Error::other("too many nodes for one datacenter"))?;
     let third = run.wrapping_add(further);
     let fourth = u8::try_from(at % 200).unwrap_or(0) + 1;
     TcpListener::bind((Ipv4Addr::new(127, block, third, fourth), 0))
