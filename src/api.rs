@@ -34,7 +34,7 @@ use trunkline_mesh::{Mesh, NodeSpec};
 pub use crate::config::Protection;
 use crate::consensus::Replica;
 use crate::consensus::key_value::KeyValue;
-use crate::metrics::Metrics;
+use crate::metrics::{MembersHeard, Metrics};
 pub use ready::{NotReady, Ready};
 pub use server::{Api, ServeError};
 
@@ -84,20 +84,31 @@ pub fn serve(
     mesh: Mesh,
     node: &NodeSpec,
 ) -> Result<Api, ServeError> {
-    serve_with(address, protection, mesh, node, None)
+    serve_with(address, protection, mesh, node, Beside::default())
 }
 
-/// The same, of a node with a replica.
+/// What a node has beside its mesh.
+#[derive(Default)]
+pub(crate) struct Beside {
+    pub(crate) replica: Option<Replica<KeyValue>>,
+    /// What it heard of the members, as a proxy that asks for them.
+    pub(crate) heard: Option<Box<dyn Fn() -> Option<MembersHeard> + Send + Sync>>,
+}
+
+/// The same, of a node that has more than its mesh.
 pub(crate) fn serve_with(
     address: SocketAddr,
     protection: Protection,
     mesh: Mesh,
     node: &NodeSpec,
-    replica: Option<Replica<KeyValue>>,
+    Beside { replica, heard }: Beside,
 ) -> Result<Api, ServeError> {
     let mut metrics = Metrics::of(mesh.clone());
     if let Some(replica) = replica.clone() {
         metrics = metrics.with_replica(move || replica.status());
+    }
+    if let Some(heard) = heard {
+        metrics = metrics.with_members(heard);
     }
     let ready = Ready::new(node);
     let local = address.ip().to_canonical().is_loopback();

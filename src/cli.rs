@@ -8,6 +8,7 @@ mod failure;
 mod fetch;
 mod inspect;
 mod log;
+mod members;
 mod node;
 mod notify;
 mod output;

@@ -21,6 +21,7 @@ mod connection;
 mod entry;
 mod error;
 mod lines;
+mod members;
 mod snapshot;
 mod subscription;
 #[cfg(test)]
@@ -29,5 +30,6 @@ mod tests;
 pub use connection::Address;
 pub use entry::{Entry, Outcome, What};
 pub use error::{AskError, SnapshotError, SubscribeError, Wanted};
+pub(crate) use members::{Member, Members};
 pub use snapshot::{Pair, Snapshot};
 pub use subscription::{Event, Subscription, newest};

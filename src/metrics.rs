@@ -7,6 +7,7 @@
 mod catalog;
 mod collector;
 mod family;
+mod members;
 mod replica;
 #[cfg(test)]
 mod tests;
@@ -16,6 +17,7 @@ use trunkline_mesh::{Mesh, Stats, Status};
 
 use crate::consensus;
 use collector::Node;
+pub(crate) use members::MembersHeard;
 
 /// Why a registry takes a collector.
 const UNIQUE: &str = "no two families have the same name, which a test asserts";
@@ -58,6 +60,16 @@ impl Metrics {
         self
     }
 
+    /// Those of what a proxy heard of the members too, while it asks for them.
+    #[must_use]
+    pub(crate) fn with_members(
+        self,
+        source: impl Fn() -> Option<MembersHeard> + Send + Sync + 'static,
+    ) -> Self {
+        self.registry.register(Box::new(members::Members::new(Box::new(source)))).expect(UNIQUE);
+        self
+    }
+
     fn from_source(source: impl Fn() -> (Stats, Status) + Send + Sync + 'static) -> Self {
         let registry = Registry::new();
         registry.register(Box::new(Node::new(Box::new(source)))).expect(UNIQUE);
@@ -77,8 +89,12 @@ impl Metrics {
     /// All families there are, sorted by name.
     #[must_use]
     pub fn described() -> Vec<Described> {
-        let mut all: Vec<Described> =
-            catalog::ALL.iter().chain(replica::ALL).map(|spec| spec.described()).collect();
+        let mut all: Vec<Described> = catalog::ALL
+            .iter()
+            .chain(members::ALL)
+            .chain(replica::ALL)
+            .map(|spec| spec.described())
+            .collect();
         all.sort_by_key(|described| described.name);
         all
     }

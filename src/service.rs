@@ -10,6 +10,7 @@
 //! GET    /v1/snapshot    all keys as they were at one entry, one per line; ?prefix=KEY, ?at_least=INDEX
 //! GET    /v1/events      what happened here: votes, elections, members, snapshots, clocks; ?from=NUMBER
 //! GET    /v1/digest      of all that was applied, the same on every replica
+//! GET    /v1/members     nodes of the cluster by the last committed entry that says so, and whether this one is ready
 //! GET    /v1/status      role, term, leader, voters, learners, how far the log goes
 //! GET    /livez          200 while the process answers
 //! GET    /readyz         200 where a client is served well, else 503 with the reasons

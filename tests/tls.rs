@@ -8,7 +8,7 @@ use std::path::Path;
 use support::addresses::own;
 use support::cluster::{Cluster, SOON, lines, write};
 use support::replica::Node;
-use support::{exit_code, exposition, finished, http, poll, run, signal};
+use support::{exit_code, exposition, finished, http, poll, poll_for, run, signal, trunkline};
 
 /// The example's cluster with certificates in `tls/` beside its file.
 fn cluster() -> Cluster {
@@ -342,6 +342,31 @@ fn the_log_and_the_snapshot_are_for_those_with_a_certificate_of_the_cluster() {
         assert_eq!(http::get(api, path), None, "{path}");
     }
     assert_eq!(with(&log, &watcher).0, 0, "it goes on");
+}
+
+#[test]
+fn a_proxy_within_tls_asks_for_the_members_with_its_own_certificate() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    let [mesh, proxy, api] = own(3)[..] else { unreachable!("three were asked for") };
+    let text = format!(
+        "[cluster]\nid = \"one\"\n[security]\ncertificate = \"tls/{{node}}.crt\"\nkey = \"tls/{{node}}.key\"\n\
+         ca = \"tls/ca.crt\"\nadmin_tls = true\n[[node]]\nid = \"n\"\ndc = \"eu\"\nroles = [\"origin\", \"member\"]\n\
+         address = \"{mesh}\"\napi = \"{api}\"\ndata = \"data\"\n\
+         [[node]]\nid = \"p\"\ndc = \"eu\"\nroles = [\"proxy\"]\naddress = \"{proxy}\"\n"
+    );
+    let file = write(&directory.path().join("cluster.toml"), text);
+    ca(&["init", "--cluster", "one", "--dir", &at("tls")]);
+    ca(&["issue", "--dir", &at("tls"), "--config", &file, "--all"]);
+    let _node = Node::start(&["--config", &file, "--node", "n"], api);
+    let told = directory.path().join("log");
+    let log = std::fs::File::create(&told).unwrap();
+    let mut proxy =
+        trunkline().args(["proxy", "--config", &file, "--node", "p"]).stderr(log).spawn().unwrap();
+    let said = || std::fs::read_to_string(&told).unwrap_or_default();
+    let heard = poll_for(SOON, || said().contains("members as of entry ").then_some(()));
+    signal(&proxy, "TERM");
+    assert_eq!((exit_code(&mut proxy, SOON), heard), (0, Some(())), "{}", said());
 }
 
 /// Reading a certificate may take for ever, as of a pipe or a file system that is gone: a node ends when it is told to.

@@ -14,6 +14,7 @@ use super::notify::Notifier;
 use super::reload::Following;
 use super::run::serve_admin_with;
 use super::signal::{Hangup, Stop};
+use crate::api::Beside;
 use crate::config::{Config, Protection, Role, held};
 use crate::consensus::key_value::KeyValue;
 use crate::consensus::{OPERATION_BYTES_MAX, Replica, ReplicaConfig, StartError, Timing};
@@ -84,7 +85,10 @@ pub(super) async fn node(args: NodeCommand, log: &Log) -> Result<(), Failure> {
     let config_of_replica = ReplicaConfig { data: plan.data, founders: plan.founders, timing: plan.timing };
     let replica = start(config_of_replica, client, inbox, &name).await?;
     let admin = match (&file, &spec) {
-        (Some((_, _, config)), Some(spec)) => serve_admin_with(config, spec, &mesh, Some(replica.clone()))?,
+        (Some((_, _, config)), Some(spec)) => {
+            let beside = Beside { replica: Some(replica.clone()), ..Beside::default() };
+            serve_admin_with(config, spec, &mesh, beside)?
+        }
         _ => None,
     };
     let service = match plan.api {

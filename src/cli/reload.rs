@@ -7,6 +7,7 @@ use tokio::task::{JoinError, JoinHandle};
 use trunkline_mesh::{Mesh, NodeId, Reloaded, TlsError, TopologyChangeError};
 
 use super::log::Log;
+use super::members::Members;
 use super::node::check_limits;
 use super::notify::Notifier;
 use super::signal::Hangup;
@@ -23,6 +24,7 @@ pub(super) struct Following<'a> {
     node: NodeId,
     mesh: Mesh,
     replica: Option<Replica<KeyValue>>,
+    members: Option<Members>,
     log: &'a Log,
 }
 
@@ -36,12 +38,18 @@ impl<'a> Following<'a> {
         mesh: Mesh,
         log: &'a Log,
     ) -> Self {
-        Self { hangup, reading: Reading::default(), file, config, node, mesh, replica: None, log }
+        let reading = Reading::default();
+        Self { hangup, reading, file, config, node, mesh, replica: None, members: None, log }
     }
 
     /// The node has a replica, whose members the mesh knows beside the file's.
     pub(super) fn with_replica(self, replica: Replica<KeyValue>) -> Self {
         Self { replica: Some(replica), ..self }
+    }
+
+    /// The node is a proxy, whose mesh knows beside the file's nodes who joined.
+    pub(super) fn with_members(self, members: Option<Members>) -> Self {
+        Self { members, ..self }
     }
 
     /// Goes on by one step; waits until there is one. `line` is what a service manager is told again. Cancel-safe.
@@ -93,12 +101,13 @@ impl<'a> Following<'a> {
             return Err(ReloadError::NeedsRestart(difference.refused));
         }
         // The only step that may still be refused comes first. The settings were checked with the file.
-        match &self.replica {
-            Some(replica) => {
+        match (&self.replica, &self.members) {
+            (Some(replica), _) => {
                 check_limits(&next).map_err(ReloadError::TooSmall)?;
                 replica.set_topology(next.topology())?;
             }
-            None => drop(self.mesh.set_topology(std::sync::Arc::clone(next.topology()))?),
+            (None, Some(members)) => members.set_file(&next)?,
+            (None, None) => drop(self.mesh.set_topology(std::sync::Arc::clone(next.topology()))?),
         }
         if let Err(error) = self.mesh.set_settings(next.settings()) {
             tracing::error!(%error, "defect: checked limits are refused");

@@ -10,14 +10,13 @@ use trunkline_mesh::{Inbox, Mesh, NodeSpec, join};
 use super::NodeArgs;
 use super::failure::Failure;
 use super::log::Log;
+use super::members::Members;
 use super::notify::Notifier;
 use super::output::{Format, Output};
 use super::reload::Following;
 use super::signal::{Hangup, Stop};
-use crate::api::{self, Api};
+use crate::api::{self, Api, Beside};
 use crate::config::{Config, Protection, Role};
-use crate::consensus::Replica;
-use crate::consensus::key_value::KeyValue;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct RunArgs {
@@ -43,7 +42,10 @@ pub(super) async fn run(args: RunArgs, role: Role, log: &Log) -> Result<(), Fail
     log.tell_what_is_left_out();
     let (client, inbox) = join(config.mesh(node)).await?;
     let mesh = client.mesh().clone();
-    let api = serve_admin(&config, node, &mesh)?;
+    // A member that is no proxy serves nobody but itself.
+    let members = node.roles.proxy.then(|| Members::of(&config, node, mesh.clone()));
+    let heard = members.clone().map(|members| Box::new(move || members.heard()) as _);
+    let api = serve_admin_with(&config, node, &mesh, Beside { heard, ..Beside::default() })?;
     let line = announce(&config, node, &mesh, api.as_ref());
     let notifier = Notifier::from_environment();
     let mut writer = Writer::start(output, inbox);
@@ -51,7 +53,8 @@ pub(super) async fn run(args: RunArgs, role: Role, log: &Log) -> Result<(), Fail
     notifier.watch(&mesh);
 
     let (file, id) = (args.node.config.clone(), node.id.clone());
-    let mut following = Following::new(hangup, file, config, id, mesh.clone(), log);
+    let asking = members.as_ref().map(Members::ask);
+    let mut following = Following::new(hangup, file, config, id, mesh.clone(), log).with_members(members);
     let outcome = loop {
         tokio::select! {
             name = stop.signal() => {
@@ -67,6 +70,7 @@ pub(super) async fn run(args: RunArgs, role: Role, log: &Log) -> Result<(), Fail
     };
     stop.exit_on_next();
     notifier.stopping();
+    drop(asking);
     // First nobody is to send new work here, then what is here is finished.
     if let Some(api) = &api {
         api.set_draining();
@@ -87,18 +91,18 @@ pub(super) async fn run(args: RunArgs, role: Role, log: &Log) -> Result<(), Fail
 
 /// The admin API of a node that has an address for it in the file, whatever the process does besides.
 pub(super) fn serve_admin(config: &Config, node: &NodeSpec, mesh: &Mesh) -> Result<Option<Api>, Failure> {
-    serve_admin_with(config, node, mesh, None)
+    serve_admin_with(config, node, mesh, Beside::default())
 }
 
-/// The same, of a node with a replica.
+/// The same, of a node that has more than its mesh.
 pub(super) fn serve_admin_with(
     config: &Config,
     node: &NodeSpec,
     mesh: &Mesh,
-    replica: Option<Replica<KeyValue>>,
+    beside: Beside,
 ) -> Result<Option<Api>, Failure> {
     let protection = config.admin_protection(&node.id);
-    let serve = |address| api::serve_with(address, protection, mesh.clone(), node, replica);
+    let serve = |address| api::serve_with(address, protection, mesh.clone(), node, beside);
     Ok(config.admin(&node.id).map(serve).transpose()?)
 }
 

@@ -1,13 +1,14 @@
 //! Nodes that joined while the cluster runs: the membership says where others dial them, so that no file has to.
 //!
-//! What the file of a node says stays as it is. What is here comes and goes with the committed membership.
+//! What the file of a node says stays as it is. What is here comes and goes with the committed membership, which a replica has from its
+//! log, and a proxy from the nodes that it asks.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use trunkline_mesh::{Mesh, NodeId, NodeSpec, Roles, Topology, TopologyChangeError};
 
-use super::replica_id::Place;
+use super::replica_id::{Membership, Place};
 
 /// What the mesh is to be told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,8 +20,10 @@ enum Change {
 
 /// The nodes that the mesh knows by the membership alone.
 #[derive(Debug, Default)]
-pub(super) struct Joined {
+pub(crate) struct Joined {
     nodes: BTreeMap<NodeId, NodeSpec>,
+    /// What it last followed.
+    committed: Option<Membership>,
     /// Known here, as the membership is being changed to have them: by so many who ask for it.
     asked: BTreeMap<NodeId, usize>,
 }
@@ -43,11 +46,30 @@ impl Joined {
             *count -= 1;
         }
         self.asked.retain(|_, count| *count > 0);
-        self.follow(mesh, members);
+        self.tell(mesh, members);
     }
 
-    /// Tells the mesh who joined and who left.
-    pub(super) fn follow(&mut self, mesh: &Mesh, members: &[Place]) {
+    /// Tells the mesh who joined and who left by a committed membership; of one that is no newer than the last, nothing. Says whether it was.
+    pub(crate) fn follow(&mut self, mesh: &Mesh, membership: Membership) -> bool {
+        let newer = self.committed.as_ref().is_none_or(|last| last.id < membership.id);
+        if newer {
+            self.tell(mesh, &membership.places);
+            self.committed = Some(membership);
+        }
+        newer
+    }
+
+    /// The membership that was followed last.
+    pub(crate) fn committed(&self) -> Option<&Membership> {
+        self.committed.as_ref()
+    }
+
+    /// The nodes that the mesh knows by it, and by no file.
+    pub(crate) fn nodes(&self) -> impl ExactSizeIterator<Item = &NodeId> {
+        self.nodes.keys()
+    }
+
+    fn tell(&mut self, mesh: &Mesh, members: &[Place]) {
         let topology = mesh.topology();
         for change in self.changes(|node| topology.node(node).is_some(), members) {
             let done = match &change {
@@ -69,7 +91,7 @@ impl Joined {
     }
 
     /// Gives the mesh what a file says now, and beside it who joined. Where both cannot be, as with one address, the file's node stays.
-    pub(super) fn set_topology(
+    pub(crate) fn set_topology(
         &mut self,
         mesh: &Mesh,
         file: &Arc<Topology>,
@@ -113,7 +135,10 @@ impl Joined {
             })
             .map(|node| Change::Leaves(node.clone()))
             .collect();
-        for spec in members.iter().filter_map(spec_of) {
+        // A node whose directory was wiped may be there twice, as two replicas.
+        let specs: BTreeMap<NodeId, NodeSpec> =
+            members.iter().filter_map(spec_of).map(|spec| (spec.id.clone(), spec)).collect();
+        for spec in specs.into_values() {
             match self.nodes.get(&spec.id) {
                 Some(known) if *known == spec => {}
                 Some(_) => changes.push(Change::Moves(spec)),
@@ -149,7 +174,7 @@ mod tests {
 
     fn joined(places: &[Place]) -> Joined {
         let nodes = places.iter().filter_map(spec_of).map(|spec| (spec.id.clone(), spec)).collect();
-        Joined { nodes, asked: BTreeMap::new() }
+        Joined { nodes, ..Joined::default() }
     }
 
     #[test]
@@ -162,6 +187,9 @@ mod tests {
         let moved = [place("eu-2", 8)];
         assert_eq!(joined(&members).changes(in_file, &moved), [Change::Moves(spec(&moved[0]))]);
         assert_eq!(joined(&members).changes(in_file, &members[..1]), [Change::Leaves(moved[0].node.clone())]);
+        // Two replicas of one node, of which one was wiped.
+        let twice = [place("eu-2", 7), place("eu-2", 7)];
+        assert_eq!(joined(&[]).changes(in_file, &twice), [Change::Joins(spec(&twice[0]))]);
         // A node that the file names stays as the file has it.
         assert_eq!(joined(&[]).changes(in_file, &[place("eu-1", 9)]), []);
     }

@@ -24,7 +24,7 @@ use super::joined::Joined;
 use super::machine::StateMachine;
 use super::marker::{Marker, Markers};
 use super::outcomes::Outcome;
-use super::replica_id::{Place, ReplicaId};
+use super::replica_id::{Membership, Place, ReplicaId};
 use super::status::Status;
 use super::time::Instant;
 use super::watch;
@@ -303,8 +303,8 @@ impl<M: StateMachine> Replica<M> {
     }
 
     /// As [`add`](Self::add), for a node that no file but its own names: all replicas take it into their topology, with the roles
-    /// `origin` and `member`, once that is committed, and out of it when it is removed. Proxies keep nothing of the log: they have their
-    /// files, and until those name the node, it is sent to directly.
+    /// `origin` and `member`, once that is committed, and out of it when it is removed. So does `trunkline proxy`, which asks them; a
+    /// program that is a proxy itself tells its mesh, and until then the node is sent to directly.
     ///
     /// # Errors
     ///
@@ -332,6 +332,12 @@ impl<M: StateMachine> Replica<M> {
     /// [`TopologyChangeError`]: nothing was changed.
     pub fn set_topology(&self, topology: &Arc<Topology>) -> Result<(), TopologyChangeError> {
         self.joined().set_topology(self.shared.client.mesh(), topology, &self.members())
+    }
+
+    /// Who is in the cluster by the last committed entry that says so, as far as this replica knows; `None`: it knows of none yet.
+    #[must_use]
+    pub fn membership(&self) -> Option<Membership> {
+        self.joined().committed().cloned()
     }
 
     fn members(&self) -> Vec<Place> {
@@ -471,7 +477,8 @@ impl<M: StateMachine> Drop for Asked<'_, M> {
 /// The mesh knows who joined, as long as they are members.
 async fn follow_members<D: Disk>(engine: Engine<D>, mesh: Mesh, joined: Arc<Mutex<Joined>>) {
     let mut seen = None;
-    while let Some(members) = engine.members(&mut seen).await {
-        joined.lock().unwrap_or_else(PoisonError::into_inner).follow(&mesh, &members);
+    while let Some(places) = engine.members(&mut seen).await {
+        let Some(id) = seen else { continue };
+        joined.lock().unwrap_or_else(PoisonError::into_inner).follow(&mesh, Membership { id, places });
     }
 }

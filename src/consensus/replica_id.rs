@@ -7,6 +7,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use trunkline_mesh::{Datacenter, NodeId};
 
+use crate::storage::EntryId;
+
 /// One life of a node's data directory, drawn when it is made.
 ///
 /// Votes and acknowledgements are given under it, and not under the node's name: a node whose directory was wiped returns
@@ -74,6 +76,15 @@ impl Place {
     pub const fn known(node: NodeId, datacenter: Datacenter) -> Self {
         Self { node, datacenter, address: None }
     }
+}
+
+/// Who is in the cluster, as a committed entry of the log says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Membership {
+    /// The entry. Of two memberships of one cluster the one with the later entry holds.
+    pub id: EntryId,
+    /// Where its replicas are, voters and learners.
+    pub places: Vec<Place>,
 }
 
 /// The engine's suite for stores makes places up.

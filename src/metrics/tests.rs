@@ -1,11 +1,12 @@
 //! Scrapes are read back by a strict parser.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use trunkline_mesh::stats::{DatacenterStats, DatacenterStatus, LinkStatus, RouteStatus, TlsStats};
 use trunkline_mesh::{Datacenter, Incarnation, NodeId, Stats, Status};
 
-use super::Metrics;
+use super::{MembersHeard, Metrics};
 use crate::consensus::{Place, ReplicaId, Role, Sent, SnapshotBytes};
 use crate::storage::EntryId;
 use exposition::{Family, Labels, parse};
@@ -91,6 +92,14 @@ fn idle() -> Stats {
     stats
 }
 
+#[test]
+fn who_asks_nobody_for_members_has_no_row_of_them() {
+    let stats = idle();
+    let metrics = Metrics::from_source(move || (stats.clone(), status())).with_members(|| None);
+    let text = String::from_utf8(metrics.scrape().unwrap()).unwrap();
+    assert!(!text.contains("proxy_members") && parse(&text).is_ok());
+}
+
 fn scrape(stats: &Stats) -> BTreeMap<String, Family> {
     let stats = stats.clone();
     let metrics = Metrics::from_source(move || (stats.clone(), status()));
@@ -114,7 +123,8 @@ fn every_family_exists_before_anything_is_counted() {
     let families = scrape(&idle());
     let described = Metrics::described();
     let expected: Vec<&str> = described.iter().map(|described| described.name).collect();
-    let own = |name: &&str| !name.starts_with("trunkline_replica_");
+    let others = ["trunkline_replica_", "trunkline_proxy_members_"];
+    let own = |name: &&str| others.iter().all(|of| !name.starts_with(of));
     let expected: Vec<&str> = expected.into_iter().filter(own).collect();
     assert_eq!(families.keys().map(String::as_str).collect::<Vec<_>>(), expected);
     for described in described.into_iter().filter(|described| own(&described.name)) {
@@ -137,7 +147,7 @@ fn every_family_exists_before_anything_is_counted() {
 }
 
 #[test]
-fn a_replica_is_scraped_with_its_node() {
+fn a_replica_and_what_a_proxy_heard_are_scraped_with_their_node() {
     let (own, place) = (ReplicaId(7), Place::known(node("eu-1"), dc("eu")));
     let status_of = move || crate::consensus::Status {
         replica: own,
@@ -164,12 +174,20 @@ fn a_replica_is_scraped_with_its_node() {
         },
     };
     let stats = idle();
+    let heard = MembersHeard { age: Duration::from_millis(2_500), index: 9, joined: 1, failed: 3 };
     let metrics = Metrics::from_source(move || (stats.clone(), status())).with_replica(status_of);
+    let metrics = metrics.with_members(move || Some(heard));
     let text = String::from_utf8(metrics.scrape().unwrap()).unwrap();
     let families = parse(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
     let described = Metrics::described();
     let expected: Vec<&str> = described.iter().map(|described| described.name).collect();
     assert_eq!(families.keys().map(String::as_str).collect::<Vec<_>>(), expected);
+    let of_members = |family: &str| {
+        let name = format!("trunkline_proxy_members_{family}");
+        sample(&families, &name, &name, &[])
+    };
+    let read = ["age_seconds", "index", "joined", "failed_total"].map(of_members);
+    assert_eq!(read, [Some(2.5), Some(9.0), Some(1.0), Some(3.0)]);
     let value = |family: &str, labels: &[(&str, &str)]| {
         let name = format!("trunkline_replica_{family}");
         sample(&families, &name, &name, labels)

@@ -63,6 +63,10 @@ async fn route(facts: &Facts, request: Request<Incoming>) -> Result<Response<Bod
             let body = json!({ "index": index, "digest": digest.value.to_string() });
             Ok(written::answer(StatusCode::OK, &body))
         }
+        (Method::GET, "/v1/members") => {
+            let ready = facts.replica.status().not_ready.is_none();
+            Ok(written::answer(StatusCode::OK, &written::members(facts.replica.membership().as_ref(), ready)))
+        }
         (Method::GET, "/v1/status") => {
             let mut status = written::status(&facts.replica.status());
             status["followers"] = json!({
@@ -91,7 +95,14 @@ async fn route(facts: &Facts, request: Request<Incoming>) -> Result<Response<Bod
         (_, "/v1/session" | "/v1/propose") => Ok(not_allowed(facts, "POST")),
         (
             _,
-            "/v1/log" | snapshot::PATH | "/v1/events" | "/v1/digest" | "/v1/status" | "/livez" | "/readyz",
+            "/v1/log"
+            | snapshot::PATH
+            | "/v1/events"
+            | "/v1/digest"
+            | "/v1/members"
+            | "/v1/status"
+            | "/livez"
+            | "/readyz",
         ) => Ok(not_allowed(facts, "GET")),
         _ => Err(Error::new(StatusCode::NOT_FOUND, "no_such_path", "there is no such path")),
     }

@@ -10,7 +10,7 @@ use super::Body;
 use crate::consensus::command::Command;
 use crate::consensus::key_value::Answered;
 use crate::consensus::session::Refusal;
-use crate::consensus::{Committed, Outcome, Place, ReplicaId, Status};
+use crate::consensus::{Committed, Membership, Outcome, Place, ReplicaId, Status};
 use crate::storage::EntryId;
 
 pub(super) fn answer(code: StatusCode, body: &Value) -> Response<Body> {
@@ -40,12 +40,30 @@ fn index(id: Option<EntryId>) -> Value {
     id.map_or(Value::Null, |id| json!(id.index))
 }
 
-fn place((replica, place): &(ReplicaId, Place)) -> Value {
-    let mut json = json!({ "replica": replica, "node": place.node, "datacenter": place.datacenter });
+fn node(place: &Place) -> Value {
+    let mut json = json!({ "node": place.node, "datacenter": place.datacenter });
     if let Some(address) = place.address {
         json["address"] = address.to_string().into();
     }
     json
+}
+
+fn place((replica, place): &(ReplicaId, Place)) -> Value {
+    let mut json = node(place);
+    json["replica"] = json!(replica);
+    json
+}
+
+/// Who is in the cluster by the last committed entry that says so; of a node that knows of none, nobody.
+pub(super) fn members(membership: Option<&Membership>, ready: bool) -> Value {
+    let id = membership.map(|membership| membership.id);
+    let nodes = membership.iter().flat_map(|membership| &membership.places).map(node);
+    json!({
+        "index": index(id),
+        "term": id.map(|id| id.term),
+        "ready": ready,
+        "members": nodes.collect::<Vec<_>>(),
+    })
 }
 
 /// What became of an operation; null where this node does not know it any longer.
