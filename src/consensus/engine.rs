@@ -15,6 +15,7 @@ mod message;
 mod network;
 mod outbox;
 mod parts;
+mod quorum;
 mod receiver;
 mod requests;
 mod silences;
@@ -46,6 +47,7 @@ use self::machine_store::MachineStore;
 use self::message::Body;
 use self::network::{Network, Wire};
 use self::outbox::Outbox;
+use self::quorum::Quorum;
 use self::receiver::Receiver;
 use self::requests::{FORWARDED_KIB_MAX, PROPOSALS_KIB_MAX, Requests};
 use self::silences::Silences;
@@ -122,6 +124,7 @@ impl<D: Disk> Engine<D> {
         let store = LogStore::new(Arc::clone(&log), covered, &found, events.clone())?;
         let (tell, progress) = watch::channel(Progress::default());
         let machine = MachineStore::open(applier, Arc::clone(&snapshots), tell, events.clone()).await?;
+        let quorum = Arc::new(Quorum::new(own));
         let wire = Arc::new(Wire {
             own,
             outbox: Outbox::new(carrier),
@@ -129,7 +132,8 @@ impl<D: Disk> Engine<D> {
             patience: timing.patience,
             time: OwnTime::begin(),
             events,
-            heard: Heard::new(own, timing.election),
+            heard: Heard::new(own, timing.election, Arc::clone(&quorum)),
+            quorum,
             silences: Mutex::new(Silences::new(timing.election)),
             asked: Mutex::new(None),
         });
@@ -156,6 +160,7 @@ impl<D: Disk> Engine<D> {
             votes_from: Instant::now() + promised,
             last_word: timing.heartbeat,
             lease: timing.lease(),
+            backed_within: timing.promise(),
             step: timing.step(),
             writes: RwLock::new(()),
             changing: tokio::sync::Mutex::new(()),

@@ -1,6 +1,6 @@
 //! Whether this node hears of whoever leads, and that one of a majority: whether a client does well to come here.
 
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use openraft::async_runtime::WatchReceiver;
@@ -9,6 +9,7 @@ use openraft::type_config::alias::WatchReceiverOf;
 use super::super::replica_id::ReplicaId;
 use super::super::status::NotReady;
 use super::super::time::Instant;
+use super::quorum::Quorum;
 use super::requests::NEAR_ENTRIES;
 use super::types::*;
 
@@ -19,6 +20,7 @@ pub(super) struct Heard {
     own: ReplicaId,
     /// So long ago a word is good: `election`.
     within: Duration,
+    quorum: Arc<Quorum>,
     last: Mutex<Option<Word>>,
     /// Set once the engine is there.
     metrics: OnceLock<WatchReceiverOf<Types, Metrics>>,
@@ -34,11 +36,11 @@ struct Word {
 }
 
 impl Heard {
-    pub(super) fn new(own: ReplicaId, within: Duration) -> Self {
-        Self { own, within, last: Mutex::new(None), metrics: OnceLock::new() }
+    pub(super) fn new(own: ReplicaId, within: Duration, quorum: Arc<Quorum>) -> Self {
+        Self { own, within, quorum, last: Mutex::new(None), metrics: OnceLock::new() }
     }
 
-    /// The engine's, from which a leader takes whether a majority answers it.
+    /// The engine's, from which a leader takes who votes.
     pub(super) fn look_at(&self, metrics: WatchReceiverOf<Types, Metrics>) {
         // There is one engine.
         let _ = self.metrics.set(metrics);
@@ -73,11 +75,9 @@ impl Heard {
     }
 
     fn backs(&self, metrics: &Metrics) -> bool {
-        let mut voters = metrics.membership_config.voter_ids();
-        let alone = voters.next() == Some(self.own) && voters.next().is_none();
-        let answered = metrics.last_quorum_acked;
-        let answered = answered.is_some_and(|at| openraft::Instant::elapsed(&*at) < self.within);
-        alone || answered || self.word(metrics.vote.leader_id).is_some()
+        let leader = metrics.vote.leader_id;
+        let answered = self.quorum.majority(leader.term, metrics.membership_config.membership());
+        answered.is_some_and(|sent| sent.at.elapsed() < self.within) || self.word(leader).is_some()
     }
 
     /// What stands against this node's serving clients.

@@ -31,6 +31,7 @@ use super::machine_store::SnapshotData;
 use super::message::{Append, Appended, Body, Envelope};
 use super::outbox::{Outbox, QueueFull};
 use super::parts::{EngineSnapshot, Receives};
+use super::quorum::{Quorum, Sent};
 use super::silences::Silences;
 use super::types::*;
 use crate::storage::{Disk, Entry};
@@ -52,6 +53,7 @@ pub(super) struct Wire {
     pub(super) time: OwnTime,
     pub(super) events: Events,
     pub(super) heard: Heard,
+    pub(super) quorum: Arc<Quorum>,
     pub(super) silences: Mutex<Silences>,
     /// The last term in which votes were asked for, and whether that was on trial: an event for all voters is enough.
     pub(super) asked: Mutex<Option<(u64, bool)>>,
@@ -345,6 +347,8 @@ struct Appends<'a, D: Disk, S> {
 
 struct Pending {
     seq: u64,
+    term: u64,
+    sent: Sent,
     previous: Option<LogId>,
     last: Option<LogId>,
     bytes: usize,
@@ -402,6 +406,8 @@ impl<D: Disk, S: Stream<Item = AppendEntriesRequest<Types>> + Unpin> Appends<'_,
             entries,
         };
         let peer = self.peer;
+        // Before it leaves: nobody has it earlier.
+        let (term, sent) = (request.vote.leader_id.term, peer.wire.quorum.sends());
         let envelope = Envelope {
             from: peer.wire.own,
             to: Some(peer.replica),
@@ -413,7 +419,8 @@ impl<D: Disk, S: Stream<Item = AppendEntriesRequest<Types>> + Unpin> Appends<'_,
         if self.pending.is_empty() {
             self.since = Instant::now();
         }
-        self.pending.push_back(Pending { seq: self.next, previous: request.prev_log_id, last, bytes });
+        let (seq, previous) = (self.next, request.prev_log_id);
+        self.pending.push_back(Pending { seq, term, sent, previous, last, bytes });
         self.bytes += bytes;
         self.next += 1;
         Ok(())
@@ -426,7 +433,10 @@ impl<D: Disk, S: Stream<Item = AppendEntriesRequest<Types>> + Unpin> Appends<'_,
         self.bytes -= pending.bytes;
         self.since = Instant::now();
         match appended {
-            Appended::Done => Ok(Ok(pending.last)),
+            Appended::Done => {
+                self.peer.wire.quorum.is_taken(self.peer.replica, pending.term, pending.sent);
+                Ok(Ok(pending.last))
+            }
             Appended::Conflict => match pending.previous {
                 Some(previous) => Ok(Err(StreamAppendError::Conflict(previous))),
                 None => Err(broken("nothing conflicts with the beginning of the log")),

@@ -58,6 +58,8 @@ pub(super) struct Requests<D: Disk> {
     /// How long this node answers reads by a lease after a quorum heard of it: less than half of what followers promise, so that
     /// a clock of twice the speed breaks nothing, and no guard has to see it first.
     pub(super) lease: Duration,
+    /// How long a reader waits for a majority to take what was sent after it began: any of it has a vote for another one by then.
+    pub(super) backed_within: Duration,
     /// What this node's clocks may move apart before its leases end.
     pub(super) step: Duration,
     /// Held by every proposal that is under way here, and alone by whoever hands over.
@@ -269,6 +271,7 @@ impl<D: Disk> Requests<D> {
 
     /// Up to which entry a reader must wait, if this node leads; `None` if it does not, or cannot be sure.
     pub(super) async fn barrier_here(&self, lease: bool) -> Option<Option<EntryId>> {
+        let began = self.wire.quorum.last();
         // The node may have stood still since the guard looked, and its monotonic clock with it.
         let lease = lease && self.leases.load(Ordering::Relaxed) && self.wire.time.is_steady(self.step);
         let option = if lease {
@@ -277,7 +280,46 @@ impl<D: Disk> Requests<D> {
             LinearizerOption::from(ReadPolicy::ReadIndex)
         };
         let linearizer = self.raft.get_read_linearizer(option).await.ok()?;
-        Some(Some(id_of(linearizer.read_log_id().log_id())))
+        // It is of the term in which the engine led when it said so. That a majority followed is not taken from it.
+        let read = id_of(linearizer.read_log_id().log_id());
+        let backed = if lease {
+            let majority = self.wire.quorum.majority(read.term, &self.membership());
+            majority.is_some_and(|sent| sent.at.elapsed() < self.lease)
+        } else {
+            self.is_backed_beyond(began, read.term).await
+        };
+        backed.then_some(Some(read))
+    }
+
+    fn membership(&self) -> EngineMembership {
+        self.raft.metrics().borrow_watched().membership_config.membership().clone()
+    }
+
+    /// A majority took something that this node sent as the leader of that term, after what has that number: nobody of a later term led
+    /// before.
+    async fn is_backed_beyond(&self, number: u64, term: u64) -> bool {
+        tokio::select! {
+            biased;
+            () = self.wire.quorum.majority_beyond(number, term, || self.membership()) => true,
+            () = self.leads_no_longer(term) => false,
+            () = sleep(self.backed_within) => false,
+        }
+    }
+
+    async fn leads_no_longer(&self, term: u64) {
+        let mut metrics = self.raft.server_metrics();
+        loop {
+            {
+                let metrics = metrics.borrow_watched();
+                let leads = metrics.state == openraft::ServerState::Leader;
+                if !leads || metrics.vote.leader_id.term != term {
+                    return;
+                }
+            }
+            if metrics.changed().await.is_err() {
+                return;
+            }
+        }
     }
 
     /// The same of whoever leads.
@@ -285,7 +327,8 @@ impl<D: Disk> Requests<D> {
         if let Some(index) = self.barrier_here(lease).await {
             return Some(index);
         }
-        let leader = self.raft.current_leader().await?;
+        // It said all that it can.
+        let leader = self.raft.current_leader().await.filter(|leader| *leader != self.wire.own)?;
         let place = self.place_of(leader)?;
         match self.ask_leader((leader, &place), Lane::Control, Body::Barrier { lease }, patience).await {
             Ok((_, Body::Passed { index })) => index,

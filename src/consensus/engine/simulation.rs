@@ -19,6 +19,7 @@ mod planted;
 mod readiness;
 mod runtime;
 mod scene;
+mod stopped;
 mod subscribers;
 mod tests;
 mod trace;

@@ -36,11 +36,15 @@ pub(in crate::consensus) struct Scope(Arc<Shared>);
 struct Shared {
     state: Mutex<State>,
     killed: Notify,
+    /// Rings when they go on, or are killed.
+    goes_on: Notify,
     clock_changed: Notify,
 }
 
 struct State {
     paused: bool,
+    /// When they went on after the last pause.
+    went_on: Option<Instant>,
     killed: bool,
     next: u64,
     /// Of every task that has begun.
@@ -84,9 +88,10 @@ impl Scope {
         let now = Instant::now();
         let clock = Clock { began, shown: now - began, at: now, rate: 1_000, wall: WALL };
         let (wakers, panics) = (BTreeMap::new(), Vec::new());
-        let state = State { paused: false, killed: false, next: 0, wakers, panics, disk, clock };
-        let state = Mutex::new(state);
-        Self(Arc::new(Shared { state, killed: Notify::new(), clock_changed: Notify::new() }))
+        let (paused, went_on, killed, next) = (false, None, false, 0);
+        let state = State { paused, went_on, killed, next, wakers, panics, disk, clock };
+        let (killed, goes_on, clock_changed) = (Notify::new(), Notify::new(), Notify::new());
+        Self(Arc::new(Shared { state: Mutex::new(state), killed, goes_on, clock_changed }))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -190,14 +195,31 @@ impl Scope {
     pub(in crate::consensus) fn resume(&self) {
         let wakers: Vec<_> = {
             let mut state = self.lock();
-            state.paused = false;
+            if std::mem::take(&mut state.paused) {
+                state.went_on = Some(Instant::now());
+            }
             if state.clock.rate == 0 {
                 state.clock.change(1_000);
                 self.0.clock_changed.notify_waiters();
             }
             state.wakers.values().cloned().collect()
         };
+        self.0.goes_on.notify_waiters();
         wakers.iter().for_each(Waker::wake_by_ref);
+    }
+
+    /// Waits while they are paused. When they went on, if that was not before a certain time.
+    pub(in crate::consensus) async fn pause_since(&self, since: Instant) -> Option<Instant> {
+        loop {
+            let goes_on = self.0.goes_on.notified();
+            {
+                let state = self.lock();
+                if !state.paused || state.killed {
+                    return state.went_on.filter(|at| *at >= since);
+                }
+            }
+            goes_on.await;
+        }
     }
 
     pub(in crate::consensus) fn kill(&self) {
@@ -208,6 +230,7 @@ impl Scope {
         };
         wakers.values().for_each(Waker::wake_by_ref);
         self.0.killed.notify_waiters();
+        self.0.goes_on.notify_waiters();
     }
 
     pub(in crate::consensus) fn is_killed(&self) -> bool {

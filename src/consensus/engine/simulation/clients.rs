@@ -16,6 +16,9 @@ use super::node::{Running, Surroundings};
 use super::planted::Planted;
 use crate::consensus::history::{Done, NEVER, What};
 
+/// What a client reads, one after the other, that comes to a node right when it goes on.
+const READS_AT_ONCE: usize = 8;
+
 /// How often an operation of unknown outcome is tried again.
 const TRIES_MAX: u32 = 6;
 
@@ -205,8 +208,20 @@ impl Client {
     }
 
     async fn read(&mut self) {
+        if let Some(node) = self.cluster.any(&mut self.luck) {
+            self.read_at(&node).await;
+        }
+    }
+
+    /// Comes to a node that goes on after a pause, and reads there.
+    pub(super) async fn come_to(mut self, node: Running) {
+        for _ in 0..READS_AT_ONCE {
+            self.read_at(&node).await;
+        }
+    }
+
+    async fn read_at(&mut self, node: &Running) {
         let (key, drawn) = (self.key(), self.luck.u8(0..10));
-        let Some(node) = self.cluster.any(&mut self.luck) else { return };
         let consistency = match drawn {
             0 => Consistency::Stale,
             1..=3 => Consistency::Lease,

@@ -41,7 +41,7 @@ pub(super) enum Fault {
     DiskFull,
     /// The disk is slow, up to ten seconds for a sync.
     SlowDisk,
-    /// A process stands still.
+    /// A process stands still, and what arrives meanwhile waits in its buffers. Clients come to it when it goes on.
     Pause,
     /// What one node sends another does not arrive.
     CutOneWay,

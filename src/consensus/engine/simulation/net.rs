@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use futures_util::stream;
 use tokio::sync::{Notify, mpsc};
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use trunkline_mesh::{Datacenter, Delivery, FailReason, Incarnation, Lane, NodeId, Payload, SendError, Seq};
 
 use super::super::super::carrier::{Carrier, Incoming, Outgoing, TurnedDown};
@@ -20,6 +20,11 @@ use super::faults::{Counts, Fault};
 use super::planted::Planted;
 use super::trace::Trace;
 use crate::storage::EntryId;
+
+/// When a process that stood still goes on, it comes to a connection within so many ms, and between two messages of that this many
+/// pass at most: meanwhile it does what the one before says.
+const TURN_MS: u64 = 40;
+const APART_MS: u64 = 1;
 
 /// A round trip and so much more after it was sent, a kernel sends again what was lost.
 const RESENT_AFTER: Duration = Duration::from_millis(200);
@@ -271,7 +276,9 @@ impl Net {
         let lost_if_restarted = state.luck.bool().then(|| state.ends.get(&to).map(|end| end.life)).flatten();
         let flow = state.flows.entry((from, to, lane.index())).or_insert_with(|| {
             let (queue, flights) = mpsc::unbounded_channel();
-            tokio::spawn(self.clone().carry((from, to, lane), flights));
+            let (buffer, arrived) = mpsc::unbounded_channel();
+            tokio::spawn(self.clone().carry((from, to), (flights, buffer)));
+            tokio::spawn(self.clone().read((from, to, lane), arrived));
             Flow { last: Instant::now(), seq: 0, queue }
         });
         flow.last = flow.last.max(Instant::now() + delay + jitter + again);
@@ -302,18 +309,19 @@ impl Net {
         }
     }
 
-    /// Brings what a flow has, one after the other.
+    /// Brings what a flow has into the buffers of the receiver, one after the other.
     async fn carry(
         self,
-        (from, to, lane): (usize, usize, Lane),
-        mut flights: mpsc::UnboundedReceiver<Flight>,
+        (from, to): (usize, usize),
+        (mut flights, buffer): (mpsc::UnboundedReceiver<Flight>, mpsc::UnboundedSender<(Instant, Flight)>),
     ) {
         while let Some(flight) = flights.recv().await {
             sleep_until(flight.at).await;
             loop {
                 let healed = self.0.healed.notified();
                 if !self.is_held(from, to) {
-                    self.deliver((from, to, lane), flight);
+                    // It is read as long as the run lasts.
+                    let _ = buffer.send((Instant::now(), flight));
                     break;
                 }
                 if timeout_at(flight.deadline, healed).await.is_err() {
@@ -321,6 +329,27 @@ impl Net {
                     break;
                 }
             }
+        }
+    }
+
+    /// The receiver takes what is in its buffers: at once, but for what came while it stood still. That it comes to when it goes on, one
+    /// message after the other.
+    async fn read(
+        self,
+        (from, to, lane): (usize, usize, Lane),
+        mut arrived: mpsc::UnboundedReceiver<(Instant, Flight)>,
+    ) {
+        let mut turn = None;
+        while let Some((at, flight)) = arrived.recv().await {
+            let scope = self.lock().ends.get(&to).map(|end| end.scope.clone());
+            if let Some(scope) = scope
+                && let Some(went_on) = scope.pause_since(at).await
+            {
+                let most = if turn.replace(went_on) == Some(went_on) { APART_MS } else { TURN_MS };
+                let wait = Duration::from_millis(self.lock().luck.u64(0..=most));
+                sleep(wait).await;
+            }
+            self.deliver((from, to, lane), flight);
         }
     }
 

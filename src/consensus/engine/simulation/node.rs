@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use openraft::async_runtime::WatchReceiver;
 use tokio::time::sleep;
 
 use super::super::super::access::Access;
@@ -196,6 +197,7 @@ impl Node {
                 let raft = engine.requests.raft.clone();
                 tasks::spawn(async move { drop(raft.trigger().elect(false).await) });
             }
+            Some(Planted::TimesOfEngine) => tasks::spawn(all_taken(Arc::clone(&engine.requests))),
             Some(Planted::LeaseWithoutGuard) => tasks::spawn(always_sure(Arc::clone(&engine.requests))),
             _ => {}
         }
@@ -249,6 +251,18 @@ async fn always_sure(requests: Arc<Requests<FaultyDisk>>) {
         requests.leases.store(true, Ordering::Relaxed);
         requests.wire.time.look();
         sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Everything is taken by everybody: what the engine says is all that a leader goes by.
+async fn all_taken(requests: Arc<Requests<FaultyDisk>>) {
+    loop {
+        let (quorum, raft) = (&requests.wire.quorum, &requests.raft);
+        let term = raft.metrics().borrow_watched().current_term;
+        for (voter, _) in requests.voters_led().into_iter().flatten() {
+            quorum.is_taken(voter, term, quorum.sends());
+        }
+        sleep(Duration::from_millis(1)).await;
     }
 }
 

@@ -34,6 +34,8 @@ pub(super) enum Planted {
     LentOlder,
     /// A node asks for votes right after its start, whatever it promised another leader before.
     OwnCandidacy,
+    /// A leader goes by the engine's times of what a majority answered.
+    TimesOfEngine,
 }
 
 impl Planted {
@@ -65,10 +67,11 @@ impl Planted {
             Self::CommitForgotten => "goes back from",
             Self::LentOlder => "a snapshot without",
             Self::LeaseWithoutGuard | Self::OwnCandidacy => "a lease read is stale",
+            Self::TimesOfEngine => "stale reads",
         }
     }
 
-    /// Those that a run of a swarm shows; the others have tests of their own, here, in `leases.rs` and in `lent.rs`.
+    /// Those that a run of a swarm shows; the others have tests of their own, here, in `leases.rs`, in `lent.rs` and in `stopped.rs`.
     pub(super) const ALL: [Self; 10] = [
         Self::AckBeforeSync,
         Self::VoteNotPersisted,

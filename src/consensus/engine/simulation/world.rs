@@ -32,6 +32,8 @@ pub(super) const TICK: Duration = Duration::from_millis(50);
 pub(super) const SPARE: usize = FOUNDERS;
 /// Nodes that may be without a vote at once, because their logs are damaged or in doubt.
 pub(super) const LOST_MAX: usize = 2;
+/// Clients that come to a node when it goes on after a pause.
+const COME_AT_ONCE: usize = 4;
 /// How long a cluster may take until it is well again.
 const RECOVERY: Duration = Duration::from_secs(90);
 
@@ -75,6 +77,8 @@ pub(super) struct World {
     /// Who is started next with clocks of another speed.
     pub(super) slow_clocks: BTreeMap<usize, u32>,
     pub(super) counts: Counts,
+    /// What clients were told.
+    notes: Notes,
 }
 
 /// Nodes whose disks were wiped, until they vote again. Clones are the same.
@@ -155,6 +159,7 @@ impl World {
             replaced: Replaced::default(),
             slow_clocks: BTreeMap::new(),
             counts,
+            notes: Notes::default(),
         }
     }
 
@@ -162,14 +167,9 @@ impl World {
         for index in 0..self.nodes.len() {
             self.start(index).await;
         }
-        let (notes, seen) = (Notes::default(), Seen::default());
-        let clients: Vec<JoinHandle<()>> = (0..self.swarm.clients)
-            .map(|number| {
-                let told = (self.cluster.clone(), notes.clone());
-                let pause = self.swarm.client_pause;
-                tokio::spawn(Client::new(number, self.luck.fork(), told, self.around.clone(), pause).run())
-            })
-            .collect();
+        let (notes, seen) = (self.notes.clone(), Seen::default());
+        let clients: Vec<JoinHandle<()>> =
+            (0..self.swarm.clients).map(|number| tokio::spawn(self.client(number).run())).collect();
         let subscribers: Vec<JoinHandle<()>> = (0..2)
             .map(|_| {
                 let (cluster, around, seen) = (self.cluster.clone(), self.around.clone(), seen.clone());
@@ -206,6 +206,11 @@ impl World {
             mean_put: notes.mean_put(),
             swarm: self.swarm,
         }
+    }
+
+    fn client(&mut self, number: u64) -> Client {
+        let told = (self.cluster.clone(), self.notes.clone());
+        Client::new(number, self.luck.fork(), told, self.around.clone(), self.swarm.client_pause)
     }
 
     /// Holds what clients were told against what was applied.
@@ -342,7 +347,13 @@ impl World {
             due
         };
         for index in due(&mut self.resumes) {
-            self.nodes[index].running.iter().for_each(|running| running.scope.resume());
+            if let Some(running) = self.nodes[index].running.clone() {
+                for _ in 0..COME_AT_ONCE {
+                    let client = self.client(self.swarm.clients);
+                    tokio::spawn(client.come_to(running.clone()));
+                }
+                running.scope.resume();
+            }
         }
         for index in due(&mut self.starts) {
             self.start(index).await;
