@@ -315,6 +315,25 @@ mod tests {
         std::iter::repeat_with(|| rng.u8(..)).take(len).collect()
     }
 
+    #[test]
+    fn behind_the_next_border_of_both_four_equal_bytes_are_enough_and_three_are_not() {
+        let (rest, wanted) = (b"__abcd_____", b"_abcd______");
+        let found =
+            |rest: &[u8]| after_border(rest, wanted, [0, 0], [Starts::at(&[0, 2]), Starts::at(&[0, 1])]);
+        assert_eq!(found(rest), Some((2, 1)));
+        for unequal in 2..6 {
+            let mut other = *rest;
+            other[unequal] = b'X';
+            assert_eq!(found(&other), None);
+        }
+        // The end of one of them is a difference as well; behind the last border nothing is looked at.
+        assert_eq!(found(&rest[..5]), None);
+        let behind = |at: usize| {
+            after_border(&rest[at..], wanted, [at, 0], [Starts::at(&[0, 2]), Starts::at(&[0, 1])])
+        };
+        assert_eq!((behind(1), behind(2)), (Some((1, 1)), None));
+    }
+
     fn runs(reference: &[u8], message: &[u8]) -> Vec<Run> {
         let mut index = BlockIndex::new(1);
         let (mut work, mut out) = (Work::default(), Vec::new());

@@ -20,9 +20,9 @@ use crate::stage::Stage;
 /// copies of them. One MiB of what came is kept for that: data columns of up to 16 KiB as copies, whose slices are what
 /// [`parse`](Self::parse) gives out; of longer ones, of which there are at most 64, the buffers that were parsed, with
 /// everything else that these hold. Of what this end sent it keeps up to 4 MiB that the peer has not
-/// yet said to have got, and the MiB before that, in whole segments; once 4 MiB are open, or 8,192 frames, frames are sent
-/// unremembered until the peer says more ([`Frame::is_unremembered`]). Segments of more than 16 KiB are kept by reference, and with them
-/// the buffers that they are slices of.
+/// yet said to have got, and the MiB before that, in whole segments. A frame that would make more than that open, or more
+/// than 8,192 frames, is sent unremembered ([`Frame::is_unremembered`]), as one is that has more than 4 MiB alone. Segments
+/// of more than 16 KiB are kept by reference, and with them the buffers that they are slices of.
 /// Both ends have to send now and then, and both use a `Session`: a half refuses frames that refer to what it sent. Where
 /// only one end sends, use the halves at both.
 ///
@@ -231,8 +231,8 @@ impl Session {
     }
 
     /// Whether a quarter of a MiB, or 2,048 frames with bytes of their own, have arrived since this end said so last. An end
-    /// that has nothing to send for long sends an empty message then: its peer keeps what it does not know to have arrived, 4 MiB or 8,192 frames at most, and after these
-    /// sends all frames unremembered.
+    /// that has nothing to send for long sends an empty message then: its peer keeps what it does not know to have arrived,
+    /// 4 MiB or 8,192 frames at most, and after these sends all frames unremembered.
     #[must_use]
     pub fn has_news(&self) -> bool {
         self.window.has_news()

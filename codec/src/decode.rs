@@ -251,6 +251,29 @@ impl Frame {
         out
     }
 
+    /// Message `index` in one piece that begins at an address divisible by `align`, as arrays of numbers are read in place.
+    /// Where it lies so already it is a slice of what was received, and no byte is copied.
+    ///
+    /// # Panics
+    ///
+    /// When `index` is not below [`message_count`](Self::message_count), or `align` is 0.
+    #[must_use]
+    pub fn to_aligned(&self, index: usize, align: usize) -> Bytes {
+        let mut pieces = self.message(index);
+        if let (Some(only), 0) = (pieces.next(), pieces.len())
+            && only.as_ptr().addr().is_multiple_of(align)
+        {
+            return only;
+        }
+        let len = self.message_len(index);
+        // Room in front of it for as much as the address of what is allocated may be off.
+        let mut out: Vec<u8> = Vec::with_capacity(len + align - 1);
+        let before = out.as_ptr().addr().next_multiple_of(align) - out.as_ptr().addr();
+        out.resize(before, 0);
+        self.slices(index).for_each(|slice| out.extend_from_slice(slice));
+        Bytes::from(out).slice(before..)
+    }
+
     /// Whether the sender forbids to enter this frame into any history.
     #[must_use]
     pub fn is_unremembered(&self) -> bool {

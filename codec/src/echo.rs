@@ -152,6 +152,11 @@ impl Sent {
         parts.concat().into()
     }
 
+    /// Bytes of all chunks, which parts of them keep alive at most.
+    pub(crate) fn kept(&self) -> usize {
+        self.kept
+    }
+
     /// Bytes that are not known to have arrived.
     pub(crate) fn unknown(&self) -> usize {
         self.unknown
@@ -159,10 +164,11 @@ impl Sent {
 }
 
 /// What parts of chunks keep alive: the chunks.
-#[derive(Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Alive {
     pub(crate) bytes: usize,
-    /// The place of the chunk that was counted last: mostly the next part is of it too, and if not it counts again.
+    /// The place of the chunk that was counted last: mostly the next part is of it too, and if not it counts again. All that
+    /// is [kept](Sent::kept) is the most.
     last: Option<u64>,
 }
 

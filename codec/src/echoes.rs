@@ -37,6 +37,7 @@ impl Echoes {
         sent.arrived(layout.arrived);
         let mut found = Self::default();
         let mut window: Option<Bytes> = None;
+        let mut joined_bytes = 0;
         let mut alive = Alive::default();
         let mut pieces: usize = layout.extents.iter().map(|extent| extent.pieces).sum();
         let mut members = layout.members.iter().map(|member| usize::from(*member));
@@ -51,14 +52,16 @@ impl Echoes {
             // In how many parts this end keeps the bytes is not known to the sender, who counted one piece for each member.
             // If more are too many, all that may be referred to is joined, once for the whole frame.
             if window.is_none() {
+                let before = alive;
                 let count =
                     sent.find(distance, record.len, &mut found.parts, &mut alive).ok_or(missing.clone())?;
                 let more = (count - 1).saturating_mul(record.members);
                 if pieces.saturating_add(more) > limits.pieces {
                     let joined = sent.window();
-                    alive.bytes = alive.bytes.saturating_add(joined.len());
+                    joined_bytes = joined.len();
                     window = Some(joined);
                     found.parts.truncate(first);
+                    alive = before;
                 } else {
                     pieces += more;
                 }
@@ -71,7 +74,7 @@ impl Echoes {
             members.for_each(|member| layout.extents[member].pieces += count - 1);
             found.counts.push(count);
         }
-        found.alive = alive.bytes;
+        found.alive = alive.bytes.min(sent.kept()) + joined_bytes;
         Ok(found)
     }
 

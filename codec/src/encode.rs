@@ -24,12 +24,13 @@ use crate::work::Work;
 const WRITTEN_OUT_BYTES_MAX: usize = 4 << 10;
 
 /// How an [`Encoder`] works.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Options {
     /// The second stage. Default [`Stage::None`].
     pub stage: Stage,
-    /// Seed of the hash that finds repeated blocks. It may change where messages are cut, never what they say. `None` (default) draws one per encoder, which nobody outside can
-    /// know; a fixed one makes the output a function of the input, for tests and measurements.
+    /// Seed of the hash that finds repeated blocks. It may change where messages are cut, never what they say. `None`
+    /// (default) draws one per encoder, which nobody outside can know; a fixed one makes the output a function of the
+    /// input, for tests and measurements.
     pub seed: Option<u64>,
     /// The limits of the receivers. No frame is built that they would refuse.
     pub limits: Limits,

@@ -56,8 +56,8 @@ impl EncodedFrame {
         self.stats.frame_bytes
     }
 
-    /// Whether no later frame may refer to this one: it was asked for, or the peer has not said for 4 MiB or
-    /// 8,192 frames what arrived.
+    /// Whether no later frame may refer to this one: it was asked for, or with this frame there are more than 4 MiB or 8,192
+    /// frames of which the peer has not said that they arrived. A frame of more than 4 MiB has too much alone.
     #[must_use]
     pub fn is_unremembered(&self) -> bool {
         self.flags & wire::FLAG_NOREF != 0

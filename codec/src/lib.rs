@@ -27,23 +27,14 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! # The way through the crate
-//!
-//! A [`Payload`] is one message as a list of segments. [`Encoder::encode`] makes a `draft` of all of them: it plans
-//! (`plan`) first by the segments' addresses (`identity`; where only some share memory, `copies` of it are looked for), then by content against the longest message (`align`, with
-//! blocks looked up in `index`). What is common is cut into stretches (`sweep`); what is left between them ends up in
-//! `columns`. On a connection the first bytes of messages (`openings`) are held against earlier ones before that, all
-//! together (`steady`, where they are short; `in_step`) or each on its own (`past`), and what need not be sent is left out
-//! (`records`, `echo`). Records go to a `head` and a `data` column, an optional second [`Stage`] compresses the latter,
-//! and the result is an [`EncodedFrame`]. [`Frame::parse`] checks everything against [`Limits`] and hands out slices of
-//! the buffer it got.
+//! # What is promised
 //!
 //! The frame's bytes are in `FORMAT.md`, with what is promised about them and the tests that hold the promises:
 //!
 //! * exact for every input, and never longer than the messages, their lengths and a few bytes;
 //! * linear in the bytes of all messages, whatever they contain;
-//! * one spelling per list of records; output is a function of the messages, of which segments are the same memory, of
-//!   options and seed, and in a session of what went before;
+//! * one spelling per list of records; output is a function of the messages, of how they are cut into segments and which of
+//!   these are the same memory, of options and seed, and in a session of what went before;
 //! * no panic and no allocation beyond the limits from anything that a peer can send.
 //!
 //! # Sessions
@@ -89,7 +80,7 @@
 //! Frames: those of version 1 are read by every later release. How an encoder cuts messages into records, and so the very
 //! bytes that it writes, may change with any release; every decoder reads them. The rest is semantic versioning, with
 //! these notes. The enums of this crate, [`Stats`] and [`Work`] are `#[non_exhaustive]`: a variant or a figure more breaks
-//! nothing. The variants themselves, [`Options`] and [`Limits`] are not, and neither their fields nor defaults change but
+//! nothing. The variants themselves, [`Options`], [`Limits`] and [`Epochs`] are not, and neither their fields nor defaults change but
 //! with a breaking release. [`bytes`] 1 is
 //! part of the interface, other dependencies are not. A release that needs a later Rust than `rust-version` in
 //! `Cargo.toml` is at least a minor one. What is hidden from this documentation is for tests and promised to nobody.
@@ -101,6 +92,15 @@
 //! are.
 
 #![forbid(unsafe_code)]
+
+// The way through the crate. A `Payload` is one message as a list of segments. `Encoder::encode` makes a `draft` of all of
+// them: it plans (`plan`) first by the segments' addresses (`identity`; where only some share memory, `copies` of it are
+// looked for), then by content against the longest message (`align`, with blocks looked up in `index`). What is common is
+// cut into stretches (`sweep`); what is left between them ends up in `columns`. On a connection the first bytes of messages
+// (`openings`) are held against earlier ones before that, all together (`steady`, where they are short; `in_step`) or each
+// on its own (`past`), and what need not be sent is left out (`records`, `echo`). Records go to a `head` and a `data`
+// column, an optional second `Stage` compresses the latter, and the result is an `EncodedFrame`. `Frame::parse` checks
+// everything against `Limits` and hands out slices of the buffer it got.
 
 pub use both_ways::{EchoDecoder, EchoEncoder, Session};
 pub use decode::{Frame, Pieces, reserialise};

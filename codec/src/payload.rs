@@ -12,12 +12,38 @@ use bytes::Bytes;
 /// Cloning copies handles, not bytes. Empty segments are dropped: they carry nothing, and how a message is cut into
 /// segments is not part of its value. It is a hint: whoever knows where fields or packets begin and cuts there, by
 /// [`Bytes::slice`], which copies nothing, has equal ones found also between others that have grown, where they would be too
-/// short to be searched for. A segment costs a handle of 32 bytes and a look.
+/// short to be searched for. A segment costs a handle of 32 bytes and a look. Payloads are equal when their bytes are.
 #[derive(Clone, Default)]
 pub struct Payload {
     segments: Vec<Bytes>,
     bytes: usize,
 }
+
+impl PartialEq for Payload {
+    fn eq(&self, other: &Self) -> bool {
+        let (mut one, mut two): (&[u8], &[u8]) = (&[], &[]);
+        let (mut segments, mut others) = (self.segments.iter(), other.segments.iter());
+        self.bytes == other.bytes
+            && loop {
+                // No segment is empty, and both have as many bytes.
+                if one.is_empty() {
+                    let Some(segment) = segments.next() else { break two.is_empty() };
+                    one = segment;
+                }
+                if two.is_empty() {
+                    let Some(segment) = others.next() else { break false };
+                    two = segment;
+                }
+                let equal = one.len().min(two.len());
+                if one[..equal] != two[..equal] {
+                    break false;
+                }
+                (one, two) = (&one[equal..], &two[equal..]);
+            }
+    }
+}
+
+impl Eq for Payload {}
 
 impl Payload {
     /// The segments in order; none is empty.
@@ -98,6 +124,21 @@ impl fmt::Debug for Payload {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn payloads_are_equal_when_their_bytes_are() {
+        let cut =
+            |at: &[&str]| at.iter().map(|part| Bytes::from(part.as_bytes().to_vec())).collect::<Payload>();
+        let whole = cut(&["abcdef"]);
+        for same in [&["abc", "def"][..], &["a", "bcde", "f"], &["", "abcdef", ""]] {
+            assert!(cut(same) == whole && whole == cut(same));
+            assert_eq!(cut(same), cut(&["ab", "cdef"]));
+        }
+        for other in [&["abc", "deX"][..], &["abc", "de"], &["Xbcdef"], &["abcdef", "g"], &[]] {
+            assert!(cut(other) != whole && whole != cut(other));
+            assert!(cut(other) != cut(&["ab", "cdef"]));
+        }
+    }
 
     #[test]
     fn empty_segments_leave_no_trace() {

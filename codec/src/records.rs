@@ -393,6 +393,37 @@ impl<'a, const W: usize> Records<'a, W> {
         if set.sole().is_some() {
             return spans.for_each(|span| self.send_shared(set, span));
         }
+        if let Some(echo) = self.echo.filter(|_| len >= ECHO_BYTES_MIN) {
+            return self.send_each_beside(echo, spans, len);
+        }
+        self.put_each(set, spans, len);
+    }
+
+    /// What came from the other end, in whole or in part, goes to its own message by name; the rest as it is.
+    #[inline(never)]
+    fn send_each_beside(&mut self, echo: &Received, spans: impl Iterator<Item = Span>, len: usize) {
+        let (mut set, mut others) = (DestinationSet::EMPTY, Vec::new());
+        for span in spans {
+            let mut parts = self.texts.parts(span).filter(|(_, start, end)| end - start >= ECHO_BYTES_MIN);
+            let came = parts.any(|(segment, start, end)| {
+                self.work.address_lookups += 1;
+                echo.distance(&segment[start..end]).is_some()
+            });
+            if came {
+                self.send_shared(&DestinationSet::one(span.message), span);
+            } else {
+                set.insert(span.message);
+                others.push(span);
+            }
+        }
+        match others[..] {
+            [] => {}
+            [span] => self.put(&set, span),
+            _ => self.put_each(&set, others.into_iter(), len),
+        }
+    }
+
+    fn put_each(&mut self, set: &DestinationSet<W>, spans: impl Iterator<Item = Span>, len: usize) {
         self.head.put_from(set, len, Source::Each);
         for span in spans {
             self.data.push(self.texts, span);

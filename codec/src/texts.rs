@@ -100,6 +100,11 @@ impl Starts<'_> {
     /// Of a text that nobody cut.
     pub(crate) const NONE: Self = Self { starts: &[], base: 0 };
 
+    #[cfg(test)]
+    pub(crate) fn at(starts: &[usize]) -> Starts<'_> {
+        Starts { starts, base: 0 }
+    }
+
     /// The first one behind a place of the text: one step of a binary search for each time that their number halves.
     pub(crate) fn next_after(&self, place: usize) -> Option<usize> {
         let next = self.starts.partition_point(|start| *start <= self.base + place);

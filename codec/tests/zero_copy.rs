@@ -103,3 +103,34 @@ fn the_encoder_keeps_no_segment() {
     drop(encoded);
     assert_eq!(std::sync::Arc::strong_count(&alive), 1, "nobody needs it");
 }
+
+/// Arrays of numbers are read in place: what lies well is given as it is, what does not is copied once.
+#[test]
+fn a_message_in_one_piece_begins_where_its_reader_needs_it() {
+    let mut rng = Rng::with_seed(5);
+    let shared = random(&mut rng, 3000);
+    let messages: Vec<Payload> = (0..4u8).map(|to| Payload::from([&[to][..], &shared].concat())).collect();
+    let alone = vec![Payload::from(random(&mut rng, 1000)), Payload::default()];
+    let mut copied = 0;
+    for messages in [messages, alone] {
+        // The same bytes at every place that a buffer may begin at.
+        let sent = encoder(Stage::None).encode(&messages).unwrap().to_bytes();
+        for offset in 0..8 {
+            let received = Bytes::from([&vec![0; offset][..], &sent].concat()).slice(offset..);
+            let frame = Frame::parse(received.clone(), &Limits::default()).unwrap();
+            for (index, message) in messages.iter().enumerate() {
+                for align in [1, 2, 8, 64, 4096] {
+                    let whole = frame.to_aligned(index, align);
+                    assert_eq!(whole.as_ptr().addr() % align, 0);
+                    assert_eq!(whole, message.to_vec());
+                    let in_place = inside(&whole, &received);
+                    copied += usize::from(!in_place);
+                    let mut pieces = frame.message(index);
+                    let lies_well = pieces.len() == 1 && pieces.next().unwrap().as_ptr().addr() % align == 0;
+                    assert!(in_place == lies_well || whole.is_empty(), "{index} at {offset} by {align}");
+                }
+            }
+        }
+    }
+    assert!(copied > 100);
+}

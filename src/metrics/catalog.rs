@@ -46,7 +46,7 @@ catalog! {
         "Batches that were turned away or had to wait because a budget was used up.");
     UNREMEMBERED_FRAMES = counter("unremembered_frames_total", [],
         "Batch frames written that no later one may refer to, because the other end of a bulk connection has not said for 4 MiB \
-         or 8,192 frames what arrived: they cost more bytes.");
+         or 8,192 frames what arrived, or the frame alone has more than 4 MiB: they cost more bytes.");
     SENT_BYTES = counter("sent_bytes_total", ["datacenter", "stage"],
         "Bytes sent towards a datacenter: logical is what direct sends would have cost, then after the \
          diff, after the second stage, and on the wire.");

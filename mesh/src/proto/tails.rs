@@ -6,6 +6,7 @@
 //! apart by what is in front of that.
 
 use std::cmp::Ordering;
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
@@ -22,6 +23,14 @@ pub const TAIL_BYTES_MIN: usize = 256;
 /// And what the tails of one frame have together, though they may lie over each other: each is compared with some others, which
 /// takes as long as it is if they end alike.
 const TAILS_BYTES_MAX: usize = 1 << 20;
+
+/// What the tails of one frame have together for each of its own bytes. Of what is compressed or shared to less than that, sending
+/// it again costs next to nothing, and looking at it would cost the receiver much more than it cost the sender.
+const TAILS_BYTES_PER_BYTE: usize = 16;
+
+/// Messages of one frame that are cut out of their runs, as many as the largest run has: each costs as much as some hundred bytes,
+/// even where it has none.
+const MESSAGES_MAX: u32 = 16_384;
 
 /// A message comes in pieces where it shared something with others of its frame. Of more than these the last ones are a tail.
 const PIECES_MAX: usize = 16;
@@ -47,6 +56,8 @@ pub struct Tails {
     /// The number of the oldest frame.
     oldest: u64,
     bytes: usize,
+    /// Messages that were cut out of runs so far: what entering costs.
+    cut: u64,
 }
 
 impl Tails {
@@ -70,13 +81,24 @@ impl Tails {
         }
         let number = self.oldest + self.frames.len() as u64;
         // What several runs share is noted once.
-        let (mut known, mut unseen) = (BTreeSet::new(), TAILS_BYTES_MAX);
+        let (mut known_runs, mut known) = (BTreeSet::new(), BTreeSet::new());
+        let mut unseen = TAILS_BYTES_MAX.min(frame_bytes.saturating_mul(TAILS_BYTES_PER_BYTE));
+        let mut uncut = MESSAGES_MAX;
         let mut tails = Vec::new();
         for (index, run) in runs.iter().enumerate() {
-            if frame.message(index).map(|piece| piece.len()).sum::<usize>() < TAIL_BYTES_MIN {
+            let run_bytes = frame.message_len(index);
+            // A run that is none is refused by whom it is for.
+            if run_bytes < TAIL_BYTES_MIN || !run.is_sound() {
                 continue;
             }
-            // A run that is none is refused by whom it is for.
+            let mut slices = frame.slices(index).map(|slice| (slice.as_ptr().addr(), slice.len()));
+            let first = slices.next();
+            if !known_runs.insert((first, slices.last().or(first), run_bytes, run.count)) {
+                continue;
+            }
+            let Some(left) = uncut.checked_sub(run.count) else { continue };
+            uncut = left;
+            self.cut += u64::from(run.count);
             for message in split_run(frame.message(index), run.count).unwrap_or_default() {
                 let pieces = message.payload.segments();
                 let pieces = &pieces[pieces.len().saturating_sub(PIECES_MAX)..];
@@ -89,12 +111,16 @@ impl Tails {
                 let Some(left) = unseen.checked_sub(tail_bytes) else { continue };
                 unseen = left;
                 let tail = Tail::of(pieces);
-                // The older one may have equal bytes elsewhere: its frame is not to be kept for that.
-                let before = self.frame_of.remove(&tail);
-                self.frame_of.insert(tail.clone(), number);
-                if before != Some(number) {
-                    tails.push(tail);
+                match self.frame_of.entry(tail.clone()) {
+                    Entry::Vacant(free) => drop(free.insert(number)),
+                    Entry::Occupied(same) if *same.get() == number => continue,
+                    Entry::Occupied(older) => {
+                        // It has equal bytes elsewhere: its frame is not to be kept for that.
+                        older.remove();
+                        self.frame_of.insert(tail.clone(), number);
+                    }
                 }
+                tails.push(tail);
             }
         }
         if tails.is_empty() {
@@ -428,6 +454,40 @@ mod tests {
         }
         assert_eq!(found(&tails, &random(59, 64 << 10)).len(), 64 << 10);
         assert!(found(&tails, &random(3, 64 << 10)).is_empty());
+    }
+
+    /// A run says how many messages it has before anything is known to be true, and may be most of a frame's other runs too.
+    #[test]
+    fn a_short_frame_does_not_make_the_receiver_look_at_much() {
+        let mut encoder = trunkline_codec::Encoder::new(trunkline_codec::Options {
+            stage: trunkline_codec::Stage::Lz4,
+            ..trunkline_codec::Options::default()
+        });
+        // Messages of no bytes, for many: a million heads, which are all zeros.
+        let zeros = Bytes::from(vec![0; 1 << 19]);
+        let shared = vec![Payload::from(zeros.clone()); 250];
+        let own: Vec<Payload> = (0..250_u32)
+            .map(|to| [Bytes::from(to.to_le_bytes().to_vec()), zeros.clone()].into_iter().collect())
+            .collect();
+        for payloads in [shared, own] {
+            let bytes = encoder.encode(&payloads).unwrap().to_bytes();
+            assert!(bytes.len() < 8 << 10, "{}", bytes.len());
+            let frame = Frame::parse(bytes.clone(), &trunkline_codec::Limits::default()).unwrap();
+            for (count, cut_at_most) in
+                [(MESSAGES_MAX, MESSAGES_MAX), (MESSAGES_MAX + 1, 0), (u32::MAX, 0), (9, 9 * 250)]
+            {
+                let mut tails = Tails::default();
+                tails.enter(&frame, bytes.len(), &vec![Run { count, ..RUN }; 250]);
+                assert!(tails.cut <= u64::from(cut_at_most), "{count}: {}", tails.cut);
+            }
+        }
+        // Tails that end alike, of a frame that is next to nothing.
+        let runs: Vec<Payload> = (0..1000).map(|short| run_of(&zeros.slice(short..short + 1024))).collect();
+        let bytes = encoder.encode(&runs).unwrap().to_bytes();
+        let mut tails = Tails::default();
+        enter_frame(&mut tails, &bytes, 1000);
+        let all: usize = tails.frame_of.keys().map(|tail| bytes_of(&tail.pieces)).sum();
+        assert!(all <= bytes.len() * TAILS_BYTES_PER_BYTE, "{all} of {}", bytes.len());
     }
 
     /// Each of them would be compared with others for all of its length.
