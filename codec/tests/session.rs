@@ -379,31 +379,6 @@ fn the_length_of_what_is_not_remembered_tells_nothing_of_what_was() {
     }
 }
 
-/// Nor of how much came the other way, though other frames say so.
-#[test]
-fn the_length_of_what_is_not_remembered_tells_nothing_of_what_arrived() {
-    let mut rng = Rng::with_seed(5);
-    let secret = Payload::from(common::random(&mut rng, 40));
-    let mut len_after = |frames: usize, bytes: usize| {
-        let (mut one, mut other) =
-            (Session::new(options(), EPOCHS), Session::new(options(), EPOCHS.reversed()));
-        for _ in 0..frames {
-            let sent = other.encode(&[2], &[Payload::from(common::random(&mut rng, bytes))]).unwrap();
-            one.parse(sent.to_bytes(), &[2]).unwrap();
-        }
-        let frame = one.encode_unremembered(&[1], std::slice::from_ref(&secret)).unwrap();
-        let parsed = other.parse(frame.to_bytes(), &[1]).unwrap();
-        assert_eq!(parsed.to_vec(0), secret.to_vec());
-        let later = one.encode(&[1], std::slice::from_ref(&secret)).unwrap();
-        other.parse(later.to_bytes(), &[1]).unwrap();
-        frame.len()
-    };
-    let nothing = len_after(0, 0);
-    for (frames, bytes) in [(1, 100), (1, 300_000), (3000, 20)] {
-        assert_eq!(len_after(frames, bytes), nothing, "{frames} frames of {bytes} B");
-    }
-}
-
 #[test]
 fn an_end_takes_other_frames_than_its_peer() {
     let epochs = Epochs { outgoing: 1, incoming: 2 };
@@ -643,81 +618,6 @@ fn an_echo_survives_any_order_of_frames_and_a_window_that_passes() {
         }
         assert!(sent * 20 < said * 19, "much went back by reference: {sent} of {said} bytes");
     }
-}
-
-/// What one frame carried in many parts goes back to everybody in one record.
-#[test]
-fn an_echo_of_many_parts_is_not_too_many_pieces() {
-    let options = Options { limits: Limits { pieces: 10_000, ..Limits::default() }, ..options() };
-    let (mut leader, mut proxy) = (Session::new(options, EPOCHS), Session::new(options, EPOCHS.reversed()));
-    let mut rng = Rng::with_seed(9);
-    // Commands of 1,100 bytes, each behind a short head.
-    let mut part = |len: usize| std::iter::repeat_with(|| rng.u8(..)).take(len).collect::<Bytes>();
-    let commands: Payload = (0..100).flat_map(|_| [part(8), part(1100)]).collect();
-    let up = proxy.encode(&[9], std::slice::from_ref(&commands)).unwrap();
-    let up = leader.parse(up.to_bytes(), &[9]).unwrap();
-    let back: Payload = up.message(0).collect();
-    let streams: Vec<u32> = (0..700).collect();
-    let down = leader.encode(&streams, &vec![back; 700]).unwrap();
-    assert!(down.len() < 50, "{} bytes back", down.len());
-    let frame = proxy.parse(down.to_bytes(), &streams).unwrap();
-    for index in [0, 1, 699] {
-        assert!(frame.to_vec(index) == commands.to_vec(), "message {index}");
-    }
-    // All that may be referred to was joined, once for them all, and stays as long as any of it is held.
-    let kept_alive = commands.len()..commands.len() + 1000;
-    assert!(kept_alive.contains(&frame.buffer_bytes()), "{}", frame.buffer_bytes());
-}
-
-/// Whoever resends what came, as one message each, has every one of them named, in whatever record it would lie otherwise.
-#[test]
-fn what_the_peer_sent_is_not_sent_back_to_it_however_long_and_how_many() {
-    let mut rng = Rng::with_seed(12);
-    for (count, len) in [(8_u32, 513), (8, 512), (8, 64), (8, 16), (3, 300), (4, 300), (200, 40)] {
-        let (mut leader, mut proxy) =
-            (Session::new(options(), EPOCHS), Session::new(options(), EPOCHS.reversed()));
-        let streams: Vec<u32> = (0..count).collect();
-        let proposals: Vec<Payload> =
-            streams.iter().map(|_| Payload::from(common::random(&mut rng, len))).collect();
-        let up = proxy.encode(&streams, &proposals).unwrap().to_bytes();
-        let up = leader.parse(up, &streams).unwrap();
-        let mut back: Vec<Payload> = (0..proposals.len()).map(|index| up.message(index).collect()).collect();
-        let all = back.iter().map(Payload::len).sum::<usize>();
-        let down = leader.encode(&streams, &back).unwrap();
-        assert_eq!(down.stats().echoed_bytes, all, "{count} x {len}");
-        let frame = proxy.parse(down.to_bytes(), &streams).unwrap();
-        assert!((0..back.len()).all(|index| frame.to_vec(index) == proposals[index].to_vec()));
-        // Beside one and two that are new, in turn.
-        for (round, new) in [(1, &[1][..]), (2, &[0, 2])] {
-            // Not what their own streams remember.
-            let streams: Vec<u32> = streams.iter().map(|stream| stream + round * 1000).collect();
-            new.iter().for_each(|index| back[*index] = common::random(&mut rng, len).into());
-            let down = leader.encode(&streams, &back).unwrap();
-            assert_eq!(down.stats().echoed_bytes, all - new.len() * len, "{count} x {len}");
-            let frame = proxy.parse(down.to_bytes(), &streams).unwrap();
-            assert!((0..back.len()).all(|index| frame.to_vec(index) == back[index].to_vec()));
-            back = proposals.iter().zip(0..).map(|(_, index)| up.message(index).collect()).collect();
-        }
-    }
-}
-
-/// Two buffers in turn are two, however often.
-#[test]
-fn an_echo_that_takes_turns_keeps_no_more_alive_than_was_sent() {
-    let (mut leader, mut proxy) =
-        (Session::new(options(), EPOCHS), Session::new(options(), EPOCHS.reversed()));
-    let mut rng = Rng::with_seed(13);
-    let long: Vec<Bytes> = (0..2).map(|_| common::random(&mut rng, 400_000).into()).collect();
-    let up = proxy.encode(&[1, 2], &[long[0].clone().into(), long[1].clone().into()]).unwrap().to_bytes();
-    let up = leader.parse(up, &[1, 2]).unwrap();
-    let came: Vec<Bytes> = (0..2).map(|index| up.message(index).next().unwrap()).collect();
-    let back: Vec<Payload> =
-        (0..100).map(|at| Payload::from(came[at % 2].slice(at * 3000..(at + 1) * 3000))).collect();
-    let streams: Vec<u32> = (0..100).collect();
-    let down = leader.encode(&streams, &back).unwrap();
-    assert_eq!(down.stats().echoed_bytes, 300_000);
-    let frame = proxy.parse(down.to_bytes(), &streams).unwrap();
-    assert!((800_000..900_000).contains(&frame.buffer_bytes()), "{}", frame.buffer_bytes());
 }
 
 /// A frame of the streams 1 and 2: its head and data as they are, with the checksum that belongs to it.

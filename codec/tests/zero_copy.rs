@@ -126,7 +126,8 @@ fn a_message_in_one_piece_begins_where_its_reader_needs_it() {
                     let in_place = inside(&whole, &received);
                     copied += usize::from(!in_place);
                     let mut pieces = frame.message(index);
-                    let lies_well = pieces.len() == 1 && pieces.next().unwrap().as_ptr().addr() % align == 0;
+                    let lies_well =
+                        pieces.len() == 1 && pieces.next().unwrap().as_ptr().addr().is_multiple_of(align);
                     assert!(in_place == lies_well || whole.is_empty(), "{index} at {offset} by {align}");
                 }
             }
