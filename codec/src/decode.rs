@@ -252,11 +252,12 @@ impl Frame {
     }
 
     /// Message `index` in one piece that begins at an address divisible by `align`, as arrays of numbers are read in place.
-    /// Where it lies so already it is a slice of what was received, and no byte is copied.
+    /// Where it lies so already it is a slice of one of the frame's buffers, and no byte is copied.
     ///
     /// # Panics
     ///
-    /// When `index` is not below [`message_count`](Self::message_count), or `align` is 0.
+    /// When `index` is not below [`message_count`](Self::message_count), `align` is 0, or there is no room for the message
+    /// and as many bytes as that.
     #[must_use]
     pub fn to_aligned(&self, index: usize, align: usize) -> Bytes {
         let mut pieces = self.message(index);

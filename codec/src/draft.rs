@@ -164,7 +164,7 @@ impl<const W: usize> Draft<W> {
             if let Some(memory) = &memory {
                 planner.out.remember(memory.runs, count);
                 if let Some(received) = memory.echo() {
-                    planner.out.echo(received);
+                    planner.out.echo(received, limits);
                 }
             }
             for spans in spans.chunks(group) {

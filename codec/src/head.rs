@@ -120,6 +120,11 @@ impl<const W: usize> HeadWriter<W> {
         &self.table
     }
 
+    /// Whether fewer records and pieces than these are written.
+    pub(crate) fn is_below(&self, records: usize, pieces: usize) -> bool {
+        self.records < records && self.pieces < pieces
+    }
+
     /// Whether a reader with these limits accepts the head so far.
     pub(crate) fn within(&self, limits: &Limits) -> bool {
         self.records <= limits.records

@@ -11,6 +11,7 @@ use crate::data::DataColumn;
 use crate::destination_set::DestinationSet;
 use crate::echo::{ECHO_BYTES_MIN, Received};
 use crate::head::{HeadWriter, Source};
+use crate::limits::Limits;
 use crate::past::PastRuns;
 use crate::set_table::SetTable;
 use crate::texts::{Item, Span, Texts};
@@ -39,6 +40,8 @@ pub(crate) struct Records<'a, const W: usize> {
     waiting: &'a mut Vec<Span>,
     places: Option<Places<'a, W>>,
     echo: Option<&'a Received>,
+    /// With so many records and pieces, bytes for each stay one record, whatever of them came.
+    each_whole_from: [usize; 2],
     pub(crate) work: Work,
 }
 
@@ -138,7 +141,7 @@ impl<'a, const W: usize> Records<'a, W> {
         work: Work,
     ) -> Self {
         waiting.clear();
-        Self { texts, head, data, waiting, places: None, echo: None, work }
+        Self { texts, head, data, waiting, places: None, echo: None, each_whole_from: [0; 2], work }
     }
 
     /// Takes into account what streams remember of `count` messages.
@@ -149,7 +152,10 @@ impl<'a, const W: usize> Records<'a, W> {
     }
 
     /// Takes into account what the receiver sent.
-    pub(crate) fn echo(&mut self, received: &'a Received) {
+    pub(crate) fn echo(&mut self, received: &'a Received, limits: &Limits) {
+        // One record becomes as many as it has members. Beyond its receiver's limits nothing that messages have in common would be
+        // found, in no group of them; the rest of the frame has three quarters.
+        self.each_whole_from = [limits.records / 4, limits.pieces / 4];
         self.echo = Some(received);
     }
 
@@ -409,7 +415,8 @@ impl<'a, const W: usize> Records<'a, W> {
                 self.work.address_lookups += 1;
                 echo.distance(&segment[start..end]).is_some()
             });
-            if came {
+            let [records, pieces] = self.each_whole_from;
+            if came && self.head.is_below(records, pieces) {
                 self.send_shared(&DestinationSet::one(span.message), span);
             } else {
                 set.insert(span.message);

@@ -40,7 +40,7 @@ fn the_length_of_what_is_not_remembered_tells_nothing_of_what_arrived() {
     }
 }
 
-/// Whoever resends what came, as one message each, has every one of them named, in whatever record it would lie otherwise.
+/// Whoever resends what came, as one message each, has every one of them named that is not cut up because others are like it.
 #[test]
 fn what_the_peer_sent_is_not_sent_back_to_it_however_long_and_how_many() {
     let mut rng = Rng::with_seed(12);
@@ -69,6 +69,35 @@ fn what_the_peer_sent_is_not_sent_back_to_it_however_long_and_how_many() {
             back = proposals.iter().zip(0..).map(|(_, index)| up.message(index).collect()).collect();
         }
     }
+}
+
+/// Naming takes records, and beyond what the receiver takes of these the messages would all be sent in full.
+#[test]
+fn what_came_in_many_short_parts_makes_no_frame_longer_than_without_it() {
+    let limits = Limits { records: 2000, ..Limits::default() };
+    let options = Options { limits, ..options() };
+    let mut rng = Rng::with_seed(14);
+    let (count, fields) = (64_usize, 40);
+    let streams: Vec<u32> = (0..64).collect();
+    let came: Payload = common::random(&mut rng, count * fields * 16).into();
+    let shared: Vec<Bytes> = (0..fields).map(|_| common::random(&mut rng, 200).into()).collect();
+    let lens = [true, false].map(|echoes| {
+        let mut proxy = Session::new(options, EPOCHS.reversed());
+        let mut leader = Session::new(options, EPOCHS);
+        let up = proxy.encode(&[9], std::slice::from_ref(&came)).unwrap().to_bytes();
+        let up = leader.parse(up, &[9]).unwrap().message(0).next().unwrap();
+        let up = if echoes { up } else { Bytes::copy_from_slice(&up) };
+        let field = |message: usize, field: usize| up.slice((field * count + message) * 16..).slice(..16);
+        let message =
+            |index| shared.iter().enumerate().flat_map(move |(at, text)| [text.clone(), field(index, at)]);
+        let payloads: Vec<Payload> = (0..count).map(|index| message(index).collect()).collect();
+        let down = leader.encode(&streams, &payloads).unwrap();
+        let frame = proxy.parse(down.to_bytes(), &streams).unwrap();
+        assert!((0..count).all(|index| frame.to_vec(index) == payloads[index].to_vec()));
+        assert_eq!(down.stats().echoed_bytes > 0, echoes);
+        down.len()
+    });
+    assert!(lens[0] <= lens[1] && lens[1] < 60_000, "{lens:?}");
 }
 
 /// Two buffers in turn are two, however often.

@@ -5,9 +5,10 @@
 //! that would stand, however many end alike: values that are filled up with zeros, or end as their template does, are told
 //! apart by what is in front of that.
 
-use std::cmp::Ordering;
+use std::cmp::{Ordering, Reverse};
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -26,11 +27,12 @@ const TAILS_BYTES_MAX: usize = 1 << 20;
 
 /// What the tails of one frame have together for each of its own bytes. Of what is compressed or shared to less than that, sending
 /// it again costs next to nothing, and looking at it would cost the receiver much more than it cost the sender.
-const TAILS_BYTES_PER_BYTE: usize = 16;
+const TAILS_BYTES_PER_BYTE: usize = 64;
 
-/// Messages of one frame that are cut out of their runs, as many as the largest run has: each costs as much as some hundred bytes,
-/// even where it has none.
-const MESSAGES_MAX: u32 = 16_384;
+/// Messages of one frame that are cut out of their runs, as many as the largest run has, and not more than the frame has bytes: each
+/// costs as much as some hundred bytes, even where it has none. So do four pieces.
+const MESSAGES_MAX: usize = 16_384;
+const PIECES_PER_MESSAGE: usize = 4;
 
 /// A message comes in pieces where it shared something with others of its frame. Of more than these the last ones are a tail.
 const PIECES_MAX: usize = 16;
@@ -57,7 +59,7 @@ pub struct Tails {
     oldest: u64,
     bytes: usize,
     /// Messages that were cut out of runs so far: what entering costs.
-    cut: u64,
+    cut: usize,
 }
 
 impl Tails {
@@ -80,32 +82,34 @@ impl Tails {
             return;
         }
         let number = self.oldest + self.frames.len() as u64;
+        // A run that is none is refused by whom it is for.
+        let has_tails = |(index, run): &(usize, &Run)| {
+            frame.message_len(*index) >= TAIL_BYTES_MIN && run.count > 0 && run.is_sound()
+        };
+        let mut promising: Vec<(usize, &Run)> = runs.iter().enumerate().filter(has_tails).collect();
+        // Those with the longest messages first, for not all may be cut.
+        promising.sort_by_key(|(index, run)| Reverse(frame.message_len(*index) / run.count as usize));
         // What several runs share is noted once.
         let (mut known_runs, mut known) = (BTreeSet::new(), BTreeSet::new());
         let mut unseen = TAILS_BYTES_MAX.min(frame_bytes.saturating_mul(TAILS_BYTES_PER_BYTE));
-        let mut uncut = MESSAGES_MAX;
+        let mut uncut = MESSAGES_MAX.min(frame_bytes);
         let mut tails = Vec::new();
-        for (index, run) in runs.iter().enumerate() {
-            let run_bytes = frame.message_len(index);
-            // A run that is none is refused by whom it is for.
-            if run_bytes < TAIL_BYTES_MIN || !run.is_sound() {
+        for (index, run) in promising {
+            let Some(left) = uncut.checked_sub(frame.message(index).len() / PIECES_PER_MESSAGE) else {
                 continue;
-            }
-            let mut slices = frame.slices(index).map(|slice| (slice.as_ptr().addr(), slice.len()));
-            let first = slices.next();
-            if !known_runs.insert((first, slices.last().or(first), run_bytes, run.count)) {
-                continue;
-            }
-            let Some(left) = uncut.checked_sub(run.count) else { continue };
+            };
             uncut = left;
-            self.cut += u64::from(run.count);
+            if !known_runs.insert((places(frame.slices(index)), run.count)) {
+                continue;
+            }
+            let Some(left) = uncut.checked_sub(run.count as usize) else { continue };
+            uncut = left;
+            self.cut += run.count as usize;
             for message in split_run(frame.message(index), run.count).unwrap_or_default() {
                 let pieces = message.payload.segments();
                 let pieces = &pieces[pieces.len().saturating_sub(PIECES_MAX)..];
                 let tail_bytes = bytes_of(pieces);
-                if tail_bytes < TAIL_BYTES_MIN
-                    || !known.insert((pieces.first().map(place), pieces.last().map(place), tail_bytes))
-                {
+                if tail_bytes < TAIL_BYTES_MIN || !known.insert(places(pieces.iter().map(Bytes::as_ref))) {
                     continue;
                 }
                 let Some(left) = unseen.checked_sub(tail_bytes) else { continue };
@@ -258,6 +262,13 @@ impl PartialEq for Tail {
 }
 
 impl Eq for Tail {}
+
+/// Tells pieces from others by where they lie. If it once does not, something is sent again.
+fn places<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    pieces.for_each(|piece| (piece.as_ptr().addr(), piece.len()).hash(&mut hasher));
+    hasher.finish()
+}
 
 /// Where bytes lie.
 fn place(bytes: &Bytes) -> (usize, usize) {
@@ -473,12 +484,12 @@ mod tests {
             let bytes = encoder.encode(&payloads).unwrap().to_bytes();
             assert!(bytes.len() < 8 << 10, "{}", bytes.len());
             let frame = Frame::parse(bytes.clone(), &trunkline_codec::Limits::default()).unwrap();
-            for (count, cut_at_most) in
-                [(MESSAGES_MAX, MESSAGES_MAX), (MESSAGES_MAX + 1, 0), (u32::MAX, 0), (9, 9 * 250)]
-            {
+            for count in [9, MESSAGES_MAX, MESSAGES_MAX + 1, usize::MAX] {
                 let mut tails = Tails::default();
+                let count = u32::try_from(count).unwrap_or(u32::MAX);
                 tails.enter(&frame, bytes.len(), &vec![Run { count, ..RUN }; 250]);
-                assert!(tails.cut <= u64::from(cut_at_most), "{count}: {}", tails.cut);
+                let cut_at_most = if count as usize > MESSAGES_MAX { 0 } else { bytes.len() };
+                assert!(tails.cut <= cut_at_most, "{count}: {}", tails.cut);
             }
         }
         // Tails that end alike, of a frame that is next to nothing.
@@ -488,6 +499,42 @@ mod tests {
         enter_frame(&mut tails, &bytes, 1000);
         let all: usize = tails.frame_of.keys().map(|tail| bytes_of(&tail.pieces)).sum();
         assert!(all <= bytes.len() * TAILS_BYTES_PER_BYTE, "{all} of {}", bytes.len());
+    }
+
+    /// Runs whose first bytes are shared, and their last ones, and which are as long as each other.
+    #[test]
+    fn messages_that_begin_and_end_alike_are_all_noted() {
+        let (head, end) = (random(1, 24), random(2, 24));
+        let message = |seed| Bytes::from([&head[..], &random(seed, 600), &end].concat());
+        let messages: Vec<Bytes> = (10..26).map(message).collect();
+        let runs: Vec<Payload> = messages
+            .chunks(2)
+            .map(|two| {
+                two.iter().flat_map(|one| [message_head(0, one.len()), one.clone()]).collect::<Payload>()
+            })
+            .collect();
+        let mut encoder = trunkline_codec::Encoder::new(trunkline_codec::Options::default());
+        let bytes = encoder.encode(&runs).unwrap().to_bytes();
+        let frame = Frame::parse(bytes.clone(), &trunkline_codec::Limits::default()).unwrap();
+        let mut tails = Tails::default();
+        tails.enter(&frame, bytes.len(), &vec![Run { count: 2, ..RUN }; runs.len()]);
+        assert_eq!(tails.len(), messages.len());
+        assert!(messages.iter().all(|message| found(&tails, message).len() == message.len()));
+    }
+
+    #[test]
+    fn many_short_messages_do_not_keep_long_ones_from_being_noted() {
+        let run = |seed, count, len| -> Payload {
+            let text = Bytes::from(random(seed, count * len));
+            (0..count).flat_map(|at| [message_head(0, len), text.slice(at * len..(at + 1) * len)]).collect()
+        };
+        let (short, long) = (run(1, 15_900, 20), run(2, 600, 600));
+        let mut encoder = trunkline_codec::Encoder::new(trunkline_codec::Options::default());
+        let bytes = encoder.encode(&[short, long]).unwrap().to_bytes();
+        let frame = Frame::parse(bytes.clone(), &trunkline_codec::Limits::default()).unwrap();
+        let mut tails = Tails::default();
+        tails.enter(&frame, bytes.len(), &[Run { count: 15_900, ..RUN }, Run { count: 600, ..RUN }]);
+        assert_eq!(tails.len(), 600);
     }
 
     /// Each of them would be compared with others for all of its length.
