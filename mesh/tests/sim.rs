@@ -67,6 +67,18 @@ fn links_that_wait_for_the_share_of_resends_do_not_wake_each_other() {
     assert!(run(179_586_256_486).violations.is_empty());
 }
 
+/// How fast a connection was when it was last busy was once taken for how fast it was after that.
+#[test]
+fn a_connection_that_was_slow_when_it_was_last_busy_is_not_waited_for() {
+    assert!(run(400_499).violations.is_empty());
+}
+
+/// One proxy was left by control, and the other one by bulk.
+#[test]
+fn a_proxy_that_one_lane_leaves_counts_among_those_that_are_left() {
+    assert!(run(179_586_256_830).violations.is_empty());
+}
+
 #[test]
 fn the_same_seed_gives_the_same_trace() {
     for seed in [3, 14] {

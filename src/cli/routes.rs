@@ -213,7 +213,7 @@ impl Verdict {
     /// In place of a destination, where it is not one.
     fn whom(&self) -> &'static str {
         match self.verdict.as_str() {
-            "proxy" | "member" | "datacenter" | "capped" | "ejected" => "several",
+            "proxy" | "connection" | "member" | "datacenter" | "capped" | "ejected" => "several",
             _ => "-",
         }
     }
@@ -225,6 +225,12 @@ impl Verdict {
         let left = || format!("{others_snoozed} of {proxies} proxies left alone already");
         match self.verdict.as_str() {
             "proxy" => format!("the proxy, snoozed: {} silent", show_count(suspects, "destination")),
+            "connection" => {
+                format!(
+                    "its connection of one lane, left by it: {} silent",
+                    show_count(silent, "destination")
+                )
+            }
             "member" => "the member: it alone is silent".to_owned(),
             "datacenter" => {
                 format!("the datacenter: {} silent, all proxies late", show_count(suspects, "destination"))
@@ -291,6 +297,7 @@ mod tests {
             reported(verdict("false_ack", Some("eu-p1"), Some("eu-m1"), 9_600)),
             verdict("proxy", Some("eu-p1"), None, 9_300),
             verdict("capped", Some("eu-p2"), None, 9_000),
+            verdict("connection", Some("eu-p1"), None, 8_500),
             verdict("datacenter", Some("eu-p1"), None, 8_000),
             verdict("member", Some("eu-p1"), Some("eu-m2"), 7_000),
             verdict("own_lag", None, Some("eu-m2"), 6_000),
@@ -322,6 +329,7 @@ eu: who was blamed
 400 ms ago      1  by eu-p1  eu-m1        the proxy, or who reports it: 3 messages acknowledged that never arrived, said by way of eu-p2
 700 ms ago      1  by eu-p1  several      the proxy, snoozed: 3 destinations silent
    1 s ago      1  by eu-p2  several      the proxy, still in use: 3 destinations silent, 1 of 2 proxies left alone already
+1.5 s ago      1  by eu-p1  several      its connection of one lane, left by it: 3 destinations silent
    2 s ago      1  by eu-p1  several      the datacenter: 3 destinations silent, all proxies late
    3 s ago      1  by eu-p1  eu-m2        the member: it alone is silent
    4 s ago      1  direct    eu-m2        this process: it was late itself

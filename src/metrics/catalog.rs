@@ -35,7 +35,7 @@ catalog! {
         "Messages that left the route they were on, by reason; reason direct means that no proxy was \
          usable.");
     VERDICTS = counter("verdicts_total", ["verdict"],
-        "Whom this sender blamed when nobody answered in time: a proxy, a member, a datacenter, itself; capped means that \
+        "Whom this sender blamed when nobody answered in time: a proxy, its connection of one lane, a member, a datacenter, itself; capped means that \
          half of the proxies were left alone already. Or for a false ack: one destination reports a proxy, or it is ejected.");
     RESENT_BYTES = counter("resent_bytes_total", [],
         "Bytes sent again to other datacenters because nobody answered in time, after the second stage.");

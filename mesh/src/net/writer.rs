@@ -67,7 +67,9 @@ async fn run(shared: &Arc<Shared>, port: &Arc<Port>, mut output: Output) {
         let result = tokio::select! {
             biased;
             end = port.closing() => return say_farewell(&mut outgoing.queue, end, &mut output).await,
-            result = outgoing.queue.write(&mut output) => result,
+            result = outgoing.queue.write(&mut output, || {
+                let _ = shared.with(|core, now| core.node.handle_progress(port.id, now));
+            }) => result,
         };
         if let Err(error) = result {
             tracing::debug!(conn = port.id.0, %error, "write failed");
@@ -86,7 +88,7 @@ async fn say_farewell(queue: &mut Queue, end: &End, output: &mut (impl AsyncWrit
     let End::Words(words) = end else { return };
     queue.slices.push_back(words.clone());
     let say = async {
-        queue.write(output).await?;
+        queue.write(output, || {}).await?;
         output.shutdown().await
     };
     // Whoever does not read them in time does without.
@@ -152,20 +154,29 @@ struct Queue {
 }
 
 impl Queue {
-    /// Writes what is queued, until the kernel has it. When it is dropped half-way, what is left stays queued.
-    async fn write(&mut self, output: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
+    /// Writes what is queued, until the kernel has it. When it is dropped half-way, what is left stays queued. `progress` is
+    /// told whenever the kernel took less than it was offered: it is full.
+    async fn write(
+        &mut self,
+        output: &mut (impl AsyncWrite + Unpin),
+        mut progress: impl FnMut(),
+    ) -> io::Result<()> {
         while !self.slices.is_empty() {
             let mut slices = [IoSlice::new(&[]); SLICES_MAX];
-            let mut used = 0;
+            let (mut used, mut offered) = (0, 0);
             for (slot, slice) in slices.iter_mut().zip(&self.slices) {
                 *slot = IoSlice::new(slice);
                 used += 1;
+                offered += slice.len();
             }
             let count = output.write_vectored(&slices[..used]).await?;
             if count == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }
             self.advance(count);
+            if count < offered {
+                progress();
+            }
         }
         // TLS takes more than the kernel does.
         output.flush().await
@@ -243,13 +254,36 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_kernel_that_takes_a_frame_in_parts_is_heard_of_part_by_part() {
+        let (mut ours, mut theirs) = tokio::io::duplex(16);
+        let mut queue = Queue { slices: (0..10).map(|number| Bytes::from(vec![number; 10])).collect() };
+        let parts = std::cell::Cell::new(0);
+        let write = queue.write(&mut ours, || parts.set(parts.get() + 1));
+        let mut read = [0; 100];
+        let read = async {
+            // Nobody has read yet: what was taken is what there is room for.
+            tokio::task::yield_now().await;
+            let before = parts.get();
+            theirs.read_exact(&mut read).await.unwrap();
+            before
+        };
+        let (written, before) = tokio::join!(write, read);
+        written.unwrap();
+        assert_eq!(before, 1);
+        assert!(parts.get() > 1, "{} parts", parts.get());
+        // What fits is taken at once, and nobody has to be told.
+        let mut queue = Queue { slices: VecDeque::from([Bytes::from_static(b"short")]) };
+        queue.write(&mut ours, || panic!("it fits")).await.unwrap();
+    }
+
+    #[tokio::test]
     async fn last_words_come_behind_the_frame_that_is_half_written() {
         let (mut ours, mut theirs) = tokio::io::duplex(16);
         let frame: Vec<Bytes> = (0..10).map(|number| Bytes::from(vec![number; 10])).collect();
         let mut queue = Queue { slices: frame.iter().cloned().collect() };
         tokio::select! {
             biased;
-            _ = queue.write(&mut ours) => panic!("nobody reads"),
+            _ = queue.write(&mut ours, || {}) => panic!("nobody reads"),
             () = std::future::ready(()) => {}
         }
         let end = End::Words(Bytes::from_static(b"bye"));

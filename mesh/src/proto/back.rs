@@ -71,7 +71,7 @@ impl Back {
 
     /// An ack took so long. By a proxy of the destination's datacenter it takes `by_proxy_us`, 0 where that is not known.
     pub fn sample(&mut self, rtt: Duration, by_proxy_us: u64, ack_delay: Duration, now: Micros) {
-        self.rtt.sample(rtt);
+        self.rtt.sample(rtt, now);
         let limit = Duration::from_micros(by_proxy_us.saturating_add(by_proxy_us / 2)) + SLOWER_BY;
         let smoothed = Duration::from_micros(self.rtt.smoothed_us());
         if by_proxy_us > 0 && smoothed > limit.saturating_add(ack_delay) {

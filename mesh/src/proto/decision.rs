@@ -76,6 +76,8 @@ pub enum Obstacle {
     Snoozed,
     /// It acknowledged what its destination never had.
     Ejected,
+    /// Its connection of the lane takes nothing.
+    Still,
     /// It failed this flow a moment ago.
     Avoided(Cause),
 }
@@ -87,6 +89,7 @@ impl Obstacle {
             Self::Draining => "draining",
             Self::Snoozed => "snoozed",
             Self::Ejected => "ejected",
+            Self::Still => "still",
             Self::Avoided(cause) => cause.label(),
         }
     }

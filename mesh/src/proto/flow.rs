@@ -174,6 +174,8 @@ pub struct Flow {
     pub ping: Ping,
     /// By whose word messages count as delivered.
     pub words: Words,
+    /// By which way it answered last, and when the frame was written that it answered.
+    pub heard: Option<(Way, Micros)>,
     /// The floor is to be told by another way than that of the latest word.
     pub audit: bool,
 }
@@ -253,6 +255,7 @@ impl Flow {
             decision: None,
             ping: Ping::default(),
             words: Words::default(),
+            heard: None,
             audit: false,
         }
     }

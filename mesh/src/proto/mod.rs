@@ -20,8 +20,10 @@ pub mod pause;
 pub mod reports;
 pub mod route;
 pub mod seqs;
+pub mod standing;
 pub mod verdict;
 pub mod words;
+pub mod writing;
 
 pub mod links;
 // What a link is made of.

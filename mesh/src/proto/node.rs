@@ -6,6 +6,7 @@
 //! reports [`Node::handle_written`]. Encoding stands between the two, so that no codec work runs inside the machine.
 
 mod faults;
+mod writing;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use bytes::Bytes;
 
 use super::client::{Client, Ticket};
 pub use super::frame::Opened;
-use super::frame::{FrameError, Received, SealedBatch, Token, Written};
+use super::frame::{FrameError, Received, SealedBatch, Token};
 use super::handshake::Identity;
 pub use super::links::{Action, ConnId};
 use super::links::{Arrived, LinkEvent, LinkId, Links};
@@ -538,50 +539,6 @@ impl Node {
         }
         if self.client.as_mut().is_some_and(Client::take_room) {
             self.links.push_action(Action::Room);
-        }
-    }
-
-    /// What is to be written next to this connection. Ask again after it was written, until it is empty.
-    pub fn poll_transmit(&mut self, conn: ConnId, now: Micros) -> Transmit {
-        let mut transmit = Transmit::default();
-        self.links.poll_frames(conn, &mut transmit.frames);
-        if let Some((link, lane)) = self.links.link_of(conn).filter(|(link, _)| self.links.is_up(*link)) {
-            if let Some(client) = self.client.as_mut() {
-                client.seal(link, lane, &mut self.links, now, &mut transmit.batches);
-            }
-            if let Some(proxy) = self.proxy.as_mut() {
-                proxy.seal(link, lane, &mut self.links, now, &mut transmit.batches);
-            }
-            // Whatever else goes says it too.
-            if self.links.take_news(conn) && transmit.batches.is_empty() {
-                transmit.batches.push(SealedBatch::news(lane));
-            }
-            if !transmit.batches.is_empty() {
-                self.links.poll_acks(conn, true, &mut transmit.frames);
-                transmit.frames.extend(self.links.poll_roster(link, lane));
-            }
-        }
-        self.settle(now);
-        transmit
-    }
-
-    /// What [`Node::poll_transmit`] gave went out, `bytes` long.
-    pub fn handle_written(&mut self, conn: ConnId, written: &[Written], bytes: usize, now: Micros) {
-        self.links.handle_written(conn, bytes, written, now);
-        for batch in written {
-            match batch.token {
-                Token::Attempt(attempt) => {
-                    if let Some(client) = self.client.as_mut() {
-                        client.handle_written(attempt, batch, &self.links, now);
-                    }
-                }
-                Token::Forward { received_at } => {
-                    if let Some(proxy) = self.proxy.as_mut() {
-                        proxy.handle_written(received_at, now);
-                    }
-                }
-                Token::News => {}
-            }
         }
     }
 

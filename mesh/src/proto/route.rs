@@ -18,9 +18,11 @@ use super::flow::Way;
 use super::links::{LinkId, Links, PeerIx};
 use super::reports::{Ejection, Reports};
 use super::rtt::Rtt;
+use super::standing::Standing;
 use super::time::{Micros, micros};
 use super::verdict::Evidence;
-use crate::id::NodeId;
+use super::writing::StillLimits;
+use crate::id::{Lane, NodeId};
 use crate::settings::Settings;
 use crate::stats::RouteStatus;
 
@@ -39,15 +41,12 @@ pub struct ProxyRoute {
     pub tried: bool,
     /// Write to ack.
     pub rtt: Rtt,
-    /// When the latest frame was written of which something was answered.
-    pub answered_written_at: Option<Micros>,
-    snoozed_until: Micros,
-    /// The next snooze, once one was given.
-    snooze: Option<Duration>,
-    /// A message tries it, until then at most.
-    trial_until: Micros,
-    /// When it was found to be late, while it has delivered nothing since.
-    late_at: Option<Micros>,
+    /// What is held against it.
+    pub standing: Standing,
+    /// The same of its connection of each lane alone.
+    pub lanes: [Standing; 2],
+    /// When the latest frame of each lane was written of which something was answered.
+    answered_written_at: [Option<Micros>; 2],
     /// Destinations say that it acknowledged what they never had, and nothing that it says counts.
     ejection: Ejection,
     /// Which do.
@@ -65,50 +64,62 @@ impl ProxyRoute {
             link: None,
             tried: false,
             rtt: Rtt::default(),
-            answered_written_at: None,
-            snoozed_until: Micros(0),
-            snooze: None,
-            trial_until: Micros(0),
-            late_at: None,
+            standing: Standing::default(),
+            lanes: Default::default(),
+            answered_written_at: [None; 2],
             ejection: Ejection::default(),
             reports: Reports::default(),
             failures: 0,
         }
     }
 
-    fn usable(&self, links: &Links, now: Micros) -> bool {
+    fn usable(&self, lane: Lane, links: &Links, now: Micros) -> bool {
         self.present
-            && self.left_until() <= now
+            && self.left_until(lane) <= now
             && self.link.and_then(|link| links.link(link)).is_some_and(|link| link.up && !link.draining)
+    }
+
+    /// Its own record, and that of its connection of this lane.
+    fn records(&self, lane: Lane) -> [&Standing; 2] {
+        [&self.standing, &self.lanes[lane.index()]]
     }
 
     /// Its snooze is over, and it has not delivered since.
     #[must_use]
-    pub fn is_on_trial(&self, now: Micros) -> bool {
-        self.snooze.is_some() && self.snoozed_until <= now
+    pub fn is_on_trial(&self, lane: Lane, now: Micros) -> bool {
+        self.records(lane).iter().any(|record| record.is_on_trial(now))
+    }
+
+    /// A message that says whether it delivers is on its way.
+    fn is_tried(&self, lane: Lane, now: Micros) -> bool {
+        self.records(lane).iter().any(|record| record.is_tried(now))
     }
 
     /// A message is on its way to say what became of it. Others wait for that, as far as they have another way.
-    pub fn begin_trial(&mut self, settings: &Settings, now: Micros) {
-        self.trial_until = now + settings.attempt_timeout_max;
-    }
-
-    /// It delivered nothing in time, whatever that is blamed on.
-    pub fn find_late(&mut self, now: Micros) {
-        self.late_at = Some(now);
-        self.trial_until = Micros(0);
+    pub fn begin_trial(&mut self, lane: Lane, settings: &Settings, now: Micros) {
+        let until = now + settings.attempt_timeout_max;
+        self.standing.begin_trial(until, now);
+        self.lanes[lane.index()].begin_trial(until, now);
     }
 
     /// It delivered nothing in time. False when that is known already: what else was under way then says nothing new.
     pub fn convict(&mut self, settings: &Settings, now: Micros) -> bool {
-        if self.snoozed_until > now {
-            return false;
-        }
-        let snooze = self.snooze.unwrap_or(settings.snooze_min);
-        self.snoozed_until = now + snooze;
-        self.snooze = Some(snooze.saturating_mul(2).min(settings.snooze_max));
-        self.failures += 1;
-        true
+        let news = self.standing.convict(settings, now);
+        self.failures += u64::from(news);
+        news
+    }
+
+    /// Its connection of one lane delivered nothing in time, and the other one did.
+    pub fn convict_lane(&mut self, lane: Lane, settings: &Settings, now: Micros) -> bool {
+        let news = self.lanes[lane.index()].convict(settings, now);
+        self.failures += u64::from(news);
+        news
+    }
+
+    /// Something was answered that was written to this lane at that time or later.
+    #[must_use]
+    pub fn answered_since(&self, lane: Lane, written_at: Micros) -> bool {
+        self.answered_written_at[lane.index()].is_some_and(|at| at >= written_at)
     }
 
     /// Destinations say that it acknowledged what they never had. Acks do not end that: they are what it is ejected for.
@@ -125,18 +136,29 @@ impl ProxyRoute {
         self.ejection.holds(now)
     }
 
-    /// Until when it is left alone, or was the last time, for whatever reason.
-    fn left_until(&self) -> Micros {
-        self.snoozed_until.max(self.ejection.until())
+    /// Until when a lane leaves it alone, or did the last time, for whatever reason.
+    fn left_until(&self, lane: Lane) -> Micros {
+        let records = self.records(lane).map(Standing::snoozed_until);
+        records.into_iter().fold(self.ejection.until(), Micros::max)
     }
 
-    /// It delivers. A late ack ends a snooze: the proxy was slow, not dead.
-    pub fn acquit(&mut self, written_at: Option<Micros>) {
-        self.answered_written_at = self.answered_written_at.max(written_at);
-        self.snoozed_until = Micros(0);
-        self.snooze = None;
-        self.trial_until = Micros(0);
-        self.late_at = None;
+    /// A lane leaves it alone.
+    fn is_left(&self, now: Micros) -> bool {
+        Lane::ALL.iter().any(|lane| self.left_until(*lane) > now)
+    }
+
+    /// Until when it, or its connection of this lane, is snoozed.
+    fn snoozed_until(&self, lane: Lane) -> Micros {
+        let [proxy, connection] = self.records(lane).map(Standing::snoozed_until);
+        proxy.max(connection)
+    }
+
+    /// It delivers, on this lane. What was said of the other connection alone is not changed by that.
+    pub fn acquit(&mut self, lane: Lane, written_at: Option<Micros>) {
+        let latest = &mut self.answered_written_at[lane.index()];
+        *latest = (*latest).max(written_at);
+        self.standing.acquit();
+        self.lanes[lane.index()].acquit();
     }
 }
 
@@ -205,19 +227,20 @@ impl Routes {
         self.proxies.iter().position(|proxy| proxy.link == Some(link))
     }
 
-    /// The proxy that a peer is.
+    /// The proxy that a peer is now.
     #[must_use]
     pub fn by_peer(&self, peer: PeerIx) -> Option<usize> {
-        self.proxies.iter().position(|proxy| proxy.peer == peer)
+        self.proxies.iter().position(|proxy| proxy.present && proxy.peer == peer)
     }
 
     /// The usable proxies in the order in which to try them: one that is due for its trial, the one in use, the others. One
     /// whose trial is under way is left out where there is another.
-    pub fn usable(&mut self, links: &Links, now: Micros) -> Vec<usize> {
+    pub fn usable(&mut self, lane: Lane, links: &Links, now: Micros) -> Vec<usize> {
         // Asked for each message: no list that is not needed.
         let (mut tried, mut good) = (Vec::new(), Vec::with_capacity(self.proxies.len()));
-        for (index, proxy) in self.proxies.iter().enumerate().filter(|(_, proxy)| proxy.usable(links, now)) {
-            let list = if proxy.is_on_trial(now) { &mut tried } else { &mut good };
+        let usable = |(_, proxy): &(usize, &ProxyRoute)| proxy.usable(lane, links, now);
+        for (index, proxy) in self.proxies.iter().enumerate().filter(usable) {
+            let list = if proxy.is_on_trial(lane, now) { &mut tried } else { &mut good };
             list.push(index);
         }
         if good.is_empty() {
@@ -225,17 +248,17 @@ impl Routes {
             return self.in_turn(None, tried);
         }
         self.choose(&good, &self.costs(links), now);
-        let due = tried.into_iter().find(|index| self.proxies[*index].trial_until <= now);
+        let due = tried.into_iter().find(|index| !self.proxies[*index].is_tried(lane, now));
         self.in_turn(due, good)
     }
 
     /// A single message is to try this proxy: it is on trial, no message does that yet, and the others have a better way.
     #[must_use]
-    pub fn is_due_for_trial(&self, index: usize, links: &Links, now: Micros) -> bool {
-        let tried = |proxy: &ProxyRoute| proxy.is_on_trial(now);
+    pub fn is_due_for_trial(&self, index: usize, lane: Lane, links: &Links, now: Micros) -> bool {
+        let tried = |proxy: &ProxyRoute| proxy.is_on_trial(lane, now);
         tried(&self.proxies[index])
-            && self.proxies[index].trial_until <= now
-            && self.proxies.iter().any(|proxy| !tried(proxy) && proxy.usable(links, now))
+            && !self.proxies[index].is_tried(lane, now)
+            && self.proxies.iter().any(|proxy| !tried(proxy) && proxy.usable(lane, links, now))
     }
 
     /// In their order, from the one in use on; behind one that is due.
@@ -297,7 +320,7 @@ impl Routes {
 
     /// Takes another proxy for the one in use if that is lost, though nothing waits to be sent.
     pub fn refresh(&mut self, links: &Links, now: Micros) {
-        let _in_turn = self.usable(links, now);
+        let _in_turn = self.usable(Lane::Control, links, now);
     }
 
     /// What an ack by this proxy takes: round trip, queue and ack delay. Measured, where messages went there; else the ping,
@@ -329,7 +352,14 @@ impl Routes {
 
     /// What is known of the other proxies when one is late.
     #[must_use]
-    pub fn others(&self, index: usize, links: &Links, settings: &Settings, now: Micros) -> Evidence {
+    pub fn others(
+        &self,
+        index: usize,
+        lane: Lane,
+        links: &Links,
+        settings: &Settings,
+        now: Micros,
+    ) -> Evidence {
         let memory = settings.attempt_timeout_max.saturating_mul(2);
         let linked = |proxy: &&ProxyRoute| {
             let link = proxy.link.and_then(|link| links.link(link));
@@ -337,21 +367,23 @@ impl Routes {
         };
         let present = || self.proxies.iter().filter(|proxy| proxy.present);
         let others = || present().filter(|proxy| proxy.peer != self.proxies[index].peer);
-        let is_late = |proxy: &&ProxyRoute| proxy.late_at.is_some_and(|at| now.since(at) <= memory);
+        let is_late =
+            |proxy: &&ProxyRoute| proxy.records(lane).iter().any(|record| record.is_late(memory, now));
         Evidence {
             proxies: present().count(),
             others: others().filter(linked).count(),
             others_late: others().filter(linked).filter(is_late).count(),
-            others_snoozed: others().filter(|proxy| proxy.left_until() > now).count(),
+            // Whichever lane leaves them: half of the proxies stay whole.
+            others_snoozed: others().filter(|proxy| proxy.is_left(now)).count(),
             ..Evidence::default()
         }
     }
 
     /// All proxies are late: it is none of them. What was said of one of them is taken back.
     pub fn pardon(&mut self, now: Micros) {
-        for proxy in self.proxies.iter_mut().filter(|proxy| proxy.snoozed_until > now) {
-            proxy.snooze = None;
-            proxy.snoozed_until = proxy.snoozed_until.min(now + PARDON);
+        for proxy in &mut self.proxies {
+            proxy.standing.pardon(PARDON, now);
+            proxy.lanes.iter_mut().for_each(|connection| connection.pardon(PARDON, now));
         }
     }
 
@@ -384,33 +416,39 @@ impl Routes {
 
     /// Why a proxy is taken that is.
     #[must_use]
-    pub fn why(&self, index: usize, now: Micros) -> Why {
+    pub fn why(&self, index: usize, lane: Lane, now: Micros) -> Why {
         match &self.proxies[index] {
-            proxy if proxy.is_on_trial(now) => Why::Trial,
+            proxy if proxy.is_on_trial(lane, now) => Why::Trial,
             _ if index == self.in_use => Why::InUse,
             _ => Why::Next,
         }
     }
 
-    /// What stands against a proxy for every flow; `None` if it is usable.
+    /// What stands against a proxy for every flow of a lane; `None` if it is usable.
     #[must_use]
-    pub fn obstacle(&self, index: usize, links: &Links, now: Micros) -> Option<Passed> {
+    pub fn obstacle(&self, index: usize, lane: Lane, links: &Links, now: Micros) -> Option<Passed> {
         let proxy = &self.proxies[index];
         let (why, until) = match proxy.link.and_then(|link| links.link(link)) {
             Some(link) if link.draining => (Obstacle::Draining, Micros::NEVER),
             Some(link) if link.up && proxy.is_ejected(now) => (Obstacle::Ejected, proxy.ejection.until()),
-            Some(link) if link.up && proxy.snoozed_until > now => (Obstacle::Snoozed, proxy.snoozed_until),
+            Some(link) if link.up && proxy.snoozed_until(lane) > now => {
+                (Obstacle::Snoozed, proxy.snoozed_until(lane))
+            }
             Some(link) if link.up => return None,
             _ => (Obstacle::NotLinked, Micros::NEVER),
         };
         Some(Passed { way: Way::Proxy(index), why, until })
     }
 
-    /// When the first snooze ends.
+    /// When the first snooze ends that a lane waits for.
     #[must_use]
-    pub fn next_wake(&self, now: Micros) -> Micros {
+    pub fn next_wake(&self, lane: Lane, now: Micros) -> Micros {
         let snoozes = self.proxies.iter().filter(|proxy| proxy.link.is_some());
-        let snoozes = snoozes.flat_map(|proxy| [proxy.snoozed_until, proxy.ejection.until()]);
+        let until = |proxy: &ProxyRoute| {
+            let [proxy_until, connection_until] = proxy.records(lane).map(Standing::snoozed_until);
+            [proxy_until, connection_until, proxy.ejection.until()]
+        };
+        let snoozes = snoozes.flat_map(until);
         snoozes.filter(|until| *until > now).min().unwrap_or(Micros::NEVER)
     }
 
@@ -419,11 +457,15 @@ impl Routes {
     pub fn status(&self, links: &Links, settings: &Settings, now: Micros) -> Vec<RouteStatus> {
         let row = |(index, proxy): (usize, &ProxyRoute)| {
             let link = proxy.link.and_then(|link| links.link(link));
+            // Of whichever lane leaves it for longer.
+            let left = |lane: &Lane| proxy.left_until(*lane);
+            let left_until = Lane::ALL.iter().map(left).max().unwrap_or_default();
+            let snoozed = Lane::ALL.iter().any(|lane| proxy.snoozed_until(*lane) > now);
             let state = match link {
                 None => "down",
                 Some(link) if link.draining => "draining",
                 Some(_) if proxy.is_ejected(now) => "ejected",
-                Some(_) if proxy.snoozed_until > now => "snoozed",
+                Some(_) if snoozed => "snoozed",
                 Some(_) => "up",
             };
             let timeout = link.map(|link| attempt_timeout(&proxy.rtt, &link.rtt, 1, settings));
@@ -431,18 +473,40 @@ impl Routes {
                 proxy: proxy.id.clone(),
                 in_use: index == self.in_use && state == "up",
                 state,
-                snoozed_ms: micros(proxy.left_until().since(now)) / 1000,
+                snoozed_ms: micros(left_until.since(now)) / 1000,
                 attempt_timeout_ms: micros(timeout.unwrap_or_default()) / 1000,
                 linked: link.is_some_and(|link| link.up),
                 rtt_us: link.filter(|link| !link.rtt.is_empty()).map(|link| link.rtt.smoothed_us()),
                 ack_us: (!proxy.rtt.is_empty()).then(|| proxy.rtt.smoothed_us()),
                 failures: proxy.failures,
                 reported_by: proxy.reports.shown(now),
-                trial: proxy.is_on_trial(now),
+                trial: Lane::ALL.iter().any(|lane| proxy.is_on_trial(*lane, now)),
             }
         };
         self.proxies.iter().enumerate().filter(|(_, proxy)| proxy.present).map(row).collect()
     }
+}
+
+/// How long nothing may move on a connection before it is taken to stand still, or nothing be answered before it is silent: this,
+/// or two round trips and a half. A kernel that is full has room again a round trip later; on a new connection, whose window
+/// grows, after two. A silent death is to cost 300 ms, or three round trips.
+const STILL_MIN: Duration = Duration::from_millis(250);
+
+/// The same of a connection that is known to take less: this, or a round trip and a half. What was under way before it died is
+/// acknowledged for one more.
+const STILL_MIN_KNOWN: Duration = Duration::from_millis(150);
+
+/// See [`STILL_MIN`].
+#[must_use]
+pub fn still_after(pings: &Rtt) -> Duration {
+    Duration::from_micros(pings.smoothed_us().saturating_mul(5) / 2).max(STILL_MIN)
+}
+
+/// How long nothing may move on a connection.
+#[must_use]
+pub fn still_limits(pings: &Rtt, settings: &Settings) -> StillLimits {
+    let known = Duration::from_micros(pings.smoothed_us().saturating_mul(3) / 2).max(STILL_MIN_KNOWN);
+    StillLimits { unknown: still_after(pings), known, most: settings.attempt_timeout_max }
 }
 
 /// Longest exponent of the doubling per attempt.
@@ -471,7 +535,7 @@ mod tests {
         let (mut acks, pings) = (Rtt::default(), Rtt::default());
         assert_eq!(attempt_timeout(&acks, &pings, 1, &settings), Duration::from_millis(100));
         for _ in 0..50 {
-            acks.sample(Duration::from_millis(100));
+            acks.sample(Duration::from_millis(100), Micros(0));
         }
         let first = attempt_timeout(&acks, &pings, 1, &settings);
         assert_eq!(attempt_timeout(&acks, &pings, 2, &settings), first * 2);
@@ -480,13 +544,53 @@ mod tests {
         let mut routes = Routes::new(1, [(PeerIx(0), NodeId::new("p").unwrap())]);
         let proxy = &mut routes.proxies[0];
         assert!(proxy.convict(&settings, Micros(0)));
-        assert_eq!(proxy.snoozed_until, Micros(1_000_000));
+        assert_eq!(proxy.snoozed_until(Lane::Bulk), Micros(1_000_000));
         assert!(!proxy.convict(&settings, Micros(999_999)), "known already");
         assert!(proxy.convict(&settings, Micros(1_000_000)));
-        assert_eq!(proxy.snoozed_until, Micros(3_000_000));
-        proxy.acquit(Some(Micros(1)));
+        assert_eq!(proxy.snoozed_until(Lane::Bulk), Micros(3_000_000));
+        proxy.acquit(Lane::Control, Some(Micros(1)));
         assert!(proxy.convict(&settings, Micros(0)));
-        assert_eq!(proxy.snoozed_until, Micros(1_000_000), "an ack clears the record");
+        assert_eq!(proxy.snoozed_until(Lane::Bulk), Micros(1_000_000), "an ack clears the record");
+    }
+
+    #[test]
+    fn a_lane_leaves_a_proxy_alone_and_the_other_one_does_not() {
+        let settings = Settings::default();
+        let mut routes = routes(1, 1);
+        let proxy = &mut routes.proxies[0];
+        let left = |proxy: &ProxyRoute| Lane::ALL.map(|lane| proxy.left_until(lane).0 / 1000);
+        assert!(proxy.convict_lane(Lane::Bulk, &settings, Micros(0)));
+        assert_eq!(left(proxy), [0, 1_000]);
+        proxy.acquit(Lane::Control, Some(Micros(5)));
+        assert_eq!(left(proxy), [0, 1_000], "what control brings says nothing of it");
+        assert!(
+            proxy.answered_since(Lane::Control, Micros(5)) && !proxy.answered_since(Lane::Bulk, Micros(0))
+        );
+        assert!(proxy.is_on_trial(Lane::Bulk, Micros(1_000_000)));
+        assert!(!proxy.is_on_trial(Lane::Control, Micros(1_000_000)));
+        proxy.begin_trial(Lane::Bulk, &settings, Micros(1_000_000));
+        assert!(proxy.is_tried(Lane::Bulk, Micros(1_000_000)) && !proxy.is_tried(Lane::Control, Micros(1)));
+        proxy.acquit(Lane::Bulk, None);
+        assert!(!proxy.is_on_trial(Lane::Bulk, Micros(1_000_000)));
+        // Of both it is as of one: whatever it delivers ends it.
+        assert!(proxy.convict(&settings, Micros(2_000_000)));
+        assert_eq!(left(proxy), [3_000, 3_000]);
+        proxy.acquit(Lane::Control, None);
+        assert_eq!(left(proxy), [0, 0]);
+    }
+
+    #[test]
+    fn a_proxy_that_left_is_nobodys_way() {
+        let names = ["a", "b"].map(|name| NodeId::new(name).unwrap());
+        let of = |range: std::ops::Range<usize>| {
+            range.map(|index| (PeerIx(index), names[index].clone())).collect::<Vec<_>>()
+        };
+        let mut routes = Routes::new(1, of(0..2));
+        assert_eq!(routes.by_peer(PeerIx(0)), Some(0));
+        assert!(routes.set(of(1..2)).is_empty());
+        assert_eq!((routes.by_peer(PeerIx(0)), routes.by_peer(PeerIx(1))), (None, Some(1)));
+        assert_eq!(routes.set(of(0..2)), [0]);
+        assert_eq!(routes.by_peer(PeerIx(0)), Some(0), "in its place again");
     }
 
     fn routes(seed: u64, count: usize) -> Routes {
@@ -564,6 +668,6 @@ mod tests {
         let mut routes = Routes::new(1, [(PeerIx(0), NodeId::new("p").unwrap())]);
         let proxy = &mut routes.proxies[0];
         assert!(proxy.convict(&settings, Micros(0)));
-        assert_eq!(proxy.snoozed_until, Micros::NEVER);
+        assert_eq!(proxy.snoozed_until(Lane::Control), Micros::NEVER);
     }
 }

@@ -4,26 +4,56 @@ use std::time::Duration;
 
 use super::time::{Micros, micros};
 
+/// How long the least of something counts: that of now and of the time before, each of this length. A path that got longer for
+/// good is known by then, and a queue that stood so long is as good as part of the path.
+const LEAST_KEPT: Duration = Duration::from_secs(60);
+
+/// The least of late, and what was seen with it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct Least {
+    now: Option<(u64, i64)>,
+    before: Option<(u64, i64)>,
+    since: Micros,
+}
+
+impl Least {
+    fn sample(&mut self, us: u64, with: i64, at: Micros) {
+        let age = at.since(self.since);
+        if age >= LEAST_KEPT {
+            self.before = self.now.take().filter(|_| age < LEAST_KEPT * 2);
+            self.since = at;
+        }
+        if self.now.is_none_or(|(least, _)| us <= least) {
+            self.now = Some((us, with));
+        }
+    }
+
+    fn get(&self) -> Option<(u64, i64)> {
+        let older = self.before.filter(|(before, _)| self.now.is_none_or(|(least, _)| *before < least));
+        older.or(self.now)
+    }
+}
+
 /// Smoothed round trip and its deviation, as RFC 6298 keeps them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Rtt {
     smoothed_us: u64,
     deviation_us: u64,
-    min_us: u64,
+    least: Least,
     samples: u64,
 }
 
 impl Rtt {
     /// Takes in one sample.
-    pub fn sample(&mut self, rtt: Duration) {
+    pub fn sample(&mut self, rtt: Duration, now: Micros) {
         let us = micros(rtt).max(1);
         if self.samples == 0 {
-            (self.smoothed_us, self.deviation_us, self.min_us) = (us, us / 2, us);
+            (self.smoothed_us, self.deviation_us) = (us, us / 2);
         } else {
             self.deviation_us = (3 * self.deviation_us + self.smoothed_us.abs_diff(us)) / 4;
             self.smoothed_us = (7 * self.smoothed_us + us) / 8;
-            self.min_us = self.min_us.min(us);
         }
+        self.least.sample(us, 0, now);
         self.samples += 1;
     }
 
@@ -33,10 +63,10 @@ impl Rtt {
         self.smoothed_us
     }
 
-    /// Smallest, µs; 0 before the first sample.
+    /// Smallest of the last minute or two, µs; 0 before the first sample.
     #[must_use]
     pub fn min_us(&self) -> u64 {
-        self.min_us
+        self.least.get().map_or(0, |(us, _)| us)
     }
 
     /// True before the first sample.
@@ -55,10 +85,10 @@ impl Rtt {
     }
 }
 
-/// The peer's clock minus ours, from the sample with the smallest round trip.
+/// The peer's clock minus ours, from the sample with the smallest round trip of the last minute or two: clocks drift, and are set.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct ClockOffset {
-    best: Option<(u64, i64)>,
+    least: Least,
 }
 
 impl ClockOffset {
@@ -70,6 +100,7 @@ impl ClockOffset {
         peer_received: u64,
         peer_sent: u64,
         received: u64,
+        now: Micros,
     ) -> Option<Duration> {
         let away = received.checked_sub(sent)?;
         let at_peer = peer_sent.checked_sub(peer_received)?;
@@ -77,16 +108,14 @@ impl ClockOffset {
         let signed = |value: u64| i128::from(value);
         let offset = ((signed(peer_received) - signed(sent)) + (signed(peer_sent) - signed(received))) / 2;
         let offset = i64::try_from(offset).ok()?;
-        if self.best.is_none_or(|(best, _)| rtt <= best) {
-            self.best = Some((rtt, offset));
-        }
+        self.least.sample(rtt, offset, now);
         Some(Duration::from_micros(rtt))
     }
 
     /// The offset, µs; 0 before the first sample.
     #[must_use]
     pub fn us(&self) -> i64 {
-        self.best.map_or(0, |(_, offset)| offset)
+        self.least.get().map_or(0, |(_, offset)| offset)
     }
 }
 
@@ -142,10 +171,10 @@ mod tests {
     #[test]
     fn timeout_follows_the_round_trip_within_its_bounds() {
         let mut rtt = Rtt::default();
-        rtt.sample(MS(100));
+        rtt.sample(MS(100), Micros(0));
         assert_eq!(rtt.timeout(MS(20), MS(2000)), MS(300), "one sample: srtt + 4 × srtt/2");
         for _ in 0..100 {
-            rtt.sample(MS(100));
+            rtt.sample(MS(100), Micros(1));
         }
         let steady = rtt.timeout(MS(20), MS(2000));
         assert!(steady >= MS(149) && steady <= MS(151), "steady: half above, {steady:?}");
@@ -153,15 +182,42 @@ mod tests {
         assert_eq!(rtt.min_us(), 100_000);
     }
 
+    /// A way that got longer is as long as it is now, and the clock at its end what it shows now.
+    #[test]
+    fn the_smallest_round_trip_is_that_of_the_last_minutes() {
+        let (mut rtt, mut offset, second) =
+            (Rtt::default(), ClockOffset::default(), |s: u64| Micros(s * 1_000_000));
+        let sample = |offset: &mut ClockOffset, ahead: u64, way: u64, at: Micros| {
+            offset.sample(at.0, at.0 + ahead + way, at.0 + ahead + way, at.0 + 2 * way, at).unwrap()
+        };
+        rtt.sample(MS(20), second(0));
+        sample(&mut offset, 5_000, 10_000, second(0));
+        for at in 1..200 {
+            rtt.sample(MS(90), second(at));
+            sample(&mut offset, 7_000, 45_000, second(at));
+            let old = at < 120;
+            assert_eq!(rtt.min_us(), if old { 20_000 } else { 90_000 }, "after {at} s");
+            assert_eq!(offset.us(), if old { 5_000 } else { 7_000 }, "after {at} s");
+        }
+        rtt.sample(MS(30), second(200));
+        assert_eq!(rtt.min_us(), 30_000, "at once where it got shorter");
+        // After a long silence nothing of before counts.
+        rtt.sample(MS(50), second(5_000));
+        assert_eq!(rtt.min_us(), 50_000);
+    }
+
     #[test]
     fn offset_comes_from_the_best_round_trip_and_impossible_stamps_are_ignored() {
         let mut offset = ClockOffset::default();
-        assert_eq!(offset.sample(1_000, 501_500, 501_600, 2_100), Some(Duration::from_micros(1_000)));
+        assert_eq!(
+            offset.sample(1_000, 501_500, 501_600, 2_100, Micros(0)),
+            Some(Duration::from_micros(1_000))
+        );
         assert_eq!(offset.us(), 500_000);
-        assert!(offset.sample(1_000, 900_000, 900_000, 9_000).is_some(), "worse, kept out");
+        assert!(offset.sample(1_000, 900_000, 900_000, 9_000, Micros(0)).is_some(), "worse, kept out");
         assert_eq!(offset.us(), 500_000);
-        assert_eq!(offset.sample(10, 5, 4, 20), None, "peer sent before it received");
-        assert_eq!(offset.sample(10, 0, 100, 20), None, "longer at the peer than away");
+        assert_eq!(offset.sample(10, 5, 4, 20, Micros(0)), None, "peer sent before it received");
+        assert_eq!(offset.sample(10, 0, 100, 20, Micros(0)), None, "longer at the peer than away");
     }
 
     #[test]

@@ -45,6 +45,13 @@ impl<K: Ord + Copy> Timers<K> {
         }
     }
 
+    /// Sets an alarm, unless it is set.
+    pub fn set_unless_set(&mut self, key: K, at: Micros) {
+        if !self.by_key.contains_key(&key) {
+            self.set(key, at);
+        }
+    }
+
     /// Forgets an alarm.
     pub fn clear(&mut self, key: K) {
         if let Some(old) = self.by_key.remove(&key) {

@@ -15,6 +15,8 @@ pub enum Blame {
     OwnLag,
     /// The proxy took batches and delivered nothing to several destinations: it is left alone.
     Proxy,
+    /// The connection of one lane takes nothing, or brings nothing where the other lane does: that lane leaves it.
+    Connection,
     /// One destination is silent while others are not, or nothing is known of others: it is asked directly.
     Member,
     /// All proxies at once: the datacenter, the way there or the way back, perhaps for having too much to carry. No proxy
@@ -30,9 +32,10 @@ pub enum Blame {
 
 impl Blame {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::OwnLag,
         Self::Proxy,
+        Self::Connection,
         Self::Member,
         Self::Datacenter,
         Self::Capped,
@@ -46,6 +49,7 @@ impl Blame {
         match self {
             Self::OwnLag => "own_lag",
             Self::Proxy => "proxy",
+            Self::Connection => "connection",
             Self::Member => "member",
             Self::Datacenter => "datacenter",
             Self::Capped => "capped",
@@ -62,10 +66,16 @@ pub struct Evidence {
     pub silent: usize,
     /// The same, with the destinations that avoid the proxy already because it was silent.
     pub suspects: usize,
-    /// The proxy answered something that was written as late, or it is not the link of the attempt any more.
+    /// The proxy answered something of the lane that was written as late, or it is not the link of the attempt any more.
     pub answers: bool,
+    /// It answered something of the other lane that was written as late.
+    pub other_lane: bool,
+    /// Silent destinations that answered something of the other lane which was written as late.
+    pub elsewhere: usize,
     /// It was left alone before, and this was its trial.
     pub on_trial: bool,
+    /// By this lane alone, so that it is the trial of its connection.
+    pub lane_on_trial: bool,
     /// Proxies that the datacenter has.
     pub proxies: usize,
     /// Other proxies with a link.
@@ -87,12 +97,17 @@ impl Evidence {
 /// Whom the evidence is against. Of a proxy two silent destinations are asked, or one where it is on trial.
 #[must_use]
 pub fn judge(seen: &Evidence) -> Blame {
-    if seen.answers || (seen.suspects < 2 && !seen.on_trial) {
+    // While one lane brings answers the other one's silence is not the proxy's. It is its connection's only if it is not that of
+    // the destinations.
+    let alive = seen.other_lane && seen.elsewhere == 0 && !seen.lane_on_trial;
+    if seen.answers || alive || (seen.suspects < 2 && !seen.on_trial) {
         Blame::Member
     } else if seen.others > 0 && seen.others_late == seen.others {
         Blame::Datacenter
     } else if seen.is_capped() {
         Blame::Capped
+    } else if seen.other_lane || seen.lane_on_trial {
+        Blame::Connection
     } else {
         Blame::Proxy
     }
@@ -197,6 +212,8 @@ impl VerdictLog {
                 silent: count(entry.seen.silent),
                 suspects: count(entry.seen.suspects),
                 answers: entry.seen.answers,
+                other_lane: entry.seen.other_lane,
+                elsewhere: count(entry.seen.elsewhere),
                 on_trial: entry.seen.on_trial,
                 proxies: count(entry.seen.proxies),
                 others: count(entry.seen.others),
@@ -293,7 +310,10 @@ mod tests {
         silent: 3,
         suspects: 3,
         answers: false,
+        other_lane: false,
+        elsewhere: 0,
         on_trial: false,
+        lane_on_trial: false,
         proxies: 2,
         others: 1,
         others_late: 0,
@@ -305,7 +325,12 @@ mod tests {
         assert_eq!(judge(&BAD_PROXY), Blame::Proxy);
         assert_eq!(judge(&Evidence { suspects: 1, silent: 1, ..BAD_PROXY }), Blame::Member);
         assert_eq!(judge(&Evidence { answers: true, ..BAD_PROXY }), Blame::Member, "others are answered");
+        let other_lane = Evidence { other_lane: true, ..BAD_PROXY };
+        assert_eq!(judge(&other_lane), Blame::Member, "of others, perhaps");
+        assert_eq!(judge(&Evidence { elsewhere: 1, ..other_lane }), Blame::Connection);
+        assert_eq!(judge(&Evidence { elsewhere: 1, others_late: 1, ..other_lane }), Blame::Datacenter);
         let trial = Evidence { suspects: 1, silent: 1, on_trial: true, ..BAD_PROXY };
+        assert_eq!(judge(&Evidence { lane_on_trial: true, ..trial }), Blame::Connection);
         assert_eq!(judge(&trial), Blame::Proxy, "one message is all that a trial has");
         assert_eq!(judge(&Evidence { others_late: 1, ..BAD_PROXY }), Blame::Datacenter);
         let others = Evidence { proxies: 4, others: 3, ..BAD_PROXY };

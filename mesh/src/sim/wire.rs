@@ -119,11 +119,17 @@ impl Wire {
         }
     }
 
-    /// A write of this end would block.
-    pub(super) fn is_full(&self, from: End) -> bool {
-        self.directions
-            .get(&from)
-            .is_some_and(|direction| !direction.closed && direction.buffered > self.kernel_bytes)
+    /// How much a write of this end takes at once.
+    pub(super) fn room(&self, from: End) -> usize {
+        match self.directions.get(&from) {
+            Some(direction) if !direction.closed => self.kernel_bytes.saturating_sub(direction.buffered),
+            _ => usize::MAX,
+        }
+    }
+
+    /// A write of this end that found no room may go on. Not before half of it is free, as of a socket.
+    pub(super) fn has_room(&self, from: End) -> bool {
+        self.room(from) >= self.kernel_bytes / 2
     }
 
     /// The end `to` read bytes. Gives the end whose write may go on.

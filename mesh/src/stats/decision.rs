@@ -46,7 +46,8 @@ pub struct PassedWay {
     pub way: &'static str,
     /// Which proxy, if it is one.
     pub proxy: Option<NodeId>,
-    /// `not_linked`; `draining`: it is going away; `snoozed`: it delivered nothing in time to several destinations. Or
+    /// `not_linked`; `draining`: it is going away; `snoozed`: it delivered nothing in time to several destinations;
+    /// `still`: its connection of this lane takes nothing more. Or
     /// what failed this destination there a moment ago: `timed_out`, `dial_failed`, `frame_limit` (the peer takes no
     /// frame that long), or the reason of a refusal: `unreachable`, `link_lost`, `not_served` and so on.
     pub why: &'static str,
@@ -71,7 +72,8 @@ pub struct DatacenterRoutes {
 /// Whom a sender blamed when nobody answered in time, or an ack was false, and what it saw.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Verdict {
-    /// `proxy`: it delivered nothing to several destinations, and is left alone. `member`: one destination is silent, and
+    /// `proxy`: it delivered nothing to several destinations, and is left alone. `connection`: the same on one lane, while its
+    /// other connection brings answers, or one that takes nothing more; that lane leaves it. `member`: one destination is silent, and
     /// is asked directly. `datacenter`: all its proxies are late at once, and none is left alone for it. `capped`: a proxy,
     /// but half of them are left alone already. `own_lag`: this process was late itself, and waits longer. `false_ack`: a
     /// destination says that the proxy acknowledged what it never had, and avoids it. `ejected`: several say so.
@@ -104,6 +106,10 @@ pub struct VerdictEvidence {
     pub suspects: u64,
     /// The proxy answered something that was written as late.
     pub answers: bool,
+    /// Something of the other lane was that was written as late.
+    pub other_lane: bool,
+    /// Silent destinations of which something of the other lane was.
+    pub elsewhere: u64,
     /// It had been left alone, and this was its trial.
     pub on_trial: bool,
     /// Proxies that the datacenter has.

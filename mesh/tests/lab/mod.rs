@@ -2,13 +2,16 @@
 //! goes wrong here but what a test does. One run is one sequence of events: what is measured is exact.
 #![allow(dead_code)] // Every test binary uses its own part.
 
+mod lives;
+mod window;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use trunkline_codec::Options;
-use trunkline_mesh::id::{ClusterId, Datacenter, Incarnation, NodeId};
+use trunkline_mesh::id::{ClusterId, Datacenter, Incarnation, Lane, NodeId};
 use trunkline_mesh::message::{Batch, Delivery, Outcome};
 use trunkline_mesh::proto::client::Ticket;
 use trunkline_mesh::proto::coder::BatchEncoder;
@@ -49,6 +52,11 @@ struct Conn {
     queued: VecDeque<Bytes>,
     queued_bytes: usize,
     arrives_at: Micros,
+    /// Of a write, what the kernel has no room for; and what it took and the other end's has not.
+    untaken: Bytes,
+    unacked: usize,
+    /// Of a write that blocks, how much has gone since its kernel was last said to have taken some.
+    drained: usize,
 }
 
 struct Host {
@@ -68,6 +76,7 @@ enum Event {
     Dialed { from: End, to: Option<End> },
     Arrive { to: End, bytes: Bytes },
     Fin { to: End },
+    Acked { from: End, bytes: usize },
     Wrote(End),
     Serve(Pair),
     Alarm(usize),
@@ -81,6 +90,7 @@ impl Event {
             Self::Dialed { from: (host, _), .. }
             | Self::Arrive { to: (host, _), .. }
             | Self::Fin { to: (host, _) }
+            | Self::Acked { from: (host, _), .. }
             | Self::Wrote((host, _))
             | Self::Alarm(host) => Some(*host),
             Self::Serve(_) => None,
@@ -112,7 +122,8 @@ pub(crate) struct Lab {
     settings: Settings,
     hosts: Vec<Host>,
     lines: BTreeMap<Pair, Line>,
-    local: Duration,
+    /// How long a byte is under way inside of one.
+    pub(crate) local: Duration,
     queue: BTreeMap<(Micros, u64), Event>,
     next_event: u64,
     /// Streams with something for a line, in turn.
@@ -132,6 +143,12 @@ pub(crate) struct Lab {
     pub(crate) kernel_bytes: usize,
     /// Dials that are under way and not given up.
     dialling: BTreeSet<End>,
+    /// What a connection takes between two datacenters before the other end's kernel has had some of it; `None`: anything.
+    pub(crate) window_bytes: Option<usize>,
+    /// The dialled ends of connections of each lane.
+    lanes: BTreeMap<End, Lane>,
+    /// Ends that nothing reaches any more, while other connections pass.
+    holes: BTreeSet<End>,
     /// Packets that are lost between datacenters, in a million, as drawn. What TCP sends again comes a round trip later; in one
     /// case in four nothing follows that would tell it of the loss soon, and it waits for 200 ms more.
     pub(crate) losses: Option<(fastrand::Rng, u32)>,
@@ -216,6 +233,9 @@ impl Lab {
             kernel_bytes: KERNEL_BYTES,
             losses: None,
             dialling: BTreeSet::new(),
+            window_bytes: None,
+            lanes: BTreeMap::new(),
+            holes: BTreeSet::new(),
             accepts_per_second: None,
             accepts_at: BTreeMap::new(),
             empty_runs: Vec::new(),
@@ -252,6 +272,13 @@ impl Lab {
         let (from, to) = match event {
             Event::Syn { from, to } => (from.0, *to),
             Event::Dialed { from, to: Some(to) } => (to.0, from.0),
+            Event::Acked { from, .. } => {
+                let Some(peer) = self.hosts[from.0].conns.get(&from.1).and_then(|conn| conn.peer) else {
+                    return false;
+                };
+                (peer.0, from.0)
+            }
+            Event::Arrive { to, .. } | Event::Fin { to } if self.holes.contains(to) => return true,
             Event::Arrive { to, .. } | Event::Fin { to } => {
                 let peer = self.hosts[to.0].conns.get(&to.1).and_then(|conn| conn.peer);
                 let Some((peer, _)) = peer else { return false };
@@ -322,60 +349,6 @@ impl Lab {
         self.delivered.extend(taken.map(|delivery| (now, id(name), delivery)));
         self.pump(index);
         some
-    }
-
-    /// As SIGSTOP: it does nothing any more, and nobody is told.
-    pub(crate) fn stop(&mut self, name: &str) {
-        let index = self.index(name);
-        self.stopped.insert(index);
-    }
-
-    /// All that are stopped go on.
-    pub(crate) fn go_on(&mut self) {
-        self.stopped.clear();
-        self.mend();
-    }
-
-    /// As `kill -9`: its sockets are closed by its kernel.
-    pub(crate) fn kill(&mut self, name: &str) {
-        let index = self.index(name);
-        self.hosts[index].node = None;
-        for conn in self.hosts[index].conns.keys().copied().collect::<Vec<_>>() {
-            self.close((index, conn));
-        }
-    }
-
-    /// Starts a killed node again, in this life.
-    pub(crate) fn restart(&mut self, name: &str, life: u64) {
-        let index = self.index(name);
-        let init = NodeInit {
-            topology: Arc::clone(&self.topology),
-            node: id(name),
-            incarnation: Incarnation(life),
-            settings: self.settings.clone(),
-            seed: life,
-            wall_base_us: 1_700_000_000_000_000,
-        };
-        self.hosts[index].node = Some(Node::new(init, self.now).unwrap());
-        self.hosts[index].alarm = Micros::NEVER;
-        self.pump(index);
-    }
-
-    /// A node stands in another datacenter from now on, in another life, and everybody knows.
-    pub(crate) fn relocate(&mut self, name: &str, datacenter: &str, life: u64) {
-        self.kill(name);
-        let spec = NodeSpec { datacenter: dc(datacenter), ..self.topology.node(&id(name)).unwrap().clone() };
-        let others = self.topology.without(|spec| spec.id == id(name));
-        self.topology = Arc::new(others.with(spec).unwrap());
-        let index = self.index(name);
-        self.hosts[index].datacenter = dc(datacenter);
-        for host in (0..self.hosts.len()).filter(|host| *host != index) {
-            if let Some(node) = self.hosts[host].node.as_mut() {
-                node.set_topology(Arc::clone(&self.topology), self.now).unwrap();
-            }
-            self.pump(host);
-        }
-        self.restart(name, life);
     }
 
     /// All that happens within this time.
@@ -466,6 +439,7 @@ impl Lab {
                 self.pump(from.0);
             }
             Event::Arrive { to, bytes } => self.arrive(to, &bytes),
+            Event::Acked { from, bytes } => self.acked(from, bytes),
             Event::Fin { to } => {
                 if self.hosts[to.0].conns.remove(&to.1).is_some()
                     && let Some(node) = self.hosts[to.0].node.as_mut()
@@ -475,9 +449,9 @@ impl Lab {
                 }
             }
             Event::Wrote(end) => {
-                let Some((written, bytes)) = self.conn(end).and_then(|conn| conn.writing.take()) else {
-                    return;
-                };
+                // Of a part of a write nobody is told.
+                let conn = self.conn(end).filter(|conn| conn.untaken.is_empty());
+                let Some((written, bytes)) = conn.and_then(|conn| conn.writing.take()) else { return };
                 if let Some(node) = self.hosts[end.0].node.as_mut() {
                     node.handle_written(end.1, &written, bytes, now);
                 }
@@ -501,7 +475,7 @@ impl Lab {
         let now = self.now;
         let host = &mut self.hosts[to.0];
         let (Some(node), Some(conn)) = (host.node.as_mut(), host.conns.get_mut(&to.1)) else { return };
-        let peer = conn.peer.map(|(peer, _)| peer);
+        let (from, peer) = (conn.peer, conn.peer.map(|(peer, _)| peer));
         conn.buffer.extend_from_slice(bytes);
         let mut seen = Traffic { bytes: bytes.len() as u64, reads: 1, ..Traffic::default() };
         while let Some((received, length)) = conn.reader.read(&mut conn.buffer).expect("honest peers") {
@@ -533,6 +507,7 @@ impl Lab {
             all.news += seen.news;
             all.reads += seen.reads;
         }
+        self.acknowledge(from, to, bytes.len());
         self.pump(to.0);
     }
 
@@ -555,7 +530,7 @@ impl Lab {
         }
         let bytes = Bytes::from(slices.concat());
         conn.writing = Some((written, bytes.len()));
-        self.push(end, bytes);
+        self.take(end, bytes);
     }
 
     fn push(&mut self, end: End, bytes: Bytes) {
@@ -617,10 +592,18 @@ impl Lab {
             let before = conn.queued_bytes;
             conn.queued_bytes -= packet.len();
             let done = before > kernel_bytes && conn.queued_bytes <= kernel_bytes;
+            // The kernel takes more of what it had no room for, and not for every packet.
+            let blocked = conn.writing.is_some() && conn.queued_bytes > kernel_bytes;
+            conn.drained = if blocked { conn.drained + packet.len() } else { 0 };
+            let progress = conn.drained >= kernel_bytes / 2;
+            conn.drained = if progress { 0 } else { conn.drained };
             let more = !conn.queued.is_empty();
             took = Duration::from_nanos(packet.len() as u64 * 1_000_000_000 / rate);
             if done {
                 self.at(self.now, Event::Wrote(end));
+            }
+            if progress && let Some(node) = self.hosts[end.0].node.as_mut() {
+                node.handle_progress(end.1, self.now);
             }
             if more {
                 self.turns.entry(pair.clone()).or_default().push_back(end);
@@ -646,8 +629,9 @@ impl Lab {
             let Some(node) = self.hosts[index].node.as_mut() else { return };
             let Some(action) = node.poll_action() else { break };
             match action {
-                Action::Dial { conn, peer, .. } => {
+                Action::Dial { conn, peer, lane, .. } => {
                     self.dialling.insert((index, conn));
+                    self.lanes.insert((index, conn), lane);
                     let to = self.index(peer.as_str());
                     let delay = self.line(&self.pair(index, to)).delay;
                     self.at(now + delay, Event::Syn { from: (index, conn), to });
@@ -694,5 +678,8 @@ fn new_conn(peer: Option<End>) -> Conn {
         queued: VecDeque::new(),
         queued_bytes: 0,
         arrives_at: Micros(0),
+        untaken: Bytes::new(),
+        unacked: 0,
+        drained: 0,
     }
 }

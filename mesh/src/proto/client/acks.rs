@@ -104,9 +104,11 @@ impl Client {
                 attempt_answered = true;
                 let (way, written_at) = (attempt.way, attempt.written_at);
                 self.flows[ix.0].answered(way, now);
+                self.flows[ix.0].heard = written_at.map(|at| (way, at));
                 // The proxy brought the member's answer, which is all that it was asked for.
                 if let Way::Proxy(index) = way {
-                    self.sites[self.flows[ix.0].datacenter].routes.proxies[index].acquit(written_at);
+                    let lane = self.flows[ix.0].lane;
+                    self.sites[self.flows[ix.0].datacenter].routes.proxies[index].acquit(lane, written_at);
                 }
             }
             self.landed(id);
@@ -154,6 +156,7 @@ impl Client {
                 written = Some(attempt.written_at.unwrap_or(attempt.sealed_at));
                 self.drains.answered((link, self.flows[ix.0].lane), id, longest_way(link, links), now);
                 self.flows[ix.0].answered(attempt.way, now);
+                self.flows[ix.0].heard = written.map(|at| (attempt.way, at));
             }
             self.landed(id);
         }
@@ -169,13 +172,14 @@ impl Client {
         };
         if let Some(rtt) = sample.map(|written| now.since(written)) {
             match over {
-                Way::Proxy(proxy) => self.sites[site].routes.proxies[proxy].rtt.sample(rtt),
-                Way::Direct => self.flows[ix.0].direct_rtt.sample(rtt),
+                Way::Proxy(proxy) => self.sites[site].routes.proxies[proxy].rtt.sample(rtt, now),
+                Way::Direct => self.flows[ix.0].direct_rtt.sample(rtt, now),
                 Way::Back(_) => self.sample_back(ix, rtt, links, now),
             }
         }
         if let Way::Proxy(proxy) = over {
-            self.sites[site].routes.proxies[proxy].acquit(written);
+            let lane = self.flows[ix.0].lane;
+            self.sites[site].routes.proxies[proxy].acquit(lane, written);
         }
         written.is_some()
     }

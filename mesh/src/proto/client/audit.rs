@@ -125,7 +125,9 @@ impl Client {
         );
         let silent = usize::try_from(messages).unwrap_or(usize::MAX);
         let others = match way {
-            Way::Proxy(index) => self.sites[site].routes.others(index, links, &self.settings, now),
+            Way::Proxy(index) => {
+                self.sites[site].routes.others(index, self.flows[ix.0].lane, links, &self.settings, now)
+            }
             _ => Evidence::default(),
         };
         let seen = Evidence { silent, suspects: about.reported_by.len(), ..others };
@@ -210,7 +212,7 @@ impl Client {
     pub(super) fn pick_for_audit(&mut self, ix: FlowIx, links: &mut Links, now: Micros) -> Pick {
         let flow = &mut self.flows[ix.0];
         let routes = &mut self.sites[flow.datacenter].routes;
-        let other = routes.usable(links, now).into_iter().find(|index| {
+        let other = routes.usable(flow.lane, links, now).into_iter().find(|index| {
             let way = Way::Proxy(*index);
             flow.words.way() != Some(way) && !flow.pauses.avoids(way, now)
         });

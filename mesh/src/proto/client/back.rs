@@ -56,7 +56,7 @@ impl Client {
         let bytes = flow.next_bytes(true);
         let open = links.link(link).is_some_and(|link| link.up && !link.draining && link.takes(bytes));
         let over = flow.pauses.limit_of(way, now).is_some_and(|limit| bytes >= limit);
-        let barred = flow.pauses.avoids(way, now) || over;
+        let barred = flow.pauses.avoids(way, now) || over || self.stands(link, ix);
         // What others of the datacenter get as well crosses once by its own proxies; much of it needs no company.
         let site = &self.sites[flow.datacenter];
         let alone = !site.crowded && site.ready[flow.lane.index()].iter().all(|other| *other == ix);

@@ -5,14 +5,17 @@ use std::time::Duration;
 
 use super::acks::way_without_load;
 use super::{Client, Timer};
+use crate::id::Lane;
 use crate::message::FailReason;
 use crate::proto::attempt::Attempt;
 use crate::proto::flow::{FlowIx, Place, Selected, Sent, Undecided, Way};
 use crate::proto::held::HELD_ASKS_AFTER;
 use crate::proto::links::{LinkId, Links, PeerIx};
 use crate::proto::pause::Cause;
+use crate::proto::route::still_after;
 use crate::proto::time::Micros;
 use crate::proto::verdict::{About, Blame, Evidence, judge};
+use crate::stats::decision::lane_name;
 
 /// What drains may take twice as long as it did, but no more than this longer, or half a round trip.
 const LINE_MARGIN: Duration = Duration::from_millis(50);
@@ -42,6 +45,7 @@ impl Client {
             match self.timers.pop_due(now) {
                 Some(Timer::Deadline(ix)) => self.end_expired(ix, links, now),
                 Some(Timer::Attempt(id)) => self.attempt_timed_out(id, links, now),
+                Some(Timer::Writer(link, lane)) => self.look_at_writer(link, lane, links, now),
                 Some(Timer::Wake(site)) => self.wake_site(site, links, now),
                 Some(Timer::Audit(site)) => self.audit(site, links, now),
                 Some(Timer::Held(ix)) => self.ask_of_held(ix, links, now),
@@ -131,6 +135,8 @@ impl Client {
             self.end_attempt(id, Ended::TimedOut);
             return;
         }
+        let Some((first, _)) = attempt.entries.first() else { return };
+        let lane = self.flows[first.0].lane;
         let (way, site, link) = (attempt.way, attempt.datacenter, attempt.link);
         let silent = self.silent_in(id);
         if matches!(way, Way::Back(_)) {
@@ -143,16 +149,18 @@ impl Client {
             }
             _ => (Blame::Member, Evidence { silent: silent.len(), ..Evidence::default() }),
         };
-        let ended = if blame == Blame::Proxy { Ended::Lost } else { Ended::TimedOut };
+        let left = matches!(blame, Blame::Proxy | Blame::Connection);
+        let flows = self.flows_in(id);
+        let ended = if left { Ended::Lost } else { Ended::TimedOut };
         let waiting = self.end_attempt(id, ended);
         self.stats.attempts.timed_out += waiting;
         let mut news = true;
         if let Way::Proxy(index) = way {
             self.stats.fallbacks.proxy_timeout += waiting;
-            news = self.sentence(blame, site, index, link, &silent, now);
+            news = self.sentence(blame, site, index, (link, lane), &silent, now);
         }
         let avoids = match way {
-            Way::Proxy(_) => blame != Blame::Proxy,
+            Way::Proxy(_) => !left,
             _ => !self.sites[site].local,
         };
         for ix in silent.iter().filter(|_| avoids) {
@@ -168,7 +176,12 @@ impl Client {
             self.note_verdict(site, blame, way, alone, seen, now);
         }
         self.sites[site].routes.refresh(links, now);
-        self.wake_all_of(site, links, now);
+        if blame == Blame::Member {
+            // It changes nothing for others: a thousand members that are silent at once are not a million looks.
+            flows.into_iter().for_each(|ix| self.wake(ix, links, now));
+        } else {
+            self.wake_all_of(site, links, now);
+        }
     }
 
     /// Until when an attempt may yet be answered although its time is over: as long as what stands before it on its connection
@@ -179,11 +192,17 @@ impl Client {
         let (link, lane) = (attempt.link, self.flows[ix.0].lane);
         let way = way_without_load(link, links);
         let (due, drains) = self.drains.answer_due((link, lane), id, way)?;
+        // What the line was taken to be able to carry may have been what it was given. So however slow it seems, it is silent
+        // once nothing was answered for as long as a silent death may cost.
+        let written_at = attempt.written_at?;
+        let pings = links.link(link).map(|link| link.rtt).unwrap_or_default();
+        let heard_at = self.drains.answered_at((link, lane)).map_or(written_at, |at| at.max(written_at));
+        let silent = heard_at + still_after(&pings);
         // A silent death is to cost 300 ms, or three round trips: one is in what is due, one is the next way's. Where hardly
         // anything drains, the line is no reason to wait.
         let margin = drains.min((way / 2).max(LINE_MARGIN));
-        let longest = attempt.written_at? + self.settings.attempt_timeout_max;
-        Some((due + margin).min(longest)).filter(|later| *later > now)
+        let longest = written_at + self.settings.attempt_timeout_max;
+        Some((due + margin).min(longest).min(silent)).filter(|later| *later > now)
     }
 
     /// What a verdict does to the proxies. False when it says nothing new.
@@ -192,13 +211,13 @@ impl Client {
         blame: Blame,
         site: usize,
         index: usize,
-        link: LinkId,
+        (link, lane): (LinkId, Lane),
         silent: &BTreeSet<FlowIx>,
         now: Micros,
     ) -> bool {
         let routes = &mut self.sites[site].routes;
         if matches!(blame, Blame::Proxy | Blame::Capped | Blame::Datacenter) {
-            routes.proxies[index].find_late(now);
+            routes.proxies[index].standing.find_late(now);
         }
         let news = match blame {
             Blame::Proxy => {
@@ -209,33 +228,50 @@ impl Client {
                 }
                 news
             }
+            Blame::Connection => {
+                let proxy = &mut routes.proxies[index];
+                proxy.lanes[lane.index()].find_late(now);
+                let news = proxy.convict_lane(lane, &self.settings, now);
+                if news {
+                    tracing::warn!(proxy = %proxy.id, lane = lane_name(lane), destinations = silent.len(), "proxy delivered nothing in time on one lane, which leaves it alone");
+                }
+                news
+            }
             Blame::Datacenter => {
                 routes.pardon(now);
                 true
             }
             _ => true,
         };
-        if matches!(blame, Blame::Proxy | Blame::Capped) {
-            // Frames that never left cannot time out: they take the next way with the rest.
-            for other in self.attempts.on_link(link) {
-                let Some(attempt) = self.attempts.get(other).filter(|attempt| attempt.written_at.is_none())
-                else {
-                    continue;
-                };
-                // By a proxy that is not left they may yet go out: then they are of the share, and their flows avoid it.
-                let ended = if blame == Blame::Proxy { Ended::Lost } else { Ended::TimedOut };
-                let flows: Vec<FlowIx> = attempt.entries.iter().map(|(ix, _)| *ix).collect();
-                self.stats.attempts.timed_out += self.end_attempt(other, ended);
-                for ix in flows.into_iter().filter(|_| blame == Blame::Capped) {
-                    self.flows[ix.0].pauses.avoid(Way::Proxy(index), Cause::TimedOut, now);
-                }
-            }
+        if matches!(blame, Blame::Proxy | Blame::Connection | Blame::Capped) {
+            self.take_from(blame, link, lane, Way::Proxy(index), now);
         }
         news
     }
 
+    /// What was to go by a proxy that is left, and never went out, cannot time out: it takes the next way with the rest. What was
+    /// written has a clock of its own.
+    fn take_from(&mut self, blame: Blame, link: LinkId, lane: Lane, way: Way, now: Micros) {
+        for id in self.attempts.on_link(link) {
+            let unsent =
+                self.attempts.get(id).filter(|attempt| attempt.way == way && attempt.written_at.is_none());
+            let Some(attempt) = unsent else { continue };
+            let flows: Vec<FlowIx> = attempt.entries.iter().map(|(ix, _)| *ix).collect();
+            let of_lane = flows.first().is_some_and(|ix| self.flows[ix.0].lane == lane);
+            if blame == Blame::Connection && !of_lane {
+                continue;
+            }
+            // By a proxy that is not left they may yet go out: then they are of the share, and their flows avoid it.
+            let ended = if blame == Blame::Capped { Ended::TimedOut } else { Ended::Lost };
+            self.stats.attempts.timed_out += self.end_attempt(id, ended);
+            for ix in flows.into_iter().filter(|_| blame == Blame::Capped) {
+                self.flows[ix.0].pauses.avoid(way, Cause::TimedOut, now);
+            }
+        }
+    }
+
     /// The flows of a frame that wait for an answer.
-    fn silent_in(&self, id: u64) -> BTreeSet<FlowIx> {
+    pub(super) fn silent_in(&self, id: u64) -> BTreeSet<FlowIx> {
         let Some(attempt) = self.attempts.get(id) else { return BTreeSet::new() };
         let waits = |ix: &FlowIx, run: &Selected| {
             let flow = &self.flows[ix.0];
@@ -259,7 +295,16 @@ impl Client {
         let site = &self.sites[attempt.datacenter];
         let proxy = &site.routes.proxies[index];
         let written_at = attempt.written_at.unwrap_or(now);
-        let heard_since = proxy.answered_written_at.is_some_and(|at| at >= written_at);
+        let lane = attempt.entries.first().map_or(Lane::Control, |(ix, _)| self.flows[ix.0].lane);
+        let mut others = Lane::ALL.into_iter().filter(|other| *other != lane);
+        // Silent here, and answered on the other lane: it is not the destination, nor the proxy.
+        let elsewhere = |ix: &&FlowIx| {
+            let first = ix.0 - lane.index();
+            Lane::ALL.into_iter().filter(|other| *other != lane).any(|other| {
+                let heard = self.flows[first + other.index()].heard;
+                heard.is_some_and(|(way, at)| way == attempt.way && at >= written_at)
+            })
+        };
         // Both lanes of a member are one destination.
         let peer = |ix: &FlowIx| self.flows[ix.0].peer;
         let said_nothing: BTreeSet<PeerIx> = silent.iter().map(peer).collect();
@@ -273,13 +318,18 @@ impl Client {
         Evidence {
             silent: said_nothing.len(),
             suspects: suspects.len(),
-            answers: attempt.answered || heard_since || proxy.link != Some(attempt.link),
-            on_trial: proxy.is_on_trial(now),
-            ..site.routes.others(index, links, &self.settings, now)
+            answers: attempt.answered
+                || proxy.answered_since(lane, written_at)
+                || proxy.link != Some(attempt.link),
+            other_lane: others.any(|other| proxy.answered_since(other, written_at)),
+            elsewhere: silent.iter().filter(elsewhere).count(),
+            on_trial: proxy.is_on_trial(lane, now),
+            lane_on_trial: proxy.lanes[lane.index()].is_on_trial(now) && !proxy.standing.is_on_trial(now),
+            ..site.routes.others(index, lane, links, &self.settings, now)
         }
     }
 
-    fn note_verdict(
+    pub(super) fn note_verdict(
         &mut self,
         site: usize,
         blame: Blame,
@@ -359,6 +409,19 @@ mod tests {
     use super::super::stranded::Stranded;
     use super::*;
     use crate::settings::Settings;
+
+    /// Looks for a way are counted: at most as many as there are flows in each link's own lanes.
+    #[test]
+    fn a_lost_link_to_a_member_has_nobody_else_look_for_a_way() {
+        let mut sender = Stranded::new(Settings::default());
+        let members = ["m1", "m2", "m3", "m4", "m5"];
+        sender.send(&members, &Bytes::from_static(b"x"), Micros(0));
+        let before = sender.decisions(Micros(0));
+        for (link, member) in members.iter().enumerate() {
+            sender.lose(link as u64, member, Micros(1));
+        }
+        assert_eq!(sender.decisions(Micros(1)) - before, 5, "once each, and not each for all");
+    }
 
     #[test]
     fn a_flow_looks_for_a_way_once_however_many_deadlines_are_over() {

@@ -23,6 +23,8 @@ mod back;
 
 mod seal;
 
+mod writing;
+
 mod acks;
 
 mod audit;
@@ -46,6 +48,7 @@ use super::route::Routes;
 use super::time::Micros;
 use super::timers::Timers;
 use super::verdict::{OwnLag, Resends, VerdictLog};
+use super::writing::Writers;
 use crate::id::{Datacenter, Lane, NodeId};
 use crate::message::{Batch, FailReason, Message, Outcome};
 use crate::settings::{MESSAGE_OVERHEAD_BYTES, Settings};
@@ -102,6 +105,7 @@ struct Reach {
 enum Timer {
     Deadline(FlowIx),
     Attempt(u64),
+    Writer(LinkId, Lane),
     Wake(usize),
     Audit(usize),
     Held(FlowIx),
@@ -133,6 +137,7 @@ pub struct Client {
     pinged: VecDeque<Pinged>,
     attempts: Attempts,
     drains: Drains,
+    writers: Writers,
     timers: Timers<Timer>,
     /// Proxies of this sender's own datacenter, as far as they lead back to somebody.
     backs: Backs,
@@ -165,6 +170,7 @@ impl Client {
             pinged: VecDeque::new(),
             attempts: Attempts::default(),
             drains: Drains::default(),
+            writers: Writers::default(),
             timers: Timers::default(),
             next_ticket: 0,
             next_message: 0,

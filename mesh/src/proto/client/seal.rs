@@ -110,7 +110,7 @@ impl Client {
                 continue;
             }
             frame.single = match way {
-                Way::Proxy(index) => self.sites[site].routes.is_due_for_trial(index, links, now),
+                Way::Proxy(index) => self.sites[site].routes.is_due_for_trial(index, lane, links, now),
                 Way::Back(_) => self.flows[ix.0].pauses.has_failed(way),
                 Way::Direct => false,
             };
@@ -148,7 +148,7 @@ impl Client {
                 // One message tries the proxy; the others go on by the one that delivers.
                 match way {
                     Way::Proxy(index) => {
-                        self.sites[site].routes.proxies[index].begin_trial(&self.settings, now);
+                        self.sites[site].routes.proxies[index].begin_trial(lane, &self.settings, now);
                     }
                     _ => self.flows[ix.0].back.begin_trial(now + self.settings.attempt_timeout_max),
                 }

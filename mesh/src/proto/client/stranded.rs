@@ -9,7 +9,7 @@ use crate::id::{ClusterId, Datacenter, Incarnation, NodeId};
 use crate::message::{Batch, FailReason, Message, Outcome};
 use crate::proto::flow::Flow;
 use crate::proto::handshake::Identity;
-use crate::proto::links::Links;
+use crate::proto::links::{LinkId, Links};
 use crate::proto::time::Micros;
 use crate::proto::wire::Offer;
 use crate::settings::Settings;
@@ -104,6 +104,12 @@ impl Stranded {
     pub(super) fn decisions(&self, now: Micros) -> u64 {
         let of = |site: DatacenterRoutes| site.decisions.iter().map(|decision| decision.times).sum::<u64>();
         self.client.routes(&self.links, now).into_iter().map(of).sum()
+    }
+
+    /// A link to a member is lost.
+    pub(super) fn lose(&mut self, link: u64, member: &str, now: Micros) {
+        let peer = self.links.peer(&NodeId::new(member).unwrap()).unwrap();
+        self.client.handle_link_down(LinkId(link), peer, &mut self.links, now);
     }
 
     /// These members, of five, are in the cluster.

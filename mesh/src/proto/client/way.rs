@@ -1,5 +1,7 @@
 //! Which way a flow takes now, and what the news of links change in that.
 
+use std::collections::BTreeSet;
+
 use super::clock::Ended;
 use super::{Client, Pick, Timer};
 use crate::id::Lane;
@@ -29,7 +31,8 @@ impl Client {
         loop {
             let flow = &self.flows[ix.0];
             let (bytes, peer, site) = (flow.next_bytes(true), flow.peer, flow.datacenter);
-            let straight = links.dialled(flow.peer).filter(|(_, link)| !link.draining);
+            let straight = links.dialled(flow.peer);
+            let straight = straight.filter(|(id, link)| !link.draining && !self.stands(*id, ix));
             let straight = straight.map(|(id, link)| (id, link.takes(bytes)));
             // One that was silent alone is asked directly, as soon as that is possible; nothing waits for it.
             if flow.pauses.probes_directly()
@@ -46,8 +49,9 @@ impl Client {
                 !flow.pauses.avoids(way, now)
                     && flow.pauses.limit_of(way, now).is_none_or(|limit| bytes < limit)
                     && links.link(*link).is_some_and(|link| link.takes(bytes))
+                    && !self.writers.is_still(*link, flow.lane)
             };
-            let usable = routes.usable(links, now).into_iter();
+            let usable = routes.usable(flow.lane, links, now).into_iter();
             let linked = usable.filter_map(|index| Some((index, routes.proxies[index].link?)));
             if let Some((index, link)) = linked.into_iter().find(will_do) {
                 return Pick::Link(link, Way::Proxy(index));
@@ -66,7 +70,7 @@ impl Client {
             }
             let flow = &self.flows[ix.0];
             let routes = &self.sites[flow.datacenter].routes;
-            return Pick::Wait(flow.pauses.next_wake(now).min(routes.next_wake(now)));
+            return Pick::Wait(flow.pauses.next_wake(now).min(routes.next_wake(flow.lane, now)));
         }
     }
 
@@ -126,7 +130,7 @@ impl Client {
         let site = &mut self.sites[flow.datacenter];
         let (routes, pauses) = (&site.routes, &flow.pauses);
         let why = match way {
-            Some(Way::Proxy(index)) => routes.why(index, now),
+            Some(Way::Proxy(index)) => routes.why(index, flow.lane, now),
             Some(Way::Back(_)) => Why::Back,
             Some(Way::Direct) if site.local => Why::Local,
             Some(Way::Direct) if pauses.probes_directly() => Why::Probe,
@@ -155,7 +159,12 @@ impl Client {
             Some(Passed { way, why: Obstacle::Avoided(cause), until: Micros::NEVER })
         };
         let proxies = proxies.filter_map(|index| {
-            let obstacle = routes.obstacle(index, links, now).or_else(|| avoided(Way::Proxy(index)));
+            let still = |link: &LinkId| self.writers.is_still(*link, flow.lane);
+            let still = routes.proxies[index].link.filter(still);
+            let still =
+                still.map(|_| Passed { way: Way::Proxy(index), why: Obstacle::Still, until: Micros::NEVER });
+            let obstacle = routes.obstacle(index, flow.lane, links, now).or(still);
+            let obstacle = obstacle.or_else(|| avoided(Way::Proxy(index)));
             obstacle.or_else(|| too_small(index))
         });
         let straight = way.is_none().then(|| {
@@ -190,7 +199,7 @@ impl Client {
             (proxy.link, proxy.tried) = (Some(link), true);
         }
         self.sites[reach.site].routes.refresh(links, now);
-        self.wake_site(reach.site, links, now);
+        self.wake_those_by(peer, links, now);
     }
 
     /// A link is gone: everything undecided on it takes another way at once.
@@ -204,18 +213,29 @@ impl Client {
             }
         }
         self.drains.forget(link);
+        self.writers.forget(link);
+        let mut flows: BTreeSet<FlowIx> = self.flows_by(peer).into_iter().collect();
         for id in self.attempts.on_link(link) {
+            flows.extend(self.flows_in(id));
             let waiting = self.end_attempt(id, Ended::Lost);
             self.stats.attempts.lost += waiting;
             self.stats.fallbacks.proxy_closed += waiting;
         }
-        for site in self.sites_by(peer) {
-            for ix in &self.sites[site].flows {
-                self.flows[ix.0].held.lost(link);
-            }
-            self.sites[site].routes.refresh(links, now);
-            self.wake_all_of(site, links, now);
+        for ix in &flows {
+            self.flows[ix.0].held.lost(link);
         }
+        for site in self.sites_by(peer) {
+            self.sites[site].routes.refresh(links, now);
+        }
+        for ix in flows {
+            self.wake(ix, links, now);
+        }
+    }
+
+    /// The flows of a frame.
+    pub(super) fn flows_in(&self, id: u64) -> Vec<FlowIx> {
+        let entries = self.attempts.get(id).map(|attempt| attempt.entries.iter().map(|(ix, _)| *ix));
+        entries.into_iter().flatten().collect()
     }
 
     /// A peer is going away.
@@ -223,8 +243,8 @@ impl Client {
         let Some(peer) = links.link(link).map(|link| link.peer) else { return };
         for site in self.sites_by(peer) {
             self.sites[site].routes.refresh(links, now);
-            self.wake_site(site, links, now);
         }
+        self.wake_those_by(peer, links, now);
     }
 
     /// A peer could not be dialled: its flows leave the direct way alone for a while.
@@ -251,6 +271,27 @@ impl Client {
 
     pub(super) fn site_of(&self, peer: PeerIx) -> Option<usize> {
         self.reaches.get(&peer).map(|reach| reach.site)
+    }
+
+    /// The flows whose way a link to this peer may be: all of its datacenter where it is a proxy, its own where it is not. A
+    /// sender may lose a thousand links to members at once, and looks at each of them once.
+    fn flows_by(&self, peer: PeerIx) -> Vec<FlowIx> {
+        let leads = |site: &usize| self.sites[*site].routes.by_peer(peer).is_some();
+        let back = self.backs.id(peer).is_some();
+        let mut flows: Vec<FlowIx> = Vec::new();
+        for site in self.sites_by(peer).into_iter().filter(|site| back || leads(site)) {
+            flows.extend(&self.sites[site].flows);
+        }
+        let own = self.reaches.get(&peer).and_then(|reach| reach.flows).filter(|_| flows.is_empty());
+        flows.extend(own.into_iter().flat_map(|first| Lane::ALL.map(|lane| FlowIx(first.0 + lane.index()))));
+        flows
+    }
+
+    /// A link to this peer changed: flows whose way it may be, or may have been, look for theirs.
+    pub(super) fn wake_those_by(&mut self, peer: PeerIx, links: &mut Links, now: Micros) {
+        for ix in self.flows_by(peer) {
+            self.wake(ix, links, now);
+        }
     }
 
     /// As [`Client::wake_site`], for flows whose work may have just come to be.

@@ -592,9 +592,9 @@ impl Links {
             }
             (Received::Pong(pong), Lane::Control) => {
                 let sample =
-                    link.offset.sample(pong.ping_sent_us, pong.ping_received_us, pong.sent_us, wall_us);
+                    link.offset.sample(pong.ping_sent_us, pong.ping_received_us, pong.sent_us, wall_us, now);
                 if let Some(rtt) = sample {
-                    link.rtt.sample(rtt);
+                    link.rtt.sample(rtt, now);
                     if std::mem::take(&mut link.ping_asked) {
                         self.events.push_back(LinkEvent::Pinged { peer: link.peer, rtt });
                     }

@@ -255,10 +255,15 @@ impl Links {
         link.features = features & welcome.features;
         let opened =
             opened(lane, link, link.features, confirm.transcript, welcome.datacenter != self.me.datacenter);
-        let sample =
-            link.offset.sample(welcome.hello_sent_us, welcome.hello_received_us, welcome.sent_us, wall_us);
+        let sample = link.offset.sample(
+            welcome.hello_sent_us,
+            welcome.hello_received_us,
+            welcome.sent_us,
+            wall_us,
+            now,
+        );
         if let Some(rtt) = sample {
-            link.rtt.sample(rtt);
+            link.rtt.sample(rtt, now);
         }
         self.ready.insert(id);
         self.conn_opened(id, link_id, now);

@@ -97,6 +97,16 @@ struct Host {
     tickets: BTreeMap<Ticket, OpenBatch>,
 }
 
+/// A write that its kernel took in part.
+struct Blocked {
+    written: Vec<(u64, Written)>,
+    rest: Bytes,
+    /// Of all that is written.
+    bytes: usize,
+    /// The writer is told that there is room.
+    told: bool,
+}
+
 /// A batch without outcomes.
 struct OpenBatch {
     ids: Vec<u64>,
@@ -122,6 +132,10 @@ enum Event {
         end: End,
         written: Vec<(u64, Written)>,
         bytes: usize,
+    },
+    /// The kernel of a writer that waits has room.
+    Room {
+        end: End,
     },
     Alarm {
         host: NodeIx,
@@ -177,9 +191,10 @@ impl Event {
     fn host(&self) -> Option<NodeIx> {
         match self {
             Self::Syn { to, .. } => Some(*to),
-            Self::Dialed { from: end, .. } | Self::Arrive { to: end, .. } | Self::Wrote { end, .. } => {
-                Some(end.node)
-            }
+            Self::Dialed { from: end, .. }
+            | Self::Arrive { to: end, .. }
+            | Self::Wrote { end, .. }
+            | Self::Room { end } => Some(end.node),
             Self::Alarm { host, .. }
             | Self::Learn { host }
             | Self::Sip { host, .. }
@@ -208,8 +223,8 @@ struct World {
     wire: Wire,
     queue: BTreeMap<(Micros, u64), Event>,
     next_event: u64,
-    /// What a writer holds that its kernel has no room for.
-    blocked: BTreeMap<End, (Vec<(u64, Written)>, Bytes)>,
+    /// What writers hold that their kernels have no room for.
+    blocked: BTreeMap<End, Blocked>,
     now: Micros,
     app: App,
     checker: Checker,
@@ -368,6 +383,7 @@ impl World {
             Event::Dialed { from, to } => self.dialed(from, to),
             Event::Arrive { to, cargo } => self.arrive(to, cargo),
             Event::Wrote { end, written, bytes } => self.wrote(end, &written, bytes),
+            Event::Room { end } => self.go_on_writing(end),
             Event::Alarm { host, life } => {
                 let now = self.clock(host);
                 let entry = &mut self.hosts[host];
@@ -434,8 +450,8 @@ impl World {
                 Action::Close { conn, last_words } => {
                     let end = End { node: index, life, conn };
                     if let Some(words) = last_words {
-                        if let Some((_, held)) = self.blocked.remove(&end) {
-                            self.push_bytes(end, held);
+                        if let Some(blocked) = self.blocked.remove(&end) {
+                            self.push_bytes(end, blocked.rest);
                         }
                         self.push_bytes(end, words);
                     }

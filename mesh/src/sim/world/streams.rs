@@ -59,12 +59,11 @@ impl World {
         match cargo {
             Cargo::Bytes(bytes) => {
                 if let Some(sender) = self.wire.read(to, bytes.len())
-                    && !self.wire.is_full(sender)
-                    && let Some((written, held)) = self.blocked.remove(&sender)
+                    && self.wire.has_room(sender)
+                    && let Some(blocked) = self.blocked.get_mut(&sender)
+                    && !std::mem::replace(&mut blocked.told, true)
                 {
-                    let bytes = held.len();
-                    self.push_bytes(sender, held);
-                    self.at(self.now, Event::Wrote { end: sender, written, bytes });
+                    self.at(self.now, Event::Room { end: sender });
                 }
                 self.note(&format!("bytes {to:?} {}", bytes.len()));
                 self.read(to, &bytes);
@@ -182,14 +181,34 @@ impl World {
             written.push((number, one));
         }
         let bytes = Bytes::from(slices.concat());
-        let count = bytes.len();
-        if self.wire.is_full(end) {
-            // Neither sent nor written until the other end reads.
-            self.blocked.insert(end, (written, bytes));
-        } else {
-            self.push_bytes(end, bytes);
-            let soon = self.now + Duration::from_micros(self.rng.u64(1..50));
-            self.at(soon, Event::Wrote { end, written, bytes: count });
+        let soon = self.now + Duration::from_micros(self.rng.u64(1..50));
+        let write = Blocked { written, bytes: bytes.len(), rest: bytes, told: false };
+        self.write_on(end, write, soon);
+    }
+
+    /// The kernel takes what it has room for, and the rest when the other end has read.
+    fn write_on(&mut self, end: End, mut write: Blocked, done_at: Micros) {
+        let room = self.wire.room(end).min(write.rest.len());
+        let part = write.rest.split_to(room);
+        self.push_bytes(end, part);
+        if write.rest.is_empty() {
+            self.at(done_at, Event::Wrote { end, written: write.written, bytes: write.bytes });
+            return;
+        }
+        let now = self.clock(end.node);
+        if room > 0
+            && let Some(node) = self.hosts[end.node].node.as_mut()
+        {
+            node.handle_progress(end.conn, now);
+        }
+        self.blocked.insert(end, Blocked { told: false, ..write });
+    }
+
+    /// A writer that waited writes on.
+    pub(super) fn go_on_writing(&mut self, end: End) {
+        if let Some(write) = self.blocked.remove(&end).filter(|_| self.alive(end)) {
+            self.write_on(end, write, self.now);
+            self.pump(end.node);
         }
     }
 
