@@ -72,6 +72,8 @@ pub struct Checker {
     closed: BTreeSet<NodeId>,
     /// Since when nothing was done to anybody, where every fault is one that peers get to know of.
     quiet_since: Option<Micros>,
+    /// Those that were taken out of the topology and go on: nobody tells them anything.
+    away: BTreeSet<NodeId>,
     violations: Vec<String>,
 }
 
@@ -209,8 +211,21 @@ impl Checker {
     /// that was handed over just before it is told of as long after as the longest deadline of its batch is (seed 179586255911).
     fn knew_nothing_for(&self, id: u64, now: Micros) -> Option<Duration> {
         let handed = self.handed.get(&id)?.last()?.at;
-        let failed = now.min(self.submitted.get(&id)?.promise.expires);
+        let promise = &self.submitted.get(&id)?.promise;
+        if self.away.contains(&promise.sender) {
+            return None;
+        }
+        let failed = now.min(promise.expires);
         Some(failed.since(handed.max(self.quiet_since?)))
+    }
+
+    /// A node is taken out of the topology, or is back.
+    pub fn set_away(&mut self, node: &NodeId, away: bool) {
+        if away {
+            self.away.insert(node.clone());
+        } else {
+            self.away.remove(node);
+        }
     }
 
     /// A member's mesh handed a message over to the application's inbox.
@@ -458,6 +473,15 @@ mod tests {
             }
         }
         assert_eq!(of(Some(ms(0)), ms(5_000), delivered()), Vec::<String>::new());
+        // Nor does anybody tell a sender that the topology does not list.
+        let mut checker = Checker::default();
+        checker.disturbed(ms(0));
+        checker.set_away(&promise().sender, true);
+        checker.submitted(1, NodeId::new("m").unwrap(), Promise { expires: ms(5_000), ..promise() });
+        checker.handed(1, life("m", 1), life("o", 1), Lane::Bulk, true, ms(1_000));
+        assert!(checker.knew_nothing_for(1, ms(5_000)).is_none());
+        checker.set_away(&promise().sender, false);
+        assert_eq!(checker.knew_nothing_for(1, ms(5_000)), Some(Duration::from_secs(4)));
     }
 
     #[test]

@@ -25,6 +25,7 @@ impl World {
         let ids: Vec<NodeId> = hosts.iter().map(|host| self.hosts[*host].id.clone()).collect();
         self.note(&format!("leave {ids:?}"));
         self.topology = Arc::new(self.topology.without(|spec| ids.contains(&spec.id)));
+        ids.iter().for_each(|id| self.checker.set_away(id, true));
         for host in &hosts {
             if self.rng.bool() && self.hosts[*host].node.is_some() && !self.hosts[*host].stopped {
                 self.kill(*host);
@@ -38,6 +39,7 @@ impl World {
     pub(super) fn come_back(&mut self, hosts: &[NodeIx]) {
         for index in hosts.iter().copied() {
             let id = self.hosts[index].id.clone();
+            self.checker.set_away(&id, false);
             let before = self.hosts[index].topology.node(&id).cloned().expect("it knows itself");
             let died = self.hosts[index].node.is_none();
             let mut spec = before.clone();
