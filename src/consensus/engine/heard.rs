@@ -99,7 +99,7 @@ impl Heard {
         let next = |last: Option<&LogId>| last.map_or(0, |last| last.index + 1);
         let (committed, applied) = (metrics.cluster_committed.as_ref(), metrics.last_applied.as_ref());
         let lacks = next(committed).saturating_sub(next(applied));
-        // What is committed is not told to one that has no entry at all.
+        // Whoever has none at all lacks all there is, however few, and may not have been told of them.
         let lacks_all = applied.is_none();
         (lacks_all || lacks > NEAR_ENTRIES).then_some(NotReady::Behind { lacks: lacks.max(1) })
     }

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
+use super::super::super::replica_id::ReplicaId;
 use super::super::super::status::{NotReady, Role};
 use super::super::Timing;
 use super::faults::Fault;
-use super::node::End;
-use super::scene::{Scene, in_virtual_time};
+use super::node::{End, Node};
+use super::scene::{FOUNDERS, Scene, in_virtual_time, places};
 
 const LINK: Duration = Duration::from_millis(20);
 
@@ -108,6 +109,38 @@ fn whoever_has_much_to_apply_is_not_ready() {
         scene.around.net.fill(behind, false);
         sleep(Duration::from_secs(10)).await;
         assert_eq!(scene.running(behind).access.engine.status().not_ready, None);
+        scene.check();
+    });
+}
+
+/// A learner that hears of whoever leads, and gets no entry of the few that there are.
+#[test]
+fn whoever_has_no_entry_is_not_ready_although_it_hears_of_a_leader() {
+    in_virtual_time(1, async {
+        let timing = Timing::default();
+        let mut scene = Scene::new(1, timing, None);
+        scene.links(|_| LINK);
+        let leader = scene.begin().await;
+        let place = places()[FOUNDERS].clone();
+        scene.nodes.push(Node::new(FOUNDERS, place.clone(), ReplicaId(4_711)));
+        scene.start(FOUNDERS).await;
+        scene.around.net.fill(FOUNDERS, true);
+        sleep(Duration::from_secs(1)).await;
+        let running = scene.running(leader);
+        let added = running.access.engine.add(place, Duration::from_secs(5));
+        running.scope.run(added).await.unwrap().unwrap();
+        sleep(timing.election).await;
+        let status = scene.running(FOUNDERS).access.engine.status();
+        // Few enough not to matter, were they not all that there are.
+        assert!(
+            matches!(status.not_ready, Some(NotReady::Behind { lacks: 1..10 })),
+            "{:?}",
+            status.not_ready
+        );
+        assert_eq!(status.applied, None);
+        scene.around.net.fill(FOUNDERS, false);
+        sleep(Duration::from_secs(10)).await;
+        assert_eq!(scene.running(FOUNDERS).access.engine.status().not_ready, None);
         scene.check();
     });
 }

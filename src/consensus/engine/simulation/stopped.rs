@@ -18,6 +18,8 @@ use super::tests::each_seed;
 const SEEDS: u64 = 6;
 /// One way.
 const LINK: Duration = Duration::from_millis(40);
+/// What is answered by lease comes within so long.
+const AT_ONCE: Duration = Duration::from_millis(2);
 /// Entries that are under way when the leader stops: one every 5 ms, within a round trip.
 const UNDER_WAY: u64 = 16;
 
@@ -57,12 +59,15 @@ fn stopped(seed: u64, consistency: Consistency, planted: Option<Planted>) -> usi
         });
         select_all(writes).await;
         let seen = Seen::default();
+        let patience = if consistency == Consistency::Lease { AT_ONCE } else { 4 * LINK };
         for _ in 0..20 {
             let (seen, running) = (Arc::clone(&seen), old.clone());
             tokio::spawn(old.scope.run_for_ever(async move {
                 loop {
                     let look = |machine: &Watched| machine.machine.get("key").map(|value| value.bytes);
-                    if let Ok(read) = running.access.read(consistency, look).await {
+                    // One that waits longer asks again whether there is a lease.
+                    let read = time::timeout(patience, running.access.read(consistency, look));
+                    if let Ok(Ok(read)) = read.await {
                         let value = read.value.unwrap_or_default();
                         seen.lock().unwrap().push(String::from_utf8_lossy(&value).into_owned());
                     }
