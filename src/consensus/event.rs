@@ -36,6 +36,8 @@ pub(super) enum Event {
     SnapshotSent { index: u64, to: ReplicaId, bytes: u64, installed: bool },
     /// The leader had it send another replica its own.
     SnapshotLent { index: u64, to: ReplicaId, asked_by: ReplicaId, bytes: u64, installed: bool },
+    /// As the leader it asked a replica to send another one its own, and that one refused, or ended what it had begun.
+    SnapshotNotLent { index: u64, to: ReplicaId, asked: ReplicaId, began: bool },
     /// It took another replica's.
     SnapshotInstalled { index: u64 },
     /// It caught up after a doubt, and votes again.

@@ -14,6 +14,7 @@ use std::time::Duration;
 use openraft::async_runtime::WatchReceiver;
 use trunkline_mesh::Lane;
 
+use super::super::event::Event;
 use super::super::replica_id::{Place, ReplicaId};
 use super::super::time::{Instant, sleep_until, timeout};
 use super::super::{tasks, watch};
@@ -64,7 +65,13 @@ impl Wire {
                             return None;
                         }
                     }
-                    Ok((_, Body::Lent(Lent::No))) if !began => {
+                    Ok((_, Body::Lent(Lent::No))) => {
+                        let (index, asked) = (last.index, neighbour);
+                        self.events.record(&Event::SnapshotNotLent { index, to, asked, began });
+                        if began {
+                            tracing::info!("{there} ended the snapshot that it was to send {place}");
+                            return None;
+                        }
                         tracing::debug!("{there} has no snapshot for {place}");
                         break;
                     }

@@ -188,7 +188,7 @@ fn who_has_less_than_the_leader_lends_nothing() {
     type Does = fn(&Scene);
     let lags: Does = |scene| scene.around.net.fill(BESIDE, true);
     let mute: Does = |scene| scene.nodes[BESIDE].mute.store(true, Ordering::Relaxed);
-    for does in [lags, mute] {
+    for (does, refuses) in [(lags, false), (mute, true)] {
         in_virtual_time(1, async {
             let mut away = Away::begin(1, 20, None).await;
             does(&away.scene);
@@ -199,6 +199,12 @@ fn who_has_less_than_the_leader_lends_nothing() {
             let told = away.told(0);
             let sent = |line: &String| line.contains("snapshot_sent") && line.contains("\"installed\":true");
             assert!(told.iter().any(sent), "{told:?}");
+            // Who has too little is not asked.
+            let refused = |line: &String| {
+                let asked = format!("\"asked\":\"{}\"", away.scene.nodes[BESIDE].own);
+                line.contains("snapshot_not_lent") && line.contains(&asked)
+            };
+            assert_eq!(told.iter().any(refused), refuses, "{told:?}");
             away.scene.around.net.fill(BESIDE, false);
             away.goes_on().await;
         });
