@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use support::addresses::own;
@@ -272,6 +272,26 @@ fn a_leader_that_cannot_hand_over_stops_at_the_second_signal() {
     assert_eq!(nodes[leader].child.try_wait().unwrap(), None, "it waits for another one to lead");
     signal(&nodes[leader].child, "TERM");
     assert_eq!(exit_code(&mut nodes[leader].child, SOON), 1);
+}
+
+/// With an election of 40 s it would be waited for longer than this test does that somebody takes over.
+#[test]
+fn where_all_are_told_to_stop_at_once_nobody_waits_for_another_one_to_lead() {
+    let directory = tempfile::tempdir().unwrap();
+    let [mesh, admin, api] = [(); 3].map(|()| own(3));
+    let cluster = Cluster { directory: directory.path(), mesh, admin, api };
+    let file = cluster.write_file(3);
+    let text = std::fs::read_to_string(&file).unwrap() + "[consensus]\nelection = \"40 s\"\n";
+    std::fs::write(&file, text).unwrap();
+    let mut nodes: Vec<Node> = (0..3).map(|at| cluster.start(&file, at)).collect();
+    let leader = cluster.leader();
+    cluster.put(leader, "one");
+    nodes.iter().for_each(|node| signal(&node.child, "TERM"));
+    let began = Instant::now();
+    for node in &mut nodes {
+        assert_eq!(exit_code(&mut node.child, SOON), 0);
+    }
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
 }
 
 #[test]

@@ -21,6 +21,7 @@ mod requests;
 mod silences;
 #[cfg(test)]
 mod simulation;
+mod stopping;
 #[cfg(test)]
 mod tests;
 mod timing;
@@ -51,6 +52,7 @@ use self::quorum::Quorum;
 use self::receiver::Receiver;
 use self::requests::{FORWARDED_KIB_MAX, PROPOSALS_KIB_MAX, Requests};
 use self::silences::Silences;
+use self::stopping::Stopping;
 use self::types::Types;
 use super::applied::Answer;
 use super::applier::Applier;
@@ -134,6 +136,7 @@ impl<D: Disk> Engine<D> {
             events,
             heard: Heard::new(own, timing.election, Arc::clone(&quorum)),
             quorum,
+            stopping: Stopping::new(2 * timing.election),
             silences: Mutex::new(Silences::new(timing.election)),
             asked: Mutex::new(None),
         });

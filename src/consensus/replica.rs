@@ -379,7 +379,7 @@ impl<M: StateMachine> Replica<M> {
 
     /// If this replica leads, has the voter lead instead that has most of the log, as before it is [stopped](Self::stop): an election after
     /// that would take longer, with nobody who leads until then. Waits until the others heard of it, twice the election time at
-    /// most. Says who leads now; `None` where this one did not lead, or nobody else votes.
+    /// most, and no longer once all of them said that they stop too. Says who leads now; `None` where this one did not lead, or nobody else votes.
     ///
     /// # Errors
     ///

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use openraft::ChangeMembers;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
@@ -17,6 +18,9 @@ use super::requests::{NEAR_ENTRIES, Requests};
 use super::types::Types;
 use super::words;
 use crate::storage::Disk;
+
+/// So long whoever stops waits at most until others noted it.
+const NOTED_WITHIN: Duration = Duration::from_secs(1);
 
 type Changed = Result<openraft::raft::ClientWriteResponse<Types>, RaftError<Types, ClientWriteError<Types>>>;
 
@@ -76,13 +80,25 @@ impl<D: Disk> Requests<D> {
     }
 
     /// Has the voter lead that has most of the log, as before this replica stops, and waits until it does and everybody had time to hear of
-    /// it; twice an election timeout at most. `None` where this one does not lead, or nobody else votes.
+    /// it; twice an election timeout at most, and no longer once all others were told to stop too. `None` where this one does not lead, or nobody else votes.
     pub(super) async fn hand_over_to_any(&self) -> Result<Option<ReplicaId>, MemberError> {
-        let Some(others) = self.voters_led().filter(|others| !others.is_empty()) else { return Ok(None) };
-        let able = others.iter().map(|(replica, _)| *replica);
-        let able = able.filter(|replica| self.is_heard(*replica) && self.is_near(*replica));
+        let told = self.say_that_it_stops();
+        let Some(others) = self.voters_led().filter(|others| !others.is_empty()) else {
+            told.await;
+            return Ok(None);
+        };
+        let heard = others.into_iter().map(|(replica, _)| replica).filter(|replica| self.is_heard(*replica));
+        let heard: Vec<ReplicaId> = heard.collect();
+        let (handed, ()) = tokio::join!(self.hand_over_to_one_of(&heard), told);
+        handed
+    }
+
+    async fn hand_over_to_one_of(&self, heard: &[ReplicaId]) -> Result<Option<ReplicaId>, MemberError> {
+        let stopping = &self.wire.stopping;
+        let able = heard.iter().copied();
+        let able = able.filter(|replica| self.is_near(*replica) && !stopping.contains(*replica));
         let Some(next) = able.max_by_key(|replica| self.has(*replica)) else {
-            let why = "no other voter is there that has nearly everything".to_owned();
+            let why = "no other voter is there, and goes on, that has nearly everything".to_owned();
             return Err(MemberError::Silent { why });
         };
         let handed = async {
@@ -92,7 +108,24 @@ impl<D: Disk> Requests<D> {
         };
         let late =
             |_| Err(MemberError::Outcome { why: format!("replica {next} did not take the lead in time") });
-        timeout(2 * self.drained_within, handed).await.unwrap_or_else(late)
+        tokio::select! {
+            biased;
+            handed = timeout(2 * self.drained_within, handed) => handed.unwrap_or_else(late),
+            () = stopping.all_of(heard) => {
+                Err(MemberError::Outcome { why: "all others that are there were told to stop too".to_owned() })
+            }
+        }
+    }
+
+    /// To all other voters; waits until they noted it, or had the time to. Who does not hear of it takes this one for gone after a while.
+    async fn say_that_it_stops(&self) {
+        let (membership, wire) = (self.membership(), &self.wire);
+        let voters = membership.voter_ids().filter(|voter| *voter != wire.own);
+        let places = voters.filter_map(|voter| Some((voter, membership.get_node(&voter)?)));
+        let told = places.map(|(voter, place)| {
+            wire.ask((Some(voter), place), Lane::Control, Body::Stops, self.last_word.min(NOTED_WITHIN))
+        });
+        join_all(told).await;
     }
 
     fn is_voter(&self, replica: ReplicaId) -> bool {

@@ -35,6 +35,8 @@
 //! | 16   | now      | wall clock at the node's start 8, µs since 1970; monotonic clock since then 8, µs; wall clock now 8, likewise |
 //! | 17   | lend     | number 8, the same one while it is asked for again; vote; replica 8, whom to send a snapshot; last id that it has at least |
 //! | 18   | lent     | result 8: 0 installed, 1 under way, 2 no; the receiver's vote; last id that it has; bytes that left 8 |
+//! | 19   | stops    | |
+//! | 20   | noted    | |
 
 use std::fmt;
 
@@ -114,6 +116,9 @@ pub(super) enum Body {
     },
     Lend(Lend),
     Lent(Lent),
+    /// The sender was told to stop: it leads no longer, or not for long.
+    Stops,
+    Noted,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -293,7 +298,7 @@ impl Envelope {
                 head.number(u64::from(index.is_none()));
                 head.id(index.flatten());
             }
-            Body::Who => {}
+            Body::Who | Body::Stops | Body::Noted => {}
             Body::IAm { founded } => head.number(u64::from(*founded)),
             Body::Time => {}
             Body::Now { started_us, passed_us, wall_us } => head.numbers([*started_us, *passed_us, *wall_us]),
@@ -409,6 +414,8 @@ fn read_body(tag: u8, from: &mut Reader<'_>) -> Result<Body, MessageError> {
             Body::Passed { index: (!no).then_some(index) }
         }
         13 => Body::Who,
+        19 => Body::Stops,
+        20 => Body::Noted,
         14 => Body::IAm { founded: from.flag()? },
         15 => Body::Time,
         16 => {
@@ -483,6 +490,8 @@ impl Body {
             Self::Now { .. } => 16,
             Self::Lend(_) => 17,
             Self::Lent(_) => 18,
+            Self::Stops => 19,
+            Self::Noted => 20,
         }
     }
 }
@@ -508,6 +517,8 @@ impl fmt::Display for Body {
             "now",
             "lend",
             "lent",
+            "stops",
+            "noted",
         ];
         f.write_str(names[usize::from(self.tag()) - 1])
     }

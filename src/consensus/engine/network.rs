@@ -33,6 +33,7 @@ use super::outbox::{Outbox, QueueFull};
 use super::parts::{EngineSnapshot, Receives};
 use super::quorum::{Quorum, Sent};
 use super::silences::Silences;
+use super::stopping::Stopping;
 use super::types::*;
 use crate::storage::{Disk, Entry};
 
@@ -54,6 +55,7 @@ pub(super) struct Wire {
     pub(super) events: Events,
     pub(super) heard: Heard,
     pub(super) quorum: Arc<Quorum>,
+    pub(super) stopping: Stopping,
     pub(super) silences: Mutex<Silences>,
     /// The last term in which votes were asked for, and whether that was on trial: an event for all voters is enough.
     pub(super) asked: Mutex<Option<(u64, bool)>>,

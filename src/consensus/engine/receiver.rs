@@ -108,13 +108,15 @@ impl<D: Disk> Receiver<D> {
             | Body::Passed { .. }
             | Body::IAm { .. }
             | Body::Now { .. }
-            | Body::Lent(_) => self.wire.calls.answer(envelope),
+            | Body::Lent(_)
+            | Body::Noted => self.wire.calls.answer(envelope),
             Body::Vote { .. }
             | Body::Transfer { .. }
             | Body::Propose(_)
             | Body::Barrier { .. }
             | Body::Who
             | Body::Time
+            | Body::Stops
             | Body::Lend(_) => {
                 self.question(place, delivery.lane, envelope);
             }
@@ -271,6 +273,12 @@ async fn answer_of<D: Disk>(
         Body::Barrier { lease } => Some(Body::Passed { index: requests.barrier_here(lease).await }),
         Body::Who => Some(Body::IAm { founded: requests.founded().await }),
         Body::Time => Some(wire.time.now()),
+        Body::Stops => {
+            if requests.place_of(from).is_some() {
+                wire.stopping.says(from);
+            }
+            Some(Body::Noted)
+        }
         _ => None,
     }
 }

@@ -291,7 +291,7 @@ impl<D: Disk> Requests<D> {
         backed.then_some(Some(read))
     }
 
-    fn membership(&self) -> EngineMembership {
+    pub(super) fn membership(&self) -> EngineMembership {
         self.raft.metrics().borrow_watched().membership_config.membership().clone()
     }
 

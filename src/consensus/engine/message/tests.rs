@@ -52,6 +52,8 @@ fn all() -> Vec<Body> {
         Body::Lent(Lent::Installed { vote, last: id }),
         Body::Lent(Lent::UnderWay(7)),
         Body::Lent(Lent::No),
+        Body::Stops,
+        Body::Noted,
     ]
 }
 
