@@ -146,7 +146,8 @@ fn what_is_sent_is_not_taken_for_what_the_line_can_carry() {
             send(&mut lab, &MEMBERS[..1], Lane::Bulk, seed, 1_000);
             lab.run_for(Duration::from_millis(if seed < 19 { 110 } else { 100 }));
         }
-        send(&mut lab, &MEMBERS[..1], Lane::Bulk, 99, 400_000);
+        // Short enough to be written at once, while the one before it is under way.
+        send(&mut lab, &MEMBERS[..1], Lane::Bulk, 99, 120_000);
         // The one before it is answered, and it is not all there yet.
         lab.run_for(Duration::from_millis(22));
         if dies {
