@@ -329,7 +329,7 @@ eu: who was blamed
 400 ms ago      1  by eu-p1  eu-m1        the proxy, or who reports it: 3 messages acknowledged that never arrived, said by way of eu-p2
 700 ms ago      1  by eu-p1  several      the proxy, snoozed: 3 destinations silent
    1 s ago      1  by eu-p2  several      the proxy, still in use: 3 destinations silent, 1 of 2 proxies left alone already
-1.5 s ago      1  by eu-p1  several      its connection of one lane, left by it: 3 destinations silent
+ 1.5 s ago      1  by eu-p1  several      its connection of one lane, left by it: 3 destinations silent
    2 s ago      1  by eu-p1  several      the datacenter: 3 destinations silent, all proxies late
    3 s ago      1  by eu-p1  eu-m2        the member: it alone is silent
    4 s ago      1  direct    eu-m2        this process: it was late itself
