@@ -13,15 +13,15 @@ use crate::error::DecodeError;
 use crate::head::Source;
 use crate::layout::{Begins, Layout, Room};
 use crate::limits::Limits;
-use crate::rebuilder::{Buffers, Message, Origin, Piece, Rebuilder};
+use crate::piece_list::{Buffers, Origin, Piece, PieceList, PiecesOf};
 use crate::remembered::RememberedOpenings;
 use crate::stage;
 use crate::streams::Streams;
 use crate::wire;
 
 thread_local! {
-    /// The lists that the last frame of no connection was read with: to allocate two for each takes half of what a short
-    /// frame takes besides its checksum. No more than 48 KiB stay.
+    /// The lists that the last frame of no connection was read with: to allocate three for each takes half of what a short
+    /// frame takes besides its checksum. No more than 54 KiB stay.
     static ROOM: Cell<Room> = const { Cell::new(Room::EMPTY) };
 }
 
@@ -34,15 +34,14 @@ thread_local! {
 pub struct Frame {
     buffers: Buffers,
     unremembered: bool,
-    messages: Vec<Message>,
-    pieces: Vec<Piece>,
+    pieces: PieceList,
 }
 
 /// The pieces of one message in order; each is a slice of the received buffer, or of what it refers to.
 #[derive(Clone)]
 pub struct Pieces<'a> {
     frame: &'a Frame,
-    pieces: std::slice::Iter<'a, Piece>,
+    pieces: PiecesOf<'a>,
 }
 
 /// What a frame of a connection may refer to.
@@ -63,7 +62,7 @@ impl Iterator for Pieces<'_> {
 
     #[inline]
     fn next(&mut self) -> Option<Bytes> {
-        let &Piece { origin, start, end } = self.pieces.next()?;
+        let Piece { origin, start, end } = self.pieces.next()?;
         Some(self.frame.buffers.get(origin).slice(start..end))
     }
 
@@ -86,14 +85,16 @@ impl Frame {
     /// [`DecodeError`] when the bytes are not exactly one canonical frame within `limits`.
     pub fn parse(bytes: Bytes, limits: &Limits) -> Result<Self, DecodeError> {
         let room = ROOM.try_with(Cell::take).unwrap_or_default();
-        let layout = Layout::read(&bytes, limits, None, room)?;
+        let mut layout = Layout::new(room);
+        layout.read(&bytes, limits, None)?;
         let (data, base) = data_of(bytes, &layout)?;
         // Records of a frame of no connection refer to nothing.
-        let (frame, layout) =
-            Self::rebuild::<false>(layout, data, base, RememberedOpenings::default(), Echoes::default())?;
+        let (mut openings, echoes) = (RememberedOpenings::default(), Echoes::default());
+        let pieces = rebuild::<false>(&layout, &data, base, &mut openings, &echoes)?;
+        let unremembered = layout.flags & wire::FLAG_NOREF != 0;
         // Where the thread ends there is no room to keep.
         let _ = ROOM.try_with(|kept| kept.set(layout.into_room()));
-        Ok(frame)
+        Ok(Self { buffers: Buffers::data_only(data), unremembered, pieces })
     }
 
     /// As [`parse`](Self::parse), for a frame of a connection. Gives the frame's checksum and its data column with it.
@@ -104,11 +105,12 @@ impl Frame {
     ) -> Result<(Self, u32, Bytes), DecodeError> {
         let Referents { before, numbers, streams, sent, kept, room } = referents;
         let begins = Begins { before, streams: numbers.len(), sent: sent.as_deref() };
-        let mut layout = Layout::read(&bytes, limits, Some(begins), std::mem::take(room))?;
+        let mut layout = Layout::new(std::mem::take(room));
+        layout.read(&bytes, limits, Some(begins))?;
         if layout.count() != numbers.len() {
             return Err(DecodeError::Streams { messages: layout.count(), streams: numbers.len() });
         }
-        let echoes = Echoes::find(&mut layout, limits, sent)?;
+        let mut echoes = Echoes::find(&mut layout, limits, sent)?;
         // What this end may send back is kept. A short column may be a slice of a buffer that is far longer, which nothing
         // here can know: copied, it keeps alive no more than itself.
         let copied = kept && layout.flags & (wire::FLAGS_STAGE | wire::FLAG_NOREF) == 0;
@@ -118,80 +120,20 @@ impl Frame {
             data_of(bytes, &layout)?
         };
         let column = data.slice(base..base + layout.data_bytes);
-        let openings = RememberedOpenings::new(&layout, numbers, streams);
-        let checksum = layout.checksum;
-        let (frame, layout) = Self::rebuild::<true>(layout, data, base, openings, echoes)?;
-        *room = layout.into_room();
-        Ok((frame, checksum, column))
-    }
-
-    /// Gives every message its pieces, record by record. The data column begins at `base` of `data`. The layout comes back
-    /// without extents.
-    ///
-    /// Without a `CONNECTION` nothing is copied, which is known when this is compiled: asking for every piece would make a
-    /// small frame take a tenth more time.
-    fn rebuild<const CONNECTION: bool>(
-        mut layout: Layout,
-        data: Bytes,
-        base: usize,
-        mut openings: RememberedOpenings<'_>,
-        mut echoes: Echoes,
-    ) -> Result<(Self, Layout), DecodeError> {
+        let mut openings = RememberedOpenings::new(&layout, numbers, streams);
+        let pieces = rebuild::<true>(&layout, &data, base, &mut openings, &echoes)?;
         let sent = std::mem::take(&mut echoes.parts);
-        let buffers = Buffers { data, openings: Bytes::new(), sent, sent_alive: echoes.alive };
-        let mut rebuilder = Rebuilder::new(std::mem::take(&mut layout.extents), buffers);
-        let mut members = layout.members.iter().map(|member| usize::from(*member));
-        let mut echoes = echoes.ranges();
-        let mut at = base;
-        for record in &layout.records {
-            let members = members.by_ref().take(record.members);
-            match record.source {
-                Source::Shared | Source::Each => {
-                    let step = if record.source == Source::Each { record.len } else { 0 };
-                    let mut start = at;
-                    for member in members {
-                        let end = start + record.len;
-                        let bytes = || &rebuilder.buffers.data[start..end];
-                        let copied = if CONNECTION { openings.copy(member, bytes()) } else { None };
-                        let piece = Piece { origin: Origin::DATA, start, end };
-                        rebuilder.put(member, copied.unwrap_or(piece));
-                        start += step;
-                    }
-                    at += record.data_bytes();
-                }
-                Source::Past(back) => {
-                    let missing = DecodeError::Reference { offset: record.offset };
-                    for member in members {
-                        let Some(piece) = openings.recall(member, record.len, back) else {
-                            return Err(missing);
-                        };
-                        rebuilder.put(member, piece);
-                    }
-                }
-                Source::Echo(_) => {
-                    let parts = echoes.next().expect("every ECHO record was looked up");
-                    for member in members {
-                        for origin in parts.clone().map(Origin::sent) {
-                            let bytes = rebuilder.buffers.get(origin);
-                            let piece = Piece { origin, start: 0, end: bytes.len() };
-                            let copied = openings.copy(member, bytes);
-                            rebuilder.put(member, copied.unwrap_or(piece));
-                        }
-                    }
-                }
-            }
-        }
-        rebuilder.buffers.openings = openings.bytes.into();
-        let Rebuilder { buffers, messages, pieces } = rebuilder;
-        let unremembered = layout.flags & wire::FLAG_NOREF != 0;
-        Ok((Self { buffers, unremembered, messages, pieces }, layout))
+        let buffers = Buffers { data, openings: openings.bytes.into(), sent, sent_alive: echoes.alive };
+        let (checksum, unremembered) = (layout.checksum, layout.flags & wire::FLAG_NOREF != 0);
+        *room = layout.into_room();
+        Ok((Self { buffers, unremembered, pieces }, checksum, column))
     }
 
     /// Number of messages; message `i` is for destination `i`.
     #[inline]
     #[must_use]
     pub fn message_count(&self) -> usize {
-        self.messages.len()
+        self.pieces.messages()
     }
 
     /// Length of message `index` in bytes.
@@ -202,7 +144,7 @@ impl Frame {
     #[inline]
     #[must_use]
     pub fn message_len(&self, index: usize) -> usize {
-        self.messages[index].len
+        self.pieces.len_of(index)
     }
 
     /// The pieces of message `index`, in order, without copying.
@@ -213,7 +155,7 @@ impl Frame {
     #[inline]
     #[must_use]
     pub fn message(&self, index: usize) -> Pieces<'_> {
-        Pieces { frame: self, pieces: self.pieces_of(index).iter() }
+        Pieces { frame: self, pieces: self.pieces.of(index) }
     }
 
     /// The pieces of message `index`, in order, borrowed: cheaper than [`message`](Self::message), which counts a reference
@@ -224,9 +166,7 @@ impl Frame {
     /// When `index` is not below [`message_count`](Self::message_count).
     #[inline]
     pub fn slices(&self, index: usize) -> impl ExactSizeIterator<Item = &[u8]> {
-        self.pieces_of(index)
-            .iter()
-            .map(|&Piece { origin, start, end }| &self.buffers.get(origin)[start..end])
+        self.pieces.of(index).map(|Piece { origin, start, end }| &self.buffers.get(origin)[start..end])
     }
 
     /// Appends message `index` to `out`. Copies every byte.
@@ -235,7 +175,7 @@ impl Frame {
     ///
     /// When `index` is not below [`message_count`](Self::message_count).
     pub fn copy_to(&self, index: usize, out: &mut Vec<u8>) {
-        out.reserve(self.messages[index].len);
+        out.reserve(self.message_len(index));
         self.slices(index).for_each(|slice| out.extend_from_slice(slice));
     }
 
@@ -289,20 +229,14 @@ impl Frame {
         let Buffers { data, openings, sent_alive, .. } = &self.buffers;
         data.len() + openings.len() + sent_alive
     }
-
-    #[inline]
-    fn pieces_of(&self, index: usize) -> &[Piece] {
-        let Message { first, pieces, .. } = self.messages[index];
-        &self.pieces[first..first + pieces]
-    }
 }
 
 /// Shows sizes only: messages may be secret.
 impl fmt::Debug for Frame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Frame")
-            .field("messages", &self.messages.len())
-            .field("pieces", &self.messages.iter().map(|message| message.pieces).sum::<usize>())
+            .field("messages", &self.pieces.messages())
+            .field("pieces", &self.pieces.pieces())
             .field("data_bytes", &self.buffers.data.len())
             .finish()
     }
@@ -312,6 +246,59 @@ impl fmt::Debug for Pieces<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pieces").field("left", &self.pieces.len()).finish()
     }
+}
+
+/// Gives every message its pieces, record by record. The data column begins at `base` of `data`.
+///
+/// Without a `CONNECTION` nothing is copied, which is known when this is compiled: asking for every piece would make a
+/// small frame take a tenth more time.
+#[inline]
+fn rebuild<const CONNECTION: bool>(
+    layout: &Layout,
+    data: &Bytes,
+    base: usize,
+    openings: &mut RememberedOpenings<'_>,
+    echoes: &Echoes,
+) -> Result<PieceList, DecodeError> {
+    let mut pieces = PieceList::new(&layout.extents);
+    let mut members = layout.members.iter().map(|member| usize::from(*member));
+    let mut ranges = echoes.ranges();
+    let mut at = base;
+    for record in &layout.records {
+        let members = members.by_ref().take(record.members);
+        match record.source {
+            Source::Shared | Source::Each => {
+                let step = if record.source == Source::Each { record.len } else { 0 };
+                let mut start = at;
+                for member in members {
+                    let end = start + record.len;
+                    let copied = if CONNECTION { openings.copy(member, &data[start..end]) } else { None };
+                    pieces.put(member, copied.unwrap_or(Piece { origin: Origin::DATA, start, end }));
+                    start += step;
+                }
+                at += record.data_bytes();
+            }
+            Source::Past(back) => {
+                for member in members {
+                    let Some(piece) = openings.recall(member, record.len, back) else {
+                        return Err(DecodeError::Reference { offset: record.offset });
+                    };
+                    pieces.put(member, piece);
+                }
+            }
+            Source::Echo(_) => {
+                let parts = ranges.next().expect("every ECHO record was looked up");
+                for member in members {
+                    for part in parts.clone() {
+                        let bytes = &echoes.parts[part];
+                        let piece = Piece { origin: Origin::sent(part), start: 0, end: bytes.len() };
+                        pieces.put(member, openings.copy(member, bytes).unwrap_or(piece));
+                    }
+                }
+            }
+        }
+    }
+    Ok(pieces)
 }
 
 /// The data column before the second stage, and where in the returned buffer it begins.
@@ -342,7 +329,8 @@ pub(crate) fn reserialise_after(
     limits: &Limits,
     begins: Option<Begins<'_>>,
 ) -> Result<Vec<u8>, DecodeError> {
-    let layout = Layout::read(&bytes, limits, begins, Room::default())?;
+    let mut layout = Layout::new(Room::default());
+    layout.read(&bytes, limits, begins)?;
     let (data, base) = data_of(bytes, &layout)?;
     Ok(layout.write(&data[base..base + layout.data_bytes]))
 }
@@ -359,9 +347,8 @@ mod tests {
     fn pieces_records_and_messages_take_what_is_said() {
         assert_eq!((size_of::<Piece>(), size_of::<u16>()), (24, 2));
         assert_eq!((size_of::<Record>(), size_of::<Bytes>()), (40, 32));
-        // An extent becomes a message, in its place.
-        assert_eq!(size_of::<Extent>(), size_of::<Message>());
-        assert!(size_of::<Extent>() + size_of::<Cursor<'_>>() <= 80);
+        // A message takes as much in the list of its pieces as one of these, beside its extent.
+        assert!(size_of::<Extent>() + size_of::<Piece>() + size_of::<Cursor<'_>>() <= 80);
         let format = include_str!("../FORMAT.md");
         assert!(format.contains("a piece takes 24 bytes and its member 2: at most 32"));
         assert!(format.contains("record takes 40, at most 120"));

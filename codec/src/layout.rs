@@ -20,9 +20,10 @@ const USUAL_RECORDS: usize = 16;
 const USUAL_PIECES: usize = 4;
 /// ... and parts of all messages together, where these are few.
 const USUAL_MEMBERS: usize = 32;
-/// Longer lists are given back, 40 KiB and 8 KiB: one large frame must not make a connection expensive for ever.
+/// Longer lists are given back, 40 KiB, 8 KiB and 6 KiB: one large frame must not make a connection expensive for ever.
 const KEPT_RECORDS_MAX: usize = 1 << 10;
 const KEPT_MEMBERS_MAX: usize = 1 << 12;
+const KEPT_EXTENTS_MAX: usize = 1 << 8;
 
 /// One record of a head, its members kept apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,11 +65,12 @@ pub(crate) struct Extent {
 pub(crate) struct Room {
     records: Vec<Record>,
     members: Vec<u16>,
+    extents: Vec<Extent>,
 }
 
 impl Room {
     /// No memory yet.
-    pub(crate) const EMPTY: Self = Self { records: Vec::new(), members: Vec::new() };
+    pub(crate) const EMPTY: Self = Self { records: Vec::new(), members: Vec::new(), extents: Vec::new() };
 }
 
 /// What the checksum of a connection's frame goes on from.
@@ -172,14 +174,31 @@ impl Tally<'_> {
 }
 
 impl Layout {
+    /// Of no frame yet.
+    pub(crate) fn new(room: Room) -> Self {
+        let Room { records, members, extents } = room;
+        Self {
+            flags: 0,
+            arrived: 0,
+            arrived_offset: 0,
+            begins: 0,
+            checksum: 0,
+            records,
+            members,
+            extents,
+            data_bytes: 0,
+            data: 0..0,
+        }
+    }
+
     /// Reads and checks everything of `frame` but the data, and whether what it refers to is remembered. `begins` is there if it
-    /// is one of a connection's.
+    /// is one of a connection's. In place: moving what was read takes longer than reading two records.
     pub(crate) fn read(
+        &mut self,
         frame: &[u8],
         limits: &Limits,
         begins: Option<Begins<'_>>,
-        room: Room,
-    ) -> Result<Self, DecodeError> {
+    ) -> Result<(), DecodeError> {
         let mut reader = Reader::new(frame, 0, frame.len());
         let flags = read_flags(&mut reader, begins.is_some())?;
         let streams = begins.map(|begins| begins.streams);
@@ -193,30 +212,20 @@ impl Layout {
         }
         let mut reader = Reader::new(frame, reader.at(), end);
         let count = read_count(&mut reader, limits)?;
-        let arrived_offset = reader.at();
-        let arrived = if flags & wire::FLAG_ECHO == 0 { 0 } else { reader.varint()? };
-        let Room { mut records, mut members } = room;
-        records.clear();
-        members.clear();
+        (self.flags, self.begins, self.checksum) = (flags, begins, checksum);
+        self.arrived_offset = reader.at();
+        self.arrived = if flags & wire::FLAG_ECHO == 0 { 0 } else { reader.varint()? };
+        self.records.clear();
+        self.members.clear();
+        self.extents.clear();
         // Room for what most frames have; no more than the frame's own bytes can fill.
-        records.reserve(USUAL_RECORDS.min(reader.remaining()));
-        members.reserve((count * USUAL_PIECES).max(USUAL_MEMBERS));
-        let extents = vec![Extent::default(); count];
-        let mut layout = Self {
-            flags,
-            arrived,
-            arrived_offset,
-            begins,
-            checksum,
-            records,
-            members,
-            extents,
-            data_bytes: 0,
-            data: 0..0,
-        };
+        self.records.reserve(USUAL_RECORDS.min(reader.remaining()));
+        self.members.reserve((count * USUAL_PIECES).max(USUAL_MEMBERS));
+        self.extents.reserve_exact(count);
+        self.extents.resize(count, Extent::default());
         let mut tally = Tally { limits, output_bytes: 0, data_bytes: 0, pieces: 0, records: 0 };
         let head_end = if flags & wire::FLAG_CONCAT != 0 {
-            layout.read_lengths(&mut reader, &mut tally)?;
+            self.read_lengths(&mut reader, &mut tally)?;
             reader.at()
         } else {
             let head_bytes = reader.varint()?;
@@ -226,16 +235,15 @@ impl Layout {
             let head_end = reader.at() + head_bytes;
             let mut head = Reader::new(frame, reader.at(), head_end);
             if count <= NARROW_MAX {
-                layout.read_records::<1>(&mut head, &mut tally)?;
+                self.read_records::<1>(&mut head, &mut tally)?;
             } else {
-                layout.read_records::<WORDS_MAX>(&mut head, &mut tally)?;
+                self.read_records::<WORDS_MAX>(&mut head, &mut tally)?;
             }
             head_end
         };
-        layout.data_bytes = tally.data_bytes;
-        layout.data = head_end..end;
-        layout.check_data()?;
-        Ok(layout)
+        self.data_bytes = tally.data_bytes;
+        self.data = head_end..end;
+        self.check_data()
     }
 
     /// The head of a concatenation: a record for every message that is not empty.
@@ -371,9 +379,12 @@ impl Layout {
 
     /// The lists, to be used again, unless an unusual frame has made them large.
     pub(crate) fn into_room(self) -> Room {
-        let usual =
-            self.records.capacity() <= KEPT_RECORDS_MAX && self.members.capacity() <= KEPT_MEMBERS_MAX;
-        if usual { Room { records: self.records, members: self.members } } else { Room::default() }
+        let Self { records, members, mut extents, .. } = self;
+        let usual = records.capacity() <= KEPT_RECORDS_MAX && members.capacity() <= KEPT_MEMBERS_MAX;
+        if extents.capacity() > KEPT_EXTENTS_MAX {
+            extents = Vec::new();
+        }
+        if usual { Room { records, members, extents } } else { Room { extents, ..Room::default() } }
     }
 
     /// Number of destinations.
@@ -486,7 +497,8 @@ mod tests {
         frame.extend_from_slice(&[b'x'; 17]);
         let crc = checksum::crc32c(&frame);
         frame.extend_from_slice(&crc.to_le_bytes());
-        let layout = Layout::read(&frame, &Limits::default(), None, Room::default()).unwrap();
+        let mut layout = Layout::new(Room::default());
+        layout.read(&frame, &Limits::default(), None).unwrap();
         let record = |len, members, source, offset| Record { len, members, source, offset };
         let (shared, each) = (Source::Shared, Source::Each);
         assert_eq!(

@@ -208,7 +208,7 @@ mod echoes;
 
 mod remembered;
 
-mod rebuilder;
+mod piece_list;
 
 mod limits;
 

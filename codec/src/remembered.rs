@@ -2,7 +2,7 @@
 
 use crate::echo::ECHO_BYTES_MIN;
 use crate::layout::{Extent, Layout};
-use crate::rebuilder::{Origin, Piece};
+use crate::piece_list::{Origin, Piece};
 use crate::streams::{Stream, Streams};
 
 /// The beginnings of messages that refer to what their streams remember, up to the last such reference or a little longer.
@@ -17,11 +17,11 @@ pub(crate) struct RememberedOpenings<'a> {
 /// Where in [`RememberedOpenings`] the opening of a message is.
 pub(crate) struct Cursor<'a> {
     stream: &'a [u8],
-    /// The next byte's place in its message, and in all openings.
-    at: usize,
-    place: usize,
-    /// The place behind the opening.
-    end: usize,
+    /// Where it begins in all openings.
+    begin: usize,
+    /// Its length, and how much of it is copied. Short: with what else is kept of a message, `decode.rs` counts.
+    len: u16,
+    at: u16,
 }
 
 /// Bytes that are copied of a message. What follows the last reference is copied too where that is cheaper than a piece of
@@ -44,9 +44,10 @@ impl<'a> RememberedOpenings<'a> {
         let mut place = 0;
         let cursors = layout.extents.iter().zip(numbers).map(|(extent, number)| {
             let stream = finder.find(*number).map_or(&[][..], Stream::bytes);
-            let begin = place;
-            place += opening_bytes(extent);
-            Cursor { stream, at: 0, place: begin, end: place }
+            let (begin, len) = (place, opening_bytes(extent));
+            place += len;
+            let len = u16::try_from(len).expect("openings have a few hundred bytes at most");
+            Cursor { stream, begin, len, at: 0 }
         });
         let cursors = cursors.collect();
         Self { bytes: vec![0; bytes], cursors }
@@ -55,7 +56,7 @@ impl<'a> RememberedOpenings<'a> {
     /// Copies what follows in a message from its stream. `None` if that does not remember it.
     pub(crate) fn recall(&mut self, message: usize, len: usize, back: usize) -> Option<Piece> {
         let cursor = self.cursors.get(message)?;
-        let start = (cursor.stream.len() + cursor.at).checked_sub(back)?;
+        let start = (cursor.stream.len() + usize::from(cursor.at)).checked_sub(back)?;
         let remembered = cursor.stream.get(start..start + len)?;
         self.copy(message, remembered)
     }
@@ -63,13 +64,12 @@ impl<'a> RememberedOpenings<'a> {
     /// Copies what follows in a message, if that is part of its opening.
     pub(crate) fn copy(&mut self, message: usize, bytes: &[u8]) -> Option<Piece> {
         let cursor = self.cursors.get_mut(message)?;
-        let (start, end) = (cursor.place, cursor.place + bytes.len());
         // A record ends where the opening does, or before, or begins behind it.
-        if end > cursor.end {
-            return None;
-        }
+        let at = u16::try_from(usize::from(cursor.at) + bytes.len()).ok().filter(|at| *at <= cursor.len)?;
+        let start = cursor.begin + usize::from(cursor.at);
+        let end = start + bytes.len();
         self.bytes[start..end].copy_from_slice(bytes);
-        (cursor.at, cursor.place) = (cursor.at + bytes.len(), end);
+        cursor.at = at;
         Some(Piece { origin: Origin::OPENINGS, start, end })
     }
 }

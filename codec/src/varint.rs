@@ -110,10 +110,31 @@ impl<'a> Reader<'a> {
     }
 
     /// The next variable-length integer.
+    #[inline]
     pub(crate) fn varint(&mut self) -> Result<usize, DecodeError> {
-        let start = self.at;
-        let value = read(|| self.byte())?.and_then(|value| usize::try_from(value).ok());
-        value.ok_or(DecodeError::Varint { offset: start })
+        // Most have one byte or two.
+        match self.bytes[self.at..self.end] {
+            [low @ ..0x80, ..] => {
+                self.at += 1;
+                Ok(usize::from(low))
+            }
+            [low, high @ 1..0x80, ..] => {
+                self.at += 2;
+                Ok(usize::from(low & 0x7F) | usize::from(high) << 7)
+            }
+            _ => self.long_varint(),
+        }
+    }
+
+    #[inline(never)]
+    fn long_varint(&mut self) -> Result<usize, DecodeError> {
+        let (start, end) = (self.at, self.end);
+        let mut rest = self.bytes[start..end].iter();
+        let value = read(|| rest.next().copied().ok_or_else(|| DecodeError::Truncated { offset: end }))?;
+        self.at = end - rest.len();
+        value
+            .and_then(|value| usize::try_from(value).ok())
+            .ok_or_else(|| DecodeError::Varint { offset: start })
     }
 }
 
