@@ -147,7 +147,7 @@ impl<'a> Reference<'a> {
         let mut steps = STEPS[pace.first_step..].iter();
         let mut step = STEPS[0];
         loop {
-            loop {
+            while from < end {
                 let (candidate, hashed) = self.index.next_candidate(wanted, from, step, end);
                 self.work.hashed_positions += hashed;
                 let Some(place) = candidate else { break };
@@ -265,16 +265,15 @@ fn shifted(rest: &[u8], wanted: &[u8]) -> Option<(usize, usize)> {
     None
 }
 
-/// Whether the first four bytes of `word` may stand at one of the first places of `text`: all of them at once, because
-/// nearly always they do not.
+/// Whether the first four bytes of `word` may stand at one of the first places of `text`: two and two, at all places at
+/// once, because nearly always not even the first two do.
 fn may_hold(text: &[u8], word: u64) -> bool {
     let Some(window) = text.first_chunk::<{ SHIFTS + 3 }>() else { return true };
     let [a, b, c, d, ..] = word.to_le_bytes();
-    let mut any = false;
-    for at in 0..SHIFTS {
-        any |= (window[at] == a) & (window[at + 1] == b) & (window[at + 2] == c) & (window[at + 3] == d);
-    }
-    any
+    let holds = |first: u8, second: u8, from: usize| {
+        (from..from + SHIFTS).fold(false, |any, at| any | (window[at] == first) & (window[at + 1] == second))
+    };
+    holds(a, b, 0) && holds(c, d, 2)
 }
 
 /// Strings that end with NUL have other lengths: four equal bytes after the next NUL of each.

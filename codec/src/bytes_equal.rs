@@ -16,6 +16,7 @@ fn equal_wide(a: &[u8; WIDE], b: &[u8; WIDE]) -> bool {
 }
 
 /// Length of the longest common prefix.
+#[inline]
 pub(crate) fn common_prefix(a: &[u8], b: &[u8]) -> usize {
     // Texts that have nothing in common are many, and need none of what follows.
     if let (Some(x), Some(y)) = (a.first_chunk::<8>(), b.first_chunk::<8>()) {
@@ -24,6 +25,11 @@ pub(crate) fn common_prefix(a: &[u8], b: &[u8]) -> usize {
             return differing.trailing_zeros() as usize / 8;
         }
     }
+    long_prefix(a, b)
+}
+
+#[inline(never)]
+fn long_prefix(a: &[u8], b: &[u8]) -> usize {
     let len = a.len().min(b.len());
     let (a, b) = (&a[..len], &b[..len]);
     let (long_a, _) = a.as_chunks::<LONG>();
@@ -46,6 +52,7 @@ pub(crate) fn common_prefix(a: &[u8], b: &[u8]) -> usize {
 }
 
 /// Length of the longest common suffix.
+#[inline]
 pub(crate) fn common_suffix(a: &[u8], b: &[u8]) -> usize {
     if let (Some(x), Some(y)) = (a.last_chunk::<8>(), b.last_chunk::<8>()) {
         let differing = u64::from_le_bytes(*x) ^ u64::from_le_bytes(*y);
@@ -53,6 +60,11 @@ pub(crate) fn common_suffix(a: &[u8], b: &[u8]) -> usize {
             return differing.leading_zeros() as usize / 8;
         }
     }
+    long_suffix(a, b)
+}
+
+#[inline(never)]
+fn long_suffix(a: &[u8], b: &[u8]) -> usize {
     let len = a.len().min(b.len());
     let (a, b) = (&a[a.len() - len..], &b[b.len() - len..]);
     let (_, long_a) = a.as_rchunks::<LONG>();

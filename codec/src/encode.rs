@@ -20,7 +20,7 @@ use crate::wire;
 use crate::work::Work;
 
 /// Where messages share nothing and have no more bytes than this together, their bytes are copied into one slice: that takes
-/// less time than to count each segment and to begin a checksum for it.
+/// less time than to list and to count each segment and to begin a checksum for it.
 const WRITTEN_OUT_BYTES_MAX: usize = 4 << 10;
 
 /// How an [`Encoder`] works.
@@ -138,8 +138,10 @@ impl Encoder {
         };
         if !split {
             self.data.reset();
-            for &span in &self.spans {
-                self.data.push(texts, span);
+            if input_bytes > WRITTEN_OUT_BYTES_MAX || memory.is_some() {
+                for &span in &self.spans {
+                    self.data.push(texts, span);
+                }
             }
         }
         let mut envelope = Envelope { flags: 0, arrived: None, begins: 0, echoed_bytes };
@@ -224,24 +226,27 @@ impl Encoder {
             totals.lens_bytes
         };
         let stage = self.options.stage;
-        let staged =
-            if stage != Stage::None && self.compressor.promising(self.data.iter(texts), self.data.bytes) {
-                self.gathered.clear();
-                self.gathered.reserve(self.data.bytes);
-                for part in self.data.iter(texts) {
-                    self.gathered.extend_from_slice(part);
-                }
-                self.compressor.compress(stage, &self.gathered)
-            } else {
-                None
-            };
+        let written_out = !split && totals.input_bytes <= WRITTEN_OUT_BYTES_MAX;
+        let column_bytes = if split { self.data.bytes } else { totals.input_bytes };
+        let staged = if !written_out
+            && stage != Stage::None
+            && self.compressor.promising(self.data.iter(texts), self.data.bytes)
+        {
+            self.gathered.clear();
+            self.gathered.reserve(self.data.bytes);
+            for part in self.data.iter(texts) {
+                self.gathered.extend_from_slice(part);
+            }
+            self.compressor.compress(stage, &self.gathered)
+        } else {
+            None
+        };
         if staged.is_some() {
             prefix[2] |= stage.flag();
         }
 
         let around = prefix_bytes + head_bytes + wire::CRC_BYTES;
-        let copies = !split && totals.input_bytes <= WRITTEN_OUT_BYTES_MAX;
-        let own_bytes = if copies { self.data.bytes } else { self.data.own.len() };
+        let own_bytes = if written_out { column_bytes } else { self.data.own.len() };
         let own = staged.map_or(own_bytes, <[u8]>::len);
         self.out.reserve(around + own);
         self.out.put_slice(&prefix[..prefix_bytes]);
@@ -255,10 +260,24 @@ impl Encoder {
             }
         }
         // What is written in one go makes one slice at the end.
-        let shares = staged.is_none() && own_bytes < self.data.bytes;
+        let shares = staged.is_none() && own_bytes < column_bytes;
         let slices = Vec::with_capacity(if shares { self.data.chunks.len() + 2 } else { 0 });
         let mut assembly = Assembly { out: &mut self.out, slices, crc: envelope.begins, bytes: 0 };
-        if let Some(staged) = staged {
+        if written_out {
+            let out = &mut *assembly.out;
+            let begin = out.len();
+            payloads.iter().flat_map(Payload::segments).for_each(|segment| out.put_slice(segment));
+            let column = &out[begin..];
+            if stage != Stage::None
+                && self.compressor.promising(std::iter::once(column), column_bytes)
+                && let Some(staged) = self.compressor.compress(stage, column)
+            {
+                out.truncate(begin);
+                out.put_slice(staged);
+                prefix[2] |= stage.flag();
+                out[2] = prefix[2];
+            }
+        } else if let Some(staged) = staged {
             assembly.out.put_slice(staged);
         } else {
             let mut own = self.data.own.as_slice();
@@ -269,9 +288,6 @@ impl Encoder {
                         own = rest;
                         assembly.out.put_slice(taken);
                     }
-                    Chunk::Shared { message, segment, start, end } if copies => {
-                        assembly.out.put_slice(&texts.segment(message, segment)[start..end]);
-                    }
                     Chunk::Shared { message, segment, start, end } => {
                         assembly.cut();
                         assembly.slice(texts.segment(message, segment).slice(start..end));
@@ -280,7 +296,7 @@ impl Encoder {
             }
         }
         let (slices, frame_bytes, checksum) = assembly.seal();
-        let diff_bytes = around + self.data.bytes;
+        let diff_bytes = around + column_bytes;
         let stats = Stats {
             input_bytes: totals.input_bytes,
             diff_bytes,

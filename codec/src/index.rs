@@ -264,12 +264,11 @@ fn next_candidate<const WORDS: usize>(
             looked_at += GO;
         }
     }
-    let (begin, found) = (at, one_by_one(filter, keys, text, at, step, end));
-    looked_at += (found.unwrap_or(end.max(begin)) - begin).div_ceil(step) + usize::from(found.is_some());
-    (found, looked_at)
+    let (found, more) = one_by_one(filter, keys, text, at, step, end);
+    (found, looked_at + more)
 }
 
-/// The first place `at`, `at + step`, ... before `end` whose window may be a block.
+/// The first place `from`, `from + step`, ... before `end` whose window may be a block, and how many were looked at.
 #[inline(never)]
 fn one_by_one<const WORDS: usize>(
     filter: &[u64; WORDS],
@@ -278,11 +277,12 @@ fn one_by_one<const WORDS: usize>(
     from: usize,
     step: usize,
     end: usize,
-) -> Option<usize> {
-    let mut at = from;
+) -> (Option<usize>, usize) {
+    let (mut at, mut looked_at) = (from, 0);
     while at < end
         && let Some(window) = text.get(at..at + BLOCK)
     {
+        looked_at += 1;
         if let Some(window) = window.first_chunk() {
             let hash = ends(window, keys);
             let word = filter[usize::try_from(hash >> 34).unwrap_or(0) & (WORDS - 1)];
@@ -291,12 +291,12 @@ fn one_by_one<const WORDS: usize>(
                 && word >> (hash >> 52 & 0x3F) & 1 != 0
                 && word >> (hash >> 46 & 0x3F) & 1 != 0
             {
-                return Some(at);
+                return (Some(at), looked_at);
             }
         }
         at += step;
     }
-    None
+    (None, looked_at)
 }
 
 #[cfg(test)]

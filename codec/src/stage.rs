@@ -159,16 +159,16 @@ fn count_pairs<'a>(
 ) -> (usize, usize) {
     let (mut skip, mut looked_at, mut pairs) = (at, 0, 0);
     for piece in pieces {
-        let picked = piece.get(skip..).unwrap_or_default().iter().step_by(stride);
-        let count = picked.len();
-        for byte in picked {
+        let mut at = skip;
+        while let Some(byte) = piece.get(at) {
             let seen = &mut seen[usize::from(*byte)];
             pairs += usize::from(*seen);
             // No more than 256 are looked at.
             *seen = seen.wrapping_add(1);
+            looked_at += 1;
+            at += stride;
         }
-        looked_at += count;
-        skip = skip + count * stride - piece.len();
+        skip = at - piece.len();
     }
     (looked_at, pairs)
 }
