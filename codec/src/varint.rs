@@ -130,11 +130,9 @@ impl<'a> Reader<'a> {
     fn long_varint(&mut self) -> Result<usize, DecodeError> {
         let (start, end) = (self.at, self.end);
         let mut rest = self.bytes[start..end].iter();
-        let value = read(|| rest.next().copied().ok_or_else(|| DecodeError::Truncated { offset: end }))?;
+        let value = read(|| rest.next().copied().ok_or(DecodeError::Truncated { offset: end }))?;
         self.at = end - rest.len();
-        value
-            .and_then(|value| usize::try_from(value).ok())
-            .ok_or_else(|| DecodeError::Varint { offset: start })
+        value.and_then(|value| usize::try_from(value).ok()).ok_or(DecodeError::Varint { offset: start })
     }
 }
 
