@@ -112,7 +112,7 @@ impl<'a> Reader<'a> {
     /// The next variable-length integer.
     #[inline]
     pub(crate) fn varint(&mut self) -> Result<usize, DecodeError> {
-        // Most have one byte or two.
+        // Most have one byte to three.
         match self.bytes[self.at..self.end] {
             [low @ ..0x80, ..] => {
                 self.at += 1;
@@ -122,17 +122,19 @@ impl<'a> Reader<'a> {
                 self.at += 2;
                 Ok(usize::from(low & 0x7F) | usize::from(high) << 7)
             }
+            [low, middle @ 0x80..=0xFF, high @ 1..0x80, ..] => {
+                self.at += 3;
+                Ok(usize::from(low & 0x7F) | usize::from(middle & 0x7F) << 7 | usize::from(high) << 14)
+            }
             _ => self.long_varint(),
         }
     }
 
     #[inline(never)]
     fn long_varint(&mut self) -> Result<usize, DecodeError> {
-        let (start, end) = (self.at, self.end);
-        let mut rest = self.bytes[start..end].iter();
-        let value = read(|| rest.next().copied().ok_or(DecodeError::Truncated { offset: end }))?;
-        self.at = end - rest.len();
-        value.and_then(|value| usize::try_from(value).ok()).ok_or(DecodeError::Varint { offset: start })
+        let start = self.at;
+        let value = read(|| self.byte())?.and_then(|value| usize::try_from(value).ok());
+        value.ok_or(DecodeError::Varint { offset: start })
     }
 }
 
@@ -157,8 +159,10 @@ mod tests {
 
     #[test]
     fn overlong_and_oversized_are_refused() {
-        let cases: [&[u8]; 5] = [
+        let cases: [&[u8]; 7] = [
             &[0x80, 0x00],
+            &[0x80, 0x00, 0x01],
+            &[0x80, 0x80, 0x00],
             &[0xFF, 0x80, 0x00],
             &[0xFF; 10],
             &[0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x02],
@@ -167,6 +171,9 @@ mod tests {
         for bytes in cases {
             assert_eq!(Reader::new(bytes, 0, bytes.len()).varint(), Err(DecodeError::Varint { offset: 0 }));
         }
-        assert_eq!(Reader::new(&[0x80], 0, 1).varint(), Err(DecodeError::Truncated { offset: 1 }));
+        for cut in [&[0x80][..], &[0x80, 0x80], &[0x80, 0x80, 0x80]] {
+            let offset = cut.len();
+            assert_eq!(Reader::new(cut, 0, offset).varint(), Err(DecodeError::Truncated { offset }));
+        }
     }
 }
