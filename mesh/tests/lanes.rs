@@ -196,3 +196,38 @@ fn a_slow_line_with_long_buffers_is_not_taken_for_silence() {
         assert!(direct * 50 <= sent && late * 50 <= sent, "{direct} direct and {late} late of {sent}");
     }
 }
+
+/// What comes at once after a quiet time fills a line before anybody knows how fast it is: all of it is later than anything was
+/// before, and no proxy is to blame.
+#[test]
+fn a_burst_that_fills_a_line_convicts_nobody() {
+    let members = ["eu-1", "eu-2", "eu-3"];
+    let mut nodes = vec![(LEADER, "us", Roles::ORIGIN, None)];
+    nodes.extend(["eu-pa", "eu-pb"].map(|proxy| (proxy, "eu", Roles::PROXY, None)));
+    nodes.extend(members.map(|member| (member, "eu", Roles::MEMBER, None)));
+    let mut lab = Lab::new(&nodes, &Settings::default(), DELAY);
+    lab.set_line("us", "eu", Line { delay: DELAY, rate: Some(RATE) });
+    lab.kernel_bytes = 4 << 20;
+    lab.run_for(Duration::from_secs(1));
+    let submit = |lab: &mut Lab, lane: Lane, payload: Vec<u8>| {
+        let mut batch = Batch::to(dc("eu"));
+        for to in members {
+            batch.push(Message::new(id(to), payload.clone()).lane(lane).deadline(Duration::from_secs(60)));
+        }
+        lab.submit(LEADER, batch).unwrap();
+    };
+    for round in 0..5 {
+        for beat in 0..100 {
+            submit(&mut lab, Lane::Control, noise(beat, 64));
+            submit(&mut lab, Lane::Bulk, noise(beat, 512));
+            lab.run_for(Duration::from_millis(20));
+        }
+        // 200 ms of the line, five times what an answer took.
+        (0..40).for_each(|part| submit(&mut lab, Lane::Bulk, noise(1000 * round + part, 32 * 1024)));
+    }
+    lab.run_for(Duration::from_secs(5));
+    let stats = lab.stats(LEADER);
+    assert_eq!(stats.datacenters[&dc("eu")].messages, 5 * 240 * 3);
+    let blamed: u64 = stats.verdicts.values().sum();
+    assert_eq!((stats.attempts.timed_out, stats.fallbacks.direct, blamed), (0, 0, 0), "{:?}", stats.verdicts);
+}

@@ -498,7 +498,7 @@ const STILL_MIN_KNOWN: Duration = Duration::from_millis(150);
 
 /// See `STILL_MIN`.
 #[must_use]
-pub fn still_after(pings: &Rtt) -> Duration {
+fn still_after(pings: &Rtt) -> Duration {
     Duration::from_micros(pings.smoothed_us().saturating_mul(5) / 2).max(STILL_MIN)
 }
 

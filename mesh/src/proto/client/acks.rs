@@ -154,7 +154,7 @@ impl Client {
             if let Some(attempt) = self.attempts.get_mut(id).filter(|attempt| attempt.link == link) {
                 attempt.answered = true;
                 written = Some(attempt.written_at.unwrap_or(attempt.sealed_at));
-                self.drains.answered((link, self.flows[ix.0].lane), id, longest_way(link, links), now);
+                self.under_way.answered((link, self.flows[ix.0].lane), id, longest_way(link, links), now);
                 self.flows[ix.0].answered(attempt.way, now);
                 self.flows[ix.0].heard = written.map(|at| (attempt.way, at));
             }
@@ -245,7 +245,7 @@ impl Client {
                 let Some(way) = attempt.map(|attempt| attempt.way) else { continue };
                 ways.insert(way);
                 ended += 1;
-                self.drains.answered((link, self.flows[ix.0].lane), id, longest_way(link, links), now);
+                self.under_way.answered((link, self.flows[ix.0].lane), id, longest_way(link, links), now);
                 self.landed(id);
                 let uncertain = matches!(reason, Some(RefusedReason::LinkLost) | None);
                 let flow = &mut self.flows[ix.0];

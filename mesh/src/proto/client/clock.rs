@@ -12,7 +12,7 @@ use crate::proto::flow::{FlowIx, Place, Selected, Sent, Undecided, Way};
 use crate::proto::held::HELD_ASKS_AFTER;
 use crate::proto::links::{LinkId, Links, PeerIx};
 use crate::proto::pause::Cause;
-use crate::proto::route::still_after;
+use crate::proto::route::still_limits;
 use crate::proto::time::Micros;
 use crate::proto::verdict::{About, Blame, Evidence, judge};
 use crate::stats::decision::lane_name;
@@ -184,25 +184,27 @@ impl Client {
         }
     }
 
-    /// Until when an attempt may yet be answered although its time is over: as long as what stands before it on its connection
-    /// drains. A slow line is no silent proxy. Never longer than the longest time that any attempt has.
+    /// Until when an attempt may yet be answered although its time is over, because it may be in a queue: a slow line is no silent
+    /// proxy. Never longer than the longest time that any attempt has.
     fn waits_in_line(&self, id: u64, links: &Links, now: Micros) -> Option<Micros> {
         let attempt = self.attempts.get(id).filter(|attempt| !attempt.answered && !attempt.audits)?;
         let (ix, _) = attempt.entries.first().filter(|_| !matches!(attempt.way, Way::Back(_)))?;
-        let (link, lane) = (attempt.link, self.flows[ix.0].lane);
-        let way = way_without_load(link, links);
-        let (due, drains) = self.drains.answer_due((link, lane), id, way)?;
-        // What the line was taken to be able to carry may have been what it was given. So however slow it seems, it is silent
-        // once nothing was answered for as long as a silent death may cost.
         let written_at = attempt.written_at?;
-        let pings = links.link(link).map(|link| link.rtt).unwrap_or_default();
-        let heard_at = self.drains.answered_at((link, lane)).map_or(written_at, |at| at.max(written_at));
-        let silent = heard_at + still_after(&pings);
+        let line = (attempt.link, self.flows[ix.0].lane);
+        let pings = links.link(attempt.link).map(|link| link.rtt).unwrap_or_default();
+        let limits = still_limits(&pings, &self.settings);
+        let heard_at = self.under_way.answered_at(line).map_or(written_at, |at| at.max(written_at));
+        let way = way_without_load(attempt.link, links);
         // A silent death is to cost 300 ms, or three round trips: one is in what is due, one is the next way's. Where hardly
-        // anything drains, the line is no reason to wait.
-        let margin = drains.min((way / 2).max(LINE_MARGIN));
-        let longest = written_at + self.settings.attempt_timeout_max;
-        Some((due + margin).min(longest).min(silent)).filter(|later| *later > now)
+        // anything drains, the line is no reason to wait. What it was taken to be able to carry may have been what it was given, so
+        // however slow it seems, it is silent once nothing was answered for as long as a silent death may cost.
+        let drained = self.under_way.answer_due(line, id, way).map(|(due, drains)| {
+            (due + drains.min((way / 2).max(LINE_MARGIN))).min(heard_at + limits.unknown)
+        });
+        // Nobody knows how fast a line is before it is full. What was under way before a death is answered for one more round trip.
+        let full = self.under_way.may_queue(line, id);
+        let queued = full.then(|| (written_at + limits.unknown).max(heard_at + limits.known));
+        drained.max(queued).map(|later| later.min(written_at + limits.most)).filter(|later| *later > now)
     }
 
     /// What a verdict does to the proxies. False when it says nothing new.
@@ -359,9 +361,9 @@ impl Client {
     pub(super) fn forget_attempt(&mut self, id: u64) -> Option<Attempt> {
         let attempt = self.attempts.remove(id)?;
         if let Some((ix, _)) = attempt.entries.first() {
-            self.drains.ended((attempt.link, self.flows[ix.0].lane), id);
+            self.under_way.ended((attempt.link, self.flows[ix.0].lane), id);
         }
-        debug_assert!(!self.attempts.is_empty() || self.drains.is_idle(), "a row of frames of nobody");
+        debug_assert!(!self.attempts.is_empty() || self.under_way.is_idle(), "a row of frames of nobody");
         Some(attempt)
     }
 

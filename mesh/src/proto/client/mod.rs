@@ -40,13 +40,13 @@ use super::attempt::Attempts;
 use super::back::Backs;
 use super::budget::{BatchCharge, Budget};
 use super::decision::DecisionLog;
-use super::drain::Drains;
 use super::flow::{Flow, FlowIx, MessageId, Pending, Way};
 use super::links::{LinkId, Links, PeerIx};
 use super::node::{RejectReason, Rejected};
 use super::route::Routes;
 use super::time::Micros;
 use super::timers::Timers;
+use super::under_way::UnderWay;
 use super::verdict::{OwnLag, Resends, VerdictLog};
 use super::writing::Writers;
 use crate::id::{Datacenter, Lane, NodeId};
@@ -136,7 +136,7 @@ pub struct Client {
     /// Round trips that were asked for and are done.
     pinged: VecDeque<Pinged>,
     attempts: Attempts,
-    drains: Drains,
+    under_way: UnderWay,
     writers: Writers,
     timers: Timers<Timer>,
     /// Proxies of this sender's own datacenter, as far as they lead back to somebody.
@@ -169,7 +169,7 @@ impl Client {
             outcomes: VecDeque::new(),
             pinged: VecDeque::new(),
             attempts: Attempts::default(),
-            drains: Drains::default(),
+            under_way: UnderWay::default(),
             writers: Writers::default(),
             timers: Timers::default(),
             next_ticket: 0,

@@ -307,7 +307,7 @@ impl Client {
             return;
         }
         if let Some((ix, _)) = first {
-            self.drains.wrote((link, self.flows[ix.0].lane), id, written.staged_bytes, now);
+            self.under_way.wrote((link, self.flows[ix.0].lane), id, written.staged_bytes, now);
         }
         let acks = match (way, first) {
             (Way::Proxy(index), _) => self.sites[attempt.datacenter].routes.proxies[index].rtt,

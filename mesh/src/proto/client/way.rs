@@ -212,7 +212,7 @@ impl Client {
                 }
             }
         }
-        self.drains.forget(link);
+        self.under_way.forget(link);
         self.writers.forget(link);
         let mut flows: BTreeSet<FlowIx> = self.flows_by(peer).into_iter().collect();
         for id in self.attempts.on_link(link) {

@@ -1,6 +1,9 @@
-//! How fast the connections of a sender drain: what was written waits in the buffers of kernels and of the line, and the answer to
-//! a frame cannot come before that to those in front of it. Each connection is a row of frames, in the order in which they were
-//! written; an answer to one says that all before it have arrived.
+//! What a sender has under way: on each connection a row of frames, in the order in which they were written. It waits in the
+//! buffers of kernels and in the queue of a line, which all connections may share, and the answer to a frame cannot come before those
+//! to the ones in front of it. An answer to one says that all before it have arrived.
+//!
+//! Two things are known of a frame that is late. How fast its connection drained lately says when it is due. And where more was under
+//! way when it was written than with those before it, nobody knows how long that takes.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -19,12 +22,22 @@ const ALONE_BYTES_MIN: u64 = 256 * 1024;
 /// Measurements count half once there are so many, µs.
 const MEMORY_US: u64 = 500_000;
 
-/// A frame that was written, and what was written with it in all.
+/// With less under way on all connections together no line is a reason to wait, B: it takes one of 10 Mbit/s 13 ms, and heartbeats are
+/// less.
+const LOADED_BYTES: u64 = 16 * 1024;
+
+/// A frame that was written.
 #[derive(Debug)]
 struct Frame {
     id: u64,
+    bytes: u64,
+    /// What was written on its connection until then, itself included.
     end: u64,
     written_at: Micros,
+    /// Under way when it was written, on all connections, itself included.
+    load: u64,
+    /// Twice as much as with the frames whose answers said how long to wait for this one, or more.
+    unusual: bool,
 }
 
 /// One connection.
@@ -36,15 +49,20 @@ struct Line {
     answered_at: Option<Micros>,
     /// So many bytes took so long, µs.
     measured: (u64, u64),
+    /// The load of its frames that were answered of late, smoothed as round trips are: what these say of the next frame holds with
+    /// so much under way.
+    usual_load: u64,
 }
 
 /// The connections of a sender.
 #[derive(Debug, Default)]
-pub struct Drains {
+pub struct UnderWay {
     lines: BTreeMap<(LinkId, Lane), Line>,
+    /// Of all frames that are kept.
+    bytes: u64,
 }
 
-impl Drains {
+impl UnderWay {
     /// A frame of so many bytes was written.
     pub fn wrote(&mut self, line: (LinkId, Lane), id: u64, bytes: u64, now: Micros) {
         let line = self.lines.entry(line).or_default();
@@ -54,10 +72,15 @@ impl Drains {
             line.measured = (0, 0);
             line.answered = line.written;
         }
+        self.bytes = self.bytes.saturating_add(bytes);
         line.written = line.written.saturating_add(bytes);
-        line.frames.push_back(Frame { id, end: line.written, written_at: now });
-        if line.frames.len() > FRAMES_MAX {
-            line.frames.pop_front();
+        let load = self.bytes;
+        let unusual = load >= LOADED_BYTES.max(line.usual_load.saturating_mul(2));
+        line.frames.push_back(Frame { id, bytes, end: line.written, written_at: now, load, unusual });
+        if line.frames.len() > FRAMES_MAX
+            && let Some(oldest) = line.frames.pop_front()
+        {
+            self.bytes = self.bytes.saturating_sub(oldest.bytes);
         }
     }
 
@@ -83,14 +106,18 @@ impl Drains {
             }
         }
         (line.answered, line.answered_at) = (frame.end, Some(now));
-        line.frames.drain(..=place);
+        line.usual_load = line.usual_load.saturating_sub(line.usual_load / 8).saturating_add(frame.load / 8);
+        let arrived: u64 = line.frames.drain(..=place).map(|frame| frame.bytes).sum();
+        self.bytes = self.bytes.saturating_sub(arrived);
     }
 
     /// Nobody waits for the answer to a frame any more. What was written with it goes on draining in front of what is behind it.
     pub fn ended(&mut self, line: (LinkId, Lane), id: u64) {
         let Some(line) = self.lines.get_mut(&line) else { return };
-        if let Ok(place) = line.frames.binary_search_by_key(&id, |frame| frame.id) {
-            line.frames.remove(place);
+        if let Ok(place) = line.frames.binary_search_by_key(&id, |frame| frame.id)
+            && let Some(frame) = line.frames.remove(place)
+        {
+            self.bytes = self.bytes.saturating_sub(frame.bytes);
         }
     }
 
@@ -121,10 +148,20 @@ impl Drains {
         Some((from + drains, drains))
     }
 
+    /// Whether a frame without an answer may still be in a queue: more was under way when it was written than with those
+    /// that had been answered, and nothing was answered that was written behind it.
+    #[must_use]
+    pub fn may_queue(&self, line: (LinkId, Lane), id: u64) -> bool {
+        let Some(Line { frames, .. }) = self.lines.get(&line) else { return false };
+        frames.binary_search_by_key(&id, |frame| frame.id).is_ok_and(|place| frames[place].unusual)
+    }
+
     /// A link is gone.
     pub fn forget(&mut self, link: LinkId) {
         for lane in Lane::ALL {
-            self.lines.remove(&(link, lane));
+            let line = self.lines.remove(&(link, lane)).unwrap_or_default();
+            let bytes: u64 = line.frames.iter().map(|frame| frame.bytes).sum();
+            self.bytes = self.bytes.saturating_sub(bytes);
         }
     }
 }
@@ -133,10 +170,74 @@ impl Drains {
 mod tests {
     use super::*;
 
-    const LINE: (LinkId, Lane) = (LinkId(1), Lane::Bulk);
+    const BULK: (LinkId, Lane) = (LinkId(1), Lane::Bulk);
+    const CONTROL: (LinkId, Lane) = (LinkId(2), Lane::Control);
+    const LINE: (LinkId, Lane) = BULK;
     const WAY: Duration = Duration::from_millis(40);
 
-    fn due(drains: &Drains, id: u64) -> Option<Micros> {
+    #[test]
+    fn much_on_any_connection_is_a_reason_to_wait_on_each() {
+        let mut under_way = UnderWay::default();
+        under_way.wrote(CONTROL, 1, 100, Micros(0));
+        assert!(!under_way.may_queue(CONTROL, 1), "nothing that a line takes time for");
+        under_way.wrote(BULK, 2, LOADED_BYTES, Micros(0));
+        under_way.wrote(CONTROL, 3, 100, Micros(0));
+        assert!(under_way.may_queue(BULK, 2) && under_way.may_queue(CONTROL, 3));
+        assert!(!under_way.may_queue(CONTROL, 1), "it left before");
+        assert!(!under_way.may_queue(BULK, 1), "it is not there");
+        under_way.answered(BULK, 2, WAY, Micros(7));
+        assert_eq!(under_way.answered_at(BULK), Some(Micros(7)));
+        assert!(!under_way.is_idle());
+        under_way.wrote(CONTROL, 4, 100, Micros(0));
+        assert!(!under_way.may_queue(CONTROL, 4));
+        under_way.answered(CONTROL, 3, WAY, Micros(8));
+        under_way.ended(CONTROL, 4);
+        assert!(under_way.is_idle());
+        assert_eq!(under_way.bytes, 0);
+    }
+
+    /// Whoever waits by what answers took says how long with as much under way as they had.
+    #[test]
+    fn what_is_usual_is_no_reason_to_wait() {
+        let mut under_way = UnderWay::default();
+        let mut waited = 0;
+        for id in 0..100 {
+            under_way.wrote(BULK, id, LOADED_BYTES, Micros(0));
+            waited += u64::from(under_way.may_queue(BULK, id));
+            under_way.answered(BULK, id, WAY, Micros(id));
+        }
+        assert!((1..10).contains(&waited), "until there were answers: {waited}");
+        under_way.wrote(BULK, 100, 3 * LOADED_BYTES, Micros(0));
+        under_way.wrote(CONTROL, 101, 1, Micros(0));
+        assert!(under_way.may_queue(BULK, 100) && under_way.may_queue(CONTROL, 101), "it has had no answers");
+    }
+
+    #[test]
+    fn an_answer_says_that_all_before_it_arrived() {
+        let mut under_way = UnderWay::default();
+        (1..=4).for_each(|id| under_way.wrote(BULK, id, LOADED_BYTES, Micros(0)));
+        under_way.answered(BULK, 3, WAY, Micros(5));
+        let queued: Vec<u64> = (1..=4).filter(|id| under_way.may_queue(BULK, *id)).collect();
+        assert_eq!(queued, [4]);
+        under_way.answered(BULK, 1, WAY, Micros(9));
+        assert_eq!(under_way.answered_at(BULK), Some(Micros(5)), "it was known to have arrived");
+        under_way.ended(BULK, 4);
+        assert_eq!((under_way.bytes, under_way.is_idle()), (0, true));
+    }
+
+    #[test]
+    fn no_more_frames_are_kept_than_is_said_and_a_link_takes_its_own_along() {
+        let mut under_way = UnderWay::default();
+        (0..5000).for_each(|id| under_way.wrote(BULK, id, 100, Micros(0)));
+        under_way.wrote(CONTROL, 5000, 7, Micros(0));
+        assert_eq!(under_way.lines[&BULK].frames.len(), FRAMES_MAX);
+        assert_eq!(under_way.bytes, 100 * FRAMES_MAX as u64 + 7, "what is forgotten does not count");
+        assert!(!under_way.may_queue(BULK, 1) && under_way.may_queue(BULK, 4999));
+        under_way.forget(BULK.0);
+        assert_eq!((under_way.bytes, under_way.lines.len()), (7, 1));
+    }
+
+    fn due(drains: &UnderWay, id: u64) -> Option<Micros> {
         drains.answer_due(LINE, id, WAY).map(|(due, _)| due)
     }
 
@@ -146,7 +247,7 @@ mod tests {
 
     #[test]
     fn an_answer_is_due_when_what_stands_before_it_has_drained() {
-        let mut drains = Drains::default();
+        let mut drains = UnderWay::default();
         for id in 1..=4 {
             drains.wrote(LINE, id, 500_000, ms(0));
         }
@@ -169,7 +270,7 @@ mod tests {
 
     #[test]
     fn what_is_short_and_alone_says_nothing_and_an_idle_line_begins_anew() {
-        let mut drains = Drains::default();
+        let mut drains = UnderWay::default();
         drains.wrote(LINE, 1, 1000, ms(0));
         drains.answered(LINE, 1, WAY, ms(300));
         drains.wrote(LINE, 2, 500_000, ms(1000));
@@ -181,7 +282,7 @@ mod tests {
 
     #[test]
     fn a_line_whose_frames_are_all_given_up_begins_anew_and_what_is_behind_one_still_waits_for_it() {
-        let mut drains = Drains::default();
+        let mut drains = UnderWay::default();
         (1..=4).for_each(|id| drains.wrote(LINE, id, 500_000, ms(0)));
         drains.answered(LINE, 1, WAY, ms(140));
         drains.ended(LINE, 3);
@@ -198,24 +299,16 @@ mod tests {
         assert_eq!(due(&drains, 6), Some(ms(740)));
     }
 
-    #[test]
-    fn no_more_frames_are_kept_than_is_said() {
-        let mut drains = Drains::default();
-        (0..5000).for_each(|id| drains.wrote(LINE, id, 100, ms(id)));
-        assert_eq!(drains.lines[&LINE].frames.len(), FRAMES_MAX);
-        assert_eq!(due(&drains, 1), None);
-    }
-
     /// What is forgotten is answered unheard. The next one that is kept counts it as answered, in no more time than it waited
     /// itself: the line seems faster than it is, so that nothing is waited for longer than it should be.
     #[test]
     fn what_was_forgotten_makes_no_line_slower() {
-        let (mut all, mut drains) = (Drains::default(), Drains::default());
+        let (mut all, mut drains) = (UnderWay::default(), UnderWay::default());
         // 1 ms each, in a line that takes 2 ms for each.
         let (kept, many) = (FRAMES_MAX as u64, 3 * FRAMES_MAX as u64);
         (0..many).for_each(|id| drains.wrote(LINE, id, 1000, ms(id)));
         (0..kept).for_each(|id| all.wrote(LINE, id, 1000, ms(id)));
-        let answer = |drains: &mut Drains, id: u64| drains.answered(LINE, id, WAY, ms(40 + 2 * (id + 1)));
+        let answer = |drains: &mut UnderWay, id: u64| drains.answered(LINE, id, WAY, ms(40 + 2 * (id + 1)));
         // Nothing but what it remembers is answered of the one, all of the other.
         (0..many - 10).for_each(|id| answer(&mut drains, id));
         (0..kept - 10).for_each(|id| answer(&mut all, id));
