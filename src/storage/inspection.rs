@@ -18,7 +18,7 @@ pub struct Inspection {
     pub purged: Option<EntryId>,
     /// From this index on, entries that were acknowledged may be missing since an earlier start.
     pub in_doubt: Option<u64>,
-    /// How many entries were known to be committed when the last ones were written.
+    /// How many entries were known to be committed when the last ones were written, or cut off.
     pub committed: u64,
     /// The segments, the oldest first. Ones that cannot be read at all are only among the problems.
     pub segments: Vec<SegmentReport>,
@@ -52,7 +52,10 @@ impl Inspection {
         names.sort_unstable();
         let mut this = Self::default();
         match Recovered::of_slots(disk, &names) {
-            Ok(found) => (this.purged, this.in_doubt) = (found.purged, found.in_doubt),
+            Ok(found) => {
+                (this.purged, this.in_doubt, this.committed) =
+                    (found.purged, found.in_doubt, found.committed);
+            }
             Err(error) => this.problems.push(error),
         }
         let next = this.purged.map_or(0, |id| id.index + 1);
@@ -107,6 +110,8 @@ impl Inspection {
                 showing = head.id.index < next || show(Entry { id: head.id, payload: record.slice(payload) });
             }
         }
+        // The note of before a cut may count what the log has no more.
+        this.committed = this.committed.min(this.indexes().end);
         Ok(this)
     }
 

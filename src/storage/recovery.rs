@@ -16,7 +16,7 @@ use super::entry::EntryId;
 use super::error::StorageError;
 use super::record::{ALIGN, HEAD_BYTES, Head};
 use super::segment::{FILE_BYTES_MAX, HEADER_BYTES_MAX, Header, Identity, file_name, first_of};
-use super::segments::{PURGED, Segments, decode_id, within};
+use super::segments::{COMMITTED, PURGED, Segments, decode_id, within};
 use super::slot::{self, UNFINISHED};
 
 /// The slot of the layer above.
@@ -31,7 +31,7 @@ pub struct Recovered {
     pub purged: Option<EntryId>,
     /// The last entry, or the one up to which all were purged.
     pub last: Option<EntryId>,
-    /// How many entries were known to be committed when the last ones were written. Not more than there are.
+    /// How many entries were known to be committed when the last ones were written, or cut off. Not more than there are.
     pub committed: u64,
     /// What was saved last as a vote.
     pub vote: Option<Bytes>,
@@ -51,6 +51,10 @@ impl Recovered {
                 decode_id(&value).ok_or_else(|| StorageError::corrupt(PURGED, 24, "it is no entry's id"))?;
             found.purged = Some(id);
             found.last = Some(id);
+        }
+        if let Some(value) = slot::load(disk, COMMITTED, names)? {
+            let count = value.as_ref().try_into().map(u64::from_le_bytes);
+            found.committed = count.map_err(|_| StorageError::corrupt(COMMITTED, 24, "it is no number"))?;
         }
         if let Some(value) = slot::load(disk, DOUBT, names)?.filter(|value| !value.is_empty()) {
             let index = value.as_ref().try_into().map(u64::from_le_bytes);
@@ -150,7 +154,8 @@ impl<D: Disk> Segments<D> {
             catalog: Arc::new(Mutex::new(Catalog { segments: VecDeque::new() })),
             next: 0,
             purged: found.purged,
-            committed: 0,
+            committed: found.committed,
+            committed_kept: found.committed,
             synced: 0,
             buffer: Vec::new(),
         };

@@ -16,6 +16,8 @@ use super::slot;
 
 /// The slot of the entry up to which all are purged.
 pub(super) const PURGED: &str = "purged";
+/// The slot of how many entries were known to be committed before the last cut.
+pub(super) const COMMITTED: &str = "committed";
 
 /// The one writer of the segments of a directory.
 #[derive(Debug)]
@@ -33,6 +35,8 @@ pub(super) struct Segments<D: Disk> {
     pub(super) purged: Option<EntryId>,
     /// How many entries are known to be committed: goes into the next records.
     pub(super) committed: u64,
+    /// And is in [`COMMITTED`].
+    pub(super) committed_kept: u64,
     /// How much of the newest segment is durable.
     pub(super) synced: u32,
     /// Records that are not written yet; kept for its memory.
@@ -159,12 +163,17 @@ impl<D: Disk> Segments<D> {
 
     /// Takes out all entries after this one, or all. Durable when this returns.
     ///
+    /// How many are known to be committed was said by records, and may be by those that go alone: it is durable elsewhere before.
     /// The newest segment goes first, and is durably gone before the next one is touched: no crash leaves a gap. What is cut
     /// off is durably cut off before anything is written in its place: no crash mixes old and new.
     pub(super) fn truncate_after(&mut self, last: Option<EntryId>) -> Result<(), StorageError> {
         let next = last.map_or(0, |id| id.index + 1).max(self.first());
         if next >= self.next {
             return Ok(());
+        }
+        if self.committed > self.committed_kept {
+            slot::save(&self.disk, COMMITTED, &self.committed.to_le_bytes())?;
+            self.committed_kept = self.committed;
         }
         loop {
             let mut catalog = self.catalog();

@@ -383,6 +383,30 @@ fn committed_comes_back_as_far_as_it_was_written() {
     assert_eq!(open(&run.disk, 3).unwrap().2.committed, 4);
 }
 
+/// A leader that is replaced knows what is committed, and may have said so in entries that are not.
+#[test]
+fn committed_is_not_forgotten_with_the_records_that_said_it() {
+    let (mut run, _) = Run::begin(FaultyDisk::default(), 7).unwrap();
+    let entry = |index| Entry { id: EntryId { term: 1, index }, payload: Bytes::new() };
+    run.call(&Call::Append((0..4).map(entry).collect())).unwrap();
+    run.log.note_committed(3);
+    run.call(&Call::Append(vec![entry(4)])).unwrap();
+    run.call(&Call::TruncateAfter(Some(EntryId { term: 1, index: 3 }))).unwrap();
+    assert!(run.step());
+    run.after_power_loss(&mut fastrand::Rng::with_seed(1));
+    assert_eq!(open(&run.disk, 3).unwrap().2.committed, 3);
+    assert_eq!(Inspection::of(&run.disk, |_| true).unwrap().committed, 3);
+    // Of what is cut off nobody speaks.
+    let (mut run, _) = Run::begin(FaultyDisk::default(), 7).unwrap();
+    run.call(&Call::Append((0..2).map(entry).collect())).unwrap();
+    run.log.note_committed(9);
+    run.call(&Call::Append(vec![entry(2)])).unwrap();
+    run.call(&Call::TruncateAfter(Some(EntryId { term: 1, index: 0 }))).unwrap();
+    assert!(run.step());
+    assert_eq!(open(&run.disk, 3).unwrap().2.committed, 1);
+    assert_eq!(Inspection::of(&run.disk, |_| true).unwrap().committed, 1);
+}
+
 #[test]
 fn another_nodes_log_is_not_touched() {
     let (disk, _) = damage::sound();
