@@ -27,6 +27,10 @@ mod store;
 /// Bytes of a value, and clients, each of which waits for its answer: 64 of them wait for round trips, 256 fill lines of 100 Mbit/s.
 const LOADS: [(usize, usize); 3] = [(4096, 64), (4096, 256), (256, 128)];
 const LEADER_WITHIN: Duration = Duration::from_secs(30);
+/// Before and after a load lines are to be idle: what a follower lacks yet is part of this one, and not of the next.
+const IDLE_WITHIN: Duration = Duration::from_secs(60);
+/// So much in a second is heartbeats, B.
+const IDLE_BYTES: u64 = 200_000;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
@@ -59,10 +63,13 @@ async fn run(hosts: &[Host], uplinks: &[&str], rounds: u64, span: Duration) {
     );
     println!();
     println!(
-        "value B  clients  store          puts/s   p50 ms   p99 ms  CPU us/put  between datacenters  of etcd"
+        "                                                                       values between datacenters"
+    );
+    println!(
+        "value B  clients  store          puts/s   p50 ms   p99 ms  CPU us/put    in packets  in frames  of etcd"
     );
     let kinds = [Kind::Trunkline, Kind::Etcd];
-    let mut seen: Vec<Vec<(Figures, f64)>> = vec![Vec::new(); LOADS.len() * kinds.len()];
+    let mut seen: Vec<Vec<(Figures, Crossed)>> = vec![Vec::new(); LOADS.len() * kinds.len()];
     for _ in 0..rounds {
         for (which, kind) in kinds.into_iter().enumerate() {
             let temp = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory for the data");
@@ -73,11 +80,19 @@ async fn run(hosts: &[Host], uplinks: &[&str], rounds: u64, span: Duration) {
             let Some(mut store) = store else { continue };
             lead_from_the_first(&mut store, hosts).await;
             for (load, (value_bytes, clients)) in LOADS.into_iter().enumerate() {
-                let before = bytes_between(uplinks);
+                idle(uplinks).await;
+                let (packets, frames) = (bytes_between(uplinks), frames_between(&store, &hosts[0].dc).await);
                 let figures = measure(&store, clients, value_bytes, span).await;
-                let payload = figures.per_second * span.as_secs_f64() * value_bytes as f64;
-                seen[load * kinds.len() + which]
-                    .push((figures, (bytes_between(uplinks) - before) as f64 / payload));
+                // The last of it gets everywhere after the answers.
+                idle(uplinks).await;
+                let payload = figures.puts * value_bytes as f64;
+                let copies = |bytes: u64| bytes as f64 / payload;
+                let after = frames_between(&store, &hosts[0].dc).await;
+                let crossed = Crossed {
+                    packets: copies(bytes_between(uplinks) - packets),
+                    frames: after.zip(frames).map(|(after, before)| copies(after - before)),
+                };
+                seen[load * kinds.len() + which].push((figures, crossed));
             }
         }
     }
@@ -89,20 +104,23 @@ async fn run(hosts: &[Host], uplinks: &[&str], rounds: u64, span: Duration) {
         };
         for (which, kind) in kinds.into_iter().enumerate() {
             let Some(figure) = figures(which) else { continue };
-            let mut copies: Vec<f64> = of(which).iter().map(|(_, copies)| *copies).collect();
-            copies.sort_by(f64::total_cmp);
+            let packets = median(of(which).iter().map(|(_, crossed)| crossed.packets));
+            let frames = median(of(which).iter().filter_map(|(_, crossed)| crossed.frames));
+            let copies =
+                |copies: Option<f64>| copies.map_or(String::new(), |copies| format!("{copies:.2} x"));
             let ratio = match (kind, figures(1)) {
                 (Kind::Trunkline, Some(peer)) => format!("  {:>5.2} x", figure.per_second / peer.per_second),
                 _ => String::new(),
             };
             println!(
-                "{value_bytes:>7}  {clients:>7}  {:<11}  {:>8.0}  {:>7.1}  {:>7.1}  {:>10.0}  {:>11.2} x values{ratio}",
+                "{value_bytes:>7}  {clients:>7}  {:<11}  {:>8.0}  {:>7.1}  {:>7.1}  {:>10.0}  {:>12}  {:>9}{ratio}",
                 kind.name(),
                 figure.per_second,
                 figure.p50_ms,
                 figure.p99_ms,
                 figure.cpu_us,
-                copies[copies.len() / 2],
+                copies(packets),
+                copies(frames),
             );
         }
     }
@@ -154,6 +172,49 @@ fn host(name: &str) -> Host {
         ip: address.parse::<IpAddr>().expect("an address"),
         namespace: Some(name.to_owned()),
     }
+}
+
+/// What crossed between datacenters, over the values.
+#[derive(Clone, Copy)]
+struct Crossed {
+    /// Packets of IP.
+    packets: f64,
+    /// Of the mesh alone.
+    frames: Option<f64>,
+}
+
+fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied()
+}
+
+/// Until next to nothing is on the lines any longer.
+async fn idle(uplinks: &[&str]) {
+    let deadline = Instant::now() + IDLE_WITHIN;
+    while Instant::now() < deadline {
+        let before = bytes_between(uplinks);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        if bytes_between(uplinks) - before < IDLE_BYTES {
+            return;
+        }
+    }
+    eprintln!("the lines are not idle after {IDLE_WITHIN:?}: the next figures have bytes of the load before");
+}
+
+/// That the leader's frames to other datacenters had so far, and those to it.
+async fn frames_between(store: &Store, own: &str) -> Option<u64> {
+    if store.kind != Kind::Trunkline {
+        return None;
+    }
+    let metrics = get(store::admin(store.leader), "/metrics").await?;
+    let remote = |line: &&str| {
+        let sent = line.starts_with("trunkline_sent_bytes_total") && line.contains("stage=\"wire\"");
+        (sent || line.starts_with("trunkline_received_bytes_total"))
+            && !line.contains(&format!("datacenter=\"{own}\""))
+    };
+    let bytes = |line: &str| line.rsplit(' ').next().and_then(|value| value.parse::<f64>().ok());
+    Some(metrics.lines().filter(remote).filter_map(bytes).sum::<f64>() as u64)
 }
 
 /// That left all datacenters so far, in packets of IP.

@@ -21,6 +21,8 @@ pub(crate) struct Figures {
     pub(crate) p50_ms: f64,
     pub(crate) p99_ms: f64,
     pub(crate) cpu_us: f64,
+    /// All that were made, those that are in no other figure included.
+    pub(crate) puts: f64,
 }
 
 impl Figures {
@@ -35,6 +37,7 @@ impl Figures {
             p50_ms: median(|it| it.p50_ms),
             p99_ms: median(|it| it.p99_ms),
             cpu_us: median(|it| it.cpu_us),
+            puts: median(|it| it.puts),
         }
     }
 }
@@ -76,6 +79,7 @@ pub(crate) async fn measure(store: &Store, clients: usize, value_bytes: usize, s
         p50_ms: at(50),
         p99_ms: at(99),
         cpu_us: cpu.as_secs_f64() * 1e6 / took.len() as f64,
+        puts: (took.len() + clients) as f64,
     }
 }
 

@@ -14,6 +14,7 @@ mod members;
 mod message;
 mod network;
 mod outbox;
+mod pace;
 mod parts;
 mod quorum;
 mod receiver;
@@ -48,6 +49,7 @@ use self::machine_store::MachineStore;
 use self::message::Body;
 use self::network::{Network, Wire};
 use self::outbox::Outbox;
+use self::pace::Paces;
 use self::quorum::Quorum;
 use self::receiver::Receiver;
 use self::requests::{FORWARDED_KIB_MAX, PROPOSALS_KIB_MAX, Requests};
@@ -137,6 +139,7 @@ impl<D: Disk> Engine<D> {
             heard: Heard::new(own, timing.election, Arc::clone(&quorum)),
             quorum,
             stopping: Stopping::new(2 * timing.election),
+            paces: Paces::default(),
             silences: Mutex::new(Silences::new(timing.election)),
             asked: Mutex::new(None),
         });

@@ -14,8 +14,11 @@ use super::super::tasks::blocking;
 use super::types::*;
 use crate::storage::{Disk, Done, Entry, Log, Recovered, StorageError};
 
-/// What a follower gets at once, B: a chunk that a WAN carries in a few milliseconds.
-const CHUNK_BYTES: usize = 1 << 20;
+/// What a follower gets at once, B: a chunk that a WAN carries in some ten milliseconds.
+const CHUNK_BYTES: usize = 256 << 10;
+/// And so many entries, where their indexes have such a border: followers that are at different places of the log come to the same
+/// ones, so that what they get from there on is the same.
+const CHUNK_ENTRIES: u64 = 256;
 
 /// Tells the last index that a durable snapshot has.
 pub(super) type Covered = Box<dyn Fn() -> Option<u64> + Send + Sync>;
@@ -122,7 +125,8 @@ impl<D: Disk> RaftLogReader<Types> for LogStore<D> {
     }
 
     async fn limited_get_log_entries(&mut self, from: u64, to: u64) -> io::Result<Vec<EngineEntry>> {
-        self.read(from, to, CHUNK_BYTES).await
+        let border = (from / CHUNK_ENTRIES + 1) * CHUNK_ENTRIES;
+        self.read(from, to.min(border), CHUNK_BYTES).await
     }
 }
 
@@ -218,5 +222,40 @@ impl<D: Disk> RaftLogStorage<Types> for LogStore<D> {
         let covered = (self.shared.covered)();
         assert!(covered >= Some(up_to.index), "a snapshot has everything that is purged");
         self.done(|log, done| log.purge(id_of(&up_to), done)).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::command::Command;
+    use super::*;
+    use crate::storage::{Directory, EntryId, Identity, Options};
+
+    /// The borders of what a follower gets that has everything before an index.
+    async fn borders(store: &mut LogStore<Directory>, mut from: u64, to: u64) -> Vec<u64> {
+        let mut borders = Vec::new();
+        while from < to {
+            let entries = store.limited_get_log_entries(from, to).await.unwrap();
+            assert_eq!(entries[0].log_id.index, from);
+            from = entries.last().unwrap().log_id.index + 1;
+            borders.push(from);
+        }
+        borders
+    }
+
+    #[tokio::test]
+    async fn whoever_is_behind_comes_to_the_borders_that_all_come_to() {
+        let directory = tempfile::tempdir().unwrap();
+        let identity = Identity { cluster: "c".to_owned(), node: "n".to_owned() };
+        let disk = Directory::new(directory.path().to_owned());
+        let (log, found) = Log::open(disk, identity, Options::new(1)).unwrap();
+        let entry = |index| Entry { id: EntryId { term: 1, index }, payload: Command::Nothing.encode() };
+        let to = 5 * CHUNK_ENTRIES;
+        log.append((0..to).map(entry).collect(), Box::new(drop)).unwrap();
+        let mut store = LogStore::new(Arc::new(log), Box::new(|| None), &found, Events::in_memory()).unwrap();
+        let all: Vec<u64> = (1..=5).map(|count| count * CHUNK_ENTRIES).collect();
+        assert_eq!(borders(&mut store, 0, to).await, all);
+        assert_eq!(borders(&mut store, CHUNK_ENTRIES + 7, to).await, all[1..]);
+        assert_eq!(borders(&mut store, 2 * CHUNK_ENTRIES - 1, to - 3).await[..3], all[1..4]);
     }
 }

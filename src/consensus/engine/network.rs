@@ -1,7 +1,7 @@
 //! The engine's way to other replicas.
 
 use std::collections::VecDeque;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -30,6 +30,7 @@ use super::heard::Heard;
 use super::machine_store::SnapshotData;
 use super::message::{Append, Appended, Body, Envelope};
 use super::outbox::{Outbox, QueueFull};
+use super::pace::{Paces, Step};
 use super::parts::{EngineSnapshot, Receives};
 use super::quorum::{Quorum, Sent};
 use super::silences::Silences;
@@ -37,9 +38,8 @@ use super::stopping::Stopping;
 use super::types::*;
 use crate::storage::{Disk, Entry};
 
-/// Appends of a stream that are not answered yet. A stream that is full goes on when its own follower answers, and no longer together
-/// with those of its datacenter: entries then cross more than once. So this is what a thousand appends per second and a round trip of half a
-/// second ask for, and more is aggregated by the engine.
+/// Appends of a stream that are not answered yet: a thousand per second and a round trip of a second. More is aggregated by the
+/// engine.
 pub(super) const STREAM_APPENDS_MAX: usize = 1024;
 /// And their bytes: beyond them the mesh's budget for the destination would refuse.
 const STREAM_BYTES_MAX: usize = 2 << 20;
@@ -56,6 +56,7 @@ pub(super) struct Wire {
     pub(super) heard: Heard,
     pub(super) quorum: Arc<Quorum>,
     pub(super) stopping: Stopping,
+    pub(super) paces: Paces,
     pub(super) silences: Mutex<Silences>,
     /// The last term in which votes were asked for, and whether that was on trial: an event for all voters is enough.
     pub(super) asked: Mutex<Option<(u64, bool)>>,
@@ -312,11 +313,15 @@ impl<D: Disk> NetStreamAppend<Types> for Peer<D> {
             Lane::Bulk => self.wire.patience,
         };
         let call = self.wire.calls.open(Some(self.replica), 2 * STREAM_APPENDS_MAX);
+        let join = || self.wire.paces.join(&self.place.datacenter, self.replica);
+        let step = (self.lane == Lane::Bulk).then(join);
         let stream = Appends {
             peer: self,
             input: Some(input),
+            step,
             call,
             next: 0,
+            next_index: 0,
             pending: VecDeque::new(),
             bytes: 0,
             patience,
@@ -338,8 +343,12 @@ struct Appends<'a, D: Disk, S> {
     peer: &'a Peer<D>,
     /// Until it has ended.
     input: Option<S>,
+    /// Of a stream of entries.
+    step: Option<Step>,
     call: Call,
     next: u64,
+    /// Of the next entry.
+    next_index: u64,
     pending: VecDeque<Pending>,
     bytes: usize,
     patience: Duration,
@@ -366,6 +375,14 @@ impl<D: Disk, S: Stream<Item = AppendEntriesRequest<Types>> + Unpin> Appends<'_,
                 return None;
             }
             let late = self.since + self.patience;
+            let held_until = match &mut self.step {
+                Some(step) if waits => {
+                    step.is_at(self.next_index, full, self.since);
+                    step.waits_until(Instant::now()).filter(|_| !full)
+                }
+                _ => None,
+            };
+            let open = !full && self.input.is_some();
             tokio::select! {
                 biased;
                 answer = self.call.answer(), if waits => return Some(match answer {
@@ -375,9 +392,10 @@ impl<D: Disk, S: Stream<Item = AppendEntriesRequest<Types>> + Unpin> Appends<'_,
                     }
                     None => Err(broken("the follower was restarted")),
                 }),
-                request = next_of(&mut self.input), if !full && self.input.is_some() => match request {
-                    None => self.input = None,
-                    Some(request) => {
+                next = next_of(&mut self.input, &mut self.step, held_until), if open => match next {
+                    Next::OthersMoved => {}
+                    Next::End => self.input = None,
+                    Next::Request(request) => {
                         if let Err(error) = self.send(request) {
                             return Some(Err(error));
                         }
@@ -425,6 +443,7 @@ impl<D: Disk, S: Stream<Item = AppendEntriesRequest<Types>> + Unpin> Appends<'_,
         self.pending.push_back(Pending { seq, term, sent, previous, last, bytes });
         self.bytes += bytes;
         self.next += 1;
+        self.next_index = last.map_or(0, |id| id.index + 1);
         Ok(())
     }
 
@@ -449,11 +468,35 @@ impl<D: Disk, S: Stream<Item = AppendEntriesRequest<Types>> + Unpin> Appends<'_,
     }
 }
 
-async fn next_of<S: Stream + Unpin>(input: &mut Option<S>) -> Option<S::Item> {
-    match input {
-        Some(input) => input.next().await,
-        None => std::future::pending().await,
+/// What a stream with room comes to.
+enum Next {
+    /// It waited for the others of its datacenter, which may be over.
+    OthersMoved,
+    Request(AppendEntriesRequest<Types>),
+    End,
+}
+
+async fn next_of<S: Stream<Item = AppendEntriesRequest<Types>> + Unpin>(
+    input: &mut Option<S>,
+    step: &mut Option<Step>,
+    held_until: Option<Instant>,
+) -> Next {
+    if let (Some(step), Some(until)) = (step.as_ref(), held_until) {
+        tokio::select! {
+            () = step.changed() => {}
+            () = sleep_until(until) => {}
+        }
+        return Next::OthersMoved;
     }
+    let Some(input) = input else { return std::future::pending().await };
+    let request = poll_fn(|context| {
+        let polled = input.poll_next_unpin(context);
+        if polled.is_pending() {
+            step.iter_mut().for_each(Step::is_at_head);
+        }
+        polled
+    });
+    request.await.map_or(Next::End, Next::Request)
 }
 
 impl<D: Disk> NetSnapshot<Types> for Peer<D> {
