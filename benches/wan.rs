@@ -86,11 +86,10 @@ async fn run(hosts: &[Host], uplinks: &[&str], rounds: u64, span: Duration) {
                 // The last of it gets everywhere after the answers.
                 idle(uplinks).await;
                 let payload = figures.puts * value_bytes as f64;
-                let copies = |bytes: u64| bytes as f64 / payload;
                 let after = frames_between(&store, &hosts[0].dc).await;
                 let crossed = Crossed {
-                    packets: copies(bytes_between(uplinks) - packets),
-                    frames: after.zip(frames).map(|(after, before)| copies(after - before)),
+                    packets: (bytes_between(uplinks) - packets) as f64 / payload,
+                    frames: after.zip(frames).map(|(after, before)| (after - before) / payload),
                 };
                 seen[load * kinds.len() + which].push((figures, crossed));
             }
@@ -203,7 +202,7 @@ async fn idle(uplinks: &[&str]) {
 }
 
 /// That the leader's frames to other datacenters had so far, and those to it.
-async fn frames_between(store: &Store, own: &str) -> Option<u64> {
+async fn frames_between(store: &Store, own: &str) -> Option<f64> {
     if store.kind != Kind::Trunkline {
         return None;
     }
@@ -214,7 +213,7 @@ async fn frames_between(store: &Store, own: &str) -> Option<u64> {
             && !line.contains(&format!("datacenter=\"{own}\""))
     };
     let bytes = |line: &str| line.rsplit(' ').next().and_then(|value| value.parse::<f64>().ok());
-    Some(metrics.lines().filter(remote).filter_map(bytes).sum::<f64>() as u64)
+    Some(metrics.lines().filter(remote).filter_map(bytes).sum())
 }
 
 /// That left all datacenters so far, in packets of IP.
