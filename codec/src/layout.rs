@@ -17,7 +17,7 @@ use crate::wire;
 
 /// Records of a frame, and parts of each of its messages, for which a reader makes room from the beginning.
 const USUAL_RECORDS: usize = 16;
-const USUAL_PIECES: usize = 4;
+pub(crate) const USUAL_PIECES: usize = 4;
 /// ... and parts of all messages together, where these are few.
 const USUAL_MEMBERS: usize = 32;
 /// Longer lists are given back, 40 KiB, 8 KiB and 6 KiB: one large frame must not make a connection expensive for ever.

@@ -17,9 +17,10 @@ pub(crate) struct RememberedOpenings<'a> {
 /// Where in [`RememberedOpenings`] the opening of a message is.
 pub(crate) struct Cursor<'a> {
     stream: &'a [u8],
-    /// Where it begins in all openings.
-    begin: usize,
-    /// Its length, and how much of it is copied. Short: with what else is kept of a message, `decode.rs` counts.
+    /// Where it begins in all openings. Short, as the next two are: how much is kept of a message is promised, and
+    /// `decode.rs` counts it.
+    begin: u32,
+    /// Its length, and how much of it is copied.
     len: u16,
     at: u16,
 }
@@ -44,9 +45,10 @@ impl<'a> RememberedOpenings<'a> {
         let mut place = 0;
         let cursors = layout.extents.iter().zip(numbers).map(|(extent, number)| {
             let stream = finder.find(*number).map_or(&[][..], Stream::bytes);
-            let (begin, len) = (place, opening_bytes(extent));
-            place += len;
-            let len = u16::try_from(len).expect("openings have a few hundred bytes at most");
+            let len =
+                u16::try_from(opening_bytes(extent)).expect("openings have a few hundred bytes at most");
+            let begin = place;
+            place += u32::from(len);
             Cursor { stream, begin, len, at: 0 }
         });
         let cursors = cursors.collect();
@@ -66,7 +68,7 @@ impl<'a> RememberedOpenings<'a> {
         let cursor = self.cursors.get_mut(message)?;
         // A record ends where the opening does, or before, or begins behind it.
         let at = u16::try_from(usize::from(cursor.at) + bytes.len()).ok().filter(|at| *at <= cursor.len)?;
-        let start = cursor.begin + usize::from(cursor.at);
+        let start = cursor.begin as usize + usize::from(cursor.at);
         let end = start + bytes.len();
         self.bytes[start..end].copy_from_slice(bytes);
         cursor.at = at;
