@@ -139,7 +139,11 @@ impl<D: Disk> Engine<D> {
             heard: Heard::new(own, timing.election, Arc::clone(&quorum)),
             quorum,
             stopping: Stopping::new(2 * timing.election),
-            paces: Paces::default(),
+            paces: Paces::new(place.datacenter.clone()),
+            log_end: {
+                let log = Arc::clone(&log);
+                Box::new(move || log.bounds().indexes().end)
+            },
             silences: Mutex::new(Silences::new(timing.election)),
             asked: Mutex::new(None),
         });

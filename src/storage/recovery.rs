@@ -208,6 +208,11 @@ impl<D: Disk> Segments<D> {
             found.tail = Tail::Cut { bytes: bytes.len() as u64 - u64::from(scan.end), index: next };
             let doubt = found.in_doubt.map_or(next, |before| before.min(next));
             found.in_doubt = Some(doubt);
+            // What was known to be committed and is lost may be decided otherwise, by an operator's word.
+            if self.committed_kept > next {
+                slot::save(&self.disk, COMMITTED, &next.to_le_bytes())?;
+                (self.committed, self.committed_kept) = (self.committed.min(next), next);
+            }
             // Before the cut: after the cut nobody could tell.
             slot::save(&self.disk, DOUBT, &doubt.to_le_bytes())?;
             file.truncate(u64::from(scan.end)).map_err(StorageError::io("shorten", &name))?;

@@ -407,6 +407,28 @@ fn committed_is_not_forgotten_with_the_records_that_said_it() {
     assert_eq!(Inspection::of(&run.disk, |_| true).unwrap().committed, 1);
 }
 
+/// What is lost with a torn tail may be decided otherwise, where an operator gave it up: nothing vouches for what comes in its place.
+#[test]
+fn what_is_cut_as_torn_is_not_known_to_be_committed_when_something_else_comes() {
+    let (mut run, _) = Run::begin(FaultyDisk::default(), 7).unwrap();
+    let entry = |index| Entry { id: EntryId { term: 1, index }, payload: Bytes::new() };
+    run.call(&Call::Append((0..4).map(entry).collect())).unwrap();
+    run.log.note_committed(4);
+    run.call(&Call::Append(vec![entry(4)])).unwrap();
+    run.call(&Call::TruncateAfter(Some(EntryId { term: 1, index: 3 }))).unwrap();
+    assert!(run.step());
+    let name = run.disk.list().unwrap().into_iter().find(|name| name.starts_with("segment-")).unwrap();
+    let file = run.disk.open(&name).unwrap();
+    file.write_at(file.bytes().unwrap() - 1, &[0xff]).unwrap();
+    let (log, mut writer, found) = open(&run.disk, 3).unwrap();
+    assert_eq!((found.in_doubt, found.committed), (Some(3), 3));
+    log.trust(Box::new(|_| {})).unwrap();
+    log.append(vec![Entry { id: EntryId { term: 2, index: 3 }, payload: Bytes::new() }], Box::new(|_| {}))
+        .unwrap();
+    writer.step();
+    assert_eq!(open(&run.disk, 3).unwrap().2.committed, 3);
+}
+
 #[test]
 fn another_nodes_log_is_not_touched() {
     let (disk, _) = damage::sound();

@@ -49,9 +49,6 @@ struct Line {
     answered_at: Option<Micros>,
     /// So many bytes took so long, µs.
     measured: (u64, u64),
-    /// The load of its frames that were answered of late, smoothed as round trips are: what these say of the next frame holds with
-    /// so much under way.
-    usual_load: u64,
 }
 
 /// The connections of a sender.
@@ -60,11 +57,15 @@ pub struct UnderWay {
     lines: BTreeMap<(LinkId, Lane), Line>,
     /// Of all frames that are kept.
     bytes: u64,
+    /// The load of frames of a link that were answered of late, on both lanes, smoothed as its round trips are: what these say of the
+    /// next frame holds with so much under way.
+    usual_loads: BTreeMap<LinkId, u64>,
 }
 
 impl UnderWay {
     /// A frame of so many bytes was written.
     pub fn wrote(&mut self, line: (LinkId, Lane), id: u64, bytes: u64, now: Micros) {
+        let usual = self.usual_loads.get(&line.0).copied().unwrap_or_default();
         let line = self.lines.entry(line).or_default();
         if line.frames.is_empty() {
             // How fast it was when it was last busy says nothing of now, and what was given up then is not answered with what
@@ -75,7 +76,7 @@ impl UnderWay {
         self.bytes = self.bytes.saturating_add(bytes);
         line.written = line.written.saturating_add(bytes);
         let load = self.bytes;
-        let unusual = load >= LOADED_BYTES.max(line.usual_load.saturating_mul(2));
+        let unusual = load >= LOADED_BYTES.max(usual.saturating_mul(2));
         line.frames.push_back(Frame { id, bytes, end: line.written, written_at: now, load, unusual });
         if line.frames.len() > FRAMES_MAX
             && let Some(oldest) = line.frames.pop_front()
@@ -86,6 +87,7 @@ impl UnderWay {
 
     /// Something of a frame was answered. `way` is the longest that a round trip takes without anything to wait for.
     pub fn answered(&mut self, line: (LinkId, Lane), id: u64, way: Duration, now: Micros) {
+        let link = line.0;
         let Some(line) = self.lines.get_mut(&line) else { return };
         // Numbers of frames rise in the order in which they are sealed, which is that in which they are written.
         let Ok(place) = line.frames.binary_search_by_key(&id, |frame| frame.id) else { return };
@@ -106,7 +108,8 @@ impl UnderWay {
             }
         }
         (line.answered, line.answered_at) = (frame.end, Some(now));
-        line.usual_load = line.usual_load.saturating_sub(line.usual_load / 8).saturating_add(frame.load / 8);
+        let usual = self.usual_loads.entry(link).or_default();
+        *usual = usual.saturating_sub(*usual / 8).saturating_add(frame.load / 8);
         let arrived: u64 = line.frames.drain(..=place).map(|frame| frame.bytes).sum();
         self.bytes = self.bytes.saturating_sub(arrived);
     }
@@ -158,6 +161,7 @@ impl UnderWay {
 
     /// A link is gone.
     pub fn forget(&mut self, link: LinkId) {
+        self.usual_loads.remove(&link);
         for lane in Lane::ALL {
             let line = self.lines.remove(&(link, lane)).unwrap_or_default();
             let bytes: u64 = line.frames.iter().map(|frame| frame.bytes).sum();
@@ -172,7 +176,6 @@ mod tests {
 
     const BULK: (LinkId, Lane) = (LinkId(1), Lane::Bulk);
     const CONTROL: (LinkId, Lane) = (LinkId(2), Lane::Control);
-    const LINE: (LinkId, Lane) = BULK;
     const WAY: Duration = Duration::from_millis(40);
 
     #[test]
@@ -237,8 +240,8 @@ mod tests {
         assert_eq!((under_way.bytes, under_way.lines.len()), (7, 1));
     }
 
-    fn due(drains: &UnderWay, id: u64) -> Option<Micros> {
-        drains.answer_due(LINE, id, WAY).map(|(due, _)| due)
+    fn due(under_way: &UnderWay, id: u64) -> Option<Micros> {
+        under_way.answer_due(BULK, id, WAY).map(|(due, _)| due)
     }
 
     fn ms(ms: u64) -> Micros {
@@ -247,73 +250,74 @@ mod tests {
 
     #[test]
     fn an_answer_is_due_when_what_stands_before_it_has_drained() {
-        let mut drains = UnderWay::default();
+        let mut under_way = UnderWay::default();
         for id in 1..=4 {
-            drains.wrote(LINE, id, 500_000, ms(0));
+            under_way.wrote(BULK, id, 500_000, ms(0));
         }
-        assert_eq!(due(&drains, 2), None, "nobody knows yet how fast it is");
+        assert_eq!(due(&under_way, 2), None, "nobody knows yet how fast it is");
         // 500,000 bytes in 100 ms beyond the way.
-        drains.answered(LINE, 1, WAY, ms(140));
-        assert_eq!(due(&drains, 2), Some(ms(240)));
-        let (at, drains_for) = drains.answer_due(LINE, 4, WAY).unwrap();
+        under_way.answered(BULK, 1, WAY, ms(140));
+        assert_eq!(due(&under_way, 2), Some(ms(240)));
+        let (at, drains_for) = under_way.answer_due(BULK, 4, WAY).unwrap();
         assert_eq!((at, drains_for), (ms(440), Duration::from_millis(300)));
         // It slows down, which shows.
-        drains.answered(LINE, 2, WAY, ms(440));
-        assert_eq!(due(&drains, 3), Some(ms(640)));
+        under_way.answered(BULK, 2, WAY, ms(440));
+        assert_eq!(due(&under_way, 3), Some(ms(640)));
         // An answer to the last one says that all have arrived.
-        drains.answered(LINE, 4, WAY, ms(500));
-        assert_eq!(due(&drains, 3), None);
-        assert!(drains.lines[&LINE].frames.is_empty());
-        drains.forget(LINE.0);
-        assert!(drains.lines.is_empty());
+        under_way.answered(BULK, 4, WAY, ms(500));
+        assert_eq!(due(&under_way, 3), None);
+        assert!(under_way.lines[&BULK].frames.is_empty());
+        under_way.forget(BULK.0);
+        assert!(under_way.lines.is_empty());
     }
 
     #[test]
     fn what_is_short_and_alone_says_nothing_and_an_idle_line_begins_anew() {
-        let mut drains = UnderWay::default();
-        drains.wrote(LINE, 1, 1000, ms(0));
-        drains.answered(LINE, 1, WAY, ms(300));
-        drains.wrote(LINE, 2, 500_000, ms(1000));
-        assert_eq!(due(&drains, 2), None, "its member was slow, and not the line");
-        drains.answered(LINE, 2, WAY, ms(1090));
-        drains.wrote(LINE, 3, 1_000_000, ms(5000));
-        assert_eq!(due(&drains, 3), None, "that was another time");
+        let mut under_way = UnderWay::default();
+        under_way.wrote(BULK, 1, 1000, ms(0));
+        under_way.answered(BULK, 1, WAY, ms(300));
+        under_way.wrote(BULK, 2, 500_000, ms(1000));
+        assert_eq!(due(&under_way, 2), None, "its member was slow, and not the line");
+        under_way.answered(BULK, 2, WAY, ms(1090));
+        under_way.wrote(BULK, 3, 1_000_000, ms(5000));
+        assert_eq!(due(&under_way, 3), None, "that was another time");
     }
 
     #[test]
     fn a_line_whose_frames_are_all_given_up_begins_anew_and_what_is_behind_one_still_waits_for_it() {
-        let mut drains = UnderWay::default();
-        (1..=4).for_each(|id| drains.wrote(LINE, id, 500_000, ms(0)));
-        drains.answered(LINE, 1, WAY, ms(140));
-        drains.ended(LINE, 3);
-        assert_eq!(due(&drains, 4), Some(ms(440)), "the third one drains before it all the same");
-        drains.ended(LINE, 4);
-        assert!(!drains.is_idle());
-        drains.ended(LINE, 2);
-        assert!(drains.is_idle());
-        drains.wrote(LINE, 5, 500_000, ms(500));
-        assert_eq!(due(&drains, 5), None, "that was another time");
+        let mut under_way = UnderWay::default();
+        (1..=4).for_each(|id| under_way.wrote(BULK, id, 500_000, ms(0)));
+        under_way.answered(BULK, 1, WAY, ms(140));
+        under_way.ended(BULK, 3);
+        assert_eq!(due(&under_way, 4), Some(ms(440)), "the third one under_way before it all the same");
+        under_way.ended(BULK, 4);
+        assert!(!under_way.is_idle());
+        under_way.ended(BULK, 2);
+        assert!(under_way.is_idle());
+        under_way.wrote(BULK, 5, 500_000, ms(500));
+        assert_eq!(due(&under_way, 5), None, "that was another time");
         // What was given up does not count as answered with what follows: 500,000 bytes in 100 ms again.
-        drains.wrote(LINE, 6, 500_000, ms(500));
-        drains.answered(LINE, 5, WAY, ms(640));
-        assert_eq!(due(&drains, 6), Some(ms(740)));
+        under_way.wrote(BULK, 6, 500_000, ms(500));
+        under_way.answered(BULK, 5, WAY, ms(640));
+        assert_eq!(due(&under_way, 6), Some(ms(740)));
     }
 
     /// What is forgotten is answered unheard. The next one that is kept counts it as answered, in no more time than it waited
     /// itself: the line seems faster than it is, so that nothing is waited for longer than it should be.
     #[test]
     fn what_was_forgotten_makes_no_line_slower() {
-        let (mut all, mut drains) = (UnderWay::default(), UnderWay::default());
+        let (mut all, mut under_way) = (UnderWay::default(), UnderWay::default());
         // 1 ms each, in a line that takes 2 ms for each.
         let (kept, many) = (FRAMES_MAX as u64, 3 * FRAMES_MAX as u64);
-        (0..many).for_each(|id| drains.wrote(LINE, id, 1000, ms(id)));
-        (0..kept).for_each(|id| all.wrote(LINE, id, 1000, ms(id)));
-        let answer = |drains: &mut UnderWay, id: u64| drains.answered(LINE, id, WAY, ms(40 + 2 * (id + 1)));
+        (0..many).for_each(|id| under_way.wrote(BULK, id, 1000, ms(id)));
+        (0..kept).for_each(|id| all.wrote(BULK, id, 1000, ms(id)));
+        let answer =
+            |under_way: &mut UnderWay, id: u64| under_way.answered(BULK, id, WAY, ms(40 + 2 * (id + 1)));
         // Nothing but what it remembers is answered of the one, all of the other.
-        (0..many - 10).for_each(|id| answer(&mut drains, id));
+        (0..many - 10).for_each(|id| answer(&mut under_way, id));
         (0..kept - 10).for_each(|id| answer(&mut all, id));
-        for (drains, last) in [(&all, kept - 1), (&drains, many - 1)] {
-            let (at, drains_for) = drains.answer_due(LINE, last, WAY).unwrap();
+        for (under_way, last) in [(&all, kept - 1), (&under_way, many - 1)] {
+            let (at, drains_for) = under_way.answer_due(BULK, last, WAY).unwrap();
             assert!(at <= ms(40 + 2 * (last + 1)), "{at:?}");
             assert!(drains_for <= Duration::from_millis(20), "{drains_for:?}");
         }

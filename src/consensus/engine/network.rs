@@ -1,7 +1,7 @@
 //! The engine's way to other replicas.
 
 use std::collections::VecDeque;
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -57,6 +57,8 @@ pub(super) struct Wire {
     pub(super) quorum: Arc<Quorum>,
     pub(super) stopping: Stopping,
     pub(super) paces: Paces,
+    /// The index that the next entry of the log will have.
+    pub(super) log_end: Box<dyn Fn() -> u64 + Send + Sync>,
     pub(super) silences: Mutex<Silences>,
     /// The last term in which votes were asked for, and whether that was on trial: an event for all voters is enough.
     pub(super) asked: Mutex<Option<(u64, bool)>>,
@@ -314,7 +316,7 @@ impl<D: Disk> NetStreamAppend<Types> for Peer<D> {
         };
         let call = self.wire.calls.open(Some(self.replica), 2 * STREAM_APPENDS_MAX);
         let join = || self.wire.paces.join(&self.place.datacenter, self.replica);
-        let step = (self.lane == Lane::Bulk).then(join);
+        let step = (self.lane == Lane::Bulk).then(join).flatten();
         let stream = Appends {
             peer: self,
             input: Some(input),
@@ -326,6 +328,7 @@ impl<D: Disk> NetStreamAppend<Types> for Peer<D> {
             bytes: 0,
             patience,
             since: Instant::now(),
+            heard_at: None,
         };
         let answers = futures_util::stream::unfold(Some(stream), |stream| async move {
             let mut stream = stream?;
@@ -354,6 +357,8 @@ struct Appends<'a, D: Disk, S> {
     patience: Duration,
     /// The last answer, or the first append that waits for one.
     since: Instant,
+    /// The last answer.
+    heard_at: Option<Instant>,
 }
 
 struct Pending {
@@ -375,13 +380,7 @@ impl<D: Disk, S: Stream<Item = AppendEntriesRequest<Types>> + Unpin> Appends<'_,
                 return None;
             }
             let late = self.since + self.patience;
-            let held_until = match &mut self.step {
-                Some(step) if waits => {
-                    step.is_at(self.next_index, full, self.since);
-                    step.waits_until(Instant::now()).filter(|_| !full)
-                }
-                _ => None,
-            };
+            let held_until = self.held_until(full);
             let open = !full && self.input.is_some();
             tokio::select! {
                 biased;
@@ -392,7 +391,7 @@ impl<D: Disk, S: Stream<Item = AppendEntriesRequest<Types>> + Unpin> Appends<'_,
                     }
                     None => Err(broken("the follower was restarted")),
                 }),
-                next = next_of(&mut self.input, &mut self.step, held_until), if open => match next {
+                next = next_of(&mut self.input, self.step.as_ref(), held_until), if open => match next {
                     Next::OthersMoved => {}
                     Next::End => self.input = None,
                     Next::Request(request) => {
@@ -408,6 +407,16 @@ impl<D: Disk, S: Stream<Item = AppendEntriesRequest<Types>> + Unpin> Appends<'_,
                 }
             }
         }
+    }
+
+    /// Until when it waits for others of its datacenter.
+    fn held_until(&mut self, full: bool) -> Option<Instant> {
+        let (step, heard_at, now) = (self.step.as_mut()?, self.heard_at?, Instant::now());
+        step.is_at(self.next_index, full, heard_at, now);
+        if self.next_index >= (self.peer.wire.log_end)() {
+            step.is_at_head();
+        }
+        if full { None } else { step.waits_until(now) }
     }
 
     fn send(&mut self, request: AppendEntriesRequest<Types>) -> Result<(), RPCError<Types>> {
@@ -453,6 +462,7 @@ impl<D: Disk, S: Stream<Item = AppendEntriesRequest<Types>> + Unpin> Appends<'_,
         let Some(pending) = pending else { return Err(broken("an answer to an append is missing")) };
         self.bytes -= pending.bytes;
         self.since = Instant::now();
+        self.heard_at = Some(self.since);
         match appended {
             Appended::Done => {
                 self.peer.wire.quorum.is_taken(self.peer.replica, pending.term, pending.sent);
@@ -478,25 +488,19 @@ enum Next {
 
 async fn next_of<S: Stream<Item = AppendEntriesRequest<Types>> + Unpin>(
     input: &mut Option<S>,
-    step: &mut Option<Step>,
+    step: Option<&Step>,
     held_until: Option<Instant>,
 ) -> Next {
-    if let (Some(step), Some(until)) = (step.as_ref(), held_until) {
+    if let (Some(step), Some(until)) = (step, held_until) {
         tokio::select! {
+            biased;
             () = step.changed() => {}
             () = sleep_until(until) => {}
         }
         return Next::OthersMoved;
     }
     let Some(input) = input else { return std::future::pending().await };
-    let request = poll_fn(|context| {
-        let polled = input.poll_next_unpin(context);
-        if polled.is_pending() {
-            step.iter_mut().for_each(Step::is_at_head);
-        }
-        polled
-    });
-    request.await.map_or(Next::End, Next::Request)
+    input.next().await.map_or(Next::End, Next::Request)
 }
 
 impl<D: Disk> NetSnapshot<Types> for Peer<D> {
