@@ -16,7 +16,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use http_body_util::Full;
-use load::{Figures, measure};
+use load::{Figures, measure, median};
 use store::{Host, Kind, Store, ask, get};
 
 #[path = "stores/load.rs"]
@@ -27,7 +27,7 @@ mod store;
 /// Bytes of a value, and clients, each of which waits for its answer: 64 of them wait for round trips, 256 fill lines of 100 Mbit/s.
 const LOADS: [(usize, usize); 3] = [(4096, 64), (4096, 256), (256, 128)];
 const LEADER_WITHIN: Duration = Duration::from_secs(30);
-/// Before and after a load lines are to be idle: what a follower lacks yet is part of this one, and not of the next.
+/// After a load lines are to be idle: what a follower lacks yet is part of this one, and not of the next.
 const IDLE_WITHIN: Duration = Duration::from_secs(60);
 /// So much in a second is heartbeats, B.
 const IDLE_BYTES: u64 = 200_000;
@@ -79,8 +79,8 @@ async fn run(hosts: &[Host], uplinks: &[&str], rounds: u64, span: Duration) {
             };
             let Some(mut store) = store else { continue };
             lead_from_the_first(&mut store, hosts).await;
+            idle(uplinks).await;
             for (load, (value_bytes, clients)) in LOADS.into_iter().enumerate() {
-                idle(uplinks).await;
                 let (packets, frames) = (bytes_between(uplinks), frames_between(&store, &hosts[0].dc).await);
                 let figures = measure(&store, clients, value_bytes, span).await;
                 // The last of it gets everywhere after the answers.
@@ -182,12 +182,6 @@ struct Crossed {
     frames: Option<f64>,
 }
 
-fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied()
-}
-
 /// Until next to nothing is on the lines any longer.
 async fn idle(uplinks: &[&str]) {
     let deadline = Instant::now() + IDLE_WITHIN;
@@ -198,7 +192,9 @@ async fn idle(uplinks: &[&str]) {
             return;
         }
     }
-    eprintln!("the lines are not idle after {IDLE_WITHIN:?}: the next figures have bytes of the load before");
+    eprintln!(
+        "the lines are not idle after {IDLE_WITHIN:?}: bytes of one load are counted with the next one"
+    );
 }
 
 /// That the leader's frames to other datacenters had so far, and those to it.

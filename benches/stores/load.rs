@@ -27,11 +27,7 @@ pub(crate) struct Figures {
 
 impl Figures {
     pub(crate) fn median(rounds: &[Self]) -> Self {
-        let median = |of: fn(&Self) -> f64| {
-            let mut values: Vec<f64> = rounds.iter().map(of).collect();
-            values.sort_by(f64::total_cmp);
-            values[values.len() / 2]
-        };
+        let median = |of: fn(&Self) -> f64| median(rounds.iter().map(of)).expect("there was a round");
         Self {
             per_second: median(|it| it.per_second),
             p50_ms: median(|it| it.p50_ms),
@@ -40,6 +36,13 @@ impl Figures {
             puts: median(|it| it.puts),
         }
     }
+}
+
+/// None of nothing.
+pub(crate) fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied()
 }
 
 /// Random keys of 10,000, values of `value_bytes`.

@@ -383,26 +383,27 @@ fn committed_comes_back_as_far_as_it_was_written() {
     assert_eq!(open(&run.disk, 3).unwrap().2.committed, 4);
 }
 
+/// So many entries; then one more that says how many are committed, and all after `last` are cut off.
+fn cut_after_it_said(entries: u64, committed: u64, last: u64) -> Run {
+    let (mut run, _) = Run::begin(FaultyDisk::default(), 7).unwrap();
+    let entry = |index| Entry { id: EntryId { term: 1, index }, payload: Bytes::new() };
+    run.call(&Call::Append((0..entries).map(entry).collect())).unwrap();
+    run.log.note_committed(committed);
+    run.call(&Call::Append(vec![entry(entries)])).unwrap();
+    run.call(&Call::TruncateAfter(Some(EntryId { term: 1, index: last }))).unwrap();
+    assert!(run.step());
+    run
+}
+
 /// A leader that is replaced knows what is committed, and may have said so in entries that are not.
 #[test]
 fn committed_is_not_forgotten_with_the_records_that_said_it() {
-    let (mut run, _) = Run::begin(FaultyDisk::default(), 7).unwrap();
-    let entry = |index| Entry { id: EntryId { term: 1, index }, payload: Bytes::new() };
-    run.call(&Call::Append((0..4).map(entry).collect())).unwrap();
-    run.log.note_committed(3);
-    run.call(&Call::Append(vec![entry(4)])).unwrap();
-    run.call(&Call::TruncateAfter(Some(EntryId { term: 1, index: 3 }))).unwrap();
-    assert!(run.step());
+    let mut run = cut_after_it_said(4, 3, 3);
     run.after_power_loss(&mut fastrand::Rng::with_seed(1));
     assert_eq!(open(&run.disk, 3).unwrap().2.committed, 3);
     assert_eq!(Inspection::of(&run.disk, |_| true).unwrap().committed, 3);
     // Of what is cut off nobody speaks.
-    let (mut run, _) = Run::begin(FaultyDisk::default(), 7).unwrap();
-    run.call(&Call::Append((0..2).map(entry).collect())).unwrap();
-    run.log.note_committed(9);
-    run.call(&Call::Append(vec![entry(2)])).unwrap();
-    run.call(&Call::TruncateAfter(Some(EntryId { term: 1, index: 0 }))).unwrap();
-    assert!(run.step());
+    let run = cut_after_it_said(2, 9, 0);
     assert_eq!(open(&run.disk, 3).unwrap().2.committed, 1);
     assert_eq!(Inspection::of(&run.disk, |_| true).unwrap().committed, 1);
 }
@@ -410,13 +411,7 @@ fn committed_is_not_forgotten_with_the_records_that_said_it() {
 /// What is lost with a torn tail may be decided otherwise, where an operator gave it up: nothing vouches for what comes in its place.
 #[test]
 fn what_is_cut_as_torn_is_not_known_to_be_committed_when_something_else_comes() {
-    let (mut run, _) = Run::begin(FaultyDisk::default(), 7).unwrap();
-    let entry = |index| Entry { id: EntryId { term: 1, index }, payload: Bytes::new() };
-    run.call(&Call::Append((0..4).map(entry).collect())).unwrap();
-    run.log.note_committed(4);
-    run.call(&Call::Append(vec![entry(4)])).unwrap();
-    run.call(&Call::TruncateAfter(Some(EntryId { term: 1, index: 3 }))).unwrap();
-    assert!(run.step());
+    let run = cut_after_it_said(4, 4, 3);
     let name = run.disk.list().unwrap().into_iter().find(|name| name.starts_with("segment-")).unwrap();
     let file = run.disk.open(&name).unwrap();
     file.write_at(file.bytes().unwrap() - 1, &[0xff]).unwrap();

@@ -496,17 +496,12 @@ const STILL_MIN: Duration = Duration::from_millis(250);
 /// acknowledged for one more.
 const STILL_MIN_KNOWN: Duration = Duration::from_millis(150);
 
-/// See `STILL_MIN`.
-#[must_use]
-fn still_after(pings: &Rtt) -> Duration {
-    Duration::from_micros(pings.smoothed_us().saturating_mul(5) / 2).max(STILL_MIN)
-}
-
 /// How long nothing may move on a connection.
 #[must_use]
 pub fn still_limits(pings: &Rtt, settings: &Settings) -> StillLimits {
-    let known = Duration::from_micros(pings.smoothed_us().saturating_mul(3) / 2).max(STILL_MIN_KNOWN);
-    StillLimits { unknown: still_after(pings), known, most: settings.attempt_timeout_max }
+    let halves = |count: u64| Duration::from_micros(pings.smoothed_us().saturating_mul(count) / 2);
+    let (unknown, known) = (halves(5).max(STILL_MIN), halves(3).max(STILL_MIN_KNOWN));
+    StillLimits { unknown, known, most: settings.attempt_timeout_max }
 }
 
 /// Longest exponent of the doubling per attempt.
