@@ -398,7 +398,7 @@ fn cut_after_it_said(entries: u64, committed: u64, last: u64) -> Run {
 /// A leader that is replaced knows what is committed, and may have said so in entries that are not.
 #[test]
 fn committed_is_not_forgotten_with_the_records_that_said_it() {
-    let mut run = cut_after_it_said(4, 3, 3);
+    let run = cut_after_it_said(4, 3, 3);
     run.after_power_loss(&mut fastrand::Rng::with_seed(1));
     assert_eq!(open(&run.disk, 3).unwrap().2.committed, 3);
     assert_eq!(Inspection::of(&run.disk, |_| true).unwrap().committed, 3);
