@@ -13,6 +13,7 @@ mod corpora;
 use std::hint::black_box;
 use std::time::Duration;
 
+use bytes::Bytes;
 use corpora::Corpus;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use trunkline_codec::{
@@ -30,6 +31,9 @@ const PICKED: [&str; 7] = [
     "unrelated random 4 x 64 KiB",
 ];
 
+/// Those of them that are also encoded in segments.
+const CUT: [&str; 2] = ["NUL packets 16 x 2 KiB", "raft 3 x 1 x 64 KiB, copies"];
+
 fn picked() -> Vec<Corpus> {
     let all = corpora::all();
     let picked: Vec<Corpus> =
@@ -44,6 +48,27 @@ fn options(stage: Stage) -> Options {
 
 fn throughput(corpus: &Corpus) -> Throughput {
     Throughput::Bytes(corpus.payloads.iter().map(|payload| payload.len() as u64).sum())
+}
+
+/// Where to cut a message.
+type Cuts = fn(&[u8]) -> Vec<usize>;
+
+/// Ways to cut a message into segments.
+const CUTS: [(&str, Cuts); 4] = [
+    ("whole", |_| Vec::new()),
+    ("cut every 64 bytes", |message| (64..message.len()).step_by(64).collect()),
+    ("cut every 8 bytes", |message| (8..message.len()).step_by(8).collect()),
+    ("cut behind every NUL", |message| {
+        let ends = |(at, byte): (usize, &u8)| (*byte == 0 && at + 1 < message.len()).then_some(at + 1);
+        message.iter().enumerate().filter_map(ends).collect()
+    }),
+];
+
+fn cut(payload: &Payload, at: &[usize]) -> Payload {
+    let whole = Bytes::from(payload.to_vec());
+    let begins = std::iter::once(0).chain(at.iter().copied());
+    let ends = at.iter().copied().chain([whole.len()]);
+    begins.zip(ends).map(|(begin, end)| whole.slice(begin..end)).collect()
 }
 
 /// Every piece of every message, as whoever passes them on takes them.
@@ -62,6 +87,24 @@ fn encode(criterion: &mut Criterion) {
             group.bench_function(&corpus.name, |bencher| {
                 // The frame is dropped before the next one, within the time.
                 bencher.iter(|| drop(black_box(encoder.encode(black_box(&corpus.payloads)))));
+            });
+        }
+    }
+}
+
+/// What it costs to say where fields begin.
+fn encode_cut(criterion: &mut Criterion) {
+    for corpus in picked().into_iter().filter(|corpus| CUT.contains(&corpus.name.as_str())) {
+        let mut group = criterion.benchmark_group(format!("encode cut, {}", corpus.name));
+        group.throughput(throughput(&corpus));
+        for (name, cuts) in CUTS {
+            let payloads: Vec<Payload> =
+                corpus.payloads.iter().map(|payload| cut(payload, &cuts(&payload.to_vec()))).collect();
+            let mut encoder = Encoder::new(options(Stage::None));
+            let bytes = encoder.encode(&payloads).expect("within limits").len();
+            let segments: usize = payloads.iter().map(|payload| payload.segments().len()).sum();
+            group.bench_function(format!("{name}, {segments} segments, frame {bytes} B"), |bencher| {
+                bencher.iter(|| drop(black_box(encoder.encode(black_box(&payloads)))));
             });
         }
     }
@@ -124,6 +167,6 @@ fn short() -> Criterion {
 criterion_group! {
     name = codec;
     config = short();
-    targets = encode, decode, session
+    targets = encode, encode_cut, decode, session
 }
 criterion_main!(codec);

@@ -26,6 +26,9 @@ use crate::stage::Stage;
 /// Both ends have to send now and then, and both use a `Session`: a half refuses frames that refer to what it sent. Where
 /// only one end sends, use the halves at both.
 ///
+/// The first error of [`parse`](Self::parse) ends the connection: nothing more can be read, and what this end still encodes
+/// is for a peer that cannot be heard. Close it and begin a new one, at both ends.
+///
 /// ```
 /// use bytes::Bytes;
 /// use trunkline_codec::{Epochs, Options, Payload, Session};
@@ -234,8 +237,8 @@ impl Session {
     /// that has nothing to send for long sends an empty message then: its peer keeps what it does not know to have arrived,
     /// 4 MiB or 8,192 frames at most, and after these sends all frames unremembered.
     #[must_use]
-    pub fn has_news(&self) -> bool {
-        self.window.has_news()
+    pub fn ack_due(&self) -> bool {
+        self.window.ack_due()
     }
 
     /// As [`SessionEncoder::release`].

@@ -20,8 +20,8 @@ use crate::streams::Streams;
 use crate::wire;
 
 thread_local! {
-    /// The lists that the last frame of no connection was read with: to allocate three for each takes half of what a short
-    /// frame takes besides its checksum. No more than 54 KiB stay.
+    /// The lists that the last frame of no connection was read with: a short frame would take half as long again if it
+    /// allocated all three. No more than 54 KiB stay.
     static ROOM: Cell<Room> = const { Cell::new(Room::EMPTY) };
 }
 
@@ -143,6 +143,7 @@ impl Frame {
     /// When `index` is not below [`message_count`](Self::message_count).
     #[inline]
     #[must_use]
+    #[track_caller]
     pub fn message_len(&self, index: usize) -> usize {
         self.pieces.len_of(index)
     }
@@ -154,6 +155,7 @@ impl Frame {
     /// When `index` is not below [`message_count`](Self::message_count).
     #[inline]
     #[must_use]
+    #[track_caller]
     pub fn message(&self, index: usize) -> Pieces<'_> {
         Pieces { frame: self, pieces: self.pieces.of(index) }
     }
@@ -165,6 +167,7 @@ impl Frame {
     ///
     /// When `index` is not below [`message_count`](Self::message_count).
     #[inline]
+    #[track_caller]
     pub fn slices(&self, index: usize) -> impl ExactSizeIterator<Item = &[u8]> {
         self.pieces.of(index).map(|Piece { origin, start, end }| &self.buffers.get(origin)[start..end])
     }
@@ -174,6 +177,7 @@ impl Frame {
     /// # Panics
     ///
     /// When `index` is not below [`message_count`](Self::message_count).
+    #[track_caller]
     pub fn copy_to(&self, index: usize, out: &mut Vec<u8>) {
         out.reserve(self.message_len(index));
         self.slices(index).for_each(|slice| out.extend_from_slice(slice));
@@ -185,6 +189,7 @@ impl Frame {
     ///
     /// When `index` is not below [`message_count`](Self::message_count).
     #[must_use]
+    #[track_caller]
     pub fn to_vec(&self, index: usize) -> Vec<u8> {
         let mut out = Vec::new();
         self.copy_to(index, &mut out);
@@ -199,7 +204,9 @@ impl Frame {
     /// When `index` is not below [`message_count`](Self::message_count), `align` is 0, or there is no room for the message
     /// and as many bytes as that.
     #[must_use]
+    #[track_caller]
     pub fn to_aligned(&self, index: usize, align: usize) -> Bytes {
+        assert!(align > 0, "no address is divisible by 0");
         let mut pieces = self.message(index);
         if let (Some(only), 0) = (pieces.next(), pieces.len())
             && only.as_ptr().addr().is_multiple_of(align)
@@ -306,9 +313,9 @@ fn data_of(bytes: Bytes, layout: &Layout) -> Result<(Bytes, usize), DecodeError>
     if layout.flags & wire::FLAGS_STAGE == 0 {
         return Ok((bytes, layout.data.start));
     }
-    let offset = layout.data.start;
-    let expanded = stage::expand(layout.flags, &bytes[layout.data.clone()], layout.data_bytes);
-    Ok((Bytes::from(expanded.ok_or(DecodeError::Stage { offset })?), 0))
+    let (offset, carried, announced) = (layout.data.start, layout.data.len(), layout.data_bytes);
+    let expanded = stage::expand(layout.flags, &bytes[layout.data.clone()], announced);
+    Ok((Bytes::from(expanded.ok_or(DecodeError::Stage { offset, carried, announced })?), 0))
 }
 
 /// Reads a frame into its records and writes those again, without a second stage.

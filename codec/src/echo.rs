@@ -307,9 +307,9 @@ impl EchoWindow {
         self.received.is_some()
     }
 
-    /// As [`Session::has_news`](crate::Session::has_news).
+    /// As [`Session::ack_due`](crate::Session::ack_due).
     #[must_use]
-    pub fn has_news(&self) -> bool {
+    pub fn ack_due(&self) -> bool {
         self.received.as_ref().is_some_and(|received| received.to_say().is_some())
     }
 }

@@ -53,6 +53,8 @@ pub enum EncodeError {
         maximum: usize,
         /// What the messages need.
         needed: usize,
+        /// The first message that passes it, where one alone does.
+        message: Option<usize>,
     },
     /// The second stage zstd was asked of a build without the cargo feature `zstd`.
     StageUnsupported,
@@ -69,15 +71,26 @@ impl fmt::Display for EncodeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoDestinations => f.write_str("a frame needs at least one destination"),
-            Self::Limit { limit: LimitName::Destinations, maximum, needed }
+            Self::Limit { limit: LimitName::Destinations, maximum, needed, .. }
                 if *maximum == DESTINATIONS_MAX =>
             {
                 write!(f, "a frame has at most {maximum} destinations, not {needed}: send several frames")
             }
-            Self::Limit { limit, maximum, needed } => {
+            Self::Limit { limit, maximum, needed, message: Some(message) } => write!(
+                f,
+                "limit {limit} is {maximum}, message {message} needs {needed}: send it in parts, or raise the limit at both ends"
+            ),
+            Self::Limit { limit, maximum, needed, message: None } => {
+                let counted = match limit {
+                    LimitName::Pieces | LimitName::Records | LimitName::DataBytes => {
+                        ", counted before anything common is found"
+                    }
+                    _ => "",
+                };
                 write!(
                     f,
-                    "limit {limit} is {maximum}, the messages need {needed}: send less at once, or raise it at both ends"
+                    "limit {limit} is {maximum}, the messages need {needed}{counted}: send fewer at once, or raise the limit \
+                     at both ends"
                 )
             }
             Self::StageUnsupported => {
@@ -99,10 +112,12 @@ impl Error for EncodeError {}
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DecodeError {
-    /// The bytes, or the head whose length the frame announces, end before what they hold does.
+    /// Something ends before what it has to hold does.
     Truncated {
-        /// Where the next byte was expected.
+        /// Where its next byte was expected.
         offset: usize,
+        /// What is too short.
+        what: &'static str,
     },
     /// The first byte is not a frame's.
     Magic {
@@ -182,10 +197,12 @@ pub enum DecodeError {
         /// Its first byte.
         offset: usize,
     },
-    /// A set of destinations is empty, reaches beyond the last destination, or refers to a set that is not defined.
+    /// What is said to be a set of destinations is none.
     Set {
         /// Where the set begins, or the part of its spelling that shows it.
         offset: usize,
+        /// Which rule is broken.
+        rule: &'static str,
     },
     /// The bytes have a meaning, but are not the one spelling of it.
     NotCanonical {
@@ -201,22 +218,29 @@ pub enum DecodeError {
         /// The code found.
         code: u8,
     },
-    /// A frame has no destinations, or a record no bytes.
+    /// A number is 0 and may not be.
     Length {
-        /// Where the number 0 stands.
+        /// Where it stands.
         offset: usize,
+        /// Which rule is broken.
+        rule: &'static str,
     },
     /// Bytes follow after the frame's end.
     Trailing {
         /// The first byte too many.
         offset: usize,
     },
-    /// The second stage's bytes do not expand to the announced length.
+    /// The second stage's block does not expand to the length that the records announce, or no block so short could.
     Stage {
-        /// First byte of the staged block.
+        /// First byte of the block.
         offset: usize,
+        /// Bytes of the block.
+        carried: usize,
+        /// Bytes announced.
+        announced: usize,
     },
-    /// The connection ended with an earlier frame, and nothing is read on it any more: begin a new one.
+    /// The connection ended with an earlier frame, and nothing is read on it any more: begin a new one. What was wrong with
+    /// that frame is the [`source`](Error::source).
     Ended {
         /// What was wrong with that frame.
         by: Box<DecodeError>,
@@ -229,6 +253,8 @@ pub enum DecodeError {
         limit: LimitName,
         /// Its value.
         maximum: usize,
+        /// What the frame needs up to there; as a whole it may need more.
+        needed: usize,
     },
 }
 
@@ -243,9 +269,7 @@ impl DecodeError {
 impl fmt::Display for DecodeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Truncated { offset } => {
-                write!(f, "the frame or its head ends at byte {offset}, more was announced")
-            }
+            Self::Truncated { offset, what } => write!(f, "{what} is cut off at byte {offset}"),
             Self::Magic { found } => write!(f, "byte 0 is {found:#04x}, not a frame"),
             Self::Version { found } => write!(f, "frame version {found} at byte 1 is not known"),
             Self::Flags { found } => write!(f, "flags {found:#04x} at byte 2 have no meaning"),
@@ -284,34 +308,44 @@ impl fmt::Display for DecodeError {
                  for each message, on a new connection"
             ),
             Self::Varint { offset } => write!(f, "integer at byte {offset} is overlong or too large"),
-            Self::Set { offset } => {
-                write!(f, "set of destinations at byte {offset} is empty, too wide or unknown")
-            }
+            Self::Set { offset, rule } => write!(f, "byte {offset} is no set of destinations: {rule}"),
             Self::NotCanonical { offset, rule } => write!(f, "byte {offset} is not canonical: {rule}"),
             Self::Record { offset, code } => {
                 write!(f, "record code {code:#04x} at byte {offset} has no meaning")
             }
-            Self::Length { offset } => {
-                write!(f, "number at byte {offset} is 0: no destinations, or a record without bytes")
-            }
+            Self::Length { offset, rule } => write!(f, "number at byte {offset} is 0: {rule}"),
             Self::Trailing { offset } => {
                 write!(f, "bytes follow after the end of the frame at byte {offset}")
             }
-            Self::Stage { offset } => write!(f, "second stage at byte {offset} does not expand as announced"),
-            Self::Ended { by } => {
-                write!(f, "this connection ended with an earlier frame, begin a new one: {by}")
+            Self::Stage { offset, carried, announced } => write!(
+                f,
+                "second stage at byte {offset}: a block of {carried} bytes that does not expand to the {announced} announced"
+            ),
+            Self::Ended { .. } => f.write_str(
+                "an earlier frame ended this connection and nothing more is read on it: begin a new one",
+            ),
+            Self::Limit { offset, limit: LimitName::Destinations, maximum, needed }
+                if *maximum == DESTINATIONS_MAX =>
+            {
+                write!(f, "byte {offset} says {needed} destinations, and a frame has at most {maximum}")
             }
-            Self::Limit { offset, limit, maximum } => {
-                write!(
-                    f,
-                    "limit {limit} ({maximum}) would be passed at byte {offset}: raise it at both ends, or have less sent at once"
-                )
-            }
+            Self::Limit { offset, limit, maximum, needed } => write!(
+                f,
+                "limit {limit} is {maximum}, the frame needs {needed} at byte {offset} already: raise the limit at both ends, \
+                 or have less sent at once"
+            ),
         }
     }
 }
 
-impl Error for DecodeError {}
+impl Error for DecodeError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Ended { by } => Some(by),
+            _ => None,
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -319,12 +353,54 @@ mod tests {
 
     #[test]
     fn what_its_caller_can_mend_says_how() {
-        let limit = EncodeError::Limit { limit: LimitName::Pieces, maximum: 1, needed: 2 };
-        let limit = limit.to_string();
-        assert!(limit.ends_with("need 2: send less at once, or raise it at both ends"), "{limit}");
+        let limit = |limit, maximum, message| {
+            EncodeError::Limit { limit, maximum, needed: maximum + 1, message }.to_string()
+        };
+        for (found, expected) in [
+            (
+                limit(LimitName::OutputBytes, 1, None),
+                "limit output_bytes is 1, the messages need 2: send fewer at once, or raise the limit at both ends",
+            ),
+            (
+                limit(LimitName::Records, 1, None),
+                "limit records is 1, the messages need 2, counted before anything common is found: send fewer at once, or \
+                 raise the limit at both ends",
+            ),
+            (
+                limit(LimitName::MessageBytes, 10, Some(3)),
+                "limit message_bytes is 10, message 3 needs 11: send it in parts, or raise the limit at both ends",
+            ),
+            (
+                limit(LimitName::Destinations, DESTINATIONS_MAX, None),
+                "a frame has at most 1024 destinations, not 1025: send several frames",
+            ),
+            (
+                limit(LimitName::Destinations, 8, None),
+                "limit destinations is 8, the messages need 9: send fewer at once, or raise the limit at both ends",
+            ),
+        ] {
+            assert_eq!(found, expected);
+        }
         let encode = EncodeError::Streams { messages: 3, streams: 2 }.to_string();
         let decode = DecodeError::Streams { messages: 3, streams: 2 }.to_string();
         assert!(encode.ends_with("name one for each message"), "{encode}");
         assert!(decode.ends_with("has to name one for each message, on a new connection"), "{decode}");
+    }
+
+    #[test]
+    fn no_limit_is_to_be_raised_beyond_the_formats() {
+        let limit = |maximum| {
+            DecodeError::Limit { offset: 3, limit: LimitName::Destinations, maximum, needed: 1025 }
+                .to_string()
+        };
+        assert_eq!(limit(DESTINATIONS_MAX), "byte 3 says 1025 destinations, and a frame has at most 1024");
+        assert!(limit(8).contains("raise the limit at both ends"));
+    }
+
+    #[test]
+    fn what_ended_a_connection_is_the_source_and_not_repeated() {
+        let ended = DecodeError::Ended { by: Box::new(DecodeError::Magic { found: 1 }) };
+        assert!(!ended.to_string().contains("byte 0"));
+        assert_eq!(ended.source().unwrap().to_string(), "byte 0 is 0x01, not a frame");
     }
 }

@@ -148,26 +148,26 @@ struct Tally<'a> {
 impl Tally<'_> {
     /// Adds one record. Nothing is allocated here, and nothing may be before this has agreed.
     fn add(&mut self, record: &Record, offset: usize) -> Result<(), DecodeError> {
-        let refuse = |limit, maximum| Err(DecodeError::Limit { offset, limit, maximum });
+        let refuse = |limit, maximum, needed| Err(DecodeError::Limit { offset, limit, maximum, needed });
         let limits = self.limits;
         self.records += 1;
         if self.records > limits.records {
-            return refuse(LimitName::Records, limits.records);
+            return refuse(LimitName::Records, limits.records, self.records);
         }
         self.pieces += record.members;
         if self.pieces > limits.pieces {
-            return refuse(LimitName::Pieces, limits.pieces);
+            return refuse(LimitName::Pieces, limits.pieces, self.pieces);
         }
         if record.len > limits.message_bytes {
-            return refuse(LimitName::MessageBytes, limits.message_bytes);
+            return refuse(LimitName::MessageBytes, limits.message_bytes, record.len);
         }
         self.output_bytes = self.output_bytes.saturating_add(record.len.saturating_mul(record.members));
         if self.output_bytes > limits.output_bytes {
-            return refuse(LimitName::OutputBytes, limits.output_bytes);
+            return refuse(LimitName::OutputBytes, limits.output_bytes, self.output_bytes);
         }
         self.data_bytes = self.data_bytes.saturating_add(record.data_bytes());
         if self.data_bytes > limits.data_bytes {
-            return refuse(LimitName::DataBytes, limits.data_bytes);
+            return refuse(LimitName::DataBytes, limits.data_bytes, self.data_bytes);
         }
         Ok(())
     }
@@ -230,7 +230,7 @@ impl Layout {
         } else {
             let head_bytes = reader.varint()?;
             if head_bytes > reader.remaining() {
-                return Err(DecodeError::Truncated { offset: end });
+                return Err(DecodeError::Truncated { offset: end, what: "the head" });
             }
             let head_end = reader.at() + head_bytes;
             let mut head = Reader::new(frame, reader.at(), head_end);
@@ -275,7 +275,7 @@ impl Layout {
             let at = head.at();
             let len = head.varint()?;
             if len == 0 {
-                return Err(DecodeError::Length { offset: at });
+                return Err(DecodeError::Length { offset: at, rule: "a record has at least one byte" });
             }
             let source = match prefix {
                 None => Source::Shared,
@@ -330,8 +330,8 @@ impl Layout {
         for index in members {
             let extent = &mut self.extents[index];
             if record.len > limits.message_bytes - extent.len {
-                let maximum = limits.message_bytes;
-                return Err(DecodeError::Limit { offset, limit: LimitName::MessageBytes, maximum });
+                let (maximum, needed) = (limits.message_bytes, extent.len.saturating_add(record.len));
+                return Err(DecodeError::Limit { offset, limit: LimitName::MessageBytes, maximum, needed });
             }
             extent.len += record.len;
             // Pieces are counted and limited by the tally.
@@ -358,7 +358,9 @@ impl Layout {
         let carried = self.data.len();
         if self.flags & wire::FLAGS_STAGE == 0 {
             return match self.data_bytes {
-                needed if needed > carried => Err(DecodeError::Truncated { offset: self.data.end }),
+                needed if needed > carried => {
+                    Err(DecodeError::Truncated { offset: self.data.end, what: "the data column" })
+                }
                 needed if needed < carried => Err(DecodeError::Trailing { offset: self.data.start + needed }),
                 _ => Ok(()),
             };
@@ -372,7 +374,8 @@ impl Layout {
             _ => wire::LZ4_EXPANSION_MAX,
         };
         if self.data_bytes / expansion_max > carried {
-            return Err(DecodeError::Stage { offset: self.data.start });
+            let (offset, announced) = (self.data.start, self.data_bytes);
+            return Err(DecodeError::Stage { offset, carried, announced });
         }
         Ok(())
     }
@@ -459,7 +462,7 @@ fn read_checksum(
     streams: Option<usize>,
 ) -> Result<(u32, usize), DecodeError> {
     if reader.remaining() < wire::CRC_BYTES {
-        return Err(DecodeError::Truncated { offset: frame.len() });
+        return Err(DecodeError::Truncated { offset: frame.len(), what: "the frame" });
     }
     let end = frame.len() - wire::CRC_BYTES;
     let carried = u32::from_le_bytes([frame[end], frame[end + 1], frame[end + 2], frame[end + 3]]);
@@ -476,11 +479,11 @@ fn read_count(reader: &mut Reader<'_>, limits: &Limits) -> Result<usize, DecodeE
     let offset = reader.at();
     let count = reader.varint()?;
     if count == 0 {
-        return Err(DecodeError::Length { offset });
+        return Err(DecodeError::Length { offset, rule: "a frame has at least one destination" });
     }
     let maximum = limits.destinations.min(DESTINATIONS_MAX);
     if count > maximum {
-        return Err(DecodeError::Limit { offset, limit: LimitName::Destinations, maximum });
+        return Err(DecodeError::Limit { offset, limit: LimitName::Destinations, maximum, needed: count });
     }
     Ok(count)
 }

@@ -4,6 +4,9 @@
 //! **frame**, in which every run of bytes is carried once together with the set of destinations it belongs to, and
 //! turns the frame back into exactly those messages. No IO, no async, no clock, no `unsafe`.
 //!
+//! A **message** is what one **destination** gets of a frame, and both have the same index; a [`Payload`] is a message as
+//! its sender holds it, a list of segments.
+//!
 //! ```
 //! use bytes::Bytes;
 //! use trunkline_codec::{Encoder, Frame, Limits, Options, Payload, Stage};
@@ -29,7 +32,7 @@
 //!
 //! # What is promised
 //!
-//! The frame's bytes are in `FORMAT.md`, with what is promised about them and the tests that hold the promises:
+//! The frame's bytes are in [FORMAT.md](crate::format), with what is promised about them and the tests that hold the promises:
 //!
 //! * exact for every input, and never longer than the messages, their lengths and a few bytes;
 //! * linear in the bytes of all messages, whatever they contain;
@@ -67,6 +70,9 @@
 //! assert!(lens[1] < 30 && lens[2] < 30, "{lens:?}"); // 3 × 72 bytes in
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+//!
+//! What goes around such a frame is the caller's: its length, the numbers of its streams, and the epochs of a connection,
+//! which both ends say when it begins. `examples/connection.rs` does that over TCP, in a hundred lines.
 //!
 //! # Features
 //!
@@ -119,6 +125,11 @@ pub use work::Work;
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// The format of frames: `FORMAT.md`, as it is in the repository.
+#[cfg(doc)]
+#[doc = include_str!("../FORMAT.md")]
+pub mod format {}
 
 mod payload;
 

@@ -114,12 +114,14 @@ impl PieceList {
 
     /// Bytes of a message.
     #[inline]
+    #[track_caller]
     pub(crate) fn len_of(&self, message: usize) -> usize {
         self.entries[..self.messages][message][0]
     }
 
     /// The pieces of a message.
     #[inline]
+    #[track_caller]
     pub(crate) fn of(&self, message: usize) -> PiecesOf<'_> {
         let [_, first, pieces] = self.entries[..self.messages][message];
         PiecesOf(self.entries[first..first + pieces].iter())

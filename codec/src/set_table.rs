@@ -16,6 +16,10 @@ const SCAN_MAX: usize = 12;
 /// A definition is charged at least one byte, so their numbers fit into a slot, whatever the limit says.
 const SET_BYTES_MAX: usize = u32::MAX as usize;
 
+/// Rules of sets, as errors name them.
+const EMPTY: &str = "a set has at least one member";
+const BEYOND: &str = "members are below the number of destinations";
+
 /// The sets of one frame's head as far as it has been read or written.
 #[derive(Debug)]
 pub(crate) struct SetTable<const W: usize> {
@@ -214,7 +218,7 @@ impl<const W: usize> SetTable<W> {
             },
         };
         if set == DestinationSet::EMPTY {
-            return Err(DecodeError::Set { offset });
+            return Err(DecodeError::Set { offset, rule: EMPTY });
         }
         if !canonical {
             return Err(DecodeError::NotCanonical { offset, rule: "a set has one spelling" });
@@ -223,7 +227,8 @@ impl<const W: usize> SetTable<W> {
             let set_bytes = set_bytes.min(SET_BYTES_MAX);
             let needed = self.charged_bytes() + self.count.div_ceil(8);
             if needed > set_bytes {
-                return Err(DecodeError::Limit { offset, limit: LimitName::SetBytes, maximum: set_bytes });
+                let (limit, maximum) = (LimitName::SetBytes, set_bytes);
+                return Err(DecodeError::Limit { offset, limit, maximum, needed });
             }
         }
         self.note(&set, spelling);
@@ -344,14 +349,14 @@ impl<const W: usize> SetTable<W> {
             return Ok(self.all);
         }
         if number > self.defined_count() {
-            return Err(DecodeError::Set { offset });
+            return Err(DecodeError::Set { offset, rule: "a set is defined before it is referred to" });
         }
         Ok(DestinationSet::from_words(self.stored(number)))
     }
 
     fn single(&self, index: usize, offset: usize) -> Result<DestinationSet<W>, DecodeError> {
         if index >= self.count {
-            return Err(DecodeError::Set { offset });
+            return Err(DecodeError::Set { offset, rule: BEYOND });
         }
         Ok(DestinationSet::one(index))
     }
@@ -374,14 +379,17 @@ impl<const W: usize> SetTable<W> {
         let set = DestinationSet::from_words(&words);
         let mut beyond = set;
         beyond.remove_all(&self.all);
-        if beyond == DestinationSet::EMPTY { Ok(set) } else { Err(DecodeError::Set { offset }) }
+        if beyond == DestinationSet::EMPTY { Ok(set) } else { Err(DecodeError::Set { offset, rule: BEYOND }) }
     }
 
     fn read_list(&self, reader: &mut Reader<'_>) -> Result<DestinationSet<W>, DecodeError> {
         let offset = reader.at();
         let members = reader.varint()?;
-        if members == 0 || members > self.count {
-            return Err(DecodeError::Set { offset });
+        if members == 0 {
+            return Err(DecodeError::Set { offset, rule: EMPTY });
+        }
+        if members > self.count {
+            return Err(DecodeError::Set { offset, rule: BEYOND });
         }
         let mut set = DestinationSet::EMPTY;
         let mut from = 0;
@@ -389,7 +397,7 @@ impl<const W: usize> SetTable<W> {
             let offset = reader.at();
             let gap = reader.varint()?;
             if gap >= self.count - from {
-                return Err(DecodeError::Set { offset });
+                return Err(DecodeError::Set { offset, rule: BEYOND });
             }
             set.insert(from + gap);
             from += gap + 1;
@@ -519,6 +527,9 @@ mod tests {
         assert_eq!(table.charged_bytes(), 13);
         let mut reader = Reader::new(&out, 0, out.len());
         let error = Table::new(100).read(&mut reader, 12).unwrap_err();
-        assert_eq!(error, DecodeError::Limit { offset: 0, limit: LimitName::SetBytes, maximum: 12 });
+        assert_eq!(
+            error,
+            DecodeError::Limit { offset: 0, limit: LimitName::SetBytes, maximum: 12, needed: 13 }
+        );
     }
 }

@@ -69,6 +69,9 @@ pub fn read<E>(mut byte: impl FnMut() -> Result<u8, E>) -> Result<Option<u64>, E
     Ok(None)
 }
 
+/// What a [`Reader`] reads, by the name it has in errors.
+const READ: &str = "an integer or a set";
+
 /// Reads bytes of a frame from front to back and knows where it is.
 #[derive(Clone, Debug)]
 pub(crate) struct Reader<'a> {
@@ -102,7 +105,7 @@ impl<'a> Reader<'a> {
     /// The next byte.
     pub(crate) fn byte(&mut self) -> Result<u8, DecodeError> {
         if self.at == self.end {
-            return Err(DecodeError::Truncated { offset: self.at });
+            return Err(DecodeError::Truncated { offset: self.at, what: READ });
         }
         let byte = self.bytes[self.at];
         self.at += 1;
@@ -173,7 +176,10 @@ mod tests {
         }
         for cut in [&[0x80][..], &[0x80, 0x80], &[0x80, 0x80, 0x80]] {
             let offset = cut.len();
-            assert_eq!(Reader::new(cut, 0, offset).varint(), Err(DecodeError::Truncated { offset }));
+            assert_eq!(
+                Reader::new(cut, 0, offset).varint(),
+                Err(DecodeError::Truncated { offset, what: READ })
+            );
         }
     }
 }

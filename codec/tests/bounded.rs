@@ -224,7 +224,7 @@ impl Sending {
 
     /// The peer says what has arrived.
     fn hear(&mut self) {
-        assert!(self.there.has_news());
+        assert!(self.there.ack_due());
         let says = self.there.encode(&[1], &[Payload::default()]).unwrap().to_bytes();
         self.kept += measure(|| drop(self.here.parse(says.clone(), &[1]).unwrap())).bytes_current;
     }

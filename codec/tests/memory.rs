@@ -152,9 +152,9 @@ fn an_end_that_hears_nothing_sends_what_need_not_be_kept() {
     assert_eq!(unremembered.iter().position(|&noref| noref), Some(64), "4 MiB are 64 frames of 64 KiB");
     assert!(unremembered[64..].iter().all(|&noref| noref));
     // The other end says how much arrived, in any frame of its own.
-    assert!(other.has_news() && !end.has_news());
+    assert!(other.ack_due() && !end.ack_due());
     let answer = other.encode(&[1], &[Payload::default()]).unwrap();
-    assert!(!other.has_news());
+    assert!(!other.ack_due());
     end.parse(answer.to_bytes(), &[1]).unwrap();
     let mut again = |seed| {
         let frame = end.encode(&[1], &[Payload::from(noise(seed, 64 << 10))]).unwrap().to_bytes();

@@ -260,11 +260,6 @@ fn a_frame_of_another_history_is_the_end() {
     let skipped = decoder.parse(frames[2].clone(), &[1]).unwrap_err();
     assert!(matches!(skipped, DecodeError::History { .. }), "{skipped}");
     let ended = DecodeError::Ended { by: Box::new(skipped) };
-    assert!(
-        ended
-            .to_string()
-            .starts_with("this connection ended with an earlier frame, begin a new one: checksum")
-    );
     for frame in &frames[1..] {
         assert_eq!(decoder.parse(frame.clone(), &[1]).unwrap_err(), ended, "also for what would have fitted");
     }
@@ -470,7 +465,7 @@ fn one_end_alone_refers_to_what_the_other_sent() {
         assert!(frame.to_vec(0) == proposal[..] && frame.to_vec(1) == proposal[..]);
         // What comes down is not kept by anybody.
         let again = up.encode(&mut proxy, &[9], &[frame.message(0).collect()]).unwrap();
-        assert!(again.len() > bytes - 300 && !proxy.has_news());
+        assert!(again.len() > bytes - 300 && !proxy.ack_due());
         got.parse(&mut leader, again.to_bytes(), &[9]).unwrap();
     }
 }

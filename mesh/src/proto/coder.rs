@@ -132,8 +132,8 @@ impl BatchDecoder {
 
     /// The other end has to be told what has arrived, if nothing goes there that says so by itself.
     #[must_use]
-    pub fn has_news(&self) -> bool {
-        matches!(self, Self::Echo(_, echo) if echo.has_news())
+    pub fn ack_due(&self) -> bool {
+        matches!(self, Self::Echo(_, echo) if echo.ack_due())
     }
 }
 

@@ -80,8 +80,8 @@ impl SharedEcho {
 
     /// So much has come that the other end has to be told.
     #[must_use]
-    pub fn has_news(&self) -> bool {
-        self.lock().window.has_news()
+    pub fn ack_due(&self) -> bool {
+        self.lock().window.ack_due()
     }
 }
 

@@ -401,7 +401,7 @@ impl FrameReader {
                         messages: frame.message_count(),
                     });
                 }
-                self.news = self.codec.has_news();
+                self.news = self.codec.ack_due();
                 Received::Batch(envelope, frame)
             }
         })
