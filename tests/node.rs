@@ -340,8 +340,7 @@ fn a_replica_that_did_not_drain_says_so_by_its_exit_code() {
     );
     let (file, log) = (data.path().join("cluster.toml"), data.path().join("log"));
     std::fs::write(&file, text).unwrap();
-    let mut node =
-        Node::start_logged(&["--config", file.to_str().unwrap(), "--node", "one-1"], api, &log);
+    let mut node = Node::start_logged(&["--config", file.to_str().unwrap(), "--node", "one-1"], api, &log);
     let _asked = poll("the other one is asked", SOON, || mute.accept().ok());
     poll("it serves", SOON, || get(api, "/livez").filter(|answer| answer.code == 200));
     signal(&node.child, "TERM");

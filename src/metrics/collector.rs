@@ -203,11 +203,13 @@ fn member(stats: &Stats, status: &Status) -> Vec<MetricFamily> {
 }
 
 fn links(status: &Status) -> Vec<MetricFamily> {
-    // Two peers that dialled each other have two links for a moment: one row per peer all the same, of the better one.
+    // Two peers that dial each other have two links: one row per peer all the same, of the better one. Whoever accepted a link
+    // measures nothing on it, so of two that are up the one that was dialled says more.
+    let rank = |link: &LinkStatus| (link.up, link.rtt_us.is_some());
     let mut peers: BTreeMap<(&NodeId, &Datacenter), &LinkStatus> = BTreeMap::new();
     for link in &status.links {
         let row = peers.entry((&link.peer, &link.datacenter)).or_insert(link);
-        if link.up && !row.up {
+        if rank(link) > rank(row) {
             *row = link;
         }
     }

@@ -51,6 +51,11 @@ fn status() -> Status {
             link("eu-p1", false, None),
             link("eu-p1", true, Some(25_000)),
             link("eu-p2", false, None),
+            link("eu-m1", true, None),
+            link("eu-m1", true, Some(7_000)),
+            // Of one that is down, what was measured is of yesterday.
+            link("eu-m2", false, Some(9_000)),
+            link("eu-m2", true, None),
         ],
         datacenters: vec![DatacenterStatus {
             name: dc("eu"),
@@ -246,6 +251,19 @@ fn a_peer_has_one_row_and_no_round_trip_before_the_first_sample() {
     assert_eq!(at("trunkline_link_rtt_seconds", "eu-p1"), Some(0.025));
     assert_eq!(at("trunkline_link_rtt_seconds", "eu-p2"), None);
     assert_eq!(at("trunkline_link_clock_offset_seconds", "eu-p1"), Some(-0.0015));
+}
+
+#[test]
+fn of_two_links_that_are_up_the_row_is_that_of_the_one_that_measures() {
+    let families = scrape(&idle());
+    let at = |name, peer| sample(&families, name, name, &[("peer", peer), ("datacenter", "eu")]);
+    assert_eq!(at("trunkline_link_rtt_seconds", "eu-m1"), Some(0.007));
+    assert_eq!(at("trunkline_link_rtt_min_seconds", "eu-m1"), Some(0.007));
+    assert_eq!(at("trunkline_link_clock_offset_seconds", "eu-m1"), Some(-0.0015));
+    assert_eq!(
+        (at("trunkline_link_up", "eu-m2"), at("trunkline_link_rtt_seconds", "eu-m2")),
+        (Some(1.0), None)
+    );
 }
 
 #[test]
