@@ -288,7 +288,8 @@ fn rebuild<const CONNECTION: bool>(
             Source::Past(back) => {
                 for member in members {
                     let Some(piece) = openings.recall(member, record.len, back) else {
-                        return Err(DecodeError::Reference { offset: record.offset });
+                        let rule = "its stream does not remember so much";
+                        return Err(DecodeError::Reference { offset: record.offset, rule });
                     };
                     pieces.put(member, piece);
                 }

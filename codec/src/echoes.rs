@@ -47,7 +47,8 @@ impl Echoes {
                 members.for_each(drop);
                 continue;
             };
-            let missing = DecodeError::Reference { offset: record.offset };
+            let rule = "this end does not keep so much of what it sent";
+            let missing = DecodeError::Reference { offset: record.offset, rule };
             let first = found.parts.len();
             // In how many parts this end keeps the bytes is not known to the sender, who counted one piece for each member.
             // If more are too many, all that may be referred to is joined, once for the whole frame.

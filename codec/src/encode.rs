@@ -169,11 +169,16 @@ impl Encoder {
     fn take_in(&mut self, payloads: &[Payload]) -> Result<Totals, EncodeError> {
         let limits = &self.options.limits;
         let within = |limit, maximum, needed| {
-            if needed > maximum {
-                Err(EncodeError::Limit { limit, maximum, needed, message: None })
-            } else {
-                Ok(())
+            if needed <= maximum {
+                return Ok(());
             }
+            // Of what is counted in bytes, one message may be too much alone.
+            let bytes =
+                matches!(limit, LimitName::MessageBytes | LimitName::OutputBytes | LimitName::DataBytes);
+            let alone = |payload: &Payload| bytes && payload.len() > maximum;
+            let message = payloads.iter().position(alone);
+            let needed = message.map_or(needed, |message| payloads[message].len());
+            Err(EncodeError::Limit { limit, maximum, needed, message })
         };
         if payloads.is_empty() {
             return Err(EncodeError::NoDestinations);
@@ -190,12 +195,7 @@ impl Encoder {
             filled += usize::from(len > 0);
             several |= payload.segments().len() > 1;
         }
-        let maximum = limits.message_bytes;
-        if longest > maximum {
-            let message = payloads.iter().position(|payload| payload.len() > maximum);
-            let needed = message.map_or(longest, |message| payloads[message].len());
-            return Err(EncodeError::Limit { limit: LimitName::MessageBytes, maximum, needed, message });
-        }
+        within(LimitName::MessageBytes, limits.message_bytes, longest)?;
         self.borders.reset(if several { payloads } else { &[] });
         // A concatenation is always possible within these; a split needs less data and is tried against the rest.
         within(LimitName::OutputBytes, limits.output_bytes, input_bytes)?;

@@ -71,10 +71,11 @@ impl fmt::Display for EncodeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoDestinations => f.write_str("a frame needs at least one destination"),
-            Self::Limit { limit: LimitName::Destinations, maximum, needed, .. }
-                if *maximum == DESTINATIONS_MAX =>
-            {
-                write!(f, "a frame has at most {maximum} destinations, not {needed}: send several frames")
+            Self::Limit { limit: LimitName::Destinations, needed, .. } if *needed > DESTINATIONS_MAX => {
+                write!(
+                    f,
+                    "a frame has at most {DESTINATIONS_MAX} destinations, not {needed}: send several frames"
+                )
             }
             Self::Limit { limit, maximum, needed, message: Some(message) } => write!(
                 f,
@@ -169,10 +170,12 @@ pub enum DecodeError {
         /// Numbers of streams given.
         streams: usize,
     },
-    /// A record refers to bytes that are not remembered.
+    /// A record refers to bytes that are not there.
     Reference {
         /// First byte of the record.
         offset: usize,
+        /// Which rule is broken.
+        rule: &'static str,
     },
     /// No frame that this end sent ends where what is said to have arrived does, so there is no checksum that this one could go
     /// on from. The two ends do not remember the same, or bytes were damaged: begin a new connection.
@@ -293,8 +296,8 @@ impl fmt::Display for DecodeError {
                  {carried:#010x}: a frame was left out, came twice or out of order, the epochs or the streams are not those of \
                  the other end, bytes were damaged, or it is not exactly one frame; begin a new connection"
             ),
-            Self::Reference { offset } => {
-                write!(f, "record at byte {offset} refers to bytes that are not remembered")
+            Self::Reference { offset, rule } => {
+                write!(f, "record at byte {offset} refers to what is not there: {rule}")
             }
             Self::Arrived { offset, announced, unknown } => write!(
                 f,
@@ -324,11 +327,19 @@ impl fmt::Display for DecodeError {
             Self::Ended { .. } => f.write_str(
                 "an earlier frame ended this connection and nothing more is read on it: begin a new one",
             ),
-            Self::Limit { offset, limit: LimitName::Destinations, maximum, needed }
-                if *maximum == DESTINATIONS_MAX =>
+            Self::Limit { offset, limit: LimitName::Destinations, needed, .. }
+                if *needed > DESTINATIONS_MAX =>
             {
-                write!(f, "byte {offset} says {needed} destinations, and a frame has at most {maximum}")
+                write!(
+                    f,
+                    "byte {offset} says {needed} destinations, and a frame has at most {DESTINATIONS_MAX}"
+                )
             }
+            Self::Limit { offset, limit: LimitName::MessageBytes, maximum, needed } => write!(
+                f,
+                "limit message_bytes is {maximum}, a message needs {needed} at byte {offset} already: raise the limit at both \
+                 ends, or have such messages sent in parts"
+            ),
             Self::Limit { offset, limit, maximum, needed } => write!(
                 f,
                 "limit {limit} is {maximum}, the frame needs {needed} at byte {offset} already: raise the limit at both ends, \
@@ -341,7 +352,7 @@ impl fmt::Display for DecodeError {
 impl Error for DecodeError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
-            Self::Ended { by } => Some(by),
+            Self::Ended { by } => Some(by.as_ref()),
             _ => None,
         }
     }
@@ -389,18 +400,25 @@ mod tests {
 
     #[test]
     fn no_limit_is_to_be_raised_beyond_the_formats() {
-        let limit = |maximum| {
-            DecodeError::Limit { offset: 3, limit: LimitName::Destinations, maximum, needed: 1025 }
-                .to_string()
-        };
-        assert_eq!(limit(DESTINATIONS_MAX), "byte 3 says 1025 destinations, and a frame has at most 1024");
-        assert!(limit(8).contains("raise the limit at both ends"));
+        let limit = LimitName::Destinations;
+        for maximum in [8, DESTINATIONS_MAX] {
+            let decode = DecodeError::Limit { offset: 3, limit, maximum, needed: 1025 };
+            assert_eq!(decode.to_string(), "byte 3 says 1025 destinations, and a frame has at most 1024");
+            let encode = EncodeError::Limit { limit, maximum, needed: 1025, message: None };
+            assert_eq!(
+                encode.to_string(),
+                "a frame has at most 1024 destinations, not 1025: send several frames"
+            );
+        }
+        let decode = DecodeError::Limit { offset: 3, limit, maximum: 8, needed: 9 };
+        assert!(decode.to_string().contains("raise the limit at both ends"));
     }
 
     #[test]
     fn what_ended_a_connection_is_the_source_and_not_repeated() {
         let ended = DecodeError::Ended { by: Box::new(DecodeError::Magic { found: 1 }) };
         assert!(!ended.to_string().contains("byte 0"));
-        assert_eq!(ended.source().unwrap().to_string(), "byte 0 is 0x01, not a frame");
+        let source = ended.source().unwrap().downcast_ref();
+        assert_eq!(source, Some(&DecodeError::Magic { found: 1 }));
     }
 }

@@ -286,7 +286,10 @@ impl Layout {
                     }
                     Source::Past(back)
                 }
-                Some(wire::AGAIN) => Source::Past(last_back.ok_or(DecodeError::Reference { offset })?),
+                Some(wire::AGAIN) => {
+                    let rule = "AGAIN has a PAST before it";
+                    Source::Past(last_back.ok_or(DecodeError::Reference { offset, rule })?)
+                }
                 Some(wire::ECHO) => Source::Echo(head.varint()?),
                 Some(_) => Source::Each,
             };
@@ -297,7 +300,8 @@ impl Layout {
             if let Source::Echo(distance) = source
                 && len > distance
             {
-                return Err(DecodeError::Reference { offset });
+                let rule = "an ECHO is no longer than its distance";
+                return Err(DecodeError::Reference { offset, rule });
             }
             tally.add(&record, offset)?;
             self.push(record, set.iter(), limits, offset)?;
@@ -339,7 +343,8 @@ impl Layout {
             if past {
                 // Nothing else is remembered. These bytes will be copied, and those before them.
                 if extent.len > wire::OPENING_BYTES {
-                    return Err(DecodeError::Reference { offset });
+                    let rule = "PAST stays within a message's first 256 bytes";
+                    return Err(DecodeError::Reference { offset, rule });
                 }
                 extent.remembered = extent.len;
             }
@@ -429,6 +434,9 @@ impl Layout {
 
 /// The bytes that every frame begins with. `connection` says whether the frame is to be one of a connection's.
 fn read_flags(reader: &mut Reader<'_>, connection: bool) -> Result<u8, DecodeError> {
+    if reader.remaining() < wire::FIRST_BYTES {
+        return Err(DecodeError::Truncated { offset: reader.remaining(), what: "the frame" });
+    }
     let found = reader.byte()?;
     if found != wire::MAGIC {
         return Err(DecodeError::Magic { found });

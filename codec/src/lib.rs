@@ -72,7 +72,8 @@
 //! ```
 //!
 //! What goes around such a frame is the caller's: its length, the numbers of its streams, and the epochs of a connection,
-//! which both ends say when it begins. `examples/connection.rs` does that over TCP, in a hundred lines.
+//! which both ends say when it begins. `examples/connection.rs` does that over TCP. An end of a [`Session`] that has nothing
+//! to send for long sends an empty message when [`Session::ack_due`] says so.
 //!
 //! # Features
 //!

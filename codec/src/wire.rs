@@ -5,6 +5,9 @@ pub(crate) const MAGIC: u8 = 0xF5;
 /// The version this build writes and the only one it reads.
 pub(crate) const VERSION: u8 = 1;
 
+/// Magic, version and flags.
+pub(crate) const FIRST_BYTES: usize = 3;
+
 /// The head is one length per message, the data is the messages one after another.
 pub(crate) const FLAG_CONCAT: u8 = 0x01;
 /// The data column is one LZ4 block.

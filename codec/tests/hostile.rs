@@ -293,16 +293,18 @@ fn what_is_wrong_with_a_frame_is_said() {
         ),
         (
             &[0, 3, 2, 0, 11],
-            "limit message_bytes is 10, the frame needs 11 at byte 5 already: raise the limit at both ends, or have less sent \
-             at once",
+            "limit message_bytes is 10, a message needs 11 at byte 5 already: raise the limit at both ends, or have such \
+             messages sent in parts",
         ),
         (&[0, 0x81, 8], "byte 3 says 1025 destinations, and a frame has at most 1024"),
     ] {
         let found = sealed(body);
         assert!(found.to_string().starts_with(text), "{found}");
     }
-    let short = parse(&Bytes::from_static(&[0xF5, 1, 0, 1])).unwrap_err();
-    assert_eq!(short.to_string(), "the frame is cut off at byte 4");
+    for bytes in 0..5 {
+        let short = parse(&Bytes::from(vec![0xF5, 1, 0, 1, 0]).slice(..bytes)).unwrap_err();
+        assert_eq!(short.to_string(), format!("the frame is cut off at byte {bytes}"));
+    }
     if !cfg!(feature = "zstd") {
         let found = sealed(&[4, 1]).to_string();
         assert_eq!(
@@ -360,7 +362,12 @@ fn the_encoder_keeps_to_the_receivers_limits() {
                 Err(EncodeError::Limit { limit, maximum, needed, message }) => {
                     assert_eq!((limit, maximum), (name, value));
                     assert!(needed > value);
-                    assert_eq!(message.is_some(), limit == LimitName::MessageBytes);
+                    let bytes = matches!(
+                        limit,
+                        LimitName::MessageBytes | LimitName::OutputBytes | LimitName::DataBytes
+                    );
+                    let first = messages.iter().position(|message| bytes && message.len() > value);
+                    assert_eq!(message, first, "{name}");
                     assert!(message.is_none_or(|message| messages[message].len() == needed));
                 }
                 Err(other) => panic!("{other}"),

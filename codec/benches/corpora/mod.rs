@@ -194,9 +194,17 @@ pub(crate) fn all() -> Vec<Corpus> {
         corpus(
             "json lines 8 x 8 KiB",
             Kind::Other,
-            edited(8, &Entry::Json.bytes(&mut Rng::with_seed(3), 8192), b'\n'),
+            edited(8, &Entry::Json.bytes(&mut Rng::with_seed(3), 8192), b'\n', |rng| {
+                json_line(rng).trim_end().to_owned()
+            }),
         ),
-        corpus("NUL packets 16 x 2 KiB", Kind::Other, edited(16, &text(&mut Rng::with_seed(4), 2048), b' ')),
+        corpus(
+            "NUL packets 16 x 2 KiB",
+            Kind::Other,
+            edited(16, &text(&mut Rng::with_seed(4), 2048), b' ', |rng| {
+                WORDS[rng.usize(..WORDS.len())].to_owned()
+            }),
+        ),
         corpus("unrelated random 4 x 1 KiB", Kind::Unrelated, unrelated(4, 1024, random)),
         corpus("unrelated random 4 x 64 KiB", Kind::Unrelated, unrelated(4, 65_536, random)),
         corpus("unrelated text 4 x 16 KiB", Kind::Unrelated, unrelated(4, 16_384, text)),
@@ -227,15 +235,15 @@ fn records(m: usize, count: usize, len: usize) -> Vec<Payload> {
     (0..m).map(message).collect()
 }
 
-/// `m` copies of `base`, whose parts end with NUL or a line feed; one part in sixteen is another in each copy.
-fn edited(m: usize, base: &[u8], separator: u8) -> Vec<Payload> {
+/// `m` copies of `base`, whose parts end with NUL or a line feed; one part in sixteen is an`other` in each copy.
+fn edited(m: usize, base: &[u8], separator: u8, other: fn(&mut Rng) -> String) -> Vec<Payload> {
     let mut rng = Rng::with_seed(6);
     let end = if separator == b'\n' { b'\n' } else { 0 };
     let message = |_| {
         let mut out = Vec::new();
         for part in base.split(|byte| *byte == separator) {
             if rng.u8(..16) == 0 {
-                out.extend_from_slice(json_line(&mut rng).trim_end().as_bytes());
+                out.extend_from_slice(other(&mut rng).as_bytes());
             } else {
                 out.extend_from_slice(part);
             }

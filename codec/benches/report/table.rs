@@ -139,7 +139,32 @@ pub(crate) fn targets(all: &[Target]) {
         return;
     }
     let met = all.iter().filter(|target| target.met()).count();
-    println!("\nOf {} targets {met} are met in this run. Missed:", all.len());
+    println!("\nOf {} targets {met} are met in this run:", all.len());
+    let mut kinds: Vec<&str> = all.iter().map(|target| target.what).collect();
+    kinds.sort_unstable();
+    kinds.dedup();
+    for kind in kinds {
+        let of_kind = || all.iter().filter(|target| target.what == kind);
+        // Over what was wanted: above 1 is beyond it where it is the most, below 1 where it is the least.
+        let ratio = |target: &&Target| match target.wanted {
+            0.0 => target.measured,
+            wanted => target.measured / wanted,
+        };
+        let worse = |a: &&Target, b: &&Target| match a.at_least {
+            true => ratio(b).total_cmp(&ratio(a)),
+            false => ratio(a).total_cmp(&ratio(b)),
+        };
+        let worst = of_kind().max_by(worse).expect("of one target at least");
+        println!(
+            "  {:<50} {:>3} of {:>3}, worst {:>6.2} for {:.2}",
+            kind,
+            of_kind().filter(|target| target.met()).count(),
+            of_kind().count(),
+            worst.measured,
+            worst.wanted
+        );
+    }
+    println!("Missed:");
     for target in all.iter().filter(|target| !target.met()) {
         let border = if target.at_least { "at least" } else { "at most" };
         println!(

@@ -61,6 +61,10 @@ pub(crate) fn of(corpus: &Corpus, row: &Row) -> Vec<Target> {
         }
         Kind::Other => {}
     }
+    for cell in row.cells.iter().filter(|cell| cell.subject.starts_with("codec +")) {
+        let beaten = f64::from(u8::from(cell.beaten_by.is_some()));
+        all.push(target("peers that are smaller and faster, by stage", beaten, 0.0, false));
+    }
     let wanted = row.crc_frame + 40e-9 * row.pieces as f64;
     all.push(target(
         "decode, us: CRC32C of the frame + 40 ns per piece",
