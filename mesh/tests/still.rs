@@ -133,6 +133,65 @@ fn bulk_that_is_taken_and_never_answered_leaves_a_proxy_that_control_keeps() {
     RTTS.into_iter().for_each(|rtt| bulk_leaves(rtt, 4, 20_000, 1 << 20));
 }
 
+/// Rounds of 10 ms: a heartbeat in one of `beats`, bulk in one of `bulks`; after two seconds bulk to the proxy in use is swallowed, for
+/// two minutes. The other proxy may be farther, so that the one with the hole is better in all that control can tell.
+fn two_minutes_beside_a_hole(
+    to: &[&str],
+    rtt: Duration,
+    (beats, bulks): (u64, u64),
+    farther: Duration,
+) -> trunkline_mesh::stats::Stats {
+    let mut lab = calm(rtt, None, 1 << 20);
+    let proxy = in_use(&mut lab);
+    let other = lab.index(if proxy == "eu-pa" { "eu-pb" } else { "eu-pa" });
+    lab.farther.insert(other, farther);
+    // Long enough for pings to know it.
+    lab.run_for(Duration::from_secs(10));
+    for round in 0..12_200 {
+        if round % beats == 0 {
+            send(&mut lab, to, Lane::Control, round, 100);
+        }
+        if round % bulks == 0 {
+            send(&mut lab, to, Lane::Bulk, round, 2_000);
+        }
+        if round == 200 {
+            lab.stop_lane(LEADER, &proxy, Lane::Bulk);
+        }
+        lab.run_for(Duration::from_millis(10));
+    }
+    lab.run_for(Duration::from_secs(5));
+    let sent = 12_200_u64.div_ceil(beats) + 12_200_u64.div_ceil(bulks);
+    assert_eq!(arrived(&lab).len() as u64, sent * to.len() as u64, "nothing is lost");
+    assert_eq!(lab.delivered.len() as u64, sent * to.len() as u64, "and nothing comes twice");
+    lab.stats(LEADER)
+}
+
+/// Alone it convicts no proxy; it leaves this one alone for as long as others leave one that is convicted.
+#[test]
+fn a_destination_that_is_alone_tries_a_hole_ever_more_seldom() {
+    for rtt in RTTS {
+        let stats = two_minutes_beside_a_hole(&MEMBERS[..1], rtt, (1, 4), Duration::ZERO);
+        let (late, verdicts) = (stats.attempts.timed_out, stats.verdicts["member"]);
+        println!("round trip {rtt:?}: {late} messages late, {verdicts} times");
+        assert_eq!(stats.verdicts["proxy"] + stats.verdicts["connection"], 0, "{:?}", stats.verdicts);
+        // What was under way at first, and then one in 200 ms, 400 ms and so on; not a timeout's worth of them every 2 s.
+        assert!(late <= 25, "round trip {rtt:?}: {late} messages late");
+    }
+}
+
+/// Heartbeats are too seldom to tell a connection from its proxy, and the proxy is the better one by far.
+#[test]
+fn a_hole_of_bulk_is_not_tried_again_for_what_control_answers() {
+    for (rtt, beats, bulks) in [(20, 30, 2), (20, 30, 100), (100, 30, 20), (100, 30, 100)] {
+        let rtt = Duration::from_millis(rtt);
+        let stats = two_minutes_beside_a_hole(&MEMBERS, rtt, (beats, bulks), rtt);
+        let times = stats.verdicts["proxy"] + stats.verdicts["connection"];
+        println!("round trip {rtt:?}, {beats} and {bulks}: {:?}", stats.verdicts);
+        // At first, and after 1 s, 2 s, 4 s and so on; one more where the connection is convicted beside its proxy.
+        assert!((7..=8).contains(&times), "round trip {rtt:?}, {beats} and {bulks}: {:?}", stats.verdicts);
+    }
+}
+
 /// Answers come 100 ms later than pings, and what is sent is little: the speed of answers is that of what was sent. A long frame
 /// that follows, to a proxy that dies, is not waited for as if the line were as slow.
 #[test]

@@ -43,6 +43,16 @@ struct Avoided {
     until: Micros,
     pause: Duration,
     cause: Cause,
+    /// A message says whether it works again, until then at most, while the others take a way that does.
+    trial_until: Micros,
+    /// Another way brought an answer since this one failed: it is not the destination, and this way is not needed.
+    answered_elsewhere: bool,
+}
+
+impl Avoided {
+    fn left_until(&self) -> Micros {
+        self.until.max(self.trial_until)
+    }
 }
 
 /// The least that a way refused as too large, payload bytes.
@@ -70,7 +80,10 @@ pub struct Pauses {
 /// First pause of one flow on a way that failed it, and longest.
 const AVOID_MIN: Duration = Duration::from_millis(200);
 const AVOID_MAX: Duration = Duration::from_secs(2);
-const AVOID_BACK_MAX: Duration = Duration::from_secs(60);
+
+/// The same of a way that is not needed: the way back, and a proxy that was silent while another way answered. Messages behind the
+/// one that tries it wait for that one.
+const AVOID_UNNEEDED_MAX: Duration = Duration::from_secs(60);
 
 /// How long it is known what a way refused as too large: the limit belongs to a link that this end does not see.
 const LIMIT_KEPT: Duration = Duration::from_secs(60);
@@ -82,6 +95,10 @@ const FULL_MAX: Duration = Duration::from_millis(500);
 /// Attempts in a row that came to nothing before a flow sends single messages until one is answered: a dead member must
 /// not cost the WAN its whole backlog again and again.
 const FAILURES_BEFORE_PROBING: u32 = 2;
+
+fn is_proxy(way: Way) -> bool {
+    matches!(way, Way::Proxy(_))
+}
 
 impl Default for Pauses {
     fn default() -> Self {
@@ -104,6 +121,7 @@ impl Pauses {
         self.full_pause = FULL_MIN;
         self.probes_directly = false;
         self.avoided.remove(&way);
+        self.avoided.values_mut().for_each(|avoided| avoided.answered_elsewhere = true);
     }
 
     /// The receiver begins anew, and with an empty inbox. Ways are what they were.
@@ -129,18 +147,47 @@ impl Pauses {
         self.full_until > now
     }
 
-    /// This way failed this flow: leave it alone, longer each time.
+    /// This way failed this flow: leave it alone, longer each time. What was left for longer because this one worked is not any more.
     pub fn avoid(&mut self, way: Way, cause: Cause, now: Micros) {
         self.probes_directly &= way != Way::Direct;
-        let first = Avoided { until: Micros(0), pause: AVOID_MIN, cause };
+        let soon = now + AVOID_MAX;
+        for (_, other) in self.avoided.iter_mut().filter(|(other, _)| is_proxy(**other) && **other != way) {
+            (other.until, other.answered_elsewhere) = (other.until.min(soon), false);
+        }
+        let first = Avoided {
+            until: Micros(0),
+            pause: AVOID_MIN,
+            cause,
+            trial_until: Micros(0),
+            answered_elsewhere: false,
+        };
         let avoided = self.avoided.entry(way).or_insert(first);
+        avoided.trial_until = Micros(0);
         if avoided.until <= now {
-            avoided.cause = cause;
-            avoided.until = now + avoided.pause;
-            // What is never needed is tried seldom: the messages behind the one that tries it wait for it.
-            let most = if matches!(way, Way::Back(_)) { AVOID_BACK_MAX } else { AVOID_MAX };
-            avoided.pause = (avoided.pause * 2).min(most);
+            let unneeded = is_proxy(way) && avoided.answered_elsewhere && cause == Cause::TimedOut;
+            let unneeded = unneeded || matches!(way, Way::Back(_));
+            let most = if unneeded { AVOID_UNNEEDED_MAX } else { AVOID_MAX };
+            let pause = avoided.pause.min(most);
+            (avoided.cause, avoided.answered_elsewhere) = (cause, false);
+            (avoided.until, avoided.pause) = (now + pause, (pause * 2).min(most));
             self.failures = self.failures.saturating_add(1);
+        }
+    }
+
+    /// A proxy was silent to this flow, another way answered since, and its time is over: one message is to say whether it works again.
+    #[must_use]
+    pub fn is_due_for_trial(&self, way: Way, now: Micros) -> bool {
+        let failed = self.avoided.get(&way).filter(|avoided| avoided.left_until() <= now);
+        is_proxy(way)
+            && failed.is_some_and(|avoided| avoided.answered_elsewhere && avoided.cause == Cause::TimedOut)
+    }
+
+    /// A message tries a way that [is due](Pauses::is_due_for_trial).
+    pub fn begin_trial(&mut self, way: Way, until: Micros, now: Micros) {
+        if self.is_due_for_trial(way, now)
+            && let Some(avoided) = self.avoided.get_mut(&way)
+        {
+            avoided.trial_until = until;
         }
     }
 
@@ -195,7 +242,7 @@ impl Pauses {
     /// The way is left alone at present for having failed this flow.
     #[must_use]
     pub fn avoids(&self, way: Way, now: Micros) -> bool {
-        self.distrusts(way, now) || self.avoided.get(&way).is_some_and(|avoided| avoided.until > now)
+        self.distrusts(way, now) || self.avoided.get(&way).is_some_and(|avoided| avoided.left_until() > now)
     }
 
     /// This way failed this flow, and nothing was answered on it since.
@@ -210,8 +257,8 @@ impl Pauses {
         if let Some(ejection) = self.distrusted.get(&way).filter(|ejection| ejection.holds(now)) {
             return Some((Cause::FalseAck, ejection.until()));
         }
-        let avoided = self.avoided.get(&way).filter(|avoided| avoided.until > now)?;
-        Some((avoided.cause, avoided.until))
+        let avoided = self.avoided.get(&way).filter(|avoided| avoided.left_until() > now)?;
+        Some((avoided.cause, avoided.left_until()))
     }
 
     /// One message at a time.
@@ -223,7 +270,7 @@ impl Pauses {
     /// When the first pause of any kind ends.
     #[must_use]
     pub fn next_wake(&self, now: Micros) -> Micros {
-        let pauses = self.avoided.values().map(|avoided| avoided.until).chain([self.full_until]);
+        let pauses = self.avoided.values().map(Avoided::left_until).chain([self.full_until]);
         let pauses = pauses.chain(self.distrusted.values().map(Ejection::until));
         pauses.filter(|until| *until > now).min().unwrap_or(Micros::NEVER)
     }
@@ -247,6 +294,43 @@ mod tests {
         assert_eq!(pauses.next_wake(later), later + AVOID_MIN * 2);
         pauses.answered(Way::Direct);
         assert_eq!((pauses.next_wake(later), pauses.is_probing()), (Micros::NEVER, false));
+    }
+
+    #[test]
+    fn a_proxy_that_is_silent_while_another_way_answers_is_tried_by_one_message_and_ever_more_seldom() {
+        let (mut pauses, hole, other) = (Pauses::default(), Way::Proxy(0), Way::Proxy(1));
+        let mut now = Micros(0);
+        for seconds_times_five in [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300] {
+            pauses.avoid(hole, Cause::TimedOut, now);
+            let until = now + AVOID_MIN * seconds_times_five;
+            assert_eq!(pauses.why_avoided(hole, now), Some((Cause::TimedOut, until)));
+            assert!(!pauses.is_due_for_trial(hole, until), "for all that is known it is the destination");
+            pauses.answered(other);
+            assert!(!pauses.avoids(hole, until) && pauses.is_due_for_trial(hole, until));
+            now = until + Duration::from_secs(2);
+            pauses.begin_trial(hole, now, until);
+            assert!(pauses.avoids(hole, until) && !pauses.is_due_for_trial(hole, until), "by one message");
+        }
+        pauses.avoid(hole, Cause::TimedOut, now);
+        // The way that made it unneeded fails: it is soon tried again.
+        pauses.avoid(other, Cause::DialFailed, now);
+        assert!(!pauses.avoids(hole, now + AVOID_MAX) && !pauses.is_due_for_trial(hole, now + AVOID_MAX));
+        pauses.avoid(hole, Cause::TimedOut, now + AVOID_MAX);
+        assert!(!pauses.avoids(hole, now + AVOID_MAX * 2), "and again, for nothing answers");
+        pauses.answered(hole);
+        assert!(!pauses.has_failed(hole) && pauses.has_failed(other));
+    }
+
+    #[test]
+    fn a_proxy_that_refuses_is_asked_again_soon_whatever_else_answers() {
+        let (mut pauses, proxy) = (Pauses::default(), Way::Proxy(0));
+        let mut now = Micros(0);
+        for _ in 0..10 {
+            pauses.avoid(proxy, Cause::Refused(None), now);
+            pauses.answered(Way::Direct);
+            now = now + AVOID_MAX;
+            assert!(!pauses.avoids(proxy, now) && !pauses.is_due_for_trial(proxy, now));
+        }
     }
 
     #[test]

@@ -43,6 +43,8 @@ pub struct ProxyRoute {
     pub rtt: Rtt,
     /// What is held against it.
     pub standing: Standing,
+    /// By the silence of which lane that is, while it is held against the whole of it.
+    silent_lane: Option<Lane>,
     /// The same of its connection of each lane alone.
     pub lanes: [Standing; 2],
     /// When the latest frame of each lane was written of which something was answered.
@@ -65,6 +67,7 @@ impl ProxyRoute {
             tried: false,
             rtt: Rtt::default(),
             standing: Standing::default(),
+            silent_lane: None,
             lanes: Default::default(),
             answered_written_at: [None; 2],
             ejection: Ejection::default(),
@@ -102,9 +105,11 @@ impl ProxyRoute {
         self.lanes[lane.index()].begin_trial(until, now);
     }
 
-    /// It delivered nothing in time. False when that is known already: what else was under way then says nothing new.
-    pub fn convict(&mut self, settings: &Settings, now: Micros) -> bool {
+    /// It delivered nothing in time, of what was sent on this lane. False when that is known already: what else was under way then
+    /// says nothing new.
+    pub fn convict(&mut self, lane: Lane, settings: &Settings, now: Micros) -> bool {
         let news = self.standing.convict(settings, now);
+        self.silent_lane = if news { Some(lane) } else { self.silent_lane };
         self.failures += u64::from(news);
         news
     }
@@ -153,10 +158,14 @@ impl ProxyRoute {
         proxy.max(connection)
     }
 
-    /// It delivers, on this lane. What was said of the other connection alone is not changed by that.
+    /// It delivers, on this lane. What was said of the other connection alone is not changed by that; and if it was the other lane that
+    /// was silent, what was said of the proxy is that connection's from now on: it is not back in use for having answered elsewhere.
     pub fn acquit(&mut self, lane: Lane, written_at: Option<Micros>) {
         let latest = &mut self.answered_written_at[lane.index()];
         *latest = (*latest).max(written_at);
+        if let Some(silent) = self.silent_lane.take().filter(|silent| *silent != lane) {
+            self.lanes[silent.index()].take_over(&self.standing);
+        }
         self.standing.acquit();
         self.lanes[lane.index()].acquit();
     }
@@ -538,13 +547,13 @@ mod tests {
 
         let mut routes = Routes::new(1, [(PeerIx(0), NodeId::new("p").unwrap())]);
         let proxy = &mut routes.proxies[0];
-        assert!(proxy.convict(&settings, Micros(0)));
+        assert!(proxy.convict(Lane::Control, &settings, Micros(0)));
         assert_eq!(proxy.snoozed_until(Lane::Bulk), Micros(1_000_000));
-        assert!(!proxy.convict(&settings, Micros(999_999)), "known already");
-        assert!(proxy.convict(&settings, Micros(1_000_000)));
+        assert!(!proxy.convict(Lane::Control, &settings, Micros(999_999)), "known already");
+        assert!(proxy.convict(Lane::Control, &settings, Micros(1_000_000)));
         assert_eq!(proxy.snoozed_until(Lane::Bulk), Micros(3_000_000));
         proxy.acquit(Lane::Control, Some(Micros(1)));
-        assert!(proxy.convict(&settings, Micros(0)));
+        assert!(proxy.convict(Lane::Control, &settings, Micros(0)));
         assert_eq!(proxy.snoozed_until(Lane::Bulk), Micros(1_000_000), "an ack clears the record");
     }
 
@@ -567,10 +576,17 @@ mod tests {
         assert!(proxy.is_tried(Lane::Bulk, Micros(1_000_000)) && !proxy.is_tried(Lane::Control, Micros(1)));
         proxy.acquit(Lane::Bulk, None);
         assert!(!proxy.is_on_trial(Lane::Bulk, Micros(1_000_000)));
-        // Of both it is as of one: whatever it delivers ends it.
-        assert!(proxy.convict(&settings, Micros(2_000_000)));
-        assert_eq!(left(proxy), [3_000, 3_000]);
-        proxy.acquit(Lane::Control, None);
+        // Of both it is as of one. What it delivers ends it for that lane, and for the one that was silent when it was that one.
+        for (silent, after) in [(Lane::Control, [0, 0]), (Lane::Bulk, [0, 3_000])] {
+            assert!(proxy.convict(silent, &settings, Micros(2_000_000)));
+            assert_eq!(left(proxy), [3_000, 3_000]);
+            proxy.acquit(Lane::Control, None);
+            assert_eq!(left(proxy), after);
+        }
+        assert!(proxy.is_on_trial(Lane::Bulk, Micros(3_000_000)));
+        assert!(proxy.convict_lane(Lane::Bulk, &settings, Micros(3_000_000)));
+        assert_eq!(left(proxy), [0, 5_000], "as long as a second time is");
+        proxy.acquit(Lane::Bulk, None);
         assert_eq!(left(proxy), [0, 0]);
     }
 
@@ -662,7 +678,7 @@ mod tests {
         assert_eq!(attempt_timeout(&Rtt::default(), &Rtt::default(), 2, &settings), ever);
         let mut routes = Routes::new(1, [(PeerIx(0), NodeId::new("p").unwrap())]);
         let proxy = &mut routes.proxies[0];
-        assert!(proxy.convict(&settings, Micros(0)));
+        assert!(proxy.convict(Lane::Control, &settings, Micros(0)));
         assert_eq!(proxy.snoozed_until(Lane::Control), Micros::NEVER);
     }
 }

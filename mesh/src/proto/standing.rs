@@ -72,6 +72,13 @@ impl Standing {
         *self = Self::default();
     }
 
+    /// What was said of the proxy was this connection's alone. What tried the proxy does not try it.
+    pub fn take_over(&mut self, of_proxy: &Self) {
+        if of_proxy.snoozed_until > self.snoozed_until {
+            *self = Self { trial_until: Micros(0), ..*of_proxy };
+        }
+    }
+
     /// What was said of it is taken back. So long the snooze lasts at most.
     pub fn pardon(&mut self, rest: Duration, now: Micros) {
         if self.snoozed_until > now {

@@ -155,6 +155,8 @@ pub(crate) struct Lab {
     /// Connections that a node accepts per second; the others wait.
     pub(crate) accepts_per_second: Option<u64>,
     accepts_at: BTreeMap<usize, Micros>,
+    /// How much longer a byte is under way from or to a node than its datacenters say.
+    pub(crate) farther: BTreeMap<usize, Duration>,
     /// The time that empty runs were given, ms, as they arrived.
     pub(crate) empty_runs: Vec<u32>,
     /// Real time that each node's machine and encoders took, and this driver's own for it: for benches.
@@ -238,6 +240,7 @@ impl Lab {
             holes: BTreeSet::new(),
             accepts_per_second: None,
             accepts_at: BTreeMap::new(),
+            farther: BTreeMap::new(),
             empty_runs: Vec::new(),
             spent: vec![Duration::ZERO; nodes.len()],
         };
@@ -558,7 +561,8 @@ impl Lab {
     }
 
     fn deliver(&mut self, end: End, to: End, pair: &Pair, bytes: Bytes) {
-        let mut at = self.now + self.line(pair).delay;
+        let farther = |host: usize| self.farther.get(&host).copied().unwrap_or_default();
+        let mut at = self.now + self.line(pair).delay + farther(end.0) + farther(to.0);
         if let Some((rng, per_million)) = self.losses.as_mut().filter(|_| pair.0 != pair.1)
             && rng.u32(..1_000_000) < *per_million
         {

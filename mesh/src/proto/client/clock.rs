@@ -224,7 +224,7 @@ impl Client {
         let news = match blame {
             Blame::Proxy => {
                 let proxy = &mut routes.proxies[index];
-                let news = proxy.convict(&self.settings, now);
+                let news = proxy.convict(lane, &self.settings, now);
                 if news {
                     tracing::warn!(proxy = %proxy.id, destinations = silent.len(), "proxy delivered nothing in time, left alone");
                 }

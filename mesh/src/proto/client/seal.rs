@@ -110,7 +110,10 @@ impl Client {
                 continue;
             }
             frame.single = match way {
-                Way::Proxy(index) => self.sites[site].routes.is_due_for_trial(index, lane, links, now),
+                Way::Proxy(index) => {
+                    self.sites[site].routes.is_due_for_trial(index, lane, links, now)
+                        || self.flows[ix.0].pauses.is_due_for_trial(way, now)
+                }
                 Way::Back(_) => self.flows[ix.0].pauses.has_failed(way),
                 Way::Direct => false,
             };
@@ -149,6 +152,8 @@ impl Client {
                 match way {
                     Way::Proxy(index) => {
                         self.sites[site].routes.proxies[index].begin_trial(lane, &self.settings, now);
+                        let until = now + self.settings.attempt_timeout_max;
+                        self.flows[ix.0].pauses.begin_trial(way, until, now);
                     }
                     _ => self.flows[ix.0].back.begin_trial(now + self.settings.attempt_timeout_max),
                 }

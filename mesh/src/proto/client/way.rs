@@ -130,6 +130,7 @@ impl Client {
         let site = &mut self.sites[flow.datacenter];
         let (routes, pauses) = (&site.routes, &flow.pauses);
         let why = match way {
+            Some(way @ Way::Proxy(_)) if pauses.is_due_for_trial(way, now) => Why::Trial,
             Some(Way::Proxy(index)) => routes.why(index, flow.lane, now),
             Some(Way::Back(_)) => Why::Back,
             Some(Way::Direct) if site.local => Why::Local,
