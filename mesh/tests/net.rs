@@ -169,13 +169,36 @@ async fn a_stranger_who_says_nothing_or_dribbles_is_dropped_after_the_handshake_
 }
 
 #[tokio::test]
-async fn too_many_handshakes_are_refused_and_room_comes_back() {
+async fn strangers_who_say_nothing_make_room_for_whoever_comes() {
+    let mut cluster = small();
+    cluster.settings =
+        Settings { handshakes_max: 8, handshake_timeout: Duration::from_secs(60), ..cluster.settings };
+    let proxy = cluster.start("eu-p").await;
+    let mut strangers = Vec::new();
+    for _ in 0..8 {
+        strangers.push(Raw::connect(cluster.address("eu-p")).await);
+    }
+    let refused = || proxy.mesh().stats().handshakes_refused["too_many_connections"];
+    let leader = cluster.start("leader").await;
+    eventually("the leader gets in", || leader.reaches("eu-p")).await;
+    eventually("two made room", || refused() == 2).await;
+    for stranger in &mut strangers[..2] {
+        assert_eq!(stranger.refusal().await, RefuseCode::TooManyConnections, "the oldest");
+    }
+    assert_eq!(proxy.mesh().stats().handshakes_refused["timeout"], 0);
+}
+
+#[tokio::test]
+async fn where_all_are_known_too_many_handshakes_are_refused_and_room_comes_back() {
     let mut cluster = small();
     cluster.settings.handshakes_max = 4;
     let proxy = cluster.start("eu-p").await;
-    let mut strangers = Vec::new();
-    for _ in 0..4 {
-        strangers.push(Raw::connect(cluster.address("eu-p")).await);
+    let mut halves = Vec::new();
+    for link in 0..4 {
+        let mut raw = Raw::connect(cluster.address("eu-p")).await;
+        let hello = Hello { link, ..cluster.hello("leader", Lane::Control) };
+        raw.shake_hands(&hello, Lane::Control).await;
+        halves.push(raw);
     }
     let mut fifth = Raw::connect(cluster.address("eu-p")).await;
     eventually("the verdict", || proxy.mesh().stats().handshakes_refused["too_many_connections"] == 1).await;
@@ -185,7 +208,7 @@ async fn too_many_handshakes_are_refused_and_room_comes_back() {
         tokio::task::yield_now().await;
     }
     assert_eq!(fifth.refusal().await, RefuseCode::TooManyConnections);
-    drop(strangers);
+    drop(halves);
     let leader = cluster.start("leader").await;
     eventually("the leader gets in", || leader.reaches("eu-p")).await;
 }

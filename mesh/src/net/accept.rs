@@ -2,6 +2,7 @@
 //! passes.
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -48,9 +49,9 @@ async fn run(shared: &Arc<Shared>, listener: &TcpListener) {
             }
         }
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok((stream, from)) => {
                 pause = PAUSE_MIN;
-                take(shared, stream);
+                take(shared, stream, from.ip());
             }
             Err(error) => {
                 shared.accept_errors.fetch_add(1, Ordering::Relaxed);
@@ -78,12 +79,12 @@ enum Verdict {
     Closed,
 }
 
-fn take(shared: &Arc<Shared>, stream: TcpStream) {
+fn take(shared: &Arc<Shared>, stream: TcpStream, from: IpAddr) {
     let verdict = shared.with(|core, now| {
         if core.closed {
             return Verdict::Closed;
         }
-        match core.node.handle_accepted(now) {
+        match core.node.handle_accepted(from, now) {
             Ok(conn) => Verdict::Taken(core.insert(conn)),
             Err(last_words) => Verdict::TurnedAway(last_words),
         }

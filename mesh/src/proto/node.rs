@@ -9,6 +9,7 @@ mod faults;
 mod writing;
 
 use std::collections::{BTreeSet, VecDeque};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -342,8 +343,8 @@ impl Node {
     ///
     /// # Errors
     /// The last words to write before it is closed: there are too many.
-    pub fn handle_accepted(&mut self, now: Micros) -> Result<ConnId, Bytes> {
-        self.links.handle_accepted(now)
+    pub fn handle_accepted(&mut self, from: IpAddr, now: Micros) -> Result<ConnId, Bytes> {
+        self.links.handle_accepted(from, now)
     }
 
     /// From now on nobody is linked who did not prove who it is: a connection without [`Node::handle_certified`] is refused.

@@ -223,6 +223,9 @@ pub(crate) fn handshake(data: &[u8]) {
     }
     let closed = &doors.shell.closed;
     assert!(doors.sides.keys().all(|conn| closed.contains_key(conn)), "all were silent for too long");
-    assert!((0..HANDSHAKES_MAX).all(|_| doors.shell.try_accept().is_some()), "all places are free");
-    assert!(doors.shell.try_accept().is_none(), "and no more of them than there are");
+    let ended = doors.shell.closed.len();
+    assert!((0..HANDSHAKES_MAX).all(|_| doors.shell.try_accept().is_some()));
+    assert_eq!(doors.shell.closed.len(), ended, "all places are free");
+    assert!(doors.shell.try_accept().is_some());
+    assert_eq!(doors.shell.closed.len(), ended + 1, "and no more of them than there are");
 }

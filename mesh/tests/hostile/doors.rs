@@ -141,8 +141,11 @@ proptest! {
             doors.shell.advance(Duration::from_secs(1));
         }
         prop_assert!(doors.said.keys().all(|conn| doors.shell.closed.contains_key(conn)), "silent for too long");
-        prop_assert!((0..HANDSHAKES_MAX).all(|_| doors.shell.try_accept().is_some()), "all places are free");
-        prop_assert!(doors.shell.try_accept().is_none(), "and no more of them than there are");
+        let ended = doors.shell.closed.len();
+        prop_assert!((0..HANDSHAKES_MAX).all(|_| doors.shell.try_accept().is_some()));
+        prop_assert_eq!(doors.shell.closed.len(), ended, "all places are free");
+        prop_assert!(doors.shell.try_accept().is_some());
+        prop_assert_eq!(doors.shell.closed.len(), ended + 1, "and no more of them than there are");
     }
 }
 

@@ -1,6 +1,7 @@
 //! Defects that hostile peers and crowded frames showed, one test each with the least that shows it, and a near miss. They
 //! stay when the defect is mended.
 
+use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -166,7 +167,7 @@ fn connections_that_never_pair_count_as_handshakes_and_end() {
         .map(|nonce| shell.connect_in(&Peer::new("o"), Lane::ALL[nonce % 2], 900 + nonce as u64))
         .collect();
     assert_eq!(shell.stats().handshakes, 4);
-    assert!(shell.node.handle_accepted(shell.now).is_err(), "each has a place of its own");
+    assert!(shell.try_accept().is_none(), "each has a place of its own");
     shell.advance(timeout);
     for conn in alone {
         assert!(shell.closed.contains_key(&conn));
@@ -177,6 +178,54 @@ fn connections_that_never_pair_count_as_handshakes_and_end() {
     for peer in ["o", "p", "p2"] {
         shell.link_in(&Peer::new(peer));
     }
+    shell.assert_member_usable();
+}
+
+/// Whoever is known and opens one half of a link after the other takes places from itself alone.
+#[test]
+fn a_peer_whose_links_never_pair_leaves_places_to_others() {
+    let settings = Settings { handshakes_max: 16, ..Settings::default() };
+    let mut shell = Shell::with("m", 0, settings);
+    let halves: Vec<ConnId> =
+        (0..40).map(|nonce| shell.connect_in(&Peer::new("o"), Lane::Control, 900 + nonce)).collect();
+    let ended = halves.iter().take_while(|conn| shell.closed.contains_key(conn)).count();
+    assert_eq!(ended, 32, "the oldest");
+    assert_eq!(halves.iter().filter(|conn| shell.closed.contains_key(conn)).count(), ended);
+    assert!(matches!(shell.sent(halves[0]).pop(), Some(Received::Refuse(refuse)) if refuse.code == 9));
+    assert_eq!(shell.stats().handshakes_refused["too_many_connections"], 32);
+    for peer in ["o", "p", "p2"] {
+        shell.link_in(&Peer::new(peer));
+    }
+    assert_eq!(shell.node.status(shell.now).links.iter().filter(|link| link.up).count(), 3);
+    shell.assert_member_usable();
+}
+
+/// All places are taken by connections that say nothing, and more come as fast as they are accepted.
+#[test]
+fn strangers_who_say_nothing_keep_nobody_out() {
+    let settings = Settings { handshakes_max: 16, ..Settings::default() };
+    let mut shell = Shell::with("m", 0, settings);
+    let mut strangers = Vec::new();
+    let mut flood = |shell: &mut Shell| {
+        for _ in 0..40 {
+            strangers.extend(shell.try_accept_from(Ipv4Addr::new(10, 0, 0, 9).into()));
+        }
+    };
+    flood(&mut shell);
+    // Its words come a round trip after it was accepted, and many strangers meanwhile.
+    let nonce = 900;
+    let from = Ipv4Addr::new(10, 0, 0, 1).into();
+    let conns = Lane::ALL.map(|_| shell.try_accept_from(from).expect("a stranger makes room"));
+    flood(&mut shell);
+    for (lane, conn) in Lane::ALL.into_iter().zip(conns) {
+        shell.shake_hands(conn, &Peer::new("o"), lane, nonce);
+        flood(&mut shell);
+    }
+    assert!(shell.node.status(shell.now).links.iter().all(|link| link.up && link.peer == id("o")));
+    let open = |shell: &Shell| strangers.iter().filter(|conn| !shell.closed.contains_key(conn)).count();
+    assert_eq!((strangers.len(), open(&shell)), (160, 16));
+    let refused = &shell.stats().handshakes_refused;
+    assert_eq!((refused["too_many_connections"], refused["timeout"]), (144, 0));
     shell.assert_member_usable();
 }
 

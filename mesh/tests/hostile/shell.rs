@@ -1,6 +1,7 @@
 //! A node without sockets, and the peers it believes to talk to: bytes in, bytes out, by hand.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -395,7 +396,13 @@ impl Shell {
     }
 
     pub(crate) fn try_accept(&mut self) -> Option<ConnId> {
-        let conn = self.node.handle_accepted(self.now).ok()?;
+        self.try_accept_from(Ipv4Addr::LOCALHOST.into())
+    }
+
+    pub(crate) fn try_accept_from(&mut self, from: IpAddr) -> Option<ConnId> {
+        let conn = self.node.handle_accepted(from, self.now);
+        self.drain();
+        let conn = conn.ok()?;
         self.add_wire(conn);
         Some(conn)
     }
@@ -410,12 +417,17 @@ impl Shell {
     /// A peer opens one connection of a link to the node.
     pub(crate) fn connect_in(&mut self, peer: &Peer, lane: Lane, nonce: u64) -> ConnId {
         let conn = self.accept();
+        self.shake_hands(conn, peer, lane, nonce);
+        conn
+    }
+
+    /// One connection that was accepted goes through its handshake.
+    pub(crate) fn shake_hands(&mut self, conn: ConnId, peer: &Peer, lane: Lane, nonce: u64) {
         let hello = encode(&peer.hello(lane, nonce));
         self.feed(conn, &[&PREAMBLE[..], &frame_around(FrameType::Hello, lane, &hello)].concat());
         let welcome = self.sent_welcome(conn, lane);
         let confirm = Confirm { version: WIRE_VERSION, transcript: transcript(&hello, &welcome) };
         self.feed(conn, &control_frame(FrameType::Confirm, lane, &confirm));
-        conn
     }
 
     fn sent_welcome(&mut self, conn: ConnId, lane: Lane) -> Bytes {

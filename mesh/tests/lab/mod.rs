@@ -6,6 +6,7 @@ mod lives;
 mod window;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -416,7 +417,10 @@ impl Lab {
             }
             Event::Accepted { from, .. } if !self.dialling.contains(&from) => {}
             Event::Accepted { from, to } => {
-                let accepted = self.hosts[to].node.as_mut().and_then(|node| node.handle_accepted(now).ok());
+                let accepted = self.hosts[to]
+                    .node
+                    .as_mut()
+                    .and_then(|node| node.handle_accepted(Ipv4Addr::LOCALHOST.into(), now).ok());
                 let end = accepted.map(|conn| (to, conn));
                 if let Some((_, conn)) = end {
                     self.hosts[to].conns.insert(conn, new_conn(Some(from)));

@@ -119,7 +119,7 @@ impl Links {
         let Some(conn) = self.conns.remove(&id) else { return };
         if conn.accepted {
             self.accepted -= 1;
-            self.handshaking -= usize::from(!conn.link.is_some_and(|link| self.is_up(link)));
+            self.places.free(id);
         }
         self.timers.clear(Timer::Handshake(id));
         self.timers.clear(Timer::Body(id));

@@ -14,6 +14,9 @@ use line::{DialLine, Rank};
 
 mod lives;
 
+mod places;
+use places::{Holder, Places};
+
 mod claims;
 
 mod members;
@@ -320,7 +323,7 @@ pub struct Links {
     /// Connections that came in.
     accepted: usize,
     /// Those of them whose link is not up: in their handshake, or alone.
-    handshaking: usize,
+    places: Places,
     draining: bool,
     /// A connection whose peer showed no certificate is refused.
     certificates: bool,
@@ -376,7 +379,7 @@ impl Links {
             ready: BTreeSet::new(),
             events: VecDeque::new(),
             accepted: 0,
-            handshaking: 0,
+            places: Places::default(),
             draining: false,
             certificates: false,
             wall_base_us,

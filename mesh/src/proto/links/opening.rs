@@ -1,10 +1,12 @@
 //! The handshake as steps of a connection: hello, welcome, confirm, refuse. The rules are in [`handshake`](super::super::handshake).
 
+use std::net::IpAddr;
+
 use bytes::Bytes;
 use tracing::field::display;
 
 use super::{
-    Action, Arrived, Conn, ConnId, IDLE_TIMEOUT, Link, LinkEvent, LinkId, Links, PeerIx, Stage, Timer,
+    Action, Arrived, Conn, ConnId, Holder, IDLE_TIMEOUT, Link, LinkEvent, LinkId, Links, PeerIx, Stage, Timer,
 };
 use crate::id::{Incarnation, Lane, NodeId, SpiffeId};
 use crate::proto::coder::epochs_of;
@@ -30,13 +32,18 @@ struct Admitted {
 }
 
 impl Links {
-    /// A connection came in.
+    /// A connection came in. When there is no place for it a stranger gives its own up: whoever says nothing must not keep out
+    /// who is about to say something.
     ///
     /// # Errors
-    /// The last words for it when there are too many.
-    pub fn handle_accepted(&mut self, now: Micros) -> Result<ConnId, Bytes> {
-        if self.accepted >= self.settings.connections_max || self.handshaking >= self.settings.handshakes_max
+    /// The last words for it when there are too many, and no stranger among them.
+    pub fn handle_accepted(&mut self, from: IpAddr, now: Micros) -> Result<ConnId, Bytes> {
+        if self.is_full()
+            && let Some(stranger) = self.places.stranger()
         {
+            self.evict(stranger, now);
+        }
+        if self.is_full() {
             let refusal =
                 Refusal::new(RefuseCode::TooManyConnections, "too many connections: try again later");
             self.count_refusal(refusal.code);
@@ -45,8 +52,33 @@ impl Links {
             return Err(refuse_bytes(Lane::Control, &refusal, true));
         }
         self.accepted += 1;
-        self.handshaking += 1;
-        Ok(self.add_conn(Stage::AwaitHello, Lane::Control, None, now))
+        let id = self.add_conn(Stage::AwaitHello, Lane::Control, None, now);
+        self.places.give(id, Holder::Stranger(from.into()));
+        Ok(id)
+    }
+
+    fn is_full(&self) -> bool {
+        self.accepted >= self.settings.connections_max || self.places.len() >= self.settings.handshakes_max
+    }
+
+    /// Ends a connection, or the link that it is half of, for another one.
+    fn evict(&mut self, id: ConnId, now: Micros) {
+        let refusal = Refusal::new(RefuseCode::TooManyConnections, "made room for others: try again later");
+        self.count_refusal(refusal.code);
+        // There may be very many of them.
+        if let Some(connections) = self.places.gone.count(now) {
+            let places = self.settings.handshakes_max;
+            tracing::warn!(connections, places, "connections whose link is not up made room for others");
+        }
+        self.drop_refused(id, &refusal, now);
+    }
+
+    /// Who came in is a node of the topology from here on.
+    fn make_known(&mut self, id: ConnId, peer: PeerIx, now: Micros) {
+        self.places.give(id, Holder::Peer(peer));
+        if let Some(oldest) = self.places.too_many_of(peer) {
+            self.evict(oldest, now);
+        }
     }
 
     /// Nobody is linked from now on who showed no certificate.
@@ -59,7 +91,13 @@ impl Links {
         let Some(conn) = self.conns.get(&id) else { return };
         if conn.accepted {
             match check_dialler_certificate(&certified, &self.me, &self.topology) {
-                Ok(()) => self.set_certified(id, certified),
+                Ok(()) => {
+                    let peer = self.peer(&certified.node);
+                    self.set_certified(id, certified);
+                    if let Some(peer) = peer {
+                        self.make_known(id, peer, now);
+                    }
+                }
                 Err(refusal) => self.refuse_as(id, Some(certified.node), &refusal, now),
             }
             return;
@@ -223,6 +261,9 @@ impl Links {
         conn.stage =
             Stage::AwaitConfirm { transcript: transcript(body, &answer), hello: Box::new(hello), version };
         self.ready.insert(id);
+        if self.conns.get(&id).is_some_and(|conn| conn.certified.is_none()) {
+            self.make_known(id, peer, now);
+        }
     }
 
     pub(super) fn take_welcome(
@@ -314,7 +355,7 @@ impl Links {
         let (peer, dialled) = (link.peer, link.dialled);
         self.peers[peer.0].claim = None;
         if !dialled {
-            self.handshaking -= link.conns.len();
+            link.conns.iter().flatten().for_each(|conn| self.places.free(*conn));
         }
         if !dialled
             && let Some(old) = self.peers[peer.0].accepted.replace(link_id).filter(|old| *old != link_id)
@@ -384,6 +425,10 @@ impl Links {
             detail = %refusal.detail,
             "link refused"
         );
+        self.drop_refused(id, refusal, now);
+    }
+
+    fn drop_refused(&mut self, id: ConnId, refusal: &Refusal, now: Micros) {
         let Some(conn) = self.conns.get(&id) else { return };
         // The acceptor has said nothing yet and owes its preamble.
         let silent = matches!(conn.stage, Stage::AwaitHello);

@@ -1,7 +1,14 @@
 //! Connections: bytes from machine to machine over the faulty wire.
 
+use std::net::{IpAddr, Ipv4Addr};
+
 use super::*;
 use crate::proto::frame::Token;
+
+/// Every node is on a host of its own.
+fn host_of(node: NodeIx) -> IpAddr {
+    Ipv4Addr::from_bits(0x0a00_0000 + u32::try_from(node).expect("few")).into()
+}
 
 impl World {
     pub(super) fn accept(&mut self, from: End, to: NodeIx) {
@@ -15,7 +22,7 @@ impl World {
         let Some(node) = host.node.as_mut() else {
             return self.at(back, Event::Dialed { from, to: None });
         };
-        match node.handle_accepted(now) {
+        match node.handle_accepted(host_of(from.node), now) {
             Ok(conn) => {
                 let end = End { node: to, life: host.life, conn };
                 host.conns.insert(conn, new_conn());
