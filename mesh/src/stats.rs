@@ -251,7 +251,7 @@ pub struct LinkStatus {
     pub version: u16,
     /// Smoothed round trip, µs; `None` before the first sample. The side that dialled takes them.
     pub rtt_us: Option<u64>,
-    /// Smallest round trip seen on this link, µs; `None` before the first sample.
+    /// Smallest round trip of the last minute or two on this link, µs; `None` before the first sample.
     pub rtt_min_us: Option<u64>,
     /// Peer's clock minus ours, µs, within ± half the smallest round trip; `None` before the first sample.
     pub clock_offset_us: Option<i64>,

@@ -111,7 +111,7 @@ catalog! {
     LINK_RTT = gauge("link_rtt_seconds", ["peer", "datacenter"],
         "Smoothed round trip to a peer.");
     LINK_RTT_MIN = gauge("link_rtt_min_seconds", ["peer", "datacenter"],
-        "Smallest round trip to a peer on its present link.");
+        "Smallest round trip to a peer of the last minute or two, on its present link.");
     LINK_CLOCK_OFFSET = gauge("link_clock_offset_seconds", ["peer", "datacenter"],
         "The clock of a peer minus the clock of this node, within half the smallest round trip.");
 
