@@ -71,8 +71,14 @@ impl Joined {
 
     fn tell(&mut self, mesh: &Mesh, members: &[Place]) {
         let topology = mesh.topology();
-        for change in self.changes(|node| topology.node(node).is_some(), members) {
+        let changes = self.changes(|node| topology.node(node).is_some(), members);
+        // Together: between two memberships addresses may have changed hands. Where that cannot be, one after the other, for what is
+        // wrong with one is to keep no other out.
+        let together = after(&topology, &changes)
+            .is_some_and(|topology| mesh.set_topology(topology).is_ok_and(|told| !told.is_empty()));
+        for change in changes {
             let done = match &change {
+                _ if together => Ok(Vec::new()),
                 Change::Joins(spec) => mesh.add_node(spec.clone()),
                 Change::Moves(spec) => mesh.replace_node(spec.clone()),
                 Change::Leaves(node) => mesh.remove_node(node),
@@ -149,6 +155,18 @@ impl Joined {
         }
         changes
     }
+}
+
+/// The topology after several changes, if there can be such a one.
+fn after(topology: &Topology, changes: &[Change]) -> Option<Topology> {
+    let mut nodes: BTreeMap<&NodeId, &NodeSpec> = topology.nodes().map(|spec| (&spec.id, spec)).collect();
+    for change in changes {
+        match change {
+            Change::Joins(spec) | Change::Moves(spec) => _ = nodes.insert(&spec.id, spec),
+            Change::Leaves(node) => _ = nodes.remove(node),
+        }
+    }
+    Topology::new(topology.cluster().clone(), nodes.into_values().cloned()).ok().filter(|_| changes.len() > 1)
 }
 
 /// Of a place that says where it is dialled.

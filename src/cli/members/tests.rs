@@ -137,6 +137,24 @@ fn parse(text: &str) -> Config {
 }
 
 #[tokio::test]
+async fn addresses_that_change_hands_are_all_followed_and_one_that_cannot_be_keeps_no_other_out() {
+    let proxy = Proxy::start().await;
+    let says = |index, joined: &[(&str, &str)]| proxy.near.says(&members(index, true, joined));
+    says(1, &[("c", "127.0.0.1:10"), ("d", "127.0.0.1:11")]);
+    assert_eq!(proxy.known().await, "c 127.0.0.1:10, d 127.0.0.1:11");
+    // Between two questions, so that there is no order in which they could be taken one by one.
+    says(2, &[("c", "127.0.0.1:11"), ("d", "127.0.0.1:10")]);
+    assert_eq!(proxy.known().await, "c 127.0.0.1:11, d 127.0.0.1:10");
+    says(3, &[("c", "127.0.0.1:10"), ("d", "127.0.0.1:12"), ("f", "127.0.0.1:11")]);
+    assert_eq!(proxy.known().await, "c 127.0.0.1:10, d 127.0.0.1:12, f 127.0.0.1:11");
+    // One is named at an address of the file's, and two at one.
+    says(4, &[("c", "127.0.0.1:2"), ("d", "127.0.0.1:13"), ("f", "127.0.0.1:11"), ("g", "127.0.0.1:13")]);
+    assert_eq!(proxy.known().await, "c 127.0.0.1:10, d 127.0.0.1:13, f 127.0.0.1:11");
+    says(5, &[("c", "127.0.0.1:14"), ("d", "127.0.0.1:13"), ("d", "127.0.0.1:15"), ("g", "127.0.0.1:13")]);
+    assert_eq!(proxy.known().await, "c 127.0.0.1:14, d 127.0.0.1:15, g 127.0.0.1:13");
+}
+
+#[tokio::test]
 async fn older_members_undo_nothing_and_who_is_not_ready_has_not_the_last_word() {
     let proxy = Proxy::start().await;
     assert_eq!(proxy.heard().index, 0);
