@@ -6,9 +6,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use trunkline_mesh::id::{Datacenter, Lane};
 use trunkline_mesh::message::{Batch, FailReason, Message, Outcome};
-use trunkline_mesh::proto::frame::Received;
+use trunkline_mesh::proto::frame::{FrameType, Received, control_frame};
 use trunkline_mesh::proto::node::ConnId;
-use trunkline_mesh::proto::wire::{AckFlow, Run};
+use trunkline_mesh::proto::wire::{AckFlow, Pong, Run};
 use trunkline_mesh::settings::Settings;
 use trunkline_mesh::topology::Roles;
 
@@ -287,6 +287,28 @@ fn a_proxy_that_left_and_is_back_is_avoided_by_nobody() {
     shell.drain();
     let [_, bulk] = shell.link_out(&Peer::new("p"));
     assert_eq!(messages(&mut shell, bulk), 1, "a clean record");
+}
+
+/// What was said while this process was late is forgiven; not that nothing was, each time anew.
+#[test]
+fn a_process_that_is_late_again_and_again_notices_who_is_silent() {
+    let mut shell = Shell::with("o", 0, Settings { ping_interval: Duration::from_millis(1), ..impatient() });
+    let silent = shell.link_out(&Peer::new("p"));
+    let alive = shell.link_out(&Peer::new("p2"));
+    let pong = control_frame(
+        FrameType::Pong,
+        Lane::Control,
+        &Pong { ping_sent_us: 0, ping_received_us: 0, sent_us: 0 },
+    );
+    for step in 0..10 {
+        // A timer is due a millisecond after the last one rang.
+        shell.advance(Duration::from_millis(900));
+        shell.feed(alive[0], &pong);
+        let late_once = step < 2;
+        assert!(!late_once || !shell.closed.contains_key(&silent[0]), "3 s, and what it was late by");
+    }
+    assert!(shell.closed.contains_key(&silent[0]), "silent for 9 s");
+    assert!(!shell.closed.contains_key(&alive[0]), "who says something is heard");
 }
 
 /// Nothing has to be sent for a lost proxy to be lost.

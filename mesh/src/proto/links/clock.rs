@@ -9,6 +9,27 @@ use crate::proto::handshake::Refusal;
 use crate::proto::time::Micros;
 use crate::proto::wire::{Ping, RefuseCode};
 
+/// When a peer was heard last.
+pub(super) struct Heard {
+    /// The moment, or so much later as this process was late since.
+    at: Micros,
+    forgiven: Duration,
+}
+
+impl Heard {
+    pub(super) fn now(at: Micros) -> Self {
+        Self { at, forgiven: Duration::ZERO }
+    }
+
+    /// What was said while this process was late is read before a timer rings late the next time, so of several such times the worst
+    /// counts: one that is late all the time would else never miss anybody.
+    fn forgive(&mut self, lag: Duration, now: Micros) {
+        let more = lag.saturating_sub(self.forgiven);
+        self.forgiven += more;
+        self.at = (self.at + more).min(now);
+    }
+}
+
 impl Links {
     /// Rings what is due.
     pub fn handle_timeout(&mut self, now: Micros) {
@@ -77,7 +98,7 @@ impl Links {
     /// This process was late by so much: peers may have spoken meanwhile, and nobody has read it yet.
     pub fn forgive(&mut self, lag: Duration, now: Micros) {
         for link in self.links.values_mut() {
-            link.heard_at = (link.heard_at + lag).min(now);
+            link.heard.forgive(lag, now);
         }
         for id in
             self.conns.iter().filter(|(_, conn)| conn.awaits_body).map(|(id, _)| *id).collect::<Vec<_>>()
@@ -88,7 +109,7 @@ impl Links {
 
     pub(super) fn check_silence(&mut self, link_id: LinkId, now: Micros) {
         let Some(link) = self.links.get(&link_id) else { return };
-        let until = link.heard_at + self.settings.silence_timeout;
+        let until = link.heard.at + self.settings.silence_timeout;
         if until <= now {
             let peer = &self.peers[link.peer.0].spec.id;
             tracing::warn!(%peer, "peer has been silent for too long, link closed");

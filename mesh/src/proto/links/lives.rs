@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Action, Conn, ConnId, Link, LinkEvent, LinkId, Links, Peer, PeerIx, Rank, Stage, Timer};
+use super::{Action, Conn, ConnId, Heard, Link, LinkEvent, LinkId, Links, Peer, PeerIx, Rank, Stage, Timer};
 use crate::id::{Incarnation, Lane};
 use crate::proto::frame::{FrameType, control_frame};
 use crate::proto::roster::{RosterIn, RosterOut};
@@ -33,7 +33,7 @@ impl Link {
             nonce,
             conns: [None; 2],
             up_at: now,
-            heard_at: now,
+            heard: Heard::now(now),
             used_at: now,
             offset: ClockOffset::default(),
             ping_asked: false,

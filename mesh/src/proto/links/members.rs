@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::{Dialling, IDLE_TIMEOUT, LinkId, Links, Peer, PeerIx, Timer};
+use super::{Dialling, Heard, IDLE_TIMEOUT, LinkId, Links, Peer, PeerIx, Timer};
 use crate::id::Datacenter;
 use crate::proto::time::Micros;
 use crate::settings::Settings;
@@ -145,7 +145,7 @@ impl Links {
         self.settings = settings;
         // By the pings of before peers were not to be heard any sooner: their silence begins now.
         for (id, link) in self.links.iter_mut().filter(|(_, link)| link.up) {
-            link.heard_at = now;
+            link.heard = Heard::now(now);
             self.timers.set_earlier(Timer::Silence(*id), now + self.settings.silence_timeout);
             if link.dialled {
                 self.timers.set_earlier(Timer::Ping(*id), now + self.settings.ping_interval);

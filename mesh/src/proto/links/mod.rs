@@ -22,6 +22,7 @@ mod claims;
 mod members;
 
 mod clock;
+use clock::Heard;
 
 mod output;
 
@@ -219,7 +220,7 @@ pub struct Link {
     nonce: u64,
     conns: [Option<ConnId>; 2],
     up_at: Micros,
-    heard_at: Micros,
+    heard: Heard,
     used_at: Micros,
     offset: ClockOffset,
     /// Somebody waits for the next answer to a ping.
@@ -535,7 +536,7 @@ impl Links {
             self.counters.wire[datacenter].1 += u64::try_from(bytes).unwrap_or(0);
             // Liveness is judged on control: a dead peer's bulk bytes may still be on their way.
             if conn.lane == Lane::Control {
-                link.heard_at = now;
+                link.heard = Heard::now(now);
             }
         }
         match (&conn.stage, received) {

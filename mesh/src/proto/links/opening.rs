@@ -6,7 +6,8 @@ use bytes::Bytes;
 use tracing::field::display;
 
 use super::{
-    Action, Arrived, Conn, ConnId, Holder, IDLE_TIMEOUT, Link, LinkEvent, LinkId, Links, PeerIx, Stage, Timer,
+    Action, Arrived, Conn, ConnId, Heard, Holder, IDLE_TIMEOUT, Link, LinkEvent, LinkId, Links, PeerIx,
+    Stage, Timer,
 };
 use crate::id::{Incarnation, Lane, NodeId, SpiffeId};
 use crate::proto::coder::epochs_of;
@@ -371,7 +372,7 @@ impl Links {
             }
         }
         if let Some(link) = self.links.get_mut(&link_id) {
-            (link.up, link.up_at, link.heard_at, link.used_at) = (true, now, now, now);
+            (link.up, link.up_at, link.heard, link.used_at) = (true, now, Heard::now(now), now);
             self.ready.extend(link.conns.iter().flatten());
         }
         if self.draining {
