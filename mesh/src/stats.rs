@@ -303,6 +303,15 @@ pub struct DatacenterStatus {
     pub routes: Vec<RouteStatus>,
 }
 
+/// What the readiness of a node is judged by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Readiness {
+    /// It is going away.
+    pub draining: bool,
+    /// A link to a member of its own datacenter is up.
+    pub reaches_member: bool,
+}
+
 /// What a node is and does now; served as JSON by the admin API.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Status {

@@ -487,6 +487,22 @@ async fn a_reload_changes_how_many_are_accepted_per_second() {
 }
 
 #[tokio::test]
+async fn a_proxy_reaches_a_member_by_a_link_to_one_of_its_own_datacenter_alone() {
+    let cluster = small();
+    let proxy = cluster.start("eu-p").await;
+    let leader = cluster.start("leader").await;
+    eventually("the link", || leader.reaches("eu-p")).await;
+    let readiness = || proxy.mesh().readiness();
+    assert!(!readiness().reaches_member && !readiness().draining, "of an origin elsewhere");
+    let member = cluster.start("eu-m").await;
+    eventually("its link", || readiness().reaches_member).await;
+    drop(member);
+    eventually("its end", || !readiness().reaches_member).await;
+    soon("drain", proxy.mesh().drain()).await;
+    assert!(readiness().draining);
+}
+
+#[tokio::test]
 async fn a_drain_says_whether_all_was_finished() {
     let mut cluster = small();
     cluster.settings.drain_timeout = Duration::from_millis(100);

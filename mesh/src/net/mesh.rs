@@ -16,7 +16,7 @@ use crate::id::{Datacenter, NodeId};
 use crate::proto::node::PingError;
 use crate::settings::{Settings, SettingsError};
 use crate::stats::decision::{Pinged, RoutesStatus};
-use crate::stats::{Stats, Status};
+use crate::stats::{Readiness, Stats, Status};
 use crate::topology::{NodeSpec, Topology, TopologyChange, TopologyChangeError};
 
 /// Round trips that may be waited for at one time.
@@ -82,10 +82,23 @@ impl Mesh {
         self.shared().look(Core::status)
     }
 
+    /// What its readiness is judged by: a small part of [`Mesh::status`], for who asks often.
+    #[must_use]
+    pub fn readiness(&self) -> Readiness {
+        self.shared().look(|core, _| core.node.readiness())
+    }
+
     /// How a sender reaches every datacenter, and the latest decisions that led there. A copy.
     #[must_use]
     pub fn routes(&self) -> RoutesStatus {
-        self.shared().look(|core, now| core.node.routes(now))
+        let mut routes = self.shared().look(|core, now| core.node.routes_of_none(now));
+        let mut from = 0;
+        // One at a time: decisions are many, and what waits for the lock meanwhile is the data path.
+        while let Some((index, of)) = self.shared().look(|core, now| core.node.routes_from(from, now)) {
+            routes.datacenters.push(of);
+            from = index + 1;
+        }
+        routes
     }
 
     /// One round trip through the mesh. To a member that this node sends to it takes the way that messages would take now,

@@ -30,8 +30,8 @@ use super::wire::{Ack, Envelope, Offer};
 use crate::id::{Incarnation, Lane, NodeId, SpiffeId};
 use crate::message::{Batch, Delivery, Outcome};
 use crate::settings::Settings;
-use crate::stats::decision::{Pinged, RoutesStatus};
-use crate::stats::{Stats, Status};
+use crate::stats::decision::{DatacenterRoutes, Pinged, RoutesStatus};
+use crate::stats::{Readiness, Stats, Status};
 use crate::topology::{Topology, TopologyChangeError};
 
 /// What a node is made from.
@@ -626,12 +626,36 @@ impl Node {
     /// How every datacenter is reached, and why.
     #[must_use]
     pub fn routes(&self, now: Micros) -> RoutesStatus {
+        let mut routes = self.routes_of_none(now);
+        let mut from = 0;
+        while let Some((index, of)) = self.routes_from(from, now) {
+            routes.datacenters.push(of);
+            from = index + 1;
+        }
+        routes
+    }
+
+    /// All of it but the datacenters, which [`Node::routes_from`] gives one after the other.
+    #[must_use]
+    pub fn routes_of_none(&self, now: Micros) -> RoutesStatus {
         RoutesStatus {
             node: self.links.me.node.clone(),
             origin: self.client.is_some(),
             now_unix_ms: self.links.wall_us(now) / 1000,
-            datacenters: self.client.as_ref().map_or_else(Vec::new, |client| client.routes(&self.links, now)),
+            datacenters: Vec::new(),
         }
+    }
+
+    /// The first datacenter from a place on, and its place. Places do not change while the node runs.
+    #[must_use]
+    pub fn routes_from(&self, from: usize, now: Micros) -> Option<(usize, DatacenterRoutes)> {
+        self.client.as_ref()?.routes(from, &self.links, now)
+    }
+
+    /// What its readiness is judged by.
+    #[must_use]
+    pub fn readiness(&self) -> Readiness {
+        Readiness { draining: self.draining, reaches_member: self.links.reaches_member() }
     }
 
     /// What the node is and does now.

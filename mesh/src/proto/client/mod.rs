@@ -330,30 +330,32 @@ impl Client {
     /// How every datacenter is reached now.
     #[must_use]
     pub fn status(&self, links: &Links, now: Micros) -> Vec<DatacenterStatus> {
-        let row = |(index, site): (usize, &Site)| DatacenterStatus {
+        let sites = self.sites.iter().enumerate().filter(|(_, site)| site.present);
+        sites.map(|(index, _)| self.status_of(index, links, now)).collect()
+    }
+
+    fn status_of(&self, index: usize, links: &Links, now: Micros) -> DatacenterStatus {
+        let site = &self.sites[index];
+        DatacenterStatus {
             name: site.name.clone(),
             local: site.local,
             queued_bytes: u64::try_from(self.budget.queued(index)).unwrap_or(u64::MAX),
             pending_messages: site.pending_messages,
             flows_without_room: site.flows.iter().map(|ix| u64::from(self.flows[ix.0].is_starved())).sum(),
             routes: site.routes.status(links, &self.settings, now),
-        };
-        self.sites.iter().enumerate().filter(|(_, site)| site.present).map(row).collect()
+        }
     }
 
-    /// The same, and how it came to that.
+    /// The first datacenter from a place in their list on, and its place: how it is reached now, and how it came to that.
     #[must_use]
-    pub fn routes(&self, links: &Links, now: Micros) -> Vec<DatacenterRoutes> {
-        let with_decisions = |(status, site): (DatacenterStatus, &Site)| DatacenterRoutes {
-            status,
+    pub fn routes(&self, from: usize, links: &Links, now: Micros) -> Option<(usize, DatacenterRoutes)> {
+        let (index, site) = self.sites.iter().enumerate().skip(from).find(|(_, site)| site.present)?;
+        let routes = DatacenterRoutes {
+            status: self.status_of(index, links, now),
             decisions_forgotten: site.decisions.forgotten(),
             decisions: site.decisions.shown(|way| self.proxy_of(site, way).cloned(), |at| links.wall_us(at)),
             verdicts: site.verdicts.shown(|at| links.wall_us(at)),
         };
-        self.status(links, now)
-            .into_iter()
-            .zip(self.sites.iter().filter(|site| site.present))
-            .map(with_decisions)
-            .collect()
+        Some((index, routes))
     }
 }

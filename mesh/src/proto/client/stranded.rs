@@ -103,7 +103,8 @@ impl Stranded {
     /// How often a way was looked for, for anybody.
     pub(super) fn decisions(&self, now: Micros) -> u64 {
         let of = |site: DatacenterRoutes| site.decisions.iter().map(|decision| decision.times).sum::<u64>();
-        self.client.routes(&self.links, now).into_iter().map(of).sum()
+        let from = |from| self.client.routes(from, &self.links, now);
+        std::iter::successors(from(0), |(index, _)| from(index + 1)).map(|(_, site)| of(site)).sum()
     }
 
     /// A link to a member is lost.

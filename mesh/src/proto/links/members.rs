@@ -37,6 +37,16 @@ impl Links {
         Ok(())
     }
 
+    /// A link to a member of this datacenter is up.
+    #[must_use]
+    pub fn reaches_member(&self) -> bool {
+        let is_member = |peer: PeerIx| {
+            let Peer { spec, present, .. } = &self.peers[peer.0];
+            *present && spec.roles.member && spec.datacenter == self.me.datacenter
+        };
+        self.links.values().any(|link| link.up && is_member(link.peer))
+    }
+
     /// Who is in the cluster now.
     #[must_use]
     pub fn topology(&self) -> &Arc<Topology> {
