@@ -188,7 +188,7 @@ impl Drop for Waits<'_> {
             drop(decision);
             let _ = self.client.mesh.shared().with(|core, now| {
                 core.waiting.leave(&self.place);
-                core.retry_waiting(now);
+                core.retry_waiting(Some(self.place.datacenter()), now);
             });
         }
     }

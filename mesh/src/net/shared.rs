@@ -14,7 +14,7 @@ use super::port::{End, Port};
 use super::socket::SocketOptions;
 use super::tls::{Reloaded, Tls, TlsError};
 use super::waiting::{Answer, Receipts, Waiting};
-use crate::id::NodeId;
+use crate::id::{Datacenter, NodeId};
 use crate::message::Outcome;
 use crate::proto::node::{Action, ConnId, Node, NodeInit, NotInTopology};
 use crate::proto::time::Micros;
@@ -335,7 +335,7 @@ impl Core {
                         effects.close.push((connection.port, last_words.map_or(End::Now, End::Words)));
                     }
                 }
-                Action::Room => self.retry_waiting(now),
+                Action::Room(datacenter) => self.retry_waiting(datacenter.as_ref(), now),
             }
         }
         while let Some((ticket, outcomes)) = self.node.poll_outcome() {
@@ -361,9 +361,9 @@ impl Core {
         effects
     }
 
-    /// Somebody left the line: those behind may fit.
-    pub(super) fn retry_waiting(&mut self, now: Micros) {
-        self.waiting.retry(&mut self.node, &mut self.receipts, now, &mut self.answers);
+    /// Somebody left the line, or budget came free: those who wait for a datacenter, or for any, may fit.
+    pub(super) fn retry_waiting(&mut self, datacenter: Option<&Datacenter>, now: Micros) {
+        self.waiting.retry(datacenter, &mut self.node, &mut self.receipts, now, &mut self.answers);
     }
 
     /// Rings what is due and says when to wake next.

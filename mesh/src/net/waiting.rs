@@ -38,6 +38,13 @@ pub(super) struct Place {
     number: u64,
 }
 
+impl Place {
+    /// Whom it waits for.
+    pub(super) fn datacenter(&self) -> &Datacenter {
+        &self.line.0
+    }
+}
+
 struct Waiter {
     /// Rises along a line.
     number: u64,
@@ -57,6 +64,8 @@ struct Line {
 pub(super) struct Waiting {
     lines: BTreeMap<(Datacenter, bool), Line>,
     next: u64,
+    #[cfg(test)]
+    tries: usize,
 }
 
 /// Which line a batch stands in.
@@ -95,18 +104,27 @@ impl Waiting {
         self.lines.clear();
     }
 
-    /// Budget came free: takes in from every line what fits.
+    /// Budget came free for a datacenter, or for all: takes in from its lines what fits. The first of a line whose datacenter has
+    /// as much as before would be looked through, with all its messages, to find that out.
     pub(super) fn retry(
         &mut self,
+        datacenter: Option<&Datacenter>,
         node: &mut Node,
         receipts: &mut Receipts,
         now: Micros,
         answers: &mut Vec<Answer>,
     ) {
-        self.lines.retain(|_, line| {
+        self.lines.retain(|(of, _), line| {
+            if datacenter.is_some_and(|datacenter| datacenter != of) {
+                return true;
+            }
             while let Some(Waiter { number, batch, to }) = line.waiters.pop_front() {
                 if to.is_closed() {
                     continue;
+                }
+                #[cfg(test)]
+                {
+                    self.tries += 1;
                 }
                 let decision = match submit(node, receipts, batch, now, true) {
                     Ok(receipt) => Ok(receipt),
@@ -160,13 +178,19 @@ mod tests {
             roles: Roles::MEMBER,
             address: Some(([127, 0, 0, 1], 9).into()),
         };
-        let topology: Topology = topology.with(member).unwrap();
+        let other = NodeSpec {
+            id: NodeId::new("other").unwrap(),
+            datacenter: Datacenter::new("eu").unwrap(),
+            ..member.clone()
+        };
+        let other = NodeSpec { address: Some(([127, 0, 0, 1], 8).into()), ..other };
+        let topology: Topology = topology.with(member).unwrap().with(other).unwrap();
         let bytes = 64 << 10;
         let settings = Settings {
             message_bytes_max: bytes,
             destination_budget_bytes: bytes,
             datacenter_budget_bytes: 2 * bytes,
-            process_budget_bytes: 2 * bytes,
+            process_budget_bytes: 8 * bytes,
             ..Settings::default()
         };
         Config { settings, ..Config::new(topology, node) }
@@ -196,5 +220,27 @@ mod tests {
         assert_eq!(length(), 1, "the head alone");
         client.mesh().close();
         assert!(head.await.is_err());
+    }
+
+    #[tokio::test]
+    async fn what_other_datacenters_give_back_is_not_tried_by_who_waits_for_one_that_is_full() {
+        let (client, _inbox) = join(narrow()).await.unwrap();
+        let shared = std::sync::Arc::clone(client.mesh().shared());
+        let tries = || shared.look(|core, _| core.waiting.tries);
+        while client.try_send(batch()).is_ok() {}
+        let head = client.send(batch());
+        tokio::pin!(head);
+        assert!(tokio::time::timeout(Duration::ZERO, head.as_mut()).await.is_err());
+        let before = tries();
+        // Each takes the place of the one before it, and gives its bytes back.
+        for _ in 0..100 {
+            let mut batch = Batch::to(Datacenter::new("eu").unwrap());
+            batch.push(Message::new(NodeId::new("other").unwrap(), vec![0; 100]).slot(1));
+            drop(client.try_send(batch).unwrap());
+        }
+        assert_eq!(tries(), before);
+        client.mesh().set_settings(&Settings::default()).unwrap();
+        assert!(head.await.is_ok());
+        assert_eq!(tries(), before + 1);
     }
 }

@@ -16,10 +16,12 @@ pub struct Budget {
     process_max: usize,
     datacenters: Vec<usize>,
     datacenter_max: usize,
-    /// Somebody was told that there is no room.
-    turned_away: bool,
-    /// Room came free since.
-    room: bool,
+    /// Datacenters for which somebody was told that there is no room in theirs, and none came free there since.
+    short: BTreeSet<usize>,
+    /// Those for which there was none in the process's, and none came free anywhere since.
+    short_of_all: BTreeSet<usize>,
+    /// Room came free for whoever was turned away there.
+    room: BTreeSet<usize>,
 }
 
 /// The segments of one batch and how many undecided messages hold each.
@@ -151,8 +153,9 @@ impl Budget {
             process_max: settings.process_budget_bytes,
             datacenters: vec![0; datacenters],
             datacenter_max: settings.datacenter_budget_bytes,
-            turned_away: false,
-            room: false,
+            short: BTreeSet::new(),
+            short_of_all: BTreeSet::new(),
+            room: BTreeSet::new(),
         }
     }
 
@@ -165,7 +168,8 @@ impl Budget {
     pub fn set_limits(&mut self, settings: &Settings) {
         (self.process_max, self.datacenter_max) =
             (settings.process_budget_bytes, settings.datacenter_budget_bytes);
-        self.room |= self.turned_away;
+        self.room.append(&mut self.short);
+        self.room.append(&mut self.short_of_all);
     }
 
     /// The most that a batch may be charged, bytes.
@@ -182,9 +186,11 @@ impl Budget {
         let there = self.datacenters[datacenter].saturating_add(bytes);
         let all = self.process.saturating_add(bytes);
         let process_max = if urgent { self.process_max } else { unreserved(self.process_max) };
-        let fits = there - replaced <= self.limit(urgent) && all - replaced <= process_max;
+        let fits_there = there - replaced <= self.limit(urgent);
+        let fits = fits_there && all - replaced <= process_max;
         if !(fits || bytes <= replaced) {
-            self.turned_away = true;
+            let short = if fits_there { &mut self.short_of_all } else { &mut self.short };
+            short.insert(datacenter);
             return false;
         }
         (self.datacenters[datacenter], self.process) = (there, all);
@@ -196,7 +202,11 @@ impl Budget {
         let freed = charge.let_go(index);
         self.datacenters[datacenter] -= freed;
         self.process -= freed;
-        self.room |= self.turned_away;
+        // What another datacenter gives back is no room for one whose own budget is full.
+        if self.short.remove(&datacenter) {
+            self.room.insert(datacenter);
+        }
+        self.room.append(&mut self.short_of_all);
     }
 
     /// More than half of a datacenter's budget is used: its queue is stalled, or as good as.
@@ -205,10 +215,11 @@ impl Budget {
         self.datacenters[datacenter] > self.datacenter_max / 2
     }
 
-    /// Somebody was told that there is no room, and none came free since.
+    /// Somebody was told that there is no room, and what this datacenter holds is a part of what keeps it out: no room came free
+    /// since.
     #[must_use]
-    pub fn is_short(&self) -> bool {
-        self.turned_away
+    pub fn is_short(&self, datacenter: usize) -> bool {
+        !self.short_of_all.is_empty() || self.short.contains(&datacenter)
     }
 
     /// Bytes charged to a datacenter.
@@ -217,13 +228,9 @@ impl Budget {
         self.datacenters[datacenter]
     }
 
-    /// True once after room came free for somebody who was turned away.
-    pub fn take_room(&mut self) -> bool {
-        let room = std::mem::take(&mut self.room);
-        if room {
-            self.turned_away = false;
-        }
-        room
+    /// Datacenters for which room came free for somebody who was turned away, each once.
+    pub fn take_room(&mut self) -> BTreeSet<usize> {
+        std::mem::take(&mut self.room)
     }
 }
 
@@ -289,15 +296,40 @@ mod tests {
             "the third holds what they share"
         );
         assert_eq!(charge.would_free(&three), charge.bytes());
-        assert!(!budget.take_room());
+        assert!(budget.take_room().is_empty());
         budget.release(0, &mut charge, 1);
-        assert!(budget.take_room(), "somebody waits");
+        assert_eq!(budget.take_room(), BTreeSet::from([0]), "somebody waits");
         budget.release(0, &mut charge, 0);
         assert_eq!(budget.queued(0), 200 + 1000 + 10 + MESSAGE_OVERHEAD_BYTES);
         budget.release(0, &mut charge, 2);
         assert_eq!(budget.queued(0), 200);
-        assert!(!budget.take_room(), "nobody waits");
+        assert!(budget.take_room().is_empty(), "nobody waits");
     }
+
+    #[test]
+    fn what_one_datacenter_gives_back_is_room_for_another_only_where_the_process_was_short() {
+        let settings =
+            Settings { datacenter_budget_bytes: 16_000, process_budget_bytes: 40_000, ..Settings::default() };
+        let mut budget = Budget::new(&settings, 3);
+        let mut charges: Vec<BatchCharge> =
+            (0..3).map(|_| BatchCharge::of(&[message(vec![Bytes::from(vec![1; 14_000])])])).collect();
+        for (datacenter, charge) in charges.iter().enumerate().take(2) {
+            assert!(budget.charge(datacenter, charge.bytes(), 0, false));
+        }
+        assert!(!budget.charge(0, 9_000, 0, false), "its own is full");
+        budget.release(1, &mut charges[1], 0);
+        assert!(budget.take_room().is_empty(), "which another one does not change");
+        assert!(budget.is_short(0) && !budget.is_short(1));
+        assert!(
+            budget.charge(1, 14_256, 0, false) && !budget.charge(2, 14_256, 0, false),
+            "the process's is"
+        );
+        assert!(budget.is_short(1), "by what all hold");
+        budget.release(0, &mut charges[0], 0);
+        assert_eq!(budget.take_room(), BTreeSet::from([0, 2]));
+        assert!((0..3).all(|datacenter| !budget.is_short(datacenter)));
+    }
+
     #[test]
     fn all_datacenters_together_have_the_process_budget() {
         let settings =

@@ -221,7 +221,7 @@ impl Node {
         self.links.set_wanted(&wanted, now);
         self.settle(now);
         // Who waits for a datacenter that is gone is told so.
-        self.links.push_action(Action::Room);
+        self.links.push_action(Action::Room(None));
         Ok(())
     }
 
@@ -244,7 +244,7 @@ impl Node {
         if let Some(member) = self.member.as_mut() {
             member.set_settings(settings.clone());
         }
-        self.links.push_action(Action::Room);
+        self.links.push_action(Action::Room(None));
     }
 
     /// This node's life. Changes when a peer has seen a higher one.
@@ -538,8 +538,8 @@ impl Node {
                 }
             }
         }
-        if self.client.as_mut().is_some_and(Client::take_room) {
-            self.links.push_action(Action::Room);
+        for datacenter in self.client.as_mut().map_or_else(Vec::new, Client::take_room) {
+            self.links.push_action(Action::Room(Some(datacenter)));
         }
     }
 

@@ -53,7 +53,7 @@ fn a_message_that_is_replaced_makes_room_for_senders_at_once() {
     assert!(submit(1500, false).is_err(), "no room");
     assert!(submit(10, true).is_ok(), "takes the place of the first");
     let actions: Vec<Action> = std::iter::from_fn(|| shell.node.poll_action()).collect();
-    assert!(actions.contains(&Action::Room), "{actions:?}");
+    assert!(actions.contains(&Action::Room(Some(Datacenter::new("eu").unwrap()))), "{actions:?}");
 }
 
 #[test]

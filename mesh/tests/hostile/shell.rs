@@ -292,7 +292,7 @@ impl Shell {
                 }
                 Some(Action::Ready(conn)) if self.unread.contains(&conn) => {}
                 Some(Action::Ready(conn)) => self.transmit(conn),
-                Some(Action::Room) => {}
+                Some(Action::Room(_)) => {}
             }
         }
         panic!("actions that never end");

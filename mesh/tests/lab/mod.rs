@@ -651,7 +651,7 @@ impl Lab {
                     }
                     self.close((index, conn));
                 }
-                Action::Room => {}
+                Action::Room(_) => {}
             }
         }
         let host = &mut self.hosts[index];

@@ -315,9 +315,9 @@ impl Client {
         self.outcomes.pop_front()
     }
 
-    /// True once after room came free for somebody who was turned away.
-    pub fn take_room(&mut self) -> bool {
-        self.budget.take_room()
+    /// Datacenters for which room came free for somebody who was turned away, each once.
+    pub fn take_room(&mut self) -> Vec<Datacenter> {
+        self.budget.take_room().into_iter().map(|site| self.sites[site].name.clone()).collect()
     }
 
     /// What was counted.

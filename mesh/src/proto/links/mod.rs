@@ -81,8 +81,8 @@ pub enum Action {
         /// A whole frame.
         last_words: Option<Bytes>,
     },
-    /// Budget came free: senders that wait may try again.
-    Room,
+    /// Budget came free for a datacenter, or for all: senders that wait may try again.
+    Room(Option<Datacenter>),
 }
 
 /// What became of links.

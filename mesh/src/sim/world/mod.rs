@@ -459,7 +459,7 @@ impl World {
                     self.hosts[index].conns.remove(&conn);
                     self.wire.forget(end);
                 }
-                Action::Room => {}
+                Action::Room(_) => {}
             }
         }
         self.hear(index, self.hosts[index].deaf || self.hosts[index].slow);
