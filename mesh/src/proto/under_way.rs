@@ -130,6 +130,15 @@ impl UnderWay {
         self.lines.get(&line)?.answered_at
     }
 
+    /// When something that was written before a frame was answered last, since it was written itself. `None` also where what was
+    /// written behind it was answered already.
+    #[must_use]
+    pub fn went_on_at(&self, line: (LinkId, Lane), id: u64) -> Option<Micros> {
+        let line = self.lines.get(&line)?;
+        let frame = &line.frames[line.frames.binary_search_by_key(&id, |frame| frame.id).ok()?];
+        line.answered_at.filter(|at| *at >= frame.written_at)
+    }
+
     /// No answer is waited for.
     #[must_use]
     pub fn is_idle(&self) -> bool {
@@ -226,6 +235,18 @@ mod tests {
         assert_eq!(under_way.answered_at(BULK), Some(Micros(5)), "it was known to have arrived");
         under_way.ended(BULK, 4);
         assert_eq!((under_way.bytes, under_way.is_idle()), (0, true));
+    }
+
+    #[test]
+    fn a_frame_is_next_when_what_was_before_it_is_answered() {
+        let mut under_way = UnderWay::default();
+        (1..=3).for_each(|id| under_way.wrote(BULK, id, 100, Micros(10 * id)));
+        assert_eq!(under_way.went_on_at(BULK, 2), None, "nothing was answered yet");
+        under_way.answered(BULK, 1, WAY, Micros(25));
+        assert_eq!(under_way.went_on_at(BULK, 2), Some(Micros(25)));
+        assert_eq!(under_way.went_on_at(BULK, 3), None, "it was written after that");
+        under_way.answered(BULK, 3, WAY, Micros(60));
+        assert_eq!(under_way.went_on_at(BULK, 2), None, "what was behind it was answered, and it was not");
     }
 
     #[test]

@@ -17,7 +17,8 @@ use crate::proto::time::Micros;
 use crate::proto::verdict::{About, Blame, Evidence, judge};
 use crate::stats::decision::lane_name;
 
-/// What drains may take twice as long as it did, but no more than this longer, or half a round trip.
+/// What drains may take twice as long as it did, but no more than this longer, or half a round trip; and answers that come one after
+/// the other are no further apart.
 const LINE_MARGIN: Duration = Duration::from_millis(50);
 
 /// How an attempt ended without an answer.
@@ -195,16 +196,26 @@ impl Client {
         let limits = still_limits(&pings, &self.settings);
         let heard_at = self.under_way.answered_at(line).map_or(written_at, |at| at.max(written_at));
         let way = way_without_load(attempt.link, links);
+        let margin = (way / 2).max(LINE_MARGIN);
         // A silent death is to cost 300 ms, or three round trips: one is in what is due, one is the next way's. Where hardly
         // anything drains, the line is no reason to wait. What it was taken to be able to carry may have been what it was given, so
         // however slow it seems, it is silent once nothing was answered for as long as a silent death may cost.
-        let drained = self.under_way.answer_due(line, id, way).map(|(due, drains)| {
-            (due + drains.min((way / 2).max(LINE_MARGIN))).min(heard_at + limits.unknown)
-        });
+        let drained = self
+            .under_way
+            .answer_due(line, id, way)
+            .map(|(due, drains)| (due + drains.min(margin)).min(heard_at + limits.unknown));
+        // What is written to a connection arrives in that order. Where what stood before this frame was answered after it was
+        // written, it is next, and not silent yet. What was on its way when a proxy died comes for half a round trip, so that this
+        // ends with the time of what was written just before.
+        let next = self.under_way.went_on_at(line, id).map(|at| at + margin);
         // Nobody knows how fast a line is before it is full. What was under way before a death is answered for one more round trip.
         let full = self.under_way.may_queue(line, id);
         let queued = full.then(|| (written_at + limits.unknown).max(heard_at + limits.known));
-        drained.max(queued).map(|later| later.min(written_at + limits.most)).filter(|later| *later > now)
+        drained
+            .max(next)
+            .max(queued)
+            .map(|later| later.min(written_at + limits.most))
+            .filter(|later| *later > now)
     }
 
     /// What a verdict does to the proxies. False when it says nothing new.
