@@ -30,7 +30,7 @@ use super::heard::Heard;
 use super::machine_store::SnapshotData;
 use super::message::{Append, Appended, Body, Envelope};
 use super::outbox::{Outbox, QueueFull};
-use super::pace::{Paces, Step};
+use super::pace::{Paces, Room, Step};
 use super::parts::{EngineSnapshot, Receives};
 use super::quorum::{Quorum, Sent};
 use super::silences::Silences;
@@ -380,7 +380,14 @@ impl<D: Disk, S: Stream<Item = AppendEntriesRequest<Types>> + Unpin> Appends<'_,
                 return None;
             }
             let late = self.since + self.patience;
-            let held_until = self.held_until(full);
+            let room = match (self.pending.len(), self.bytes) {
+                _ if full => Room::None,
+                (appends, bytes) if 2 * appends >= STREAM_APPENDS_MAX || 2 * bytes >= STREAM_BYTES_MAX => {
+                    Room::Some
+                }
+                _ => Room::Most,
+            };
+            let held_until = self.held_until(room);
             let open = !full && self.input.is_some();
             tokio::select! {
                 biased;
@@ -410,13 +417,13 @@ impl<D: Disk, S: Stream<Item = AppendEntriesRequest<Types>> + Unpin> Appends<'_,
     }
 
     /// Until when it waits for others of its datacenter.
-    fn held_until(&mut self, full: bool) -> Option<Instant> {
+    fn held_until(&mut self, room: Room) -> Option<Instant> {
         let (step, heard_at, now) = (self.step.as_mut()?, self.heard_at?, Instant::now());
-        step.is_at(self.next_index, full, heard_at, now);
+        step.is_at(self.next_index, room, heard_at, now);
         if self.next_index >= (self.peer.wire.log_end)() {
             step.is_at_head();
         }
-        if full { None } else { step.waits_until(now) }
+        if room == Room::None { None } else { step.waits_until(now) }
     }
 
     fn send(&mut self, request: AppendEntriesRequest<Types>) -> Result<(), RPCError<Types>> {

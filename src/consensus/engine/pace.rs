@@ -22,9 +22,21 @@ use super::super::time::Instant;
 /// Whoever answered nothing for so long is not waited for.
 const SILENT_AFTER: Duration = Duration::from_millis(500);
 /// Nor is whoever was waited for so long in one go, or so long in all and for half of the time, until it is at the head of the log.
+/// Only what could have been sent meanwhile counts: while most of what may be under way is, the line has enough.
 const WAITS_MAX: Duration = Duration::from_secs(1);
 /// Entries: whoever is further behind has a way of its own.
 const FAR_BEHIND: u64 = 4096;
+
+/// How much more a stream may have under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Room {
+    /// Nothing: it is full.
+    None,
+    /// Up to half of it.
+    Some,
+    /// More than that. What is under way may not fill the line.
+    Most,
+}
 
 /// One stream, as the others of its datacenter see it.
 #[derive(Clone, Copy, Debug)]
@@ -99,7 +111,8 @@ impl Paces {
             pace.joined += 1;
             pace.joined
         };
-        Some(Step { shared, replica, number, full_since: None, waits_since: None, waited: Duration::ZERO })
+        let (full_since, waits_since, waited) = (None, None, Duration::ZERO);
+        Some(Step { shared, replica, number, room: Room::Most, full_since, waits_since, waited })
     }
 }
 
@@ -109,6 +122,7 @@ pub(super) struct Step {
     shared: Arc<Shared>,
     replica: ReplicaId,
     number: u64,
+    room: Room,
     /// The first time since it was at the head of the log.
     full_since: Option<Instant>,
     waits_since: Option<Instant>,
@@ -118,7 +132,9 @@ pub(super) struct Step {
 
 impl Step {
     /// Where it is, once it was answered at all.
-    pub(super) fn is_at(&mut self, next: u64, full: bool, heard_at: Instant, now: Instant) {
+    pub(super) fn is_at(&mut self, next: u64, room: Room, heard_at: Instant, now: Instant) {
+        let full = room == Room::None;
+        self.room = room;
         if full {
             self.full_since.get_or_insert(now);
         }
@@ -148,11 +164,11 @@ impl Step {
     pub(super) fn waits_until(&mut self, now: Instant) -> Option<Instant> {
         let full_since = self.full_since?;
         let mut pace = self.shared.lock();
-        let Some(silent) = pace.awaited(self.replica, now).map(|stream| stream.heard_at + SILENT_AFTER).max()
-        else {
+        let silent = pace.awaited(self.replica, now).map(|stream| stream.heard_at + SILENT_AFTER).max();
+        let Some(silent) = silent.filter(|_| self.room == Room::Most) else {
             self.waited +=
                 self.waits_since.take().map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
-            return None;
+            return silent;
         };
         let in_this_go = now.saturating_duration_since(*self.waits_since.get_or_insert(now));
         let in_all = self.waited + in_this_go;
@@ -163,6 +179,7 @@ impl Step {
         if left_after.is_zero() {
             pace.awaited(self.replica, now).for_each(|stream| stream.left = true);
             drop(pace);
+            tracing::debug!(replica = %self.replica, "goes on without followers of its datacenter that are slower");
             (self.full_since, self.waits_since, self.waited) = (Some(now), None, Duration::ZERO);
             self.shared.changed.notify_waiters();
             return None;
@@ -212,19 +229,19 @@ mod tests {
     fn who_was_full_goes_on_with_the_others_that_are() {
         let now = Instant::now();
         let (mut one, mut other) = both();
-        one.is_at(7, true, now, now);
-        other.is_at(7, true, now, now);
-        one.is_at(7, false, now, now);
+        one.is_at(7, Room::None, now, now);
+        other.is_at(7, Room::None, now, now);
+        one.is_at(7, Room::Most, now, now);
         assert_eq!(one.waits_until(now), Some(now + SILENT_AFTER), "the other one is full yet");
-        other.is_at(7, false, now, now);
+        other.is_at(7, Room::Most, now, now);
         assert_eq!((one.waits_until(now), other.waits_until(now)), (None, None));
         // One is ahead, as far as it got before the other one had its turn.
-        one.is_at(9, false, now, now);
+        one.is_at(9, Room::Most, now, now);
         assert!(one.waits_until(now).is_some());
         assert_eq!(other.waits_until(now), None, "it is the last");
-        other.is_at(9, false, now, now);
+        other.is_at(9, Room::Most, now, now);
         assert_eq!(one.waits_until(now), None);
-        one.is_at(11, false, now, now);
+        one.is_at(11, Room::Most, now, now);
         assert!(one.waits_until(now).is_some());
         drop(other);
         assert_eq!(one.waits_until(now), None, "nobody is there");
@@ -234,11 +251,11 @@ mod tests {
     fn nobody_waits_at_the_head_of_the_log_nor_within_the_own_datacenter() {
         let now = Instant::now();
         let (mut one, mut other) = both();
-        other.is_at(3, true, now, now);
-        one.is_at(7, false, now, now);
+        other.is_at(3, Room::None, now, now);
+        one.is_at(7, Room::Most, now, now);
         assert_eq!(one.waits_until(now), None, "it was never full");
-        one.is_at(7, true, now, now);
-        one.is_at(7, false, now, now);
+        one.is_at(7, Room::None, now, now);
+        one.is_at(7, Room::Most, now, now);
         assert!(one.waits_until(now).is_some());
         one.is_at_head();
         assert_eq!(one.waits_until(now), None);
@@ -250,9 +267,9 @@ mod tests {
         let start = Instant::now();
         let wait = |ahead: u64, heard: Instant, now: Instant| {
             let (mut one, mut other) = both();
-            other.is_at(10, true, heard, now);
-            one.is_at(10, true, start, start);
-            one.is_at(10 + ahead, false, now, now);
+            other.is_at(10, Room::None, heard, now);
+            one.is_at(10, Room::None, start, start);
+            one.is_at(10 + ahead, Room::Most, now, now);
             one.waits_until(now)
         };
         assert_eq!(wait(0, start, start), Some(start + SILENT_AFTER));
@@ -261,9 +278,9 @@ mod tests {
         assert_eq!(wait(FAR_BEHIND + 1, start, start), None, "far behind");
         // It answers, and never has room.
         let (mut one, mut other) = both();
-        one.is_at(10, true, start, start);
-        other.is_at(10, true, start + WAITS_MAX, start);
-        one.is_at(10, false, start, start);
+        one.is_at(10, Room::None, start, start);
+        other.is_at(10, Room::None, start + WAITS_MAX, start);
+        one.is_at(10, Room::Most, start, start);
         assert_eq!(one.waits_until(start), Some(start + WAITS_MAX));
         assert_eq!(one.waits_until(start + WAITS_MAX), None, "long enough");
     }
@@ -276,23 +293,40 @@ mod tests {
         let (mut next, mut waited) = (0, Duration::ZERO);
         for cycle in 0..20_u32 {
             let began = start + cycle * ms(480);
-            one.is_at(next, true, began, began);
-            other.is_at(next, true, began, began);
+            one.is_at(next, Room::None, began, began);
+            other.is_at(next, Room::None, began, began);
             let (has_room, goes_on) = (began + ms(80), began + ms(480));
-            one.is_at(next, false, has_room, has_room);
+            one.is_at(next, Room::Most, has_room, has_room);
             if one.waits_until(has_room).is_some() {
                 waited += ms(400);
             }
-            other.is_at(next, false, goes_on, goes_on);
+            other.is_at(next, Room::Most, goes_on, goes_on);
             assert_eq!(one.waits_until(goes_on), None);
             next += 10;
         }
         assert!(waited >= ms(800) && waited <= ms(1_600), "{waited:?}");
         other.is_at_head();
-        one.is_at(next, true, start, start);
-        one.is_at(next, false, start, start);
-        other.is_at(next, true, start, start);
+        one.is_at(next, Room::None, start, start);
+        one.is_at(next, Room::Most, start, start);
+        other.is_at(next, Room::None, start, start);
         assert!(one.waits_until(start).is_some(), "it is as good as any other one again");
+    }
+
+    /// It answers 25 ms later than the other one, every 40 ms, and as much as the line takes is under way all the time.
+    #[test]
+    fn a_follower_that_answers_a_little_later_is_not_slow() {
+        let start = Instant::now();
+        let (mut one, mut other) = both();
+        for cycle in 0..200_u32 {
+            let (began, next) = (start + cycle * ms(40), 10 * u64::from(cycle));
+            one.is_at(next, Room::None, began, began);
+            other.is_at(next, Room::None, began, began);
+            let (has_room, goes_on) = (began + ms(10), began + ms(35));
+            one.is_at(next, Room::Some, has_room, has_room);
+            assert_eq!(one.waits_until(has_room), Some(began + SILENT_AFTER), "cycle {cycle}");
+            other.is_at(next, Room::Some, goes_on, goes_on);
+            assert_eq!((one.waits_until(goes_on), other.waits_until(goes_on)), (None, None));
+        }
     }
 
     /// Those that wait do not keep each other awake.
@@ -300,15 +334,15 @@ mod tests {
     async fn whoever_waits_is_told_that_others_moved_and_of_nothing_else() {
         let now = Instant::now();
         let (mut one, mut other) = both();
-        one.is_at(1, false, now, now);
+        one.is_at(1, Room::Most, now, now);
         let shared = Arc::clone(&other.shared);
         let mut moved = std::pin::pin!(shared.changed.notified());
         moved.as_mut().enable();
-        one.is_at(1, false, now + ms(1), now + ms(1));
+        one.is_at(1, Room::Most, now + ms(1), now + ms(1));
         assert!(futures_util::poll!(moved.as_mut()).is_pending(), "it stands where it stood");
-        one.is_at(2, false, now, now);
+        one.is_at(2, Room::Most, now, now);
         moved.await;
-        other.is_at(1, false, now, now);
+        other.is_at(1, Room::Most, now, now);
         let left = one.changed();
         drop(other);
         left.await;
@@ -320,11 +354,11 @@ mod tests {
         let paces = Paces::new(dc("us"));
         let join = |replica| paces.join(&dc("eu"), replica).unwrap();
         let (mut one, mut older, mut newer) = (join(ONE), join(OTHER), join(OTHER));
-        older.is_at(5, true, now, now);
-        newer.is_at(5, true, now, now);
+        older.is_at(5, Room::None, now, now);
+        newer.is_at(5, Room::None, now, now);
         drop(older);
-        one.is_at(5, true, now, now);
-        one.is_at(5, false, now, now);
+        one.is_at(5, Room::None, now, now);
+        one.is_at(5, Room::Most, now, now);
         assert!(one.waits_until(now).is_some());
     }
 }
