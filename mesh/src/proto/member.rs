@@ -218,6 +218,11 @@ impl Member {
         true
     }
 
+    /// A run of a frame that has more messages than are looked at: it has to come again.
+    pub fn turn_away(&mut self, arrived: &ArrivedRun<'_>, links: &mut Links, now: Micros) {
+        self.refuse(arrived, RefusedReason::InboxFull, links, now);
+    }
+
     /// How many messages of a run that comes in may go to the inbox past those that wait for room there: none of bulk while
     /// anything waits, and none of control while control does.
     fn may_hand_over(&self, lane: Lane) -> usize {

@@ -25,7 +25,7 @@ use super::member::{ArrivedRun, Member};
 use super::proxy::{ForwardedRun, Proxy};
 use super::time::{Micros, micros};
 use super::verdict::Blame;
-use super::window::Upstream;
+use super::window::{FRAME_MESSAGES_MAX, Upstream};
 use super::wire::{Ack, Envelope, Offer};
 use crate::id::{Incarnation, Lane, NodeId, SpiffeId};
 use crate::message::{Batch, Delivery, Outcome};
@@ -442,6 +442,7 @@ impl Node {
                 return;
             }
         }
+        let mut messages = 0_u64;
         for (index, run) in envelope.runs.into_iter().enumerate() {
             let Some(flow) = self.links.flow_in(conn, run.flow).cloned() else {
                 return self.links.handle_unknown_row(conn, now);
@@ -450,6 +451,11 @@ impl Node {
             let mine = flow.destination == self.links.me.node;
             if let Some(member) = self.member.as_mut().filter(|_| mine) {
                 let arrived = ArrivedRun { upstream, lane, flow: &flow, run, buffer_bytes };
+                if messages >= FRAME_MESSAGES_MAX {
+                    member.turn_away(&arrived, &mut self.links, now);
+                    continue;
+                }
+                messages += u64::from(run.count);
                 let taken = member.handle_run(&arrived, frame.message(index), &mut self.links, now);
                 // An empty run asks, by whatever way it likes: answers do not follow it.
                 if let Some(client) = self.client.as_mut().filter(|_| taken && run.count > 0) {

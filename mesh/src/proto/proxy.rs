@@ -319,7 +319,8 @@ impl Proxy {
             mark_answered(&mut self.open, forward);
         }
         forward.upstream = upstream;
-        forward.last = forward.last.max(last);
+        // What was passed on before is answered, or nobody waits for it here.
+        forward.last = if forward.open { forward.last.max(last) } else { last };
         forward.queued += 1;
         forward.queued_bytes += charge;
         if !forward.open {

@@ -11,6 +11,10 @@ pub use crate::settings::MESSAGE_OVERHEAD_BYTES;
 /// Seqs above the next one that a member looks at: the bitmap of an ack stays below 2 KiB, and a sender keeps to it.
 pub const WINDOW_SEQS: u64 = 16_384;
 
+/// Messages of one frame that a member cuts out: four windows. What an origin sends a member once is within one, so more come in a
+/// frame only of several origins, with messages of hardly a byte; they have to come again.
+pub const FRAME_MESSAGES_MAX: u64 = 4 * WINDOW_SEQS;
+
 /// Where the latest word of this flow came from, and so where acks go.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Upstream {

@@ -12,6 +12,7 @@ use trunkline_mesh::proto::coder::BatchEncoder;
 use trunkline_mesh::proto::frame::{FrameError, Received, SealedBatch, Token};
 use trunkline_mesh::proto::node::ConnId;
 use trunkline_mesh::proto::run::message_head;
+use trunkline_mesh::proto::window::WINDOW_SEQS;
 use trunkline_mesh::proto::wire::{AckFlow, Envelope, PASSED, REFUSED_RANGES_MAX, Refused, RefusedReason};
 use trunkline_mesh::settings::Settings;
 
@@ -366,6 +367,23 @@ fn a_run_of_millions_of_empty_messages_costs_little_memory() {
         }
         _ => println!("skipped: this system does not tell a process's peak memory"),
     }
+}
+
+/// A codec says a thousand equal runs in a few kilobytes; a member must not cut millions of messages out of them.
+#[test]
+fn a_frame_that_says_one_run_a_thousand_times_is_looked_at_four_times() {
+    let mut shell = Shell::new("m");
+    let [_, bulk] = shell.link_in(&Peer::new("o"));
+    shell.feed(bulk, &roster_frame(Lane::Bulk, 0, vec![flow("o", 100, "m")]));
+    let count = u32::try_from(WINDOW_SEQS).unwrap();
+    let payload = Payload::from(vec![0; 2 * usize::try_from(count).unwrap()]);
+    let runs = (0..1000).map(|_| run(0, 1, count, 0)).collect();
+    let frame = batch_around(Lane::Bulk, runs, vec![payload; 1000]);
+    assert!(frame.len() < 100_000, "{}", frame.len());
+    shell.feed(bulk, &frame);
+    let member = shell.node.stats().member;
+    assert_eq!(member.duplicates, 3 * u64::from(count));
+    assert_eq!(member.refused["inbox_full"], 996);
 }
 
 /// Hundreds of thousands of tiny messages fit a frame's bytes, and must fit the codec's other limits too.
