@@ -37,6 +37,12 @@ fn noise(seed: u64, length: usize) -> Vec<u8> {
     std::iter::repeat_with(|| rng.u8(..)).take(length).collect()
 }
 
+/// Bytes that the leader keeps until they are answered.
+fn waiting(lab: &mut Lab) -> u64 {
+    let now = lab.now;
+    lab.node(LEADER).status(now).datacenters.iter().map(|of| of.queued_bytes).sum()
+}
+
 /// Bulk for a destination until its budget is full.
 fn fill(lab: &mut Lab, to: &str, length: usize, seed: &mut u64) {
     loop {
@@ -45,10 +51,7 @@ fn fill(lab: &mut Lab, to: &str, length: usize, seed: &mut u64) {
         batch.push(
             Message::new(id(to), noise(*seed, length)).lane(Lane::Bulk).deadline(Duration::from_secs(60)),
         );
-        let now = lab.now;
-        let status = lab.node(LEADER).status(now);
-        let room: u64 = status.datacenters.iter().map(|of| of.queued_bytes).sum();
-        if room > 3 << 20 {
+        if waiting(lab) > 3 << 20 {
             return;
         }
         match lab.submit(LEADER, batch) {
@@ -195,6 +198,42 @@ fn a_slow_line_with_long_buffers_is_not_taken_for_silence() {
         println!("buffers of {kernel_bytes}: {direct} of {sent} messages went directly, {late} were late");
         assert!(direct * 50 <= sent && late * 50 <= sent, "{direct} direct and {late} late of {sent}");
     }
+}
+
+/// A megabyte is under way at any time, in messages of 4 KiB to 124, on a line that others have a part of now and then: what an answer
+/// takes is a matter of what stands before it, and not of its proxy.
+#[test]
+fn a_line_that_others_fill_now_and_then_convicts_nobody() {
+    let members = ["eu-1", "eu-2", "eu-3"];
+    let mut nodes = vec![(LEADER, "us", Roles::ORIGIN, None)];
+    nodes.extend(["eu-pa", "eu-pb"].map(|proxy| (proxy, "eu", Roles::PROXY, None)));
+    nodes.extend(members.map(|member| (member, "eu", Roles::MEMBER, None)));
+    let mut lab = Lab::new(&nodes, &Settings::default(), DELAY);
+    lab.set_line("us", "eu", Line { delay: DELAY, rate: Some(RATE) });
+    lab.kernel_bytes = 4 << 20;
+    lab.run_for(Duration::from_secs(1));
+    let mut rng = fastrand::Rng::with_seed(7);
+    for beat in 0..8000 {
+        // Now and then somebody else has a part of the line.
+        let rate = if beat % 500 < 200 { RATE / 5 * 3 } else { RATE };
+        lab.set_line("us", "eu", Line { delay: DELAY, rate: Some(rate) });
+        while waiting(&mut lab) < 3 << 20 {
+            let bytes = 4096 * if rng.u8(..8) == 0 { rng.usize(8..32) } else { rng.usize(1..4) };
+            let payload = noise(beat, bytes);
+            let mut batch = Batch::to(dc("eu"));
+            for to in members {
+                batch.push(
+                    Message::new(id(to), payload.clone()).lane(Lane::Bulk).deadline(Duration::from_secs(60)),
+                );
+            }
+            lab.submit(LEADER, batch).unwrap();
+        }
+        lab.run_for(Duration::from_millis(1));
+    }
+    lab.run_for(Duration::from_secs(5));
+    let stats = lab.stats(LEADER);
+    let blamed: u64 = stats.verdicts.values().sum();
+    assert_eq!((stats.attempts.timed_out, stats.fallbacks.direct, blamed), (0, 0, 0), "{:?}", stats.verdicts);
 }
 
 /// What comes at once after a quiet time fills a line before anybody knows how fast it is: all of it is later than anything was
