@@ -525,6 +525,7 @@ impl World {
             let text = format!("{waited} attempts waited for a timeout, and nobody was silent");
             self.checker.broken(text);
         }
+        self.check_refusals(&leader);
         let proxies = self.hosts.iter().filter_map(|host| host.node.as_ref().map(|node| node.stats().proxy));
         let answers =
             proxies.fold((0, 0), |(runs, frames), of| (runs + of.answers, frames + of.answer_frames));

@@ -2,6 +2,11 @@
 
 use super::streams::encoder;
 use super::*;
+use crate::proto::wire::RefusedReason;
+use crate::stats::Stats;
+
+/// With so many refusals for want of room for every origin, the leader hears of one.
+const REFUSALS_MIN: u64 = 20;
 
 impl World {
     pub(super) fn fault(&mut self) {
@@ -350,6 +355,20 @@ impl World {
         if queued_bytes == 0 && proxy.runs != known {
             let text = format!("{}: {} runs came in, {known} were passed on or refused", host.id, proxy.runs);
             self.checker.broken(text);
+        }
+    }
+
+    /// Whoever has no room says so. Most of many refusals are for others, or get lost with a link, and never all that are for one.
+    pub(super) fn check_refusals(&mut self, leader: &Stats) {
+        let of_room = |refused: &BTreeMap<&'static str, u64>| -> u64 {
+            let reasons = [RefusedReason::InboxFull, RefusedReason::QueueFull];
+            reasons.iter().filter_map(|reason| refused.get(reason.label())).sum()
+        };
+        let all = self.hosts.iter().filter_map(|host| host.node.as_ref().map(Node::stats));
+        let said: u64 = all.map(|stats| of_room(&stats.proxy.refused) + of_room(&stats.member.refused)).sum();
+        let enough = REFUSALS_MIN * u64::try_from(self.origins.len()).unwrap_or(u64::MAX);
+        if said >= enough && leader.attempts.refused == 0 && self.hosts[LEADER].life == 1 {
+            self.checker.broken(format!("{said} refusals were said, and the leader heard of none"));
         }
     }
 
