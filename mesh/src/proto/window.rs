@@ -13,7 +13,7 @@ pub const WINDOW_SEQS: u64 = 16_384;
 
 /// Messages of one frame that a member cuts out: four windows. What an origin sends a member once is within one, so more come in a
 /// frame only of several origins, with messages of hardly a byte; they have to come again.
-pub const FRAME_MESSAGES_MAX: u64 = 4 * WINDOW_SEQS;
+pub const FRAME_MESSAGES_MAX: u64 = 65_536;
 
 /// Where the latest word of this flow came from, and so where acks go.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
