@@ -2,7 +2,6 @@
 
 mod support;
 
-use std::net::TcpListener;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -317,35 +316,4 @@ fn limits_below_what_replicas_send_are_refused() {
     let (code, _, told) = run(&["node", "--config", file.to_str().unwrap()]);
     assert_eq!(code, 78, "{told}");
     assert!(told.contains("message_bytes_max of at least 2 MiB"), "{told}");
-}
-
-#[test]
-fn a_replica_that_did_not_drain_says_so_by_its_exit_code() {
-    let data = tempfile::tempdir().unwrap();
-    let (mesh, api) = (own(2), own(1)[0]);
-    // The other replica takes connections and says nothing: what it is asked waits for its deadline.
-    let mute = TcpListener::bind(mesh[1]).unwrap();
-    mute.set_nonblocking(true).unwrap();
-    let node = |name: &str, at: usize, more: &str| {
-        format!(
-            "[[node]]\nid = \"{name}\"\ndc = \"one\"\nroles = [\"origin\", \"member\"]\naddress = \"{}\"\n\
-             data = \"{{node}}\"\n{more}",
-            mesh[at]
-        )
-    };
-    let text = format!(
-        "[cluster]\nid = \"one\"\n[timers]\ndrain_timeout = \"300 ms\"\n{}{}",
-        node("one-1", 0, &format!("api = \"{api}\"\n")),
-        node("one-2", 1, "")
-    );
-    let (file, log) = (data.path().join("cluster.toml"), data.path().join("log"));
-    std::fs::write(&file, text).unwrap();
-    let mut node = Node::start_logged(&["--config", file.to_str().unwrap(), "--node", "one-1"], api, &log);
-    let _asked = poll("the other one is asked", SOON, || mute.accept().ok());
-    poll("it serves", SOON, || get(api, "/livez").filter(|answer| answer.code == 200));
-    signal(&node.child, "TERM");
-    let code = exit_code(&mut node.child, SOON);
-    let told = std::fs::read_to_string(&log).unwrap();
-    assert_eq!(code, 1, "{told}");
-    assert!(told.contains("not drained within `drain_timeout`"), "{told}");
 }

@@ -81,19 +81,12 @@ pub(super) async fn run(args: RunArgs, role: Role, log: &Log) -> Result<(), Fail
         api.close().await;
     }
     outcome.and(written)?;
-    told_of_drain(drained)?;
+    if !drained {
+        let why = "not drained within `drain_timeout`: what was under way is lost here, and its senders try other ways";
+        return Err(Failure::Failed(why.to_owned()));
+    }
     tracing::info!("stopped");
     Ok(())
-}
-
-/// What a node ends with that finished all it had in time, or did not.
-pub(super) fn told_of_drain(drained: bool) -> Result<(), Failure> {
-    if drained {
-        return Ok(());
-    }
-    let why =
-        "not drained within `drain_timeout`: what was under way is lost here, and its senders try other ways";
-    Err(Failure::Failed(why.to_owned()))
 }
 
 /// The admin API of a node that has an address for it in the file, whatever the process does besides.
