@@ -23,6 +23,7 @@ const LIMITS: Limits = Limits {
 };
 /// A frame is never longer than its messages and 16 KiB more, here.
 const FRAME_BYTES_MAX: usize = LIMITS.data_bytes + (16 << 10);
+/// For each read and each write: who sends a byte now and then is not slow for this.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// One end. The first error of [`write`](Self::write) or [`receive`](Self::receive) is its end: drop it, and begin another one.
@@ -43,6 +44,9 @@ impl Connection {
         let mut incoming = [0; 8];
         tcp.read_exact(&mut incoming)?;
         let epochs = Epochs { outgoing, incoming: u64::from_le_bytes(incoming) };
+        if epochs.incoming == epochs.outgoing {
+            return Err(invalid("the other end says this end's own number"));
+        }
         Ok(Self { tcp, session: Session::new(Options { limits: LIMITS, ..Options::default() }, epochs) })
     }
 
@@ -61,23 +65,27 @@ impl Connection {
             [&around[..]].into_iter().chain(slices).map(IoSlice::new).collect();
         let mut left = &mut slices[..];
         while !left.is_empty() {
-            match self.tcp.write_vectored(left)? {
-                0 => return Err(io::ErrorKind::WriteZero.into()),
-                written => IoSlice::advance_slices(&mut left, written),
+            match self.tcp.write_vectored(left) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => IoSlice::advance_slices(&mut left, written),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(())
     }
 
-    /// The next frame. What the peer says of lengths is held against this end's maxima before anything is allocated for it.
-    fn receive(&mut self) -> io::Result<Frame> {
+    /// The next frame, and the stream of each of its messages. What the peer says of lengths is held against this end's maxima
+    /// before anything is allocated for it.
+    fn receive(&mut self) -> io::Result<(Vec<u32>, Frame)> {
         let mut around = [0; 5];
         self.tcp.read_exact(&mut around)?;
         let [len @ .., count] = around;
         let (len, count) = (u32::from_le_bytes(len) as usize, usize::from(count));
         if len > FRAME_BYTES_MAX || count > LIMITS.destinations {
-            let text = format!("a frame of {len} bytes for {count} streams: more than this end takes");
-            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+            return Err(invalid(format!(
+                "a frame of {len} bytes for {count} streams: more than this end takes"
+            )));
         }
         let mut numbers = vec![0; 4 * count];
         self.tcp.read_exact(&mut numbers)?;
@@ -85,10 +93,13 @@ impl Connection {
         let streams: Vec<u32> = numbers.iter().map(|number| u32::from_le_bytes(*number)).collect();
         let mut frame = vec![0; len];
         self.tcp.read_exact(&mut frame)?;
-        self.session
-            .parse(Bytes::from(frame), &streams)
-            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+        let frame = self.session.parse(Bytes::from(frame), &streams).map_err(invalid)?;
+        Ok((streams, frame))
     }
+}
+
+fn invalid(why: impl Into<Box<dyn Error + Send + Sync>>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, why)
 }
 
 /// Streams: one for the proposals, one for each follower.
@@ -116,7 +127,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("round  messages B  frame B  around it B");
     for round in 1..=ROUNDS {
         // The entry is made of the slices that came: what the proxy sent is named, and not sent back.
-        let got = proxy_of_eu.receive()?;
+        let (streams, got) = proxy_of_eu.receive()?;
+        if streams != PROPOSALS {
+            return Err(format!("a frame for the streams {streams:?}, which nobody expects here").into());
+        }
         let message = |to: &u32| [header(*to, round)].into_iter().chain(got.message(0)).collect();
         let messages: Vec<Payload> = FOLLOWERS.iter().map(message).collect();
         let bytes: usize = messages.iter().map(Payload::len).sum();
@@ -135,12 +149,16 @@ fn propose(tcp: TcpStream) -> Result<(), Box<dyn Error>> {
     for round in 1..=ROUNDS {
         let frame = leader.encode(&PROPOSALS, &[Payload::from(proposal(round))])?;
         leader.write(&PROPOSALS, &frame)?;
-        let frame = leader.receive()?;
-        for (index, to) in FOLLOWERS.iter().enumerate() {
+        let (streams, frame) = leader.receive()?;
+        // Here each message goes on to the follower whose stream it is.
+        for (index, to) in streams.iter().enumerate() {
             let expected = [header(*to, round), proposal(round)].concat();
-            if frame.message_count() != FOLLOWERS.len() || frame.to_vec(index) != expected {
+            if !FOLLOWERS.contains(to) || frame.to_vec(index) != expected {
                 return Err(format!("the message to {to} in round {round} is another one").into());
             }
+        }
+        if streams.len() != FOLLOWERS.len() {
+            return Err(format!("{} messages in round {round}", streams.len()).into());
         }
     }
     Ok(())

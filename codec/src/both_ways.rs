@@ -61,7 +61,8 @@ pub struct Session {
 /// The sending end of one direction, beside the other one: what the peer sent is not sent back, or what is sent is kept for
 /// the peer to refer to, as the window says. Where the two halves of an end are used apart, such as by a reader and a writer,
 /// both take the one window of their connection, and the peer has one of the other kind. With another window the peer refuses
-/// the first frame that refers to anything of it, as [`DecodeError::History`] or [`DecodeError::Arrived`]; where the other half
+/// the first frame that refers to anything of it, as [`DecodeError::History`] or [`DecodeError::Arrived`], and as [`DecodeError::Unsupported`] where it keeps nothing of what it
+/// sent; where the other half
 /// takes none, or both ends have one of what they sent, nothing is ever said to have arrived, and after 4 MiB or 8,192 frames
 /// none is remembered any longer.
 ///

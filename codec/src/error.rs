@@ -248,7 +248,7 @@ pub enum DecodeError {
         /// What was wrong with that frame.
         by: Box<DecodeError>,
     },
-    /// A limit of the receiver would be passed.
+    /// A limit of the receiver would be passed: that of the sender is a higher one. In a session the connection is over.
     Limit {
         /// Where it would be passed.
         offset: usize,
@@ -265,7 +265,7 @@ impl DecodeError {
     /// The frame says what has arrived of what this end sent, which keeps nothing of that.
     pub(crate) const NOTHING_SENT: Self = Self::Unsupported {
         offset: 2,
-        what: "what this end has sent (kept by a Session, or beside a window of that)",
+        what: "what this end has sent (which a Session keeps, or EchoWindow::of_sent)",
     };
 }
 
@@ -302,8 +302,8 @@ impl fmt::Display for DecodeError {
             Self::Arrived { offset, announced, unknown } => write!(
                 f,
                 "byte {offset} says that {announced} bytes more have arrived; {unknown} were sent and not known to have, and no \
-                 frame ends there: one of the ends uses the window of another connection, or two of them, or bytes were damaged; \
-                 begin a new connection, with one window at each end"
+                 frame ends there: a frame was left out, came twice, or is one of another connection, an end uses two windows or \
+                 that of another connection, or bytes were damaged; begin a new connection"
             ),
             Self::Streams { messages, streams } => write!(
                 f,
@@ -337,13 +337,13 @@ impl fmt::Display for DecodeError {
             }
             Self::Limit { offset, limit: LimitName::MessageBytes, maximum, needed } => write!(
                 f,
-                "limit message_bytes is {maximum}, a message needs {needed} at byte {offset} already: raise the limit at both \
-                 ends, or have such messages sent in parts"
+                "limit message_bytes is {maximum}, a message needs {needed} at byte {offset} already: raise the limit here, or \
+                 give the sender this one, which then refuses such messages"
             ),
             Self::Limit { offset, limit, maximum, needed } => write!(
                 f,
-                "limit {limit} is {maximum}, the frame needs {needed} at byte {offset} already: raise the limit at both ends, \
-                 or have less sent at once"
+                "limit {limit} is {maximum}, the frame needs {needed} at byte {offset} already: raise the limit here, or give \
+                 the sender this one, which then keeps to it"
             ),
         }
     }
@@ -411,7 +411,7 @@ mod tests {
             );
         }
         let decode = DecodeError::Limit { offset: 3, limit, maximum: 8, needed: 9 };
-        assert!(decode.to_string().contains("raise the limit at both ends"));
+        assert!(decode.to_string().contains("raise the limit here"));
     }
 
     #[test]

@@ -42,9 +42,9 @@
 //!
 //! # Sessions
 //!
-//! On a connection that keeps frames in order and loses none, a [`Session`] (or its halves, [`SessionEncoder`] and
-//! [`SessionDecoder`]) sends only what was not said before: fields that have not changed cost next to nothing, and what a
-//! peer sent is not sent back to it. Where two tasks encode and parse, or only one end is to name what the other one sent,
+//! On a connection that keeps frames in order and loses none, a [`SessionEncoder`] at one end and a
+//! [`SessionDecoder`] at the other say only what was not said before: fields that have not changed cost next to nothing. A
+//! [`Session`] at both ends does so in both directions, and what a peer sent is not sent back to it. Where two tasks encode and parse, or only one end is to name what the other one sent,
 //! [`EchoEncoder`] and [`EchoDecoder`] do the same beside an [`EchoWindow`].
 //!
 //! ```

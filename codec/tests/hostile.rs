@@ -293,8 +293,8 @@ fn what_is_wrong_with_a_frame_is_said() {
         ),
         (
             &[0, 3, 2, 0, 11],
-            "limit message_bytes is 10, a message needs 11 at byte 5 already: raise the limit at both ends, or have such \
-             messages sent in parts",
+            "limit message_bytes is 10, a message needs 11 at byte 5 already: raise the limit here, or give the sender this \
+             one, which then refuses such messages",
         ),
         (&[0, 0x81, 8], "byte 3 says 1025 destinations, and a frame has at most 1024"),
     ] {
