@@ -200,18 +200,33 @@ fn a_slow_line_with_long_buffers_is_not_taken_for_silence() {
     }
 }
 
-/// A megabyte is under way at any time, in messages of 4 KiB to 124, on a line that others have a part of now and then: what an answer
-/// takes is a matter of what stands before it, and not of its proxy.
-#[test]
-fn a_line_that_others_fill_now_and_then_convicts_nobody() {
-    let members = ["eu-1", "eu-2", "eu-3"];
+const THREE: [&str; 3] = ["eu-1", "eu-2", "eu-3"];
+
+/// Three members behind two proxies, over a line with much room in front of it.
+fn three_over_a_line() -> Lab {
     let mut nodes = vec![(LEADER, "us", Roles::ORIGIN, None)];
     nodes.extend(["eu-pa", "eu-pb"].map(|proxy| (proxy, "eu", Roles::PROXY, None)));
-    nodes.extend(members.map(|member| (member, "eu", Roles::MEMBER, None)));
+    nodes.extend(THREE.map(|member| (member, "eu", Roles::MEMBER, None)));
     let mut lab = Lab::new(&nodes, &Settings::default(), DELAY);
     lab.set_line("us", "eu", Line { delay: DELAY, rate: Some(RATE) });
     lab.kernel_bytes = 4 << 20;
     lab.run_for(Duration::from_secs(1));
+    lab
+}
+
+fn submit_to_three(lab: &mut Lab, lane: Lane, payload: &[u8]) {
+    let mut batch = Batch::to(dc("eu"));
+    for to in THREE {
+        batch.push(Message::new(id(to), payload.to_vec()).lane(lane).deadline(Duration::from_secs(60)));
+    }
+    lab.submit(LEADER, batch).unwrap();
+}
+
+/// A megabyte is under way at any time, in messages of 4 KiB to 124, on a line that others have a part of now and then: what an answer
+/// takes is a matter of what stands before it, and not of its proxy.
+#[test]
+fn a_line_that_others_fill_now_and_then_convicts_nobody() {
+    let mut lab = three_over_a_line();
     let mut rng = fastrand::Rng::with_seed(7);
     for beat in 0..8000 {
         // Now and then somebody else has a part of the line.
@@ -219,14 +234,7 @@ fn a_line_that_others_fill_now_and_then_convicts_nobody() {
         lab.set_line("us", "eu", Line { delay: DELAY, rate: Some(rate) });
         while waiting(&mut lab) < 3 << 20 {
             let bytes = 4096 * if rng.u8(..8) == 0 { rng.usize(8..32) } else { rng.usize(1..4) };
-            let payload = noise(beat, bytes);
-            let mut batch = Batch::to(dc("eu"));
-            for to in members {
-                batch.push(
-                    Message::new(id(to), payload.clone()).lane(Lane::Bulk).deadline(Duration::from_secs(60)),
-                );
-            }
-            lab.submit(LEADER, batch).unwrap();
+            submit_to_three(&mut lab, Lane::Bulk, &noise(beat, bytes));
         }
         lab.run_for(Duration::from_millis(1));
     }
@@ -240,31 +248,18 @@ fn a_line_that_others_fill_now_and_then_convicts_nobody() {
 /// before, and no proxy is to blame.
 #[test]
 fn a_burst_that_fills_a_line_convicts_nobody() {
-    let members = ["eu-1", "eu-2", "eu-3"];
-    let mut nodes = vec![(LEADER, "us", Roles::ORIGIN, None)];
-    nodes.extend(["eu-pa", "eu-pb"].map(|proxy| (proxy, "eu", Roles::PROXY, None)));
-    nodes.extend(members.map(|member| (member, "eu", Roles::MEMBER, None)));
-    let mut lab = Lab::new(&nodes, &Settings::default(), DELAY);
-    lab.set_line("us", "eu", Line { delay: DELAY, rate: Some(RATE) });
-    lab.kernel_bytes = 4 << 20;
-    lab.run_for(Duration::from_secs(1));
-    let submit = |lab: &mut Lab, lane: Lane, payload: Vec<u8>| {
-        let mut batch = Batch::to(dc("eu"));
-        for to in members {
-            batch.push(Message::new(id(to), payload.clone()).lane(lane).deadline(Duration::from_secs(60)));
-        }
-        lab.submit(LEADER, batch).unwrap();
-    };
+    let mut lab = three_over_a_line();
     for round in 0..5 {
         for beat in 0..100 {
-            submit(&mut lab, Lane::Control, noise(beat, 64));
+            submit_to_three(&mut lab, Lane::Control, &noise(beat, 64));
             if round % 2 == 0 {
-                submit(&mut lab, Lane::Bulk, noise(beat, 512));
+                submit_to_three(&mut lab, Lane::Bulk, &noise(beat, 512));
             }
             lab.run_for(Duration::from_millis(20));
         }
         // 200 ms of the line, five times what an answer took.
-        (0..40).for_each(|part| submit(&mut lab, Lane::Bulk, noise(1000 * round + part, 32 * 1024)));
+        (0..40)
+            .for_each(|part| submit_to_three(&mut lab, Lane::Bulk, &noise(1000 * round + part, 32 * 1024)));
     }
     lab.run_for(Duration::from_secs(5));
     let stats = lab.stats(LEADER);

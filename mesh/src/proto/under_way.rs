@@ -134,8 +134,7 @@ impl UnderWay {
     /// written behind it was answered already.
     #[must_use]
     pub fn went_on_at(&self, line: (LinkId, Lane), id: u64) -> Option<Micros> {
-        let line = self.lines.get(&line)?;
-        let frame = &line.frames[line.frames.binary_search_by_key(&id, |frame| frame.id).ok()?];
+        let (line, frame) = self.find(line, id)?;
         line.answered_at.filter(|at| *at >= frame.written_at)
     }
 
@@ -149,8 +148,7 @@ impl UnderWay {
     /// included. `None`: nothing is known of that, or what was written at the same time or later was answered already.
     #[must_use]
     pub fn answer_due(&self, line: (LinkId, Lane), id: u64, way: Duration) -> Option<(Micros, Duration)> {
-        let line = self.lines.get(&line)?;
-        let frame = &line.frames[line.frames.binary_search_by_key(&id, |frame| frame.id).ok()?];
+        let (line, frame) = self.find(line, id)?;
         let (bytes, took_us) = line.measured;
         let first = line.frames.front()?.written_at + way;
         let from = line.answered_at.map_or(first, |at| at.max(first));
@@ -164,8 +162,14 @@ impl UnderWay {
     /// that had been answered, and nothing was answered that was written behind it.
     #[must_use]
     pub fn may_queue(&self, line: (LinkId, Lane), id: u64) -> bool {
-        let Some(Line { frames, .. }) = self.lines.get(&line) else { return false };
-        frames.binary_search_by_key(&id, |frame| frame.id).is_ok_and(|place| frames[place].unusual)
+        self.find(line, id).is_some_and(|(_, frame)| frame.unusual)
+    }
+
+    /// A frame that is kept: nothing behind it was answered, and it was not given up.
+    fn find(&self, line: (LinkId, Lane), id: u64) -> Option<(&Line, &Frame)> {
+        let line = self.lines.get(&line)?;
+        let place = line.frames.binary_search_by_key(&id, |frame| frame.id).ok()?;
+        Some((line, &line.frames[place]))
     }
 
     /// A link is gone.

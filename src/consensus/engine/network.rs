@@ -374,21 +374,14 @@ impl<D: Disk, S: Stream<Item = AppendEntriesRequest<Types>> + Unpin> Appends<'_,
     /// The next answer; `None` when all were given.
     async fn next(&mut self) -> Option<AppendResult> {
         loop {
-            let full = self.pending.len() >= STREAM_APPENDS_MAX || self.bytes >= STREAM_BYTES_MAX;
+            let room = self.room();
             let waits = !self.pending.is_empty();
             if self.input.is_none() && !waits {
                 return None;
             }
             let late = self.since + self.patience;
-            let room = match (self.pending.len(), self.bytes) {
-                _ if full => Room::None,
-                (appends, bytes) if 2 * appends >= STREAM_APPENDS_MAX || 2 * bytes >= STREAM_BYTES_MAX => {
-                    Room::Some
-                }
-                _ => Room::Most,
-            };
             let held_until = self.held_until(room);
-            let open = !full && self.input.is_some();
+            let open = room != Room::None && self.input.is_some();
             tokio::select! {
                 biased;
                 answer = self.call.answer(), if waits => return Some(match answer {
@@ -413,6 +406,18 @@ impl<D: Disk, S: Stream<Item = AppendEntriesRequest<Types>> + Unpin> Appends<'_,
                     return Some(Err(unreachable(why)));
                 }
             }
+        }
+    }
+
+    /// Of what may be under way.
+    fn room(&self) -> Room {
+        let (appends, bytes) = (self.pending.len(), self.bytes);
+        if appends >= STREAM_APPENDS_MAX || bytes >= STREAM_BYTES_MAX {
+            Room::None
+        } else if 2 * appends >= STREAM_APPENDS_MAX || 2 * bytes >= STREAM_BYTES_MAX {
+            Room::Some
+        } else {
+            Room::Most
         }
     }
 
