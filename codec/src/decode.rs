@@ -90,7 +90,8 @@ impl Frame {
         let (data, base) = data_of(bytes, &layout)?;
         // Records of a frame of no connection refer to nothing.
         let (mut openings, echoes) = (RememberedOpenings::default(), Echoes::default());
-        let pieces = rebuild::<false>(&layout, &data, base, &mut openings, &echoes)?;
+        let mut pieces = PieceList::new(&layout.extents);
+        rebuild::<false>(&layout, &data, base, &mut pieces, &mut openings, &echoes)?;
         let unremembered = layout.flags & wire::FLAG_NOREF != 0;
         // Where the thread ends there is no room to keep.
         let _ = ROOM.try_with(|kept| kept.set(layout.into_room()));
@@ -120,8 +121,9 @@ impl Frame {
             data_of(bytes, &layout)?
         };
         let column = data.slice(base..base + layout.data_bytes);
-        let mut openings = RememberedOpenings::new(&layout, numbers, streams);
-        let pieces = rebuild::<true>(&layout, &data, base, &mut openings, &echoes)?;
+        let mut pieces = PieceList::new(&layout.extents);
+        let mut openings = RememberedOpenings::new(&layout.extents, numbers, streams, &mut pieces);
+        rebuild::<true>(&layout, &data, base, &mut pieces, &mut openings, &echoes)?;
         let sent = std::mem::take(&mut echoes.parts);
         let buffers = Buffers { data, openings: openings.bytes.into(), sent, sent_alive: echoes.alive };
         let (checksum, unremembered) = (layout.checksum, layout.flags & wire::FLAG_NOREF != 0);
@@ -264,10 +266,10 @@ fn rebuild<const CONNECTION: bool>(
     layout: &Layout,
     data: &Bytes,
     base: usize,
+    pieces: &mut PieceList,
     openings: &mut RememberedOpenings<'_>,
     echoes: &Echoes,
-) -> Result<PieceList, DecodeError> {
-    let mut pieces = PieceList::new(&layout.extents);
+) -> Result<(), DecodeError> {
     let mut members = layout.members.iter().map(|member| usize::from(*member));
     let mut ranges = echoes.ranges();
     let mut at = base;
@@ -279,19 +281,19 @@ fn rebuild<const CONNECTION: bool>(
                 let mut start = at;
                 for member in members {
                     let end = start + record.len;
-                    let copied = if CONNECTION { openings.copy(member, &data[start..end]) } else { None };
-                    pieces.put(member, copied.unwrap_or(Piece { origin: Origin::DATA, start, end }));
+                    if !CONNECTION || !openings.copy(member, &data[start..end]) {
+                        pieces.put(member, Piece { origin: Origin::DATA, start, end });
+                    }
                     start += step;
                 }
                 at += record.data_bytes();
             }
             Source::Past(back) => {
                 for member in members {
-                    let Some(piece) = openings.recall(member, record.len, back) else {
+                    if openings.recall(member, record.len, back).is_none() {
                         let rule = "its stream does not remember so much";
                         return Err(DecodeError::Reference { offset: record.offset, rule });
-                    };
-                    pieces.put(member, piece);
+                    }
                 }
             }
             Source::Echo(_) => {
@@ -299,14 +301,18 @@ fn rebuild<const CONNECTION: bool>(
                 for member in members {
                     for part in parts.clone() {
                         let bytes = &echoes.parts[part];
-                        let piece = Piece { origin: Origin::sent(part), start: 0, end: bytes.len() };
-                        pieces.put(member, openings.copy(member, bytes).unwrap_or(piece));
+                        if !openings.copy(member, bytes) {
+                            pieces.put(
+                                member,
+                                Piece { origin: Origin::sent(part), start: 0, end: bytes.len() },
+                            );
+                        }
                     }
                 }
             }
         }
     }
-    Ok(pieces)
+    Ok(())
 }
 
 /// The data column before the second stage, and where in the returned buffer it begins.

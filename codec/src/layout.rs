@@ -54,7 +54,7 @@ impl Record {
 pub(crate) struct Extent {
     /// Bytes of the message.
     pub(crate) len: usize,
-    /// Pieces that they make of it, before neighbours become one.
+    /// Pieces that they make of it, before neighbours become one, but for what is `remembered`: that is one.
     pub(crate) pieces: usize,
     /// Bytes up to the end of the last part that its stream remembers; 0 without any.
     pub(crate) remembered: usize,
@@ -338,7 +338,7 @@ impl Layout {
                 return Err(DecodeError::Limit { offset, limit: LimitName::MessageBytes, maximum, needed });
             }
             extent.len += record.len;
-            // Pieces are counted and limited by the tally.
+            // Pieces are limited by the tally.
             extent.pieces += 1;
             if past {
                 // Nothing else is remembered. These bytes will be copied, and those before them.
@@ -347,6 +347,7 @@ impl Layout {
                     return Err(DecodeError::Reference { offset, rule });
                 }
                 extent.remembered = extent.len;
+                extent.pieces = 1;
             }
             self.members.push(u16::try_from(index).expect("destinations are below 1,024"));
         }

@@ -15,7 +15,7 @@ use crate::encode::{Encoder, Options};
 use crate::encoded::EncodedFrame;
 use crate::epochs::beginning;
 use crate::error::{DecodeError, EncodeError};
-use crate::layout::{Begins, Room};
+use crate::layout::{Begins, Layout, Room};
 use crate::limits::Limits;
 use crate::named::{self, Named};
 use crate::openings::JoinedOpenings;
@@ -211,6 +211,23 @@ impl SessionDecoder {
         }
         self.streams.next_frame();
         Ok(frame)
+    }
+
+    /// Reads and checks the next frame but for its data and what it refers to, and goes on to the one after, remembering
+    /// nothing; says how many records it has. For benches: no reader does less.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`parse`](Self::parse), but for references.
+    #[doc(hidden)]
+    pub fn check_head(&mut self, bytes: &[u8], streams: &[u32]) -> Result<usize, DecodeError> {
+        let before = self.named.begin(self.before, streams);
+        let mut layout = Layout::new(std::mem::take(&mut self.room));
+        layout.read(bytes, &self.limits, Some(Begins { before, streams: streams.len(), sent: None }))?;
+        let records = layout.records.len();
+        self.before = layout.checksum;
+        self.room = layout.into_room();
+        Ok(records)
     }
 
     /// Reads what may be the next frame into its records and writes those again, without a second stage. For tests, as

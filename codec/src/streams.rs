@@ -47,10 +47,14 @@ pub(crate) fn put_opening(parts: impl Iterator<Item: AsRef<[u8]>>, mut put: impl
     OPENING_BYTES - room
 }
 
-/// As `copy_from_slice`, but without a call for the lengths that most openings have.
+/// As `copy_from_slice`, but without a call for the lengths that most openings have, and their parts.
 #[inline]
-fn copy(to: &mut [u8], from: &[u8]) {
+pub(crate) fn copy(to: &mut [u8], from: &[u8]) {
     match from.len() {
+        1 => to[0] = from[0],
+        2..4 => copy_ends::<2>(to, from),
+        4..8 => copy_ends::<4>(to, from),
+        8..16 => copy_ends::<8>(to, from),
         16..32 => copy_ends::<16>(to, from),
         32..64 => copy_ends::<32>(to, from),
         _ => to.copy_from_slice(from),
@@ -114,7 +118,8 @@ impl Stream {
         (self.number == number && self.latest_len() == len).then(|| self.latest())
     }
 
-    fn latest(&self) -> &[u8] {
+    /// The latest opening; empty if there is none.
+    pub(crate) fn latest(&self) -> &[u8] {
         &self.kept[self.end - self.latest_len()..self.end]
     }
 

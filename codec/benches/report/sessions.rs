@@ -22,6 +22,8 @@ const FRAMES_BEFORE: usize = 256;
 /// core. Eight frames for 20 take 340 KB.
 const FRAMES_AT_ONCE: usize = 8;
 const ENTRY_BYTES: usize = 1024;
+/// What no reader of frames does less than: their heads read and checked, with the checksum, and no message made of them.
+pub(crate) const HEADS: &str = "heads alone";
 
 /// The stages of this build.
 const STAGES: &[(&str, Stage)] = &[
@@ -45,7 +47,8 @@ pub(crate) struct Session {
 pub(crate) struct SessionCell {
     pub(crate) subject: &'static str,
     pub(crate) bytes: usize,
-    pub(crate) encode: f64,
+    /// Not of [`HEADS`].
+    pub(crate) encode: Option<f64>,
     pub(crate) decode: f64,
 }
 
@@ -200,6 +203,7 @@ pub(crate) fn measure(session: &Session, clock: &Clock) -> SessionRow {
     let counted_bytes = |frames: &[Bytes]| frames[FRAMES_BEFORE..].iter().map(Bytes::len).sum();
     let mut runs: Vec<TellingRun<'_>> = Vec::new();
     let mut sizes = Vec::new();
+    let mut heads: Option<TellingRun<'_>> = None;
     for &(name, stage) in STAGES {
         let options = Options { stage, seed: Some(1), ..Options::default() };
         let mut encoder = SessionEncoder::new(options, 1);
@@ -223,6 +227,16 @@ pub(crate) fn measure(session: &Session, clock: &Clock) -> SessionRow {
         }));
         let parts: Vec<(&[u32], Bytes)> =
             frames.iter().zip(encoded).map(|((streams, _), bytes)| (streams.as_slice(), bytes)).collect();
+        if stage == Stage::None {
+            let parts = parts.clone();
+            heads = Some(Box::new(move || {
+                let mut decoder = SessionDecoder::new(Limits::default(), 1);
+                let look = |(_, bytes): &(&[u32], Bytes)| look_through(bytes);
+                seconds(&parts, look, |(streams, bytes)| {
+                    black_box(decoder.check_head(bytes, streams).expect("own frame"));
+                })
+            }));
+        }
         runs.push(Box::new(move || {
             let mut decoder = SessionDecoder::new(Limits::default(), 1);
             let look = |(_, bytes): &(&[u32], Bytes)| look_through(bytes);
@@ -277,12 +291,22 @@ pub(crate) fn measure(session: &Session, clock: &Clock) -> SessionRow {
             },
         )
     }));
+    runs.extend(heads);
     let times = clock.medians_told(runs);
-    let cells = sizes
+    let mut cells: Vec<SessionCell> = sizes
         .into_iter()
         .zip(times.chunks(2))
-        .map(|((subject, bytes), times)| SessionCell { subject, bytes, encode: times[0], decode: times[1] })
+        .map(|((subject, bytes), times)| SessionCell {
+            subject,
+            bytes,
+            encode: Some(times[0]),
+            decode: times[1],
+        })
         .collect();
+    if let (Some(decode), Some(session)) = (times.last(), cells.first()) {
+        let heads = SessionCell { subject: HEADS, bytes: session.bytes, encode: None, decode: *decode };
+        cells.insert(STAGES.len(), heads);
+    }
     let Session { name, input_bytes, new_bytes, heartbeats, .. } = session;
     SessionRow {
         name: name.clone(),

@@ -91,16 +91,19 @@ pub(crate) fn session_rows(row: &SessionRow) {
             0 => (format!("{:.2}", bytes / row.heartbeats as f64), "-".to_owned()),
             new => ("-".to_owned(), format!("{:.3}", bytes / new as f64)),
         };
-        let wins = stream.bytes * 102 < cell.bytes * 100 && stream.encode < cell.encode;
+        let wins = stream.bytes * 102 < cell.bytes * 100
+            && matches!((stream.encode, cell.encode), (Some(peer), Some(own)) if peer < own);
         let mark = if wins { " ! zstd -1 stream" } else { "" };
         let (name, input) =
             if index == 0 { (row.name.as_str(), row.input_bytes.to_string()) } else { ("", String::new()) };
+        let (gbs_encode, over_stream) = match (cell.encode, stream.encode) {
+            (Some(own), Some(peer)) => (format!("{:.3}", gbs(own)), format!("{:.2}", peer / own)),
+            _ => ("-".to_owned(), "-".to_owned()),
+        };
         println!(
-            "{name:<28} {input:>8}  {:<14} {:>8.1} {beat:>8} {new:>8} {:>8.3} {:>6.2} {:>8.3} {:>6.2}{mark}",
+            "{name:<28} {input:>8}  {:<14} {:>8.1} {beat:>8} {new:>8} {gbs_encode:>8} {over_stream:>6} {:>8.3} {:>6.2}{mark}",
             cell.subject,
             bytes / row.frames as f64,
-            gbs(cell.encode),
-            stream.encode / cell.encode,
             gbs(cell.decode),
             stream.decode / cell.decode,
         );
@@ -201,9 +204,10 @@ pub(crate) fn json(row: &Row) {
 /// A session as JSON.
 pub(crate) fn session_json(row: &SessionRow) {
     for cell in &row.cells {
+        let encode = cell.encode.map_or_else(|| "null".to_owned(), |encode| format!("{:.1}", encode * 1e9));
         println!(
             "{{\"session\":\"{}\",\"frames\":{},\"input_bytes\":{},\"new_bytes\":{},\"heartbeats\":{},\"subject\":\"{}\",\
-             \"bytes\":{},\"encode_ns\":{:.1},\"decode_ns\":{:.1}}}",
+             \"bytes\":{},\"encode_ns\":{encode},\"decode_ns\":{:.1}}}",
             row.name,
             row.frames,
             row.input_bytes,
@@ -211,7 +215,6 @@ pub(crate) fn session_json(row: &SessionRow) {
             row.heartbeats,
             cell.subject,
             cell.bytes,
-            cell.encode * 1e9,
             cell.decode * 1e9,
         );
     }
