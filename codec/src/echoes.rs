@@ -47,7 +47,7 @@ impl Echoes {
                 members.for_each(drop);
                 continue;
             };
-            let rule = "this end does not keep so much of what it sent";
+            let rule = "ECHO lies within the last 1,048,576 bytes that arrived of what this end sent";
             let missing = DecodeError::Reference { offset: record.offset, rule };
             let first = found.parts.len();
             // In how many parts this end keeps the bytes is not known to the sender, who counted one piece for each member.

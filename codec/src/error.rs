@@ -45,13 +45,13 @@ impl fmt::Display for LimitName {
 pub enum EncodeError {
     /// No message was given; a frame has at least one destination.
     NoDestinations,
-    /// The receiver would refuse the frame. Send less at once, or raise the limit on both sides.
+    /// The receiver could refuse the frame. Send less at once, or raise the limit on both sides.
     Limit {
         /// The limit that was passed.
         limit: LimitName,
         /// Its value.
         maximum: usize,
-        /// What the messages need.
+        /// What the messages need, or the one that is named; as a whole they may need more.
         needed: usize,
         /// The first message that passes it, where one alone does.
         message: Option<usize>,
@@ -71,11 +71,18 @@ impl fmt::Display for EncodeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoDestinations => f.write_str("a frame needs at least one destination"),
-            Self::Limit { limit: LimitName::Destinations, needed, .. } if *needed > DESTINATIONS_MAX => {
-                write!(
-                    f,
-                    "a frame has at most {DESTINATIONS_MAX} destinations, not {needed}: send several frames"
-                )
+            Self::Limit { limit: LimitName::Destinations, maximum, needed, .. }
+                if *needed > DESTINATIONS_MAX =>
+            {
+                let border = (*maximum).min(DESTINATIONS_MAX);
+                let (messages, of) = (Count(*needed, "message"), Count(border, "destination"));
+                write!(f, "a frame has at most {of}, there are {messages}: send several frames")?;
+                match border {
+                    DESTINATIONS_MAX => Ok(()),
+                    _ => {
+                        write!(f, ", or fewer with the limit destinations at {DESTINATIONS_MAX} at both ends")
+                    }
+                }
             }
             Self::Limit { limit, maximum, needed, message: Some(message) } => write!(
                 f,
@@ -83,9 +90,7 @@ impl fmt::Display for EncodeError {
             ),
             Self::Limit { limit, maximum, needed, message: None } => {
                 let counted = match limit {
-                    LimitName::Pieces | LimitName::Records | LimitName::DataBytes => {
-                        ", counted before anything common is found"
-                    }
+                    LimitName::Records | LimitName::DataBytes => ", counted before anything common is found",
                     _ => "",
                 };
                 write!(
@@ -100,7 +105,9 @@ impl fmt::Display for EncodeError {
             Self::Streams { messages, streams } => {
                 write!(
                     f,
-                    "the messages are {messages}, the numbers of their streams {streams}: name one for each message"
+                    "{} given, and {} named: name one for each message",
+                    Count(*messages, "message"),
+                    Count(*streams, "stream")
                 )
             }
         }
@@ -108,6 +115,16 @@ impl fmt::Display for EncodeError {
 }
 
 impl Error for EncodeError {}
+
+/// So many of something.
+struct Count(usize, &'static str);
+
+impl fmt::Display for Count {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(count, what) = self;
+        write!(f, "{count} {what}{}", if *count == 1 { "" } else { "s" })
+    }
+}
 
 /// Why bytes are not an acceptable frame. Nothing of the frame may be used. Offsets count from the frame's first byte.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -136,7 +153,7 @@ pub enum DecodeError {
         found: u8,
     },
     /// The frame belongs to no connection, and this decoder is a connection's, whose frames all have the flag HISTORY. The
-    /// two ends did not agree: read it with [`Frame::parse`](crate::Frame::parse), or begin a new connection.
+    /// two ends did not agree: [`Frame::parse`](crate::Frame::parse) reads it, and the connection is over.
     NoHistory {
         /// The flags found.
         found: u8,
@@ -248,7 +265,8 @@ pub enum DecodeError {
         /// What was wrong with that frame.
         by: Box<DecodeError>,
     },
-    /// A limit of the receiver would be passed: that of the sender is a higher one. In a session the connection is over.
+    /// A limit of the receiver would be passed: the sender keeps to a higher one, or to none. In a session the connection is
+    /// over.
     Limit {
         /// Where it would be passed.
         offset: usize,
@@ -265,7 +283,7 @@ impl DecodeError {
     /// The frame says what has arrived of what this end sent, which keeps nothing of that.
     pub(crate) const NOTHING_SENT: Self = Self::Unsupported {
         offset: 2,
-        what: "what this end has sent (which a Session keeps, or EchoWindow::of_sent)",
+        what: "what this end has sent: a Session keeps that, or EchoWindow::of_sent",
     };
 }
 
@@ -279,10 +297,10 @@ impl fmt::Display for DecodeError {
             Self::NoHistory { found } => write!(
                 f,
                 "flags {found:#04x} at byte 2 are those of a frame that belongs to no connection, and only frames of this \
-                 connection are read here: Frame::parse reads it"
+                 connection are read here: Frame::parse reads it; begin a new connection"
             ),
             Self::Unsupported { offset, what } => {
-                write!(f, "byte {offset} needs {what}, which is not available")
+                write!(f, "byte {offset} needs what is not available here: {what}")
             }
             Self::Checksum { computed, carried, offset } => {
                 write!(
@@ -301,14 +319,17 @@ impl fmt::Display for DecodeError {
             }
             Self::Arrived { offset, announced, unknown } => write!(
                 f,
-                "byte {offset} says that {announced} bytes more have arrived; {unknown} were sent and not known to have, and no \
-                 frame ends there: a frame was left out, came twice, or is one of another connection, an end uses two windows or \
-                 that of another connection, or bytes were damaged; begin a new connection"
+                "byte {offset} says that {more} more arrived; {unknown} sent and not known to have, and no frame ends there: a \
+                 frame was left out, came twice, or is one of another connection, an end uses two windows or \
+                 that of another connection, or bytes were damaged; begin a new connection",
+                more = Count(*announced, "byte")
             ),
             Self::Streams { messages, streams } => write!(
                 f,
-                "byte 3 says {messages} messages, and both ends name {streams} streams for them: the sender has to name one \
-                 for each message, on a new connection"
+                "byte 3 says {}, and both ends name {} for them: the sender has to name one for each message, on a new \
+                 connection",
+                Count(*messages, "message"),
+                Count(*streams, "stream")
             ),
             Self::Varint { offset } => write!(f, "integer at byte {offset} is overlong or too large"),
             Self::Set { offset, rule } => write!(f, "byte {offset} is no set of destinations: {rule}"),
@@ -322,7 +343,8 @@ impl fmt::Display for DecodeError {
             }
             Self::Stage { offset, carried, announced } => write!(
                 f,
-                "second stage at byte {offset}: a block of {carried} bytes that does not expand to the {announced} announced"
+                "second stage at byte {offset}: a block of {} that does not expand to the {announced} announced",
+                Count(*carried, "byte")
             ),
             Self::Ended { .. } => f.write_str(
                 "an earlier frame ended this connection and nothing more is read on it: begin a new one",
@@ -338,12 +360,12 @@ impl fmt::Display for DecodeError {
             Self::Limit { offset, limit: LimitName::MessageBytes, maximum, needed } => write!(
                 f,
                 "limit message_bytes is {maximum}, a message needs {needed} at byte {offset} already: raise the limit here, or \
-                 give the sender this one, which then refuses such messages"
+                 give the sender this one, which then makes no such frame"
             ),
             Self::Limit { offset, limit, maximum, needed } => write!(
                 f,
                 "limit {limit} is {maximum}, the frame needs {needed} at byte {offset} already: raise the limit here, or give \
-                 the sender this one, which then keeps to it"
+                 the sender this one, which then makes no such frame"
             ),
         }
     }
@@ -383,7 +405,7 @@ mod tests {
             ),
             (
                 limit(LimitName::Destinations, DESTINATIONS_MAX, None),
-                "a frame has at most 1024 destinations, not 1025: send several frames",
+                "a frame has at most 1024 destinations, there are 1025 messages: send several frames",
             ),
             (
                 limit(LimitName::Destinations, 8, None),
@@ -392,23 +414,23 @@ mod tests {
         ] {
             assert_eq!(found, expected);
         }
-        let encode = EncodeError::Streams { messages: 3, streams: 2 }.to_string();
-        let decode = DecodeError::Streams { messages: 3, streams: 2 }.to_string();
-        assert!(encode.ends_with("name one for each message"), "{encode}");
-        assert!(decode.ends_with("has to name one for each message, on a new connection"), "{decode}");
+        let encode = EncodeError::Streams { messages: 1, streams: 2 }.to_string();
+        assert_eq!(encode, "1 message given, and 2 streams named: name one for each message");
     }
 
     #[test]
     fn no_limit_is_to_be_raised_beyond_the_formats() {
         let limit = LimitName::Destinations;
-        for maximum in [8, DESTINATIONS_MAX] {
+        let raised = ", or fewer with the limit destinations at 1024 at both ends";
+        for (maximum, advice) in [(8, raised), (DESTINATIONS_MAX, ""), (2 * DESTINATIONS_MAX, "")] {
             let decode = DecodeError::Limit { offset: 3, limit, maximum, needed: 1025 };
             assert_eq!(decode.to_string(), "byte 3 says 1025 destinations, and a frame has at most 1024");
             let encode = EncodeError::Limit { limit, maximum, needed: 1025, message: None };
-            assert_eq!(
-                encode.to_string(),
-                "a frame has at most 1024 destinations, not 1025: send several frames"
+            let border = maximum.min(DESTINATIONS_MAX);
+            let text = format!(
+                "a frame has at most {border} destinations, there are 1025 messages: send several frames"
             );
+            assert_eq!(encode.to_string(), text + advice);
         }
         let decode = DecodeError::Limit { offset: 3, limit, maximum: 8, needed: 9 };
         assert!(decode.to_string().contains("raise the limit here"));

@@ -207,7 +207,7 @@ impl Layout {
         if flags & wire::FLAG_ZSTD != 0 && !Stage::Zstd.available() {
             return Err(DecodeError::Unsupported {
                 offset: 2,
-                what: "the cargo feature `zstd` for its second stage",
+                what: "the cargo feature `zstd`, for its second stage",
             });
         }
         let mut reader = Reader::new(frame, reader.at(), end);
@@ -311,16 +311,23 @@ impl Layout {
 
     /// What the next record begins with before its set, if that can be read here.
     fn read_prefix(&self, head: &mut Reader<'_>) -> Result<Option<u8>, DecodeError> {
-        let needed = match head.peek() {
-            Some(wire::XOR) => "differences to earlier messages",
-            Some(wire::PAST | wire::AGAIN) if self.flags & wire::FLAG_HISTORY == 0 => {
-                "the connection's history (which its SessionDecoder or Session has)"
+        let offset = head.at();
+        match head.peek() {
+            Some(wire::XOR) => {
+                Err(DecodeError::Unsupported { offset, what: "differences to earlier messages" })
             }
-            Some(wire::ECHO) if self.flags & wire::FLAG_ECHO == 0 => "what this end has sent",
-            Some(wire::EACH | wire::PAST | wire::AGAIN | wire::ECHO) => return Ok(Some(head.byte()?)),
-            _ => return Ok(None),
-        };
-        Err(DecodeError::Unsupported { offset: head.at(), what: needed })
+            Some(wire::PAST | wire::AGAIN) if self.flags & wire::FLAG_HISTORY == 0 => {
+                Err(DecodeError::Reference {
+                    offset,
+                    rule: "PAST and AGAIN stand in frames with the flag HISTORY",
+                })
+            }
+            Some(wire::ECHO) if self.flags & wire::FLAG_ECHO == 0 => {
+                Err(DecodeError::Reference { offset, rule: "ECHO stands in frames with the flag ECHO" })
+            }
+            Some(wire::EACH | wire::PAST | wire::AGAIN | wire::ECHO) => Ok(Some(head.byte()?)),
+            _ => Ok(None),
+        }
     }
 
     fn push(
@@ -435,16 +442,19 @@ impl Layout {
 
 /// The bytes that every frame begins with. `connection` says whether the frame is to be one of a connection's.
 fn read_flags(reader: &mut Reader<'_>, connection: bool) -> Result<u8, DecodeError> {
-    if reader.remaining() < wire::FIRST_BYTES {
-        return Err(DecodeError::Truncated { offset: reader.remaining(), what: "the frame" });
-    }
-    let found = reader.byte()?;
+    let bytes = reader.remaining();
+    let short = || DecodeError::Truncated { offset: bytes, what: "the frame" };
+    // What is no frame at all is not said to be a short one.
+    let found = reader.byte().map_err(|_| short())?;
     if found != wire::MAGIC {
         return Err(DecodeError::Magic { found });
     }
-    let found = reader.byte()?;
+    let found = reader.byte().map_err(|_| short())?;
     if found != wire::VERSION {
         return Err(DecodeError::Version { found });
+    }
+    if bytes < wire::FIRST_BYTES {
+        return Err(short());
     }
     let flags = reader.byte()?;
     if flags & !wire::FLAGS_KNOWN != 0
@@ -457,7 +467,7 @@ fn read_flags(reader: &mut Reader<'_>, connection: bool) -> Result<u8, DecodeErr
         (true, false) => Err(DecodeError::NoHistory { found: flags }),
         (false, true) => Err(DecodeError::Unsupported {
             offset: 2,
-            what: "the connection's history (which its SessionDecoder or Session has)",
+            what: "the connection's history, which its SessionDecoder or Session has",
         }),
         _ => Ok(flags),
     }

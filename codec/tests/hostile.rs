@@ -169,9 +169,11 @@ fn unknown_versions_and_flags_are_refused() {
         assert!(matches!(with(2, 0x04), DecodeError::Unsupported { offset: 2, .. }));
     }
     assert!(matches!(with(2, 0x08), DecodeError::Unsupported { offset: 2, .. }));
-    for code in [0xD1, 0xD2, 0xD3] {
+    let error = parse(&frame_of(&[0, 2, 2, 0xD3, 0])).unwrap_err();
+    assert!(matches!(error, DecodeError::Unsupported { offset: 5, .. }), "{error:?}");
+    for code in [0xD1, 0xD2, 0xD4] {
         let error = parse(&frame_of(&[0, 2, 2, code, 0])).unwrap_err();
-        assert!(matches!(error, DecodeError::Unsupported { offset: 5, .. }), "{error:?}");
+        assert!(matches!(error, DecodeError::Reference { offset: 5, .. }), "{error:?}");
     }
     let error = parse(&frame_of(&[0, 2, 2, 0xC8, 1, b'x'])).unwrap_err();
     assert_eq!(error, DecodeError::Record { offset: 5, code: 0xC8 });
@@ -294,7 +296,7 @@ fn what_is_wrong_with_a_frame_is_said() {
         (
             &[0, 3, 2, 0, 11],
             "limit message_bytes is 10, a message needs 11 at byte 5 already: raise the limit here, or give the sender this \
-             one, which then refuses such messages",
+             one, which then makes no such frame",
         ),
         (&[0, 0x81, 8], "byte 3 says 1025 destinations, and a frame has at most 1024"),
     ] {
@@ -305,13 +307,96 @@ fn what_is_wrong_with_a_frame_is_said() {
         let short = parse(&Bytes::from(vec![0xF5, 1, 0, 1, 0]).slice(..bytes)).unwrap_err();
         assert_eq!(short.to_string(), format!("the frame is cut off at byte {bytes}"));
     }
+    assert_eq!(parse(&Bytes::from_static(b"GE")).unwrap_err(), DecodeError::Magic { found: b'G' });
+    assert_eq!(parse(&Bytes::from_static(&[0xF5, 2])).unwrap_err(), DecodeError::Version { found: 2 });
     if !cfg!(feature = "zstd") {
         let found = sealed(&[4, 1]).to_string();
         assert_eq!(
             found,
-            "byte 2 needs the cargo feature `zstd` for its second stage, which is not available"
+            "byte 2 needs what is not available here: the cargo feature `zstd`, for its second stage"
         );
     }
+}
+
+/// The same of frames of a connection, on which one message of two bytes went each way before.
+#[test]
+fn what_is_wrong_with_a_frame_of_a_connection_is_said() {
+    let epochs = Epochs { outgoing: 3, incoming: 7 };
+    let earlier = first_frame_of(7, &[1], &[0x09, 1, 2, b'h', b'i']);
+    // The other end says that the two bytes arrived. Its checksum goes on from that of the frame with which they did.
+    let after = |streams: &[u32], flags_and_rest: &[u8], sent: Option<u32>| -> Bytes {
+        let frame = [&[0xF5, 1], flags_and_rest].concat();
+        let begins = named(carried(&earlier), streams) ^ sent.unwrap_or_default();
+        [&frame[..], &crc32c::crc32c_append(begins, &frame).to_le_bytes()].concat().into()
+    };
+    let end = || {
+        let mut end = Session::new(Options::default(), epochs);
+        let sent = end.encode(&[1], &[b"yo".to_vec().into()]).unwrap().to_bytes();
+        end.parse(earlier.clone(), &[1]).unwrap();
+        (end, carried(&sent))
+    };
+    for (flags_and_rest, text) in [
+        // PAST of what its stream remembers, of more than that, and of what would be later.
+        (&[0x08, 1, 4, 0xD1, 0, 2, 2][..], ""),
+        (
+            &[0x08, 1, 4, 0xD1, 0, 3, 2],
+            "record at byte 5 refers to what is not there: PAST lies within what the streams of its members remember",
+        ),
+        (
+            &[0x08, 1, 4, 0xD1, 0, 3, 3],
+            "record at byte 5 refers to what is not there: PAST lies within what the streams of its members remember",
+        ),
+        (
+            &[0x08, 1, 4, 0xD1, 0, 1, 0],
+            "record at byte 5 refers to what is not there: PAST lies within what the streams of its members remember",
+        ),
+        (
+            &[0x08, 1, 3, 0xD4, 0, 1],
+            "record at byte 5 refers to what is not there: AGAIN has a PAST before it",
+        ),
+        (
+            &[0x08, 1, 5, 0xD1, 0, 0x81, 2, 2],
+            "record at byte 5 refers to what is not there: PAST stays within a message's first 256 bytes",
+        ),
+        (
+            &[0x08, 1, 4, 0xD2, 0, 1, 1],
+            "record at byte 5 refers to what is not there: ECHO stands in frames with the flag ECHO",
+        ),
+        // Two bytes have arrived, and they are said.
+        (&[0x28, 1, 2, 4, 0xD2, 0, 2, 2], ""),
+        (
+            &[0x28, 1, 2, 4, 0xD2, 0, 2, 3],
+            "record at byte 6 refers to what is not there: ECHO lies within the last 1,048,576 bytes that arrived of what this end \
+             sent",
+        ),
+        (
+            &[0x28, 1, 2, 4, 0xD2, 0, 2, 1],
+            "record at byte 6 refers to what is not there: an ECHO is no longer than its distance",
+        ),
+        (
+            &[0x28, 1, 1, 4, 0xD2, 0, 1, 1],
+            "byte 4 says that 1 byte more arrived; 2 sent and not known to have, and no frame ends there: ",
+        ),
+    ] {
+        let (mut end, sent) = end();
+        let echoes = flags_and_rest[0] & 0x20 != 0;
+        match end.parse(after(&[1], flags_and_rest, echoes.then_some(sent)), &[1]) {
+            Ok(frame) => assert!(text.is_empty() && frame.message_len(0) == 2, "{flags_and_rest:?}"),
+            Err(error) => assert!(error.to_string().starts_with(text) && !text.is_empty(), "{error}"),
+        }
+    }
+    let concat = [0x09, 1, 1, b'x'];
+    let error = end().0.parse(after(&[1, 2], &concat, None), &[1, 2]).unwrap_err().to_string();
+    let text = "byte 3 says 1 message, and both ends name 2 streams for them: the sender has to name one for each message, on a \
+                new connection";
+    assert_eq!(error, text);
+    let error = end().0.parse(after(&[1], &concat, None), &[2]).unwrap_err().to_string();
+    assert!(error.starts_with("checksum over this history and the streams named (1) is 0x"), "{error}");
+    assert!(error.ends_with("begin a new connection"), "{error}");
+    let mut alone = SessionDecoder::new(Limits::default(), epochs.incoming);
+    let error = alone.parse(first_frame_of(7, &[1], &[0x29, 1, 1, 0]), &[1]).unwrap_err().to_string();
+    let text = "byte 2 needs what is not available here: what this end has sent: a Session keeps that, or EchoWindow::of_sent";
+    assert_eq!(error, text);
 }
 
 #[test]
@@ -319,20 +404,21 @@ fn every_limit_is_checked() {
     // Nine messages: `ab` for destinations 0 and 2, `z` for all, one byte each for 0 and 2 again.
     let frame =
         frame_of(&[0, 9, 9, 0xC4, 0x05, 0x00, 2, 0x00, 1, 0xD0, 0x01, 1, b'a', b'b', b'z', b'1', b'2']);
+    // Where each would be passed: the number of messages, a record, or the set of one.
     let needed = [
-        (LimitName::Destinations, 9),
-        (LimitName::MessageBytes, 4),
-        (LimitName::OutputBytes, 15),
-        (LimitName::Pieces, 13),
-        (LimitName::Records, 3),
-        (LimitName::DataBytes, 5),
-        (LimitName::SetBytes, 2),
+        (LimitName::Destinations, 9, 3),
+        (LimitName::MessageBytes, 4, 11),
+        (LimitName::OutputBytes, 15, 11),
+        (LimitName::Pieces, 13, 11),
+        (LimitName::Records, 3, 11),
+        (LimitName::DataBytes, 5, 11),
+        (LimitName::SetBytes, 2, 5),
     ];
-    for (name, value) in needed {
+    for (name, value, place) in needed {
         assert!(Frame::parse(frame.clone(), &limits(name, value)).is_ok(), "{name}");
         match Frame::parse(frame.clone(), &limits(name, value - 1)) {
-            Err(DecodeError::Limit { limit, maximum, needed, .. }) => {
-                assert_eq!((limit, maximum, needed), (name, value - 1, value))
+            Err(DecodeError::Limit { offset, limit, maximum, needed }) => {
+                assert_eq!((offset, limit, maximum, needed), (place, name, value - 1, value))
             }
             other => panic!("{name}: {other:?}"),
         }

@@ -235,7 +235,7 @@ fn records(m: usize, count: usize, len: usize) -> Vec<Payload> {
     (0..m).map(message).collect()
 }
 
-/// `m` copies of `base`, whose parts end with NUL or a line feed; one part in sixteen is an`other` in each copy.
+/// `m` copies of `base`, whose parts end with NUL or a line feed; in each copy an `other` is in the place of one part in sixteen.
 fn edited(m: usize, base: &[u8], separator: u8, other: fn(&mut Rng) -> String) -> Vec<Payload> {
     let mut rng = Rng::with_seed(6);
     let end = if separator == b'\n' { b'\n' } else { 0 };

@@ -142,7 +142,7 @@ pub(crate) fn targets(all: &[Target]) {
         return;
     }
     let met = all.iter().filter(|target| target.met()).count();
-    println!("\nOf {} targets {met} are met in this run:", all.len());
+    println!("\nTargets met in this run: {met} of {}", all.len());
     let mut kinds: Vec<&str> = all.iter().map(|target| target.what).collect();
     kinds.sort_unstable();
     kinds.dedup();
@@ -167,7 +167,9 @@ pub(crate) fn targets(all: &[Target]) {
             worst.wanted
         );
     }
-    println!("Missed:");
+    if met < all.len() {
+        println!("Missed:");
+    }
     for target in all.iter().filter(|target| !target.met()) {
         let border = if target.at_least { "at least" } else { "at most" };
         println!(
