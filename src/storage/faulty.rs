@@ -1,4 +1,8 @@
 //! A disk for tests: it loses what was not synced, sector by sector, and fails when it is told to.
+//!
+//! After a sync that failed it does as file systems do: what was to be synced is in memory, can be read, also by another process,
+//! and is taken for written. No later sync writes it, and all of them say yes. After one of names that failed everything is refused,
+//! also to the next process: their journal could not be written.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -25,6 +29,8 @@ struct Inner {
     fault: Option<(u64, Fault)>,
     struck: bool,
     off: bool,
+    /// A sync of names failed: nothing is written any longer.
+    refuses: bool,
     lies: Option<&'static str>,
 }
 
@@ -33,7 +39,7 @@ struct Inner {
 pub(crate) enum Fault {
     /// The power goes: the call may still have reached the disk, nothing later does.
     PowerLoss,
-    /// An input or output error. After one of a sync, what was to be synced is lost, and the next sync says yes.
+    /// An input or output error. After one of a sync, what was to be synced is in memory alone, and the next sync says yes.
     Error,
     /// No space is left; half of what was to be written is.
     Full,
@@ -49,17 +55,39 @@ struct Inode {
 #[derive(Clone, Debug)]
 enum Change {
     Write(usize, Vec<u8>),
+    /// A write of which a sync said no: some of it may be there, and no sync writes the rest.
+    Lost(usize, Vec<u8>),
     Truncate(usize),
 }
 
 impl Change {
     fn apply(&self, bytes: &mut Vec<u8>) {
         match self {
-            Self::Write(at, new) => {
+            Self::Write(at, new) | Self::Lost(at, new) => {
                 bytes.resize(bytes.len().max(at + new.len()), 0);
                 bytes[*at..at + new.len()].copy_from_slice(new);
             }
             Self::Truncate(length) => bytes.truncate(*length),
+        }
+    }
+}
+
+impl Inode {
+    fn sync(&mut self) {
+        for change in self.unsynced.drain(..) {
+            match change {
+                // How long a file is, is written all the same.
+                Change::Lost(at, new) => self.durable.resize(self.durable.len().max(at + new.len()), 0),
+                change => change.apply(&mut self.durable),
+            }
+        }
+    }
+
+    fn fail_to_sync(&mut self) {
+        for change in &mut self.unsynced {
+            if let Change::Write(at, new) = change {
+                *change = Change::Lost(*at, std::mem::take(new));
+            }
         }
     }
 }
@@ -90,7 +118,12 @@ impl FaultyDisk {
     /// Nothing goes wrong any longer that did not yet.
     pub(crate) fn heal(&self) {
         let mut inner = self.lock();
-        (inner.fault, inner.struck) = (None, false);
+        (inner.fault, inner.struck, inner.refuses) = (None, false, false);
+    }
+
+    /// A sync of names failed: it takes nothing more, from whomever.
+    pub(crate) fn refuses(&self) -> bool {
+        self.lock().refuses
     }
 
     /// How often it was called so far.
@@ -121,7 +154,7 @@ impl FaultyDisk {
                 let kept_in_4 = luck.u8(0..=4);
                 for change in &file.unsynced {
                     match change {
-                        Change::Write(at, new) => {
+                        Change::Write(at, new) | Change::Lost(at, new) => {
                             let mut from = 0;
                             while from < new.len() {
                                 let until = ((at + from) / SECTOR_BYTES + 1) * SECTOR_BYTES - at;
@@ -151,6 +184,7 @@ impl FaultyDisk {
             names: inner.names.clone(),
             durable_names: inner.durable_names.clone(),
             unsynced_names: inner.unsynced_names.clone(),
+            refuses: inner.refuses,
             ..Inner::default()
         };
         Self(Arc::new(Mutex::new(killed)))
@@ -211,6 +245,7 @@ impl FaultyDisk {
         let file = &mut inner.files[inode];
         how(&mut file.bytes);
         file.durable.clone_from(&file.bytes);
+        file.unsynced.clear();
     }
 
     /// What a file holds.
@@ -228,6 +263,9 @@ impl Inner {
         }
         let call = self.calls;
         self.calls += 1;
+        if self.refuses {
+            return Some((Fault::Error, io::ErrorKind::ReadOnlyFilesystem.into()));
+        }
         let (_, fault) = self.fault.filter(|(at, _)| *at == call)?;
         self.off = fault == Fault::PowerLoss;
         self.struck = true;
@@ -293,7 +331,8 @@ impl Disk for FaultyDisk {
 
     fn sync(&self) -> io::Result<()> {
         let mut inner = self.lock();
-        if let Some((_, error)) = inner.call() {
+        if let Some((fault, error)) = inner.call() {
+            inner.refuses |= fault != Fault::PowerLoss && !inner.off;
             return Err(error);
         }
         if let Some(lied) = inner.lies {
@@ -357,6 +396,8 @@ impl DiskFile for FaultyFile {
 
     fn sync(&self) -> io::Result<()> {
         let mut inner = self.disk.lock();
+        // Whoever finds the disk then finds what was written before.
+        let was_off = inner.off;
         let wrong = inner.call();
         let lied = inner.lies.is_some_and(|lied| {
             inner.names.iter().any(|(name, inode)| *inode == self.inode && name.starts_with(lied))
@@ -365,14 +406,13 @@ impl DiskFile for FaultyFile {
         match wrong {
             None if lied => Ok(()),
             Some((fault, error)) => {
-                if fault != Fault::PowerLoss {
-                    file.unsynced.clear();
+                if fault != Fault::PowerLoss && !was_off {
+                    file.fail_to_sync();
                 }
                 Err(error)
             }
             None => {
-                file.durable.clone_from(&file.bytes);
-                file.unsynced.clear();
+                file.sync();
                 Ok(())
             }
         }

@@ -114,6 +114,8 @@ pub(super) struct Scan {
     pub(super) committed: u64,
     /// Where the last of them ends.
     pub(super) end: u32,
+    /// And so much of that its records say to be durable.
+    durable: u32,
     /// What is wrong behind that.
     pub(super) damage: Option<&'static str>,
     /// The highest place that a record behind the damage says to be durable.
@@ -180,11 +182,6 @@ impl<D: Disk> Segments<D> {
             this.begin(first)?;
             this.drop_purged()?;
         }
-        // What was read may be in memory alone, written by a process that was killed before it synced. Whoever is told of it
-        // counts on it.
-        if let Some(newest) = this.catalog().segments.back() {
-            newest.file.sync().map_err(StorageError::io("sync", &newest.name))?;
-        }
         this.disk.sync().map_err(StorageError::io("sync", "the directory"))?;
         found.committed = this.committed.max(this.first()).min(this.next);
         this.committed = found.committed;
@@ -217,6 +214,12 @@ impl<D: Disk> Segments<D> {
             slot::save(&self.disk, DOUBT, &doubt.to_le_bytes())?;
             file.truncate(u64::from(scan.end)).map_err(StorageError::io("shorten", &name))?;
         }
+        if newest {
+            // Of the same bytes: where they are on the disk already, no crash in the middle of it changes them.
+            let anew = &bytes[scan.durable as usize..scan.end as usize];
+            file.write_at(u64::from(scan.durable), anew).map_err(StorageError::io("write to", &name))?;
+            file.sync().map_err(StorageError::io("sync", &name))?;
+        }
         self.next = first + scan.offsets.len() as u64;
         if let Some(last) =
             scan.last.filter(|last| found.purged.is_none_or(|purged| purged.index < last.index))
@@ -244,6 +247,7 @@ pub(super) fn scan(bytes: &[u8], header: &Header, before: Option<EntryId>) -> Sc
         last: None,
         committed: 0,
         end: within(header.bytes),
+        durable: within(header.bytes),
         damage: None,
         known_synced: 0,
     };
@@ -269,6 +273,9 @@ pub(super) fn scan(bytes: &[u8], header: &Header, before: Option<EntryId>) -> Sc
         scan.offsets.push(scan.end);
         scan.last = Some(head.id);
         scan.committed = scan.committed.max(head.committed);
+        // It speaks of what is before it: else it says nothing that could be.
+        let durable = u32::try_from(head.synced).unwrap_or(u32::MAX).min(scan.end);
+        scan.durable = scan.durable.max(durable);
         scan.end += within(head.record_bytes());
     }
 }

@@ -129,6 +129,8 @@ impl<D: Disk> Snapshots<D> {
         names.sort_unstable();
         let newest =
             names.iter().rfind(|name| name.starts_with(PREFIX) && !name.ends_with(UNFINISHED)).cloned();
+        // Whoever was killed may have named it a moment before. An older one goes, and the log before it, only when its name is durable.
+        disk.sync().map_err(StorageError::io("sync", "the directory of snapshots"))?;
         for name in names.iter().filter(|name| Some(*name) != newest.as_ref()) {
             if name.starts_with(PREFIX) || name.ends_with(UNFINISHED) {
                 disk.remove(name).map_err(StorageError::io("remove", name))?;

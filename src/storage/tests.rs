@@ -4,6 +4,7 @@
 //! the calls allows, and nothing else may.
 
 mod damage;
+mod refused;
 mod snapshots;
 
 use std::collections::VecDeque;

@@ -78,6 +78,25 @@ fn a_snapshot_is_whole_or_not_there_whenever_the_power_goes() {
     }
 }
 
+/// Whoever finds one lets go of the log before it.
+#[test]
+fn a_snapshot_that_a_killed_process_had_named_is_durable_when_it_is_found() {
+    for call in 0..20 {
+        let disk = FaultyDisk::default();
+        let snapshots = open_snapshots(&disk).unwrap();
+        write(&snapshots, 3).unwrap();
+        disk.fail_at(call, Fault::PowerLoss);
+        let _ = write(&snapshots, 5);
+        let killed = disk.after_kill();
+        let found = newest(&open_snapshots(&killed).unwrap());
+        assert!(found >= Some(3), "killed at call {call}");
+        for seed in 0..8 {
+            let disk = killed.after_power_loss(&mut fastrand::Rng::with_seed(seed));
+            assert_eq!(newest(&open_snapshots(&disk).unwrap()), found, "killed at call {call}, seed {seed}");
+        }
+    }
+}
+
 #[test]
 fn a_damaged_snapshot_is_never_taken_for_a_whole_one() {
     let disk = FaultyDisk::default();

@@ -227,6 +227,15 @@ impl Node {
         self.log = self.log_before.durable();
     }
 
+    /// Its machine is booted again where a disk takes nothing more: what was not durable is gone.
+    pub(super) fn boot_if_refused(&mut self) {
+        for disk in [&mut self.log, &mut self.snapshots] {
+            if disk.refuses() {
+                *disk = disk.durable();
+            }
+        }
+    }
+
     /// Ends it at once.
     pub(super) fn end(&mut self, around: &Surroundings, end: End, luck: &mut fastrand::Rng) {
         let Some(running) = self.running.take() else { return };

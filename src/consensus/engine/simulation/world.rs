@@ -234,7 +234,8 @@ impl World {
             self.counts.struck(Fault::ClockSlow);
         }
         if node.running.is_none() && !node.damaged {
-            // Its disk failed once more.
+            // Its disk failed once more, or takes nothing any longer.
+            node.boot_if_refused();
             self.starts.insert(index, Instant::now() + Duration::from_secs(1));
         }
         self.publish();
