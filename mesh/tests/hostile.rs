@@ -40,6 +40,8 @@ mod known;
 mod large;
 #[path = "hostile/late.rs"]
 mod late;
+#[path = "hostile/lives.rs"]
+mod lives;
 #[path = "hostile/log.rs"]
 mod log;
 #[path = "hostile/reports.rs"]

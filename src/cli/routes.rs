@@ -248,6 +248,9 @@ impl Verdict {
                     carried.unwrap_or_default()
                 )
             }
+            "false_life" => {
+                "the proxy: it said that the member restarted, and the member says it did not".to_owned()
+            }
             "ejected" => format!("the proxy, ejected: reported by {}", by()),
             other => spaced(other),
         }

@@ -21,6 +21,7 @@ use trunkline_codec::Payload;
 use super::back::Back;
 use super::client::Ticket;
 use super::deadlines::Deadlines;
+use super::hearsay::Hearsay;
 use super::held::Held;
 use super::links::{LinkId, PeerIx};
 use super::pause::Pauses;
@@ -133,6 +134,8 @@ pub struct Flow {
     pub employed: bool,
     /// The destination's life, once an ack named it.
     pub incarnation: Incarnation,
+    /// Whose word that is.
+    pub hearsay: Hearsay,
     /// What stood for it last.
     pub row: Option<Row>,
     /// Write to ack on direct attempts.
@@ -231,6 +234,7 @@ impl Flow {
             lane,
             employed: true,
             incarnation: Incarnation::UNKNOWN,
+            hearsay: Hearsay::default(),
             row: None,
             direct_rtt: Rtt::default(),
             back: Back::default(),
@@ -527,13 +531,23 @@ impl Flow {
         for sent in self.sent.iter_back_mut() {
             sent.stale = matches!(sent.place, Place::Flying(_));
         }
+        self.begin(incarnation);
+        lost
+    }
+
+    /// The destination lives this life still, though another one was said: it drops what it has already, so nothing fails.
+    pub fn resume(&mut self, incarnation: Incarnation) {
+        self.sent.iter_back_mut().for_each(|sent| sent.stale = false);
+        self.begin(incarnation);
+    }
+
+    fn begin(&mut self, incarnation: Incarnation) {
         self.incarnation = incarnation;
         self.words.clear();
         self.decided = 0;
         self.floor_told = 0;
         (self.room, self.starves_since) = (None, None);
         self.pauses.restart();
-        lost
     }
 }
 

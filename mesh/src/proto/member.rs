@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
 
 use super::handshake::is_plausible;
-use super::links::Links;
+use super::links::{LinkId, Links};
 use super::run::{RunMessage, compact, split_run};
 use super::time::Micros;
 use super::window::{Admitted, Upstream, Window};
@@ -28,7 +28,7 @@ pub struct Member {
     waiting: BTreeSet<(Lane, NodeId)>,
     /// Of each lane the origin that had its turn last.
     served: [Option<NodeId>; 2],
-    highest: BTreeMap<NodeId, Incarnation>,
+    lives: BTreeMap<NodeId, OriginLife>,
     inbox: VecDeque<Delivery>,
     inbox_bytes: usize,
     draining: bool,
@@ -38,6 +38,14 @@ pub struct Member {
     /// It reports as lost whatever it has.
     #[cfg(feature = "sim")]
     slanders: bool,
+}
+
+/// Which life an origin lives, for all that is known here.
+#[derive(Clone, Copy, Debug, Default)]
+struct OriginLife {
+    life: Incarnation,
+    /// A proxy said a later one that it does not live: from then on the origin alone says which one it lives.
+    by_itself: bool,
 }
 
 /// A run as it came in.
@@ -69,7 +77,7 @@ impl Member {
             windows: BTreeMap::new(),
             waiting: BTreeSet::new(),
             served: [None, None],
-            highest: BTreeMap::new(),
+            lives: BTreeMap::new(),
             inbox: VecDeque::new(),
             inbox_bytes: 0,
             draining: false,
@@ -113,14 +121,18 @@ impl Member {
         if !may_bring(arrived, links) {
             return self.refuse(arrived, RefusedReason::NotServed, links, now);
         }
-        let highest = self.highest.get(&flow.origin).copied().unwrap_or_default();
+        let known = self.lives.get(&flow.origin).copied().unwrap_or_default();
+        let itself =
+            || links.link(arrived.upstream.link).is_some_and(|link| links.spec(link.peer).id == flow.origin);
         if flow.destination_incarnation.is_known() && flow.destination_incarnation != me {
             return self.refuse(arrived, RefusedReason::StaleDestination, links, now);
         }
-        if flow.origin_incarnation < highest {
+        // Of a later life that it is not to believe it says the same: the origin then dials, and tells it.
+        let doubted = flow.origin_incarnation > known.life && known.by_itself && !itself();
+        if flow.origin_incarnation < known.life || doubted {
             return self.refuse(arrived, RefusedReason::StaleOrigin, links, now);
         }
-        if !is_plausible(highest.max(me), flow.origin_incarnation) {
+        if !is_plausible(known.life.max(me), flow.origin_incarnation) {
             return self.refuse(arrived, RefusedReason::Malformed, links, now);
         }
         let Some(floor) = arrived.run.floor().filter(|_| arrived.run.is_sound()) else {
@@ -129,15 +141,12 @@ impl Member {
         let Ok(messages) = split_run(pieces, arrived.run.count) else {
             return self.refuse(arrived, RefusedReason::Malformed, links, now);
         };
-        if flow.origin_incarnation > highest {
-            // What the old life left behind a gap can never be completed.
-            self.highest.insert(flow.origin.clone(), flow.origin_incarnation);
-            // Should it come back with a clock that stepped back, and dial, it is told so.
+        if flow.origin_incarnation > known.life {
+            // A link to another life is over, or the origin opens a new one and says which it lives.
             if let Some(origin) = links.peer(&flow.origin) {
                 links.note_life(origin, flow.origin_incarnation, now);
             }
-            self.windows.retain(|(origin, _), _| *origin != flow.origin);
-            self.waiting.retain(|(_, origin)| *origin != flow.origin);
+            self.begin_life(&flow.origin, OriginLife { life: flow.origin_incarnation, ..known });
         }
         let key = (flow.origin.clone(), arrived.lane);
         if self.draining && arrived.run.count > 0 {
@@ -216,6 +225,33 @@ impl Member {
             self.waiting.insert((lane, origin));
         }
         true
+    }
+
+    /// A link came up: an origin at its other end says itself which life it lives. A later one was said by a proxy, or by a life whose
+    /// clock was ahead; either way this is the one that is there.
+    pub fn handle_link_up(&mut self, id: LinkId, links: &Links) {
+        let Some(link) = links.link(id) else { return };
+        let origin = &links.spec(link.peer).id;
+        let Some(known) = self.lives.get(origin).copied() else { return };
+        let false_life = known.life > link.incarnation;
+        if false_life {
+            tracing::warn!(
+                %origin,
+                said = known.life.0,
+                lives = link.incarnation.0,
+                "a proxy said that an origin lives a later life than it does: from now on only its own word counts"
+            );
+        }
+        if false_life || known.by_itself && known.life != link.incarnation {
+            self.begin_life(&origin.clone(), OriginLife { life: link.incarnation, by_itself: true });
+        }
+    }
+
+    /// An origin lives another life. What the old one left behind a gap can never be completed.
+    fn begin_life(&mut self, origin: &NodeId, life: OriginLife) {
+        self.lives.insert(origin.clone(), life);
+        self.windows.retain(|(of, _), _| of != origin);
+        self.waiting.retain(|(_, of)| of != origin);
     }
 
     /// A run of a frame that has more messages than are looked at: it has to come again.

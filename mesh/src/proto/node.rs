@@ -506,6 +506,7 @@ impl Node {
                     if let Some(client) = self.client.as_mut() {
                         client.handle_link_up(link, &mut self.links, now);
                     }
+                    self.member.iter_mut().for_each(|member| member.handle_link_up(link, &self.links));
                 }
                 LinkEvent::Down { link, peer } => {
                     if let Some(proxy) = self.proxy.as_mut() {

@@ -28,11 +28,13 @@ pub enum Blame {
     FalseAck,
     /// Several destinations say so: the proxy is ejected.
     Ejected,
+    /// The destination says that it does not live the life that the proxy said: it avoids the proxy, the others go on.
+    FalseLife,
 }
 
 impl Blame {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::OwnLag,
         Self::Proxy,
         Self::Connection,
@@ -41,6 +43,7 @@ impl Blame {
         Self::Capped,
         Self::FalseAck,
         Self::Ejected,
+        Self::FalseLife,
     ];
 
     /// As people and metrics read it.
@@ -55,6 +58,7 @@ impl Blame {
             Self::Capped => "capped",
             Self::FalseAck => "false_ack",
             Self::Ejected => "ejected",
+            Self::FalseLife => "false_life",
         }
     }
 }

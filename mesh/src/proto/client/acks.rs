@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::{Client, Timer};
-use crate::id::{Incarnation, Lane};
+use crate::id::Incarnation;
 use crate::message::FailReason;
 use crate::proto::flow::{FlowIx, Place, Selected, Way};
 use crate::proto::handshake::is_plausible;
@@ -53,7 +53,8 @@ impl Client {
                 links.note_life(flow.peer, entry.incarnation, now);
                 // Refusals first: what was certainly not delivered need not fail with the old life.
                 self.take_refusals(ix, link, entry, links, now);
-                self.learn_life(ix, entry.incarnation, links, now);
+                let by = self.word_over(link, ix, links).filter(|way| *way != Way::Direct);
+                self.learn_life(ix, entry.incarnation, by, links, now);
             }
             self.take_passed(ix, link, entry, links, now);
             if self.is_distrusted(link, ix, links, now) {
@@ -304,39 +305,15 @@ impl Client {
                 )
                 | None => {
                     self.stats.fallbacks.member_unreachable += ended;
+                    let unknown =
+                        matches!(reason, Some(RefusedReason::Unreachable | RefusedReason::StaleDestination));
+                    if unknown && flow.hearsay.ask_itself(&ways) {
+                        links.want_once(flow.peer, now);
+                    }
                     ways.into_iter().for_each(|way| flow.pauses.avoid(way, Cause::Refused(reason), now));
                 }
             }
         }
-        self.wake(ix, links, now);
-    }
-
-    /// The destination of a flow lives another life. So it does for the other lane, which may have nothing under way that would
-    /// tell: what is sent there next would be for a life that is known to be over.
-    pub(super) fn learn_life(&mut self, ix: FlowIx, life: Incarnation, links: &mut Links, now: Micros) {
-        let first = FlowIx(ix.0 - self.flows[ix.0].lane.index());
-        for ix in Lane::ALL.map(|lane| FlowIx(first.0 + lane.index())) {
-            if self.flows[ix.0].knows_less_than(life) {
-                self.restart_flow(ix, Some(life), links, now);
-            } else {
-                self.flows[ix.0].incarnation = self.flows[ix.0].incarnation.max(life);
-            }
-        }
-    }
-
-    /// One end of a flow lives another life. What may have been delivered to the old one fails; the rest goes to the new.
-    pub(super) fn restart_flow(
-        &mut self,
-        ix: FlowIx,
-        destination: Option<Incarnation>,
-        links: &mut Links,
-        now: Micros,
-    ) {
-        let incarnation = destination.unwrap_or(self.flows[ix.0].incarnation);
-        for seq in self.flows[ix.0].restart(incarnation) {
-            self.give_up(ix, seq, FailReason::PeerRestarted);
-        }
-        self.flows[ix.0].held.restart();
         self.wake(ix, links, now);
     }
 }

@@ -34,7 +34,7 @@ impl Client {
     }
 
     /// Whose word an ack is: that of the destination where it says so itself, though it be a proxy as well. None: nobody's.
-    fn word_over(&self, link: LinkId, ix: FlowIx, links: &Links) -> Option<Way> {
+    pub(super) fn word_over(&self, link: LinkId, ix: FlowIx, links: &Links) -> Option<Way> {
         let own = links.link(link).is_some_and(|link| link.peer == self.flows[ix.0].peer);
         if own { Some(Way::Direct) } else { self.way_of(link, ix, links) }
     }
@@ -163,7 +163,7 @@ impl Client {
     }
 
     /// What one flow has under way by a proxy takes another way: the answer would count no more.
-    fn take_back(&mut self, ix: FlowIx, way: Way) {
+    pub(super) fn take_back(&mut self, ix: FlowIx, way: Way) {
         for id in self.attempts.by_way(way) {
             let Some(attempt) = self.attempts.get(id) else { continue };
             let runs = attempt.entries.iter().filter(|(of, _)| *of == ix).map(|(_, run)| *run);
@@ -190,7 +190,7 @@ impl Client {
     }
 
     /// The flows of a destination.
-    fn lanes_of(&self, ix: FlowIx) -> [FlowIx; Lane::ALL.len()] {
+    pub(super) fn lanes_of(&self, ix: FlowIx) -> [FlowIx; Lane::ALL.len()] {
         let first = ix.0 - self.flows[ix.0].lane.index();
         Lane::ALL.map(|lane| FlowIx(first + lane.index()))
     }

@@ -27,6 +27,8 @@ mod writing;
 
 mod acks;
 
+mod lives;
+
 mod audit;
 
 mod clock;

@@ -192,9 +192,9 @@ impl Client {
         let dialled = links.link(link).filter(|link| link.dialled);
         let Some((peer, life)) = dialled.map(|link| (link.peer, link.incarnation)) else { return };
         let Some(reach) = self.reaches.get(&peer).copied() else { return };
-        // What a destination says of itself when it is linked is as good as its acks.
-        if let Some(first) = reach.flows.filter(|first| self.flows[first.0].knows_less_than(life)) {
-            self.learn_life(first, life, links, now);
+        // What a destination says of itself when it is linked is better than what proxies say of it.
+        if let Some(first) = reach.flows {
+            self.take_own_word(first, life, links, now);
         }
         for proxy in self.sites[reach.site].routes.proxies.iter_mut().filter(|proxy| proxy.peer == peer) {
             (proxy.link, proxy.tried) = (Some(link), true);

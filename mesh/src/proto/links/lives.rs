@@ -264,15 +264,18 @@ impl Links {
         self.drop_link(id, words.filter(|_| up), now);
     }
 
-    /// A peer was heard of in this life by way of others. Should it come back in a lower one, its clock stepped back: the
-    /// handshake then tells it, and it moves past. So a link to a lower life ends here.
+    /// A peer was heard of in this life by way of others. A link to a lower one is most likely to a process that is gone: it ends, and
+    /// is asked for again. What the peer says of itself then is what counts; nobody is refused for what others say of it.
     pub fn note_life(&mut self, peer: PeerIx, life: Incarnation, now: Micros) {
-        let entry = &mut self.peers[peer.0];
-        entry.highest = entry.highest.max(life);
+        let Peer { dialling, accepted, .. } = &self.peers[peer.0];
         let stale =
             |link: &LinkId| self.links.get(link).is_some_and(|link| link.up && link.incarnation < life);
-        if let Some(link) = self.peers[peer.0].dialling.link.filter(stale) {
+        let (dialled, accepted) = (dialling.link.filter(stale), accepted.filter(stale));
+        for link in dialled.into_iter().chain(accepted) {
             self.drop_link(link, None, now);
+        }
+        if dialled.is_some() {
+            self.want_once(peer, now);
         }
     }
 

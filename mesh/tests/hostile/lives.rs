@@ -1,0 +1,291 @@
+//! Proxies that say of members and of origins that they live lives which these do not live: what a node says of itself counts for
+//! more, so that nobody is kept out for what others say of it.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use trunkline_mesh::id::{Datacenter, Lane};
+use trunkline_mesh::message::{Batch, Message, Outcome};
+use trunkline_mesh::proto::frame::Received;
+use trunkline_mesh::proto::node::ConnId;
+use trunkline_mesh::proto::wire::{AckFlow, RefusedReason};
+use trunkline_mesh::settings::Settings;
+use trunkline_mesh::topology::Roles;
+
+use super::shell::{
+    Peer, Shell, ack_frame, batch_frame, cluster, entry, flow, id, refused, roster_frame, run,
+};
+
+/// Later than what the member lives, and no nonsense.
+const FALSE: u64 = 10_000;
+
+/// A sender, and its links to two proxies and, once that was dialled, to the member.
+struct Sender {
+    shell: Shell,
+    conns: Vec<[ConnId; 2]>,
+    /// Per link the lives of the member in the rows of its bulk connection.
+    rows: Vec<Vec<u64>>,
+}
+
+impl Sender {
+    fn new() -> Self {
+        let nodes = [
+            ("o", "us", Roles::ORIGIN),
+            ("p", "eu", Roles::PROXY),
+            ("p2", "eu", Roles::PROXY),
+            ("m", "eu", Roles { origin: true, ..Roles::MEMBER }),
+        ];
+        let mut shell = Shell::among(cluster(&nodes), "o", Settings::default(), 1);
+        let conns = ["p", "p2"].map(|proxy| shell.link_out(&Peer::new(proxy))).to_vec();
+        Self { shell, conns, rows: vec![Vec::new(); 3] }
+    }
+
+    fn submit(&mut self) {
+        let mut batch = Batch::to(Datacenter::new("eu").unwrap());
+        batch.push(Message::new(id("m"), Bytes::from_static(b"x")).deadline(Duration::from_secs(600)));
+        self.shell.node.submit(batch, self.shell.now).unwrap();
+        self.shell.drain();
+    }
+
+    /// Runs that went over any link since this was asked last: the link, the row, the first seq, how many messages.
+    fn sent(&mut self) -> Vec<(usize, u32, u64, u32)> {
+        let mut sent = Vec::new();
+        for (at, [_, bulk]) in self.conns.clone().into_iter().enumerate() {
+            for received in self.shell.sent(bulk) {
+                match received {
+                    Received::Roster(roster) => {
+                        self.rows[at].extend(roster.flows.iter().map(|flow| flow.destination_incarnation.0));
+                    }
+                    Received::Batch(envelope, _) => {
+                        sent.extend(envelope.runs.iter().map(|run| (at, run.flow, run.first.0, run.count)));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        sent
+    }
+
+    /// One message; the link that it goes by, its row there, its seq.
+    fn send(&mut self) -> (usize, u32, u64) {
+        self.submit();
+        match self.sent()[..] {
+            [(at, row, seq, 1)] => (at, row, seq),
+            ref other => panic!("not one message: {other:?}"),
+        }
+    }
+
+    fn say(&mut self, at: usize, entry: AckFlow) {
+        self.shell.feed(self.conns[at][0], &ack_frame(vec![entry]));
+    }
+
+    fn refuse(&mut self, at: usize, row: u32, (first, count): (u64, u32), reason: RefusedReason) {
+        self.say(at, AckFlow { refused: vec![refused(first, count, reason as u8)], ..entry(row, 0, 0) });
+    }
+
+    /// The member is dialled, and lives the life that it always did.
+    fn link_member(&mut self) {
+        let conns = self.shell.link_out(&Peer::new("m"));
+        self.conns.push(conns);
+        assert!(
+            conns.iter().all(|conn| !self.shell.closed.contains_key(conn)),
+            "refused for what others say"
+        );
+    }
+
+    fn outcomes(&mut self) -> Vec<Outcome> {
+        let all = std::iter::from_fn(|| self.shell.node.poll_outcome());
+        all.flat_map(|(_, outcomes)| outcomes).collect()
+    }
+
+    fn delivered(&mut self) -> usize {
+        let outcomes = self.outcomes();
+        assert!(outcomes.iter().all(Outcome::is_delivered), "{outcomes:?}");
+        outcomes.len()
+    }
+}
+
+/// The other proxy knows no such life and refuses; the member itself, once dialled, says which one it lives, and takes all that waits.
+#[test]
+fn a_false_life_of_a_member_is_refuted_by_the_member_and_costs_no_message() {
+    let mut sender = Sender::new();
+    let (liar, row, seq) = sender.send();
+    sender.say(liar, entry(row, 100, seq));
+    assert_eq!(sender.delivered(), 1);
+    sender.say(liar, entry(row, FALSE, 0));
+    let (by, row, seq) = sender.send();
+    assert_eq!((by, sender.rows[liar][row as usize]), (liar, FALSE), "it is believed for what is sent next");
+    sender.refuse(liar, row, (seq, 1), RefusedReason::Unreachable);
+    let other = 1 - liar;
+    assert!(matches!(sender.sent()[..], [(at, ..)] if at == other));
+    sender.refuse(other, 0, (seq, 1), RefusedReason::Unreachable);
+    sender.link_member();
+    let [(direct, row, again, 1)] = sender.sent()[..] else { panic!("not sent directly") };
+    assert_eq!(
+        (direct, sender.rows[2][row as usize], again),
+        (2, 100, seq),
+        "for the life that it says itself"
+    );
+    sender.say(direct, entry(row, 100, seq));
+    assert_eq!(sender.delivered(), 1);
+    assert_eq!(sender.shell.stats().verdicts["false_life"], 2, "of each lane");
+    // And what the liar says of it counts no more.
+    sender.say(liar, entry(0, FALSE + 1, 0));
+    let (by, row, seq) = sender.send();
+    assert_ne!(by, liar);
+    assert_eq!(sender.rows[by][row as usize], 100);
+    sender.say(by, entry(row, 100, seq));
+    assert_eq!(sender.delivered(), 1);
+}
+
+/// All is acknowledged, for a life that is none: no report of the member would count. The audit by the other proxy is refused, and
+/// that asks the member itself.
+#[test]
+fn a_proxy_that_hides_behind_a_false_life_is_found_by_an_audit() {
+    let mut sender = Sender::new();
+    let (liar, row, seq) = sender.send();
+    sender.say(liar, entry(row, 100, seq));
+    sender.say(liar, entry(row, FALSE, 0));
+    let (by, row, seq) = sender.send();
+    assert_eq!(by, liar);
+    sender.say(liar, entry(row, FALSE, seq));
+    assert_eq!(sender.delivered(), 2, "says the liar");
+    // In one step, or peers that answer no pings would be taken for dead.
+    sender.shell.advance(Duration::from_secs(11));
+    let [(other, row, first, 0)] = sender.sent()[..] else { panic!("no audit") };
+    assert_ne!(other, liar);
+    assert!(!sender.shell.dials.iter().any(|(_, peer, _)| *peer == id("m")));
+    sender.refuse(other, row, (first, 0), RefusedReason::Unreachable);
+    sender.link_member();
+    assert_eq!(sender.shell.stats().verdicts["false_life"], 2, "of each lane");
+    assert_ne!(sender.send().0, liar);
+}
+
+/// What was under way for the life that it lives all the time is not given up when that turns out, nor what was sent meanwhile.
+#[test]
+fn what_is_under_way_when_a_false_life_is_refuted_is_sent_again() {
+    let mut sender = Sender::new();
+    let (liar, row, seq) = sender.send();
+    sender.say(liar, entry(row, 100, seq));
+    let (_, row, seq) = sender.send();
+    sender.say(liar, entry(row, FALSE, 0));
+    sender.refuse(liar, row, (seq, 1), RefusedReason::Unreachable);
+    // And an empty run, for the floor is news to that life.
+    let Some((other, row, ..)) = sender.sent().into_iter().find(|sent| sent.3 > 0) else {
+        panic!("not again")
+    };
+    assert_ne!(other, liar);
+    sender.refuse(other, row, (seq, 1), RefusedReason::LinkLost);
+    sender.link_member();
+    assert_eq!(sender.delivered(), 1, "and nothing failed");
+    // The empty run is answered by nobody: one message at a time, until its time is over.
+    sender.shell.advance(Duration::from_secs(1));
+    let again = sender.sent();
+    let Some((by, row, ..)) = again.iter().find(|sent| sent.2 == seq && sent.3 == 1).copied() else {
+        panic!("not again: {again:?}")
+    };
+    assert_ne!(by, liar);
+    sender.say(by, entry(row, 100, seq));
+    assert_eq!(sender.delivered(), 1);
+}
+
+/// A member that restarted is believed by what a proxy says, as ever, and its own word confirms it.
+#[test]
+fn a_life_that_is_true_stays_when_the_member_says_it_too() {
+    let mut sender = Sender::new();
+    let (by, row, seq) = sender.send();
+    sender.say(by, entry(row, 100, seq));
+    sender.say(by, entry(row, 200, 0));
+    let (by, row, seq) = sender.send();
+    sender.refuse(by, row, (seq, 1), RefusedReason::Unreachable);
+    let [(by, row, ..)] = sender.sent()[..] else { panic!("not by the other one") };
+    sender.refuse(by, row, (seq, 1), RefusedReason::Unreachable);
+    let conns = sender.shell.link_out(&Peer { life: 200, ..Peer::new("m") });
+    sender.conns.push(conns);
+    assert!(matches!(sender.sent()[..], [(2, 0, again, 1)] if again == seq));
+    assert_eq!((sender.rows[2][0], sender.shell.stats().verdicts["false_life"]), (200, 0));
+    sender.say(2, entry(0, 200, seq));
+    assert_eq!(sender.delivered(), 2);
+}
+
+/// It may be the leader: its own Hello counts, whatever proxies said of it, and its link lives.
+#[test]
+fn nobody_is_refused_for_a_life_that_others_say_it_lives() {
+    let mut sender = Sender::new();
+    let (liar, row, seq) = sender.send();
+    sender.say(liar, entry(row, 100, seq));
+    sender.say(liar, entry(row, FALSE, 0));
+    let conns = sender.shell.link_in(&Peer::new("m"));
+    assert!(conns.iter().all(|conn| !sender.shell.closed.contains_key(conn)));
+    // A link that was there when it was said ends: it may be to a process that is gone. The next one is as good.
+    sender.say(liar, entry(row, FALSE + 1, 0));
+    assert!(conns.iter().all(|conn| sender.shell.closed.contains_key(conn)));
+    let conns = sender.shell.link_in(&Peer::new("m"));
+    assert!(conns.iter().all(|conn| !sender.shell.closed.contains_key(conn)));
+}
+
+/// A member, a link to it, rows announced there so far.
+struct Receiver {
+    shell: Shell,
+    rows: u32,
+}
+
+impl Receiver {
+    fn new() -> Self {
+        Self { shell: Shell::new("m"), rows: 0 }
+    }
+
+    /// One message of `o` in a life, in a row of its own; the reason of its refusal, or what was handed over.
+    fn bring(&mut self, [control, bulk]: [ConnId; 2], life: u64, seq: u64, row: u32) -> Result<u64, u8> {
+        self.rows += 1;
+        self.shell.feed(bulk, &roster_frame(Lane::Bulk, row, vec![flow("o", life, "m")]));
+        self.shell.feed(bulk, &batch_frame(Lane::Bulk, vec![run(row, seq, 1, 0)], b"x"));
+        let last = self.shell.acks(control).pop().expect("an answer");
+        if let [refused] = last.refused[..] {
+            return Err(refused.reason);
+        }
+        let delivery = self.shell.node.poll_delivery(self.shell.now).expect("handed over");
+        assert_eq!(delivery.origin_incarnation.0, life);
+        Ok(delivery.seq.0)
+    }
+}
+
+/// A proxy brings what an origin never sent, of a life that it does not live. The origin is refused until it says itself which one it
+/// lives; from then on its own word counts alone, and it may restart all the same.
+#[test]
+fn a_false_life_of_an_origin_keeps_it_out_no_longer_than_until_it_dials() {
+    let stale = Err(RefusedReason::StaleOrigin as u8);
+    let mut receiver = Receiver::new();
+    let [p, p2] = ["p", "p2"].map(|proxy| receiver.shell.link_in(&Peer::new(proxy)));
+    assert_eq!(receiver.bring(p2, 100, 1, 0), Ok(1));
+    assert_eq!(receiver.bring(p, FALSE, 1, 0), Ok(1));
+    assert_eq!(receiver.bring(p2, 100, 2, 1), stale);
+    let o = receiver.shell.link_in(&Peer::new("o"));
+    assert!(o.iter().all(|conn| !receiver.shell.closed.contains_key(conn)), "refused for what a proxy says");
+    assert_eq!(receiver.bring(o, 100, 2, 0), Ok(2));
+    assert_eq!(receiver.bring(p2, 100, 3, 2), Ok(3), "by proxies as well");
+    for life in [FALSE, FALSE + 1] {
+        assert_eq!(receiver.bring(p, life, 2, u32::try_from(life - FALSE + 1).unwrap()), stale);
+    }
+    assert_eq!(receiver.bring(p2, 100, 4, 3), Ok(4));
+    // It restarts: proxies are not believed until it said so itself.
+    assert_eq!(receiver.bring(p2, 300, 1, 4), stale);
+    let o = receiver.shell.link_in(&Peer { life: 300, ..Peer::new("o") });
+    assert_eq!(receiver.bring(p2, 300, 1, 5), Ok(1));
+    assert_eq!(receiver.bring(p2, 100, 5, 6), stale, "the old one is over");
+    assert_eq!(receiver.bring(o, 300, 2, 0), Ok(2));
+}
+
+/// A link of the origin that is up when a later life is said may be to a process that is gone, and ends; if it is not, it comes back.
+#[test]
+fn a_link_of_an_origin_ends_when_a_later_life_is_said_and_a_new_one_is_believed() {
+    let mut receiver = Receiver::new();
+    let p = receiver.shell.link_in(&Peer::new("p"));
+    let o = receiver.shell.link_in(&Peer::new("o"));
+    assert_eq!(receiver.bring(o, 100, 1, 0), Ok(1));
+    assert_eq!(receiver.bring(p, FALSE, 1, 0), Ok(1));
+    assert!(o.iter().all(|conn| receiver.shell.closed.contains_key(conn)));
+    let o = receiver.shell.link_in(&Peer::new("o"));
+    assert_eq!(receiver.bring(o, 100, 2, 0), Ok(2));
+    assert_eq!(receiver.rows, 3);
+}
