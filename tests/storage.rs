@@ -148,6 +148,115 @@ fn a_directory_has_one_process_and_its_owner_alone() {
     DataDirectory::open(&path).unwrap();
 }
 
+/// A data directory that a node of `trunkline node --dev` could have: its number, and a log.
+fn data_of_dev(path: &Path) -> (u64, Log<Directory>) {
+    let identity = Identity { cluster: "dev".to_owned(), node: "dev".to_owned() };
+    let data = DataDirectory::open(path).unwrap();
+    let replica = data.replica(&identity, || 0x17).unwrap();
+    assert!(
+        path.join("log/segment-00000000000000000000.log").exists(),
+        "the log is there before anybody has the number"
+    );
+    (replica, Log::open(data.sub_directory("log").unwrap(), identity, options()).unwrap().0)
+}
+
+/// With an empty log it would vote again, and forget what it acknowledged, under the number that it had.
+#[test]
+fn a_replica_whose_log_is_gone_is_not_started() {
+    let temp = tempfile::tempdir().unwrap();
+    let data = temp.path().join("data");
+    let (_, log) = data_of_dev(&data);
+    done(|done| log.save_vote(Bytes::from_static(b"a vote"), done));
+    drop(log);
+    let told = "the log of replica 0000000000000017 is gone: `replica` is there, and `log` has no segment. The votes it gave and \
+                the entries it acknowledged are lost with it, so it must not vote as that replica again. If the log lies elsewhere, \
+                as on a file system that is not mounted, bring it back; else empty the directory, and let the node come back as a \
+                new replica";
+    // All of it, or what is in it: what is left is as it was.
+    for emptied in [false, true] {
+        fs::remove_dir_all(data.join("log")).unwrap();
+        if emptied {
+            fs::create_dir(data.join("log")).unwrap();
+        }
+        let before = (content_of_all(&data), fs::read(data.join("replica")).unwrap());
+        let identity = Identity { cluster: "dev".to_owned(), node: "dev".to_owned() };
+        let error = DataDirectory::open(&data).unwrap().replica(&identity, || 0x18).unwrap_err();
+        assert!(matches!(error, StorageError::LogGone { replica: 0x17 }), "{error}");
+        assert_eq!(error.to_string(), told);
+        let shown = data.to_str().unwrap();
+        let (code, _, stderr) = run(&["node", "--dev", "--api", "127.0.0.1:0", "--data", shown]);
+        assert!(code == 65 && stderr.contains(told), "{code} {stderr}");
+        assert!(stderr.contains("`remove` replica 0000000000000017"), "{stderr}");
+        assert_eq!((content_of_all(&data), fs::read(data.join("replica")).unwrap()), before);
+        fs::create_dir_all(data.join("log")).unwrap();
+    }
+    // As somebody else it may begin.
+    fs::remove_dir_all(&data).unwrap();
+    data_of_dev(&data);
+}
+
+/// The names of all that is in a directory, and in those within it.
+fn content_of_all(directory: &Path) -> Vec<PathBuf> {
+    let mut all = Vec::new();
+    for file in fs::read_dir(directory).unwrap() {
+        let path = file.unwrap().path();
+        if path.is_dir() {
+            all.extend(content_of_all(&path));
+        }
+        all.push(path);
+    }
+    all.sort();
+    all
+}
+
+/// The number is there when the log is, and the log is empty when the number is not: wherever the first start ends, the next one begins.
+#[test]
+fn a_first_start_that_was_ended_anywhere_is_begun_again() {
+    let temp = tempfile::tempdir().unwrap();
+    let data = temp.path().join("data");
+    drop(data_of_dev(&data));
+    let (number, segment) = (data.join("replica"), data.join("log/segment-00000000000000000000.log"));
+    let begun = |gone: &[&Path]| {
+        gone.iter().for_each(|path| fs::remove_file(path).unwrap());
+        let (replica, log) = data_of_dev(&data);
+        assert_eq!(replica, 0x17);
+        drop(log);
+    };
+    begun(&[&number]);
+    fs::write(data.join("log/vote.new"), b"half").unwrap();
+    begun(&[&number]);
+    begun(&[&number, &segment]);
+    // What promised something, and lost its number, is nobody.
+    let (_, log) = data_of_dev(&data);
+    done(|done| log.save_vote(Bytes::from_static(b"a vote"), done));
+    drop(log);
+    fs::remove_file(&number).unwrap();
+    let identity = Identity { cluster: "dev".to_owned(), node: "dev".to_owned() };
+    let error = DataDirectory::open(&data).unwrap().replica(&identity, || 0x18).unwrap_err();
+    assert_eq!(error.to_string(), "replica is damaged at byte 0: it is gone, and the log is there");
+    fs::remove_file(data.join("log/vote")).unwrap();
+    let log = Log::open(Directory::new(data.join("log")), identity.clone(), options()).unwrap().0;
+    done(|done| log.append(vec![entry(1, 0, 7)], done));
+    drop(log);
+    let error = DataDirectory::open(&data).unwrap().replica(&identity, || 0x18).unwrap_err();
+    assert_eq!(error.to_string(), "replica is damaged at byte 0: it is gone, and the log is there");
+}
+
+/// What the log let go of is in a snapshot, or nowhere.
+#[test]
+fn a_replica_whose_snapshots_are_gone_is_not_started() {
+    let temp = tempfile::tempdir().unwrap();
+    let (_, log) = data_of_dev(temp.path());
+    done(|done| log.append((0..3).map(|index| entry(1, index, 7)).collect(), done));
+    done(|done| log.purge(EntryId { term: 1, index: 1 }, done));
+    drop(log);
+    let shown = temp.path().to_str().unwrap();
+    let (code, _, stderr) = run(&["node", "--dev", "--api", "127.0.0.1:0", "--data", shown]);
+    let told =
+        "the log begins after entry 1, and the newest snapshot ends with none: what lies between is gone";
+    assert!(code == 65 && stderr.contains(told), "{code} {stderr}");
+}
+
 #[test]
 fn a_lock_goes_with_its_directory_whatever_was_forked_meanwhile() {
     let temp = tempfile::tempdir().unwrap();

@@ -17,7 +17,7 @@ use super::signal::{Hangup, Stop};
 use crate::api::Beside;
 use crate::config::{Config, Protection, Role, held};
 use crate::consensus::key_value::KeyValue;
-use crate::consensus::{OPERATION_BYTES_MAX, Replica, ReplicaConfig, StartError, Timing};
+use crate::consensus::{OPERATION_BYTES_MAX, Replica, ReplicaConfig, ReplicaId, StartError, Timing};
 use crate::scratch::Scratch;
 use crate::service::{Limits, Service};
 use crate::storage::StorageError;
@@ -195,6 +195,13 @@ fn of_storage(error: &StorageError) -> Failure {
             "{error}: this node must not go on with it. Look with `trunkline log verify`; take the node out, and let it come \
              back with an empty directory"
         )),
+        StorageError::LogGone { replica } => {
+            let number = ReplicaId(*replica);
+            Failure::Corrupt(format!(
+                "{error}: `add` the node, `remove` replica {number}, `promote` the new one"
+            ))
+        }
+        StorageError::SnapshotsGone { .. } => Failure::Corrupt(error.to_string()),
         StorageError::Locked { .. } => {
             Failure::Unavailable(format!("{error}: stop it, or name another directory"))
         }

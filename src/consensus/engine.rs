@@ -67,7 +67,7 @@ use super::replica_id::{Place, ReplicaId};
 use super::status::{NotReady, Role, Status};
 use super::time::{Instant, sleep, timeout};
 use super::{tasks, watch};
-use crate::storage::{Disk, EntryId, Log, Recovered, Snapshots};
+use crate::storage::{Disk, EntryId, Log, Recovered, Snapshots, StorageError};
 
 pub use machine_store::Progress;
 pub use outbox::{Counted, Sent, SnapshotBytes};
@@ -123,6 +123,10 @@ impl<D: Disk> Engine<D> {
             incoming,
         } = parts;
         let config = Arc::new(config_of(cluster, timing)?);
+        let newest = snapshots.newest().map(|snapshot| snapshot.last().index);
+        if let Some(purged) = found.purged.map(|id| id.index).filter(|purged| newest < Some(*purged)) {
+            return Err(StorageError::SnapshotsGone { purged, newest }.into());
+        }
         let covered = Arc::clone(&snapshots);
         let covered = Box::new(move || covered.newest().map(|snapshot| snapshot.last().index));
         let store = LogStore::new(Arc::clone(&log), covered, &found, events.clone())?;

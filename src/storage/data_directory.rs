@@ -7,7 +7,11 @@ use std::path::{Path, PathBuf};
 
 use super::disk::{Directory, Disk};
 use super::error::StorageError;
-use super::segment::Identity;
+use super::inspection::Inspection;
+use super::log::{Log, Options};
+use super::recovery::{DOUBT, VOTE};
+use super::segment::{Identity, first_of};
+use super::segments::{COMMITTED, PURGED};
 use super::slot;
 
 /// The file with the directory's own number.
@@ -54,12 +58,12 @@ impl DataDirectory {
         }
     }
 
-    /// The number that this directory was given when it was first used, and never changes; drawn then.
+    /// The number that this directory was given when it was first used, and never changes; drawn then, when the log is begun.
     ///
     /// # Errors
     ///
-    /// [`StorageError::Foreign`] where it is another node's or another cluster's, [`StorageError::Corrupt`], and what the
-    /// disk says.
+    /// [`StorageError::LogGone`] where there is a number and no log, [`StorageError::Foreign`] where it is another node's or another
+    /// cluster's, [`StorageError::Corrupt`], and what the disk says.
     pub fn replica(&self, identity: &Identity, draw: impl FnOnce() -> u64) -> Result<u64, StorageError> {
         let disk = Directory::new(self.path.clone());
         let names = disk.list().map_err(StorageError::io("list", "the data directory"))?;
@@ -76,12 +80,20 @@ impl DataDirectory {
                     expected: identity.shown(),
                 });
             }
-            return Ok(u64::from_le_bytes(*number));
+            let replica = u64::from_le_bytes(*number);
+            if self.log_begun()? == Begun::No {
+                return Err(StorageError::LogGone { replica });
+            }
+            // Whoever was killed may have given the file its name a moment before.
+            disk.sync().map_err(StorageError::io("sync", "the data directory"))?;
+            return Ok(replica);
         }
-        // The number comes before the log does: a log without one lost it, and whoever it was must not come back as somebody else beside it.
-        if names.iter().any(|name| name == LOG) {
+        // A log that promised something without a number lost it, and whoever it was must not come back as somebody else beside it.
+        if self.log_begun()? == Begun::Used {
             return Err(StorageError::corrupt(REPLICA, 0, "it is gone, and the log is there"));
         }
+        // Before the number: a number without a log lost it, wherever the first start was ended.
+        drop(Log::open_idle(self.sub_directory(LOG)?, identity.clone(), Options::new(fastrand::u64(..)))?);
         let number = draw();
         let mut value = number.to_le_bytes().to_vec();
         value.extend_from_slice(format!("{}\n{}", identity.cluster, identity.node).as_bytes());
@@ -89,16 +101,47 @@ impl DataDirectory {
         Ok(number)
     }
 
-    /// A directory within it; made where it is not there.
+    /// What is there of the log.
+    fn log_begun(&self) -> Result<Begun, StorageError> {
+        let log = Directory::new(self.path.join(LOG));
+        let names = match log.list() {
+            Ok(names) => names,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Begun::No),
+            Err(error) => return Err(StorageError::io("list", LOG)(error)),
+        };
+        if !names.iter().any(|name| first_of(name).is_some()) {
+            return Ok(Begun::No);
+        }
+        let saved = |name: &String| [VOTE, PURGED, COMMITTED, DOUBT].contains(&name.as_str());
+        let looked = Inspection::of(&log, |_| false)?;
+        let empty = looked.problems.is_empty() && looked.torn_bytes == 0 && looked.indexes() == (0..0);
+        Ok(if empty && !names.iter().any(saved) { Begun::Unused } else { Begun::Used })
+    }
+
+    /// A directory within it; made where it is not there. That it is there is durable.
     ///
     /// # Errors
     ///
     /// What the disk says.
     pub fn sub_directory(&self, name: &str) -> Result<Directory, StorageError> {
         let path = self.path.join(name);
-        make(&path).map_err(StorageError::io("make the directory", name))?;
+        // One that is there may have been made a moment before its process was killed.
+        make(&path)
+            .and_then(|()| Directory::new(self.path.clone()).sync())
+            .map_err(StorageError::io("make the directory", name))?;
         Ok(Directory::new(path))
     }
+}
+
+/// How far the log of a directory has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Begun {
+    /// There is no segment.
+    No,
+    /// There is one, and nothing was ever promised in it.
+    Unused,
+    /// Something was promised, or may have been.
+    Used,
 }
 
 /// A child that was just forked has the open file too, for a moment: closing it would not be enough.

@@ -39,6 +39,29 @@ pub enum StorageError {
         /// Whose it should be.
         expected: String,
     },
+    /// The directory has the number of a replica, and its log is not there. What the replica promised is lost, and it cannot know
+    /// that it promised nothing. Nothing was changed.
+    #[error(
+        "the log of replica {replica:016x} is gone: `replica` is there, and `log` has no segment. The votes it gave and the \
+         entries it acknowledged are lost with it, so it must not vote as that replica again. If the log lies elsewhere, as on a \
+         file system that is not mounted, bring it back; else empty the directory, and let the node come back as a new replica"
+    )]
+    LogGone {
+        /// Its number.
+        replica: u64,
+    },
+    /// The log let go of entries that no snapshot has: snapshots were taken out. Nothing was changed.
+    #[error(
+        "the log begins after entry {purged}, and the newest snapshot ends with {}: what lies between is gone. If the snapshots lie \
+         elsewhere, bring them back; else empty the directory, and let the node come back as a new replica",
+        newest.map_or("none".to_owned(), |index| format!("entry {index}"))
+    )]
+    SnapshotsGone {
+        /// The last entry that the log let go of.
+        purged: u64,
+        /// The last entry in the newest snapshot.
+        newest: Option<u64>,
+    },
     /// Another process has the directory.
     #[error("the data directory {directory} is in use by another process")]
     Locked {
