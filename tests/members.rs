@@ -133,6 +133,64 @@ fn a_node_that_no_file_names_joins_votes_and_leaves_and_the_mesh_of_every_replic
     cluster.put(cluster.leader(), "three");
 }
 
+/// What was committed in a cluster is not given up by whoever adds one of its nodes to another one.
+#[test]
+fn a_node_that_has_founded_a_cluster_of_its_own_is_not_added_to_another_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let [mesh, admin, api] = [(); 3].map(|()| own(4));
+    let cluster = Cluster { directory: directory.path(), mesh, admin, api };
+    let (file, all) = (cluster.write_file(3), cluster.write_file(4));
+    let _nodes: Vec<Node> = (0..3).map(|at| cluster.start(&file, at)).collect();
+    cluster.put(cluster.leader(), "one");
+    // In its own file it is the only replica.
+    let alone = directory.path().join("alone.toml");
+    let text = std::fs::read_to_string(&all).unwrap();
+    let (others, its_own) = text.split_once("[[node]]\nid = \"d-1\"").unwrap();
+    let kept = |line: &&str| !line.starts_with("data = ") && !line.starts_with("api = ");
+    let others = others.split_inclusive('\n').filter(kept).collect::<String>();
+    std::fs::write(&alone, format!("{others}[[node]]\nid = \"d-1\"{its_own}")).unwrap();
+    let founder = cluster.start(alone.to_str().unwrap(), 3);
+    cluster.put(3, "its own");
+
+    let add = format!("/v1/members/add?node=d-1&datacenter=d&address={}", cluster.mesh[3]);
+    let is_now = |at: usize| {
+        let (_, status) = cluster.ask(cluster.api[at], "GET", "/v1/status", "").unwrap();
+        ["voters", "learners", "term", "last_index", "commit_index"].map(|key| status[key].clone())
+    };
+    let leader = cluster.leader();
+    let before = (is_now(leader), is_now(3));
+    let refused =
+        |answer: &Value| answer["error"].as_str().is_some_and(|why| why.contains("another cluster"));
+    let (code, answer) = poll("a refusal", SOON, || {
+        // Until the newcomer is linked it is silent, and nothing changes either.
+        cluster.ask(cluster.admin[leader], "POST", &add, "").filter(|(code, _)| *code != 504)
+    });
+    assert!(code == 409 && answer["definite"] == true && refused(&answer), "{code} {answer}");
+    let why = answer["error"].as_str().unwrap();
+    assert!(
+        why.contains("has 1 members, and none of them is here. Nothing was changed, here or there"),
+        "{why}"
+    );
+    assert!(why.contains("empty its data directory"), "{why}");
+    assert_eq!((is_now(leader), is_now(3)), before);
+    poll("the founder is nobody here", SOON, || (!cluster.knows_the_newcomer(leader)).then_some(()));
+    let (_, read) = cluster.ask(cluster.api[3], "GET", "/v1/kv/key", "").unwrap();
+    assert_eq!(read["value"]["text"], "its own", "{read}");
+
+    // With its log given up it is a newcomer. Taken out again it may come back with the log of this cluster.
+    drop(founder);
+    std::fs::remove_dir_all(directory.path().join("d-1")).unwrap();
+    let _newcomer = cluster.start(&all, 3);
+    let replica = cluster.change(&add)["replica"].as_str().unwrap().to_owned();
+    let has_it = || {
+        let (code, read) = cluster.ask(cluster.api[3], "GET", "/v1/kv/key?read=stale", "")?;
+        (code == 200 && read["value"]["text"] == "one").then_some(())
+    };
+    poll("the newcomer has the log", SOON, has_it);
+    cluster.change(&format!("/v1/members/remove?replica={replica}"));
+    assert_eq!(cluster.change(&add)["replica"], replica);
+}
+
 #[test]
 fn sighup_takes_a_changed_file_on_beside_who_joined_and_refuses_a_wrong_one_whole() {
     let directory = tempfile::tempdir().unwrap();

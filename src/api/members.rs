@@ -63,9 +63,10 @@ pub(super) async fn change(
         Ok(body) => (StatusCode::OK, body),
         Err(error) => {
             let (code, definite) = match &error {
-                MemberError::NotLeader | MemberError::Behind { .. } | MemberError::Refused { .. } => {
-                    (StatusCode::CONFLICT, true)
-                }
+                MemberError::NotLeader
+                | MemberError::Behind { .. }
+                | MemberError::Refused { .. }
+                | MemberError::OfAnotherCluster { .. } => (StatusCode::CONFLICT, true),
                 MemberError::Unknown { .. } => (StatusCode::NOT_FOUND, true),
                 MemberError::Silent { .. } => (StatusCode::GATEWAY_TIMEOUT, true),
                 _ => (StatusCode::SERVICE_UNAVAILABLE, false),

@@ -474,8 +474,8 @@ async fn found<D: Disk>(requests: Arc<Requests<D>>, founders: Vec<Place>, place:
         let mut members = BTreeMap::from([(requests.wire.own, place.clone())]);
         for (founder, answer) in futures_util::future::join_all(asked).await {
             match answer {
-                Ok((replica, Body::IAm { founded: false })) => drop(members.insert(replica, founder)),
-                Ok((_, Body::IAm { founded: true })) => {
+                Ok((replica, Body::IAm { founded: false, .. })) => drop(members.insert(replica, founder)),
+                Ok((_, Body::IAm { founded: true, .. })) => {
                     tracing::warn!(
                         "{founder} is of a cluster that was founded already: this node's data directory is new, and it \
                          waits until it is added"

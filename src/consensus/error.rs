@@ -1,5 +1,7 @@
 //! Why a request to a replica failed, and whether that is definite.
 
+use trunkline_mesh::NodeId;
+
 use super::replica_id::ReplicaId;
 use super::session::Refusal;
 
@@ -153,6 +155,21 @@ pub enum MemberError {
     Silent {
         /// What happened.
         why: String,
+    },
+    /// The node has founded a cluster of its own, or is in one: what was committed there would be lost. Nothing was changed, here
+    /// or there.
+    #[error(
+        "node `{node}` is of another cluster: the log of its replica {replica} has {members} members, and none of them is here. \
+         Nothing was changed, here or there. Name another node; or give that log up: stop the node, empty its data directory, \
+         start it with the file of this cluster, and add it again"
+    )]
+    OfAnotherCluster {
+        /// Which node.
+        node: NodeId,
+        /// The replica that runs there.
+        replica: ReplicaId,
+        /// How many are in its cluster.
+        members: usize,
     },
     /// No such replica is in the cluster. Nothing was changed.
     #[error("replica {replica} is not in the cluster")]

@@ -29,7 +29,11 @@ impl<D: Disk> Requests<D> {
     pub(super) async fn add(&self, place: Place, patience: Duration) -> Result<ReplicaId, MemberError> {
         self.check_leads()?;
         let asked = self.wire.ask((None, &place), Lane::Control, Body::Who, patience);
-        let (replica, _) = asked.await.map_err(|none| MemberError::Silent { why: none.why })?;
+        let (replica, answer) = asked.await.map_err(|none| MemberError::Silent { why: none.why })?;
+        let Body::IAm { members, .. } = answer else {
+            return Err(MemberError::Silent { why: "it did not say who it is".to_owned() });
+        };
+        self.check_is_of_this_cluster(&place, replica, &members)?;
         let _alone = self.changes_members().await?;
         changed(self.raft.add_learner(replica, place, false).await)?;
         Ok(replica)
@@ -140,6 +144,22 @@ impl<D: Disk> Requests<D> {
         let metrics = metrics.borrow_watched();
         let last = metrics.heartbeat.as_ref().and_then(|all| *all.get(&replica)?);
         last.is_some_and(|last| openraft::Instant::elapsed(&*last) < self.drained_within)
+    }
+
+    /// A log that others wrote is replaced by nobody's: what was committed there would be lost. One of this cluster, as of a replica that
+    /// was taken out, or was asked by a leader before this one, has somebody in it who is here.
+    fn check_is_of_this_cluster(
+        &self,
+        place: &Place,
+        replica: ReplicaId,
+        members: &[ReplicaId],
+    ) -> Result<(), MemberError> {
+        let here = self.membership();
+        let is_here = |replica: &ReplicaId| here.get_node(replica).is_some();
+        if members.is_empty() || is_here(&replica) || members.iter().any(is_here) {
+            return Ok(());
+        }
+        Err(MemberError::OfAnotherCluster { node: place.node.clone(), replica, members: members.len() })
     }
 
     fn check_leads(&self) -> Result<(), MemberError> {

@@ -30,7 +30,7 @@
 //! | 11   | barrier  | lease 8: 1 a lease will do |
 //! | 12   | passed   | result 8: 0 yes, 1 no; index id |
 //! | 13   | who      | |
-//! | 14   | i am     | founded 8: 1 the replica has a log or a membership |
+//! | 14   | i am     | founded 8: 1 the replica has a log or a membership; how many are in that 8; and who, 8 each |
 //! | 15   | time     | |
 //! | 16   | now      | wall clock at the node's start 8, µs since 1970; monotonic clock since then 8, µs; wall clock now 8, likewise |
 //! | 17   | lend     | number 8, the same one while it is asked for again; vote; replica 8, whom to send a snapshot; last id that it has at least |
@@ -107,6 +107,8 @@ pub(super) enum Body {
     Who,
     IAm {
         founded: bool,
+        /// Who is in its cluster, as far as its log says so.
+        members: Vec<ReplicaId>,
     },
     Time,
     Now {
@@ -299,7 +301,10 @@ impl Envelope {
                 head.id(index.flatten());
             }
             Body::Who | Body::Stops | Body::Noted => {}
-            Body::IAm { founded } => head.number(u64::from(*founded)),
+            Body::IAm { founded, members } => {
+                head.numbers([u64::from(*founded), members.len() as u64]);
+                members.iter().for_each(|member| head.number(member.0));
+            }
             Body::Time => {}
             Body::Now { started_us, passed_us, wall_us } => head.numbers([*started_us, *passed_us, *wall_us]),
             Body::Lend(Lend { number, vote, to, last }) => {
@@ -416,7 +421,14 @@ fn read_body(tag: u8, from: &mut Reader<'_>) -> Result<Body, MessageError> {
         13 => Body::Who,
         19 => Body::Stops,
         20 => Body::Noted,
-        14 => Body::IAm { founded: from.flag()? },
+        14 => {
+            let (founded, count) = (from.flag()?, from.number()?);
+            if count > from.left as u64 / 8 {
+                return Err(MessageError("it ends early"));
+            }
+            let members = (0..count).map(|_| from.number().map(ReplicaId)).collect::<Result<_, _>>()?;
+            Body::IAm { founded, members }
+        }
         15 => Body::Time,
         16 => {
             let [started_us, passed_us, wall_us] = from.numbers()?;

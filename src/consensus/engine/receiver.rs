@@ -271,7 +271,7 @@ async fn answer_of<D: Disk>(
         }
         Body::Propose(command) => Some(requests.proposed_by_peer(command).await),
         Body::Barrier { lease } => Some(Body::Passed { index: requests.barrier_here(lease).await }),
-        Body::Who => Some(Body::IAm { founded: requests.founded().await }),
+        Body::Who => Some(requests.who_it_is().await),
         Body::Time => Some(wire.time.now()),
         Body::Stops => {
             if requests.place_of(from).is_some() {

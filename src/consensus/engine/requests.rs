@@ -129,9 +129,10 @@ impl<D: Disk> Requests<D> {
         metrics.membership_config.membership().get_node(&replica).cloned()
     }
 
-    /// It has a log or a membership.
-    pub(super) async fn founded(&self) -> bool {
-        self.raft.is_initialized().await.unwrap_or(true)
+    /// Whether it has a log or a membership, and who is in that.
+    pub(super) async fn who_it_is(&self) -> Body {
+        let founded = self.raft.is_initialized().await.unwrap_or(true);
+        Body::IAm { founded, members: self.membership().nodes().map(|(replica, _)| *replica).collect() }
     }
 
     /// Proposes a command here, or at the leader, once: it says whether the outcome is definite.
