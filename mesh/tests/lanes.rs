@@ -267,3 +267,51 @@ fn a_burst_that_fills_a_line_convicts_nobody() {
     let blamed: u64 = stats.verdicts.values().sum();
     assert_eq!((stats.attempts.timed_out, stats.fallbacks.direct, blamed), (0, 0, 0), "{:?}", stats.verdicts);
 }
+
+/// Bytes of batches that came from the leader.
+fn batch_bytes(lab: &Lab) -> u64 {
+    let leader = id(LEADER);
+    lab.received.iter().filter(|((_, from), _)| *from == leader).map(|(_, traffic)| traffic.batch_bytes).sum()
+}
+
+/// Three destinations get the same megabytes over a line that is full all the time, and one of them gets a message more, as
+/// one does that has something sent again. It is behind the others from then on, and unless they wait for it each frame has
+/// other messages of theirs than of its own.
+#[test]
+fn what_several_get_crosses_once_also_after_one_had_a_message_more() {
+    let members = ["eu-1", "eu-2", "eu-3"];
+    let mut nodes = vec![(LEADER, "us", Roles::ORIGIN, None)];
+    nodes.extend(["eu-pa", "eu-pb"].map(|proxy| (proxy, "eu", Roles::PROXY, None)));
+    nodes.extend(members.map(|member| (member, "eu", Roles::MEMBER, None)));
+    let mut lab = Lab::new(&nodes, &Settings::default(), DELAY);
+    lab.set_line("us", "eu", Line { delay: DELAY, rate: Some(RATE) });
+    lab.run_for(Duration::from_secs(1));
+    let mut written = 0;
+    let mut submit = |lab: &mut Lab, to: &[&str]| {
+        written += 1;
+        let (payload, mut batch) = (bytes::Bytes::from(noise(written, 200 * 1024)), Batch::to(dc("eu")));
+        for to in to {
+            batch.push(
+                Message::new(id(to), payload.clone()).lane(Lane::Bulk).deadline(Duration::from_secs(60)),
+            );
+        }
+        lab.submit(LEADER, batch).unwrap();
+    };
+    // More is queued at any time than a few frames take. In the middle of it one destination gets a message more.
+    let before = batch_bytes(&lab);
+    let mut batches = 0;
+    for round in 0..1500 {
+        if round == 200 {
+            submit(&mut lab, &members[2..]);
+        }
+        while waiting(&mut lab) < 3 << 20 {
+            submit(&mut lab, &members);
+            batches += 1;
+        }
+        lab.run_for(Duration::from_millis(1));
+    }
+    lab.run_for(Duration::from_secs(5));
+    let crossed = batch_bytes(&lab) - before;
+    let once = (batches + 1) * 200 * 1024;
+    assert!(crossed < once / 100 * 102, "{crossed} bytes for {once}");
+}

@@ -23,6 +23,8 @@ mod back;
 
 mod seal;
 
+mod step;
+
 mod writing;
 
 mod acks;
