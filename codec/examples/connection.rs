@@ -1,18 +1,20 @@
-//! Sessions on a TCP connection: all that goes around their frames. A proxy sends proposals to its leader, and gets them back
-//! in entries for three followers. `cargo run -p trunkline-codec --example connection`.
+//! Sessions on a TCP connection: all that goes around their frames. A proxy sends proposals to its leader, and gets them
+//! back in entries for three followers. `cargo run -p trunkline-codec --example connection`.
 
 use std::error::Error;
-use std::hash::{BuildHasher, Hasher, RandomState};
-use std::io::{self, IoSlice, Read, Write};
+use std::hash::{BuildHasher, RandomState};
+use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::process::ExitCode;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use trunkline_codec::{EncodeError, EncodedFrame, Epochs, Frame, Limits, Options, Payload, Session};
+use trunkline_codec::{EncodedFrame, Epochs, Frame, Limits, Options, Payload, Session};
 
-/// What an end takes at most. A session keeps up to 12 MiB besides.
-const LIMITS: Limits = Limits {
+/// What an end takes in a frame. Besides, a session keeps up to 12 MiB of windows, and 9 KiB for each of at most 1,024
+/// streams in each direction, unless they are held against those expected, as here.
+pub(crate) const LIMITS: Limits = Limits {
     destinations: 64,
     message_bytes: 256 << 10,
     output_bytes: 1 << 20,
@@ -21,145 +23,221 @@ const LIMITS: Limits = Limits {
     data_bytes: 1 << 20,
     set_bytes: 1 << 14,
 };
-/// A frame is never longer than its messages and 16 KiB more, here.
-const FRAME_BYTES_MAX: usize = LIMITS.data_bytes + (16 << 10);
-/// For each read and each write: who sends a byte now and then is not slow for this.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// No frame within them is longer: all messages, for each of them three bytes of its length and one more, and 48 bytes.
+pub(crate) const FRAME_BYTES_MAX: usize = LIMITS.output_bytes + LIMITS.destinations * (3 + 1) + 48;
+/// Lengths have three bytes; the count of streams travels in one.
+const _: () = assert!(LIMITS.message_bytes < 1 << 21 && LIMITS.destinations <= u8::MAX as usize);
+/// The stream of acknowledgements, and of nothing else: an empty message of it says what has arrived.
+pub(crate) const ACK: u32 = u32::MAX;
 
-/// One end. The first error of [`write`](Self::write) or [`receive`](Self::receive) is its end: drop it, and begin another one.
-/// An [`EncodeError`] leaves it as it was.
-struct Connection {
-    tcp: TcpStream,
+/// One end. Its first error ends it and closes its socket: there is nothing to go on from where a part of a frame was
+/// read or written, or one was refused. Begin another one then.
+pub(crate) struct Connection {
+    /// Taken while a frame is read or written, and put back once that went well.
+    tcp: Option<TcpStream>,
     session: Session,
+    /// The streams that this end takes.
+    hears: &'static [u32],
+    /// What a frame may take from its first byte to its last, in however many parts it comes or goes.
+    patience: Duration,
 }
 
 impl Connection {
     /// The handshake: each end says a number that no other connection has, for what it sends.
-    fn begin(mut tcp: TcpStream) -> io::Result<Self> {
+    pub(crate) fn begin(mut tcp: TcpStream, hears: &'static [u32], patience: Duration) -> io::Result<Self> {
         tcp.set_nodelay(true)?;
-        tcp.set_read_timeout(Some(PATIENCE))?;
-        tcp.set_write_timeout(Some(PATIENCE))?;
-        let outgoing = RandomState::new().build_hasher().finish();
+        let outgoing = RandomState::new().hash_one(0);
         tcp.write_all(&outgoing.to_le_bytes())?;
         let mut incoming = [0; 8];
-        tcp.read_exact(&mut incoming)?;
+        read_all(&tcp, &mut incoming, Instant::now() + patience)?;
         let epochs = Epochs { outgoing, incoming: u64::from_le_bytes(incoming) };
         if epochs.incoming == epochs.outgoing {
             return Err(invalid("the other end says this end's own number"));
         }
-        Ok(Self { tcp, session: Session::new(Options { limits: LIMITS, ..Options::default() }, epochs) })
+        let session = Session::new(Options { limits: LIMITS, ..Options::default() }, epochs);
+        Ok(Self { tcp: Some(tcp), session, hears, patience })
     }
 
-    /// The next frame, with a message for each of `streams`. It has to be written before another one is encoded.
-    fn encode(&mut self, streams: &[u32], messages: &[Payload]) -> Result<EncodedFrame, EncodeError> {
-        self.session.encode(streams, messages)
+    /// Sends a message to each of `streams`, and says how long the frame is. What cannot be encoded is the one error that
+    /// leaves the connection as it was: [`ErrorKind::InvalidInput`].
+    pub(crate) fn send(&mut self, streams: &[u32], messages: &[Payload]) -> io::Result<usize> {
+        let refused = |why| io::Error::new(ErrorKind::InvalidInput, why);
+        let frame = self.session.encode(streams, messages).map_err(refused)?;
+        let tcp = self.tcp.take().ok_or_else(over)?;
+        write(&tcp, streams, &frame, Instant::now() + self.patience)?;
+        self.tcp = Some(tcp);
+        Ok(frame.len())
     }
 
-    /// Writes a frame behind what it does not carry: its length, and the numbers of its streams in the order of its messages.
-    fn write(&mut self, streams: &[u32], frame: &EncodedFrame) -> io::Result<()> {
-        let mut around = u32::try_from(frame.len()).map_err(io::Error::other)?.to_le_bytes().to_vec();
-        around.push(u8::try_from(streams.len()).map_err(io::Error::other)?);
-        streams.iter().for_each(|stream| around.extend_from_slice(&stream.to_le_bytes()));
-        let slices = frame.slices().iter().map(|slice| &slice[..]);
-        let mut slices: Vec<IoSlice<'_>> =
-            [&around[..]].into_iter().chain(slices).map(IoSlice::new).collect();
-        let mut left = &mut slices[..];
-        while !left.is_empty() {
-            match self.tcp.write_vectored(left) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(written) => IoSlice::advance_slices(&mut left, written),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+    /// The next messages, and the stream of each; `None` once the peer has closed the connection between two frames. An end
+    /// that comes here has nothing to send: it acknowledges what arrived, if that is due.
+    pub(crate) fn receive(&mut self) -> io::Result<Option<(Vec<u32>, Frame)>> {
+        loop {
+            if self.session.ack_due() {
+                self.send(&[ACK], &[Payload::default()])?;
+            }
+            let tcp = self.tcp.take().ok_or_else(over)?;
+            let Some((streams, bytes)) = read(&tcp, self.hears, self.patience)? else { return Ok(None) };
+            let frame = self.session.parse(bytes, &streams).map_err(invalid)?;
+            self.tcp = Some(tcp);
+            if streams != [ACK] {
+                return Ok(Some((streams, frame)));
             }
         }
-        Ok(())
     }
+}
 
-    /// The next frame, and the stream of each of its messages. What the peer says of lengths is held against this end's maxima
-    /// before anything is allocated for it.
-    fn receive(&mut self) -> io::Result<(Vec<u32>, Frame)> {
-        let mut around = [0; 5];
-        self.tcp.read_exact(&mut around)?;
-        let [len @ .., count] = around;
-        let (len, count) = (u32::from_le_bytes(len) as usize, usize::from(count));
-        if len > FRAME_BYTES_MAX || count > LIMITS.destinations {
-            return Err(invalid(format!(
-                "a frame of {len} bytes for {count} streams: more than this end takes"
-            )));
+/// Writes a frame behind what it does not carry: its length, and the numbers of its streams in the order of its messages.
+fn write(mut tcp: &TcpStream, streams: &[u32], frame: &EncodedFrame, deadline: Instant) -> io::Result<()> {
+    let mut around = u32::try_from(frame.len()).map_err(io::Error::other)?.to_le_bytes().to_vec();
+    around.push(u8::try_from(streams.len()).map_err(io::Error::other)?);
+    around.extend(streams.iter().flat_map(|stream| stream.to_le_bytes()));
+    let slices = frame.slices().iter().map(|slice| &slice[..]);
+    let mut slices: Vec<_> = [&around[..]].into_iter().chain(slices).map(IoSlice::new).collect();
+    let mut slices = &mut slices[..];
+    while !slices.is_empty() {
+        tcp.set_write_timeout(Some(left(deadline)?))?;
+        match tcp.write_vectored(slices) {
+            Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            Ok(written) => IoSlice::advance_slices(&mut slices, written),
+            Err(error) => again(error)?,
         }
-        let mut numbers = vec![0; 4 * count];
-        self.tcp.read_exact(&mut numbers)?;
-        let (numbers, _) = numbers.as_chunks();
-        let streams: Vec<u32> = numbers.iter().map(|number| u32::from_le_bytes(*number)).collect();
-        let mut frame = vec![0; len];
-        self.tcp.read_exact(&mut frame)?;
-        let frame = self.session.parse(Bytes::from(frame), &streams).map_err(invalid)?;
-        Ok((streams, frame))
     }
+    Ok(())
+}
+
+/// Reads what [`write`] wrote. What the peer says is held against what this end takes before anything is kept for it.
+fn read(mut tcp: &TcpStream, hears: &[u32], patience: Duration) -> io::Result<Option<(Vec<u32>, Bytes)>> {
+    let mut around = [0; 5];
+    // As long as it takes: a connection may be idle. Where that tells that the peer is gone, let both ends acknowledge every
+    // few seconds, and give this wait a time of its own.
+    tcp.set_read_timeout(None)?;
+    match tcp.read_exact(&mut around[..1]) {
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(None),
+        first => first?,
+    }
+    let deadline = Instant::now() + patience;
+    read_all(tcp, &mut around[1..], deadline)?;
+    let [len @ .., count] = around;
+    let (len, count) = (u32::from_le_bytes(len) as usize, usize::from(count));
+    if len > FRAME_BYTES_MAX || count > LIMITS.destinations {
+        return Err(invalid(format!("a frame of {len} bytes for {count} streams: it is too long")));
+    }
+    let mut numbers = vec![0; 4 * count];
+    read_all(tcp, &mut numbers, deadline)?;
+    let (numbers, _) = numbers.as_chunks();
+    let streams: Vec<u32> = numbers.iter().map(|number| u32::from_le_bytes(*number)).collect();
+    if streams != [ACK] && !streams.iter().all(|stream| hears.contains(stream)) {
+        return Err(invalid(format!("a frame for the streams {streams:?}; this end takes {hears:?}")));
+    }
+    let mut frame = vec![0; len];
+    read_all(tcp, &mut frame, deadline)?;
+    Ok(Some((streams, frame.into())))
+}
+
+fn read_all(mut tcp: &TcpStream, mut to: &mut [u8], deadline: Instant) -> io::Result<()> {
+    while !to.is_empty() {
+        tcp.set_read_timeout(Some(left(deadline)?))?;
+        match tcp.read(to) {
+            Ok(0) => return Err(io::Error::new(ErrorKind::UnexpectedEof, "cut off within a frame")),
+            Ok(read) => to = &mut to[read..],
+            Err(error) => again(error)?,
+        }
+    }
+    Ok(())
+}
+
+fn left(deadline: Instant) -> io::Result<Duration> {
+    let left = deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero());
+    left.ok_or_else(|| {
+        io::Error::new(ErrorKind::TimedOut, "a frame takes too long: the peer is slow, or gone")
+    })
+}
+
+/// Until nothing is [`left`].
+fn again(error: io::Error) -> io::Result<()> {
+    use ErrorKind::{Interrupted, TimedOut, WouldBlock};
+    if matches!(error.kind(), Interrupted | WouldBlock | TimedOut) { Ok(()) } else { Err(error) }
+}
+
+fn over() -> io::Error {
+    io::Error::new(ErrorKind::NotConnected, "this connection has ended: begin another one")
 }
 
 fn invalid(why: impl Into<Box<dyn Error + Send + Sync>>) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, why)
+    io::Error::new(ErrorKind::InvalidData, why)
 }
 
 /// Streams: one for the proposals, one for each follower.
-const PROPOSALS: [u32; 1] = [0];
-const FOLLOWERS: [u32; 3] = [11, 12, 13];
-const ROUNDS: u8 = 4;
+pub(crate) const PROPOSALS: [u32; 1] = [0];
+pub(crate) const FOLLOWERS: [u32; 3] = [11, 12, 13];
+const PATIENCE: Duration = Duration::from_secs(10);
 
-fn proposal(round: u8) -> Bytes {
-    (0..1000_u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8 ^ round).collect()
+type Outcome = Result<(), Box<dyn Error + Send + Sync>>;
+
+pub(crate) fn proposal(round: u32) -> Bytes {
+    (0..1000).map(|at| (round << 10 | at).wrapping_mul(2_654_435_761).to_le_bytes()[3]).collect()
 }
 
 /// What precedes the entry in the message to a follower: to whom, which index, and much that stays.
-fn header(to: u32, index: u8) -> Bytes {
-    [&to.to_le_bytes()[..], &[index], &[7; 40]].concat().into()
+pub(crate) fn header(to: u32, index: u32) -> Bytes {
+    [&to.to_le_bytes()[..], &index.to_le_bytes(), &[7; 40]].concat().into()
 }
 
-/// Both ends take turns. Where each is to read and write at any time, share an `EchoWindow` between an `EchoEncoder` and an
-/// `EchoDecoder`; and an end that has nothing to send for long sends an empty message when `ack_due` says so.
-fn main() -> Result<(), Box<dyn Error>> {
-    let listener = TcpListener::bind("127.0.0.1:0")?;
-    let tcp = TcpStream::connect(listener.local_addr()?)?;
-    let proxy = thread::spawn(move || propose(tcp).map_err(|error| error.to_string()));
+fn main() -> ExitCode {
+    let Err(why) = run(propose) else { return ExitCode::SUCCESS };
+    eprintln!("{why}");
+    ExitCode::FAILURE
+}
 
-    let mut proxy_of_eu = Connection::begin(listener.accept()?.0)?;
+/// Both ends take turns, so each comes to read what the other one acknowledges. Where each is to read and write at any time,
+/// share an `EchoWindow` between an `EchoEncoder` and an `EchoDecoder`.
+pub(crate) fn run(propose: fn(TcpStream) -> Outcome) -> Outcome {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let (up, (down, _)) = (TcpStream::connect(listener.local_addr()?)?, listener.accept()?);
+    let proxy = thread::spawn(move || propose(up));
+    let led = lead(down).map_err(|why| format!("the leader: {why}"));
+    // Who fails first ends the connection for the other one, too, so both are asked.
+    let proposed =
+        proxy.join().unwrap_or_else(|_| Err("a panic".into())).map_err(|why| format!("the proxy: {why}"));
+    let failed: Vec<String> = [proposed, led].into_iter().filter_map(Result::err).collect();
+    if failed.is_empty() { Ok(()) } else { Err(failed.join("; ").into()) }
+}
+
+/// The leader makes entries of the slices that came: what the proxy sent is named, and not sent back.
+fn lead(tcp: TcpStream) -> Outcome {
+    let mut proxy = Connection::begin(tcp, &PROPOSALS, PATIENCE)?;
     println!("round  messages B  frame B  around it B");
-    for round in 1..=ROUNDS {
-        // The entry is made of the slices that came: what the proxy sent is named, and not sent back.
-        let (streams, got) = proxy_of_eu.receive()?;
+    for round in 1.. {
+        let Some((streams, got)) = proxy.receive()? else { break };
         if streams != PROPOSALS {
-            return Err(format!("a frame for the streams {streams:?}, which nobody expects here").into());
+            return Err(format!("proposals for the streams {streams:?}").into());
         }
         let message = |to: &u32| [header(*to, round)].into_iter().chain(got.message(0)).collect();
         let messages: Vec<Payload> = FOLLOWERS.iter().map(message).collect();
         let bytes: usize = messages.iter().map(Payload::len).sum();
-        let frame = proxy_of_eu.encode(&FOLLOWERS, &messages)?;
-        proxy_of_eu.write(&FOLLOWERS, &frame)?;
-        println!("{round:>5}  {bytes:>10}  {:>7}  {:>11}", frame.len(), 5 + 4 * FOLLOWERS.len());
+        let len = proxy.send(&FOLLOWERS, &messages)?;
+        println!("{round:>5}  {bytes:>10}  {len:>7}  {:>11}", 5 + 4 * FOLLOWERS.len());
+        if len > 100 {
+            return Err(format!("a frame of {len} B: the proposal was sent back").into());
+        }
     }
-    proxy.join().map_err(|_| "the proxy's thread panicked")??;
-    println!("the proxy has every message as it was sent");
     Ok(())
 }
 
 /// The proxy: a proposal goes up, and comes back for its followers.
-fn propose(tcp: TcpStream) -> Result<(), Box<dyn Error>> {
-    let mut leader = Connection::begin(tcp)?;
-    for round in 1..=ROUNDS {
-        let frame = leader.encode(&PROPOSALS, &[Payload::from(proposal(round))])?;
-        leader.write(&PROPOSALS, &frame)?;
-        let (streams, frame) = leader.receive()?;
+pub(crate) fn propose(tcp: TcpStream) -> Outcome {
+    let mut leader = Connection::begin(tcp, &FOLLOWERS, PATIENCE)?;
+    for round in 1..=4 {
+        leader.send(&PROPOSALS, &[proposal(round).into()])?;
+        let (streams, got) = leader.receive()?.ok_or("the leader closed the connection")?;
         // Here each message goes on to the follower whose stream it is.
-        for (index, to) in streams.iter().enumerate() {
-            let expected = [header(*to, round), proposal(round)].concat();
-            if !FOLLOWERS.contains(to) || frame.to_vec(index) != expected {
-                return Err(format!("the message to {to} in round {round} is another one").into());
-            }
-        }
-        if streams.len() != FOLLOWERS.len() {
-            return Err(format!("{} messages in round {round}", streams.len()).into());
+        let messages: Vec<_> =
+            streams.iter().enumerate().map(|(index, to)| (*to, got.to_vec(index))).collect();
+        if messages != FOLLOWERS.map(|to| (to, [header(to, round), proposal(round)].concat())) {
+            return Err(format!("round {round}: wrong messages for the streams {streams:?}").into());
         }
     }
+    println!("the proxy has every message as it was sent");
     Ok(())
 }
