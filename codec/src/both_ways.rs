@@ -23,8 +23,9 @@ use crate::stage::Stage;
 /// yet said to have got, and the MiB before that, in whole segments. A frame that would make more than that open, or more
 /// than 8,192 frames, is sent unremembered ([`Frame::is_unremembered`]), as one is that has more than 4 MiB alone. Segments
 /// of more than 16 KiB are kept by reference, and with them the buffers that they are slices of.
-/// Both ends have to send now and then, and both use a `Session`: a half refuses frames that refer to what it sent. Where
-/// only one end sends, use the halves at both.
+/// Both ends have to send now and then ([`ack_due`](Self::ack_due)), and both use a `Session` or its halves, [`EchoEncoder`]
+/// and [`EchoDecoder`]: a [`SessionDecoder`] refuses frames that refer to what its end sent. Where only one end sends, use that
+/// and a [`SessionEncoder`].
 ///
 /// The first error of [`parse`](Self::parse) ends the connection: nothing more can be read, and what this end still encodes
 /// is for a peer that cannot be heard. Close it and begin a new one, at both ends.
@@ -60,11 +61,15 @@ pub struct Session {
 
 /// The sending end of one direction, beside the other one: what the peer sent is not sent back, or what is sent is kept for
 /// the peer to refer to, as the window says. Where the two halves of an end are used apart, such as by a reader and a writer,
-/// both take the one window of their connection, and the peer has one of the other kind. With another window the peer refuses
-/// the first frame that refers to anything of it, as [`DecodeError::History`] or [`DecodeError::Arrived`], and as [`DecodeError::Unsupported`] where it keeps nothing of what it
-/// sent; where the other half
-/// takes none, or both ends have one of what they sent, nothing is ever said to have arrived, and after 4 MiB or 8,192 frames
-/// none is remembered any longer.
+/// both take the one window of their connection. The peer has one of the other kind: of what it sent, where this end's is of
+/// what it received.
+///
+/// With the window of another connection the peer refuses the first frame that says what of it arrived: as
+/// [`DecodeError::History`] if a frame that it sent itself ends there, else as [`DecodeError::Arrived`]; and as
+/// [`DecodeError::Unsupported`] where it keeps nothing of what it sent. Where both halves of an end have a window of their own,
+/// that end refuses what the peer says, as [`DecodeError::Arrived`], and never says itself what arrived; nor does anybody where
+/// both ends have a window of what they sent. What nobody says to have arrived is remembered up to 4 MiB or 8,192 frames, and
+/// then nothing more is.
 ///
 /// ```
 /// use trunkline_codec::{EchoDecoder, EchoEncoder, EchoWindow, Epochs, Limits, Options, Payload};
@@ -235,8 +240,8 @@ impl Session {
     }
 
     /// Whether a quarter of a MiB, or 2,048 frames with bytes of their own, have arrived since this end said so last. An end
-    /// that has nothing to send for long sends an empty message then: its peer keeps what it does not know to have arrived,
-    /// 4 MiB or 8,192 frames at most, and after these sends all frames unremembered.
+    /// that has nothing to send for long sends an empty message then, of a stream that is kept for it: its peer keeps what it
+    /// does not know to have arrived, 4 MiB or 8,192 frames at most, and after these sends all frames unremembered.
     #[must_use]
     pub fn ack_due(&self) -> bool {
         self.window.ack_due()

@@ -3,7 +3,9 @@
 use crate::checksum;
 
 /// What tells a connection from every other one, as one end sees it: a number per direction. Both ends draw the two from
-/// their handshake; they need not be secret, but no other connection should have them, and the directions should differ.
+/// their handshake; they need not be secret, but no other connection should have them, and the directions should differ. What
+/// counts is their CRC32C, with which the checksums of a direction begin: of 2^32 pairs of numbers that differ one begins
+/// alike, as if the two were equal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Epochs {
     /// Of what comes in.

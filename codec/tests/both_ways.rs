@@ -4,7 +4,9 @@ mod common;
 
 use bytes::Bytes;
 use fastrand::Rng;
-use trunkline_codec::{Epochs, Limits, Options, Payload, Session};
+use trunkline_codec::{
+    DecodeError, EchoDecoder, EchoEncoder, EchoWindow, Epochs, Limits, Options, Payload, Session,
+};
 
 const EPOCHS: Epochs = Epochs { outgoing: 1, incoming: 2 };
 
@@ -140,4 +142,127 @@ fn an_echo_of_many_parts_is_not_too_many_pieces() {
     // All that may be referred to was joined, once for them all, and stays as long as any of it is held.
     let kept_alive = commands.len()..commands.len() + 1000;
     assert!(kept_alive.contains(&frame.buffer_bytes()), "{}", frame.buffer_bytes());
+}
+
+/// A stream that no destination has, for acknowledgements.
+const ACK: u32 = u32::MAX;
+
+/// The halves of a session. Which window they share, or do not, is the test's.
+fn halves(epochs: Epochs) -> (EchoEncoder, EchoDecoder) {
+    (EchoEncoder::new(options(), epochs), EchoDecoder::new(options().limits, epochs))
+}
+
+/// Sends 12 MiB from an end with a window of what it sent to one with a window of what it received. The other end says what
+/// arrived with a frame of one empty message where that is due, if it may. Returns how many of 40 frames were remembered, and how
+/// many bytes of the last one need not be sent back.
+fn one_way(windows: fn(Epochs) -> [EchoWindow; 2], acknowledges: bool) -> (usize, usize) {
+    let mut rng = Rng::with_seed(21);
+    let [mut here, _] = windows(EPOCHS);
+    let [_, mut there] = windows(EPOCHS.reversed());
+    let ((mut out, mut back), (mut acks, mut got)) = (halves(EPOCHS), halves(EPOCHS.reversed()));
+    let (mut remembered, mut last) = (0, Payload::default());
+    for _ in 0..40 {
+        let sent = out.encode(&mut here, &[1], &[common::random(&mut rng, 300_000).into()]).unwrap();
+        let frame = got.parse(&mut there, sent.to_bytes(), &[1]).unwrap();
+        remembered += usize::from(!frame.is_unremembered());
+        last = frame.message(0).collect();
+        if acknowledges && there.ack_due() {
+            let ack = acks.encode(&mut there, &[ACK], &[Payload::default()]).unwrap();
+            let ack = back.parse(&mut here, ack.to_bytes(), &[ACK]).unwrap();
+            assert!(!there.ack_due() && ack.message_count() == 1 && ack.to_vec(0).is_empty());
+        }
+    }
+    let again = acks.encode(&mut there, &[2], std::slice::from_ref(&last)).unwrap();
+    let frame = back.parse(&mut here, again.to_bytes(), &[2]).unwrap();
+    assert!(frame.to_vec(0) == last.to_vec());
+    (remembered, again.stats().echoed_bytes)
+}
+
+#[test]
+fn an_end_that_only_acknowledges_keeps_its_peer_remembering() {
+    let of_both: fn(Epochs) -> _ = |epochs| [EchoWindow::of_both(epochs), EchoWindow::of_both(epochs)];
+    let of_one: fn(Epochs) -> _ = |epochs| [EchoWindow::of_sent(epochs), EchoWindow::of_received(epochs)];
+    for windows in [of_both, of_one] {
+        assert_eq!(one_way(windows, true), (40, 300_000));
+        assert_eq!(one_way(windows, false), (13, 0), "4 MiB, and then nothing more");
+    }
+}
+
+/// That it is one message is under the checksum, so who takes it for a frame to every follower cannot read it.
+#[test]
+fn an_acknowledgement_that_nothing_marks_ends_the_connection() {
+    let followers = [1, 2, 3];
+    for (named, read) in [(&[ACK][..], true), (&followers, false), (&[1], false), (&[], false)] {
+        let (mut one, mut other) = ends();
+        let beats = followers.map(|to| Payload::from(vec![u8::try_from(to).unwrap(); 30]));
+        other.parse(one.encode(&followers, &beats).unwrap().to_bytes(), &followers).unwrap();
+        let ack = one.encode(&[ACK], &[Payload::default()]).unwrap();
+        match other.parse(ack.to_bytes(), named) {
+            Ok(_) => assert!(read, "{named:?}"),
+            Err(error) => {
+                assert!(!read && matches!(error, DecodeError::History { .. }), "{named:?}: {error}")
+            }
+        }
+    }
+}
+
+/// The other one of two connections that a leader has.
+#[test]
+fn the_window_of_another_connection_is_refused() {
+    let other_epochs = Epochs { outgoing: 3, incoming: 4 };
+    let message = |byte: u8, len: usize| Payload::from(vec![byte; len]);
+    // Which window the peer has, whether it sent as much as came on the other connection, and how it refuses.
+    type Refusal = fn(&DecodeError) -> bool;
+    let of_sent: fn(Epochs) -> EchoWindow = EchoWindow::of_sent;
+    let cases: [(fn(Epochs) -> EchoWindow, usize, Refusal); 4] = [
+        (of_sent, 100, |error| matches!(error, DecodeError::History { .. })),
+        (of_sent, 99, |error| matches!(error, DecodeError::Arrived { .. })),
+        (of_sent, 0, |error| matches!(error, DecodeError::Arrived { .. })),
+        (EchoWindow::of_received, 100, |error| matches!(error, DecodeError::Unsupported { .. })),
+    ];
+    for (case, (window, len, refusal)) in cases.into_iter().enumerate() {
+        // The other connection, on which a hundred bytes come.
+        let mut other = EchoWindow::of_received(other_epochs);
+        let (mut up, _) = halves(other_epochs.reversed());
+        let (_, mut got) = halves(other_epochs);
+        let sent = up.encode(&mut window(other_epochs.reversed()), &[1], &[message(7, 100)]).unwrap();
+        let came = got.parse(&mut other, sent.to_bytes(), &[1]).unwrap().message(0).collect::<Payload>();
+        // This one.
+        let (mut peer, mut own) = (window(EPOCHS.reversed()), EchoWindow::of_received(EPOCHS));
+        let ((mut up, mut back), (mut down, mut got)) = (halves(EPOCHS.reversed()), halves(EPOCHS));
+        let sent = up.encode(&mut peer, &[1], &[message(8, len)]).unwrap();
+        got.parse(&mut own, sent.to_bytes(), &[1]).unwrap();
+        let wrong = down.encode(&mut other, &[2], &[came]).unwrap();
+        assert_eq!(wrong.stats().echoed_bytes, 100);
+        let error = back.parse(&mut peer, wrong.to_bytes(), &[2]).unwrap_err();
+        assert!(refusal(&error), "case {case}: {error}");
+    }
+    // Two ends of which neither refers.
+    assert_eq!(one_way(|epochs| [EchoWindow::of_sent(epochs), EchoWindow::of_sent(epochs)], true), (13, 0));
+}
+
+#[test]
+fn halves_that_do_not_share_a_window_forget_and_refuse_what_the_peer_says() {
+    let mut rng = Rng::with_seed(22);
+    let there = EPOCHS.reversed();
+    let mut here = EchoWindow::of_both(EPOCHS);
+    let (mut parses, mut encodes) = (EchoWindow::of_both(there), EchoWindow::of_both(there));
+    let ((mut out, mut back), (mut acks, mut got)) = (halves(EPOCHS), halves(there));
+    let mut remembered = 0;
+    for _ in 0..40 {
+        let sent = out.encode(&mut here, &[1], &[common::random(&mut rng, 300_000).into()]).unwrap();
+        let frame = got.parse(&mut parses, sent.to_bytes(), &[1]).unwrap();
+        remembered += usize::from(!frame.is_unremembered());
+        // What came is sent back, if so little of it that the peer need not say so.
+        let back_bytes: Payload = frame.message(0).last().unwrap().slice(..100).into();
+        let again = acks.encode(&mut encodes, &[2], &[back_bytes]).unwrap();
+        assert_eq!(again.stats().echoed_bytes, 0);
+        back.parse(&mut here, again.to_bytes(), &[2]).unwrap();
+    }
+    assert_eq!(remembered, 13);
+    let long = acks.encode(&mut encodes, &[2], &[common::random(&mut rng, 300_000).into()]).unwrap();
+    back.parse(&mut here, long.to_bytes(), &[2]).unwrap();
+    let says = out.encode(&mut here, &[ACK], &[Payload::default()]).unwrap();
+    let error = got.parse(&mut parses, says.to_bytes(), &[ACK]).unwrap_err();
+    assert!(matches!(error, DecodeError::Arrived { .. }), "{error}");
 }
