@@ -80,7 +80,7 @@ fn assert_over(mut end: Connection, mut peer: Peer) {
 }
 
 fn kind_of_receive(end: &mut Connection) -> ErrorKind {
-    end.receive().err().expect("nothing that could be received").kind()
+    end.receive().expect_err("nothing that could be received").kind()
 }
 
 #[test]
