@@ -136,7 +136,7 @@ pub mod format {}
 
 /// Sessions on a TCP connection: `examples/connection.rs`, as it is in the repository.
 #[cfg(doc)]
-#[doc = "```rust,ignore"]
+#[doc = "```no_run"]
 #[doc = include_str!("../examples/connection.rs")]
 #[doc = "```"]
 pub mod example {}
