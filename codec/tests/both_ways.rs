@@ -212,9 +212,10 @@ fn the_window_of_another_connection_is_refused() {
     let other_epochs = Epochs { outgoing: 3, incoming: 4 };
     let message = |byte: u8, len: usize| Payload::from(vec![byte; len]);
     // Which window the peer has, whether it sent as much as came on the other connection, and how it refuses.
+    type Window = fn(Epochs) -> EchoWindow;
     type Refusal = fn(&DecodeError) -> bool;
-    let of_sent: fn(Epochs) -> EchoWindow = EchoWindow::of_sent;
-    let cases: [(fn(Epochs) -> EchoWindow, usize, Refusal); 4] = [
+    let of_sent: Window = EchoWindow::of_sent;
+    let cases: [(Window, usize, Refusal); 4] = [
         (of_sent, 100, |error| matches!(error, DecodeError::History { .. })),
         (of_sent, 99, |error| matches!(error, DecodeError::Arrived { .. })),
         (of_sent, 0, |error| matches!(error, DecodeError::Arrived { .. })),
