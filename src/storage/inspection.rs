@@ -6,7 +6,7 @@ use super::disk::Disk;
 use super::entry::{Entry, EntryId};
 use super::error::StorageError;
 use super::record::{HEAD_BYTES, Head};
-use super::recovery::{Recovered, SegmentFile, scan};
+use super::recovery::{COMMITTED_MISSING, Recovered, SegmentFile, scan};
 use super::segment::{Identity, first_of};
 
 /// What was found.
@@ -109,6 +109,11 @@ impl Inspection {
                 let payload = HEAD_BYTES..HEAD_BYTES + head.payload_bytes as usize;
                 showing = head.id.index < next || show(Entry { id: head.id, payload: record.slice(payload) });
             }
+        }
+        let is_told = this.in_doubt.is_some() || this.torn_bytes > 0 || !this.problems.is_empty();
+        if let Some(newest) = this.segments.last().filter(|_| !is_told && this.committed > this.indexes().end)
+        {
+            this.problems.push(StorageError::corrupt(&newest.name, newest.bytes, COMMITTED_MISSING));
         }
         // The note of before a cut may count what the log has no more.
         this.committed = this.committed.min(this.indexes().end);

@@ -21,6 +21,9 @@ use super::slot::{self, UNFINISHED};
 
 /// The slot of the layer above.
 pub(super) const VOTE: &str = "vote";
+/// Whole records are gone, as with a file that was shortened between two of them.
+pub(super) const COMMITTED_MISSING: &str =
+    "it ends there, and entries that were known to be committed are missing";
 /// The slot of the index from which on entries may be missing.
 pub(super) const DOUBT: &str = "doubt";
 
@@ -31,7 +34,8 @@ pub struct Recovered {
     pub purged: Option<EntryId>,
     /// The last entry, or the one up to which all were purged.
     pub last: Option<EntryId>,
-    /// How many entries were known to be committed when the last ones were written, or cut off. Not more than there are.
+    /// How many entries were known to be committed when the last ones were written, or cut off. Not more than there are: where some of
+    /// them are missing the node is in doubt, or the log is not opened.
     pub committed: u64,
     /// What was saved last as a vote.
     pub vote: Option<Bytes>,
@@ -164,7 +168,7 @@ impl<D: Disk> Segments<D> {
         this.next = this.first();
         let mut firsts: Vec<u64> = names.iter().filter_map(|name| first_of(name)).collect();
         firsts.sort_unstable();
-        if firsts.is_empty() && (found.vote.is_some() || found.purged.is_some()) {
+        if firsts.is_empty() && (found.vote.is_some() || found.purged.is_some() || found.committed > 0) {
             return Err(StorageError::corrupt("the directory", 0, "it holds a vote and no segment"));
         }
         // A crash may have left some segments that were purged, in any order: there may be gaps between them.
@@ -214,6 +218,11 @@ impl<D: Disk> Segments<D> {
             slot::save(&self.disk, DOUBT, &doubt.to_le_bytes())?;
             file.truncate(u64::from(scan.end)).map_err(StorageError::io("shorten", &name))?;
         }
+        self.committed = self.committed.max(scan.committed);
+        let there = (first + scan.offsets.len() as u64).max(self.first());
+        if newest && self.committed > there && found.in_doubt.is_none() {
+            return Err(StorageError::corrupt(&name, u64::from(scan.end), COMMITTED_MISSING));
+        }
         if newest {
             // Of the same bytes: where they are on the disk already, no crash in the middle of it changes them.
             let anew = &bytes[scan.durable as usize..scan.end as usize];
@@ -226,7 +235,6 @@ impl<D: Disk> Segments<D> {
         {
             found.last = Some(last);
         }
-        self.committed = self.committed.max(scan.committed);
         self.synced = scan.end;
         self.catalog().segments.push_back(Placed {
             name,

@@ -377,11 +377,11 @@ fn committed_comes_back_as_far_as_it_was_written() {
     run.call(&Call::Append(vec![entry(2)])).unwrap();
     assert!(run.step());
     assert_eq!(open(&run.disk, 3).unwrap().2.committed, 2);
-    // Never more than there is.
+    // Of more than there is nobody speaks: then entries are missing.
     run.log.note_committed(9);
     run.call(&Call::Append(vec![entry(3)])).unwrap();
     assert!(run.step());
-    assert_eq!(open(&run.disk, 3).unwrap().2.committed, 4);
+    assert!(matches!(open(&run.disk, 3), Err(StorageError::Corrupt { .. })));
 }
 
 /// So many entries; then one more that says how many are committed, and all after `last` are cut off.
@@ -403,10 +403,36 @@ fn committed_is_not_forgotten_with_the_records_that_said_it() {
     run.after_power_loss(&mut fastrand::Rng::with_seed(1));
     assert_eq!(open(&run.disk, 3).unwrap().2.committed, 3);
     assert_eq!(Inspection::of(&run.disk, |_| true).unwrap().committed, 3);
-    // Of what is cut off nobody speaks.
-    let run = cut_after_it_said(2, 9, 0);
-    assert_eq!(open(&run.disk, 3).unwrap().2.committed, 1);
-    assert_eq!(Inspection::of(&run.disk, |_| true).unwrap().committed, 1);
+}
+
+/// A file that was shortened between two records looks as if there had never been more, and what was saved beside it knows better.
+#[test]
+fn entries_that_were_known_to_be_committed_and_are_missing_are_no_clean_end() {
+    let name = "segment-00000000000000000000.log";
+    let run = cut_after_it_said(4, 3, 3);
+    let record = record::record_bytes(0);
+    let shorter = |records: usize| {
+        let copy = run.disk.copy();
+        copy.damage(name, |bytes| bytes.truncate(bytes.len() - records * record));
+        copy
+    };
+    // One that was not known to be committed nobody misses.
+    assert_eq!(open(&shorter(1), 3).unwrap().2.committed, 3);
+    for records in [2, 3, 4] {
+        let disk = shorter(records);
+        let told = format!(
+            "{name} is damaged at byte {}: it ends there, and entries that were known to be committed are missing",
+            disk.content(name).len()
+        );
+        let before = disk.calls();
+        assert_eq!(open(&disk, 3).err().unwrap().to_string(), told);
+        assert_eq!(disk.calls(), before, "refused, and changed");
+        let looked = Inspection::of(&disk, |_| true).unwrap();
+        assert_eq!(looked.problems.iter().map(ToString::to_string).collect::<Vec<_>>(), [told]);
+    }
+    let disk = shorter(0);
+    disk.remove(name).unwrap();
+    assert!(matches!(open(&disk, 3), Err(StorageError::Corrupt { .. })));
 }
 
 /// What is lost with a torn tail may be decided otherwise, where an operator gave it up: nothing vouches for what comes in its place.

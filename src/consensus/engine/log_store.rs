@@ -100,6 +100,19 @@ impl<D: Disk> LogStore<D> {
     }
 }
 
+/// Terms do not go back, and in a term one replica is voted for: after that, another one only where it leads, and nobody once one does.
+fn may_follow(before: &EngineVote, vote: &EngineVote) -> bool {
+    let (old, new) = (before.leader_id, vote.leader_id);
+    if old.term != new.term {
+        return old.term < new.term;
+    }
+    if old.voted_for == new.voted_for {
+        before.committed <= vote.committed
+    } else {
+        !before.committed && vote.committed
+    }
+}
+
 impl<D: Disk> RaftLogReader<Types> for LogStore<D> {
     async fn try_get_log_entries<R: RangeBounds<u64> + Clone + Debug + Send>(
         &mut self,
@@ -146,6 +159,8 @@ impl<D: Disk> RaftLogStorage<Types> for LogStore<D> {
     }
 
     async fn save_vote(&mut self, vote: &EngineVote) -> io::Result<()> {
+        let before = self.state().vote;
+        assert!(before.is_none_or(|before| may_follow(&before, vote)), "{vote} does not follow {before:?}");
         let bytes = vote_bytes(vote);
         self.done(|log, done| log.save_vote(bytes, done)).await?;
         let of = vote.leader_id;
@@ -154,12 +169,7 @@ impl<D: Disk> RaftLogStorage<Types> for LogStore<D> {
             voted_for: of.voted_for,
             leads: vote.committed,
         });
-        let mut state = self.state();
-        assert!(
-            state.vote.is_none_or(|before| before.leader_id.term <= vote.leader_id.term),
-            "terms do not go back"
-        );
-        state.vote = Some(*vote);
+        self.state().vote = Some(*vote);
         Ok(())
     }
 
@@ -229,6 +239,7 @@ impl<D: Disk> RaftLogStorage<Types> for LogStore<D> {
 mod tests {
     use super::super::super::command::Command;
     use super::*;
+    use crate::storage::faulty::FaultyDisk;
     use crate::storage::{Directory, EntryId, Identity, Options};
 
     /// The borders of what a follower gets that has everything before an index.
@@ -241,6 +252,56 @@ mod tests {
             borders.push(from);
         }
         borders
+    }
+
+    fn vote(term: u64, voted_for: u64, committed: bool) -> EngineVote {
+        let mut bytes = [term.to_le_bytes(), voted_for.to_le_bytes()].concat();
+        bytes.push(u8::from(committed));
+        vote_of(&bytes).unwrap()
+    }
+
+    /// An engine that voted twice would be stopped before its second vote is on the disk, and so before anybody is told of it.
+    #[tokio::test]
+    async fn nobody_is_voted_for_beside_another_one_in_a_term() {
+        let cases = [
+            (
+                vote(3, 7, false),
+                true,
+                [vote(3, 7, false), vote(3, 7, true), vote(3, 8, true), vote(4, 8, false)],
+            ),
+            (
+                vote(3, 7, true),
+                true,
+                [vote(3, 7, true), vote(4, 7, false), vote(4, 8, false), vote(9, 8, true)],
+            ),
+            (
+                vote(3, 7, false),
+                false,
+                [vote(3, 8, false), vote(2, 7, false), vote(2, 7, true), vote(2, 8, true)],
+            ),
+            (
+                vote(3, 7, true),
+                false,
+                [vote(3, 7, false), vote(3, 8, false), vote(3, 8, true), vote(2, 8, true)],
+            ),
+        ];
+        for (before, may, votes) in cases {
+            for vote in votes {
+                let disk = FaultyDisk::default();
+                let identity = Identity { cluster: "c".to_owned(), node: "n".to_owned() };
+                let (log, found) = Log::open(disk.clone(), identity.clone(), Options::new(1)).unwrap();
+                let log = Arc::new(log);
+                let mut store =
+                    LogStore::new(Arc::clone(&log), Box::new(|| None), &found, Events::in_memory()).unwrap();
+                store.save_vote(&before).await.unwrap();
+                let saved = tokio::spawn(async move { store.save_vote(&vote).await }).await;
+                assert_eq!(saved.is_ok(), may, "{vote} after {before}");
+                drop(log);
+                let (_, found) = Log::open(disk.copy(), identity, Options::new(1)).unwrap();
+                let kept = vote_of(&found.vote.unwrap()).unwrap();
+                assert_eq!(kept, if may { vote } else { before }, "{vote} after {before}");
+            }
+        }
     }
 
     #[tokio::test]
