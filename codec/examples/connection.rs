@@ -185,9 +185,12 @@ pub(crate) fn header(to: u32, index: u32) -> Bytes {
 }
 
 fn main() -> ExitCode {
-    let Err(why) = run(propose) else { return ExitCode::SUCCESS };
-    eprintln!("{why}");
-    ExitCode::FAILURE
+    if let Err(why) = run(propose) {
+        eprintln!("{why}");
+        return ExitCode::FAILURE;
+    }
+    println!("the proxy has every message as it was sent");
+    ExitCode::SUCCESS
 }
 
 /// Both ends take turns, so each comes to read what the other one acknowledges. Where each is to read and write at any time,
@@ -238,6 +241,5 @@ pub(crate) fn propose(tcp: TcpStream) -> Outcome {
             return Err(format!("round {round}: wrong messages for the streams {streams:?}").into());
         }
     }
-    println!("the proxy has every message as it was sent");
     Ok(())
 }

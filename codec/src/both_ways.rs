@@ -19,13 +19,13 @@ use crate::stage::Stage;
 /// Bytes are recognised by where they lie in memory: pass on the slices that [`parse`](Self::parse) gave out, not
 /// copies of them. One MiB of what came is kept for that: data columns of up to 16 KiB as copies, whose slices are what
 /// [`parse`](Self::parse) gives out; of longer ones, of which there are at most 64, the buffers that were parsed, with
-/// everything else that these hold. Of what this end sent it keeps up to 4 MiB that the peer has not
-/// yet said to have got, and the MiB before that, in whole segments. A frame that would make more than that open, or more
-/// than 8,192 frames, is sent unremembered ([`Frame::is_unremembered`]), as one is that has more than 4 MiB alone. Segments
-/// of more than 16 KiB are kept by reference, and with them the buffers that they are slices of.
-/// Both ends have to send now and then ([`ack_due`](Self::ack_due)), and both use a `Session` or its halves, [`EchoEncoder`]
-/// and [`EchoDecoder`]: a [`SessionDecoder`] refuses frames that refer to what its end sent. Where only one end sends, use that
-/// and a [`SessionEncoder`].
+/// everything else that these hold. Of what this end sent it keeps up to 4 MiB that the peer has not yet said to have
+/// got, and the MiB before that, in whole segments. A frame that would make more than that open, or more than 8,192
+/// frames, is sent unremembered ([`Frame::is_unremembered`]), as one is that has more than 4 MiB alone. Segments of
+/// more than 16 KiB are kept by reference, and with them the buffers that they are slices of. Both ends have to send
+/// now and then ([`ack_due`](Self::ack_due)), and both use a `Session` or its halves, [`EchoEncoder`] and
+/// [`EchoDecoder`]: a [`SessionDecoder`] refuses frames that refer to what its end sent. Where only one end sends, use
+/// that and a [`SessionEncoder`].
 ///
 /// The first error of [`parse`](Self::parse) ends the connection: nothing more can be read, and what this end still encodes
 /// is for a peer that cannot be heard. Close it and begin a new one, at both ends.
@@ -59,17 +59,17 @@ pub struct Session {
     window: EchoWindow,
 }
 
-/// The sending end of one direction, beside the other one: what the peer sent is not sent back, or what is sent is kept for
-/// the peer to refer to, as the window says. Where the two halves of an end are used apart, such as by a reader and a writer,
-/// both take the one window of their connection. The peer has one of the other kind: of what it sent, where this end's is of
-/// what it received.
+/// The sending end of one direction, beside the other one: what the peer sent is not sent back, or what is sent is kept
+/// for the peer to refer to, as the window says. Where the two halves of an end are used apart, such as by a reader and
+/// a writer, both take the one window of their connection. The peer has one of the other kind: of what it sent, where
+/// this end's is of what it received.
 ///
 /// With the window of another connection the peer refuses the first frame that says what of it arrived: as
 /// [`DecodeError::History`] if a frame that it sent itself ends there, else as [`DecodeError::Arrived`]; and as
-/// [`DecodeError::Unsupported`] where it keeps nothing of what it sent. Where both halves of an end have a window of their own,
-/// that end refuses what the peer says, as [`DecodeError::Arrived`], and never says itself what arrived; nor does anybody where
-/// both ends have a window of what they sent. What nobody says to have arrived is remembered up to 4 MiB or 8,192 frames, and
-/// then nothing more is.
+/// [`DecodeError::Unsupported`] where it keeps nothing of what it sent. Where both halves of an end have a window of
+/// their own, that end refuses what the peer says, as [`DecodeError::Arrived`], and never says itself what arrived; nor
+/// does anybody where both ends have a window of what they sent. What nobody says to have arrived is remembered up to 4
+/// MiB or 8,192 frames, and then nothing more is.
 ///
 /// ```
 /// use trunkline_codec::{EchoDecoder, EchoEncoder, EchoWindow, Epochs, Limits, Options, Payload};
@@ -239,9 +239,10 @@ impl Session {
         self.encoder.set_stage(stage);
     }
 
-    /// Whether a quarter of a MiB, or 2,048 frames with bytes of their own, have arrived since this end said so last. An end
-    /// that has nothing to send for long sends an empty message then, of a stream that is kept for it: its peer keeps what it
-    /// does not know to have arrived, 4 MiB or 8,192 frames at most, and after these sends all frames unremembered.
+    /// Whether a quarter of a MiB, or 2,048 frames with bytes of their own, have arrived since this end said so last.
+    /// An end that has nothing to send for long sends an empty message then, of a stream that is kept for it: its peer
+    /// keeps what it does not know to have arrived, 4 MiB or 8,192 frames at most, and after these sends all frames
+    /// unremembered.
     #[must_use]
     pub fn ack_due(&self) -> bool {
         self.window.ack_due()

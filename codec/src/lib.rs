@@ -42,10 +42,10 @@
 //!
 //! # Sessions
 //!
-//! On a connection that keeps frames in order and loses none, a [`SessionEncoder`] at one end and a
-//! [`SessionDecoder`] at the other say only what was not said before: fields that have not changed cost next to nothing. A
-//! [`Session`] at both ends does so in both directions, and what a peer sent is not sent back to it. Where two tasks encode
-//! and parse, or only one end is to name what the other one sent, [`EchoEncoder`] and [`EchoDecoder`] do the same beside an
+//! On a connection that keeps frames in order and loses none, a [`SessionEncoder`] at one end and a [`SessionDecoder`]
+//! at the other say only what was not said before: fields that have not changed cost next to nothing. A [`Session`] at
+//! both ends does so in both directions, and what a peer sent is not sent back to it. Where two tasks encode and parse,
+//! or only one end is to name what the other one sent, [`EchoEncoder`] and [`EchoDecoder`] do the same beside an
 //! [`EchoWindow`].
 //!
 //! ```
@@ -72,10 +72,10 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! What goes around such a frame is the caller's: its length, the numbers of its streams, and the epochs of a connection,
-//! which both ends say when it begins. An end that has nothing to send for long sends an empty message when
-//! [`Session::ack_due`] or [`EchoWindow::ack_due`] says so, of a stream that is kept for it. [An example](crate::example)
-//! does all that over TCP.
+//! What goes around such a frame is the caller's: its length, the numbers of its streams, and the epochs of a
+//! connection, which both ends say when it begins. An end that has nothing to send for long sends an empty message when
+//! [`Session::ack_due`] or [`EchoWindow::ack_due`] says so, of a stream that is kept for it. [An
+//! example](crate::example) does all that over TCP.
 //!
 //! # Features
 //!
@@ -86,13 +86,13 @@
 //!
 //! # What stays
 //!
-//! Frames: those of version 1 are read by every later release. How an encoder cuts messages into records, and so the very
-//! bytes that it writes, may change with any release; every decoder reads them. The rest is semantic versioning, with
-//! these notes. The enums of this crate, [`Stats`] and [`Work`] are `#[non_exhaustive]`: a variant or a figure more breaks
-//! nothing. The variants themselves, [`Options`], [`Limits`] and [`Epochs`] are not, and neither their fields nor defaults
-//! change but with a breaking release. [`bytes`] 1 is part of the interface, other dependencies are not. A release that needs
-//! a later Rust than `rust-version` in `Cargo.toml` is at least a minor one. What is hidden from this documentation is for
-//! tests and promised to nobody.
+//! Frames: those of version 1 are read by every later release. How an encoder cuts messages into records, and so the
+//! very bytes that it writes, may change with any release; every decoder reads them. The rest is semantic versioning,
+//! with these notes. The enums of this crate, [`Stats`] and [`Work`] are `#[non_exhaustive]`: a variant or a figure
+//! more breaks nothing. The variants themselves, [`Options`], [`Limits`] and [`Epochs`] are not, and neither their
+//! fields nor defaults change but with a breaking release. [`bytes`] 1 is part of the interface, other dependencies are
+//! not. A release that needs a later Rust than `rust-version` in `Cargo.toml` is at least a minor one. What is hidden
+//! from this documentation is for tests and promised to nobody.
 //!
 //! # What it does not do
 //!
