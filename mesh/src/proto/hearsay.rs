@@ -3,13 +3,16 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use super::flow::Way;
+use super::links::LinkId;
 use crate::id::Incarnation;
 
 /// Who said which life a destination lives.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Hearsay {
     /// None: the destination itself, or nobody.
     by: Option<Way>,
+    /// Links from this one on were begun since.
+    since: LinkId,
     /// Lives that it was known by since it said one itself, the latest of them.
     before: VecDeque<Incarnation>,
 }
@@ -17,16 +20,29 @@ pub struct Hearsay {
 /// Lives that are remembered. A proxy that says more of them costs what one costs whose member restarted.
 const BEFORE_MAX: usize = 8;
 
+impl Default for Hearsay {
+    fn default() -> Self {
+        Self { by: None, since: LinkId(0), before: VecDeque::new() }
+    }
+}
+
 impl Hearsay {
-    /// Another life is said by a proxy, or by the destination itself; until now it was known by `before`.
-    pub fn note(&mut self, by: Option<Way>, before: Incarnation) {
+    /// Another life is said by a proxy, or by the destination itself; until now it was known by `before`. What links from `since` on bring is
+    /// news.
+    pub fn note(&mut self, by: Option<Way>, before: Incarnation, since: LinkId) {
         if by.is_none() {
             self.before.clear();
         } else if before.is_known() {
             self.before.truncate(BEFORE_MAX - 1);
             self.before.push_front(before);
         }
-        self.by = by;
+        (self.by, self.since) = (by, since);
+    }
+
+    /// A link to it was begun before that was said, and says nothing of it.
+    #[must_use]
+    pub fn is_older(&self, link: LinkId) -> bool {
+        link < self.since
     }
 
     /// The destination says itself that it lives this life. Gives who said another one last, and whether it was known by this one before
@@ -54,15 +70,16 @@ mod tests {
         let [p, q] = [Way::Proxy(0), Way::Proxy(1)];
         let mut hearsay = Hearsay::default();
         assert!(!hearsay.ask_itself(&[p].into()), "nobody said anything");
-        hearsay.note(Some(p), Incarnation::UNKNOWN);
-        hearsay.note(Some(p), Incarnation(7));
-        hearsay.note(Some(p), Incarnation(9));
+        hearsay.note(Some(p), Incarnation::UNKNOWN, LinkId(1));
+        hearsay.note(Some(p), Incarnation(7), LinkId(2));
+        hearsay.note(Some(p), Incarnation(9), LinkId(3));
+        assert!(hearsay.is_older(LinkId(2)) && !hearsay.is_older(LinkId(3)));
         assert!(!hearsay.ask_itself(&[p].into()) && hearsay.ask_itself(&[p, q].into()));
         assert_eq!(hearsay.settle(Incarnation(7)), (Some(p), true));
         assert_eq!(hearsay.settle(Incarnation(7)), (None, false), "once");
-        (0..100).for_each(|life| hearsay.note(Some(q), Incarnation(life)));
+        (0..100).for_each(|life| hearsay.note(Some(q), Incarnation(life), LinkId(4)));
         assert_eq!(hearsay.before.len(), BEFORE_MAX);
-        hearsay.note(None, Incarnation(99));
+        hearsay.note(None, Incarnation(99), LinkId(4));
         assert_eq!(
             (hearsay.settle(Incarnation(99)), hearsay.ask_itself(&[p].into())),
             ((None, false), false)

@@ -41,9 +41,11 @@ pub struct Member {
 }
 
 /// Which life an origin lives, for all that is known here.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 struct OriginLife {
     life: Incarnation,
+    /// Links from this one on were begun since that was heard.
+    since: LinkId,
     /// A proxy said a later one that it does not live: from then on the origin alone says which one it lives.
     by_itself: bool,
 }
@@ -121,7 +123,8 @@ impl Member {
         if !may_bring(arrived, links) {
             return self.refuse(arrived, RefusedReason::NotServed, links, now);
         }
-        let known = self.lives.get(&flow.origin).copied().unwrap_or_default();
+        let unknown = OriginLife { life: Incarnation::UNKNOWN, since: LinkId(0), by_itself: false };
+        let known = self.lives.get(&flow.origin).copied().unwrap_or(unknown);
         let itself =
             || links.link(arrived.upstream.link).is_some_and(|link| links.spec(link.peer).id == flow.origin);
         if flow.destination_incarnation.is_known() && flow.destination_incarnation != me {
@@ -145,8 +148,10 @@ impl Member {
             // A link to another life is over, or the origin opens a new one and says which it lives.
             if let Some(origin) = links.peer(&flow.origin) {
                 links.note_life(origin, flow.origin_incarnation, now);
+                links.tell_life(origin, flow.origin_incarnation);
             }
-            self.begin_life(&flow.origin, OriginLife { life: flow.origin_incarnation, ..known });
+            let life = OriginLife { life: flow.origin_incarnation, since: links.next_link(), ..known };
+            self.begin_life(&flow.origin, life);
         }
         let key = (flow.origin.clone(), arrived.lane);
         if self.draining && arrived.run.count > 0 {
@@ -227,23 +232,27 @@ impl Member {
         true
     }
 
-    /// A link came up: an origin at its other end says itself which life it lives. A later one was said by a proxy, or by a life whose
-    /// clock was ahead; either way this is the one that is there.
-    pub fn handle_link_up(&mut self, id: LinkId, links: &Links) {
+    /// A link came up: an origin at its other end says itself which life it lives. Where a proxy said a later one, it was told so, and
+    /// does not live that.
+    pub fn handle_link_up(&mut self, id: LinkId, links: &mut Links, now: Micros) {
         let Some(link) = links.link(id) else { return };
-        let origin = &links.spec(link.peer).id;
-        let Some(known) = self.lives.get(origin).copied() else { return };
-        let false_life = known.life > link.incarnation;
+        let (life, origin) = (link.incarnation, links.spec(link.peer).id.clone());
+        let Some(known) = self.lives.get(&origin).copied() else { return };
+        let false_life = known.life > life;
+        if false_life && id < known.since {
+            // It began before that was heard, and says nothing of it.
+            return links.replace(id, now);
+        }
         if false_life {
             tracing::warn!(
                 %origin,
                 said = known.life.0,
-                lives = link.incarnation.0,
+                lives = life.0,
                 "a proxy said that an origin lives a later life than it does: from now on only its own word counts"
             );
         }
-        if false_life || known.by_itself && known.life != link.incarnation {
-            self.begin_life(&origin.clone(), OriginLife { life: link.incarnation, by_itself: true });
+        if false_life || known.by_itself && known.life != life {
+            self.begin_life(&origin, OriginLife { life, since: links.next_link(), by_itself: true });
         }
     }
 

@@ -506,7 +506,9 @@ impl Node {
                     if let Some(client) = self.client.as_mut() {
                         client.handle_link_up(link, &mut self.links, now);
                     }
-                    self.member.iter_mut().for_each(|member| member.handle_link_up(link, &self.links));
+                    if let Some(member) = self.member.as_mut() {
+                        member.handle_link_up(link, &mut self.links, now);
+                    }
                 }
                 LinkEvent::Down { link, peer } => {
                     if let Some(proxy) = self.proxy.as_mut() {

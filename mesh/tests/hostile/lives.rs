@@ -6,9 +6,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use trunkline_mesh::id::{Datacenter, Lane};
 use trunkline_mesh::message::{Batch, Message, Outcome};
-use trunkline_mesh::proto::frame::Received;
+use trunkline_mesh::proto::frame::{FrameType, Received, control_frame, frame_around};
+use trunkline_mesh::proto::handshake::transcript;
 use trunkline_mesh::proto::node::ConnId;
-use trunkline_mesh::proto::wire::{AckFlow, RefusedReason};
+use trunkline_mesh::proto::wire::{
+    AckFlow, Confirm, PREAMBLE, RefuseCode, RefusedReason, WIRE_VERSION, encode,
+};
 use trunkline_mesh::settings::Settings;
 use trunkline_mesh::topology::Roles;
 
@@ -235,6 +238,18 @@ impl Receiver {
         Self { shell: Shell::new("m"), rows: 0 }
     }
 
+    /// `o` dials, and is told of the life that it is said to live: its clock may have stepped back.
+    fn tell_o(&mut self) {
+        let conn = self.shell.accept();
+        let hello = control_frame(FrameType::Hello, Lane::Control, &Peer::new("o").hello(Lane::Control, 77));
+        self.shell.feed(conn, &[&PREAMBLE[..], &hello].concat());
+        let told = self.shell.sent(conn);
+        assert!(
+            matches!(&told[..], [Received::Refuse(of)] if of.code == RefuseCode::StaleIncarnation as u16 && of.highest_incarnation.0 == FALSE),
+            "{told:?}"
+        );
+    }
+
     /// One message of `o` in a life, in a row of its own; the reason of its refusal, or what was handed over.
     fn bring(&mut self, [control, bulk]: [ConnId; 2], life: u64, seq: u64, row: u32) -> Result<u64, u8> {
         self.rows += 1;
@@ -250,8 +265,8 @@ impl Receiver {
     }
 }
 
-/// A proxy brings what an origin never sent, of a life that it does not live. The origin is refused until it says itself which one it
-/// lives; from then on its own word counts alone, and it may restart all the same.
+/// A proxy brings what an origin never sent, of a life that it does not live. The origin is told so once, and refused until it says again
+/// which one it lives; from then on its own word counts alone, and it may restart all the same.
 #[test]
 fn a_false_life_of_an_origin_keeps_it_out_no_longer_than_until_it_dials() {
     let stale = Err(RefusedReason::StaleOrigin as u8);
@@ -260,6 +275,7 @@ fn a_false_life_of_an_origin_keeps_it_out_no_longer_than_until_it_dials() {
     assert_eq!(receiver.bring(p2, 100, 1, 0), Ok(1));
     assert_eq!(receiver.bring(p, FALSE, 1, 0), Ok(1));
     assert_eq!(receiver.bring(p2, 100, 2, 1), stale);
+    receiver.tell_o();
     let o = receiver.shell.link_in(&Peer::new("o"));
     assert!(o.iter().all(|conn| !receiver.shell.closed.contains_key(conn)), "refused for what a proxy says");
     assert_eq!(receiver.bring(o, 100, 2, 0), Ok(2));
@@ -285,7 +301,52 @@ fn a_link_of_an_origin_ends_when_a_later_life_is_said_and_a_new_one_is_believed(
     assert_eq!(receiver.bring(o, 100, 1, 0), Ok(1));
     assert_eq!(receiver.bring(p, FALSE, 1, 0), Ok(1));
     assert!(o.iter().all(|conn| receiver.shell.closed.contains_key(conn)));
+    receiver.tell_o();
     let o = receiver.shell.link_in(&Peer::new("o"));
     assert_eq!(receiver.bring(o, 100, 2, 0), Ok(2));
     assert_eq!(receiver.rows, 3);
+}
+
+/// What a node said of itself before a later life was said may be the last word of a process that is gone. It is asked again.
+#[test]
+fn a_handshake_that_began_before_a_later_life_was_said_refutes_nothing() {
+    let mut sender = Sender::new();
+    let (liar, row, seq) = sender.send();
+    sender.say(liar, entry(row, 100, seq));
+    for at in [liar, 1 - liar] {
+        if at == liar {
+            sender.submit();
+        }
+        let (at, row, seq, _) = sender.sent().pop().expect("by a proxy");
+        sender.refuse(at, row, (seq, 1), RefusedReason::Unreachable);
+    }
+    let welcome = |lane| frame_around(FrameType::Welcome, lane, &encode(&Peer::new("m").welcome()));
+    let conns = Lane::ALL.map(|lane| sender.shell.dialed("m", lane));
+    sender.say(liar, entry(0, FALSE, 0));
+    for (conn, lane) in conns.into_iter().zip(Lane::ALL) {
+        sender.shell.open_peer(conn, lane);
+        sender.shell.feed(conn, &[&PREAMBLE[..], &welcome(lane)].concat());
+    }
+    assert!(conns.iter().all(|conn| sender.shell.closed.contains_key(conn)));
+    assert_eq!(sender.shell.stats().verdicts["false_life"], 0);
+    sender.link_member();
+    assert_eq!(sender.shell.stats().verdicts["false_life"], 2);
+
+    let mut receiver = Receiver::new();
+    let p = receiver.shell.link_in(&Peer::new("p"));
+    assert_eq!(receiver.bring(p, 100, 1, 0), Ok(1));
+    let o = Lane::ALL.map(|lane| {
+        let (conn, hello) = (receiver.shell.accept(), encode(&Peer::new("o").hello(lane, 77)));
+        receiver.shell.feed(conn, &[&PREAMBLE[..], &frame_around(FrameType::Hello, lane, &hello)].concat());
+        let welcomed = receiver.shell.sent(conn);
+        let [Received::Welcome(_, welcome)] = &welcomed[..] else { panic!("{welcomed:?}") };
+        receiver.shell.open_peer(conn, lane);
+        (conn, lane, Confirm { version: WIRE_VERSION, transcript: transcript(&hello, welcome) })
+    });
+    assert_eq!(receiver.bring(p, FALSE, 1, 1), Ok(1));
+    for (conn, lane, confirm) in &o {
+        receiver.shell.feed(*conn, &control_frame(FrameType::Confirm, *lane, confirm));
+    }
+    assert!(o.iter().all(|(conn, ..)| receiver.shell.closed.contains_key(conn)));
+    assert_eq!(receiver.bring(p, FALSE, 2, 2), Ok(2), "nothing began anew");
 }

@@ -5,7 +5,7 @@ use super::Client;
 use crate::id::{Incarnation, NodeId};
 use crate::message::FailReason;
 use crate::proto::flow::{FlowIx, Way};
-use crate::proto::links::Links;
+use crate::proto::links::{LinkId, Links};
 use crate::proto::time::Micros;
 use crate::proto::verdict::{Blame, Evidence};
 
@@ -23,7 +23,7 @@ impl Client {
         for ix in self.lanes_of(ix) {
             let flow = &mut self.flows[ix.0];
             if flow.incarnation < life {
-                flow.hearsay.note(by, flow.incarnation);
+                flow.hearsay.note(by, flow.incarnation, links.next_link());
             }
             if flow.knows_less_than(life) {
                 self.restart_flow(ix, Some(life), links, now);
@@ -34,7 +34,18 @@ impl Client {
     }
 
     /// A destination says itself which life it lives, by a link that came up.
-    pub(super) fn take_own_word(&mut self, ix: FlowIx, life: Incarnation, links: &mut Links, now: Micros) {
+    pub(super) fn take_own_word(
+        &mut self,
+        ix: FlowIx,
+        (link, life): (LinkId, Incarnation),
+        links: &mut Links,
+        now: Micros,
+    ) {
+        let flow = &self.flows[ix.0];
+        if flow.incarnation > life && flow.hearsay.is_older(link) {
+            links.replace(link, now);
+            return links.want_once(flow.peer, now);
+        }
         for ix in self.lanes_of(ix) {
             let flow = &mut self.flows[ix.0];
             if !flow.incarnation.is_known() {

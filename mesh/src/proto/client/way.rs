@@ -194,7 +194,7 @@ impl Client {
         let Some(reach) = self.reaches.get(&peer).copied() else { return };
         // What a destination says of itself when it is linked is better than what proxies say of it.
         if let Some(first) = reach.flows {
-            self.take_own_word(first, life, links, now);
+            self.take_own_word(first, (link, life), links, now);
         }
         for proxy in self.sites[reach.site].routes.proxies.iter_mut().filter(|proxy| proxy.peer == peer) {
             (proxy.link, proxy.tried) = (Some(link), true);

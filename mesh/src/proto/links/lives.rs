@@ -17,6 +17,14 @@ use crate::settings::FRAME_OVERHEAD_BYTES;
 /// A link that lived so long starts its redial pauses from the shortest again.
 const STABLE_AFTER: Duration = Duration::from_secs(1);
 
+/// The dials of one peer.
+#[derive(Default)]
+pub(super) struct Dialling {
+    pub(super) wanted: bool,
+    pub(super) link: Option<LinkId>,
+    pub(super) failures: u32,
+}
+
 impl Link {
     /// With neither of its connections yet.
     pub(super) fn new(peer: PeerIx, dialled: bool, nonce: u64, frame_bytes_max: usize, now: Micros) -> Self {
@@ -265,7 +273,7 @@ impl Links {
     }
 
     /// A peer was heard of in this life by way of others. A link to a lower one is most likely to a process that is gone: it ends, and
-    /// is asked for again. What the peer says of itself then is what counts; nobody is refused for what others say of it.
+    /// is asked for again. What the peer says of itself then is what counts.
     pub fn note_life(&mut self, peer: PeerIx, life: Incarnation, now: Micros) {
         let Peer { dialling, accepted, .. } = &self.peers[peer.0];
         let stale =
@@ -277,6 +285,18 @@ impl Links {
         if dialled.is_some() {
             self.want_once(peer, now);
         }
+    }
+
+    /// It is told of that life in its next handshake, should it live a lower one: if its clock stepped back it moves past. If it comes
+    /// again as it was, it is right: nobody is kept out for what others say of it.
+    pub fn tell_life(&mut self, peer: PeerIx, life: Incarnation) {
+        self.peers[peer.0].said = life;
+    }
+
+    /// A link of this number or a higher one does not exist yet: what its other end will say of itself is news.
+    #[must_use]
+    pub fn next_link(&self) -> LinkId {
+        LinkId(self.next_link)
     }
 
     /// Ends a link whose books are full; it is dialled again.

@@ -13,6 +13,7 @@ mod line;
 use line::{DialLine, Rank};
 
 mod lives;
+use lives::Dialling;
 
 mod places;
 use places::{Holder, Places};
@@ -231,13 +232,6 @@ pub struct Link {
     acks_due: bool,
 }
 
-#[derive(Default)]
-struct Dialling {
-    wanted: bool,
-    link: Option<LinkId>,
-    failures: u32,
-}
-
 struct Peer {
     spec: NodeSpec,
     /// The topology lists it now. One that it once did keeps its place, and what is known of its lives.
@@ -246,7 +240,9 @@ struct Peer {
     dialling: Dialling,
     accepted: Option<LinkId>,
     highest: Incarnation,
-    /// The later life of this node that it knows, as it said when it refused this one. A link that comes up ends it.
+    /// A later one that others say it lives, and that it was not told of yet.
+    said: Incarnation,
+    /// The later life of this node that it said it knows, when it refused this one. A link that comes up ends it.
     claim: Option<Incarnation>,
     /// When it last moved this node past its life.
     moved_us_at: Option<Micros>,
@@ -262,6 +258,7 @@ impl Peer {
             dialling: Dialling::default(),
             accepted: None,
             highest: Incarnation::UNKNOWN,
+            said: Incarnation::UNKNOWN,
             claim: None,
             moved_us_at: None,
         }

@@ -198,7 +198,17 @@ impl Links {
     pub(super) fn take_hello(&mut self, id: ConnId, hello: Hello, body: &Bytes, now: Micros) {
         match self.admit(id, &hello) {
             Ok(admitted) => self.answer_hello(id, hello, &admitted, body, now),
-            Err(refusal) => self.refuse_as(id, Some(hello.node), &refusal, now),
+            Err(refusal) => {
+                self.note_told(self.peer(&hello.node), &refusal);
+                self.refuse_as(id, Some(hello.node), &refusal, now);
+            }
+        }
+    }
+
+    /// What others say of its life it is told once.
+    fn note_told(&mut self, peer: Option<PeerIx>, refusal: &Refusal) {
+        if let Some(peer) = peer.filter(|_| refusal.code == RefuseCode::StaleIncarnation) {
+            self.peers[peer.0].said = Incarnation::UNKNOWN;
         }
     }
 
@@ -213,7 +223,8 @@ impl Links {
             None => {}
         }
         let known = self.peer(&hello.node);
-        let seen = known.map_or(Incarnation::UNKNOWN, |peer| self.peers[peer.0].highest);
+        let seen = |peer: PeerIx| self.peers[peer.0].highest.max(self.peers[peer.0].said);
+        let seen = known.map_or(Incarnation::UNKNOWN, seen);
         let (_, version) = check_hello(hello, &self.me, &self.topology, seen)?;
         if self.draining {
             return Err(Refusal::new(RefuseCode::Draining, "this node is going away"));
@@ -280,8 +291,11 @@ impl Links {
             return Arrived::Nothing;
         };
         let Some(link) = self.links.get_mut(&link_id) else { return Arrived::Nothing };
-        let peer = &mut self.peers[link.peer.0];
-        if let Err(refusal) = check_welcome(&welcome, &peer.spec.id, &self.me, &self.topology, peer.highest) {
+        let ix = link.peer;
+        let peer = &mut self.peers[ix.0];
+        let seen = peer.highest.max(peer.said);
+        if let Err(refusal) = check_welcome(&welcome, &peer.spec.id, &self.me, &self.topology, seen) {
+            self.note_told(Some(ix), &refusal);
             self.refuse(id, &refusal, now);
             return Arrived::Nothing;
         }
