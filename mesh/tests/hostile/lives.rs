@@ -227,6 +227,43 @@ fn nobody_is_refused_for_a_life_that_others_say_it_lives() {
     assert!(conns.iter().all(|conn| !sender.shell.closed.contains_key(conn)));
 }
 
+/// Whoever says it: neither a proxy nor the member, which may have believed a proxy, ends a message by that.
+#[test]
+fn a_message_of_an_origin_that_is_called_stale_goes_on_until_the_member_takes_it() {
+    let mut sender = Sender::new();
+    let (first, row, seq) = sender.send();
+    sender.refuse(first, row, (seq, 1), RefusedReason::StaleOrigin);
+    let [(second, row, again, 1)] = sender.sent()[..] else { panic!("not by the other one") };
+    assert_eq!((second, again), (1 - first, seq));
+    sender.refuse(second, row, (seq, 1), RefusedReason::StaleOrigin);
+    sender.link_member();
+    let [(2, row, again, 1)] = sender.sent()[..] else { panic!("not directly") };
+    assert_eq!(again, seq);
+    // Over a link from before it heard of that life: a new handshake tells it which one this is.
+    sender.refuse(2, row, (seq, 1), RefusedReason::StaleOrigin);
+    let old = sender.conns.pop().unwrap();
+    assert!(old.iter().all(|conn| sender.shell.closed.contains_key(conn)));
+    assert!(sender.outcomes().is_empty(), "nothing fails");
+    sender.link_member();
+    sender.shell.advance(Duration::from_secs(1));
+    let sent = sender.sent();
+    let Some((by, row, ..)) = sent.iter().find(|sent| sent.2 == seq).copied() else { panic!("{sent:?}") };
+    sender.say(by, entry(row, 100, seq));
+    assert_eq!(sender.delivered(), 1);
+}
+
+/// The other proxy delivers: one that calls the origin stale costs a round trip.
+#[test]
+fn a_proxy_that_calls_an_origin_stale_is_passed_by() {
+    let mut sender = Sender::new();
+    let (first, row, seq) = sender.send();
+    sender.refuse(first, row, (seq, 1), RefusedReason::StaleOrigin);
+    let [(second, row, ..)] = sender.sent()[..] else { panic!("not by the other one") };
+    sender.say(second, entry(row, 100, seq));
+    assert_eq!(sender.delivered(), 1);
+    assert_eq!(sender.send().0, second);
+}
+
 /// A member, a link to it, rows announced there so far.
 struct Receiver {
     shell: Shell,

@@ -257,10 +257,8 @@ impl Client {
                     sent.full = matches!(reason, Some(RefusedReason::InboxFull))
                         || (reason == Some(RefusedReason::QueueFull) && !matches!(way, Way::Back(_)));
                 }
-                match reason {
-                    _ if !again => self.give_up(ix, seq, FailReason::PeerRestarted),
-                    Some(RefusedReason::StaleOrigin) => self.give_up(ix, seq, FailReason::PeerRestarted),
-                    _ => {}
+                if !again {
+                    self.give_up(ix, seq, FailReason::PeerRestarted);
                 }
             }
             if ways.is_empty() {
@@ -276,8 +274,18 @@ impl Client {
                     ways.into_iter().for_each(|way| flow.pauses.avoid(way, Cause::Refused(reason), now));
                 }
                 Some(RefusedReason::InboxFull | RefusedReason::QueueFull) => flow.pauses.full(now),
-                // The proxies may know nothing of the later life: the member itself tells it to whoever dials.
-                Some(RefusedReason::StaleOrigin) => links.want_once(flow.peer, now),
+                // The member heard of a later life of this node, or the proxy says so: what this node says in a handshake with the
+                // member counts for more, and what that one answers to it.
+                Some(RefusedReason::StaleOrigin) => {
+                    self.stats.fallbacks.member_unreachable += ended;
+                    if ways.contains(&Way::Direct) {
+                        links.replace(link, now);
+                    } else {
+                        flow.pauses.probe_directly();
+                    }
+                    links.want_once(flow.peer, now);
+                    ways.into_iter().for_each(|way| flow.pauses.avoid(way, Cause::Refused(reason), now));
+                }
                 // The life that it names is news, or it makes no sense.
                 Some(RefusedReason::StaleDestination) if entry.incarnation > flow.incarnation => {}
                 Some(RefusedReason::Draining) => {
