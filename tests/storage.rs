@@ -5,9 +5,13 @@ mod support;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use support::run;
+use support::addresses::own;
+use support::http::exchange;
+use support::replica::Node;
+use support::{poll, run};
 use trunkline::storage::{
     DataDirectory, Directory, Done, Entry, EntryId, Identity, Log, Options, Recovered, StorageError,
 };
@@ -240,6 +244,25 @@ fn a_first_start_that_was_ended_anywhere_is_begun_again() {
     drop(log);
     let error = DataDirectory::open(&data).unwrap().replica(&identity, || 0x18).unwrap_err();
     assert_eq!(error.to_string(), "replica is damaged at byte 0: it is gone, and the log is there");
+}
+
+/// It explains what happens, and nothing depends on it.
+#[test]
+fn a_replica_that_cannot_write_its_event_log_starts_and_says_so() {
+    let temp = tempfile::tempdir().unwrap();
+    let (data, told) = (temp.path().join("data"), temp.path().join("told"));
+    drop(data_of_dev(&data).1);
+    fs::write(data.join("events"), b"no directory").unwrap();
+    let api = own(1)[0];
+    let shown = (api.to_string(), data.to_str().unwrap().to_owned());
+    let _node = Node::start_logged(&["--dev", "--api", &shown.0, "--data", &shown.1], api, &told);
+    let said = || fs::read_to_string(&told).unwrap_or_default();
+    poll("it says so", Duration::from_secs(60), || {
+        said().contains("events are kept in memory alone: they cannot be written").then_some(())
+    });
+    let request = "GET /v1/events HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n";
+    let events = exchange(api, request.as_bytes()).unwrap().body;
+    assert!(events.contains("\"kind\":\"started\""), "{events}");
 }
 
 /// What the log let go of is in a snapshot, or nowhere.

@@ -84,15 +84,18 @@ fn is_zero(count: &u64) -> bool {
 }
 
 impl Events {
-    /// Goes on from what a directory has.
+    /// Goes on from what a directory has. Where it cannot be read or written, that is told, and no reason not to start.
     ///
     /// # Errors
     ///
-    /// What the system says of the directory or of a thread.
+    /// What the system says of a thread.
     pub(super) fn open(directory: &Path) -> io::Result<Self> {
-        let lines: VecDeque<(u64, Arc<str>)> = load(directory)?;
+        let lines: VecDeque<(u64, Arc<str>)> = load(directory).unwrap_or_else(|error| {
+            tracing::warn!(%error, "events of before cannot be read: they are numbered from 1 again");
+            VecDeque::new()
+        });
         let next = lines.back().map_or(1, |(seq, _)| seq + 1);
-        let file = Files::open(directory)?;
+        let file = Files::new(directory);
         let (disk, waiting) = sync_channel(WAITING_MAX);
         let thread =
             std::thread::Builder::new().name("events".to_owned()).spawn(move || file.run(&waiting))?;
@@ -178,7 +181,8 @@ fn load(directory: &Path) -> io::Result<VecDeque<(u64, Arc<str>)>> {
 /// The newer file, which is written to.
 struct Files {
     directory: PathBuf,
-    file: File,
+    /// Until it could be opened, at the first line.
+    file: Option<File>,
     bytes: u64,
     /// The last line may not have got there as a whole.
     torn: bool,
@@ -187,23 +191,30 @@ struct Files {
 }
 
 impl Files {
-    fn open(directory: &Path) -> io::Result<Self> {
-        let mut options = OpenOptions::new();
-        options.create(true).read(true).append(true).mode(0o600);
-        let mut file = options.open(directory.join(NEWER))?;
-        let bytes = file.seek(SeekFrom::End(0))?;
-        let mut files = Self { directory: directory.to_owned(), file, bytes, torn: false, told: false };
-        // What was torn is not to be joined to what comes.
-        let mut last = [b'\n'];
-        if bytes > 0 {
-            files.file.seek(SeekFrom::End(-1))?;
-            files.file.read_exact(&mut last)?;
-        }
-        if last != [b'\n'] {
-            files.file.write_all(b"\n")?;
-            files.bytes += 1;
-        }
-        Ok(files)
+    fn new(directory: &Path) -> Self {
+        Self { directory: directory.to_owned(), file: None, bytes: 0, torn: false, told: false }
+    }
+
+    /// Opens the newer file, with how long it is, where it is not open.
+    fn open(&mut self) -> io::Result<&mut File> {
+        let file = match self.file.take() {
+            Some(file) => file,
+            None => {
+                let mut options = OpenOptions::new();
+                options.create(true).read(true).append(true).mode(0o600);
+                let mut file = options.open(self.directory.join(NEWER))?;
+                self.bytes = file.seek(SeekFrom::End(0))?;
+                let mut last = [b'\n'];
+                if self.bytes > 0 {
+                    file.seek(SeekFrom::End(-1))?;
+                    file.read_exact(&mut last)?;
+                }
+                // What was torn is not to be joined to what comes.
+                self.torn = last != [b'\n'];
+                file
+            }
+        };
+        Ok(self.file.insert(file))
     }
 
     fn run(mut self, waiting: &Receiver<String>) {
@@ -221,16 +232,18 @@ impl Files {
 
     fn write(&mut self, mut line: String) -> io::Result<()> {
         line.push('\n');
+        self.open()?;
         if self.torn {
             line.insert(0, '\n');
-            self.bytes = self.file.metadata()?.len();
+            self.bytes = self.open()?.metadata()?.len();
         }
         if self.bytes + line.len() as u64 > FILE_BYTES_MAX {
             fs::rename(self.directory.join(NEWER), self.directory.join(OLDER))?;
-            *self = Self { told: self.told, ..Self::open(&self.directory)? };
+            *self = Self { told: self.told, ..Self::new(&self.directory) };
+            self.open()?;
         }
         self.torn = true;
-        self.file.write_all(line.as_bytes())?;
+        self.open()?.write_all(line.as_bytes())?;
         self.torn = false;
         self.bytes += line.len() as u64;
         Ok(())
@@ -280,6 +293,30 @@ mod tests {
         assert_eq!(seqs(&Events::open(directory.path()).unwrap()), [1, 2, 3]);
     }
 
+    /// It explains, and is no state.
+    #[test]
+    fn where_nothing_can_be_written_events_are_in_memory_and_in_the_file_once_that_is_over() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("events");
+        fs::write(&path, b"no directory").unwrap();
+        let events = Events::open(&path).unwrap();
+        events.record(&saved(1));
+        assert_eq!(seqs(&events), [1]);
+        drop(events);
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        std::os::unix::fs::symlink("/dev/full", path.join(NEWER)).unwrap();
+        let mut files = Files::new(&path);
+        assert_eq!(files.write("{\"seq\":7}".to_owned()).unwrap_err().kind(), io::ErrorKind::StorageFull);
+        fs::remove_file(path.join(NEWER)).unwrap();
+        fs::create_dir(path.join(NEWER)).unwrap();
+        let mut files = Files::new(&path);
+        assert!(files.write("{\"seq\":7}".to_owned()).is_err());
+        fs::remove_dir(path.join(NEWER)).unwrap();
+        files.write("{\"seq\":8}".to_owned()).unwrap();
+        assert_eq!(seqs(&Events::open(&path).unwrap()), [8]);
+    }
+
     #[test]
     fn files_and_memory_are_bounded_and_a_flood_is_cut_and_told() {
         let directory = tempfile::tempdir().unwrap();
@@ -299,7 +336,7 @@ mod tests {
         assert!(events.from(0).last().unwrap().contains("\"term\":1001"));
         drop(events);
 
-        let mut files = Files::open(directory.path()).unwrap();
+        let mut files = Files::new(directory.path());
         for seq in 200..200 + 3 * FILE_BYTES_MAX / 512 {
             files.write(format!("{{\"seq\":{seq},\"pad\":\"{}\"}}", "x".repeat(480))).unwrap();
         }

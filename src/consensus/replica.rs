@@ -33,6 +33,9 @@ use crate::storage::{DataDirectory, Directory, Disk, EntryId, Identity, LOG, Log
 /// The longest operation, B: an append of it fits into a message of the mesh, whatever else is in it.
 pub const OPERATION_BYTES_MAX: usize = 1 << 20;
 
+/// The directory of the event log within that of the data.
+const EVENTS: &str = "events";
+
 /// What a replica is started from.
 #[derive(Debug)]
 pub struct ReplicaConfig {
@@ -168,6 +171,10 @@ impl<M: StateMachine> Replica<M> {
         let clock = Arc::new(ClusterClock::new(Instant::now()));
         let applier = Applier::start(machine, Arc::clone(&clock))?;
         let markers = Markers::new(Arc::clone(&log), Arc::clone(&snapshots));
+        // The event log is no state: a replica does without.
+        if let Err(error) = data.sub_directory(EVENTS) {
+            tracing::warn!(%error, "the event log has no directory");
+        }
         let parts = Parts {
             own,
             cluster,
@@ -179,7 +186,7 @@ impl<M: StateMachine> Replica<M> {
             snapshots,
             applier: applier.clone(),
             clock: Arc::clone(&clock),
-            events: Events::open(data.sub_directory("events")?.path())?,
+            events: Events::open(&config.data.join(EVENTS))?,
             carrier: Arc::new(client.clone()),
             incoming: incoming(inbox),
         };
