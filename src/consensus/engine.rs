@@ -416,6 +416,8 @@ fn config_of(cluster: String, timing: Timing) -> Result<openraft::Config, StartE
         replication_lag_threshold: u64::MAX,
         max_in_snapshot_log_to_keep: timing.snapshot_entries / 2,
         install_snapshot_timeout: millis(timing.patience),
+        // Where there is no room the engine waits, and sends no heartbeat. Each place is for an entry at least.
+        state_machine_channel_size: Some(2 * requests::UNAPPLIED_MAX),
         removed_leader_step_down: StepDownPolicy::After(millis(timing.election)),
         ..openraft::Config::default()
     };

@@ -12,7 +12,7 @@ pub enum ProposeError {
     /// Nobody leads at the moment, or it is not known who. It was not appended and never will be: propose it again.
     #[error("there is no leader now: try again")]
     NoLeader,
-    /// Too many proposals are under way. It was not appended and never will be: try again later.
+    /// Too many proposals are under way, or committed and not yet applied. It was not appended and never will be: try again later.
     #[error("too many proposals are under way: try again later")]
     Busy,
     /// The operation is longer than any may be. It was not appended and never will be.

@@ -3,8 +3,11 @@
 use std::io::{self, Write};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
-use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine, SnapshotMeta};
+use openraft::storage::{
+    ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine, SnapshotMeta,
+};
 
 use super::super::applied::SnapshotHead;
 use super::super::applier::Applier;
@@ -15,6 +18,10 @@ use super::super::tasks::blocking;
 use super::super::watch;
 use super::types::*;
 use crate::storage::{Disk, EntryId, Received, Snapshot, Snapshots};
+
+/// Entries that are read and applied at once, and their bytes: after a start that may be all that the log has.
+const APPLY_ENTRIES: usize = 1_024;
+const APPLY_BYTES: usize = 1 << 20;
 
 /// A snapshot as the engine hands it about.
 #[derive(Debug)]
@@ -93,6 +100,26 @@ impl<D: Disk> MachineStore<D> {
         assert_eq!(log_id.index, next, "no entry is left out when they are applied");
     }
 
+    /// Applies the entries up to the last one that is counted, and tells who waits for them.
+    async fn apply_some(
+        &mut self,
+        commands: Vec<(EntryId, Bytes)>,
+        responders: Vec<Option<ApplyResponder<Types>>>,
+    ) -> io::Result<()> {
+        if commands.is_empty() {
+            return Ok(());
+        }
+        let answers = self.applier.apply(commands).await?;
+        // Who waits to read sees it before the client that proposed it is told.
+        self.progress.send_modify(|progress| progress.applied = self.applied.as_ref().map(id_of));
+        for (answer, responder) in answers.into_iter().zip(responders) {
+            if let Some(responder) = responder {
+                responder.send(answer);
+            }
+        }
+        Ok(())
+    }
+
     async fn restore(&mut self, snapshot: &Snapshot<D::File>) -> io::Result<()> {
         let mut reader = snapshot.reader();
         let (head, reader) =
@@ -128,7 +155,7 @@ impl<D: Disk> RaftStateMachine<Types> for MachineStore<D> {
     where
         S: Stream<Item = io::Result<EntryResponder<Types>>> + Unpin + Send,
     {
-        let (mut commands, mut responders) = (Vec::new(), Vec::new());
+        let (mut commands, mut responders, mut bytes) = (Vec::new(), Vec::new(), 0);
         while let Some(entry) = entries.next().await {
             let (entry, responder) = entry?;
             if let openraft::EntryPayload::Membership(membership) = &entry.payload {
@@ -141,18 +168,16 @@ impl<D: Disk> RaftStateMachine<Types> for MachineStore<D> {
             }
             self.check_next(&entry.log_id);
             self.applied = Some(entry.log_id);
-            commands.push((id_of(&entry.log_id), bytes_of(&entry.payload)));
+            let command = bytes_of(&entry.payload);
+            bytes += command.len();
+            commands.push((id_of(&entry.log_id), command));
             responders.push(responder);
-        }
-        let answers = self.applier.apply(commands).await?;
-        // Who waits to read sees it before the client that proposed it is told.
-        self.progress.send_modify(|progress| progress.applied = self.applied.as_ref().map(id_of));
-        for (answer, responder) in answers.into_iter().zip(responders) {
-            if let Some(responder) = responder {
-                responder.send(answer);
+            if commands.len() >= APPLY_ENTRIES || bytes >= APPLY_BYTES {
+                self.apply_some(std::mem::take(&mut commands), std::mem::take(&mut responders)).await?;
+                bytes = 0;
             }
         }
-        Ok(())
+        self.apply_some(commands, responders).await
     }
 
     async fn get_snapshot_builder(&mut self) -> Builder<D> {

@@ -35,6 +35,9 @@ pub(super) const PROPOSALS_KIB_MAX: usize = 64 << 10;
 /// Of those, what is under way to another leader, KiB: the mesh has a budget of 4 MiB for one destination, and refuses what is
 /// over it. More waits.
 pub(super) const FORWARDED_KIB_MAX: usize = 2 << 10;
+/// Entries of a leader's log that its state machine has not applied. With more it takes no proposal: whoever gave up waiting
+/// for one left an entry that still has to be applied.
+pub(super) const UNAPPLIED_MAX: u64 = 65_536;
 /// The longest command that is taken from a peer: the longest operation, and its head.
 const COMMAND_BYTES_MAX: usize = super::super::OPERATION_BYTES_MAX + 32;
 
@@ -129,6 +132,16 @@ impl<D: Disk> Requests<D> {
         metrics.membership_config.membership().get_node(&replica).cloned()
     }
 
+    /// This node leads, and its state machine is too far behind what it took already.
+    fn is_full(&self) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let next = |index: Option<u64>| index.map_or(0, |index| index + 1);
+        let applied = self.progress.borrow().applied.map(|applied| applied.index);
+        metrics.state == openraft::ServerState::Leader
+            && next(metrics.last_log_index).saturating_sub(next(applied)) >= UNAPPLIED_MAX
+    }
+
     /// Whether it has a log or a membership, and who is in that.
     pub(super) async fn who_it_is(&self) -> Body {
         let founded = self.raft.is_initialized().await.unwrap_or(true);
@@ -180,6 +193,9 @@ impl<D: Disk> Requests<D> {
 
     async fn propose_here(&self, command: Bytes) -> Result<Answer, Written> {
         let _under_way = self.writes.read().await;
+        if self.is_full() {
+            return Err(Written::Failed(ProposeError::Busy));
+        }
         match self.raft.client_write(Proposal(command)).await {
             Ok(response) => Ok(response.data),
             Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
@@ -266,6 +282,7 @@ impl<D: Disk> Requests<D> {
                 Proposed::AnswerForgotten { id, seq }
             }
             Err(Written::Forward(_)) => Proposed::NotLeader,
+            Err(Written::Failed(ProposeError::Busy)) => Proposed::Busy,
             Err(Written::Failed(_)) => Proposed::Unknown,
         }
     }

@@ -16,6 +16,7 @@ use openraft::testing::log::{StoreBuilder, Suite};
 
 use super::super::applier::Applier;
 use super::super::clock::ClusterClock;
+use super::super::command::Command;
 use super::super::events::Events;
 use super::super::machine::StateMachine;
 use super::super::time::Instant;
@@ -121,6 +122,31 @@ impl RaftLogStorage<Types> for FromAnywhere {
 
     async fn purge(&mut self, up_to: LogId) -> io::Result<()> {
         self.log.purge(up_to).await
+    }
+}
+
+/// After a start that may be all that the log has: no more of it is in memory at once than one part.
+#[tokio::test]
+async fn entries_are_applied_in_parts_however_many_there_are() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("snapshots");
+    std::fs::create_dir(&path).unwrap();
+    let snapshots = Arc::new(Snapshots::open(Directory::new(path), "test").unwrap());
+    for (bytes, part) in [(1, 1_024), (100 << 10, 11)] {
+        let applier = Applier::start(Nothing, Arc::new(ClusterClock::new(Instant::now()))).unwrap();
+        let (progress, seen) = watch::channel(Progress::default());
+        let mut machine =
+            MachineStore::open(applier, Arc::clone(&snapshots), progress, Events::in_memory()).await.unwrap();
+        let command =
+            Command::Operation { request: None, time: Default::default(), body: vec![0; bytes].into() };
+        let entry = |index| {
+            let log_id = log_id_of(EntryId { term: 1, index });
+            let applied = seen.borrow().applied.map_or(0, |applied| applied.index + 1);
+            assert!(index < applied + part, "entry {index} is read where {applied} were applied");
+            Ok((EngineEntry::new(log_id, openraft::EntryPayload::Normal(Proposal(command.encode()))), None))
+        };
+        machine.apply(futures_util::stream::iter((0..3_000).map(entry))).await.unwrap();
+        assert_eq!(seen.borrow().applied.map(|applied| applied.index), Some(2_999));
     }
 }
 
