@@ -172,8 +172,15 @@ pub(crate) fn targets(all: &[Target]) {
     }
     for target in all.iter().filter(|target| !target.met()) {
         let border = if target.at_least { "at least" } else { "at most" };
+        let leaves = target.leaves.as_ref().map_or_else(String::new, |leaves| {
+            let (all, spent, pieces) = (leaves.all, leaves.spent, leaves.pieces);
+            format!(
+                ": {all:.0} ns, of which copy and checksum {spent:.0}; {pieces} pieces, {:.1} each",
+                leaves.per_piece()
+            )
+        });
         println!(
-            "  {:<36} {:<50} {:>8.2}, {border} {:.2}",
+            "  {:<36} {:<50} {:>8.2}, {border} {:.2}{leaves}",
             target.corpus, target.what, target.measured, target.wanted
         );
     }
