@@ -23,8 +23,6 @@ mod back;
 
 mod seal;
 
-mod step;
-
 mod writing;
 
 mod acks;

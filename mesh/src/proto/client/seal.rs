@@ -81,16 +81,10 @@ impl Client {
         let mut left_out = None;
         // Else the one behind the flow that filled it: somebody may come to be ready while it is written.
         let mut filled_by: Option<FlowIx> = None;
-        let step = self.step(order, late_too);
-        for ix in step.order.iter().copied() {
+        for ix in order.iter().copied() {
             if frame.runs.len() >= FRAME_RUNS_MAX || frame.unique_bytes >= FRAME_UNIQUE_BYTES {
                 left_out.get_or_insert(ix);
                 break;
-            }
-            let goes = |attempt: &Attempt| attempt.entries.iter().any(|(of, _)| step.waits_for(ix, *of));
-            if attempt.as_ref().is_some_and(goes) {
-                left_out.get_or_insert(ix);
-                continue;
             }
             if !late_too && self.flows[ix.0].only_late() {
                 // Nor may it go over another link: two that wake each other for it would never end.

@@ -141,23 +141,6 @@ impl Flow {
         again.or_else(|| self.queue.first_key_value().map(|(id, _)| Undecided::Queued(*id)))
     }
 
-    /// More than one message waits to be sealed.
-    #[must_use]
-    pub fn has_several(&self) -> bool {
-        self.retry.len() + self.queue.len() > 1
-    }
-
-    /// The batch and the payload bytes of the messages that [`Flow::select`] would take, in that order.
-    pub fn next_batches(&self, late_too: bool) -> impl Iterator<Item = (Ticket, usize)> {
-        let again = self
-            .retry
-            .iter()
-            .filter_map(|seq| self.sent.get(*seq))
-            .filter(move |sent| late_too || !sent.late);
-        let all = again.map(|sent| &sent.pending).chain(self.queue.values());
-        all.map(|pending| (pending.ticket, pending.payload.len()))
-    }
-
     /// Payload bytes of the message that [`Flow::select`] would take first; 0 without one.
     #[must_use]
     pub fn next_bytes(&self, late_too: bool) -> usize {
