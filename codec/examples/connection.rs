@@ -4,7 +4,7 @@
 use std::error::Error;
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -23,7 +23,8 @@ pub(crate) const LIMITS: Limits = Limits {
     data_bytes: 1 << 20,
     set_bytes: 1 << 14,
 };
-/// No frame within them is longer: all messages, for each of them three bytes of its length and one more, and 48 bytes.
+/// No encoder of this crate makes a longer frame of what is within them: all messages, for each of them three bytes of its
+/// length and one more, and 48 bytes. Another one's, which need not be as short, would be refused.
 pub(crate) const FRAME_BYTES_MAX: usize = LIMITS.output_bytes + LIMITS.destinations * (3 + 1) + 48;
 /// Lengths have three bytes; the count of streams travels in one.
 const _: () = assert!(LIMITS.message_bytes < 1 << 21 && LIMITS.destinations <= u8::MAX as usize);
@@ -32,6 +33,9 @@ pub(crate) const ACK: u32 = u32::MAX;
 
 /// One end. Its first error ends it and closes its socket: there is nothing to go on from where a part of a frame was
 /// read or written, or one was refused. Begin another one then.
+///
+/// The two ends take turns: where both only send, each waits until the other one reads, and both run out of patience. Whoever
+/// sends has to receive now and then, or learns of nothing that arrived, and after 4 MiB nothing more is remembered.
 pub(crate) struct Connection {
     /// Taken while a frame is read or written, and put back once that went well.
     tcp: Option<TcpStream>,
@@ -39,13 +43,15 @@ pub(crate) struct Connection {
     /// The streams that this end takes.
     hears: &'static [u32],
     /// What a frame may take from its first byte to its last, in however many parts it comes or goes.
-    patience: Duration,
+    pub(crate) patience: Duration,
 }
 
 impl Connection {
     /// The handshake: each end says a number that no other connection has, for what it sends.
     pub(crate) fn begin(mut tcp: TcpStream, hears: &'static [u32], patience: Duration) -> io::Result<Self> {
         tcp.set_nodelay(true)?;
+        // Of an asynchronous program it may not be so.
+        tcp.set_nonblocking(false)?;
         let outgoing = RandomState::new().hash_one(0);
         tcp.write_all(&outgoing.to_le_bytes())?;
         let mut incoming = [0; 8];
@@ -61,7 +67,16 @@ impl Connection {
     /// Sends a message to each of `streams`, and says how long the frame is. What cannot be encoded is the one error that
     /// leaves the connection as it was: [`ErrorKind::InvalidInput`].
     pub(crate) fn send(&mut self, streams: &[u32], messages: &[Payload]) -> io::Result<usize> {
-        let refused = |why| io::Error::new(ErrorKind::InvalidInput, why);
+        if streams.contains(&ACK) {
+            return Err(refused("the stream of acknowledgements is for nothing else"));
+        }
+        self.send_any(streams, messages)
+    }
+
+    fn send_any(&mut self, streams: &[u32], messages: &[Payload]) -> io::Result<usize> {
+        if self.tcp.is_none() {
+            return Err(over());
+        }
         let frame = self.session.encode(streams, messages).map_err(refused)?;
         let tcp = self.tcp.take().ok_or_else(over)?;
         write(&tcp, streams, &frame, Instant::now() + self.patience)?;
@@ -74,14 +89,34 @@ impl Connection {
     pub(crate) fn receive(&mut self) -> io::Result<Option<(Vec<u32>, Frame)>> {
         loop {
             if self.session.ack_due() {
-                self.send(&[ACK], &[Payload::default()])?;
+                self.send_any(&[ACK], &[Payload::default()])?;
             }
             let tcp = self.tcp.take().ok_or_else(over)?;
             let Some((streams, bytes)) = read(&tcp, self.hears, self.patience)? else { return Ok(None) };
             let frame = self.session.parse(bytes, &streams).map_err(invalid)?;
-            self.tcp = Some(tcp);
             if streams != [ACK] {
+                self.tcp = Some(tcp);
                 return Ok(Some((streams, frame)));
+            }
+            if frame.message_len(0) > 0 {
+                return Err(invalid("an acknowledgement that is not empty"));
+            }
+            self.tcp = Some(tcp);
+        }
+    }
+
+    /// Tells the peer that nothing more comes, and waits until it has read all of it and closed as well. Acknowledgements are
+    /// under way: were they left unread, the kernel would throw away what was sent last.
+    pub(crate) fn close(mut self) -> io::Result<()> {
+        let mut tcp = self.tcp.take().ok_or_else(over)?;
+        tcp.shutdown(Shutdown::Write)?;
+        let (deadline, mut unread) = (Instant::now() + self.patience, [0; 4096]);
+        loop {
+            tcp.set_read_timeout(Some(left(deadline)?))?;
+            match tcp.read(&mut unread) {
+                Ok(0) => return Ok(()),
+                Ok(_) => {}
+                Err(error) => again(error)?,
             }
         }
     }
@@ -139,7 +174,7 @@ fn read_all(mut tcp: &TcpStream, mut to: &mut [u8], deadline: Instant) -> io::Re
     while !to.is_empty() {
         tcp.set_read_timeout(Some(left(deadline)?))?;
         match tcp.read(to) {
-            Ok(0) => return Err(io::Error::new(ErrorKind::UnexpectedEof, "cut off within a frame")),
+            Ok(0) => return Err(io::Error::new(ErrorKind::UnexpectedEof, "the peer closed in the middle")),
             Ok(read) => to = &mut to[read..],
             Err(error) => again(error)?,
         }
@@ -149,15 +184,19 @@ fn read_all(mut tcp: &TcpStream, mut to: &mut [u8], deadline: Instant) -> io::Re
 
 fn left(deadline: Instant) -> io::Result<Duration> {
     let left = deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero());
-    left.ok_or_else(|| {
-        io::Error::new(ErrorKind::TimedOut, "a frame takes too long: the peer is slow, or gone")
-    })
+    left.ok_or_else(|| io::Error::new(ErrorKind::TimedOut, "it takes too long: the peer is slow, or gone"))
 }
 
 /// Until nothing is [`left`].
 fn again(error: io::Error) -> io::Result<()> {
-    use ErrorKind::{Interrupted, TimedOut, WouldBlock};
-    if matches!(error.kind(), Interrupted | WouldBlock | TimedOut) { Ok(()) } else { Err(error) }
+    // Elsewhere a socket's own time that ran out; here that of the connection itself, which is over.
+    let timer = cfg!(windows) && error.kind() == ErrorKind::TimedOut;
+    let wait = timer || matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock);
+    if wait { Ok(()) } else { Err(error) }
+}
+
+fn refused(why: impl Into<Box<dyn Error + Send + Sync>>) -> io::Error {
+    io::Error::new(ErrorKind::InvalidInput, why)
 }
 
 fn over() -> io::Error {
@@ -241,5 +280,5 @@ pub(crate) fn propose(tcp: TcpStream) -> Outcome {
             return Err(format!("round {round}: wrong messages for the streams {streams:?}").into());
         }
     }
-    Ok(())
+    Ok(leader.close()?)
 }

@@ -61,8 +61,8 @@ pub struct Session {
 
 /// The sending end of one direction, beside the other one: what the peer sent is not sent back, or what is sent is kept
 /// for the peer to refer to, as the window says. Where the two halves of an end are used apart, such as by a reader and
-/// a writer, both take the one window of their connection. The peer has one of the other kind: of what it sent, where
-/// this end's is of what it received.
+/// a writer, both take the one window of their connection. Where it is of what this end received, that of the peer is of
+/// what it sent, or of both; and the other way round.
 ///
 /// With the window of another connection the peer refuses the first frame that says what of it arrived: as
 /// [`DecodeError::History`] if a frame that it sent itself ends there, else as [`DecodeError::Arrived`]; and as

@@ -291,7 +291,7 @@ fn rebuild<const CONNECTION: bool>(
             Source::Past(back) => {
                 for member in members {
                     if openings.recall(member, record.len, back).is_none() {
-                        let rule = "PAST lies within what the streams of its members remember";
+                        let rule = "PAST has to lie within what the streams of all its members remember";
                         return Err(DecodeError::Reference { offset: record.offset, rule });
                     }
                 }

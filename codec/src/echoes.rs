@@ -39,7 +39,7 @@ impl Echoes {
         let mut window: Option<Bytes> = None;
         let mut joined_bytes = 0;
         let mut alive = Alive::default();
-        let mut pieces: usize = layout.extents.iter().map(|extent| extent.pieces).sum();
+        let mut pieces = layout.members.len();
         let mut members = layout.members.iter().map(|member| usize::from(*member));
         for record in &layout.records {
             let members = members.by_ref().take(record.members);
@@ -47,7 +47,8 @@ impl Echoes {
                 members.for_each(drop);
                 continue;
             };
-            let rule = "ECHO lies within the last 1,048,576 bytes that arrived of what this end sent";
+            const { assert!(wire::WINDOW_BYTES == 1_048_576) };
+            let rule = "ECHO has to lie within the last 1,048,576 bytes that arrived of what this end sent";
             let missing = DecodeError::Reference { offset: record.offset, rule };
             let first = found.parts.len();
             // In how many parts this end keeps the bytes is not known to the sender, who counted one piece for each member.

@@ -231,7 +231,8 @@ pub enum DecodeError {
         /// Which rule is broken.
         rule: &'static str,
     },
-    /// A record code without a meaning.
+    /// A record code without a meaning, or without one in a frame that has not the flag for it: PAST and AGAIN need HISTORY, ECHO
+    /// needs ECHO.
     Record {
         /// Its offset.
         offset: usize,
@@ -283,7 +284,7 @@ impl DecodeError {
     /// The frame says what has arrived of what this end sent, which keeps nothing of that.
     pub(crate) const NOTHING_SENT: Self = Self::Unsupported {
         offset: 2,
-        what: "what this end has sent: a Session keeps that, or EchoWindow::of_sent",
+        what: "a window of what this end sent (a Session has one, or EchoWindow::of_sent)",
     };
 }
 
@@ -319,7 +320,7 @@ impl fmt::Display for DecodeError {
             }
             Self::Arrived { offset, announced, unknown } => write!(
                 f,
-                "byte {offset} says that {more} more arrived; {unknown} sent and not known to have, and no frame ends there: a \
+                "byte {offset} says that {more} more arrived, where no frame ends; not known to have arrived: {unknown}; a \
                  frame was left out, came twice, or is one of another connection, an end uses two windows or \
                  that of another connection, or bytes were damaged; begin a new connection",
                 more = Count(*announced, "byte")
@@ -335,7 +336,7 @@ impl fmt::Display for DecodeError {
             Self::Set { offset, rule } => write!(f, "byte {offset} is no set of destinations: {rule}"),
             Self::NotCanonical { offset, rule } => write!(f, "byte {offset} is not canonical: {rule}"),
             Self::Record { offset, code } => {
-                write!(f, "record code {code:#04x} at byte {offset} has no meaning")
+                write!(f, "record code {code:#04x} at byte {offset} has no meaning in a frame of these flags")
             }
             Self::Length { offset, rule } => write!(f, "number at byte {offset} is 0: {rule}"),
             Self::Trailing { offset } => {

@@ -287,7 +287,7 @@ impl Layout {
                     Source::Past(back)
                 }
                 Some(wire::AGAIN) => {
-                    let rule = "AGAIN has a PAST before it";
+                    let rule = "AGAIN needs a PAST before it";
                     Source::Past(last_back.ok_or(DecodeError::Reference { offset, rule })?)
                 }
                 Some(wire::ECHO) => Source::Echo(head.varint()?),
@@ -300,7 +300,7 @@ impl Layout {
             if let Source::Echo(distance) = source
                 && len > distance
             {
-                let rule = "an ECHO is no longer than its distance";
+                let rule = "an ECHO may be no longer than its distance";
                 return Err(DecodeError::Reference { offset, rule });
             }
             tally.add(&record, offset)?;
@@ -316,14 +316,11 @@ impl Layout {
             Some(wire::XOR) => {
                 Err(DecodeError::Unsupported { offset, what: "differences to earlier messages" })
             }
-            Some(wire::PAST | wire::AGAIN) if self.flags & wire::FLAG_HISTORY == 0 => {
-                Err(DecodeError::Reference {
-                    offset,
-                    rule: "PAST and AGAIN stand in frames with the flag HISTORY",
-                })
+            Some(code @ (wire::PAST | wire::AGAIN)) if self.flags & wire::FLAG_HISTORY == 0 => {
+                Err(DecodeError::Record { offset, code })
             }
-            Some(wire::ECHO) if self.flags & wire::FLAG_ECHO == 0 => {
-                Err(DecodeError::Reference { offset, rule: "ECHO stands in frames with the flag ECHO" })
+            Some(code @ wire::ECHO) if self.flags & wire::FLAG_ECHO == 0 => {
+                Err(DecodeError::Record { offset, code })
             }
             Some(wire::EACH | wire::PAST | wire::AGAIN | wire::ECHO) => Ok(Some(head.byte()?)),
             _ => Ok(None),
@@ -350,7 +347,7 @@ impl Layout {
             if past {
                 // Nothing else is remembered. These bytes will be copied, and those before them.
                 if extent.len > wire::OPENING_BYTES {
-                    let rule = "PAST stays within a message's first 256 bytes";
+                    let rule = "PAST has to stay within a message's first 256 bytes";
                     return Err(DecodeError::Reference { offset, rule });
                 }
                 extent.remembered = extent.len;
@@ -467,7 +464,7 @@ fn read_flags(reader: &mut Reader<'_>, connection: bool) -> Result<u8, DecodeErr
         (true, false) => Err(DecodeError::NoHistory { found: flags }),
         (false, true) => Err(DecodeError::Unsupported {
             offset: 2,
-            what: "the connection's history, which its SessionDecoder or Session has",
+            what: "the connection's history, which its SessionDecoder, EchoDecoder or Session has",
         }),
         _ => Ok(flags),
     }

@@ -120,6 +120,8 @@ pub use epochs::Epochs;
 pub use error::{DecodeError, EncodeError, LimitName};
 pub use limits::Limits;
 pub use payload::Payload;
+#[doc(hidden)]
+pub use session::HeadReader;
 pub use session::{SessionDecoder, SessionEncoder};
 pub use stage::Stage;
 pub use work::Work;

@@ -151,6 +151,39 @@ impl SessionEncoder {
     }
 }
 
+/// For benches, the receiving end of one direction that makes no messages: no reader does less.
+#[derive(Debug)]
+#[doc(hidden)]
+pub struct HeadReader {
+    limits: Limits,
+    before: u32,
+    named: Named,
+    room: Room,
+}
+
+impl HeadReader {
+    /// The beginning of a direction, as that of a [`SessionDecoder`].
+    #[must_use]
+    pub fn new(limits: Limits, epoch: u64) -> Self {
+        Self { limits, before: beginning(epoch), named: Named::default(), room: Room::default() }
+    }
+
+    /// Checks the next frame but for its data and what it refers to; says how many records it has.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`SessionDecoder::parse`], but for references.
+    pub fn check(&mut self, bytes: &[u8], streams: &[u32]) -> Result<usize, DecodeError> {
+        let before = self.named.begin(self.before, streams);
+        let mut layout = Layout::new(std::mem::take(&mut self.room));
+        layout.read(bytes, &self.limits, Some(Begins { before, streams: streams.len(), sent: None }))?;
+        let records = layout.records.len();
+        self.before = layout.checksum;
+        self.room = layout.into_room();
+        Ok(records)
+    }
+}
+
 impl SessionDecoder {
     /// The beginning of a direction, with the epoch of its sending end.
     #[must_use]
@@ -211,23 +244,6 @@ impl SessionDecoder {
         }
         self.streams.next_frame();
         Ok(frame)
-    }
-
-    /// Reads and checks the next frame but for its data and what it refers to, and goes on to the one after, remembering
-    /// nothing; says how many records it has. For benches: no reader does less.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`parse`](Self::parse), but for references.
-    #[doc(hidden)]
-    pub fn check_head(&mut self, bytes: &[u8], streams: &[u32]) -> Result<usize, DecodeError> {
-        let before = self.named.begin(self.before, streams);
-        let mut layout = Layout::new(std::mem::take(&mut self.room));
-        layout.read(bytes, &self.limits, Some(Begins { before, streams: streams.len(), sent: None }))?;
-        let records = layout.records.len();
-        self.before = layout.checksum;
-        self.room = layout.into_room();
-        Ok(records)
     }
 
     /// Reads what may be the next frame into its records and writes those again, without a second stage. For tests, as

@@ -41,7 +41,8 @@ fn pair(hears: &'static [u32], patience: Duration) -> (Connection, Peer) {
     tcp.set_read_timeout(Some(LONG)).unwrap();
     let outgoing = 7_u64;
     tcp.write_all(&outgoing.to_le_bytes()).unwrap();
-    let end = Connection::begin(end, hears, patience).unwrap();
+    let mut end = Connection::begin(end, hears, LONG).unwrap();
+    end.patience = patience;
     let mut incoming = [0; 8];
     tcp.read_exact(&mut incoming).unwrap();
     let epochs = Epochs { outgoing, incoming: u64::from_le_bytes(incoming) };
@@ -135,7 +136,7 @@ fn a_frame_of_which_a_part_came_is_the_end() {
         peer.tcp.write_all(&frame[..part]).unwrap();
         let why = end.receive().err().unwrap();
         assert_eq!(why.kind(), ErrorKind::TimedOut, "{part}: {why}");
-        assert!(why.to_string().contains("a frame takes too long"), "{why}");
+        assert!(why.to_string().contains("it takes too long"), "{why}");
         // What is left of the frame, and another one, are not looked at.
         drop(peer.tcp.write_all(&frame[part..]));
         let frame = peer.frame(&STREAMS, 100);
@@ -165,6 +166,39 @@ fn a_frame_of_which_a_part_was_written_is_the_end() {
     // The kernel takes some of it.
     let why = (0..1000).find_map(|_| end.send(&STREAMS, &messages).err()).expect("a kernel without an end");
     assert_eq!(why.kind(), ErrorKind::TimedOut, "{why}");
+    assert_over(end, peer);
+}
+
+/// An end that sends, and never looks at what the other one acknowledges.
+#[test]
+fn what_was_sent_before_an_end_closed_arrives() {
+    const FRAMES: usize = 10;
+    let (one, other) = tcp_pair();
+    thread::scope(|scope| {
+        let sender = scope.spawn(|| {
+            let mut end = Connection::begin(one, &STREAMS, LONG).unwrap();
+            let mut rng = Rng::with_seed(3);
+            for _ in 0..FRAMES {
+                end.send(&[1], &[common::random(&mut rng, 200_000).into()]).unwrap();
+            }
+            end.close().unwrap();
+        });
+        let mut end = Connection::begin(other, &STREAMS, LONG).unwrap();
+        let came = std::iter::from_fn(|| end.receive().unwrap()).count();
+        assert_eq!(came, FRAMES);
+        drop(end);
+        sender.join().unwrap();
+    });
+}
+
+#[test]
+fn the_stream_of_acknowledgements_has_nothing_else() {
+    let (mut end, mut peer) = pair(&STREAMS, LONG);
+    let refused = end.send(&[1, ACK], &[Payload::default(), Payload::default()]).err().unwrap();
+    assert_eq!(refused.kind(), ErrorKind::InvalidInput);
+    let frame = peer.frame(&[ACK], 1);
+    peer.tcp.write_all(&frame).unwrap();
+    assert_eq!(kind_of_receive(&mut end), ErrorKind::InvalidData);
     assert_over(end, peer);
 }
 
@@ -209,6 +243,7 @@ fn a_peer_that_closes_is_told_from_one_that_is_cut_off_and_from_one_that_is_sile
         let (done, came) = mpsc::channel();
         scope.spawn(move || done.send(end.receive().map(|came| came.is_some())).unwrap());
         assert!(matches!(came.recv_timeout(4 * SHORT), Err(RecvTimeoutError::Timeout)));
+        // All of it is there at once.
         let frame = peer.frame(&STREAMS, 100);
         peer.tcp.write_all(&frame).unwrap();
         assert!(came.recv_timeout(LONG).unwrap().unwrap());

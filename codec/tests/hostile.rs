@@ -173,7 +173,7 @@ fn unknown_versions_and_flags_are_refused() {
     assert!(matches!(error, DecodeError::Unsupported { offset: 5, .. }), "{error:?}");
     for code in [0xD1, 0xD2, 0xD4] {
         let error = parse(&frame_of(&[0, 2, 2, code, 0])).unwrap_err();
-        assert!(matches!(error, DecodeError::Reference { offset: 5, .. }), "{error:?}");
+        assert_eq!(error, DecodeError::Record { offset: 5, code });
     }
     let error = parse(&frame_of(&[0, 2, 2, 0xC8, 1, b'x'])).unwrap_err();
     assert_eq!(error, DecodeError::Record { offset: 5, code: 0xC8 });
@@ -340,42 +340,39 @@ fn what_is_wrong_with_a_frame_of_a_connection_is_said() {
         (&[0x08, 1, 4, 0xD1, 0, 2, 2][..], ""),
         (
             &[0x08, 1, 4, 0xD1, 0, 3, 2],
-            "record at byte 5 refers to what is not there: PAST lies within what the streams of its members remember",
+            "record at byte 5 refers to what is not there: PAST has to lie within what the streams of all its members remember",
         ),
         (
             &[0x08, 1, 4, 0xD1, 0, 3, 3],
-            "record at byte 5 refers to what is not there: PAST lies within what the streams of its members remember",
+            "record at byte 5 refers to what is not there: PAST has to lie within what the streams of all its members remember",
         ),
         (
             &[0x08, 1, 4, 0xD1, 0, 1, 0],
-            "record at byte 5 refers to what is not there: PAST lies within what the streams of its members remember",
+            "record at byte 5 refers to what is not there: PAST has to lie within what the streams of all its members remember",
         ),
         (
             &[0x08, 1, 3, 0xD4, 0, 1],
-            "record at byte 5 refers to what is not there: AGAIN has a PAST before it",
+            "record at byte 5 refers to what is not there: AGAIN needs a PAST before it",
         ),
         (
             &[0x08, 1, 5, 0xD1, 0, 0x81, 2, 2],
-            "record at byte 5 refers to what is not there: PAST stays within a message's first 256 bytes",
+            "record at byte 5 refers to what is not there: PAST has to stay within a message's first 256 bytes",
         ),
-        (
-            &[0x08, 1, 4, 0xD2, 0, 1, 1],
-            "record at byte 5 refers to what is not there: ECHO stands in frames with the flag ECHO",
-        ),
+        (&[0x08, 1, 4, 0xD2, 0, 1, 1], "record code 0xd2 at byte 5 has no meaning in a frame of these flags"),
         // Two bytes have arrived, and they are said.
         (&[0x28, 1, 2, 4, 0xD2, 0, 2, 2], ""),
         (
             &[0x28, 1, 2, 4, 0xD2, 0, 2, 3],
-            "record at byte 6 refers to what is not there: ECHO lies within the last 1,048,576 bytes that arrived of what this end \
+            "record at byte 6 refers to what is not there: ECHO has to lie within the last 1,048,576 bytes that arrived of what this end \
              sent",
         ),
         (
             &[0x28, 1, 2, 4, 0xD2, 0, 2, 1],
-            "record at byte 6 refers to what is not there: an ECHO is no longer than its distance",
+            "record at byte 6 refers to what is not there: an ECHO may be no longer than its distance",
         ),
         (
             &[0x28, 1, 1, 4, 0xD2, 0, 1, 1],
-            "byte 4 says that 1 byte more arrived; 2 sent and not known to have, and no frame ends there: ",
+            "byte 4 says that 1 byte more arrived, where no frame ends; not known to have arrived: 2; ",
         ),
     ] {
         let (mut end, sent) = end();
@@ -395,7 +392,7 @@ fn what_is_wrong_with_a_frame_of_a_connection_is_said() {
     assert!(error.ends_with("begin a new connection"), "{error}");
     let mut alone = SessionDecoder::new(Limits::default(), epochs.incoming);
     let error = alone.parse(first_frame_of(7, &[1], &[0x29, 1, 1, 0]), &[1]).unwrap_err().to_string();
-    let text = "byte 2 needs what is not available here: what this end has sent: a Session keeps that, or EchoWindow::of_sent";
+    let text = "byte 2 needs what is not available here: a window of what this end sent (a Session has one, or EchoWindow::of_sent)";
     assert_eq!(error, text);
 }
 

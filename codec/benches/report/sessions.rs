@@ -6,7 +6,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use fastrand::Rng;
 use trunkline_codec::{
-    Encoder, Frame, Limits, Options, Payload, SessionDecoder, SessionEncoder, Stage, varint,
+    Encoder, Frame, HeadReader, Limits, Options, Payload, SessionDecoder, SessionEncoder, Stage, varint,
 };
 use zstd_safe::zstd_sys::ZSTD_EndDirective;
 use zstd_safe::{CCtx, CParameter, DCtx, InBuffer, OutBuffer, ResetDirective};
@@ -230,10 +230,10 @@ pub(crate) fn measure(session: &Session, clock: &Clock) -> SessionRow {
         if stage == Stage::None {
             let parts = parts.clone();
             heads = Some(Box::new(move || {
-                let mut decoder = SessionDecoder::new(Limits::default(), 1);
+                let mut reader = HeadReader::new(Limits::default(), 1);
                 let look = |(_, bytes): &(&[u32], Bytes)| look_through(bytes);
                 seconds(&parts, look, |(streams, bytes)| {
-                    black_box(decoder.check_head(bytes, streams).expect("own frame"));
+                    black_box(reader.check(bytes, streams).expect("own frame"));
                 })
             }));
         }
