@@ -306,6 +306,39 @@ mod tests {
         assert!(SnapshotHead::read(&mut &far[..]).is_err());
     }
 
+    /// Never edited: what a release wrote is read by every later one.
+    const GOLDEN: &str = "tests/golden/snapshot-head-v1";
+
+    #[test]
+    fn a_head_of_an_earlier_version_is_read_and_the_same_bytes_are_written() {
+        let mut applied = Applied::new(Sum::default());
+        let json = Bytes::from_static(b"{\"voters\":[1]}");
+        apply(&mut applied, &Command::Membership(json)).unwrap();
+        apply(&mut applied, &Command::OpensSession { time: 3 }).unwrap();
+        apply(&mut applied, &Command::OpensSession { time: 4 }).unwrap();
+        for (client, seq, number) in [(1, 1, 10), (1, 1, 10), (2, 7, 200), (0, 0, 1), (9, 1, 1)] {
+            drop(apply(&mut applied, &add(client, seq, number)));
+        }
+        let head = applied.head().unwrap();
+        let path = std::path::Path::new(GOLDEN);
+        if std::env::var_os("REWRITE").is_some_and(|value| value == "1") {
+            // Only ever for a new file, of a new version.
+            assert!(!path.exists(), "{GOLDEN} is never edited");
+            std::fs::write(path, head.encode()).unwrap();
+        }
+        let written = std::fs::read(path).unwrap();
+        assert_eq!(head.encode(), written);
+        let read = SnapshotHead::read(&mut &written[..]).unwrap();
+        let mut restored = Applied::new(Sum::default());
+        restored.restore(read, &211u64.to_le_bytes()[..]).unwrap();
+        assert_eq!(apply(&mut restored, &add(2, 7, 200)).unwrap(), "210");
+        assert_eq!(apply(&mut restored, &add(1, 2, 1)).unwrap(), "212");
+        let of = |answer: &'static str| Some(Outcome::Applied(Bytes::from_static(answer.as_bytes())));
+        let became: Vec<Option<Outcome>> = (3..8).map(|index| restored.outcome(index)).collect();
+        let expired = Some(Outcome::Refused(Refusal::SessionExpired));
+        assert_eq!(became, [of("10"), Some(Outcome::Repeated), of("210"), of("211"), expired]);
+    }
+
     #[test]
     fn a_digest_says_what_was_applied_in_which_order() {
         let digest = |commands: &[Command]| {
