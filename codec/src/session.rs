@@ -172,7 +172,7 @@ impl HeadReader {
     ///
     /// # Errors
     ///
-    /// Those of [`SessionDecoder::parse`], but for references.
+    /// Those of [`SessionDecoder::parse`], but for references and for the number of streams.
     pub fn check(&mut self, bytes: &[u8], streams: &[u32]) -> Result<usize, DecodeError> {
         let before = self.named.begin(self.before, streams);
         let mut layout = Layout::new(std::mem::take(&mut self.room));

@@ -81,7 +81,7 @@ impl<M: StateMachine, D: Disk> Access<M, D> {
                 Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(error)) => error,
                 Err(_) => {
-                    let why = format!("no quorum confirmed it within {patience:?}");
+                    let why = format!("it was not committed and applied within {patience:?}");
                     return Err(ProposeError::Unknown { why });
                 }
             };
