@@ -81,6 +81,55 @@ fn a_cluster_runs_within_tls_and_goes_on_while_its_certificates_are_renewed() {
     assert!(metric(&cluster, "eu-m1", "trunkline_certificate_reloads_total", "ok") >= Some(1.0));
 }
 
+/// Nobody looks at the files within the time of this test unless a signal says so. Nodes that came with another CA, and trust it
+/// alone, are then linked by what the running ones show them: one that they dial, and one that dials them.
+#[test]
+fn a_signal_is_enough_for_new_certificates_and_drops_no_connection() {
+    let security = "certificate = \"tls/{node}.crt\"\nkey = \"tls/{node}.key\"\nca = \"tls/ca.crt\"\ncheck_interval = \"24 h\"";
+    let cluster = Cluster::new(&[("insecure = false", security)]);
+    ca(&["init", "--cluster", "example", "--dir", &tls(&cluster)]);
+    issue_all(&cluster, &[]);
+    let nodes = cluster.start_all(&["eu-m1", "eu-p1"]);
+    let up =
+        |node: &str, peer: &str| metric(&cluster, node, "trunkline_link_up", peer).filter(|up| *up > 0.5);
+    poll("they are linked", SOON, || up("eu-m1", "eu-p1").and(up("eu-p1", "eu-m1")));
+    let handshakes =
+        || nodes.iter().map(|node| metric(&cluster, &node.id, "trunkline_handshakes_total", "").unwrap());
+    let before: Vec<f64> = handshakes().collect();
+    assert!(before.iter().all(|count| *count > 1.5), "each end counts both connections: {before:?}");
+
+    let next = cluster.path("next");
+    std::fs::create_dir(&next).unwrap();
+    let file = write(&next.join("cluster.toml"), std::fs::read(cluster.file()).unwrap());
+    let directory = next.join("tls").to_str().unwrap().to_owned();
+    ca(&["init", "--cluster", "example", "--dir", &directory]);
+    ca(&["issue", "--dir", &directory, "--config", &file, "--all", "--days", "30"]);
+    let read = |path: &Path| std::fs::read(path).unwrap();
+    let (old, new) = (cluster.path("tls"), next.join("tls"));
+    let both = [read(&old.join("ca.crt")), read(&new.join("ca.crt"))].concat();
+    for node in &nodes {
+        for ending in ["crt", "key"] {
+            let name = format!("{}.{ending}", node.id);
+            std::fs::copy(new.join(&name), old.join(&name)).unwrap();
+        }
+    }
+    write(&old.join("ca.crt"), both);
+    for node in &nodes {
+        signal(&node.child, "HUP");
+        let renewed = || {
+            let left = metric(&cluster, &node.id, "trunkline_certificate_expiry_seconds", "")?;
+            (left < 31.0 * 86_400.0).then_some(())
+        };
+        cluster.poll(&node.id, "shows the new certificate's end", renewed);
+    }
+    assert_eq!(handshakes().collect::<Vec<f64>>(), before, "nothing was dropped");
+    assert!(up("eu-m1", "eu-p1").and(up("eu-p1", "eu-m1")).is_some());
+
+    let _newcomers = ["eu-m2", "eu-p2"].map(|node| cluster.start_from(&file, node));
+    poll("the running proxy dials in with it", SOON, || up("eu-p1", "eu-m2"));
+    poll("the running member shows it to who dials", SOON, || up("eu-p2", "eu-m1"));
+}
+
 #[test]
 fn a_stranger_with_a_ca_of_its_own_gets_nothing_through() {
     let cluster = with_certificates();

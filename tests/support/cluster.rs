@@ -69,9 +69,14 @@ impl Cluster {
 
     /// Starts a node; members write to a file of their name.
     pub(crate) fn start(&self, node: &str) -> Node {
+        self.start_from(self.file(), node)
+    }
+
+    /// The same by another file of the same nodes.
+    pub(crate) fn start_from(&self, file: &str, node: &str) -> Node {
         let proxy = self.config.topology().node(&NodeId::new(node).unwrap()).unwrap().roles.proxy;
         let mut command = trunkline();
-        command.args([if proxy { "proxy" } else { "member" }, "--config", self.file(), "--node", node]);
+        command.args([if proxy { "proxy" } else { "member" }, "--config", file, "--node", node]);
         if !proxy {
             command.arg("--output").arg(self.path(node));
         }
