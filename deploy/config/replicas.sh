@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Starts the three datacenters of replicas.toml on this machine, until it is interrupted. Then, in another terminal:
+# Starts the three datacenters of replicas.toml on this machine, within TLS, until it is interrupted. Then, in another terminal:
 #
 #   curl -X PUT --data hello http://127.4.1.1:7480/v1/kv/greeting
 #   curl http://127.4.3.1:7480/v1/kv/greeting
 #
-# TRUNKLINE names the binary; it is built where it is not given. Where a node ends, all of it ends, with what that node said last.
+# TRUNKLINE names the binary; it is built where it is not given. The CA is made once, certificates at every start. Where a node ends, all of it ends, with what that node said last.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -15,6 +15,9 @@ fi
 logs=target/replicas
 mkdir -p "$logs"
 file=deploy/config/replicas.toml
+tls=$logs/tls
+[ -e "$tls/ca.crt" ] || "$TRUNKLINE" ca init --cluster replicas --dir "$tls" > "$logs/ca.log"
+"$TRUNKLINE" ca issue --dir "$tls" --config "$file" --all --replace >> "$logs/ca.log"
 declare -A pids
 trap 'trap - EXIT; kill "${pids[@]}" 2>/dev/null || true; wait' EXIT
 
