@@ -5,7 +5,7 @@ use std::ops::Bound;
 
 use super::handshake::is_plausible;
 use super::links::{LinkId, Links};
-use super::run::{RunMessage, compact, split_run};
+use super::run::split_run;
 use super::time::Micros;
 use super::window::{Admitted, Upstream, Window};
 #[cfg(feature = "sim")]
@@ -177,9 +177,8 @@ impl Member {
 
         let mut refused: Vec<Refused> = Vec::new();
         for (seq, message) in (arrived.run.first.0..=u64::MAX).zip(messages) {
-            // Whatever waits for its turn or for room must not keep a much larger frame alive.
-            let message = RunMessage { payload: compact(message.payload, arrived.buffer_bytes), ..message };
-            match window.admit(Seq(seq), message, self.settings.reorder_bytes_max) {
+            let bytes_max = self.settings.reorder_bytes_max;
+            match window.admit(Seq(seq), message, arrived.buffer_bytes, bytes_max) {
                 Admitted::Held => {}
                 Admitted::Duplicate => self.stats.duplicates += 1,
                 Admitted::Full => {

@@ -54,7 +54,18 @@ const PIECE_BYTES: usize = size_of::<Bytes>();
 pub fn compact(payload: Payload, buffer_bytes: usize) -> Payload {
     let few_bytes =
         payload.len() * 2 < buffer_bytes || payload.len() < payload.segments().len() * PIECE_BYTES;
-    if few_bytes && !payload.is_empty() { Payload::from(payload.to_vec()) } else { payload }
+    if !few_bytes || payload.is_empty() {
+        return payload;
+    }
+    #[cfg(test)]
+    COPIED_BYTES.set(COPIED_BYTES.get() + payload.len());
+    Payload::from(payload.to_vec())
+}
+
+#[cfg(test)]
+thread_local! {
+    /// Bytes that were copied out of frames by this thread.
+    pub(super) static COPIED_BYTES: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
 }
 
 struct Cursor<I> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::links::{ConnId, LinkId};
-use super::run::RunMessage;
+use super::run::{RunMessage, compact};
 use super::wire::{AckFlow, PASSED, Refused, room_kib};
 use crate::id::{Incarnation, Lane, Seq};
 pub use crate::settings::MESSAGE_OVERHEAD_BYTES;
@@ -119,8 +119,15 @@ impl Window {
     }
 
     /// Takes a message in, if it is new and there is room. The next one in turn is always held: whoever calls hands it
-    /// over at once, or the reorder buffer stays within one message of its limit.
-    pub fn admit(&mut self, seq: Seq, message: RunMessage, bytes_max: usize) -> Admitted {
+    /// over at once, or the reorder buffer stays within one message of its limit. What is held does not keep a much larger frame
+    /// of `buffer_bytes` alive; what is not is not copied for that, or a short frame of many long messages would cost much.
+    pub fn admit(
+        &mut self,
+        seq: Seq,
+        message: RunMessage,
+        buffer_bytes: usize,
+        bytes_max: usize,
+    ) -> Admitted {
         if seq.0 < self.next.max(self.floor) || self.held.contains_key(&seq.0) {
             return Admitted::Duplicate;
         }
@@ -130,7 +137,8 @@ impl Window {
             return Admitted::Full;
         }
         self.held_bytes += charge;
-        self.held.insert(seq.0, message);
+        let payload = compact(message.payload, buffer_bytes);
+        self.held.insert(seq.0, RunMessage { payload, ..message });
         self.bits.flip(seq.0);
         Admitted::Held
     }
@@ -199,6 +207,7 @@ fn charge(message: &RunMessage) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use super::super::run::COPIED_BYTES;
     use super::*;
     use bytes::Bytes;
 
@@ -218,42 +227,58 @@ mod tests {
     #[test]
     fn order_is_kept_and_duplicates_are_told() {
         let mut window = window(1);
-        assert_eq!(window.admit(Seq(3), message(3), 4096), Admitted::Held);
-        assert_eq!(window.admit(Seq(2), message(2), 4096), Admitted::Held);
+        assert_eq!(window.admit(Seq(3), message(3), 0, 4096), Admitted::Held);
+        assert_eq!(window.admit(Seq(2), message(2), 0, 4096), Admitted::Held);
         assert_eq!(drain(&mut window), Vec::<u64>::new());
         let ack = window.ack(Lane::Bulk, Incarnation(9), 0);
         assert_eq!((ack.decided, ack.held), (0, vec![0b110]), "bit k is decided + 1 + k");
-        assert_eq!(window.admit(Seq(3), message(3), 4096), Admitted::Duplicate);
-        assert_eq!(window.admit(Seq(1), message(1), 4096), Admitted::Held);
+        assert_eq!(window.admit(Seq(3), message(3), 0, 4096), Admitted::Duplicate);
+        assert_eq!(window.admit(Seq(1), message(1), 0, 4096), Admitted::Held);
         assert_eq!(drain(&mut window), [1, 2, 3]);
-        assert_eq!(window.admit(Seq(2), message(2), 4096), Admitted::Duplicate);
+        assert_eq!(window.admit(Seq(2), message(2), 0, 4096), Admitted::Duplicate);
         assert_eq!((window.ack(Lane::Bulk, Incarnation(9), 0).decided, window.held_bytes()), (3, 0));
     }
 
     #[test]
     fn what_the_sender_gave_up_is_skipped_and_what_came_is_kept() {
         let mut window = window(1);
-        window.admit(Seq(3), message(3), 4096);
-        window.admit(Seq(6), message(6), 4096);
+        window.admit(Seq(3), message(3), 0, 4096);
+        window.admit(Seq(6), message(6), 0, 4096);
         window.raise_floor(Seq(5));
         let mut skipped = 0;
         let order: Vec<u64> = std::iter::from_fn(|| window.pop(&mut skipped)).map(|(seq, _)| seq.0).collect();
         assert_eq!((order, skipped), (vec![3], 3), "1, 2 and 4 were given up");
-        assert_eq!(window.admit(Seq(4), message(4), 4096), Admitted::Duplicate, "late below the floor");
-        assert_eq!(window.admit(Seq(5), message(5), 4096), Admitted::Held);
+        assert_eq!(window.admit(Seq(4), message(4), 0, 4096), Admitted::Duplicate, "late below the floor");
+        assert_eq!(window.admit(Seq(5), message(5), 0, 4096), Admitted::Held);
         assert_eq!(drain(&mut window), [5, 6]);
     }
 
     #[test]
     fn room_is_limited_in_bytes_and_seqs_but_never_for_the_next() {
         let mut window = window(1);
-        assert_eq!(window.admit(Seq(2), message(2), 300), Admitted::Held);
-        assert_eq!(window.admit(Seq(3), message(3), 300), Admitted::Full);
-        assert_eq!(window.admit(Seq(1), message(1), 300), Admitted::Held);
+        assert_eq!(window.admit(Seq(2), message(2), 0, 300), Admitted::Held);
+        assert_eq!(window.admit(Seq(3), message(3), 0, 300), Admitted::Full);
+        assert_eq!(window.admit(Seq(1), message(1), 0, 300), Admitted::Held);
         assert_eq!(drain(&mut window), [1, 2]);
-        assert_eq!(window.admit(Seq(3 + WINDOW_SEQS), message(0), 1 << 30), Admitted::Full);
-        assert_eq!(window.admit(Seq(2 + WINDOW_SEQS), message(0), 1 << 30), Admitted::Held);
+        assert_eq!(window.admit(Seq(3 + WINDOW_SEQS), message(0), 0, 1 << 30), Admitted::Full);
+        assert_eq!(window.admit(Seq(2 + WINDOW_SEQS), message(0), 0, 1 << 30), Admitted::Held);
         assert_eq!(window.ack(Lane::Bulk, Incarnation(1), 0).held.len(), 256);
+    }
+
+    /// A frame of a few bytes may have very many long messages that were there before, or for which there is no room.
+    #[test]
+    fn what_is_not_held_is_not_copied() {
+        let mut window = window(5);
+        let copied = |window: &mut Window, seq| {
+            let before = COPIED_BYTES.get();
+            let admitted = window.admit(Seq(seq), message(1), 1000, 300);
+            (admitted, COPIED_BYTES.get() - before)
+        };
+        assert_eq!(copied(&mut window, 6), (Admitted::Held, 10));
+        assert_eq!(copied(&mut window, 6), (Admitted::Duplicate, 0), "held");
+        assert_eq!(copied(&mut window, 4), (Admitted::Duplicate, 0), "below the floor");
+        assert_eq!(copied(&mut window, 7), (Admitted::Full, 0));
+        assert_eq!(copied(&mut window, 5), (Admitted::Held, 10), "the next in turn");
     }
 
     #[test]
@@ -261,7 +286,7 @@ mod tests {
         let mut window = window(1);
         window.raise_floor(Seq(u64::MAX));
         assert_eq!(window.pop(&mut 0).map(|(seq, _)| seq), None);
-        assert_eq!(window.admit(Seq(u64::MAX), message(1), 4096), Admitted::Held);
+        assert_eq!(window.admit(Seq(u64::MAX), message(1), 0, 4096), Admitted::Held);
         assert_eq!(drain(&mut window), [u64::MAX]);
         assert_eq!(window.ack(Lane::Bulk, Incarnation(1), 0).decided, u64::MAX - 1);
     }
@@ -273,7 +298,7 @@ mod tests {
             let mut window = window(start);
             for _ in 0..2_000 {
                 let reach = if rng.bool() { 70 } else { WINDOW_SEQS };
-                window.admit(Seq(window.next + rng.u64(0..reach)), message(0), 1 << 30);
+                window.admit(Seq(window.next + rng.u64(0..reach)), message(0), 0, 1 << 30);
                 if rng.u8(..) == 0 {
                     window.raise_floor(Seq(window.next + rng.u64(0..500)));
                 }
