@@ -3,7 +3,7 @@
 
 use trunkline_codec::checksum;
 
-use super::wire::{Hello, Offer, Refuse, RefuseCode, VersionOffer, Welcome};
+use super::wire::{Hello, Offer, REFUSE_DETAIL_BYTES_MAX, Refuse, RefuseCode, VersionOffer, Welcome};
 use crate::id::{ClusterId, Datacenter, Incarnation, NodeId, SpiffeId};
 use crate::topology::{NodeSpec, Roles, Topology};
 
@@ -41,10 +41,10 @@ impl Refusal {
         Self { code, detail: detail.into(), highest: Incarnation::UNKNOWN }
     }
 
-    /// As the wire has it. The text is cut to 256 bytes.
+    /// As the wire has it. The text is cut to [`REFUSE_DETAIL_BYTES_MAX`].
     #[must_use]
     pub fn body(&self) -> Refuse {
-        let mut end = self.detail.len().min(256);
+        let mut end = self.detail.len().min(REFUSE_DETAIL_BYTES_MAX);
         while !self.detail.is_char_boundary(end) {
             end -= 1;
         }

@@ -160,12 +160,15 @@ pub struct Welcome {
     pub sent_us: u64,
 }
 
+/// Of the text of a [`Refuse`], bytes are written, and characters logged, at most.
+pub const REFUSE_DETAIL_BYTES_MAX: usize = 256;
+
 /// Either end says why it will not talk, and closes.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Refuse {
     /// A [`RefuseCode`]; unknown codes are kept as numbers.
     pub code: u16,
-    /// For people. At most 256 bytes.
+    /// For people. At most [`REFUSE_DETAIL_BYTES_MAX`].
     pub detail: String,
     /// With [`RefuseCode::StaleIncarnation`]: the highest incarnation of the refused node seen. Else 0.
     pub highest_incarnation: Incarnation,

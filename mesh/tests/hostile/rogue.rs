@@ -13,6 +13,7 @@ use trunkline_mesh::proto::wire::{AckFlow, Close, Flow, PREAMBLE, Ping, Refuse, 
 use trunkline_mesh::settings::Settings;
 
 use super::honest::{Origin, Server, text};
+use super::log;
 use super::shell::{
     Peer, Shell, ack_frame, batch_around, batch_frame, entry, every_frame, flow, frame_of, id, refused,
     roster_frame, run,
@@ -426,6 +427,19 @@ fn a_storm_of_closes_leaves_nothing_behind_and_harms_nobody() {
     }
     assert!(shell.node.status(shell.now).links.len() <= 2);
     assert_eq!(shell.stats().protocol_errors.values().sum::<u64>(), 0, "rude, but legal");
+}
+
+/// Lines of one kind are limited in the log, and so is what one of them says.
+#[test]
+fn a_refusal_that_goes_on_and_on_is_a_short_line() {
+    let mut shell = Shell::new("m");
+    let [control, _] = shell.link_in(&Peer::new("o"));
+    let refuse = Refuse { code: 5, detail: "\x01".repeat(1 << 19), highest_incarnation: Incarnation(0) };
+    let lines =
+        log::lines_of(|| _ = shell.feed(control, &control_frame(FrameType::Refuse, Lane::Control, &refuse)));
+    let [line] = &lines[..] else { panic!("{} lines", lines.len()) };
+    assert!(line.starts_with("peer refuses the link peer=o code=wrong_role"), "{line}");
+    assert!(line.len() < 2_000, "{} bytes", line.len());
 }
 
 fn refusal_of_life(life: Incarnation) -> Bytes {

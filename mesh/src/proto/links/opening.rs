@@ -19,8 +19,8 @@ use crate::proto::handshake::{
 };
 use crate::proto::time::Micros;
 use crate::proto::wire::{
-    Close, CloseCode, Confirm, FEATURE_ECHO, FEATURE_HISTORY, Hello, PREAMBLE, Refuse, RefuseCode, Welcome,
-    encode,
+    Close, CloseCode, Confirm, FEATURE_ECHO, FEATURE_HISTORY, Hello, PREAMBLE, REFUSE_DETAIL_BYTES_MAX,
+    Refuse, RefuseCode, Welcome, encode,
 };
 
 /// A Hello that passed every check.
@@ -398,12 +398,14 @@ impl Links {
     pub(super) fn take_refuse(&mut self, id: ConnId, refuse: &Refuse, now: Micros) {
         let code = RefuseCode::from_wire(refuse.code);
         let label = code.map_or("unknown", RefuseCode::label);
+        // Over a link that is up a control body may be 1 MiB.
+        let detail: String = refuse.detail.chars().take(REFUSE_DETAIL_BYTES_MAX).collect();
         *self.counters.refused_by_peer.entry(label).or_default() += 1;
         tracing::warn!(
             peer = self.peer_of(id).map(display),
             code = label,
             number = refuse.code,
-            detail = %refuse.detail.escape_debug(),
+            detail = %detail.escape_debug(),
             "peer refuses the link"
         );
         let link = self.conns.get(&id).and_then(|conn| self.links.get(&conn.link?));
