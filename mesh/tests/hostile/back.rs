@@ -12,7 +12,8 @@ use trunkline_mesh::settings::Settings;
 use trunkline_mesh::topology::Roles;
 
 use super::shell::{
-    Peer, Shell, ack_frame, batch_frame, cluster, entry, flow, id, refused, roster_frame, run,
+    FRAME_BYTES_MAX, Peer, Shell, ack_frame, batch_frame, cluster, entry, flow, id, refused, roster_frame,
+    run,
 };
 
 const VOTER: Roles = Roles { origin: true, member: true, proxy: false };
@@ -50,6 +51,7 @@ fn say(shell: &mut Shell, Says(conns, rows): &mut Says, origin: &str, to: &str) 
 }
 
 const NOT_SERVED: u8 = RefusedReason::NotServed as u8;
+const TOO_LARGE: u8 = RefusedReason::TooLarge as u8;
 
 #[test]
 fn a_proxy_speaks_for_nobody_outside_of_its_datacenter_and_only_where_it_is_asked() {
@@ -194,4 +196,24 @@ fn a_late_answer_before_a_long_one_makes_no_frame_too_long() {
         .collect();
     assert_eq!(brought, [1, 2]);
     assert!(!proxy.closed.contains_key(&leader));
+}
+
+/// What it takes it says once per connection, and may say two things.
+#[test]
+fn an_origin_that_names_a_limit_per_lane_is_held_to_the_smaller_one() {
+    let (small, large) = (64 * 1024 + 500, FRAME_BYTES_MAX);
+    for limits in [[small, large], [large, small]] {
+        let mut proxy = shell("p");
+        let e1 = proxy.link_out(&peer("e1", "eu"));
+        let named = |lane: Lane| Peer { frame_bytes_max: limits[lane.index()], ..peer("leader", "us") };
+        let leader = Lane::ALL.map(|lane| proxy.connect_in(&named(lane), lane, 7));
+        for (lane, conn) in Lane::ALL.into_iter().zip(e1) {
+            proxy.feed(conn, &roster_frame(lane, 0, vec![flow("e1", 100, "leader")]));
+            proxy.feed(conn, &batch_frame(lane, vec![run(0, 1, 1, 0)], &[7; 501]));
+            proxy.advance(Duration::from_millis(5));
+            let refused: Vec<_> = proxy.acks(e1[0]).into_iter().flat_map(|entry| entry.refused).collect();
+            assert_eq!(refused.iter().map(|range| range.reason).collect::<Vec<_>>(), [TOO_LARGE]);
+        }
+        assert!(leader.iter().all(|conn| !proxy.closed.contains_key(conn)));
+    }
 }

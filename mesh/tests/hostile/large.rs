@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use trunkline_mesh::id::Datacenter;
+use trunkline_mesh::id::{Datacenter, Lane};
 use trunkline_mesh::message::{Batch, FailReason, Message, Outcome};
 use trunkline_mesh::proto::frame::Received;
 use trunkline_mesh::proto::node::ConnId;
@@ -127,4 +127,28 @@ fn a_member_that_says_that_everything_is_too_large_is_not_asked_for_ever() {
         shell.advance(Duration::from_millis(10));
     }
     assert!((2..12).contains(&asked), "asked {asked} times in ten seconds");
+}
+
+/// It says so twice, once per connection, and may say two things: what is encoded for one knows nothing of the other.
+#[test]
+fn a_proxy_that_names_a_limit_per_lane_is_held_to_the_smaller_one() {
+    let (small, large) = (64 * 1024 + 500, FRAME_BYTES_MAX);
+    for limits in [[small, large], [large, small]] {
+        let mut shell = Shell::new("o");
+        let named = |lane: Lane| Peer { frame_bytes_max: limits[lane.index()], ..Peer::new("p") };
+        let conns = Lane::ALL.map(|lane| shell.connect_out(&named(lane), lane));
+        for lane in Lane::ALL {
+            let mut batch = Batch::to(Datacenter::new("eu").unwrap());
+            let message = |size| Message::new(id("m"), Bytes::from(vec![0; size])).lane(lane);
+            batch.extend([501, 100_000].map(message));
+            shell.node.submit(batch, shell.now).unwrap();
+            shell.drain();
+        }
+        assert!(shell.node.poll_outcome().is_none(), "nothing fails for what a proxy says");
+        assert!(conns.iter().all(|conn| runs(&mut shell, *conn).is_empty()));
+        for conn in shell.link_out(&Peer::new("p2")) {
+            assert_eq!(seqs(&mut shell, conn), [(1, 1), (2, 2)], "another one takes them");
+        }
+        assert!(shell.closed.is_empty());
+    }
 }

@@ -10,7 +10,7 @@ use trunkline_codec::{Options, Payload, Stage};
 use trunkline_mesh::id::{ClusterId, Datacenter, Incarnation, Lane, NodeId, Seq};
 use trunkline_mesh::proto::coder::BatchEncoder;
 use trunkline_mesh::proto::frame::{
-    FrameReader, FrameType, Opened, Received, SealedBatch, Token, control_frame, frame_around,
+    FrameReader, FrameType, Opened, Received, SealedBatch, Token, codec_limits, control_frame, frame_around,
 };
 use trunkline_mesh::proto::handshake::transcript;
 use trunkline_mesh::proto::node::{Action, ConnId, Node, NodeInit};
@@ -343,7 +343,9 @@ impl Shell {
                     frames += 1;
                     if let Some(opened) = self.node.handle_frame(conn, received, length, self.now) {
                         wire.reader.open(&opened);
-                        wire.encoder = BatchEncoder::new(Options::default(), Some(&opened));
+                        let limits = codec_limits(opened.frame_bytes_max);
+                        let options = Options { limits, ..Options::default() };
+                        wire.encoder = BatchEncoder::new(options, Some(&opened));
                         wire.opened = Some(opened);
                     }
                 }
@@ -445,13 +447,16 @@ impl Shell {
 
     /// The node's dial to a peer succeeds, and the peer welcomes it on both lanes.
     pub(crate) fn link_out(&mut self, peer: &Peer) -> [ConnId; 2] {
-        Lane::ALL.map(|lane| {
-            let conn = self.dialed(peer.name, lane);
-            let welcome = frame_around(FrameType::Welcome, lane, &encode(&peer.welcome()));
-            self.open_peer(conn, lane);
-            self.feed(conn, &[&PREAMBLE[..], &welcome].concat());
-            conn
-        })
+        Lane::ALL.map(|lane| self.connect_out(peer, lane))
+    }
+
+    /// The same of one lane.
+    pub(crate) fn connect_out(&mut self, peer: &Peer, lane: Lane) -> ConnId {
+        let conn = self.dialed(peer.name, lane);
+        let welcome = frame_around(FrameType::Welcome, lane, &encode(&peer.welcome()));
+        self.open_peer(conn, lane);
+        self.feed(conn, &[&PREAMBLE[..], &welcome].concat());
+        conn
     }
 
     /// The node's dial to a peer succeeds; its Hello is out.

@@ -51,6 +51,16 @@ impl Link {
         }
     }
 
+    /// What one of its connections agreed on in its handshake. A peer that says something else on the other one is held to what
+    /// both have: the writer of each knows its own handshake alone, and what is sealed must fit either.
+    pub(super) fn agree(&mut self, version: u16, frame_bytes_max: usize, features: u64) {
+        let first = self.version == 0;
+        self.frame_bytes_max =
+            if first { frame_bytes_max } else { self.frame_bytes_max.min(frame_bytes_max) };
+        self.features = if first { features } else { self.features & features };
+        self.version = version;
+    }
+
     /// A message of so many payload bytes fits into a frame.
     #[must_use]
     pub fn takes(&self, bytes: usize) -> bool {

@@ -262,9 +262,8 @@ impl Links {
             self.links.entry(link_id).or_insert_with(|| Link::new(peer, false, hello.link, limit, now));
         link.conns[lane.index()] = Some(id);
         link.incarnation = hello.incarnation;
-        link.version = version;
-        link.frame_bytes_max = limit.min(usize::try_from(hello.frame_bytes_max).unwrap_or(usize::MAX));
-        link.features = welcome.features & hello.features;
+        let longest = limit.min(usize::try_from(hello.frame_bytes_max).unwrap_or(usize::MAX));
+        link.agree(version, longest, welcome.features & hello.features);
         conn.lane = lane;
         conn.features = welcome.features;
         conn.link = Some(link_id);
@@ -305,12 +304,11 @@ impl Links {
         conn.stage = Stage::Open;
         peer.highest = welcome.incarnation;
         link.incarnation = welcome.incarnation;
-        link.version = welcome.version;
-        link.frame_bytes_max =
+        let longest =
             self.settings.frame_bytes_max.min(usize::try_from(welcome.frame_bytes_max).unwrap_or(usize::MAX));
-        link.features = features & welcome.features;
-        let opened =
-            opened(lane, link, link.features, confirm.transcript, welcome.datacenter != self.me.datacenter);
+        link.agree(welcome.version, longest, features & welcome.features);
+        let far = welcome.datacenter != self.me.datacenter;
+        let opened = opened(lane, link, features & welcome.features, confirm.transcript, far);
         let sample = link.offset.sample(
             welcome.hello_sent_us,
             welcome.hello_received_us,
