@@ -21,7 +21,7 @@ pub struct Attempt {
     pub number: u32,
     /// When it was made.
     pub sealed_at: Micros,
-    /// When it was written, once it was.
+    /// When it was written, once it was: see [`Attempts::written`].
     pub written_at: Option<Micros>,
     /// Messages inside that still wait, plus runs without messages.
     pub flying: usize,
@@ -54,6 +54,8 @@ impl Attempt {
 pub struct Attempts {
     by_id: BTreeMap<u64, Attempt>,
     by_link: BTreeSet<(LinkId, u64)>,
+    /// Those of them that were not written yet: few, for a connection writes one transmit at a time.
+    unwritten: BTreeSet<(LinkId, u64)>,
     next: u64,
 }
 
@@ -67,7 +69,16 @@ impl Attempts {
     /// A frame was sealed.
     pub fn insert(&mut self, id: u64, attempt: Attempt) {
         self.by_link.insert((attempt.link, id));
+        self.unwritten.insert((attempt.link, id));
         self.by_id.insert(id, attempt);
+    }
+
+    /// A frame was written. Gives it, if something still waits for it.
+    pub fn written(&mut self, id: u64, now: Micros) -> Option<&mut Attempt> {
+        let attempt = self.by_id.get_mut(&id)?;
+        attempt.written_at = Some(now);
+        self.unwritten.remove(&(attempt.link, id));
+        Some(attempt)
     }
 
     /// A frame that something still waits for.
@@ -85,6 +96,7 @@ impl Attempts {
     pub fn remove(&mut self, id: u64) -> Option<Attempt> {
         let attempt = self.by_id.remove(&id)?;
         self.by_link.remove(&(attempt.link, id));
+        self.unwritten.remove(&(attempt.link, id));
         Some(attempt)
     }
 
@@ -98,6 +110,12 @@ impl Attempts {
     #[must_use]
     pub fn on_link(&self, link: LinkId) -> Vec<u64> {
         self.by_link.range((link, 0)..=(link, u64::MAX)).map(|(_, id)| *id).collect()
+    }
+
+    /// The frames on a link that were not written yet.
+    #[must_use]
+    pub fn unwritten_on(&self, link: LinkId) -> Vec<u64> {
+        self.unwritten.range((link, 0)..=(link, u64::MAX)).map(|(_, id)| *id).collect()
     }
 
     /// The frames that took a way.

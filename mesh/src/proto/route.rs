@@ -388,12 +388,13 @@ impl Routes {
         }
     }
 
-    /// All proxies are late: it is none of them. What was said of one of them is taken back.
-    pub fn pardon(&mut self, now: Micros) {
-        for proxy in &mut self.proxies {
-            proxy.standing.pardon(PARDON, now);
-            proxy.lanes.iter_mut().for_each(|connection| connection.pardon(PARDON, now));
-        }
+    /// All proxies are late: it is none of them. What was said of one of them is taken back. False when nothing was.
+    pub fn pardon(&mut self, now: Micros) -> bool {
+        let records = self.proxies.iter_mut().flat_map(|proxy| {
+            let connections = proxy.lanes.iter_mut();
+            connections.chain([&mut proxy.standing])
+        });
+        records.map(|record| record.pardon(PARDON, now)).fold(false, |one, other| one | other)
     }
 
     /// No proxy was linked yet, and one is being dialled: until when that is waited for. Once: a datacenter whose proxies are

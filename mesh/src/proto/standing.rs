@@ -79,11 +79,15 @@ impl Standing {
         }
     }
 
-    /// What was said of it is taken back. So long the snooze lasts at most.
-    pub fn pardon(&mut self, rest: Duration, now: Micros) {
-        if self.snoozed_until > now {
-            self.snooze = None;
-            self.snoozed_until = self.snoozed_until.min(now + rest);
+    /// What was said of it is taken back. So long the snooze lasts at most. False when nothing was said, or it was taken back
+    /// before.
+    pub fn pardon(&mut self, rest: Duration, now: Micros) -> bool {
+        if self.snoozed_until <= now {
+            return false;
         }
+        let until = self.snoozed_until.min(now + rest);
+        let changes = self.snooze.take().is_some() || until < self.snoozed_until;
+        self.snoozed_until = until;
+        changes
     }
 }

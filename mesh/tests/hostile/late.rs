@@ -8,12 +8,12 @@ use trunkline_mesh::id::{Datacenter, Lane};
 use trunkline_mesh::message::{Batch, FailReason, Message, Outcome};
 use trunkline_mesh::proto::frame::{FrameType, Received, control_frame};
 use trunkline_mesh::proto::node::ConnId;
-use trunkline_mesh::proto::wire::{AckFlow, Pong, Run};
+use trunkline_mesh::proto::wire::{AckFlow, Pong, RefusedReason, Run};
 use trunkline_mesh::settings::Settings;
 use trunkline_mesh::topology::Roles;
 
 use super::shell::{
-    Peer, Shell, ack_frame, batch_frame, cluster, entry, flow, id, roster_frame, run, topology,
+    Peer, Shell, ack_frame, batch_frame, cluster, entry, flow, id, refused, roster_frame, run, topology,
 };
 
 /// A leader, and two datacenters with a proxy and a member each.
@@ -100,6 +100,43 @@ fn what_one_connection_is_about_to_send_again_another_does_not_count_on() {
     pass(&mut shell, 1_000);
     let sealed = conns.map(|conn| shell.node.poll_transmit(conn, shell.now).batches.len());
     assert_eq!(sealed.iter().sum::<usize>(), 1, "before any of it was written: {sealed:?}");
+}
+
+/// What is under way when a proxy dies times out frame by frame. The first frame has everybody look for another way, and the
+/// others no more than those whose messages they had: of thousands a sender would do nothing else for seconds.
+#[test]
+fn of_all_the_frames_of_a_dead_proxy_one_has_everybody_look_for_another_way() {
+    let mut shell = Shell::with("o", 2, impatient());
+    let conns = ["p", "p2"].map(|name| shell.link_out(&Peer::new(name)));
+    let eu = || Batch::to(Datacenter::new("eu").unwrap());
+    let frames = 200;
+    for _ in 0..frames {
+        let mut batch = eu();
+        batch.extend(["x0000", "x0001"].map(|to| Message::new(id(to), vec![1; 10])));
+        shell.node.submit(batch, shell.now).unwrap();
+        shell.drain();
+    }
+    // Somebody else waits: its receiver is full for 10 ms.
+    shell.advance(Duration::from_millis(96));
+    let mut batch = eu();
+    batch.push(Message::new(id("m"), vec![1]).lane(Lane::Control));
+    shell.node.submit(batch, shell.now).unwrap();
+    shell.drain();
+    let refused = vec![refused(1, 1, RefusedReason::InboxFull as u8)];
+    let full = ack_frame(vec![AckFlow { lane: 0, refused, ..entry(0, 0, 0) }]);
+    conns.iter().for_each(|[control, _]| _ = shell.feed(*control, &full));
+    let looks = |shell: &Shell| -> u64 {
+        let decisions = shell.node.routes(shell.now).datacenters.into_iter().flat_map(|row| row.decisions);
+        let waits = decisions.filter(|of| of.destination == id("m") && of.why == "receiver_full");
+        waits.map(|of| of.times).sum()
+    };
+    let before = looks(&shell);
+    assert!(before > 0, "it waits");
+    shell.advance(Duration::from_millis(5));
+    assert_eq!(shell.stats().attempts.timed_out, 2 * frames);
+    assert_eq!(shell.stats().verdicts["proxy"], 1);
+    let looks = looks(&shell) - before;
+    assert!(looks < 5, "{looks} looks");
 }
 
 /// A peer takes small frames alone. What is late and small says nothing of the large message behind it.

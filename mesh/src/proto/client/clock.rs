@@ -33,6 +33,17 @@ pub(super) enum Ended {
     TimedOut,
 }
 
+/// What a verdict changed.
+struct Sentence {
+    /// It says something new.
+    news: bool,
+    /// Any flow of the datacenter may have another way by it. What is under way when a proxy dies times out frame by frame: of
+    /// thousands the first one changes the way of thousands of flows, and the others that of their own.
+    for_all: bool,
+    /// Flows of which something was taken back that had not gone out.
+    taken: Vec<FlowIx>,
+}
+
 impl Client {
     /// When [`Client::handle_timeout`] has something to do.
     #[must_use]
@@ -155,10 +166,10 @@ impl Client {
         let ended = if left { Ended::Lost } else { Ended::TimedOut };
         let waiting = self.end_attempt(id, ended);
         self.stats.attempts.timed_out += waiting;
-        let mut news = true;
+        let mut sentence = Sentence { news: true, for_all: false, taken: Vec::new() };
         if let Way::Proxy(index) = way {
             self.stats.fallbacks.proxy_timeout += waiting;
-            news = self.sentence(blame, site, index, (link, lane), &silent, now);
+            sentence = self.sentence(blame, site, index, (link, lane), &silent, now);
         }
         let avoids = match way {
             Way::Proxy(_) => !left,
@@ -173,15 +184,15 @@ impl Client {
             }
         }
         let alone = silent.first().filter(|_| silent.len() == 1).copied();
-        if news {
+        if sentence.news {
             self.note_verdict(site, blame, way, alone, seen, now);
         }
         self.sites[site].routes.refresh(links, now);
-        if blame == Blame::Member {
-            // It changes nothing for others: a thousand members that are silent at once are not a million looks.
-            flows.into_iter().for_each(|ix| self.wake(ix, links, now));
-        } else {
+        if sentence.for_all {
             self.wake_all_of(site, links, now);
+        } else {
+            // A thousand members that are silent at once, or a thousand frames by a proxy that is left, are not a million looks.
+            flows.into_iter().chain(sentence.taken).for_each(|ix| self.wake(ix, links, now));
         }
     }
 
@@ -218,7 +229,7 @@ impl Client {
             .filter(|later| *later > now)
     }
 
-    /// What a verdict does to the proxies. False when it says nothing new.
+    /// What a verdict does to the proxies.
     fn sentence(
         &mut self,
         blame: Blame,
@@ -227,19 +238,19 @@ impl Client {
         (link, lane): (LinkId, Lane),
         silent: &BTreeSet<FlowIx>,
         now: Micros,
-    ) -> bool {
+    ) -> Sentence {
         let routes = &mut self.sites[site].routes;
         if matches!(blame, Blame::Proxy | Blame::Capped | Blame::Datacenter) {
             routes.proxies[index].standing.find_late(now);
         }
-        let news = match blame {
+        let (news, for_all) = match blame {
             Blame::Proxy => {
                 let proxy = &mut routes.proxies[index];
                 let news = proxy.convict(lane, &self.settings, now);
                 if news {
                     tracing::warn!(proxy = %proxy.id, destinations = silent.len(), "proxy delivered nothing in time, left alone");
                 }
-                news
+                (news, news)
             }
             Blame::Connection => {
                 let proxy = &mut routes.proxies[index];
@@ -248,27 +259,23 @@ impl Client {
                 if news {
                     tracing::warn!(proxy = %proxy.id, lane = lane_name(lane), destinations = silent.len(), "proxy delivered nothing in time on one lane, which leaves it alone");
                 }
-                news
+                (news, news)
             }
-            Blame::Datacenter => {
-                routes.pardon(now);
-                true
-            }
-            _ => true,
+            Blame::Datacenter => (true, routes.pardon(now)),
+            _ => (true, false),
         };
-        if matches!(blame, Blame::Proxy | Blame::Connection | Blame::Capped) {
-            self.take_from(blame, link, lane, Way::Proxy(index), now);
-        }
-        news
+        let takes = matches!(blame, Blame::Proxy | Blame::Connection | Blame::Capped);
+        let taken =
+            if takes { self.take_from(blame, link, lane, Way::Proxy(index), now) } else { Vec::new() };
+        Sentence { news, for_all, taken }
     }
 
     /// What was to go by a proxy that is left, and never went out, cannot time out: it takes the next way with the rest. What was
-    /// written has a clock of its own.
-    fn take_from(&mut self, blame: Blame, link: LinkId, lane: Lane, way: Way, now: Micros) {
-        for id in self.attempts.on_link(link) {
-            let unsent =
-                self.attempts.get(id).filter(|attempt| attempt.way == way && attempt.written_at.is_none());
-            let Some(attempt) = unsent else { continue };
+    /// written has a clock of its own. Gives the flows that it was of.
+    fn take_from(&mut self, blame: Blame, link: LinkId, lane: Lane, way: Way, now: Micros) -> Vec<FlowIx> {
+        let mut taken = Vec::new();
+        for id in self.attempts.unwritten_on(link) {
+            let Some(attempt) = self.attempts.get(id).filter(|attempt| attempt.way == way) else { continue };
             let flows: Vec<FlowIx> = attempt.entries.iter().map(|(ix, _)| *ix).collect();
             let of_lane = flows.first().is_some_and(|ix| self.flows[ix.0].lane == lane);
             if blame == Blame::Connection && !of_lane {
@@ -277,10 +284,12 @@ impl Client {
             // By a proxy that is not left they may yet go out: then they are of the share, and their flows avoid it.
             let ended = if blame == Blame::Capped { Ended::TimedOut } else { Ended::Lost };
             self.stats.attempts.timed_out += self.end_attempt(id, ended);
-            for ix in flows.into_iter().filter(|_| blame == Blame::Capped) {
+            for ix in flows.iter().filter(|_| blame == Blame::Capped) {
                 self.flows[ix.0].pauses.avoid(way, Cause::TimedOut, now);
             }
+            taken.extend(flows);
         }
+        taken
     }
 
     /// The flows of a frame that wait for an answer.

@@ -291,8 +291,7 @@ impl Client {
 
     /// A frame went out: its clock starts.
     pub fn handle_written(&mut self, id: u64, written: &Written, links: &Links, now: Micros) {
-        let Some(attempt) = self.attempts.get_mut(id) else { return };
-        attempt.written_at = Some(now);
+        let Some(attempt) = self.attempts.written(id, now) else { return };
         let waiting = attempt.flying > 0;
         let (way, number, link, first) =
             (attempt.way, attempt.number, attempt.link, attempt.entries.first().copied());

@@ -49,12 +49,11 @@ impl Client {
         }
         let Some(peer) = links.link(link).map(|link| link.peer) else { return };
         tracing::debug!(peer = %links.spec(peer).id, lane = lane.index(), "connection takes nothing, left until it does");
-        let unwritten = |id: &u64| {
-            let attempt = self.attempts.get(*id).filter(|attempt| attempt.written_at.is_none());
-            let first = attempt.and_then(|attempt| attempt.entries.first());
+        let of_lane = |id: &u64| {
+            let first = self.attempts.get(*id).and_then(|attempt| attempt.entries.first());
             first.is_some_and(|(ix, _)| self.flows[ix.0].lane == lane)
         };
-        for id in self.attempts.on_link(link).into_iter().filter(unwritten).collect::<Vec<_>>() {
+        for id in self.attempts.unwritten_on(link).into_iter().filter(of_lane).collect::<Vec<_>>() {
             self.attempt_stands(id, links, now);
         }
         for site in self.sites_by(peer) {
