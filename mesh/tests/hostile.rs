@@ -44,6 +44,8 @@ mod late;
 mod lives;
 #[path = "hostile/log.rs"]
 mod log;
+#[path = "hostile/replay.rs"]
+mod replay;
 #[path = "hostile/reports.rs"]
 mod reports;
 #[path = "hostile/rogue.rs"]

@@ -222,6 +222,8 @@ pub(crate) struct Shell {
     /// Their peers read nothing: what waits for them is not asked for.
     pub(crate) unread: BTreeSet<ConnId>,
     wires: BTreeMap<ConnId, Wire>,
+    /// What peers said on connections that are recorded.
+    tapes: BTreeMap<ConnId, Vec<u8>>,
     nonce: u64,
 }
 
@@ -235,11 +237,22 @@ impl Shell {
     }
 
     pub(crate) fn among(topology: Topology, name: &str, settings: Settings, seed: u64) -> Self {
+        Self::living(Incarnation(50), topology, name, settings, seed)
+    }
+
+    /// In another life, as after a restart.
+    pub(crate) fn living(
+        incarnation: Incarnation,
+        topology: Topology,
+        name: &str,
+        settings: Settings,
+        seed: u64,
+    ) -> Self {
         let now = Micros(1_000_000);
         let init = NodeInit {
             topology: Arc::new(topology),
             node: id(name),
-            incarnation: Incarnation(50),
+            incarnation,
             settings,
             seed,
             wall_base_us: 0,
@@ -251,6 +264,7 @@ impl Shell {
             closed: BTreeMap::new(),
             unread: BTreeSet::new(),
             wires: BTreeMap::new(),
+            tapes: BTreeMap::new(),
             nonce: 0,
         };
         shell.advance(Duration::from_millis(1));
@@ -325,8 +339,20 @@ impl Shell {
         self.wires.insert(conn, Wire { reader, inward, encoder, peer, outward, stages, opened });
     }
 
+    /// From here on what the peer says is kept.
+    pub(crate) fn record(&mut self, conn: ConnId) {
+        self.tapes.insert(conn, Vec::new());
+    }
+
+    pub(crate) fn recorded(&self, conn: ConnId) -> Vec<u8> {
+        self.tapes[&conn].clone()
+    }
+
     /// The peer sends bytes. Gives the number of frames that the node took.
     pub(crate) fn feed(&mut self, conn: ConnId, bytes: &[u8]) -> usize {
+        if let Some(tape) = self.tapes.get_mut(&conn) {
+            tape.extend_from_slice(bytes);
+        }
         let mut frames = 0;
         let wire = self.wires.get_mut(&conn).expect("a connection");
         wire.inward.extend_from_slice(bytes);
