@@ -54,6 +54,8 @@ mod rogue;
 mod sender;
 #[path = "hostile/shell.rs"]
 mod shell;
+#[path = "hostile/text.rs"]
+mod text;
 
 use shell::{
     Peer, Shell, ack_frame, batch_around, batch_frame, entry, every_frame, flow, id, refused, roster_frame,

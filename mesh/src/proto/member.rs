@@ -285,6 +285,11 @@ impl Member {
         behind.or_else(|| self.waiting.first()).cloned()
     }
 
+    /// A run for another node was refused, at one that passes nothing on.
+    pub fn count_not_served(&mut self) {
+        count(&mut self.stats, RefusedReason::NotServed);
+    }
+
     /// Gives false: the run was refused.
     fn refuse(
         &mut self,
@@ -294,6 +299,7 @@ impl Member {
         now: Micros,
     ) -> bool {
         count(&mut self.stats, reason);
+        links.note_refused(arrived.upstream.link, reason);
         let me = links.me.incarnation;
         let state = self
             .windows

@@ -20,7 +20,7 @@ pub use super::frame::Opened;
 use super::frame::{FrameError, Received, SealedBatch, Token};
 use super::handshake::Identity;
 pub use super::links::{Action, ConnId};
-use super::links::{Arrived, LinkEvent, LinkId, Links};
+use super::links::{Arrived, Breach, LinkEvent, LinkId, Links};
 use super::member::{ArrivedRun, Member};
 use super::proxy::{ForwardedRun, Proxy};
 use super::time::{Micros, micros};
@@ -467,6 +467,7 @@ impl Node {
                 proxy.handle_run(run, &mut self.links, now);
             } else {
                 super::proxy::refuse_not_served(upstream, lane, run, &mut self.links, now);
+                self.member.iter_mut().for_each(Member::count_not_served);
             }
         }
     }
@@ -480,17 +481,21 @@ impl Node {
                 // Names are for those that it is passed back to.
                 Some((lane, own.ok_or_else(|| Arc::clone(flow))))
             });
-            match (row, self.client.as_mut(), self.proxy.as_mut()) {
+            let known = match (row, self.client.as_mut(), self.proxy.as_mut()) {
                 (Some((_, Ok(own))), Some(client), _) => {
-                    let known = client.handle_ack(link, own, &entry, &mut self.links, now);
-                    self.acks_ignored += u64::from(!known);
+                    client.handle_ack(link, own, &entry, &mut self.links, now)
                 }
                 (Some((lane, Err(flow))), _, Some(proxy)) if flow.origin != self.links.me.node => {
                     if let Some(peer) = self.links.peer(&flow.destination) {
                         proxy.handle_ack(peer, &flow, lane, entry, &mut self.links, now);
                     }
+                    true
                 }
-                _ => self.acks_ignored += 1,
+                _ => false,
+            };
+            if !known {
+                self.acks_ignored += 1;
+                self.links.note_breach(link, Breach::Ack);
             }
         }
     }

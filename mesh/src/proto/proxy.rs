@@ -385,6 +385,7 @@ impl Proxy {
     fn refuse(&mut self, refusing: Refusing<'_>, reason: RefusedReason, links: &mut Links, now: Micros) {
         let Refusing { upstream, lane, flow, run } = refusing;
         *self.stats.refused.entry(reason.label()).or_default() += 1;
+        links.note_refused(upstream.link, reason);
         let known = links
             .peer(&flow.destination)
             .and_then(|peer| queue_mut(&mut self.members, &mut self.askers, peer))
@@ -669,14 +670,11 @@ fn queue_mut<'a>(
 
 /// Refuses a run at a node that is neither proxy nor the member meant.
 pub fn refuse_not_served(upstream: Upstream, lane: Lane, run: Run, links: &mut Links, now: Micros) {
-    let reason = RefusedReason::NotServed as u8;
-    let refused = vec![Refused { first: run.first, count: run.count, reason }];
-    links.queue_ack(
-        upstream.link,
-        ack_entry(lane, upstream.row, (Incarnation::UNKNOWN, 0), refused),
-        now,
-        now,
-    );
+    let reason = RefusedReason::NotServed;
+    links.note_refused(upstream.link, reason);
+    let refused = vec![Refused { first: run.first, count: run.count, reason: reason as u8 }];
+    let entry = ack_entry(lane, upstream.row, (Incarnation::UNKNOWN, 0), refused);
+    links.queue_ack(upstream.link, entry, now, now);
 }
 
 fn mark_answered(open: &mut BTreeMap<LinkId, usize>, forward: &mut Forward) {

@@ -5,14 +5,31 @@ use std::sync::{Arc, Mutex};
 
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
+use tracing::subscriber::DefaultGuard;
 use tracing::{Event, Metadata, Subscriber};
-
 /// The lines of everything that is logged while `call` runs, on this thread: `message field=value`.
 pub(crate) fn lines_of(call: impl FnOnce()) -> Vec<String> {
-    let lines = Arc::new(Mutex::new(Vec::new()));
-    tracing::subscriber::with_default(Collector(Arc::clone(&lines)), call);
-    let lines = lines.lock().unwrap();
-    lines.clone()
+    let log = Listening::new();
+    call();
+    log.lines()
+}
+
+/// What is logged on this thread as long as it lives.
+pub(crate) struct Listening(
+    Arc<Mutex<Vec<String>>>,
+    #[expect(dead_code, reason = "its end is what counts")] DefaultGuard,
+);
+
+impl Listening {
+    pub(crate) fn new() -> Self {
+        let lines = Arc::default();
+        let guard = tracing::subscriber::set_default(Collector(Arc::clone(&lines)));
+        Self(lines, guard)
+    }
+
+    pub(crate) fn lines(&self) -> Vec<String> {
+        self.0.lock().unwrap().clone()
+    }
 }
 
 struct Collector(Arc<Mutex<Vec<String>>>);

@@ -13,7 +13,7 @@ use trunkline_mesh::proto::wire::{AckFlow, Close, Flow, PREAMBLE, Ping, Refuse, 
 use trunkline_mesh::settings::Settings;
 
 use super::honest::{Origin, Server, text};
-use super::log;
+use super::log::lines_of;
 use super::shell::{
     Peer, Shell, ack_frame, batch_around, batch_frame, entry, every_frame, flow, frame_of, id, refused,
     roster_frame, run,
@@ -360,13 +360,53 @@ fn every_rule_that_a_peer_breaks_has_its_answer_and_no_other_peer_notices() {
         let mut honest = Honest::beside(row.node, &mut shell);
         let peer = Peer::new(row.peer);
         let conns = if row.dialled { shell.link_out(&peer) } else { shell.link_in(&peer) };
-        for (lane, bytes) in row.said {
-            shell.feed(conns[lane.index()], &bytes);
-        }
-        shell.advance(Duration::from_millis(2));
+        let lines = lines_of(|| {
+            for (lane, bytes) in row.said {
+                shell.feed(conns[lane.index()], &bytes);
+            }
+            shell.advance(Duration::from_millis(2));
+        });
         let said = conns.map(|conn| shell.sent(conn));
         assert_answered(&shell, conns, &said, row.answer, &name);
+        assert_told(&lines, row.peer, row.answer, &name);
         honest.assert_served(&mut shell, &name);
+    }
+}
+
+/// Whoever reads the log learns once who it was, and what. What a peer may do, and what is nobody's fault, is no line.
+fn assert_told(lines: &[String], peer: &str, answer: Answer, name: &str) {
+    let illegal = match answer {
+        Ends(_) | Ignores => true,
+        Refuses(reason) => matches!(reason, RefusedReason::NotServed | RefusedReason::Malformed),
+        Decided(_) | Nothing => false,
+        // A Close is no line, and a refusal is one.
+        Obeys => name.starts_with("a refusal"),
+    };
+    let told = lines.iter().filter(|line| line.contains(&format!(" peer={peer} "))).count();
+    assert_eq!((told, lines.len()), (usize::from(illegal), usize::from(illegal)), "{name}: {lines:?}");
+}
+
+/// However often it does so, and anew over another link.
+#[test]
+fn what_ends_no_link_is_told_once_per_link_and_kind() {
+    let mut shell = Shell::new("m");
+    for link in 0..2 {
+        let [control, bulk] = shell.link_in(&Peer::new("o"));
+        let lines = lines_of(|| {
+            for (lane, bytes) in one(flow("o", 100, "m2")) {
+                shell.feed([control, bulk][lane.index()], &bytes);
+            }
+            for _ in 0..100 {
+                shell.feed(bulk, &batch_frame(Lane::Bulk, vec![run(0, 2, 1, 0)], b"x"));
+                shell.feed(control, &ack_frame(vec![entry(0, 100, 1)]));
+            }
+        });
+        let told = |what: &str| lines.iter().filter(|line| line.contains(what)).count();
+        assert_eq!(
+            (told("peer=o error=a run"), told("peer=o error=an ack"), lines.len()),
+            (1, 1, 2),
+            "{link}: {lines:?}"
+        );
     }
 }
 
@@ -395,7 +435,16 @@ fn assert_answered(
             let closing = |frame: &Received| matches!(frame, Received::Close(close) if close.code == 2);
             assert!(said.iter().any(|frames| frames.last().is_some_and(closing)), "{name}: no last words");
         }
-        Refuses(reason) => assert_eq!(reasons, [reason as u8], "{name}"),
+        Refuses(reason) => {
+            assert_eq!(reasons, [reason as u8], "{name}");
+            let stats = shell.stats();
+            let counted = [&stats.member.refused, &stats.proxy.refused]
+                .map(|refused| refused.get(reason.label()).copied());
+            // A node that is nothing but an origin counts no runs.
+            if counted.iter().any(Option::is_some) {
+                assert_eq!(counted.iter().flatten().sum::<u64>(), 1, "{name}: {stats:?}");
+            }
+        }
         Decided(seq) => {
             assert_eq!((acks.last().map(|ack| ack.decided), &reasons[..]), (Some(seq), &[][..]), "{name}");
         }
@@ -436,7 +485,7 @@ fn a_refusal_that_goes_on_and_on_is_a_short_line() {
     let [control, _] = shell.link_in(&Peer::new("o"));
     let refuse = Refuse { code: 5, detail: "\x01".repeat(1 << 19), highest_incarnation: Incarnation(0) };
     let lines =
-        log::lines_of(|| _ = shell.feed(control, &control_frame(FrameType::Refuse, Lane::Control, &refuse)));
+        lines_of(|| _ = shell.feed(control, &control_frame(FrameType::Refuse, Lane::Control, &refuse)));
     let [line] = &lines[..] else { panic!("{} lines", lines.len()) };
     assert!(line.starts_with("peer refuses the link peer=o code=wrong_role"), "{line}");
     assert!(line.len() < 2_000, "{} bytes", line.len());

@@ -48,6 +48,7 @@ impl Link {
             acks: BTreeMap::new(),
             ack_bytes: 0,
             acks_due: false,
+            breaches: 0,
         }
     }
 

@@ -8,6 +8,7 @@
 
 // In the order of a connection's life.
 mod opening;
+pub use opening::Breach;
 
 mod line;
 use line::{DialLine, Rank};
@@ -230,6 +231,8 @@ pub struct Link {
     /// Of all entries of `acks`, as they are kept.
     ack_bytes: usize,
     acks_due: bool,
+    /// Which of its breaches that end no link were told.
+    breaches: u8,
 }
 
 struct Peer {

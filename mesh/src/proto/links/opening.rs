@@ -1,5 +1,6 @@
 //! The handshake as steps of a connection: hello, welcome, confirm, refuse. The rules are in [`handshake`](super::super::handshake).
 
+use std::fmt::{self, Write};
 use std::net::IpAddr;
 
 use bytes::Bytes;
@@ -20,8 +21,19 @@ use crate::proto::handshake::{
 use crate::proto::time::Micros;
 use crate::proto::wire::{
     Close, CloseCode, Confirm, FEATURE_ECHO, FEATURE_HISTORY, Hello, PREAMBLE, REFUSE_DETAIL_BYTES_MAX,
-    Refuse, RefuseCode, Welcome, encode,
+    Refuse, RefuseCode, RefusedReason, Welcome, encode,
 };
+
+/// What a peer does against the rules without losing its link for it. Bits.
+#[derive(Clone, Copy)]
+pub enum Breach {
+    /// It sends runs that it may not send, or not to this node.
+    NotServed = 1,
+    /// It sends runs that cannot be.
+    Malformed = 2,
+    /// It acknowledges what it was never sent.
+    Ack = 4,
+}
 
 /// A Hello that passed every check.
 struct Admitted {
@@ -110,7 +122,8 @@ impl Links {
             Err(refusal) => {
                 self.count_refusal(refusal.code);
                 let code = refusal.code.label();
-                tracing::warn!(peer = display(dialled), code, detail = %refusal.detail, "link refused");
+                let detail = display(Said(&refusal.detail));
+                tracing::warn!(peer = display(dialled), code, detail, "link refused");
                 self.drop_conn(id, None, now);
             }
         }
@@ -403,7 +416,7 @@ impl Links {
             peer = self.peer_of(id).map(display),
             code = label,
             number = refuse.code,
-            detail = %detail.escape_debug(),
+            detail = %Said(&detail),
             "peer refuses the link"
         );
         let link = self.conns.get(&id).and_then(|conn| self.links.get(&conn.link?));
@@ -421,10 +434,13 @@ impl Links {
         *self.counters.refused.entry(code.label()).or_default() += 1;
     }
 
-    /// The node at the other end, once it is known.
+    /// The node at the other end, once it is known: by its certificate before it says a word.
     fn peer_of(&self, id: ConnId) -> Option<&NodeId> {
-        let link = self.links.get(&self.conns.get(&id)?.link?)?;
-        Some(&self.peers[link.peer.0].spec.id)
+        let conn = self.conns.get(&id)?;
+        match conn.link.and_then(|link| self.links.get(&link)) {
+            Some(link) => Some(&self.peers[link.peer.0].spec.id),
+            None => conn.certified.as_deref().map(|certified| &certified.node),
+        }
     }
 
     pub(super) fn refuse(&mut self, id: ConnId, refusal: &Refusal, now: Micros) {
@@ -437,7 +453,7 @@ impl Links {
         tracing::warn!(
             peer = peer.map(display),
             code = refusal.code.label(),
-            detail = %refusal.detail,
+            detail = %Said(&refusal.detail),
             "link refused"
         );
         self.drop_refused(id, refusal, now);
@@ -455,12 +471,38 @@ impl Links {
         let Some(conn) = self.conns.get(&id) else { return };
         if matches!(conn.stage, Stage::Open) {
             let peer = self.peer_of(id).map(display);
-            tracing::warn!(peer, lane = %conn.lane, error = detail, "peer breaks the protocol, connection closed");
+            let error = display(Said(detail));
+            tracing::warn!(peer, lane = %conn.lane, error, "peer breaks the protocol, connection closed");
             self.end_conn(id, label, now);
         } else {
             *self.counters.protocol_errors.entry(label).or_default() += 1;
             self.refuse(id, &Refusal::new(RefuseCode::Malformed, detail), now);
         }
+    }
+
+    /// A run of a peer was refused. For most reasons that is nobody's fault; otherwise it is told.
+    pub fn note_refused(&mut self, link: LinkId, reason: RefusedReason) {
+        let breach = match reason {
+            RefusedReason::NotServed => Breach::NotServed,
+            RefusedReason::Malformed => Breach::Malformed,
+            _ => return,
+        };
+        self.note_breach(link, breach);
+    }
+
+    /// What ends no link is told once per link and kind: a peer can repeat it as fast as it sends.
+    pub fn note_breach(&mut self, id: LinkId, breach: Breach) {
+        let Some(link) = self.links.get_mut(&id).filter(|link| link.breaches & breach as u8 == 0) else {
+            return;
+        };
+        link.breaches |= breach as u8;
+        let peer = &self.peers[link.peer.0].spec.id;
+        let error = match breach {
+            Breach::NotServed => "a run that this node does not take from this peer, refused",
+            Breach::Malformed => "a run that makes no sense, refused",
+            Breach::Ack => "an ack of what was not sent over this link, ignored",
+        };
+        tracing::warn!(%peer, error, "peer breaks the protocol: more of this kind is only counted");
     }
 
     /// Ends an open connection for an error, which is counted.
@@ -470,6 +512,20 @@ impl Links {
         let close = Close { code: CloseCode::Closing as u16 };
         let words = control_frame(FrameType::Close, conn.lane, &close);
         self.drop_conn(id, Some(words), now);
+    }
+}
+
+/// A text for the log that may hold what a peer said: on one line, and nothing that a terminal obeys.
+struct Said<'a>(&'a str);
+
+impl fmt::Display for Said<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Beside letters of all kinds and their signs there are characters that turn the direction of a line.
+        let plain = |c: &char| !c.is_control() && (c.is_ascii() || c.is_alphanumeric());
+        self.0.chars().try_for_each(|c| match plain(&c) {
+            true => f.write_char(c),
+            false => write!(f, "{}", c.escape_default()),
+        })
     }
 }
 

@@ -1,0 +1,51 @@
+//! Text of a peer in the log: whoever reads it sees one line, and a terminal obeys nothing of it.
+
+use trunkline_mesh::id::{Incarnation, Lane};
+use trunkline_mesh::proto::frame::{FrameType, control_frame};
+use trunkline_mesh::proto::wire::{Hello, PREAMBLE, Refuse};
+
+use super::log::lines_of;
+use super::shell::{Peer, Shell, flow, id, roster_frame, sum_again};
+
+/// What breaks lines, colours them, turns their direction, or ends a string.
+const HOSTILE: &str = "\u{1b}[2J\r\n2026 ERROR forged\0\u{7f}\u{9b}31m\u{202e}\u{2028}é`";
+
+fn assert_harmless(lines: &[String]) {
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    let harmless = |c: char| !c.is_control() && !matches!(c, '\u{202e}' | '\u{2028}');
+    assert!(lines[0].chars().all(harmless), "{lines:?}");
+    assert!(lines[0].contains("ERROR forged"), "it is there: {lines:?}");
+}
+
+/// A name that is none, in place of one of as many bytes.
+fn with_a_hostile_name(frame: &[u8], name: &str) -> Vec<u8> {
+    let mut bytes = frame.to_vec();
+    let at = bytes.windows(name.len()).position(|bytes| bytes == name.as_bytes()).unwrap();
+    bytes[at..at + name.len()].copy_from_slice(&HOSTILE.as_bytes()[..name.len()]);
+    sum_again(bytes)
+}
+
+#[test]
+fn nothing_that_a_peer_says_breaks_a_line_of_the_log() {
+    // As long as the hostile text is in ASCII.
+    let name = &"a-name-of-thirty-two-bytes-in-al"[..HOSTILE.find('\u{9b}').unwrap()];
+    let hello = Hello { node: id(name), ..Peer::new("o").hello(Lane::Control, 1) };
+    let hello = with_a_hostile_name(&control_frame(FrameType::Hello, Lane::Control, &hello), name);
+    let mut shell = Shell::new("m");
+    let conn = shell.accept();
+    assert_harmless(&lines_of(|| _ = shell.feed(conn, &[&PREAMBLE[..], &hello].concat())));
+    // What the other end is told is for its log, and not for this one.
+    assert!(shell.closed.contains_key(&conn));
+
+    let [_, bulk] = shell.link_in(&Peer::new("o"));
+    let roster = roster_frame(Lane::Bulk, 0, vec![flow(name, 1, "m")]);
+    assert_harmless(&lines_of(|| _ = shell.feed(bulk, &with_a_hostile_name(&roster, name))));
+
+    let refuse = Refuse { code: 2, detail: HOSTILE.to_owned(), highest_incarnation: Incarnation(0) };
+    let refuse = control_frame(FrameType::Refuse, Lane::Control, &refuse);
+    let mut shell = Shell::new("o");
+    let control = shell.dialed("p", Lane::Control);
+    assert_harmless(&lines_of(|| _ = shell.feed(control, &[&PREAMBLE[..], &refuse].concat())));
+    let [control, _] = shell.link_out(&Peer::new("p"));
+    assert_harmless(&lines_of(|| _ = shell.feed(control, &refuse)));
+}
