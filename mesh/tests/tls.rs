@@ -6,6 +6,14 @@
 mod callers;
 #[path = "tls/leaving.rs"]
 mod leaving;
+#[expect(dead_code, reason = "what is logged meanwhile is listened to here")]
+#[path = "hostile/log.rs"]
+mod log;
+#[path = "tls/rogue.rs"]
+mod rogue;
+#[expect(dead_code, reason = "its frames are sent over sockets here")]
+#[path = "hostile/shell.rs"]
+mod shell;
 #[path = "tls/stranger.rs"]
 mod stranger;
 mod support;
