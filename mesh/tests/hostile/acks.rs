@@ -122,3 +122,36 @@ fn a_proxy_of_where_a_member_stood_before_says_nothing_of_it_any_more() {
     shell.feed(q, &ack_frame(vec![entry(0, 100, 2)]));
     assert_eq!(delivered(&mut shell), Some(true), "by a proxy of where it stands");
 }
+
+/// Whatever a member says that it has room for, more than the queue to it takes is no use to an origin: it would cross for nothing.
+#[test]
+fn a_member_with_much_room_behind_a_full_queue_has_as_much_as_the_queue() {
+    static LONG: [u8; 100 << 10] = [7; 100 << 10];
+    let mut shell = Shell::new("p");
+    let [one, other] = ["o", "o2"].map(|name| shell.link_in(&Peer::new(name)));
+    let m = shell.link_out(&Peer::new("m"));
+    shell.feed(one[1], &roster_frame(Lane::Bulk, 0, vec![flow("o", 100, "m")]));
+    shell.feed(other[1], &roster_frame(Lane::Bulk, 0, vec![flow("o2", 100, "m")]));
+    let told = |shell: &mut Shell, decided: u64| {
+        let seq = decided;
+        shell.feed(one[1], &batch_frame(Lane::Bulk, vec![run(0, seq, 1, 0)], b"x"));
+        shell.feed(m[0], &ack_frame(vec![AckFlow { room_kib: 8 << 10, ..entry(0, 100, decided) }]));
+        shell.advance(Duration::from_millis(2));
+        let acks = shell.acks(one[0]);
+        let last = acks.last().expect("passed back");
+        assert_eq!(last.decided, decided);
+        usize::try_from(last.room_kib).unwrap() << 10
+    };
+    let max = Settings::default().member_queue_bytes_max;
+    let empty = told(&mut shell, 1);
+    assert!(empty > max / 2 && empty <= max, "{empty} bytes where nothing waits");
+
+    shell.unread.insert(m[1]);
+    for seq in 1..=60 {
+        shell.feed(other[1], &batch_frame(Lane::Bulk, vec![run(0, seq, 1, 0)], &LONG));
+    }
+    let queued = usize::try_from(shell.node.status(shell.now).proxy_queue_bytes).unwrap();
+    assert!(queued > max * 3 / 4, "{queued} bytes");
+    let left = told(&mut shell, 1);
+    assert!(left <= max - queued, "{left} bytes, and {queued} of {max} are taken");
+}
