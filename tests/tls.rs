@@ -263,6 +263,69 @@ fn keys_are_their_owners_alone_and_never_shown_and_nothing_is_overwritten() {
     assert_eq!(files.len(), 7, "nothing half made is left: {files:?}");
 }
 
+/// What nodes say while they start, link, renew their certificates, are given files that do not fit, and end.
+#[test]
+fn no_private_key_is_in_a_log_or_an_answer() {
+    let security = "certificate = \"tls/{node}.crt\"\nkey = \"tls/{node}.key\"\nca = \"tls/ca.crt\"\ncheck_interval = \"24 h\"";
+    let level = ("# level = \"info\"", "level = \"debug\"");
+    let cluster = Cluster::new(&[("insecure = false", security), level]);
+    ca(&["init", "--cluster", "example", "--dir", &tls(&cluster)]);
+    issue_all(&cluster, &[]);
+    let mut keys = Vec::new();
+    let mut note_keys = || {
+        for entry in std::fs::read_dir(cluster.path("tls")).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|ending| ending == "key") {
+                let text = std::fs::read_to_string(path).unwrap();
+                keys.extend(text.lines().filter(|line| !line.starts_with("-----")).map(str::to_owned));
+            }
+        }
+    };
+    note_keys();
+    let mut nodes = cluster.start_all(&["eu-m1", "eu-p1"]);
+    let input = write(&cluster.path("input"), lines(10));
+    let to_one =
+        ["send", "--config", cluster.file(), "--to", "eu-m1", "--input", &input, "--deadline", "20 s"];
+    let (code, table, stderr) = run(&to_one);
+    assert_eq!(code, 0, "{table}{stderr}");
+    let mut said = table + &stderr;
+
+    issue_all(&cluster, &["--replace"]);
+    note_keys();
+    let reloads = |node: &str| metric(&cluster, node, "trunkline_certificate_reloads_total", "ok");
+    for node in &nodes {
+        signal(&node.child, "HUP");
+        cluster.poll(&node.id, "renews", || reloads(&node.id).filter(|count| *count > 0.5));
+    }
+    let file = |name: &str| cluster.path("tls").join(name);
+    std::fs::copy(file("eu-p1.key"), file("eu-m1.key")).unwrap();
+    write(&file("eu-p1.crt"), std::fs::read(file("eu-p1.key")).unwrap());
+    for node in &nodes {
+        signal(&node.child, "HUP");
+        let refused = || cluster.log(&node.id).contains("certificates refused").then_some(());
+        cluster.poll(&node.id, "refuses", refused);
+    }
+    let (code, table, stderr) = run(&["check-config", cluster.file()]);
+    assert_eq!(code, 78);
+    said += &(table + &stderr);
+    for node in &nodes {
+        for path in ["/metrics", "/livez", "/readyz", "/v1/status", "/v1/stats", "/v1/routes"] {
+            said += &http::get(cluster.admin(&node.id), path).unwrap().body;
+        }
+    }
+    for node in &mut nodes {
+        signal(&node.child, "TERM");
+        assert_eq!(exit_code(&mut node.child, SOON), 0, "{}", cluster.log(&node.id));
+        said += &cluster.log(&node.id);
+    }
+    assert!(said.contains("DEBUG"), "{said}");
+    // The CA's, and two of each node: each takes more than one line.
+    assert!(keys.len() > 2 * 33, "{}", keys.len());
+    for line in keys {
+        assert!(line.len() >= 16 && !said.contains(&line), "a line of a private key was shown");
+    }
+}
+
 #[test]
 fn what_the_ca_cannot_do_is_said() {
     let directory = tempfile::tempdir().unwrap();
