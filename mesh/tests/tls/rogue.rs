@@ -174,6 +174,7 @@ async fn a_certified_peer_that_breaks_the_handshake_is_refused_and_named() {
         control,
         &Hello { lane: 7, link: 8, ..cluster.hello("leader", control) },
     );
+    let another = control_frame(FrameType::Hello, control, &cluster.hello("eu-p", control));
     let version = Hello { versions: vec![(99, 1)], link: 9, ..cluster.hello("leader", control) };
     let version = control_frame(FrameType::Hello, control, &version);
     let preamble = &PREAMBLE[..];
@@ -188,6 +189,7 @@ async fn a_certified_peer_that_breaks_the_handshake_is_refused_and_named() {
         ("a Hello twice", [preamble, &hello, &hello].concat(), RefuseCode::Malformed),
         ("a Confirm of something else", [preamble, &hello, &confirm].concat(), RefuseCode::VersionsStripped),
         ("a lane that is none", [preamble, &other_lane].concat(), RefuseCode::Malformed),
+        ("another's name", [preamble, &another].concat(), RefuseCode::OtherCertificate),
         ("a version that nobody speaks", [preamble, &version].concat(), RefuseCode::NoCommonVersion),
     ];
     let mut told = 0;

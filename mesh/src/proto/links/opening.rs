@@ -213,7 +213,9 @@ impl Links {
             Ok(admitted) => self.answer_hello(id, hello, &admitted, body, now),
             Err(refusal) => {
                 self.note_told(self.peer(&hello.node), &refusal);
-                self.refuse_as(id, Some(hello.node), &refusal, now);
+                // Who it says it is, unless a certificate says it.
+                let peer = self.peer_of(id).cloned().unwrap_or(hello.node);
+                self.refuse_as(id, Some(peer), &refusal, now);
             }
         }
     }
@@ -447,7 +449,7 @@ impl Links {
         self.refuse_as(id, self.peer_of(id).cloned(), refusal, now);
     }
 
-    /// As [`Links::refuse`]; `peer` is who the other end says it is.
+    /// As [`Links::refuse`]; `peer` is who the other end is, or says it is.
     fn refuse_as(&mut self, id: ConnId, peer: Option<NodeId>, refusal: &Refusal, now: Micros) {
         self.count_refusal(refusal.code);
         tracing::warn!(
