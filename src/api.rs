@@ -29,6 +29,7 @@ mod server;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use tokio::sync::Semaphore;
 use trunkline_mesh::{Mesh, NodeSpec};
 
 pub use crate::config::Protection;
@@ -46,6 +47,9 @@ struct Facts {
     replica: Option<Replica<KeyValue>>,
     /// Callers are on this machine.
     local: bool,
+    /// One answer is made at a time. What it takes to make those of all callers would stand in the way of the mesh, which runs
+    /// on the same threads, each time that the mesh waits for one of them.
+    turn: Semaphore,
 }
 
 impl Facts {
@@ -112,6 +116,6 @@ pub(crate) fn serve_with(
     }
     let ready = Ready::new(node);
     let local = address.ip().to_canonical().is_loopback();
-    let facts = Arc::new(Facts { mesh, metrics, ready, replica, local });
+    let facts = Arc::new(Facts { mesh, metrics, ready, replica, local, turn: Semaphore::new(1) });
     Api::bind(address, protection, facts)
 }

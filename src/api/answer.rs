@@ -54,7 +54,11 @@ pub(super) async fn answer<B: Body>(request: Request<B>, facts: Arc<Facts>) -> A
             ping(node, &facts).await
         }
         Some(_) => only_post(),
-        None => answer_at_once(&request, &facts),
+        None => {
+            // Never closed: an error would let everybody through.
+            let _turn = facts.turn.acquire().await;
+            answer_at_once(&request, &facts)
+        }
     }
 }
 
