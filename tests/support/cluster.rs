@@ -63,6 +63,10 @@ impl Cluster {
         self.config.admin(&NodeId::new(node).unwrap()).unwrap()
     }
 
+    pub(crate) fn api(&self, node: &str) -> SocketAddr {
+        self.config.api(&NodeId::new(node).unwrap()).unwrap()
+    }
+
     pub(crate) fn mesh(&self, node: &str) -> SocketAddr {
         self.config.topology().node(&NodeId::new(node).unwrap()).unwrap().address.unwrap()
     }
@@ -119,7 +123,7 @@ impl Cluster {
 /// Puts an address of this process's own in place of one of the example.
 fn own_address(line: &str) -> String {
     match line.split_once(" = \"") {
-        Some((key @ ("address" | "admin"), _)) => format!("{key} = \"{}\"", own(1)[0]),
+        Some((key @ ("address" | "admin" | "api"), _)) => format!("{key} = \"{}\"", own(1)[0]),
         _ => line.to_owned(),
     }
 }

@@ -37,7 +37,16 @@ pub(crate) fn poll<T>(what: &str, within: Duration, look: impl FnMut() -> Option
 }
 
 /// Looks every few milliseconds until there is something or the time is over.
-pub(crate) fn poll_for<T>(within: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
+pub(crate) fn poll_for<T>(within: Duration, look: impl FnMut() -> Option<T>) -> Option<T> {
+    poll_every(Duration::from_millis(10), within, look)
+}
+
+/// The same, as often as is said.
+pub(crate) fn poll_every<T>(
+    pause: Duration,
+    within: Duration,
+    mut look: impl FnMut() -> Option<T>,
+) -> Option<T> {
     let deadline = Instant::now() + within;
     let (_keep, never) = mpsc::channel::<()>();
     loop {
@@ -45,7 +54,7 @@ pub(crate) fn poll_for<T>(within: Duration, mut look: impl FnMut() -> Option<T>)
         if found.is_some() || Instant::now() >= deadline {
             return found;
         }
-        let _ = never.recv_timeout(Duration::from_millis(10));
+        let _ = never.recv_timeout(pause);
     }
 }
 
