@@ -228,6 +228,13 @@ impl Budget {
         self.datacenters[datacenter]
     }
 
+    /// Bytes charged to the process.
+    #[cfg(feature = "sim")]
+    #[must_use]
+    pub fn queued_of_all(&self) -> usize {
+        self.process
+    }
+
     /// Datacenters for which room came free for somebody who was turned away, each once.
     pub fn take_room(&mut self) -> BTreeSet<usize> {
         std::mem::take(&mut self.room)

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
 
 use super::handshake::is_plausible;
+#[cfg(feature = "sim")]
+use super::kept::{Kept, Queue};
 use super::links::{LinkId, Links};
 use super::run::split_run;
 use super::time::Micros;
@@ -392,6 +394,17 @@ impl Member {
             links.queue_ack(window.upstream.link, entry, now + self.settings.ack_delay, now);
         }
         Some(delivery)
+    }
+
+    /// What it keeps, queue by queue.
+    #[cfg(feature = "sim")]
+    pub fn kept(&self) -> impl Iterator<Item = Kept<'_>> {
+        let windows = self.windows.iter().map(|((origin, lane), window)| Kept {
+            queue: Queue::Reorder,
+            of: Some((origin, *lane)),
+            bytes: window.held_bytes(),
+        });
+        windows.chain([Kept { queue: Queue::Inbox, of: None, bytes: self.inbox_bytes }])
     }
 
     /// Bytes in the inbox, and bytes held behind gaps.

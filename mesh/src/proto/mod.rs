@@ -47,5 +47,8 @@ pub mod member;
 pub mod run;
 pub mod window;
 
+#[cfg(feature = "sim")]
+pub mod kept;
+
 pub mod time;
 pub mod timers;

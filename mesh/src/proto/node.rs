@@ -6,6 +6,8 @@
 //! reports [`Node::handle_written`]. Encoding stands between the two, so that no codec work runs inside the machine.
 
 mod faults;
+#[cfg(feature = "sim")]
+mod kept;
 mod writing;
 
 use std::collections::{BTreeSet, VecDeque};

@@ -5,6 +5,8 @@
 //! And the way back: what members of this datacenter send to an origin elsewhere that dialled this proxy goes over that link,
 //! several members' runs in one frame.
 
+mod kept;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -218,12 +220,6 @@ impl Proxy {
     pub fn is_idle(&self) -> bool {
         self.queues().all(|queue| queue.lanes.iter().all(VecDeque::is_empty))
             && self.open.values().all(|count| *count == 0)
-    }
-
-    /// Bytes queued for members, and for origins elsewhere.
-    #[must_use]
-    pub fn queue_bytes(&self) -> usize {
-        self.queues().flat_map(|queue| queue.bytes).sum()
     }
 
     fn queues(&self) -> impl Iterator<Item = &Queue> {

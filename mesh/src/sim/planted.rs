@@ -37,11 +37,17 @@ pub enum Planted {
     AnswersConfused,
     /// The sender takes what came over an earlier connection for what came over this one, and names it.
     EchoesStale,
+    /// A message in so many gives nothing of its budget back.
+    ChargeLeaked,
+    /// No message does.
+    ChargesLeaked,
+    /// Nobody sends anything once all is healed.
+    SendersMute,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 17] = [
         Self::RetriesLost,
         Self::AcksBeforeHandOver,
         Self::WindowForgotten,
@@ -56,7 +62,19 @@ impl Planted {
         Self::LossUnnoticed,
         Self::AnswersConfused,
         Self::EchoesStale,
+        Self::ChargeLeaked,
+        Self::ChargesLeaked,
+        Self::SendersMute,
     ];
+
+    /// Of so many batches the leader gives back nothing when their messages are decided; 0 for none.
+    pub(super) fn leaks(self) -> u64 {
+        match self {
+            Self::ChargeLeaked => 200,
+            Self::ChargesLeaked => 1,
+            _ => 0,
+        }
+    }
 
     /// A frame on its way into the leader.
     pub(super) fn into_leader(self, received: &mut Received) {

@@ -74,7 +74,13 @@ impl Client {
         debug_assert!(open.outcomes[index].is_none(), "one outcome per message");
         open.outcomes[index] = Some(outcome);
         open.undecided -= 1;
-        self.budget.release(open.datacenter, &mut open.charge, index);
+        #[cfg(feature = "sim")]
+        let leaks = self.leaks > 0 && ticket.0.is_multiple_of(self.leaks);
+        #[cfg(not(feature = "sim"))]
+        let leaks = false;
+        if !leaks {
+            self.budget.release(open.datacenter, &mut open.charge, index);
+        }
         self.sites[open.datacenter].pending_messages -= 1;
         if open.undecided == 0 {
             self.finish(ticket);

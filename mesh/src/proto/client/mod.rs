@@ -14,6 +14,9 @@ mod detach;
 mod share;
 use share::Pressure;
 
+#[cfg(feature = "sim")]
+mod kept;
+
 #[cfg(test)]
 mod stranded;
 
@@ -149,6 +152,9 @@ pub struct Client {
     next_message: u64,
     /// Without those of datacenters.
     stats: Stats,
+    /// Of so many messages one gives nothing back when it is decided; 0 for none.
+    #[cfg(feature = "sim")]
+    leaks: u64,
 }
 
 impl Client {
@@ -177,6 +183,8 @@ impl Client {
             next_ticket: 0,
             next_message: 0,
             stats: Stats::default(),
+            #[cfg(feature = "sim")]
+            leaks: 0,
         };
         client.set_topology(topology, links, now);
         for peer in client.wanted() {

@@ -19,6 +19,14 @@ impl Node {
         }
     }
 
+    /// A fault for simulations: see [`Client::set_leaking`](crate::proto::client::Client::set_leaking).
+    #[cfg(feature = "sim")]
+    pub fn set_leaking(&mut self, one_in: u64) {
+        if let Some(client) = self.client.as_mut() {
+            client.set_leaking(one_in);
+        }
+    }
+
     /// A fault for tests and demonstrations: see [`Proxy::set_frozen`](crate::proto::proxy::Proxy::set_frozen). Without effect on a node that is no proxy.
     pub fn set_frozen(&mut self, frozen: bool) {
         if let Some(proxy) = self.proxy.as_mut() {

@@ -189,6 +189,9 @@ impl World {
     /// Hands a batch over to a node, and to the checker what may be expected of it.
     fn submit(&mut self, origin: NodeIx, datacenter: &Datacenter, drawn: Drawn) {
         let (now, clock) = (self.now, self.clock(origin));
+        if self.planted == Some(Planted::SendersMute) && self.phase == Phase::Trials {
+            return;
+        }
         let host = &mut self.hosts[origin];
         let Some(node) = host.node.as_mut() else { return };
         let Drawn { mut batch, shared_bytes, messages } = drawn;
@@ -197,7 +200,10 @@ impl World {
         }
         let again =
             (origin == LEADER && self.planted == Some(Planted::RetryIsNewMessage)).then(|| batch.clone());
-        let Ok(ticket) = node.submit(batch, clock) else { return };
+        let ticket = match node.submit(batch, clock) {
+            Ok(ticket) => ticket,
+            Err(Rejected { reason, .. }) => return self.turned_away(origin, datacenter, &reason),
+        };
         self.unanswered.extend(again.map(|batch| (now + Duration::from_millis(500), ticket, batch)));
         let ids: Vec<u64> = messages.iter().map(|message| message.id).collect();
         if !ids.is_empty() {
@@ -243,6 +249,64 @@ impl World {
         if held > host.limits.datacenter_budget_bytes {
             let text = format!("{held} bytes are kept for {datacenter}, whatever its budget's books say");
             self.checker.broken(text);
+        }
+    }
+
+    /// A batch was not taken. While faults go on that is an answer like any other; once all is healed there is room for it.
+    fn turned_away(&mut self, origin: NodeIx, datacenter: &Datacenter, reason: &RejectReason) {
+        if self.phase != Phase::Trials {
+            return;
+        }
+        let host = &self.hosts[origin];
+        let open: usize = host
+            .tickets
+            .values()
+            .filter(|open| open.datacenter == *datacenter)
+            .map(|open| open.ids.len())
+            .sum();
+        let text = format!(
+            "{}: a batch for {datacenter} was turned away after healing, {reason:?}: {}; {open} messages for it are undecided",
+            host.id,
+            self.charged(origin).join(", ")
+        );
+        self.checker.broken(text);
+    }
+
+    /// What this sender's books say is kept, by name.
+    fn charged(&self, origin: NodeIx) -> Vec<String> {
+        let kept = self.hosts[origin].node.iter().flat_map(Node::kept);
+        let of_sender = |kept: &Kept<'_>| match (kept.queue, kept.of) {
+            (Queue::Destination, Some((to, lane))) => {
+                Some(format!("{} bytes to {to} on {lane:?}", kept.bytes))
+            }
+            (Queue::Datacenter, _) => Some(format!("{} bytes to a datacenter", kept.bytes)),
+            (Queue::Process, _) => Some(format!("{} bytes in all", kept.bytes)),
+            _ => None,
+        };
+        kept.filter(|kept| kept.bytes > 0).filter_map(|kept| of_sender(&kept)).collect()
+    }
+
+    /// At the end everything is decided, and nothing is charged for any more; and something was sent for which that says something.
+    pub(super) fn check_settled(&mut self) {
+        // A run that is over before the first trial says nothing of that.
+        if self.over_at < self.healed_at {
+            return;
+        }
+        for origin in self.origins.clone() {
+            let host = &self.hosts[origin];
+            let open: usize = host.tickets.values().map(|open| open.ids.len()).sum();
+            let charged = self.charged(origin);
+            if open > 0 || !charged.is_empty() {
+                let text = format!(
+                    "{}: {open} messages are undecided at the end, and charged for are: {}",
+                    host.id,
+                    charged.join(", ")
+                );
+                self.checker.broken(text);
+            }
+        }
+        if self.must_arrive.is_empty() {
+            self.checker.broken("nothing was sent after healing".to_owned());
         }
     }
 

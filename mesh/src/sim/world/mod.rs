@@ -31,8 +31,9 @@ use crate::proto::client::Ticket;
 use crate::proto::coder::BatchEncoder;
 use crate::proto::echo::SharedEcho;
 use crate::proto::frame::{FrameReader, Opened, Written};
+use crate::proto::kept::{Kept, Queue};
 use crate::proto::links::{Action, ConnId};
-use crate::proto::node::{Node, NodeInit};
+use crate::proto::node::{Node, NodeInit, RejectReason, Rejected};
 use crate::proto::time::{Micros, micros};
 use crate::proto::wire::{FEATURE_ECHO, FEATURES, Offer};
 use crate::settings::Settings;
@@ -514,6 +515,7 @@ impl World {
         for origin in self.origins.iter().map(|origin| &self.hosts[*origin]).filter(|host| !host.stopped) {
             self.checker.check_due(&origin.id, self.now);
         }
+        self.check_settled();
         let must_arrive = std::mem::take(&mut self.must_arrive);
         self.checker.check_delivered(&must_arrive);
         let leader = self.hosts[LEADER].node.as_ref().map(Node::stats).unwrap_or_default();

@@ -135,6 +135,9 @@ impl World {
         if !self.swarm.echoes || self.swarm.echoless >> (index % 64) & 1 == 1 {
             node.set_offer(Offer { features: FEATURES & !FEATURE_ECHO, ..Offer::default() });
         }
+        if let Some(planted) = self.planted.filter(|_| index == LEADER) {
+            node.set_leaking(planted.leaks());
+        }
         host.node = Some(node);
         self.note(&format!("start {index}"));
         self.pump(index);

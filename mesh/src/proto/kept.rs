@@ -1,0 +1,31 @@
+//! What a node keeps, queue by queue: for the checker of a simulation, which holds each against its own limit.
+
+use crate::id::{Lane, NodeId};
+
+/// A queue with a limit of its own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Queue {
+    /// Of a member: what its application has not taken.
+    Inbox,
+    /// Of a member: what one origin sent on one lane and is not in turn, or has no room in the inbox.
+    Reorder,
+    /// Of a proxy: what waits for one member, or for one origin elsewhere, on one lane.
+    Member,
+    /// Of a sender: what is charged to one destination on one lane.
+    Destination,
+    /// Of a sender: what is charged to one datacenter.
+    Datacenter,
+    /// Of a sender: what is charged to its process.
+    Process,
+}
+
+/// What is in one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Kept<'a> {
+    /// The queue.
+    pub queue: Queue,
+    /// Whose, where a node has several of them.
+    pub of: Option<(&'a NodeId, Lane)>,
+    /// Bytes, as they are charged.
+    pub bytes: usize,
+}

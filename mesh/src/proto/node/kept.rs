@@ -1,0 +1,14 @@
+//! What a node keeps, for the checker of a simulation.
+
+use super::Node;
+use crate::proto::kept::Kept;
+
+impl Node {
+    /// Queue by queue.
+    pub fn kept(&self) -> impl Iterator<Item = Kept<'_>> {
+        let client = self.client.iter().flat_map(|client| client.kept());
+        let member = self.member.iter().flat_map(|member| member.kept());
+        let proxy = self.proxy.iter().flat_map(|proxy| proxy.kept(&self.links));
+        client.chain(member).chain(proxy)
+    }
+}
