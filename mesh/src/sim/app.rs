@@ -19,6 +19,9 @@ pub(super) struct App {
 /// Most bytes that the messages of a batch share.
 const SHARED_BYTES_MAX: usize = 40_000;
 
+/// Most bytes of a message.
+pub(super) const MESSAGE_BYTES_MAX: usize = SHARED_BYTES_MAX + 16;
+
 /// Bytes of a message with this number: the number, then bytes that follow from it. Entries that messages of one batch
 /// share are the same buffer.
 fn body(id: u64, shared: &Bytes) -> Payload {

@@ -6,6 +6,9 @@ use crate::message::{Batch, FailReason, Outcome};
 use crate::proto::frame::{Received, SealedBatch};
 use crate::settings::Settings;
 
+/// More than a run sends.
+const ENDLESS_BYTES: usize = 1 << 40;
+
 /// A bug.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Planted {
@@ -23,7 +26,7 @@ pub enum Planted {
     GapsSkipped,
     /// Nobody says that a gap will never be filled, unless another message follows.
     FloorUntold,
-    /// No budget is enforced.
+    /// No budget of a datacenter is enforced, nor of the process.
     NoBudget,
     /// No deadline is kept.
     NoDeadlines,
@@ -43,11 +46,19 @@ pub enum Planted {
     ChargesLeaked,
     /// Nobody sends anything once all is healed.
     SendersMute,
+    /// The inbox of a member has no limit.
+    InboxEndless,
+    /// Members hold as much behind a gap as comes.
+    ReorderEndless,
+    /// The queue of a member at a proxy has no limit.
+    QueueEndless,
+    /// No budget of a destination is enforced.
+    DestinationEndless,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 21] = [
         Self::RetriesLost,
         Self::AcksBeforeHandOver,
         Self::WindowForgotten,
@@ -65,7 +76,36 @@ impl Planted {
         Self::ChargeLeaked,
         Self::ChargesLeaked,
         Self::SendersMute,
+        Self::InboxEndless,
+        Self::ReorderEndless,
+        Self::QueueEndless,
+        Self::DestinationEndless,
     ];
+
+    /// What the checker says of it, in part: no other violation will do.
+    #[must_use]
+    pub fn violation(self) -> &'static str {
+        match self {
+            Self::RetriesLost | Self::FloorUntold => "sent after healing, but",
+            Self::AcksBeforeHandOver | Self::GapsSkipped => "told delivered, ",
+            Self::WindowForgotten | Self::RetryIsNewMessage => "got it twice in one life",
+            Self::NeverMaybe => "got it after the sender was told it never would",
+            Self::NoBudget => "charged to the budget of",
+            Self::NoDeadlines => "no outcome by its deadline",
+            Self::LivesConfused => "never got it",
+            Self::RefusalsLost => "the leader heard of none",
+            Self::LossUnnoticed => "waited for a timeout, and nobody was silent",
+            Self::AnswersConfused => "who never sent it",
+            Self::EchoesStale => "protocol errors",
+            Self::ChargeLeaked => "0 messages are undecided at the end, and charged for are",
+            Self::ChargesLeaked => "was turned away after healing",
+            Self::SendersMute => "nothing was sent after healing",
+            Self::InboxEndless => "bytes in its inbox, at most",
+            Self::ReorderEndless => "bytes out of turn",
+            Self::QueueEndless => "bytes in the queue",
+            Self::DestinationEndless => "bytes charged to a destination",
+        }
+    }
 
     /// Of so many batches the leader gives back nothing when their messages are decided; 0 for none.
     pub(super) fn leaks(self) -> u64 {
@@ -147,12 +187,13 @@ impl Planted {
     /// What a node is started with, where the driver holds it to other settings.
     pub(super) fn settings(self, settings: Settings) -> Settings {
         match self {
-            Self::NoBudget => Settings {
-                destination_budget_bytes: usize::MAX,
-                datacenter_budget_bytes: usize::MAX,
-                process_budget_bytes: usize::MAX,
-                ..settings
-            },
+            Self::NoBudget => {
+                Settings { datacenter_budget_bytes: usize::MAX, process_budget_bytes: usize::MAX, ..settings }
+            }
+            Self::InboxEndless => Settings { inbox_bytes_max: ENDLESS_BYTES, ..settings },
+            Self::ReorderEndless => Settings { reorder_bytes_max: ENDLESS_BYTES, ..settings },
+            Self::QueueEndless => Settings { member_queue_bytes_max: ENDLESS_BYTES, ..settings },
+            Self::DestinationEndless => Settings { destination_budget_bytes: ENDLESS_BYTES, ..settings },
             _ => settings,
         }
     }

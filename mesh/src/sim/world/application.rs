@@ -275,15 +275,10 @@ impl World {
     /// What this sender's books say is kept, by name.
     fn charged(&self, origin: NodeIx) -> Vec<String> {
         let kept = self.hosts[origin].node.iter().flat_map(Node::kept);
-        let of_sender = |kept: &Kept<'_>| match (kept.queue, kept.of) {
-            (Queue::Destination, Some((to, lane))) => {
-                Some(format!("{} bytes to {to} on {lane:?}", kept.bytes))
-            }
-            (Queue::Datacenter, _) => Some(format!("{} bytes to a datacenter", kept.bytes)),
-            (Queue::Process, _) => Some(format!("{} bytes in all", kept.bytes)),
-            _ => None,
-        };
-        kept.filter(|kept| kept.bytes > 0).filter_map(|kept| of_sender(&kept)).collect()
+        let of_sender = |queue| matches!(queue, Queue::Destination | Queue::Datacenter | Queue::Process);
+        kept.filter(|kept| kept.bytes > 0 && of_sender(kept.queue))
+            .map(|kept| format!("{} bytes {}", kept.bytes, inspection::place(kept.queue, kept.of)))
+            .collect()
     }
 
     /// At the end everything is decided, and nothing is charged for any more; and something was sent for which that says something.

@@ -7,6 +7,9 @@ use crate::settings::MESSAGE_OVERHEAD_BYTES;
 /// What a message may take, beyond its way there, although nothing is wrong on its way: writers, acks and gaps.
 const PROMPT: Duration = Duration::from_millis(20);
 
+/// What a message may take in a run beyond its payload: its kind and its length.
+const RUN_MESSAGE_OVERHEAD_BYTES: usize = 16;
+
 impl World {
     /// Looks at all hosts.
     pub(super) fn inspect(&mut self) {
@@ -18,45 +21,48 @@ impl World {
 
     /// No queue of a node is longer than its settings say.
     pub(super) fn check_limits(&mut self, index: NodeIx) {
+        self.check_queues(index);
         let now = self.clock(index);
         let host = &self.hosts[index];
         let Some(status) = host.node.as_ref().map(|node| node.status(now)) else { return };
-        let limits = &host.limits;
-        let bytes = |bytes: usize| u64::try_from(bytes).unwrap_or(u64::MAX);
-        // One message always fits, however large; and one run, of a sender whose limits are larger.
-        let one = self.hosts.iter().map(|host| host.limits.message_bytes_max).max().unwrap_or(0);
-        let one = bytes(one.max(limits.run_bytes_max) + MESSAGE_OVERHEAD_BYTES);
-        let flows = bytes(self.origins.len() * 2);
-        let queues = bytes(self.hosts.len() * 2);
         let mut over = Vec::new();
-        for (what, held, max) in [
-            ("in its inbox", status.inbox_bytes, bytes(limits.inbox_bytes_max) + one),
-            ("held", status.held_bytes, (bytes(limits.reorder_bytes_max) + one) * flows),
-            (
-                "queued for members",
-                status.proxy_queue_bytes,
-                (bytes(limits.member_queue_bytes_max) + one) * queues,
-            ),
-        ] {
-            if held > max {
-                over.push(format!("{}: {held} bytes {what}, at most {max}", host.id));
-            }
-        }
-        let all: u64 = status.datacenters.iter().map(|row| row.queued_bytes).sum();
-        if all > bytes(limits.process_budget_bytes) {
-            over.push(format!("{}: {all} bytes queued, over the budget of the process", host.id));
-        }
         for row in status.datacenters {
             let snoozed = row.routes.iter().filter(|route| route.state == "snoozed").count();
             // Where proxies leave, those that are left alone may be more than half of the rest.
             if 2 * snoozed > row.routes.len() && !self.swarm.faults.contains(&Fault::Leave) {
                 over.push(format!("{snoozed} proxies of {} are left alone, over half", row.name));
             }
-            if row.queued_bytes > bytes(limits.datacenter_budget_bytes) {
-                over.push(format!("{} bytes queued for {}, over its budget", row.queued_bytes, row.name));
-            }
         }
         for text in over {
+            self.checker.broken(text);
+        }
+    }
+
+    /// Each queue against its own limit, as the node charges it.
+    pub(super) fn check_queues(&mut self, index: NodeIx) {
+        let host = &self.hosts[index];
+        let Some(node) = host.node.as_ref() else { return };
+        let limits = &host.limits;
+        // One message always fits, whatever the limit is; and one run, whose sender may have larger limits.
+        let message = MESSAGE_BYTES_MAX + MESSAGE_OVERHEAD_BYTES;
+        let run =
+            self.run_bytes_most.max(MESSAGE_BYTES_MAX + RUN_MESSAGE_OVERHEAD_BYTES) + MESSAGE_OVERHEAD_BYTES;
+        let mut over = None;
+        for Kept { queue, of, bytes } in node.kept() {
+            let max = match queue {
+                Queue::Inbox => limits.inbox_bytes_max.max(message),
+                // Beside what it may hold the one that is next.
+                Queue::Reorder => limits.reorder_bytes_max + message,
+                Queue::Member => limits.member_queue_bytes_max.max(run),
+                Queue::Destination => limits.destination_budget_bytes.max(message),
+                Queue::Datacenter => limits.datacenter_budget_bytes,
+                Queue::Process => limits.process_budget_bytes,
+            };
+            if bytes > max {
+                over = Some(format!("{}: {bytes} bytes {}, at most {max}", host.id, place(queue, of)));
+            }
+        }
+        if let Some(text) = over {
             self.checker.broken(text);
         }
     }
@@ -97,4 +103,17 @@ impl World {
             }
         }
     }
+}
+
+/// A queue, in words.
+pub(super) fn place(queue: Queue, of: Option<(&NodeId, Lane)>) -> String {
+    let name = match queue {
+        Queue::Inbox => "in its inbox",
+        Queue::Reorder => "out of turn",
+        Queue::Member => "in the queue",
+        Queue::Destination => "charged to a destination",
+        Queue::Datacenter => "charged to the budget of a datacenter",
+        Queue::Process => "charged to the budget of the process",
+    };
+    of.map_or(name.to_owned(), |(node, lane)| format!("{name}, {node} on {lane}"))
 }

@@ -99,6 +99,7 @@ impl World {
         let settings = setup::draw_settings(&Swarm { wild: true, ..self.swarm.clone() }, &mut self.rng);
         let settings = self.planted.map_or(settings.clone(), |planted| planted.settings(settings));
         self.message_bytes_least = self.message_bytes_least.min(settings.message_bytes_max);
+        self.run_bytes_most = self.run_bytes_most.max(settings.run_bytes_max);
         let clock = self.clock(index);
         let host = &mut self.hosts[index];
         let limits = &mut host.limits;

@@ -20,7 +20,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use trunkline_codec::Options;
 
-use super::app::{App, Drawn, Mood, read_body, shared_len};
+use super::app::{App, Drawn, MESSAGE_BYTES_MAX, Mood, read_body, shared_len};
 use super::checker::{Checker, Promise};
 use super::faults::{Drift, Fault, Swarm};
 use super::planted::Planted;
@@ -215,6 +215,8 @@ struct World {
     hosts: Vec<Host>,
     /// The least that any node ever took as a message.
     message_bytes_least: usize,
+    /// The most that any node ever put into a run of several messages.
+    run_bytes_most: usize,
     /// Those that may send.
     origins: Vec<NodeIx>,
     /// Those of them that send by themselves.
@@ -463,6 +465,7 @@ impl World {
                 Action::Room(_) => {}
             }
         }
+        self.check_queues(index);
         self.hear(index, self.hosts[index].deaf || self.hosts[index].slow);
         let host = &mut self.hosts[index];
         let Some(node) = host.node.as_mut() else { return };

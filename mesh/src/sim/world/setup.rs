@@ -37,6 +37,7 @@ impl World {
         };
         let hosts: Vec<Host> = ids.iter().copied().zip(clocks).map(host).collect();
         let message_bytes_least = hosts.iter().map(|host| host.settings.message_bytes_max).min().unwrap_or(0);
+        let run_bytes_most = hosts.iter().map(|host| host.settings.run_bytes_max).max().unwrap_or(0);
         let origins: Vec<NodeIx> = (0..ids.len()).filter(|host| ids[*host].roles.origin).collect();
         let (mut senders, answering): (Vec<NodeIx>, Vec<NodeIx>) =
             origins.iter().partition(|host| **host == LEADER || !swarm.answers);
@@ -58,6 +59,7 @@ impl World {
             delays,
             hosts,
             message_bytes_least,
+            run_bytes_most,
             origins,
             senders,
             answering,
