@@ -167,6 +167,8 @@ pub struct Flow {
     flying_bytes: usize,
     /// What the receiver can take beside what it has, bytes, once it said so.
     room: Option<usize>,
+    /// Up to here the receiver had what comes behind all that it decided on, without a gap.
+    waits_to: u64,
     /// Since when nothing is under way for want of room.
     starves_since: Option<Micros>,
     /// Ways and times to leave alone.
@@ -254,6 +256,7 @@ impl Flow {
             held: Held::default(),
             flying_bytes: 0,
             room: None,
+            waits_to: 0,
             starves_since: None,
             pauses: Pauses::default(),
             decision: None,
@@ -416,6 +419,18 @@ impl Flow {
         progress
     }
 
+    /// An ack says what the receiver holds. What it holds in turn waits for room with it, and for nothing else.
+    pub fn note_waiting(&mut self, entry: &AckFlow) {
+        self.waits_to = self.waits_to.max(entry.decided.saturating_add(entry.held_in_turn()));
+    }
+
+    /// The receiver said that it holds this message, and all in front of it that it has not decided on: its application is what that
+    /// waits for. That what was in front of it was given up here is not enough: the receiver may not have heard of it.
+    #[must_use]
+    pub fn waits_for_application(&self, seq: u64) -> bool {
+        seq <= self.waits_to && self.sent.get(seq).is_some_and(|sent| sent.place == Place::Held)
+    }
+
     /// What the receiver can take beside what an ack says it has; `decided` is that ack's. An older one than was seen before
     /// says nothing.
     pub fn set_room(&mut self, room_kib: u32, decided: u64) {
@@ -545,7 +560,7 @@ impl Flow {
         self.incarnation = incarnation;
         self.words.clear();
         self.decided = 0;
-        self.floor_told = 0;
+        (self.floor_told, self.waits_to) = (0, 0);
         (self.room, self.starves_since) = (None, None);
         self.pauses.restart();
     }

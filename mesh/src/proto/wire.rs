@@ -328,6 +328,14 @@ pub struct AckFlow {
 }
 
 impl AckFlow {
+    /// How many of the held ones follow the last one that is decided without a gap.
+    #[must_use]
+    pub fn held_in_turn(&self) -> u64 {
+        let full = self.held.iter().take_while(|word| **word == u64::MAX).count();
+        let more = self.held.get(full).map_or(0, |word| word.trailing_ones());
+        64 * u64::try_from(full).unwrap_or(0) + u64::from(more)
+    }
+
     /// This seq is among the held ones.
     #[must_use]
     pub fn holds(&self, seq: u64) -> bool {

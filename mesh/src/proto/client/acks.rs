@@ -88,6 +88,7 @@ impl Client {
             self.note_word(ix, seq, link, links, now);
             self.delivered(ix, &sent, now);
         }
+        self.flows[ix.0].note_waiting(entry);
         for seq in self.flows[ix.0].newly_held(entry) {
             progress = true;
             attempt_answered |= self.land(ix, seq, (link, over), links, now);

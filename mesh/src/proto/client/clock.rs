@@ -8,7 +8,7 @@ use super::{Client, Timer};
 use crate::id::Lane;
 use crate::message::FailReason;
 use crate::proto::attempt::Attempt;
-use crate::proto::flow::{FlowIx, Place, Selected, Sent, Undecided, Way};
+use crate::proto::flow::{FlowIx, Place, Selected, Undecided, Way};
 use crate::proto::held::HELD_ASKS_AFTER;
 use crate::proto::links::{LinkId, Links, PeerIx};
 use crate::proto::pause::Cause;
@@ -114,11 +114,8 @@ impl Client {
             }
             Undecided::Sent(seq) => {
                 let flow = &self.flows[ix.0];
-                let held = |sent: &Sent| sent.place == Place::Held;
-                // Held with no gap in front of it waits for room, and for nothing else.
-                let full = flow.sent.get(seq).is_some_and(|sent| {
-                    sent.full || held(sent) && flow.sent.range(0, seq).all(|(_, before)| held(before))
-                });
+                let full =
+                    flow.sent.get(seq).is_some_and(|sent| sent.full) || flow.waits_for_application(seq);
                 self.give_up(ix, seq, reason(full));
             }
         }

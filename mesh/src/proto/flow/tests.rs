@@ -62,6 +62,43 @@ fn a_gap_that_was_given_up_is_told_once_by_an_empty_run() {
     assert!(!flow.floor_due(), "the member knows");
 }
 
+/// A receiver that waits for what was given up here, and does not know it, is not full.
+#[test]
+fn what_the_receiver_has_behind_a_gap_does_not_wait_for_its_application() {
+    let mut flow = flow();
+    for id in 1..=70 {
+        push(&mut flow, id, None);
+    }
+    seal(&mut flow, 1);
+    let ack = |decided, held: &[u64]| AckFlow {
+        lane: 1,
+        flow: 0,
+        incarnation: Incarnation(1),
+        decided,
+        room_kib: ROOM_UNKNOWN,
+        held: held.to_vec(),
+        refused: Vec::new(),
+    };
+    let hear = |flow: &mut Flow, entry: &AckFlow| {
+        flow.raise_decided(entry.decided);
+        flow.note_waiting(entry);
+        flow.newly_held(entry).into_iter().for_each(|seq| flow.hold(seq));
+    };
+    hear(&mut flow, &ack(0, &[0b110]));
+    flow.forget(1);
+    assert!(![2, 3].into_iter().any(|seq| flow.waits_for_application(seq)), "it waits for 1");
+    hear(&mut flow, &ack(1, &[u64::MAX, 1]));
+    assert!((2..=66).all(|seq| flow.waits_for_application(seq)) && !flow.waits_for_application(67));
+    hear(&mut flow, &ack(2, &[0b11]));
+    flow.forget(3);
+    assert!(
+        flow.waits_for_application(4),
+        "an older ack, and one in front that was given up, change nothing"
+    );
+    flow.begin(Incarnation(2));
+    assert!(!flow.waits_for_application(4), "another life holds nothing");
+}
+
 #[test]
 fn retries_go_first_in_order_and_gaps_cut_runs() {
     let mut flow = flow();
