@@ -79,6 +79,12 @@ fn a_proxy_that_one_lane_leaves_counts_among_those_that_are_left() {
     assert!(run(179_586_256_830).violations.is_empty());
 }
 
+/// What a member held behind a gap that had been given up, and did not hear of, was said to have been refused by it.
+#[test]
+fn what_waits_for_a_gap_is_not_refused() {
+    assert!(run(182).violations.is_empty());
+}
+
 #[test]
 fn the_same_seed_gives_the_same_trace() {
     for seed in [3, 14] {

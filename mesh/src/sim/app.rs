@@ -14,6 +14,7 @@ use crate::topology::Topology;
 pub(super) struct App {
     rng: fastrand::Rng,
     next_id: u64,
+    two_slots: bool,
 }
 
 /// Most bytes that the messages of a batch share.
@@ -73,8 +74,10 @@ pub(super) struct DrawnMessage {
     pub(super) id: u64,
     pub(super) destination: NodeId,
     pub(super) deadline: Duration,
-    /// A newer one may take its place.
-    pub(super) slotted: bool,
+    pub(super) lane: Lane,
+    pub(super) kind: u8,
+    /// A newer one of it may take its place.
+    pub(super) slot: Option<u32>,
     pub(super) bytes: usize,
     /// Whatever goes wrong at present leaves a way and the time for it.
     pub(super) must_arrive: bool,
@@ -92,8 +95,8 @@ pub(super) enum Mood {
 }
 
 impl App {
-    pub(super) fn new(seed: u64) -> Self {
-        Self { rng: fastrand::Rng::with_seed(seed), next_id: 1 }
+    pub(super) fn new(seed: u64, two_slots: bool) -> Self {
+        Self { rng: fastrand::Rng::with_seed(seed), next_id: 1, two_slots }
     }
 
     /// A batch for one datacenter: most members, mostly shared bytes; `again`: as many as came from there before, which are the
@@ -129,13 +132,23 @@ impl App {
             let mut message =
                 Message::new(member.id.clone(), body(id, &shared)).lane(lane).deadline(deadline);
             let slotted = mood == Mood::Rough && self.rng.u8(..) < 30;
-            if slotted {
-                message = message.slot(1);
+            let slot = slotted.then(|| self.slot_of(id));
+            if let Some(slot) = slot {
+                message = message.slot(slot);
             }
-            let bytes = message.len();
-            drawn.batch.push(message.kind(self.rng.u8(..)));
+            let (bytes, kind) = (message.len(), self.rng.u8(..));
+            drawn.batch.push(message.kind(kind));
             let destination = member.id.clone();
-            drawn.messages.push(DrawnMessage { id, destination, deadline, slotted, bytes, must_arrive });
+            drawn.messages.push(DrawnMessage {
+                id,
+                destination,
+                deadline,
+                lane,
+                kind,
+                slot,
+                bytes,
+                must_arrive,
+            });
         }
         drawn
     }
@@ -158,13 +171,19 @@ impl App {
         let (deadline, must_arrive) = (patience.unwrap_or(rough), patience.is_some());
         let message = Message::new(to.clone(), body(id, &shared)).lane(lane).deadline(deadline);
         let slotted = patience.is_none() && self.rng.u8(..) < 30;
-        let message = if slotted { message.slot(1) } else { message };
-        let (bytes, destination) = (message.len(), to.clone());
+        let slot = slotted.then(|| self.slot_of(id));
+        let message = if let Some(slot) = slot { message.slot(slot) } else { message };
+        let (bytes, destination, kind) = (message.len(), to.clone(), self.rng.u8(..));
         let mut drawn =
             Drawn { batch: Batch::to(datacenter.clone()), shared_bytes: shared.len(), messages: Vec::new() };
-        drawn.batch.push(message.kind(self.rng.u8(..)));
-        drawn.messages.push(DrawnMessage { id, destination, deadline, slotted, bytes, must_arrive });
+        drawn.batch.push(message.kind(kind));
+        drawn.messages.push(DrawnMessage { id, destination, deadline, lane, kind, slot, bytes, must_arrive });
         drawn
+    }
+
+    /// Of a message with a slot.
+    fn slot_of(&self, id: u64) -> u32 {
+        if self.two_slots && id.is_multiple_of(2) { 2 } else { 1 }
     }
 
     pub(super) fn pause(&mut self) -> Duration {

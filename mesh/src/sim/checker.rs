@@ -27,8 +27,12 @@ pub struct Promise {
     pub expires: Micros,
     /// When its receipt is whole at the latest.
     pub due: Micros,
-    /// A newer message may take its place.
-    pub slotted: bool,
+    /// Its lane.
+    pub lane: Lane,
+    /// Its kind.
+    pub kind: u8,
+    /// A newer message of the same slot may take its place.
+    pub slot: Option<u32>,
     /// It is over the limit of some node.
     pub oversized: bool,
     /// Its sender knew no such member there.
@@ -41,7 +45,25 @@ struct Submitted {
     promise: Promise,
     /// The latest life of its destination that its sender had been answered by.
     heard: Option<Incarnation>,
+    decided: Option<Micros>,
     told: Option<Told>,
+}
+
+/// A message as an application gets it.
+#[derive(Clone, Debug)]
+pub struct Arrival {
+    /// Its number.
+    pub id: u64,
+    /// Who gets it, in which life.
+    pub member: (NodeId, Incarnation),
+    /// Whose it is said to be, of which life.
+    pub origin: (NodeId, Incarnation),
+    /// The lane that it is said to be of.
+    pub lane: Lane,
+    /// Its kind, as it is said.
+    pub kind: u8,
+    /// Its bytes are those that were sent.
+    pub intact: bool,
 }
 
 /// What a sender was told of a message, and when.
@@ -66,6 +88,11 @@ pub struct Checker {
     restarted: BTreeMap<NodeId, (Micros, Incarnation)>,
     /// The latest life of a destination by which a sender was told that something was delivered: sender, destination.
     heard: BTreeMap<(NodeId, NodeId), Incarnation>,
+    /// The latest message of each slot of a sender: sender, destination, lane, slot.
+    slots: BTreeMap<(NodeId, NodeId, Lane, u32), u64>,
+    /// When each destination last had no room to speak of, or a sender had none for it; `None` where limits are so small that this
+    /// says nothing.
+    crowded: Option<BTreeMap<NodeId, Micros>>,
     /// Whom a sender took out of its topology, or elsewhere: sender, node.
     removed: BTreeSet<(NodeId, NodeId)>,
     /// Senders that were shut down.
@@ -79,6 +106,9 @@ pub struct Checker {
 
 /// What was handed over is known to its sender so long after, if nothing is wrong: the member may have to be asked.
 const TOLD_WITHIN: Duration = Duration::from_millis(2_500);
+
+/// A sender goes by what it heard of a destination's room no longer than this.
+const CROWDED_FOR: Duration = Duration::from_secs(20);
 
 /// Violations kept; more say nothing new.
 const VIOLATIONS_MAX: usize = 20;
@@ -94,7 +124,25 @@ impl Checker {
     pub fn submitted(&mut self, id: u64, destination: NodeId, promise: Promise) {
         self.pending.entry(promise.sender.clone()).or_default().insert((promise.due, id));
         let heard = self.heard.get(&(promise.sender.clone(), destination.clone())).copied();
-        self.submitted.insert(id, Submitted { destination, promise, heard, told: None });
+        if let Some(slot) = promise.slot {
+            let key = (promise.sender.clone(), destination.clone(), promise.lane, slot);
+            self.slots.insert(key, id);
+        }
+        self.submitted.insert(id, Submitted { destination, promise, heard, decided: None, told: None });
+    }
+
+    /// Nobody is ever full unless it is said by [`Checker::crowded`].
+    pub fn set_roomy(&mut self) {
+        self.crowded = Some(BTreeMap::new());
+    }
+
+    /// There is not much room on the way to this destination.
+    pub fn crowded(&mut self, destination: &NodeId, now: Micros) {
+        let Some(crowded) = self.crowded.as_mut() else { return };
+        match crowded.get_mut(destination) {
+            Some(at) => *at = now,
+            None => drop(crowded.insert(destination.clone(), now)),
+        }
     }
 
     /// Something was done to somebody, or undone. From now on nothing is, until this is called again.
@@ -105,6 +153,7 @@ impl Checker {
     /// A sender died: nobody will be told of its messages, and what it had heard is forgotten.
     pub fn sender_died(&mut self, sender: &NodeId) {
         self.heard.retain(|(who, _), _| who != sender);
+        self.slots.retain(|(who, ..), _| who != sender);
         for (_, id) in self.pending.remove(sender).unwrap_or_default() {
             self.submitted.remove(&id);
         }
@@ -133,17 +182,42 @@ impl Checker {
         self.removed.insert((sender.clone(), node.clone()));
     }
 
+    /// The sender's mesh decided what became of a message, which it tells once it has decided on all of its batch. `awake`: it could
+    /// do so in time.
+    pub fn decided(&mut self, id: u64, awake: bool, now: Micros) {
+        let Some(submitted) = self.submitted.get_mut(&id) else { return };
+        submitted.decided = Some(now);
+        let late = now.since(submitted.promise.expires);
+        if awake && late > Duration::ZERO {
+            self.violation(format!("message {id}: decided {late:?} after its own deadline"));
+        }
+    }
+
     /// Why this outcome of a message cannot be.
-    fn refuted(&self, submitted: &Submitted, outcome: &Outcome, now: Micros) -> Option<&'static str> {
-        let Submitted { destination, promise, .. } = submitted;
+    fn refuted(&self, id: u64, outcome: &Outcome, now: Micros) -> Option<&'static str> {
+        let Submitted { destination, promise, decided, .. } = self.submitted.get(&id)?;
+        let decided = decided.unwrap_or(now);
+        let newest = |slot| {
+            let key = (promise.sender.clone(), destination.clone(), promise.lane, slot);
+            self.slots.get(&key).copied()
+        };
+        let crowded = |crowded: &BTreeMap<NodeId, Micros>| {
+            crowded.get(destination).is_some_and(|at| promise.at.since(*at) <= CROWDED_FOR)
+        };
         let restarted = |node: &NodeId| self.restarted.contains_key(node);
         match outcome {
             Outcome::Delivered { attempts: 0, .. } => Some("it was never written"),
             Outcome::Delivered { .. } if promise.unknown => Some("there is no such member there"),
             Outcome::Delivered { .. } => None,
             Outcome::Failed { reason, .. } => match reason {
-                FailReason::Expired if now < promise.expires => Some("there is time left"),
-                FailReason::Superseded if !promise.slotted => Some("it has no slot"),
+                FailReason::Expired if decided < promise.expires => Some("there is time left"),
+                FailReason::Superseded if promise.slot.is_none() => Some("it has no slot"),
+                FailReason::Superseded if promise.slot.and_then(newest).is_none_or(|newest| newest <= id) => {
+                    Some("nothing newer of its slot was sent")
+                }
+                FailReason::Refused if self.crowded.as_ref().is_some_and(|all| !crowded(all)) => {
+                    Some("nobody on its way was short of room")
+                }
                 FailReason::PeerRestarted if !restarted(destination) && !restarted(&promise.sender) => {
                     Some("neither end ever restarted")
                 }
@@ -174,7 +248,7 @@ impl Checker {
             pending.remove(&(submitted.promise.due, id));
         }
         submitted.told = Some(Told { at: now, outcome: outcome.clone() });
-        if let Some(why) = self.submitted.get(&id).and_then(|one| self.refuted(one, &outcome, now)) {
+        if let Some(why) = self.refuted(id, &outcome, now) {
             self.violation(format!("message {id}: told {outcome:?}, but {why}"));
         }
         let got = self.handed.get(&id).is_some_and(|all| all.iter().any(|one| one.at <= now));
@@ -229,9 +303,19 @@ impl Checker {
     }
 
     /// A member's mesh handed a message over to the application's inbox.
-    pub fn handed(&mut self, id: u64, member: Life, origin: Life, lane: Lane, intact: bool, now: Micros) {
+    pub fn handed(&mut self, arrival: Arrival, now: Micros) {
+        let Arrival { id, member, origin, lane, kind, intact } = arrival;
         if !intact {
             self.violation(format!("message {id}: {} got other bytes than were sent", member.0));
+        }
+        if let Some(Submitted { promise, .. }) = self.submitted.get(&id)
+            && (promise.lane, promise.kind) != (lane, kind)
+        {
+            let (was, sent) = (promise.lane, promise.kind);
+            self.violation(format!(
+                "message {id}: {} got it on {lane} as kind {kind}, and it was sent on {was} as kind {sent}",
+                member.0
+            ));
         }
         if self.submitted.get(&id).is_some_and(|submitted| submitted.promise.sender != origin.0) {
             self.violation(format!(
@@ -376,8 +460,8 @@ mod tests {
 
     fn promise() -> Promise {
         let (at, expires, due) = (Micros(0), Micros(100), Micros(100));
-        let sender = NodeId::new("o").unwrap();
-        Promise { sender, at, expires, due, slotted: false, oversized: false, unknown: false }
+        let (sender, lane) = (NodeId::new("o").unwrap(), Lane::Bulk);
+        Promise { sender, at, expires, due, lane, kind: 0, slot: None, oversized: false, unknown: false }
     }
 
     fn delivered() -> Outcome {
@@ -386,6 +470,7 @@ mod tests {
 
     fn judged(story: impl FnOnce(&mut Checker)) -> Vec<String> {
         let mut checker = Checker::default();
+        checker.set_roomy();
         for id in 1..=3 {
             checker.submitted(id, NodeId::new("m").unwrap(), promise());
         }
@@ -394,8 +479,13 @@ mod tests {
         checker.violations()
     }
 
+    fn arrival(id: u64, member: u64, origin: u64) -> Arrival {
+        let (member, origin) = (life("m", member), life("o", origin));
+        Arrival { id, member, origin, lane: Lane::Bulk, kind: 0, intact: true }
+    }
+
     fn hand(checker: &mut Checker, id: u64, member: u64, origin: u64) {
-        checker.handed(id, life("m", member), life("o", origin), Lane::Bulk, true, Micros(id));
+        checker.handed(arrival(id, member, origin), Micros(id));
     }
 
     #[test]
@@ -414,7 +504,7 @@ mod tests {
         let swapped = judged(|checker| (hand(checker, 2, 1, 1), hand(checker, 1, 1, 1)).0);
         assert!(swapped[0].contains("out of order"));
         let posing = judged(|checker| {
-            checker.handed(1, life("m", 1), life("x", 1), Lane::Bulk, true, Micros(1));
+            checker.handed(Arrival { origin: life("x", 1), ..arrival(1, 1, 1) }, Micros(1));
         });
         assert!(posing[0].contains("who never sent it"));
         let fenced = judged(|checker| (hand(checker, 1, 1, 2), hand(checker, 2, 1, 1)).0);
@@ -427,24 +517,56 @@ mod tests {
             );
             hand(checker, 1, 1, 1);
         });
-        assert!(denied[0].contains("never would"));
+        assert!(denied.iter().any(|violation| violation.contains("never would")));
         let again = judged(|checker| {
             hand(checker, 1, 1, 1);
             checker.told(1, delivered(), Micros(9));
             checker.told(1, delivered(), Micros(9));
         });
         assert!(again[0].contains("second outcome"));
-        for reason in FailReason::ALL.into_iter().filter(|reason| *reason != FailReason::Refused) {
+        for reason in FailReason::ALL {
             let outcome = Outcome::Failed { reason, maybe_delivered: true };
             let unfounded = judged(|checker| checker.told(1, outcome, Micros(9)));
             assert!(unfounded[0].contains("but"), "{reason:?}: {unfounded:?}");
         }
+        for changed in
+            [Arrival { lane: Lane::Control, ..arrival(1, 1, 1) }, Arrival { kind: 1, ..arrival(1, 1, 1) }]
+        {
+            let other = judged(|checker| checker.handed(changed, Micros(1)));
+            assert!(other[0].contains("and it was sent on"), "{other:?}");
+        }
+        let late = judged(|checker| checker.decided(1, true, Micros(101)));
+        assert!(late[0].contains("decided 1µs after its own deadline"), "{late:?}");
+        let stood_still = judged(|checker| checker.decided(1, false, Micros(101)));
+        assert_eq!(stood_still, Vec::<String>::new());
         let left_open = judged(|checker| checker.sender_closed(&NodeId::new("o").unwrap()));
         assert!(left_open[0].contains("without an outcome"));
         let pending = judged(|checker| checker.check_due(&NodeId::new("o").unwrap(), Micros(101)));
         assert_eq!(pending.len(), 3);
         let unhealed = judged(|checker| checker.check_delivered(&BTreeSet::from([1])));
         assert!(unhealed[0].contains("after healing"));
+    }
+
+    #[test]
+    fn a_message_is_superseded_by_a_newer_one_of_its_slot_and_refused_for_want_of_room() {
+        let of = |newer: Option<Promise>, room: Option<Micros>, reason| {
+            let mut checker = Checker::default();
+            checker.set_roomy();
+            let m = NodeId::new("m").unwrap();
+            let at = Micros(30_000_000);
+            checker.submitted(1, m.clone(), Promise { at, expires: at, slot: Some(1), ..promise() });
+            newer.into_iter().for_each(|newer| checker.submitted(2, m.clone(), newer));
+            room.into_iter().for_each(|at| checker.crowded(&m, at));
+            checker.told(1, Outcome::Failed { reason, maybe_delivered: false }, at);
+            checker.violations()
+        };
+        let slot = |slot| Promise { slot, ..promise() };
+        let superseded = |newer| of(newer, None, FailReason::Superseded).len();
+        assert_eq!(superseded(Some(slot(Some(1)))), 0);
+        let others = [slot(None), slot(Some(2)), Promise { lane: Lane::Control, ..slot(Some(1)) }];
+        assert!(others.into_iter().map(Some).chain([None]).all(|newer| superseded(newer) == 1));
+        let refused = |room| of(None, room, FailReason::Refused).len();
+        assert_eq!([None, Some(Micros(9_999_999)), Some(Micros(10_000_000))].map(refused), [1, 1, 0]);
     }
 
     #[test]
@@ -455,7 +577,7 @@ mod tests {
             let mut checker = Checker::default();
             quiet.into_iter().for_each(|since| checker.disturbed(since));
             checker.submitted(1, NodeId::new("m").unwrap(), Promise { expires, due: ms(5_000), ..promise() });
-            checker.handed(1, life("m", 1), life("o", 1), Lane::Bulk, true, ms(1_000));
+            checker.handed(arrival(1, 1, 1), ms(1_000));
             checker.told(1, outcome, ms(5_000));
             checker.violations()
         };
@@ -478,7 +600,7 @@ mod tests {
         checker.disturbed(ms(0));
         checker.set_away(&promise().sender, true);
         checker.submitted(1, NodeId::new("m").unwrap(), Promise { expires: ms(5_000), ..promise() });
-        checker.handed(1, life("m", 1), life("o", 1), Lane::Bulk, true, ms(1_000));
+        checker.handed(arrival(1, 1, 1), ms(1_000));
         assert!(checker.knew_nothing_for(1, ms(5_000)).is_none());
         checker.set_away(&promise().sender, false);
         assert_eq!(checker.knew_nothing_for(1, ms(5_000)), Some(Duration::from_secs(4)));

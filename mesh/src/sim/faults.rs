@@ -106,6 +106,8 @@ pub struct Swarm {
     pub(super) echoes: bool,
     /// Those that do not, a bit for each host.
     pub(super) echoless: u64,
+    /// A destination has two slots; else one.
+    pub(super) two_slots: bool,
     /// Wall clocks differ by up to an hour.
     pub(super) skew: bool,
     pub(super) drift: Drift,
@@ -134,6 +136,7 @@ impl Swarm {
             echoes,
             // One in eight.
             echoless: aside.u64(..) & aside.u64(..) & aside.u64(..),
+            two_slots: aside.u8(..) < 40,
             faults,
             every: Duration::from_millis(rng.u64(50..1500)) * scale,
             lasts: Duration::from_millis(rng.u64(50..4000)) * scale,
@@ -167,6 +170,7 @@ impl Swarm {
             answers: false,
             echoes: false,
             echoless: 0,
+            two_slots: false,
             skew: false,
             drift: Drift::None,
             bandwidth: None,
@@ -183,6 +187,11 @@ impl Swarm {
     #[must_use]
     pub fn calm_with_echoes() -> Self {
         Self { echoes: true, ..Self::calm_with_answers() }
+    }
+
+    /// Limits are far above what is sent.
+    pub(super) fn is_roomy(&self) -> bool {
+        !self.tight && !self.wild && !self.faults.contains(&Fault::Reload)
     }
 
     /// Nothing is late but for what was done to it.

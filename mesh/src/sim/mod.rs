@@ -16,7 +16,7 @@ mod planted;
 mod wire;
 mod world;
 
-pub use checker::{Checker, Promise, Told};
+pub use checker::{Arrival, Checker, Promise, Told};
 pub use faults::Swarm;
 pub use planted::Planted;
 pub use world::{Failover, Report, Strike, failover, run, run_planted, run_with};

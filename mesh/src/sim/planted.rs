@@ -1,7 +1,7 @@
 //! Bugs, planted one at a time at the seams of the driver: what a machine is given, writes and is said to have done. No
 //! machine knows of them. A checker that has never failed proves nothing; with each of these it must.
 
-use crate::id::Incarnation;
+use crate::id::{Incarnation, Lane};
 use crate::message::{Batch, FailReason, Outcome};
 use crate::proto::frame::{Received, SealedBatch};
 use crate::settings::Settings;
@@ -54,11 +54,21 @@ pub enum Planted {
     QueueEndless,
     /// No budget of a destination is enforced.
     DestinationEndless,
+    /// Messages arrive as if they were all of one kind.
+    KindsLost,
+    /// Messages take the other lane.
+    LanesConfused,
+    /// The slots of a destination are one.
+    SlotsConfused,
+    /// A message has the time that the most patient one of its batch has.
+    DeadlineOfBatch,
+    /// Whatever expires is said to have been refused.
+    RefusedWithoutCause,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 26] = [
         Self::RetriesLost,
         Self::AcksBeforeHandOver,
         Self::WindowForgotten,
@@ -80,6 +90,11 @@ impl Planted {
         Self::ReorderEndless,
         Self::QueueEndless,
         Self::DestinationEndless,
+        Self::KindsLost,
+        Self::LanesConfused,
+        Self::SlotsConfused,
+        Self::DeadlineOfBatch,
+        Self::RefusedWithoutCause,
     ];
 
     /// What the checker says of it, in part: no other violation will do.
@@ -91,7 +106,11 @@ impl Planted {
             Self::WindowForgotten | Self::RetryIsNewMessage => "got it twice in one life",
             Self::NeverMaybe => "got it after the sender was told it never would",
             Self::NoBudget => "charged to the budget of",
-            Self::NoDeadlines => "no outcome by its deadline",
+            Self::NoDeadlines => " deadline",
+            Self::KindsLost | Self::LanesConfused => "and it was sent on",
+            Self::SlotsConfused => "nothing newer of its slot was sent",
+            Self::DeadlineOfBatch => "after its own deadline",
+            Self::RefusedWithoutCause => "nobody on its way was short of room",
             Self::LivesConfused => "never got it",
             Self::RefusalsLost => "the leader heard of none",
             Self::LossUnnoticed => "waited for a timeout, and nobody was silent",
@@ -173,14 +192,29 @@ impl Planted {
             Outcome::Failed { reason, .. } if self == Self::NeverMaybe && reason != FailReason::Closed => {
                 Outcome::Failed { reason, maybe_delivered: false }
             }
+            Outcome::Failed { reason: FailReason::Expired, maybe_delivered }
+                if self == Self::RefusedWithoutCause =>
+            {
+                Outcome::Failed { reason: FailReason::Refused, maybe_delivered }
+            }
             outcome => outcome,
         }
     }
 
     /// A batch on its way into the leader.
     pub(super) fn submitted(self, batch: &mut Batch) {
-        if self == Self::NoDeadlines {
-            batch.messages.iter_mut().for_each(|message| message.deadline = None);
+        let longest = batch.messages.iter().filter_map(|message| message.deadline).max();
+        for message in &mut batch.messages {
+            match self {
+                Self::NoDeadlines => message.deadline = None,
+                Self::DeadlineOfBatch => message.deadline = longest,
+                Self::KindsLost => message.kind = 0,
+                Self::SlotsConfused => message.slot = message.slot.map(|_| 1),
+                Self::LanesConfused => {
+                    message.lane = if message.lane == Lane::Bulk { Lane::Control } else { Lane::Bulk };
+                }
+                _ => {}
+            }
         }
     }
 

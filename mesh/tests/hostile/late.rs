@@ -181,6 +181,25 @@ fn a_run_that_expires_at_a_proxy_keeps_neither_acks_nor_its_end_waiting() {
     assert!(shell.node.is_drained());
 }
 
+/// The time that a run waits at a proxy is taken off what its origin gave it: nobody further on waits for longer.
+#[test]
+fn a_run_leaves_a_proxy_with_the_time_that_is_left_of_its_deadline() {
+    let mut shell = Shell::new("p");
+    let [_, bulk] = shell.link_in(&Peer::new("o"));
+    let [_, to_member] = shell.link_out(&Peer::new("m"));
+    shell.feed(bulk, &roster_frame(Lane::Bulk, 0, vec![flow("o", 100, "m")]));
+    shell.unread.insert(to_member);
+    for (seq, deadline_ms) in [(1, 1_000), (2, 90)] {
+        let run = Run { deadline_ms, ..run(0, seq, 1, seq - 1) };
+        shell.feed(bulk, &batch_frame(Lane::Bulk, vec![run], b"x"));
+        pass(&mut shell, 40);
+    }
+    shell.unread.clear();
+    let passed_on = shell.node.poll_transmit(to_member, shell.now).batches;
+    let left: Vec<u32> = passed_on.iter().map(|batch| batch.envelope.runs[0].deadline_ms).collect();
+    assert_eq!(left, [920, 50]);
+}
+
 #[test]
 fn what_an_origin_that_left_has_behind_a_gap_is_let_go_and_nothing_arrives_twice() {
     let mut shell = Shell::new("m");

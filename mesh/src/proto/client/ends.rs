@@ -73,6 +73,8 @@ impl Client {
         let Some(open) = self.batches.get_mut(&ticket) else { return };
         debug_assert!(open.outcomes[index].is_none(), "one outcome per message");
         open.outcomes[index] = Some(outcome);
+        #[cfg(feature = "sim")]
+        self.decided.push((ticket, index));
         open.undecided -= 1;
         #[cfg(feature = "sim")]
         let leaks = self.leaks > 0 && ticket.0.is_multiple_of(self.leaks);

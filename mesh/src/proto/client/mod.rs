@@ -155,6 +155,9 @@ pub struct Client {
     /// Of so many messages one gives nothing back when it is decided; 0 for none.
     #[cfg(feature = "sim")]
     leaks: u64,
+    /// Messages that were decided since a checker asked last: their batches, and their places in these.
+    #[cfg(feature = "sim")]
+    decided: Vec<(Ticket, usize)>,
 }
 
 impl Client {
@@ -185,6 +188,8 @@ impl Client {
             stats: Stats::default(),
             #[cfg(feature = "sim")]
             leaks: 0,
+            #[cfg(feature = "sim")]
+            decided: Vec::new(),
         };
         client.set_topology(topology, links, now);
         for peer in client.wanted() {

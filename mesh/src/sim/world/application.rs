@@ -2,6 +2,13 @@
 
 use super::*;
 
+/// A message as this member's application gets it.
+fn arrival(member: (NodeId, Incarnation), delivery: &Delivery) -> Arrival {
+    let (id, intact) = read_body(&delivery.payload);
+    let origin = (delivery.origin.clone(), delivery.origin_incarnation);
+    Arrival { id, member, origin, lane: delivery.lane, kind: delivery.kind, intact }
+}
+
 impl World {
     /// The application reads its inbox.
     ///
@@ -15,21 +22,14 @@ impl World {
         let host = &mut self.hosts[index];
         let Some(node) = host.node.as_mut() else { return };
         if deaf {
-            let seen = node.peek_new_deliveries();
-            for delivery in seen {
-                let (id, intact) = read_body(&delivery.payload);
-                let member = (host.id.clone(), node.incarnation());
-                let origin = (delivery.origin.clone(), delivery.origin_incarnation);
-                self.checker.handed(id, member, origin, delivery.lane, intact, now);
+            for delivery in node.peek_new_deliveries() {
+                self.checker.handed(arrival((host.id.clone(), node.incarnation()), &delivery), now);
             }
             return;
         }
         loop {
             for delivery in node.peek_new_deliveries() {
-                let (id, intact) = read_body(&delivery.payload);
-                let member = (host.id.clone(), node.incarnation());
-                let origin = (delivery.origin.clone(), delivery.origin_incarnation);
-                self.checker.handed(id, member, origin, delivery.lane, intact, now);
+                self.checker.handed(arrival((host.id.clone(), node.incarnation()), &delivery), now);
                 if echoes && let Some(from) = host.topology.node(&delivery.origin) {
                     came.push((from.datacenter.clone(), shared_len(&delivery.payload)));
                 }
@@ -231,7 +231,9 @@ impl World {
                 at: now,
                 expires: self.moment(origin, clock + message.deadline),
                 due,
-                slotted: message.slotted,
+                lane: message.lane,
+                kind: message.kind,
+                slot: message.slot,
                 oversized: message.bytes > self.message_bytes_least,
                 unknown: known
                     .node(&message.destination)
@@ -255,6 +257,10 @@ impl World {
     /// A batch was not taken. While faults go on that is an answer like any other; once all is healed there is room for it.
     fn turned_away(&mut self, origin: NodeIx, datacenter: &Datacenter, reason: &RejectReason) {
         if self.phase != Phase::Trials {
+            // Those that take nothing are given less from now on.
+            for host in &self.hosts {
+                self.checker.crowded(&host.id, self.now);
+            }
             return;
         }
         let host = &self.hosts[origin];

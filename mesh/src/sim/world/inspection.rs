@@ -7,6 +7,9 @@ use crate::settings::MESSAGE_OVERHEAD_BYTES;
 /// What a message may take, beyond its way there, although nothing is wrong on its way: writers, acks and gaps.
 const PROMPT: Duration = Duration::from_millis(20);
 
+/// Whoever uses less than this part of what it may is not near its limit, nor are all of those that are in one's way together.
+const CROWDED_PART: usize = 8;
+
 /// What a message may take in a run beyond its payload: its kind and its length.
 const RUN_MESSAGE_OVERHEAD_BYTES: usize = 16;
 
@@ -48,6 +51,7 @@ impl World {
         let run =
             self.run_bytes_most.max(MESSAGE_BYTES_MAX + RUN_MESSAGE_OVERHEAD_BYTES) + MESSAGE_OVERHEAD_BYTES;
         let mut over = None;
+        let roomy = self.swarm.is_roomy();
         for Kept { queue, of, bytes } in node.kept() {
             let max = match queue {
                 Queue::Inbox => limits.inbox_bytes_max.max(message),
@@ -58,6 +62,11 @@ impl World {
                 Queue::Datacenter => limits.datacenter_budget_bytes,
                 Queue::Process => limits.process_budget_bytes,
             };
+            // With a part of every queue in use there is room for what comes next, wherever it is.
+            if roomy && bytes > max / CROWDED_PART {
+                let to = of.filter(|_| queue != Queue::Reorder).map_or(&host.id, |(node, _)| node);
+                self.checker.crowded(to, self.now);
+            }
             if bytes > max {
                 over = Some(format!("{}: {bytes} bytes {}, at most {max}", host.id, place(queue, of)));
             }

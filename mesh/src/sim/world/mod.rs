@@ -21,12 +21,12 @@ use bytes::{Bytes, BytesMut};
 use trunkline_codec::Options;
 
 use super::app::{App, Drawn, MESSAGE_BYTES_MAX, Mood, read_body, shared_len};
-use super::checker::{Checker, Promise};
+use super::checker::{Arrival, Checker, Promise};
 use super::faults::{Drift, Fault, Swarm};
 use super::planted::Planted;
 use super::wire::{Cargo, End, Hole, NodeIx, Wire};
 use crate::id::{ClusterId, Datacenter, Incarnation, Lane, NodeId};
-use crate::message::{Batch, FailReason};
+use crate::message::{Batch, Delivery, FailReason};
 use crate::proto::client::Ticket;
 use crate::proto::coder::BatchEncoder;
 use crate::proto::echo::SharedEcho;
@@ -91,6 +91,8 @@ struct Host {
     /// No process and no kernel: what comes is not even refused.
     dark: bool,
     stopped: bool,
+    /// When it last went on after it was stopped.
+    resumed_at: Micros,
     deaf: bool,
     slow: bool,
     backlog: VecDeque<Event>,
@@ -469,6 +471,13 @@ impl World {
         self.hear(index, self.hosts[index].deaf || self.hosts[index].slow);
         let host = &mut self.hosts[index];
         let Some(node) = host.node.as_mut() else { return };
+        for (ticket, place) in node.take_decided() {
+            // What came while it was stopped it sees all at once.
+            let awake = host.resumed_at != now;
+            if let Some(id) = host.tickets.get(&ticket).and_then(|open| open.ids.get(place)) {
+                self.checker.decided(*id, awake, now);
+            }
+        }
         while let Some((ticket, outcomes)) = node.poll_outcome() {
             if index == LEADER && self.again.remove(&ticket) {
                 continue;

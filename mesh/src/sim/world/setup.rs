@@ -28,6 +28,7 @@ impl World {
                 conns: BTreeMap::new(),
                 dark: false,
                 stopped: false,
+                resumed_at: Micros::NEVER,
                 deaf: false,
                 slow: false,
                 backlog: VecDeque::new(),
@@ -68,7 +69,7 @@ impl World {
             next_event: 0,
             blocked: BTreeMap::new(),
             now: Micros(0),
-            app: App::new(rng.u64(..)),
+            app: App::new(rng.u64(..), swarm.two_slots),
             checker: Checker::default(),
             trace: 0xcbf2_9ce4_8422_2325,
             events: 0,
@@ -93,6 +94,9 @@ impl World {
             swarm,
             rng,
         };
+        if world.swarm.is_roomy() {
+            world.checker.set_roomy();
+        }
         for host in 0..world.hosts.len() {
             world.start(host);
         }

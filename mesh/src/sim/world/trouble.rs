@@ -266,6 +266,7 @@ impl World {
             }
             Undo::Resume(host) => {
                 self.hosts[host].stopped = false;
+                self.hosts[host].resumed_at = self.now;
                 for event in std::mem::take(&mut self.hosts[host].backlog) {
                     self.reach(event);
                 }
