@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// A fault, when its time comes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum Fault {
     /// A connection is reset.
     Reset,
@@ -42,7 +42,7 @@ pub(super) enum Fault {
 }
 
 impl Fault {
-    const ALL: [Self; 17] = [
+    pub(super) const ALL: [Self; 17] = [
         Self::Reset,
         Self::Restart,
         Self::Drain,

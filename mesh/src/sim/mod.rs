@@ -11,6 +11,7 @@
 
 mod app;
 mod checker;
+mod effects;
 mod faults;
 mod planted;
 mod wire;

@@ -23,6 +23,11 @@ impl World {
         let Some(node) = host.node.as_mut() else { return };
         if deaf {
             for delivery in node.peek_new_deliveries() {
+                let fault = if host.deaf { Fault::Deaf } else { Fault::Slow };
+                // Before a process dies it is looked at in the same way.
+                if host.deaf || host.slow {
+                    self.effects.count(Effect::Fault(fault));
+                }
                 self.checker.handed(arrival((host.id.clone(), node.incarnation()), &delivery), now);
             }
             return;
@@ -191,6 +196,9 @@ impl World {
         let (now, clock) = (self.now, self.clock(origin));
         if self.planted == Some(Planted::SendersMute) && self.phase == Phase::Trials {
             return;
+        }
+        for message in &drawn.messages {
+            self.trace_message(origin, message);
         }
         let host = &mut self.hosts[origin];
         let Some(node) = host.node.as_mut() else { return };

@@ -24,6 +24,7 @@ impl World {
         }
         let ids: Vec<NodeId> = hosts.iter().map(|host| self.hosts[*host].id.clone()).collect();
         self.note(&format!("leave {ids:?}"));
+        self.effects.count(Effect::Fault(Fault::Leave));
         self.topology = Arc::new(self.topology.without(|spec| ids.contains(&spec.id)));
         ids.iter().for_each(|id| self.checker.set_away(id, true));
         for host in &hosts {
@@ -116,6 +117,7 @@ impl World {
             *most = now.max(*most);
         }
         if let Some(node) = host.node.as_mut() {
+            self.effects.count(Effect::Fault(Fault::Reload));
             node.set_settings(&settings, clock);
         }
         host.settings = settings;

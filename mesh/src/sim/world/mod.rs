@@ -6,13 +6,13 @@ mod inspection;
 mod membership;
 mod setup;
 mod streams;
+mod traced;
 mod trouble;
 
 mod failover;
 pub use failover::{Failover, Strike, failover};
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,13 +20,14 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use trunkline_codec::Options;
 
-use super::app::{App, Drawn, MESSAGE_BYTES_MAX, Mood, read_body, shared_len};
+use super::app::{App, Drawn, DrawnMessage, MESSAGE_BYTES_MAX, Mood, read_body, shared_len};
 use super::checker::{Arrival, Checker, Promise};
+use super::effects::{Effect, Effects};
 use super::faults::{Drift, Fault, Swarm};
 use super::planted::Planted;
 use super::wire::{Cargo, End, Hole, NodeIx, Wire};
 use crate::id::{ClusterId, Datacenter, Incarnation, Lane, NodeId};
-use crate::message::{Batch, Delivery, FailReason};
+use crate::message::{Batch, Delivery, FailReason, Outcome, Route};
 use crate::proto::client::Ticket;
 use crate::proto::coder::BatchEncoder;
 use crate::proto::echo::SharedEcho;
@@ -45,7 +46,8 @@ use crate::topology::{NodeSpec, Roles, Topology};
 pub struct Report {
     /// Broken rules; empty when all is well.
     pub violations: Vec<String>,
-    /// Hash over every event in order: equal for equal seeds.
+    /// Hash over every event in order with its time, over all bytes that arrived, all that was submitted and all that was told: equal
+    /// for equal seeds.
     pub trace: u64,
     /// Events.
     pub events: u64,
@@ -61,6 +63,8 @@ pub struct Report {
     pub answers: (u64, u64),
     /// Frames that ended a connection of any node, by kind.
     pub bad_frames: BTreeMap<&'static str, u64>,
+    /// How often each fault took effect, each way was taken, and what else rules are for happened.
+    pub effects: BTreeMap<String, u64>,
     /// What went wrong.
     pub swarm: Swarm,
 }
@@ -95,6 +99,8 @@ struct Host {
     resumed_at: Micros,
     deaf: bool,
     slow: bool,
+    /// Its proxy passes nothing on.
+    frozen: bool,
     backlog: VecDeque<Event>,
     alarm: Micros,
     tickets: BTreeMap<Ticket, OpenBatch>,
@@ -263,6 +269,9 @@ struct World {
     came: BTreeMap<(NodeIx, Datacenter), usize>,
     /// Frames that ended a connection, by kind.
     bad_frames: BTreeMap<&'static str, u64>,
+    effects: Effects,
+    /// Through which proxy each sender's last message to a destination was delivered.
+    latest_proxy: BTreeMap<(NodeIx, NodeId), NodeId>,
     /// For a planted bug: what came over the first connection between two nodes.
     stale: BTreeMap<(NodeIx, NodeIx), SharedEcho>,
     /// For a planted bug: batches without an outcome, to be sent again.
@@ -319,7 +328,7 @@ pub fn run_planted(seed: u64, planted: Planted) -> Report {
 
 impl World {
     fn run(mut self) -> Report {
-        let (mut steps, mut total) = (0, 0);
+        let mut steps = 0;
         while let Some(((at, _), event)) = self.queue.pop_first() {
             if at > self.over_at {
                 break;
@@ -329,12 +338,13 @@ impl World {
                 self.checker.broken(format!("time stands still at {} µs: {event:?}", at.0));
                 break;
             }
-            total += 1;
-            if total > EVENTS_MAX {
+            self.events += 1;
+            if self.events > EVENTS_MAX {
                 self.checker.broken(format!("more than {EVENTS_MAX} events by {} µs: {event:?}", at.0));
                 break;
             }
             self.now = at;
+            self.trace_event(&event);
             self.handle(event);
         }
         self.finish()
@@ -346,10 +356,7 @@ impl World {
     }
 
     fn note(&mut self, text: &str) {
-        self.events += 1;
-        for byte in text.bytes() {
-            self.trace = (self.trace ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
-        }
+        self.trace_text(text);
         if self.spoken {
             eprintln!("{:>10} µs  {text}", self.now.0);
         }
@@ -370,6 +377,8 @@ impl World {
         if let Event::Arrive { to, cargo } = &event
             && self.wire.is_cut_off(*to)
         {
+            let stalls = self.wire.is_cut(Hole::Stream(*to));
+            self.effects.count(if stalls { Effect::Fault(Fault::Stall) } else { Effect::HeldUp });
             return self.wire.hold(*to, cargo.clone());
         }
         self.reach(event);
@@ -478,6 +487,7 @@ impl World {
                 self.checker.decided(*id, awake, now);
             }
         }
+        let mut told = Vec::new();
         while let Some((ticket, outcomes)) = node.poll_outcome() {
             if index == LEADER && self.again.remove(&ticket) {
                 continue;
@@ -489,22 +499,20 @@ impl World {
             }
             for (id, outcome) in ids.into_iter().zip(outcomes) {
                 let outcome = self.planted.map_or(outcome.clone(), |planted| planted.told(outcome));
-                let mut text = format!("told {id} ");
-                let _ = write!(text, "{outcome:?}");
-                for byte in text.bytes() {
-                    self.trace = (self.trace ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
-                }
-                if self.spoken {
-                    eprintln!("{:>10} µs  {index} {text}", self.now.0);
-                }
-                self.checker.told(id, outcome, now);
+                told.push((id, outcome));
             }
         }
-        if node.incarnation() != host.incarnation {
+        let incarnation = node.incarnation();
+        for (id, outcome) in told {
+            self.tell(index, id, outcome);
+        }
+        let host = &mut self.hosts[index];
+        if incarnation != host.incarnation {
             // A peer knew it by a later one.
-            host.incarnation = node.incarnation();
+            host.incarnation = incarnation;
             self.checker.restarted(&host.id, host.incarnation, now);
         }
+        let Some(node) = host.node.as_mut() else { return };
         let alarm = node.poll_timeout();
         let alarm = self.moment(index, alarm);
         let host = &mut self.hosts[index];
@@ -517,6 +525,28 @@ impl World {
         if self.hosts[index].node.as_ref().is_some_and(Node::has_action) {
             self.pump(index);
         }
+    }
+
+    /// The application is told what became of a message.
+    fn tell(&mut self, index: NodeIx, id: u64, outcome: Outcome) {
+        let text = format!("told {id} {outcome:?}");
+        self.trace_text(&text);
+        if self.spoken {
+            eprintln!("{:>10} µs  {index} {text}", self.now.0);
+        }
+        if let Outcome::Delivered { route, attempts, .. } = &outcome {
+            self.effects.count(Effect::of_route(route));
+            if *attempts > 1 {
+                self.effects.count(Effect::Again);
+            }
+            if let (Route::Proxy(proxy), Some(to)) = (route, self.checker.destination(id)) {
+                let before = self.latest_proxy.insert((index, to.clone()), proxy.clone());
+                if before.is_some_and(|before| before != *proxy) {
+                    self.effects.count(Effect::ByAnotherProxy);
+                }
+            }
+        }
+        self.checker.told(id, outcome, self.now);
     }
 
     fn finish(mut self) -> Report {
@@ -554,6 +584,7 @@ impl World {
             failed,
             leader,
             answers,
+            effects: self.effects.by_name(),
             bad_frames: self.bad_frames,
             swarm: self.swarm,
         }

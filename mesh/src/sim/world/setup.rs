@@ -31,6 +31,7 @@ impl World {
                 resumed_at: Micros::NEVER,
                 deaf: false,
                 slow: false,
+                frozen: false,
                 backlog: VecDeque::new(),
                 alarm: Micros::NEVER,
                 tickets: BTreeMap::new(),
@@ -88,6 +89,8 @@ impl World {
             planted,
             came: BTreeMap::new(),
             bad_frames: BTreeMap::new(),
+            effects: Effects::default(),
+            latest_proxy: BTreeMap::new(),
             stale: BTreeMap::new(),
             unanswered: VecDeque::new(),
             again: BTreeSet::new(),
@@ -116,7 +119,7 @@ impl World {
         let host = &mut self.hosts[index];
         host.life += 1;
         host.conns.clear();
-        (host.stopped, host.dark, host.alarm) = (false, false, Micros::NEVER);
+        (host.stopped, host.dark, host.frozen, host.alarm) = (false, false, false, Micros::NEVER);
         host.limits = host.settings.clone();
         let incarnation = match self.planted {
             Some(Planted::WindowForgotten) if index != LEADER => Incarnation(wall_base_us - skew),

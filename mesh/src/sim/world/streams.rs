@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::*;
-use crate::proto::frame::Token;
+use crate::proto::frame::{Received, Token};
 
 /// Every node is on a host of its own.
 fn host_of(node: NodeIx) -> IpAddr {
@@ -111,6 +111,17 @@ impl World {
                     return;
                 }
                 Ok(Some((mut received, length))) => {
+                    match &received {
+                        Received::Ack(ack) => {
+                            let gap = |held: &Vec<u64>| held.first().is_some_and(|word| word & 1 == 0);
+                            let gaps = ack.flows.iter().filter(|entry| gap(&entry.held)).count();
+                            self.effects.count_many(Effect::Gap, u64::try_from(gaps).unwrap_or(0));
+                        }
+                        Received::Batch(..) if host.frozen => {
+                            self.effects.count(Effect::Fault(Fault::Freeze));
+                        }
+                        _ => {}
+                    }
                     match self.planted {
                         Some(planted) if to.node == LEADER => planted.into_leader(&mut received),
                         Some(planted) if only_member => planted.into_member(&mut received),
@@ -132,6 +143,11 @@ impl World {
                 Err(error) => {
                     node.handle_bad_frame(to.conn, &error, now);
                     *self.bad_frames.entry(error.label()).or_default() += 1;
+                    match error.label() {
+                        "history" => self.effects.count(Effect::OutOfStep),
+                        "checksum" => self.effects.count(Effect::Damaged),
+                        _ => {}
+                    }
                     return self.note(&format!("bad bytes {to:?}: {error}"));
                 }
             }

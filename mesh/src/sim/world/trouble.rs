@@ -59,11 +59,13 @@ impl World {
         match fault {
             Fault::Reset => {
                 if let Some(end) = self.any_end() {
+                    self.effects.count(Effect::Fault(fault));
                     self.reset(end);
                 }
             }
             Fault::Restart => {
                 if runs {
+                    self.effects.count(Effect::Fault(fault));
                     self.hosts[host].dark = self.rng.bool();
                     self.kill(host);
                     self.at(until, Event::Undo(Undo::Start(host)));
@@ -73,6 +75,7 @@ impl World {
             Fault::Flap => self.flap(host, until),
             Fault::Exodus => {
                 let silently = self.rng.bool();
+                self.effects.count(Effect::Fault(fault));
                 for proxy in (1..self.hosts.len()).filter(|host| self.roles(*host).proxy).collect::<Vec<_>>()
                 {
                     if silently || self.phase == Phase::Trials && !self.has_only(proxy, Roles::PROXY) {
@@ -84,6 +87,7 @@ impl World {
             }
             Fault::Stop => {
                 if runs {
+                    self.effects.count(Effect::Fault(fault));
                     self.hosts[host].stopped = true;
                     self.at(until, Event::Undo(Undo::Resume(host)));
                 }
@@ -92,6 +96,7 @@ impl World {
                 self.touched.extend(0..self.datacenters.len());
                 let moment = self.now + Duration::from_millis(self.rng.u64(1..1500));
                 if self.hosts[LEADER].node.is_some() && !self.hosts[LEADER].stopped {
+                    self.effects.count(Effect::Fault(fault));
                     self.hosts[LEADER].stopped = true;
                     self.at(until.min(moment), Event::Undo(Undo::Resume(LEADER)));
                 }
@@ -99,6 +104,7 @@ impl World {
             Fault::Freeze => {
                 if let Some(node) = self.hosts[host].node.as_mut() {
                     node.set_frozen(true);
+                    self.hosts[host].frozen = true;
                     self.at(until, Event::Undo(Undo::Thaw(host)));
                 }
             }
@@ -107,6 +113,7 @@ impl World {
                     && let Some(conn) = self.hosts[end.node].conns.get_mut(&end.conn)
                 {
                     conn.encoder = encoder(conn.opened.as_ref());
+                    self.effects.count(Effect::Fault(fault));
                     let other = self.wire.other(end).map_or(end.node, |other| other.node);
                     let sites = [end.node, other].map(|host| self.hosts[host].datacenter);
                     self.desynced.insert(end, sites);
@@ -126,6 +133,7 @@ impl World {
                 let (from, to) =
                     (self.rng.usize(0..self.datacenters.len()), self.rng.usize(0..self.datacenters.len()));
                 if from != to {
+                    self.effects.count(Effect::Fault(fault));
                     self.touched.extend([from, to]);
                     let both = self.rng.bool();
                     self.cut_between(from, to, until);
@@ -146,6 +154,9 @@ impl World {
                             _ => vec![there, back],
                         });
                     }
+                }
+                if !holes.is_empty() {
+                    self.effects.count(Effect::Fault(fault));
                 }
                 self.cut(holes, until);
             }
@@ -199,6 +210,7 @@ impl World {
         let host = &mut self.hosts[index];
         let Some(node) = host.node.as_mut().filter(|_| !host.stopped) else { return };
         node.drain(now);
+        self.effects.count(Effect::Fault(Fault::Drain));
         let (life, timeout) = (host.life, now + host.settings.drain_timeout);
         self.pump(index);
         self.at(self.now, Event::Undo(Undo::Close(index, life, timeout)));
@@ -225,6 +237,7 @@ impl World {
 
     fn flap(&mut self, host: NodeIx, until: Micros) {
         if self.hosts[host].node.is_some() && !self.hosts[host].stopped {
+            self.effects.count(Effect::Fault(Fault::Flap));
             self.kill(host);
         }
         let back = self.now + Duration::from_millis(self.rng.u64(1..150));
@@ -246,6 +259,7 @@ impl World {
             return;
         };
         self.damaged = true;
+        self.effects.count(Effect::Fault(Fault::Corrupt));
         let mut changed = bytes.to_vec();
         let at = self.rng.usize(0..changed.len());
         changed[at] ^= 1 << self.rng.u8(0..8);
@@ -272,7 +286,9 @@ impl World {
                 }
             }
             Undo::Thaw(host) => {
-                if let Some(node) = self.hosts[host].node.as_mut() {
+                let host = &mut self.hosts[host];
+                if let Some(node) = host.node.as_mut() {
+                    host.frozen = false;
                     node.set_frozen(false);
                 }
             }
@@ -324,6 +340,8 @@ impl World {
     pub(super) fn check_protocol(&mut self, index: NodeIx) {
         let host = &self.hosts[index];
         let Some(stats) = host.node.as_ref().map(Node::stats) else { return };
+        self.effects.count_many(Effect::Duplicate, stats.member.duplicates);
+        self.effects.count_many(Effect::Skipped, stats.member.skipped);
         let expected = |label: &str| {
             self.swarm.faults.contains(&Fault::Corrupt)
                 || label == "history" && self.swarm.faults.contains(&Fault::Desync)
