@@ -1,10 +1,13 @@
 //! Names and numbers that identify things. Newtypes, so that a node is never mistaken for a datacenter.
 
+#[cfg(test)]
+mod counted;
 mod spiffe;
 
 use std::fmt;
-use std::sync::Arc;
 
+#[cfg(test)]
+pub(crate) use counted::{COMPARED, Text};
 pub use spiffe::{SpiffeError, SpiffeId};
 
 use serde::{Deserialize, Serialize};
@@ -22,10 +25,14 @@ pub struct NameError {
     pub value: String,
 }
 
-fn checked_name(what: &'static str, value: &str) -> Result<Arc<str>, NameError> {
+/// The text of a name.
+#[cfg(not(test))]
+type Text = std::sync::Arc<str>;
+
+fn checked_name(what: &'static str, value: &str) -> Result<Text, NameError> {
     let legal = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     if !value.is_empty() && value.len() <= NAME_BYTES_MAX && value.bytes().all(legal) {
-        Ok(Arc::from(value))
+        Ok(Text::from(value))
     } else {
         Err(NameError { what, value: value.chars().take(64).flat_map(char::escape_default).collect() })
     }
@@ -36,7 +43,7 @@ macro_rules! name {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
-        pub struct $name(Arc<str>);
+        pub struct $name(Text);
 
         impl $name {
             /// Checks the text.
@@ -70,7 +77,7 @@ macro_rules! name {
 
         impl From<$name> for String {
             fn from(name: $name) -> Self {
-                name.0.as_ref().to_owned()
+                name.as_str().to_owned()
             }
         }
 

@@ -1,6 +1,6 @@
 //! Who is in the cluster: every node, its datacenter, its roles and its address. The same on every node.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
 
@@ -59,7 +59,10 @@ pub struct NodeSpec {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Topology {
     cluster: ClusterId,
-    nodes: BTreeMap<NodeId, NodeSpec>,
+    /// Sorted by id.
+    nodes: Vec<NodeSpec>,
+    /// The places of those of each datacenter, in their order.
+    by_datacenter: BTreeMap<Datacenter, Vec<usize>>,
 }
 
 /// Why a list of nodes is no topology. Nothing is built; mend the list.
@@ -126,7 +129,7 @@ impl Topology {
                 return Err(TopologyError::DuplicateNode(id));
             }
         }
-        let topology = Self { cluster, nodes: checked };
+        let topology = Self::of(cluster, checked.into_values().collect());
         for datacenter in topology.datacenters() {
             let members = topology.members_of(&datacenter).count();
             if members > MEMBERS_PER_DATACENTER_MAX {
@@ -140,6 +143,15 @@ impl Topology {
         Ok(topology)
     }
 
+    /// Of nodes that are checked, and sorted by id.
+    fn of(cluster: ClusterId, nodes: Vec<NodeSpec>) -> Self {
+        let mut by_datacenter: BTreeMap<Datacenter, Vec<usize>> = BTreeMap::new();
+        for (place, node) in nodes.iter().enumerate() {
+            by_datacenter.entry(node.datacenter.clone()).or_default().push(place);
+        }
+        Self { cluster, nodes, by_datacenter }
+    }
+
     /// The cluster all these nodes belong to.
     #[must_use]
     pub fn cluster(&self) -> &ClusterId {
@@ -149,7 +161,8 @@ impl Topology {
     /// One node.
     #[must_use]
     pub fn node(&self, id: &NodeId) -> Option<&NodeSpec> {
-        self.nodes.get(id)
+        let place = self.nodes.binary_search_by(|node| node.id.cmp(id)).ok()?;
+        Some(&self.nodes[place])
     }
 
     /// What the certificate of a node has to name.
@@ -161,26 +174,34 @@ impl Topology {
 
     /// All nodes, sorted by id.
     pub fn nodes(&self) -> impl Iterator<Item = &NodeSpec> {
-        self.nodes.values()
+        self.nodes.iter()
     }
 
     /// All datacenters, sorted, each once.
     #[must_use]
     pub fn datacenters(&self) -> Vec<Datacenter> {
-        let mut names: Vec<Datacenter> = self.nodes.values().map(|node| node.datacenter.clone()).collect();
-        names.sort();
-        names.dedup();
-        names
+        self.by_datacenter.keys().cloned().collect()
+    }
+
+    /// A node stands there.
+    #[must_use]
+    pub(crate) fn has_datacenter(&self, datacenter: &Datacenter) -> bool {
+        self.by_datacenter.contains_key(datacenter)
+    }
+
+    /// The nodes of one datacenter, sorted by id.
+    fn nodes_of<'a>(&'a self, datacenter: &Datacenter) -> impl Iterator<Item = &'a NodeSpec> + use<'a> {
+        self.by_datacenter.get(datacenter).into_iter().flatten().map(|place| &self.nodes[*place])
     }
 
     /// The members of one datacenter, sorted by id.
     pub fn members_of<'a>(&'a self, datacenter: &'a Datacenter) -> impl Iterator<Item = &'a NodeSpec> {
-        self.nodes.values().filter(move |node| node.roles.member && node.datacenter == *datacenter)
+        self.nodes_of(datacenter).filter(|node| node.roles.member)
     }
 
     /// The proxies of one datacenter, sorted by id.
     pub fn proxies_of<'a>(&'a self, datacenter: &'a Datacenter) -> impl Iterator<Item = &'a NodeSpec> {
-        self.nodes.values().filter(move |node| node.roles.proxy && node.datacenter == *datacenter)
+        self.nodes_of(datacenter).filter(|node| node.roles.proxy)
     }
 }
 
@@ -295,8 +316,8 @@ impl Topology {
     /// What is different in another topology, sorted by id.
     #[must_use]
     pub fn changes_to(&self, other: &Self) -> Vec<TopologyChange> {
-        let ids: std::collections::BTreeSet<&NodeId> = self.nodes.keys().chain(other.nodes.keys()).collect();
-        let change = |id| match (self.nodes.get(id), other.nodes.get(id)) {
+        let ids: BTreeSet<&NodeId> = self.nodes().chain(other.nodes()).map(|node| &node.id).collect();
+        let change = |id| match (self.node(id), other.node(id)) {
             (None, Some(node)) => Some(TopologyChange::Added(node.clone())),
             (Some(node), None) => Some(TopologyChange::Removed(node.clone())),
             (Some(before), Some(after)) if before != after => {
@@ -312,15 +333,14 @@ impl Topology {
     /// # Errors
     /// [`TopologyError::DuplicateNode`] if it is there already, and the others.
     pub fn with(&self, node: NodeSpec) -> Result<Self, TopologyError> {
-        Self::new(self.cluster.clone(), self.nodes.values().cloned().chain([node]))
+        Self::new(self.cluster.clone(), self.nodes().cloned().chain([node]))
     }
 
     /// The same without some of its nodes.
     #[must_use]
     pub fn without(&self, leaves: impl Fn(&NodeSpec) -> bool) -> Self {
-        let stay = |node: &&NodeSpec| !leaves(node);
-        let nodes = self.nodes.values().filter(stay).map(|node| (node.id.clone(), node.clone())).collect();
-        Self { cluster: self.cluster.clone(), nodes }
+        let nodes = self.nodes().filter(|node| !leaves(node)).cloned().collect();
+        Self::of(self.cluster.clone(), nodes)
     }
 
     /// What keeps a running node from going on with another topology, if anything does.

@@ -243,7 +243,7 @@ impl Mesh {
         datacenter: &Datacenter,
     ) -> Result<Vec<TopologyChange>, TopologyChangeError> {
         self.change_topology(|now| {
-            if !now.nodes().any(|known| known.datacenter == *datacenter) {
+            if !now.has_datacenter(datacenter) {
                 return Err(TopologyChangeError::UnknownDatacenter(datacenter.clone()));
             }
             Ok(now.without(|known| known.datacenter == *datacenter).into())
@@ -264,9 +264,10 @@ impl Mesh {
                 return Err(TopologyChangeError::Unprotected(address));
             }
             core.node.set_topology(Arc::clone(&after), now)?;
-            Ok(before.changes_to(&after))
+            Ok((before, after))
         });
-        changed.unwrap_or(Err(TopologyChangeError::Closed))
+        let (before, after) = changed.unwrap_or(Err(TopologyChangeError::Closed))?;
+        Ok(before.changes_to(&after))
     }
 
     /// Goes on with other limits and timers. What runs already keeps its deadline; what two ends agreed on, as the longest

@@ -8,9 +8,10 @@
 mod faults;
 #[cfg(feature = "sim")]
 mod kept;
+mod members;
 mod writing;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,7 +35,7 @@ use crate::message::{Batch, Delivery, Outcome};
 use crate::settings::Settings;
 use crate::stats::decision::{DatacenterRoutes, Pinged, RoutesStatus};
 use crate::stats::{Readiness, Stats, Status};
-use crate::topology::{Topology, TopologyChangeError};
+use crate::topology::Topology;
 
 /// What a node is made from.
 #[derive(Clone, Debug)]
@@ -194,59 +195,10 @@ impl Node {
         self.links.topology()
     }
 
-    /// Another topology from now on: links, rosters and routes follow. Messages for a destination that left end as
-    /// [`FailReason::Removed`](crate::message::FailReason::Removed).
-    ///
-    /// # Errors
-    /// [`TopologyChangeError`]: nothing was changed.
-    pub fn set_topology(&mut self, topology: Arc<Topology>, now: Micros) -> Result<(), TopologyChangeError> {
-        let me = self.links.me.node.clone();
-        self.links.topology().check_change(&me, &topology)?;
-        self.links.check_known(&topology)?;
-        self.links.set_topology(Arc::clone(&topology), now);
-        // Links that ended give back what was under way on them, before their peers are forgotten.
-        self.settle(now);
-        let mut wanted = BTreeSet::new();
-        if let Some(proxy) = self.proxy.as_mut() {
-            let members = topology.members_of(&self.links.me.datacenter).filter(|member| member.id != me);
-            let members = members.filter_map(|member| self.links.peer(&member.id)).collect();
-            proxy.set_members(&members, &self.links);
-            wanted.extend(members);
-        }
-        if let Some(client) = self.client.as_mut() {
-            client.set_topology(&topology, &mut self.links, now);
-            wanted.extend(client.wanted());
-        }
-        if let Some(member) = self.member.as_mut() {
-            member.set_topology(&topology);
-        }
-        self.links.set_wanted(&wanted, now);
-        self.settle(now);
-        // Who waits for a datacenter that is gone is told so.
-        self.links.push_action(Action::Room(None));
-        Ok(())
-    }
-
     /// Limits and timers.
     #[must_use]
     pub fn settings(&self) -> &Settings {
         self.links.settings()
-    }
-
-    /// Other limits and timers from now on; `settings` are checked. What runs already keeps its deadline, and what two ends
-    /// agreed on holds as long as their link.
-    pub fn set_settings(&mut self, settings: &Settings, now: Micros) {
-        self.links.set_settings(settings.clone(), now);
-        if let Some(client) = self.client.as_mut() {
-            client.set_settings(settings.clone());
-        }
-        if let Some(proxy) = self.proxy.as_mut() {
-            proxy.set_settings(settings.clone());
-        }
-        if let Some(member) = self.member.as_mut() {
-            member.set_settings(settings.clone());
-        }
-        self.links.push_action(Action::Room(None));
     }
 
     /// This node's life. Changes when a peer has seen a higher one.

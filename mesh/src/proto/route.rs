@@ -11,6 +11,7 @@
 //!                                                    └─────────┘
 //! ```
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::decision::{Obstacle, Passed, Why};
@@ -210,10 +211,12 @@ impl Routes {
     /// places of these.
     pub fn set(&mut self, proxies: impl IntoIterator<Item = (PeerIx, NodeId)>) -> Vec<usize> {
         let mut returned = Vec::new();
+        let places = self.proxies.iter().enumerate().map(|(place, proxy)| (proxy.id.clone(), place));
+        let places: BTreeMap<NodeId, usize> = places.collect();
         let before: Vec<bool> =
             self.proxies.iter_mut().map(|proxy| std::mem::take(&mut proxy.present)).collect();
         for (peer, id) in proxies {
-            match self.proxies.iter().position(|proxy| proxy.id == id) {
+            match places.get(&id).copied() {
                 Some(known) if before.get(known).copied().unwrap_or(false) => {
                     self.proxies[known].present = true
                 }

@@ -1,7 +1,7 @@
 //! What another topology, or other limits, change for a sender: destinations and proxies come and go while messages are
 //! under way.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use super::{Client, Reach, Site};
 use crate::id::{Datacenter, Lane, NodeId};
@@ -28,19 +28,12 @@ impl Client {
         for name in topology.datacenters() {
             self.add_site(&name, &me);
         }
+        // Whoever stands elsewhere now has left the old place, before it comes to the new one.
+        for first in self.gone(topology) {
+            self.retire(first);
+        }
         for site in 0..self.sites.len() {
             let name = self.sites[site].name.clone();
-            let members: BTreeMap<&NodeId, PeerIx> = topology
-                .members_of(&name)
-                .filter(|spec| spec.id != me.node)
-                .filter_map(|spec| Some((&spec.id, links.peer(&spec.id)?)))
-                .collect();
-            for first in self.destinations.values().copied().collect::<Vec<_>>() {
-                let flow = &self.flows[first.0];
-                if flow.datacenter == site && !members.contains_key(&flow.destination) {
-                    self.retire(first);
-                }
-            }
             let local = self.sites[site].local;
             let proxies = topology.proxies_of(&name).filter(|_| !local);
             let proxies = proxies.filter_map(|spec| Some((links.peer(&spec.id)?, spec.id.clone())));
@@ -50,10 +43,6 @@ impl Client {
                     self.flows[ix.0].pauses.forget(Way::Proxy(*index));
                 }
             }
-        }
-        // Whoever stands elsewhere now has left the old place.
-        for site in 0..self.sites.len() {
-            let name = self.sites[site].name.clone();
             for spec in topology.members_of(&name).filter(|spec| spec.id != me.node) {
                 if let Some(peer) = links.peer(&spec.id)
                     && !self.destinations.contains_key(&spec.id)
@@ -61,7 +50,7 @@ impl Client {
                     self.employ(&spec.id, peer, site);
                 }
             }
-            self.sites[site].present = topology.nodes().any(|spec| spec.datacenter == name);
+            self.sites[site].present = topology.has_datacenter(&name);
             if !self.sites[site].present {
                 // Nobody is shown them any more.
                 (self.sites[site].decisions, self.sites[site].verdicts) = Default::default();
@@ -77,10 +66,20 @@ impl Client {
         }
     }
 
+    /// Destinations that are no members any more, or stand elsewhere. In one pass: there may be many datacenters.
+    fn gone(&self, topology: &Topology) -> Vec<FlowIx> {
+        let stays = |flow: &Flow| {
+            let spec = topology.node(&flow.destination).filter(|spec| spec.roles.member);
+            spec.is_some_and(|spec| spec.datacenter == self.sites[flow.datacenter].name)
+        };
+        self.destinations.values().copied().filter(|first| !stays(&self.flows[first.0])).collect()
+    }
+
     fn add_site(&mut self, name: &Datacenter, me: &Identity) {
-        if self.sites.iter().any(|site| site.name == *name) {
+        if self.site_index.contains_key(name) {
             return;
         }
+        self.site_index.insert(name.clone(), self.sites.len());
         self.budget.add_datacenter();
         self.sites.push(Site {
             name: name.clone(),
@@ -136,7 +135,9 @@ impl Client {
             let flow = &mut self.flows[ix.0];
             (flow.ping, flow.audit, flow.employed) = (Ping::default(), false, false);
             let site = &mut self.sites[self.flows[ix.0].datacenter];
-            site.flows.retain(|of| *of != ix);
+            if let Ok(place) = site.flows.binary_search(&ix) {
+                site.flows.remove(place);
+            }
             for ready in &mut site.ready {
                 ready.remove(&ix);
             }

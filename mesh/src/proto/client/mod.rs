@@ -127,6 +127,8 @@ enum Pick {
 pub struct Client {
     settings: Settings,
     sites: Vec<Site>,
+    /// The places of sites, by name.
+    site_index: BTreeMap<Datacenter, usize>,
     flows: Vec<Flow>,
     /// The flow of the first lane of each member; the other lane's follows.
     destinations: BTreeMap<NodeId, FlowIx>,
@@ -172,6 +174,7 @@ impl Client {
             settings,
             destination_bytes: Vec::new(),
             sites: Vec::new(),
+            site_index: BTreeMap::new(),
             flows: Vec::new(),
             destinations: BTreeMap::new(),
             retired: BTreeMap::new(),
@@ -203,8 +206,8 @@ impl Client {
     /// # Errors
     /// [`Rejected`] gives it back.
     pub fn submit(&mut self, batch: Batch, links: &mut Links, now: Micros) -> Result<Ticket, Rejected> {
-        let Some(site) = self.sites.iter().position(|site| site.present && site.name == batch.datacenter)
-        else {
+        let site = self.site_index.get(&batch.datacenter).copied();
+        let Some(site) = site.filter(|site| self.sites[*site].present) else {
             return Err(Rejected { batch, reason: RejectReason::UnknownDatacenter });
         };
         let (charge, urgent) = (BatchCharge::of(&batch.messages), batch.is_urgent());

@@ -1,6 +1,6 @@
 //! What another topology, or other limits, change for links: who may be a peer, where it is, and who is dialled.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{Dialling, Heard, IDLE_TIMEOUT, LinkId, Links, Peer, PeerIx, Timer};
@@ -29,7 +29,7 @@ impl Links {
             return Err(TopologyChangeError::TooManyNodes { known, max });
         }
         let datacenters: BTreeSet<&Datacenter> =
-            self.datacenters.iter().chain(topology.nodes().map(|spec| &spec.datacenter)).collect();
+            self.datacenters.keys().chain(topology.nodes().map(|spec| &spec.datacenter)).collect();
         let (known, max) = (datacenters.len(), DATACENTERS_KNOWN_MAX);
         if known > max {
             return Err(TopologyChangeError::TooManyDatacenters { known, max });
@@ -56,13 +56,17 @@ impl Links {
     /// Another topology from now on. Links to whom it does not list end, and those that another address, datacenter or
     /// role makes wrong; the last begin anew. Whom to dial is for [`Links::set_wanted`].
     pub fn set_topology(&mut self, topology: Arc<Topology>, now: Micros) {
-        for index in 0..self.peers.len() {
-            let peer = PeerIx(index);
-            let entry = &self.peers[index];
+        let mut links: BTreeMap<PeerIx, Vec<LinkId>> = BTreeMap::new();
+        for (id, link) in &self.links {
+            links.entry(link.peer).or_default().push(*id);
+        }
+        for peer in (0..self.peers.len()).map(PeerIx) {
+            let links = links.get(&peer).map_or(&[][..], Vec::as_slice);
+            let entry = &self.peers[peer.0];
             match topology.node(&entry.spec.id) {
-                None if entry.present => self.remove_peer(peer, now),
+                None if entry.present => self.remove_peer(peer, links, now),
                 None => {}
-                Some(spec) => self.change_peer(peer, spec, now),
+                Some(spec) => self.change_peer(peer, links, spec, now),
             }
         }
         for spec in topology.nodes() {
@@ -77,24 +81,26 @@ impl Links {
 
     /// The place of a datacenter, a new one if it has none.
     fn datacenter(&mut self, name: &Datacenter) -> usize {
-        self.datacenters.iter().position(|known| known == name).unwrap_or_else(|| {
-            self.datacenters.push(name.clone());
-            self.counters.wire.push((0, 0));
-            self.datacenters.len() - 1
-        })
+        if let Some(place) = self.datacenters.get(name) {
+            return *place;
+        }
+        let place = self.datacenters.len();
+        self.datacenters.insert(name.clone(), place);
+        self.counters.wire.push((0, 0));
+        place
     }
 
-    fn remove_peer(&mut self, peer: PeerIx, now: Micros) {
+    fn remove_peer(&mut self, peer: PeerIx, links: &[LinkId], now: Micros) {
         let entry = &mut self.peers[peer.0];
         (entry.present, entry.dialling.wanted, entry.claim) = (false, false, None);
-        for link in self.links_of(peer) {
-            self.say_closing(link, now);
+        for link in links {
+            self.say_closing(*link, now);
         }
         self.peers[peer.0].dialling = Dialling::default();
         self.forget_dial(peer);
     }
 
-    fn change_peer(&mut self, peer: PeerIx, spec: &NodeSpec, now: Micros) {
+    fn change_peer(&mut self, peer: PeerIx, links: &[LinkId], spec: &NodeSpec, now: Micros) {
         let datacenter = self.datacenter(&spec.datacenter);
         let entry = &mut self.peers[peer.0];
         let before = std::mem::replace(&mut entry.spec, spec.clone());
@@ -109,9 +115,9 @@ impl Links {
             || lost(before.roles.member, spec.roles.member)
             || lost(before.roles.proxy, spec.roles.proxy);
         let moved = before.address != spec.address;
-        for link in self.links_of(peer) {
-            if wrong || (moved && self.links.get(&link).is_some_and(|link| link.dialled)) {
-                self.say_closing(link, now);
+        for link in links {
+            if wrong || (moved && self.links.get(link).is_some_and(|link| link.dialled)) {
+                self.say_closing(*link, now);
             }
         }
         if moved && self.peers[peer.0].dialling.wanted {
@@ -119,10 +125,6 @@ impl Links {
             self.peers[peer.0].dialling.failures = 0;
             self.timers.set(Timer::Redial(peer), now);
         }
-    }
-
-    fn links_of(&self, peer: PeerIx) -> Vec<LinkId> {
-        self.links.iter().filter(|(_, link)| link.peer == peer).map(|(id, _)| *id).collect()
     }
 
     /// Exactly these peers are dialled, now and after every loss. A link to another one ends when it is idle.

@@ -306,8 +306,8 @@ pub struct Links {
     /// Counters.
     pub counters: LinkCounters,
     topology: Arc<Topology>,
-    /// All that were ever listed; places are never used twice.
-    datacenters: Vec<Datacenter>,
+    /// All that were ever listed, and their places, which are never used twice.
+    datacenters: BTreeMap<Datacenter, usize>,
     settings: Settings,
     rng: fastrand::Rng,
     conns: BTreeMap<ConnId, Conn>,
@@ -341,11 +341,9 @@ impl Links {
         seed: u64,
         wall_base_us: u64,
     ) -> Self {
-        let datacenters = topology.datacenters();
-        let peers: Vec<Peer> = topology
-            .nodes()
-            .map(|spec| Peer::new(spec, datacenters.binary_search(&spec.datacenter).expect("listed")))
-            .collect();
+        let datacenters: BTreeMap<_, _> = topology.datacenters().into_iter().zip(0..).collect();
+        let peers: Vec<Peer> =
+            topology.nodes().map(|spec| Peer::new(spec, datacenters[&spec.datacenter])).collect();
         let peer_index =
             peers.iter().enumerate().map(|(index, peer)| (peer.spec.id.clone(), PeerIx(index))).collect();
         let codes = || RefuseCode::ALL.iter().map(|code| (code.label(), 0)).collect();
@@ -660,10 +658,9 @@ impl Links {
         stats.dials = counters.dials;
         stats.dials_failed = counters.dials_failed;
         stats.unremembered_frames = counters.unremembered;
-        for (name, (sent, received)) in self.datacenters.iter().zip(&counters.wire) {
+        for (name, place) in &self.datacenters {
             let row = stats.datacenters.entry(name.clone()).or_default();
-            row.sent.wire = *sent;
-            row.received_wire = *received;
+            (row.sent.wire, row.received_wire) = counters.wire[*place];
         }
     }
 
