@@ -224,11 +224,8 @@ impl Client {
     ) {
         let Some(way_of_link) = self.way_of(link, ix, links) else { return };
         // Ranges may overlap when refusals were merged on their way; every seq is looked at once.
-        let mut ranges: Vec<_> =
-            entry.refused.iter().copied().filter(|refused| refused.reason != PASSED).collect();
-        ranges.sort_by_key(|refused| refused.first);
         let mut from = 0;
-        for refused in ranges {
+        for refused in refusals(entry) {
             let reason = RefusedReason::from_wire(refused.reason);
             let end = refused.first.0.saturating_add(u64::from(refused.count)).max(from);
             let first = refused.first.0.max(from);
@@ -327,6 +324,24 @@ impl Client {
     }
 }
 
+/// The ranges of attempts that ended, in the order of their seqs. An empty one has none and says its reason alone, once: an entry
+/// may have a thousand of them.
+fn refusals(entry: &AckFlow) -> Vec<Refused> {
+    let mut reasons = Vec::new();
+    let says_more = |refused: &&Refused| {
+        let reason = RefusedReason::from_wire(refused.reason);
+        let known = refused.count == 0 && reasons.contains(&reason);
+        if refused.count == 0 && !known {
+            reasons.push(reason);
+        }
+        !known
+    };
+    let ended = entry.refused.iter().filter(|refused| refused.reason != PASSED);
+    let mut ranges: Vec<Refused> = ended.filter(says_more).copied().collect();
+    ranges.sort_by_key(|refused| refused.first);
+    ranges
+}
+
 /// The round trip over a link, by its pings, which wait for no bulk.
 pub(super) fn way_without_load(link: LinkId, links: &Links) -> Duration {
     Duration::from_micros(links.link(link).map_or(0, |link| link.rtt.smoothed_us()))
@@ -335,4 +350,26 @@ pub(super) fn way_without_load(link: LinkId, links: &Links) -> Duration {
 /// The same, and what it may be longer by.
 fn longest_way(link: LinkId, links: &Links) -> Duration {
     links.link(link).map_or(Duration::ZERO, |link| link.rtt.timeout(Duration::ZERO, Duration::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::Seq;
+    use crate::proto::wire::ROOM_UNKNOWN;
+
+    #[test]
+    fn many_empty_refusals_say_as_much_as_one_for_each_reason() {
+        let range = |first, count, reason| Refused { first: Seq(first), count, reason };
+        // Three that are known, and two that are not: these say the same.
+        let reasons = [3, 8, 11, 99, 98];
+        let mut refused: Vec<Refused> = (1..=15)
+            .map(|first| range(first, 0, reasons[usize::try_from(first).unwrap() % reasons.len()]))
+            .collect();
+        refused.splice(0..0, [range(7, 2, 3), range(6, 2, 3), range(1, 9, PASSED), range(1, 0, PASSED)]);
+        let (lane, flow, incarnation, room_kib, held) = (1, 0, Incarnation(1), ROOM_UNKNOWN, Vec::new());
+        let entry = AckFlow { lane, flow, incarnation, decided: 0, room_kib, held, refused };
+        let said: Vec<_> = refusals(&entry).iter().map(|of| (of.first.0, of.count, of.reason)).collect();
+        assert_eq!(said, [(1, 0, 8), (2, 0, 11), (3, 0, 99), (5, 0, 3), (6, 2, 3), (7, 2, 3)]);
+    }
 }
