@@ -223,6 +223,8 @@ pub struct Stats {
     pub accept_errors: u64,
     /// Of certificates. Counted by the shell.
     pub tls: TlsStats,
+    /// By how much alarms rang too late: the process had no CPU, or something in it took too long.
+    pub event_loop_lag: Histogram,
 }
 
 impl DatacenterStats {
@@ -299,6 +301,9 @@ pub struct DatacenterStatus {
     pub pending_messages: u64,
     /// Destinations and lanes whose messages wait here because the receiver has no room for them.
     pub flows_without_room: u64,
+    /// The least room that any of its destinations and lanes has, by its own word, less what is under way to it, bytes; `None` while none
+    /// has said.
+    pub least_room_bytes: Option<u64>,
     /// Its proxies.
     pub routes: Vec<RouteStatus>,
 }

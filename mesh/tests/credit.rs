@@ -130,6 +130,43 @@ fn all_delivered(lab: &Lab) -> bool {
     lab.outcomes.len() == 7 && lab.outcomes.values().all(|(_, outcomes)| outcomes.iter().all(delivered))
 }
 
+/// What a destination has room for is there before its messages wait.
+#[test]
+fn the_least_room_that_any_destination_has_is_shown() {
+    let nodes = [
+        ("leader", "us", Roles::ORIGIN, None),
+        ("eu-1", "eu", Roles::MEMBER, None),
+        ("eu-2", "eu", Roles::MEMBER, None),
+    ];
+    let settings = Settings { inbox_bytes_max: 64 << 10, reorder_bytes_max: 64 << 10, ..Settings::default() };
+    let mut lab = Lab::new(&nodes, &settings, Duration::from_millis(20));
+    let least = |lab: &mut Lab| {
+        let now = lab.now;
+        let eu = lab.node("leader").status(now).datacenters.remove(0);
+        assert_eq!(eu.name, dc("eu"));
+        eu.least_room_bytes
+    };
+    let send = |lab: &mut Lab, to: &str, length: usize| {
+        let mut batch = Batch::to(dc("eu"));
+        batch.push(Message::new(id(to), vec![7; length]).lane(Lane::Bulk));
+        lab.submit("leader", batch).unwrap();
+    };
+    lab.run_for(Duration::from_secs(1));
+    assert_eq!(least(&mut lab), None, "nobody has said");
+    send(&mut lab, "eu-2", 100);
+    lab.run_for(Duration::from_secs(1));
+    let all = least(&mut lab).expect("said with the ack");
+    lab.set_deaf("eu-1", true);
+    send(&mut lab, "eu-1", 40_000);
+    lab.run_for(Duration::from_secs(1));
+    let left = least(&mut lab).expect("said with the ack");
+    // It is said in KiB.
+    assert!(left > 0 && left + 39_000 <= all, "{left} of {all}");
+    send(&mut lab, "eu-1", 10_000);
+    let under_way = least(&mut lab).expect("known");
+    assert!(under_way + 10_000 <= left, "{under_way} of {left}");
+}
+
 /// The same of a message that its member held for want of room: nothing is sent that its member would answer.
 #[test]
 fn the_lost_word_of_what_was_held_is_asked_for() {

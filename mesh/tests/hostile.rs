@@ -44,6 +44,8 @@ mod late;
 mod lives;
 #[path = "hostile/log.rs"]
 mod log;
+#[path = "hostile/redials.rs"]
+mod redials;
 #[path = "hostile/replay.rs"]
 mod replay;
 #[path = "hostile/reports.rs"]
@@ -496,7 +498,7 @@ fn acks_that_make_no_sense_are_ignored_and_counted() {
     for (index, (name, entry)) in nonsense.into_iter().enumerate() {
         shell.feed(control, &ack_frame(vec![entry]));
         assert_eq!(shell.stats().acks_ignored, u64::try_from(index + 1).unwrap(), "{name}");
-        assert!(shell.node.poll_outcome().is_none() && !shell.closed.contains_key(&control), "{name}");
+        assert!(shell.outcome().is_none() && !shell.closed.contains_key(&control), "{name}");
     }
     assert_delivered_by(&mut shell, control);
 }
@@ -504,8 +506,8 @@ fn acks_that_make_no_sense_are_ignored_and_counted() {
 /// The right ack still resolves the receipt.
 fn assert_delivered_by(shell: &mut Shell, control: ConnId) {
     shell.feed(control, &ack_frame(vec![entry(0, 100, 1)]));
-    let (_, outcomes) = shell.node.poll_outcome().expect("decided");
-    assert!(matches!(outcomes[..], [Outcome::Delivered { .. }]), "{outcomes:?}");
+    let outcome = shell.outcome().expect("decided");
+    assert!(matches!(outcome, Outcome::Delivered { .. }), "{outcome:?}");
     assert_eq!(shell.node.status(shell.now).datacenters.iter().map(|row| row.queued_bytes).sum::<u64>(), 0);
 }
 
@@ -517,7 +519,7 @@ fn bitmaps_and_ranges_beyond_what_was_sent_mean_nothing() {
     let far = vec![refused(2, u32::MAX, 1), refused(u64::MAX, u32::MAX, 4), refused(u64::MAX, 0, 1)];
     shell.feed(control, &ack_frame(vec![AckFlow { refused: far, ..entry(0, 100, 0) }]));
     assert_eq!(shell.stats().attempts.refused, 0);
-    assert!(shell.node.poll_outcome().is_none());
+    assert!(shell.outcome().is_none());
     assert_delivered_by(&mut shell, control);
 }
 
@@ -544,7 +546,7 @@ fn a_refusal_of_all_numbers_ends_the_attempt_and_nothing_else() {
         let all = vec![refused(0, u32::MAX, reason), refused(0, u32::MAX, reason), refused(0, 0, reason)];
         shell.feed(control, &ack_frame(vec![AckFlow { refused: all, ..entry(0, 100, 0) }]));
         assert_eq!(shell.stats().attempts.refused, 1, "{reason}");
-        assert!(shell.node.poll_outcome().is_none() && !shell.closed.contains_key(&bulk), "{reason}");
+        assert!(shell.outcome().is_none() && !shell.closed.contains_key(&bulk), "{reason}");
         assert_delivered_by(&mut shell, control);
     }
 }
@@ -561,14 +563,14 @@ fn a_proxy_that_refuses_everything_costs_little_and_the_deadline_holds() {
                 &ack_frame(vec![AckFlow { refused: vec![refused(1, 9, reason)], ..entry(0, 100, 0) }]),
             );
             frames += shell.sent(bulk).iter().filter(|frame| matches!(frame, Received::Batch(..))).count();
-            outcome = outcome.or_else(|| shell.node.poll_outcome());
+            outcome = outcome.or_else(|| shell.outcome());
             shell.advance(Duration::from_millis(10));
             shell.dials.clear();
             let ping = control_frame(FrameType::Ping, Lane::Control, &Ping { sent_us: 1 });
             shell.feed(control, &ping);
         }
-        let (_, outcomes) = outcome.unwrap_or_else(|| panic!("reason {reason}: pending past its deadline"));
-        assert!(matches!(outcomes[..], [Outcome::Failed { .. }]), "reason {reason}: {outcomes:?}");
+        let outcome = outcome.unwrap_or_else(|| panic!("reason {reason}: pending past its deadline"));
+        assert!(matches!(outcome, Outcome::Failed { .. }), "reason {reason}: {outcome:?}");
         assert!(frames <= 50, "reason {reason}: {frames} frames");
     }
 }
@@ -654,7 +656,7 @@ fn a_message_that_was_held_before_it_was_decided_is_one_answered_attempt() {
     let (mut shell, [control, _]) = origin_with_a_message();
     shell.feed(control, &ack_frame(vec![AckFlow { held: vec![1], ..entry(0, 100, 0) }]));
     assert_eq!(shell.stats().attempts.acked, 1);
-    assert!(shell.node.poll_outcome().is_none());
+    assert!(shell.outcome().is_none());
     assert_delivered_by(&mut shell, control);
     assert_eq!(shell.stats().attempts.acked, 1);
 }
@@ -674,7 +676,7 @@ fn a_peer_that_takes_frames_of_no_length_gets_none() {
             "{frame_bytes_max}: {sent:?}"
         );
         shell.advance(Duration::from_secs(11));
-        let (_, outcomes) = shell.node.poll_outcome().expect("not past its deadline");
-        assert!(matches!(outcomes[..], [Outcome::Failed { maybe_delivered: false, .. }]), "{outcomes:?}");
+        let outcome = shell.outcome().expect("not past its deadline");
+        assert!(matches!(outcome, Outcome::Failed { maybe_delivered: false, .. }), "{outcome:?}");
     }
 }

@@ -61,8 +61,13 @@ impl Carrier for Client {
         }));
         Box::pin(async move {
             match Client::send(self, batch).await {
-                Ok(receipt) if tells.iter().any(Option::is_some) => {
-                    tokio::spawn(async move { tell(receipt.await, tells) });
+                Ok(mut receipt) if tells.iter().any(Option::is_some) => {
+                    // Each as soon as it is known: nobody waits for what becomes of a message to somebody else.
+                    tokio::spawn(async move {
+                        while let Some((index, outcome)) = receipt.next().await {
+                            tell(&outcome, tells.get_mut(index).and_then(Option::take));
+                        }
+                    });
                     Ok(())
                 }
                 Ok(_) => Ok(()),
@@ -74,7 +79,7 @@ impl Carrier for Client {
                         _ => FailReason::UnknownNode,
                     };
                     let nowhere = Outcome::Failed { reason, maybe_delivered: false };
-                    tell(vec![nowhere; tells.len()], tells);
+                    tells.into_iter().for_each(|turned_down| tell(&nowhere, turned_down));
                     Err(error)
                 }
             }
@@ -87,13 +92,11 @@ impl Carrier for Client {
     }
 }
 
-/// Tells of every message that is certain not to have arrived.
-fn tell(outcomes: Vec<Outcome>, tells: Vec<Option<TurnedDown>>) {
-    for (outcome, tell) in outcomes.into_iter().zip(tells) {
-        if let (Outcome::Failed { reason, maybe_delivered: false }, Some(tell)) = (outcome, tell) {
-            // Whoever waited may be gone.
-            let _ = tell.send(reason);
-        }
+/// Tells of a message that is certain not to have arrived.
+fn tell(outcome: &Outcome, turned_down: Option<TurnedDown>) {
+    if let (Outcome::Failed { reason, maybe_delivered: false }, Some(turned_down)) = (outcome, turned_down) {
+        // Whoever waited may be gone.
+        let _ = turned_down.send(*reason);
     }
 }
 

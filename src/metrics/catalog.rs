@@ -19,6 +19,8 @@ catalog! {
         "Time since this node started.");
     DRAINING = gauge("draining", [],
         "1 while this node is going away and takes nothing new, else 0.");
+    LOOP_LAG = histogram("event_loop_lag_seconds", [],
+        "By how much alarms of this node rang too late: it had no CPU, or something in it took too long.");
 
     MESSAGES = counter("messages_accepted_total", ["datacenter"],
         "Messages this node accepted for sending.");
@@ -63,6 +65,8 @@ catalog! {
         "Messages this sender holds for a datacenter, queued or unacknowledged.");
     WITHOUT_ROOM = gauge("flows_without_room", ["datacenter"],
         "Destinations and lanes whose messages wait at this sender because the receiver has no room for them.");
+    LEAST_ROOM = gauge("least_room_bytes", ["datacenter"],
+        "The least room that any destination of a datacenter has by its own word, less what is under way to it.");
     ROUTE_IN_USE = gauge("route_in_use", ["datacenter", "proxy"],
         "1 for the proxies new batches travel through, else 0.");
     ROUTE_STATE = gauge("route_state", ["datacenter", "proxy", "state"],

@@ -47,6 +47,7 @@ fn process(status: &Status) -> Vec<MetricFamily> {
         catalog::BUILD_INFO.family().value(&[env!("CARGO_PKG_VERSION")], 1.0).done(),
         catalog::UPTIME.family().value(&[], float(status.uptime_s)).done(),
         catalog::DRAINING.family().value(&[], flag(status.draining)).done(),
+        catalog::LOOP_LAG.family().latencies(&[], &stats.event_loop_lag).done(),
     ]
 }
 
@@ -146,6 +147,13 @@ fn routes(status: &Status) -> Vec<MetricFamily> {
         catalog::WITHOUT_ROOM
             .family()
             .each(datacenters(), |f, (dc, row)| f.value(&[dc], float(row.flows_without_room)))
+            .done(),
+        // A row appears with the first word of a destination: 0 would read as no room at all.
+        catalog::LEAST_ROOM
+            .family()
+            .each(datacenters(), |f, (dc, row)| {
+                f.each(row.least_room_bytes, |f, bytes| f.value(&[dc], float(bytes)))
+            })
             .done(),
         catalog::ROUTE_IN_USE
             .family()

@@ -63,6 +63,7 @@ fn status() -> Status {
             queued_bytes: 4096,
             pending_messages: 2,
             flows_without_room: 1,
+            least_room_bytes: Some(4096),
             routes: vec![RouteStatus {
                 proxy: node("eu-p1"),
                 in_use: true,

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
 use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot, watch};
@@ -15,7 +16,7 @@ use super::socket::SocketOptions;
 use super::tls::{Reloaded, Tls, TlsError};
 use super::waiting::{Answer, Receipts, Waiting};
 use crate::id::{Datacenter, NodeId};
-use crate::message::Outcome;
+use crate::proto::client::Decided;
 use crate::proto::node::{Action, ConnId, Node, NodeInit, NotInTopology};
 use crate::proto::time::Micros;
 use crate::settings::Settings;
@@ -338,9 +339,11 @@ impl Core {
                 Action::Room(datacenter) => self.retry_waiting(datacenter.as_ref(), now),
             }
         }
-        while let Some((ticket, outcomes)) = self.node.poll_outcome() {
-            if let Some(receipt) = self.receipts.remove(&ticket) {
-                effects.outcomes.push((receipt, outcomes));
+        while let Some(Decided { ticket, index, outcome, last }) = self.node.poll_decided() {
+            let woken = self.receipts.get(&ticket).and_then(|receipt| receipt.decide(index, outcome));
+            effects.told.extend(woken);
+            if last {
+                self.receipts.remove(&ticket);
             }
         }
         while let Some(pinged) = self.node.poll_pinged() {
@@ -380,7 +383,8 @@ struct Effects {
     ring: Vec<Arc<Port>>,
     dial: Vec<(Arc<Port>, SocketAddr)>,
     close: Vec<(Arc<Port>, End)>,
-    outcomes: Vec<(oneshot::Sender<Vec<Outcome>>, Vec<Outcome>)>,
+    /// Those whose receipts have news.
+    told: Vec<Waker>,
     answers: Vec<Answer>,
     pinged: Vec<(oneshot::Sender<Pinged>, Pinged)>,
     alarm: bool,
@@ -397,10 +401,7 @@ impl Effects {
         if self.inbox {
             shared.inbox.notify_one();
         }
-        for (receipt, outcomes) in self.outcomes {
-            // A receipt that was dropped wants to know nothing.
-            let _ = receipt.send(outcomes);
-        }
+        self.told.into_iter().for_each(Waker::wake);
         for answer in self.answers {
             answer.give();
         }
@@ -428,7 +429,7 @@ pub(super) mod tests {
     use super::super::{Config, join};
     use super::*;
     use crate::id::{ClusterId, Datacenter};
-    use crate::message::FailReason;
+    use crate::message::{FailReason, Outcome};
     use crate::proto::client::Ticket;
     use crate::topology::{NodeSpec, Roles, Topology};
 
@@ -446,8 +447,8 @@ pub(super) mod tests {
 
     /// Puts a receipt into the books as if its batch were under way.
     fn undecided(shared: &Arc<Shared>) -> super::super::Receipt {
-        let (sender, receipt) = super::super::Receipt::new(2);
-        shared.with(|core, _| core.receipts.insert(Ticket(u64::MAX), sender)).unwrap();
+        let (decider, receipt) = super::super::Receipt::new(2);
+        shared.with(|core, _| core.receipts.insert(Ticket(u64::MAX), decider)).unwrap();
         receipt
     }
 

@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use tokio::sync::oneshot;
 
 use super::client::{SendError, rejected};
-use super::receipt::Receipt;
+use super::receipt::{Decider, Receipt};
 use crate::id::Datacenter;
-use crate::message::{Batch, Outcome};
+use crate::message::Batch;
 use crate::proto::client::Ticket;
 use crate::proto::node::{Node, RejectReason, Rejected};
 use crate::proto::time::Micros;
@@ -17,7 +17,7 @@ use crate::proto::time::Micros;
 pub(super) type Decision = Result<Receipt, SendError>;
 
 /// Receipts that are not decided yet.
-pub(super) type Receipts = HashMap<Ticket, oneshot::Sender<Vec<Outcome>>>;
+pub(super) type Receipts = HashMap<Ticket, Decider>;
 
 /// A decision on its way.
 pub(super) struct Answer {
@@ -152,8 +152,11 @@ pub(super) fn submit(
 ) -> Result<Receipt, Rejected> {
     let messages = batch.len();
     let ticket = if again { node.submit_again(batch, now)? } else { node.submit(batch, now)? };
-    let (sender, receipt) = Receipt::new(messages);
-    receipts.insert(ticket, sender);
+    let (decider, receipt) = Receipt::new(messages);
+    // Of nothing there is nothing to tell.
+    if messages > 0 {
+        receipts.insert(ticket, decider);
+    }
     Ok(receipt)
 }
 

@@ -443,6 +443,12 @@ impl Flow {
         }
     }
 
+    /// What the receiver has room for beside what is under way, bytes; `None` while it has not said.
+    #[must_use]
+    pub fn room_left(&self) -> Option<u64> {
+        self.room.map(|room| u64::try_from(room.saturating_sub(self.flying_bytes)).unwrap_or(u64::MAX))
+    }
+
     /// A message that is under way was given up. It comes to the receiver all the same, which has not said so yet.
     pub fn spend_room(&mut self, payload: &Payload) {
         self.room = self.room.map(|room| room.saturating_sub(charge(payload)));

@@ -1,7 +1,7 @@
 //! One node: its links and whatever roles the topology gives it, as one machine. The shell's only counterpart.
 //!
 //! The shell reads bytes, cuts them with a [`FrameReader`](super::frame::FrameReader) of its own and calls
-//! [`Node::handle_frame`]; it drains [`Node::poll_action`], [`Node::poll_outcome`] and [`Node::poll_delivery`] after every
+//! [`Node::handle_frame`]; it drains [`Node::poll_action`], [`Node::poll_decided`] and [`Node::poll_delivery`] after every
 //! call; it asks [`Node::poll_transmit`] for a connection that was named by [`Action::Ready`] and whose writer is idle, and
 //! reports [`Node::handle_written`]. Encoding stands between the two, so that no codec work runs inside the machine.
 
@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::client::{Client, Ticket};
+use super::client::{Client, Decided, Ticket};
 pub use super::frame::Opened;
 use super::frame::{FrameError, Received, SealedBatch, Token};
 use super::handshake::Identity;
@@ -31,10 +31,10 @@ use super::verdict::Blame;
 use super::window::{FRAME_MESSAGES_MAX, Upstream};
 use super::wire::{Ack, Envelope, Offer};
 use crate::id::{Incarnation, Lane, NodeId, SpiffeId};
-use crate::message::{Batch, Delivery, Outcome};
+use crate::message::{Batch, Delivery};
 use crate::settings::Settings;
 use crate::stats::decision::{DatacenterRoutes, Pinged, RoutesStatus};
-use crate::stats::{Readiness, Stats, Status};
+use crate::stats::{Histogram, Readiness, Stats, Status};
 use crate::topology::Topology;
 
 /// What a node is made from.
@@ -137,6 +137,7 @@ pub struct Node {
     member: Option<Member>,
     acks_ignored: u64,
     busy: u64,
+    lag: Histogram,
     started_at: Micros,
     draining: bool,
     pinged: VecDeque<Pinged>,
@@ -177,6 +178,7 @@ impl Node {
             member,
             acks_ignored,
             busy,
+            lag: Histogram::default(),
             started_at: now,
             draining,
             pinged: VecDeque::new(),
@@ -207,7 +209,7 @@ impl Node {
         self.links.me.incarnation
     }
 
-    /// Takes a batch in. Its outcomes come from [`Node::poll_outcome`] under the ticket.
+    /// Takes a batch in. What becomes of its messages comes from [`Node::poll_decided`] under the ticket.
     ///
     /// # Errors
     /// [`Rejected`] gives the batch back.
@@ -264,9 +266,9 @@ impl Node {
         self.pinged.pop_front().or_else(|| self.client.as_mut()?.poll_pinged())
     }
 
-    /// The outcomes of a batch, one per message in its order, once all are known.
-    pub fn poll_outcome(&mut self) -> Option<(Ticket, Vec<Outcome>)> {
-        self.client.as_mut()?.poll_outcome()
+    /// What became of the next message, as soon as it is known.
+    pub fn poll_decided(&mut self) -> Option<Decided> {
+        self.client.as_mut()?.poll_decided()
     }
 
     /// The next message for the application. Taking it makes room.
@@ -519,6 +521,9 @@ impl Node {
     /// Rings what is due.
     pub fn handle_timeout(&mut self, now: Micros) {
         let due = self.poll_timeout();
+        if due <= now {
+            self.lag.observe(micros(now.since(due)));
+        }
         if let Some(lag) = self.client.as_mut().and_then(|client| client.note_lag(due, now)) {
             self.links.forgive(lag, now);
         }
@@ -580,7 +585,7 @@ impl Node {
         for blame in Blame::ALL {
             stats.verdicts.entry(blame.label()).or_default();
         }
-        stats.busy = self.busy;
+        (stats.busy, stats.event_loop_lag) = (self.busy, self.lag.clone());
         stats.acks_ignored = self.acks_ignored;
         if let Some(proxy) = &self.proxy {
             stats.proxy = proxy.stats.clone();

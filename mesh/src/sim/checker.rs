@@ -25,8 +25,6 @@ pub struct Promise {
     pub at: Micros,
     /// Its deadline.
     pub expires: Micros,
-    /// When its receipt is whole at the latest.
-    pub due: Micros,
     /// Its lane.
     pub lane: Lane,
     /// Its kind.
@@ -45,7 +43,6 @@ struct Submitted {
     promise: Promise,
     /// The latest life of its destination that its sender had been answered by.
     heard: Option<Incarnation>,
-    decided: Option<Micros>,
     told: Option<Told>,
 }
 
@@ -122,13 +119,13 @@ impl Checker {
 
     /// A message was accepted by the sender's mesh.
     pub fn submitted(&mut self, id: u64, destination: NodeId, promise: Promise) {
-        self.pending.entry(promise.sender.clone()).or_default().insert((promise.due, id));
+        self.pending.entry(promise.sender.clone()).or_default().insert((promise.expires, id));
         let heard = self.heard.get(&(promise.sender.clone(), destination.clone())).copied();
         if let Some(slot) = promise.slot {
             let key = (promise.sender.clone(), destination.clone(), promise.lane, slot);
             self.slots.insert(key, id);
         }
-        self.submitted.insert(id, Submitted { destination, promise, heard, decided: None, told: None });
+        self.submitted.insert(id, Submitted { destination, promise, heard, told: None });
     }
 
     /// Nobody is ever full unless it is said by [`Checker::crowded`].
@@ -182,11 +179,9 @@ impl Checker {
         self.removed.insert((sender.clone(), node.clone()));
     }
 
-    /// The sender's mesh decided what became of a message, which it tells once it has decided on all of its batch. `awake`: it could
-    /// do so in time.
+    /// The sender's mesh decided what became of a message. `awake`: it could do so in time.
     pub fn decided(&mut self, id: u64, awake: bool, now: Micros) {
-        let Some(submitted) = self.submitted.get_mut(&id) else { return };
-        submitted.decided = Some(now);
+        let Some(submitted) = self.submitted.get(&id) else { return };
         let late = now.since(submitted.promise.expires);
         if awake && late > Duration::ZERO {
             self.violation(format!("message {id}: decided {late:?} after its own deadline"));
@@ -195,8 +190,7 @@ impl Checker {
 
     /// Why this outcome of a message cannot be.
     fn refuted(&self, id: u64, outcome: &Outcome, now: Micros) -> Option<&'static str> {
-        let Submitted { destination, promise, decided, .. } = self.submitted.get(&id)?;
-        let decided = decided.unwrap_or(now);
+        let Submitted { destination, promise, .. } = self.submitted.get(&id)?;
         let newest = |slot| {
             let key = (promise.sender.clone(), destination.clone(), promise.lane, slot);
             self.slots.get(&key).copied()
@@ -210,7 +204,7 @@ impl Checker {
             Outcome::Delivered { .. } if promise.unknown => Some("there is no such member there"),
             Outcome::Delivered { .. } => None,
             Outcome::Failed { reason, .. } => match reason {
-                FailReason::Expired if decided < promise.expires => Some("there is time left"),
+                FailReason::Expired if now < promise.expires => Some("there is time left"),
                 FailReason::Superseded if promise.slot.is_none() => Some("it has no slot"),
                 FailReason::Superseded if promise.slot.and_then(newest).is_none_or(|newest| newest <= id) => {
                     Some("nothing newer of its slot was sent")
@@ -245,7 +239,7 @@ impl Checker {
         }
         let destination = submitted.destination.clone();
         if let Some(pending) = self.pending.get_mut(&submitted.promise.sender) {
-            pending.remove(&(submitted.promise.due, id));
+            pending.remove(&(submitted.promise.expires, id));
         }
         submitted.told = Some(Told { at: now, outcome: outcome.clone() });
         if let Some(why) = self.refuted(id, &outcome, now) {
@@ -459,9 +453,9 @@ mod tests {
     }
 
     fn promise() -> Promise {
-        let (at, expires, due) = (Micros(0), Micros(100), Micros(100));
+        let (at, expires) = (Micros(0), Micros(100));
         let (sender, lane) = (NodeId::new("o").unwrap(), Lane::Bulk);
-        Promise { sender, at, expires, due, lane, kind: 0, slot: None, oversized: false, unknown: false }
+        Promise { sender, at, expires, lane, kind: 0, slot: None, oversized: false, unknown: false }
     }
 
     fn delivered() -> Outcome {
@@ -576,7 +570,7 @@ mod tests {
         let of = |quiet: Option<Micros>, expires: Micros, outcome: Outcome| {
             let mut checker = Checker::default();
             quiet.into_iter().for_each(|since| checker.disturbed(since));
-            checker.submitted(1, NodeId::new("m").unwrap(), Promise { expires, due: ms(5_000), ..promise() });
+            checker.submitted(1, NodeId::new("m").unwrap(), Promise { expires, ..promise() });
             checker.handed(arrival(1, 1, 1), ms(1_000));
             checker.told(1, outcome, ms(5_000));
             checker.violations()
@@ -585,7 +579,7 @@ mod tests {
             let lost = of(Some(ms(0)), ms(3_501), failed(reason));
             assert!(lost.len() == 1 && lost[0].contains("had it for 2.501s"), "{lost:?}");
             let excused = [
-                ("with a deadline soon after, in a batch whose last one comes later", Some(ms(0)), ms(1_002)),
+                ("with a deadline soon after", Some(ms(0)), ms(1_002)),
                 ("in the time that it takes to ask", Some(ms(0)), ms(3_500)),
                 ("soon after a fault", Some(ms(2_600)), ms(5_000)),
                 ("where faults are silent", None, ms(5_000)),

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use trunkline_mesh::id::{Datacenter, Incarnation, Lane, NodeId};
-use trunkline_mesh::message::{Batch, Message, Outcome};
+use trunkline_mesh::message::{Batch, Message};
+use trunkline_mesh::proto::client::Decided;
 use trunkline_mesh::proto::frame::{FrameType, Received, control_frame};
 use trunkline_mesh::proto::node::ConnId;
 use trunkline_mesh::proto::wire::{Close, Ping, Pong, Refuse, Run};
@@ -339,11 +340,14 @@ impl Desk {
     }
 
     fn read(&mut self, shell: &mut Shell) {
-        while let Some((ticket, outcomes)) = shell.node.poll_outcome() {
-            let (messages, safe) = self.open.remove(&ticket.0).expect("a receipt ends once");
-            assert_eq!(outcomes.len(), messages);
-            let delivered = outcomes.iter().all(|outcome| matches!(outcome, Outcome::Delivered { .. }));
-            assert!(delivered || !safe, "honest peers had it: {outcomes:?}");
+        while let Some(Decided { ticket, outcome, last, .. }) = shell.node.poll_decided() {
+            let (undecided, safe) = self.open.get_mut(&ticket.0).expect("a receipt ends once");
+            *undecided -= 1;
+            assert_eq!(last, *undecided == 0);
+            assert!(outcome.is_delivered() || !*safe, "honest peers had it: {outcome:?}");
+            if last {
+                self.open.remove(&ticket.0);
+            }
         }
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use trunkline_mesh::id::{Datacenter, Lane};
-use trunkline_mesh::message::{Batch, Message, Outcome};
+use trunkline_mesh::message::{Batch, Message};
 use trunkline_mesh::proto::frame::{FrameType, Received, control_frame};
 use trunkline_mesh::proto::node::ConnId;
 use trunkline_mesh::proto::wire::{AckFlow, Ping, ROOM_UNKNOWN};
@@ -104,10 +104,7 @@ fn a_proxy_of_where_a_member_stood_before_says_nothing_of_it_any_more() {
         shell.node.submit(batch, shell.now).unwrap();
         shell.drain();
     };
-    let delivered = |shell: &mut Shell| {
-        let (_, outcomes) = shell.node.poll_outcome()?;
-        Some(matches!(outcomes[..], [Outcome::Delivered { .. }]))
-    };
+    let delivered = |shell: &mut Shell| Some(shell.outcome()?.is_delivered());
     send(&mut shell, "eu");
     shell.feed(p, &ack_frame(vec![entry(0, 100, 1)]));
     assert_eq!(delivered(&mut shell), Some(true), "the row is there");

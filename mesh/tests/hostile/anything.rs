@@ -106,7 +106,7 @@ fn talk(shell: &mut Shell, words: Vec<Word>, mut link: impl FnMut(&mut Shell) ->
         for conn in conns {
             shell.sent(conn);
         }
-        while shell.node.poll_outcome().is_some() {}
+        while shell.outcome().is_some() {}
     }
     assert!(started.elapsed() < Duration::from_secs(20), "a peer's few bytes keep the node busy");
     let status = shell.node.status(shell.now);
@@ -191,7 +191,7 @@ proptest! {
         prop_assert!(tickets > 0);
         for _ in 0..12 {
             shell.advance(Duration::from_secs(1));
-            while shell.node.poll_outcome().is_some() {}
+            while shell.outcome().is_some() {}
         }
         let status = shell.node.status(shell.now);
         prop_assert_eq!(status.datacenters.iter().map(|row| row.pending_messages).sum::<u64>(), 0, "past its deadline");

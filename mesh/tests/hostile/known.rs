@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use trunkline_codec::{EncodeError, Options, Payload, Stage};
 use trunkline_mesh::id::{Datacenter, Lane, NodeId, Seq};
-use trunkline_mesh::message::{Batch, Message, Outcome};
+use trunkline_mesh::message::{Batch, Message};
 use trunkline_mesh::proto::coder::BatchEncoder;
 use trunkline_mesh::proto::frame::{FrameError, Received, SealedBatch, Token};
 use trunkline_mesh::proto::node::ConnId;
@@ -303,7 +303,7 @@ fn a_tiny_frame_limit_of_one_proxy_fails_no_message() {
     let mut shell = Shell::new("o");
     shell.link_out(&Peer { frame_bytes_max: 0, ..Peer::new("p") });
     submit(&mut shell, "eu", [(id("m"), 100)]);
-    assert!(shell.node.poll_outcome().is_none(), "failed for ever by one proxy");
+    assert!(shell.outcome().is_none(), "failed for ever by one proxy");
     let next = shell.link_out(&Peer::new("p2"));
     let (_, runs) = rows_and_runs(&mut shell, next[1]);
     assert_eq!(runs, [1]);
@@ -342,8 +342,8 @@ fn a_life_of_all_ones_in_an_ack_does_not_silence_its_destination() {
     submit(&mut shell, "us", [(id("um"), 10)]);
     shell.feed(control, &ack_frame(vec![entry(0, u64::MAX, 0)]));
     shell.feed(control, &ack_frame(vec![entry(0, 100, 1)]));
-    let (_, outcomes) = shell.node.poll_outcome().expect("decided");
-    assert!(matches!(outcomes[..], [Outcome::Delivered { .. }]), "{outcomes:?}");
+    let outcome = shell.outcome().expect("decided");
+    assert!(outcome.is_delivered(), "{outcome:?}");
 }
 
 /// Sixteen MiB of empty messages: a window has room for 16,384 of them, so more than that need not be taken apart.

@@ -79,10 +79,9 @@ fn what_its_member_has_no_room_for_fails_at_once_and_for_certain() {
     assert_eq!(runs(&mut shell, straight), []);
     assert_eq!(seqs(&mut shell, bulk), [(1, 1)], "the other one goes on");
     shell.feed(control, &ack_frame(vec![entry(0, 100, 1)]));
-    let (_, outcomes) = shell.node.poll_outcome().expect("long before the deadline");
-    let failed = Outcome::Failed { reason: FailReason::TooLarge, maybe_delivered: false };
-    assert_eq!(outcomes[0], failed);
-    assert!(outcomes[1].is_delivered());
+    let failed = Some(Outcome::Failed { reason: FailReason::TooLarge, maybe_delivered: false });
+    assert_eq!(shell.outcome(), failed, "long before the deadline");
+    assert!(shell.outcome().expect("decided").is_delivered());
     // What a proxy said of it makes no difference.
     let mut shell = Shell::new("o");
     let [control, bulk] = shell.link_out(&Peer { frame_bytes_max: FRAME_BYTES_MAX, ..Peer::new("p") });
@@ -91,7 +90,7 @@ fn what_its_member_has_no_room_for_fails_at_once_and_for_certain() {
     refuse(&mut shell, control, 1, 1);
     shell.advance(Duration::from_millis(1));
     shell.link_out(&small("m"));
-    assert_eq!(shell.node.poll_outcome().expect("at once").1, [failed]);
+    assert_eq!(shell.outcome(), failed, "at once");
 }
 
 /// The member takes each of them, and not as many in one run.
@@ -144,7 +143,7 @@ fn a_proxy_that_names_a_limit_per_lane_is_held_to_the_smaller_one() {
             shell.node.submit(batch, shell.now).unwrap();
             shell.drain();
         }
-        assert!(shell.node.poll_outcome().is_none(), "nothing fails for what a proxy says");
+        assert!(shell.outcome().is_none(), "nothing fails for what a proxy says");
         assert!(conns.iter().all(|conn| runs(&mut shell, *conn).is_empty()));
         for conn in shell.link_out(&Peer::new("p2")) {
             assert_eq!(seqs(&mut shell, conn), [(1, 1), (2, 2)], "another one takes them");

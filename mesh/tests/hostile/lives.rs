@@ -97,8 +97,7 @@ impl Sender {
     }
 
     fn outcomes(&mut self) -> Vec<Outcome> {
-        let all = std::iter::from_fn(|| self.shell.node.poll_outcome());
-        all.flat_map(|(_, outcomes)| outcomes).collect()
+        std::iter::from_fn(|| self.shell.outcome()).collect()
     }
 
     fn delivered(&mut self) -> usize {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use trunkline_codec::Payload;
 use trunkline_mesh::id::{Datacenter, Incarnation, Lane, NodeId};
-use trunkline_mesh::message::{Batch, Message, Outcome};
+use trunkline_mesh::message::{Batch, Message};
 use trunkline_mesh::proto::frame::{FrameType, Received, control_frame};
 use trunkline_mesh::proto::node::ConnId;
 use trunkline_mesh::proto::wire::{AckFlow, Close, Flow, PREAMBLE, Ping, Refuse, RefusedReason, Run};
@@ -344,8 +344,8 @@ impl Honest {
                 shell.node.submit(batch, shell.now).unwrap();
                 shell.drain();
                 server.serve(shell, &id("o"));
-                let (_, outcomes) = shell.node.poll_outcome().expect("decided");
-                assert!(matches!(outcomes[..], [Outcome::Delivered { .. }]), "{name}: {outcomes:?}");
+                let outcome = shell.outcome().expect("decided");
+                assert!(outcome.is_delivered(), "{name}: {outcome:?}");
             }
         }
     }
@@ -559,8 +559,8 @@ fn a_node_that_was_led_as_far_as_it_goes_is_linked_by_others_all_the_same() {
     shell.node.submit(batch, shell.now).unwrap();
     shell.drain();
     server.serve(&mut shell, &id("o"));
-    let (_, outcomes) = shell.node.poll_outcome().expect("decided");
-    assert!(matches!(outcomes[..], [Outcome::Delivered { .. }]), "{outcomes:?}");
+    let outcome = shell.outcome().expect("decided");
+    assert!(outcome.is_delivered(), "{outcome:?}");
 }
 
 /// Lets time pass, in which an honest member says that it lives, until the node dials a peer's control.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use trunkline_codec::{Options, Payload, Stage};
 use trunkline_mesh::id::{ClusterId, Datacenter, Incarnation, Lane, NodeId, Seq};
+use trunkline_mesh::message::Outcome;
 use trunkline_mesh::proto::coder::BatchEncoder;
 use trunkline_mesh::proto::frame::{
     FrameReader, FrameType, Opened, Received, SealedBatch, Token, codec_limits, control_frame, frame_around,
@@ -228,6 +229,11 @@ pub(crate) struct Shell {
 }
 
 impl Shell {
+    /// What became of the next message.
+    pub(crate) fn outcome(&mut self) -> Option<Outcome> {
+        self.node.poll_decided().map(|decided| decided.outcome)
+    }
+
     pub(crate) fn new(name: &str) -> Self {
         Self::with(name, 0, Settings::default())
     }

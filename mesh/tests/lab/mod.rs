@@ -14,7 +14,7 @@ use bytes::{Bytes, BytesMut};
 use trunkline_codec::Options;
 use trunkline_mesh::id::{ClusterId, Datacenter, Incarnation, Lane, NodeId};
 use trunkline_mesh::message::{Batch, Delivery, Outcome};
-use trunkline_mesh::proto::client::Ticket;
+use trunkline_mesh::proto::client::{Decided, Ticket};
 use trunkline_mesh::proto::coder::BatchEncoder;
 use trunkline_mesh::proto::frame::{FrameReader, Received, Written};
 use trunkline_mesh::proto::node::{Action, ConnId, Node, NodeInit, Rejected};
@@ -133,6 +133,8 @@ pub(crate) struct Lab {
     /// What applications took: when, who, what.
     pub(crate) delivered: Vec<(Micros, NodeId, Delivery)>,
     pub(crate) outcomes: BTreeMap<(usize, Ticket), (Micros, Vec<Outcome>)>,
+    /// Of batches of which not all is decided, by the message's place.
+    pub(crate) decided: BTreeMap<(usize, Ticket), BTreeMap<usize, Outcome>>,
     /// By (receiver, sender).
     pub(crate) received: BTreeMap<(NodeId, NodeId), Traffic>,
     /// Datacenters between which nothing passes. What TCP took in arrives when it does again.
@@ -229,6 +231,7 @@ impl Lab {
             busy: BTreeSet::new(),
             delivered: Vec::new(),
             outcomes: BTreeMap::new(),
+            decided: BTreeMap::new(),
             received: BTreeMap::new(),
             cut: BTreeSet::new(),
             held: Vec::new(),
@@ -661,8 +664,13 @@ impl Lab {
             self.delivered.push((now, host.id.clone(), delivery));
             took = true;
         }
-        while let Some((ticket, outcomes)) = node.poll_outcome() {
-            self.outcomes.insert((index, ticket), (now, outcomes));
+        while let Some(Decided { ticket, index: place, outcome, last }) = node.poll_decided() {
+            let key = (index, ticket);
+            self.decided.entry(key).or_default().insert(place, outcome);
+            if last {
+                let outcomes = self.decided.remove(&key).unwrap_or_default().into_values().collect();
+                self.outcomes.insert(key, (now, outcomes));
+            }
         }
         let alarm = node.poll_timeout();
         if alarm < host.alarm {

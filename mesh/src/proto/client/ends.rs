@@ -1,7 +1,7 @@
 //! How a message ends: exactly one outcome, its bytes given back.
 
 use super::clock::Ended;
-use super::{Client, Site, Ticket};
+use super::{Client, Decided, Site, Ticket};
 use crate::message::{FailReason, Outcome, Route};
 use crate::proto::flow::{FlowIx, Pending, Place, Sent, Way};
 use crate::proto::time::{Micros, micros};
@@ -71,10 +71,6 @@ impl Client {
 
     pub(super) fn decide(&mut self, ticket: Ticket, index: usize, outcome: Outcome) {
         let Some(open) = self.batches.get_mut(&ticket) else { return };
-        debug_assert!(open.outcomes[index].is_none(), "one outcome per message");
-        open.outcomes[index] = Some(outcome);
-        #[cfg(feature = "sim")]
-        self.decided.push((ticket, index));
         open.undecided -= 1;
         #[cfg(feature = "sim")]
         let leaks = self.leaks > 0 && ticket.0.is_multiple_of(self.leaks);
@@ -84,14 +80,10 @@ impl Client {
             self.budget.release(open.datacenter, &mut open.charge, index);
         }
         self.sites[open.datacenter].pending_messages -= 1;
-        if open.undecided == 0 {
-            self.finish(ticket);
-        }
-    }
-
-    pub(super) fn finish(&mut self, ticket: Ticket) {
-        if let Some(open) = self.batches.remove(&ticket) {
-            self.outcomes.push_back((ticket, open.outcomes.into_iter().flatten().collect()));
+        let last = open.undecided == 0;
+        self.decided.push_back(Decided { ticket, index, outcome, last });
+        if last {
+            self.batches.remove(&ticket);
         }
     }
 

@@ -1,6 +1,6 @@
-//! What a sender keeps, bytes, and what it decided, for the checker of a simulation; and a fault for it.
+//! What a sender keeps, bytes, for the checker of a simulation; and a fault for it.
 
-use super::{Client, Ticket};
+use super::Client;
 use crate::proto::kept::{Kept, Queue};
 
 impl Client {
@@ -14,12 +14,6 @@ impl Client {
             bytes: *bytes,
         });
         whole.map(|(queue, bytes)| Kept { queue, of: None, bytes }).chain(destinations)
-    }
-
-    /// Messages that were decided since this was asked last: a batch, and a place in it. Its receipt tells of all of them at once,
-    /// which may be later.
-    pub fn take_decided(&mut self) -> Vec<(Ticket, usize)> {
-        std::mem::take(&mut self.decided)
     }
 
     /// A fault for simulations: of so many messages one gives nothing back when it is decided.

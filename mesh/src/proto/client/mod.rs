@@ -65,8 +65,20 @@ use crate::topology::Topology;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Ticket(pub u64);
 
+/// What became of one message of a batch.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Decided {
+    /// Of which batch.
+    pub ticket: Ticket,
+    /// Its place in the batch.
+    pub index: usize,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// Nothing of the batch is undecided now.
+    pub last: bool,
+}
+
 struct OpenBatch {
-    outcomes: Vec<Option<Outcome>>,
     undecided: usize,
     charge: BatchCharge,
     datacenter: usize,
@@ -139,7 +151,7 @@ pub struct Client {
     budget: Budget,
     pressure: Pressure,
     batches: BTreeMap<Ticket, OpenBatch>,
-    outcomes: VecDeque<(Ticket, Vec<Outcome>)>,
+    decided: VecDeque<Decided>,
     /// Round trips that were asked for and are done.
     pinged: VecDeque<Pinged>,
     attempts: Attempts,
@@ -157,9 +169,6 @@ pub struct Client {
     /// Of so many messages one gives nothing back when it is decided; 0 for none.
     #[cfg(feature = "sim")]
     leaks: u64,
-    /// Messages that were decided since a checker asked last: their batches, and their places in these.
-    #[cfg(feature = "sim")]
-    decided: Vec<(Ticket, usize)>,
 }
 
 impl Client {
@@ -180,7 +189,7 @@ impl Client {
             retired: BTreeMap::new(),
             reaches: BTreeMap::new(),
             batches: BTreeMap::new(),
-            outcomes: VecDeque::new(),
+            decided: VecDeque::new(),
             pinged: VecDeque::new(),
             attempts: Attempts::default(),
             under_way: UnderWay::default(),
@@ -191,8 +200,6 @@ impl Client {
             stats: Stats::default(),
             #[cfg(feature = "sim")]
             leaks: 0,
-            #[cfg(feature = "sim")]
-            decided: Vec::new(),
         };
         client.set_topology(topology, links, now);
         for peer in client.wanted() {
@@ -226,13 +233,11 @@ impl Client {
         self.next_ticket += 1;
         let ticket = Ticket(self.next_ticket);
         let count = batch.messages.len();
-        let open = OpenBatch { outcomes: vec![None; count], undecided: count, charge, datacenter: site };
-        self.batches.insert(ticket, open);
+        if count > 0 {
+            self.batches.insert(ticket, OpenBatch { undecided: count, charge, datacenter: site });
+        }
         self.sites[site].pending_messages += u64::try_from(count).unwrap_or(0);
         self.sites[site].stats.messages += u64::try_from(count).unwrap_or(0);
-        if count == 0 {
-            self.finish(ticket);
-        }
         let (mut flows, mut guess) = (Vec::with_capacity(count), 0);
         for (index, mut message) in batch.messages.into_iter().enumerate() {
             let Some(ix) = self.guess_flow_of(site, &message, &mut guess) else {
@@ -328,9 +333,9 @@ impl Client {
         self.decide(ticket, index, failed(reason, false));
     }
 
-    /// The outcomes of a batch.
-    pub fn poll_outcome(&mut self) -> Option<(Ticket, Vec<Outcome>)> {
-        self.outcomes.pop_front()
+    /// The next message that was decided.
+    pub fn poll_decided(&mut self) -> Option<Decided> {
+        self.decided.pop_front()
     }
 
     /// Datacenters for which room came free for somebody who was turned away, each once.
@@ -354,12 +359,14 @@ impl Client {
 
     fn status_of(&self, index: usize, links: &Links, now: Micros) -> DatacenterStatus {
         let site = &self.sites[index];
+        let flows = || site.flows.iter().map(|ix| &self.flows[ix.0]);
         DatacenterStatus {
             name: site.name.clone(),
             local: site.local,
             queued_bytes: u64::try_from(self.budget.queued(index)).unwrap_or(u64::MAX),
             pending_messages: site.pending_messages,
-            flows_without_room: site.flows.iter().map(|ix| u64::from(self.flows[ix.0].is_starved())).sum(),
+            flows_without_room: flows().map(|flow| u64::from(flow.is_starved())).sum(),
+            least_room_bytes: flows().filter_map(Flow::room_left).min(),
             routes: site.routes.status(links, &self.settings, now),
         }
     }

@@ -89,12 +89,10 @@ impl Stranded {
     /// Why messages failed since the last call, and how many others wait.
     pub(super) fn outcomes(&mut self) -> (Vec<FailReason>, u64) {
         let mut failed = Vec::new();
-        while let Some((_, outcomes)) = self.client.poll_outcome() {
-            for outcome in outcomes {
-                match outcome {
-                    Outcome::Failed { reason, .. } => failed.push(reason),
-                    Outcome::Delivered { .. } => unreachable!("nobody is reached"),
-                }
+        while let Some(decided) = self.client.poll_decided() {
+            match decided.outcome {
+                Outcome::Failed { reason, .. } => failed.push(reason),
+                Outcome::Delivered { .. } => unreachable!("nobody is reached"),
             }
         }
         (failed, self.client.sites.iter().map(|site| site.pending_messages).sum())

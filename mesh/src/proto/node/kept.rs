@@ -1,7 +1,6 @@
-//! What a node keeps, and what it decided, for the checker of a simulation.
+//! What a node keeps, for the checker of a simulation.
 
 use super::Node;
-use crate::proto::client::{Client, Ticket};
 use crate::proto::kept::Kept;
 
 impl Node {
@@ -11,10 +10,5 @@ impl Node {
         let member = self.member.iter().flat_map(|member| member.kept());
         let proxy = self.proxy.iter().flat_map(|proxy| proxy.kept(&self.links));
         client.chain(member).chain(proxy)
-    }
-
-    /// Messages that were decided since this was asked last: a batch, and a place in it.
-    pub fn take_decided(&mut self) -> Vec<(Ticket, usize)> {
-        self.client.as_mut().map(Client::take_decided).unwrap_or_default()
     }
 }

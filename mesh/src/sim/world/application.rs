@@ -215,12 +215,11 @@ impl World {
         self.unanswered.extend(again.map(|batch| (now + Duration::from_millis(500), ticket, batch)));
         let ids: Vec<u64> = messages.iter().map(|message| message.id).collect();
         if !ids.is_empty() {
-            host.tickets.insert(ticket, OpenBatch { ids, datacenter: datacenter.clone(), shared_bytes });
+            let undecided = ids.len();
+            host.tickets
+                .insert(ticket, OpenBatch { ids, undecided, datacenter: datacenter.clone(), shared_bytes });
         }
         let (sender, known) = (host.id.clone(), Arc::clone(&host.topology));
-        // A receipt is whole when its last message is decided.
-        let due = messages.iter().map(|message| message.deadline).max().unwrap_or_default();
-        let due = self.moment(origin, clock + due);
         let site = self.datacenters.binary_search(datacenter).expect("listed");
         for message in messages {
             if self.phase == Phase::Trials && message.must_arrive {
@@ -238,7 +237,6 @@ impl World {
                 sender: sender.clone(),
                 at: now,
                 expires: self.moment(origin, clock + message.deadline),
-                due,
                 lane: message.lane,
                 kind: message.kind,
                 slot: message.slot,

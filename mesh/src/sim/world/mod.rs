@@ -28,7 +28,7 @@ use super::planted::Planted;
 use super::wire::{Cargo, End, Hole, NodeIx, Wire};
 use crate::id::{ClusterId, Datacenter, Incarnation, Lane, NodeId};
 use crate::message::{Batch, Delivery, FailReason, Outcome, Route};
-use crate::proto::client::Ticket;
+use crate::proto::client::{Decided, Ticket};
 use crate::proto::coder::BatchEncoder;
 use crate::proto::echo::SharedEcho;
 use crate::proto::frame::{FrameReader, Opened, Written};
@@ -116,9 +116,10 @@ struct Blocked {
     told: bool,
 }
 
-/// A batch without outcomes.
+/// A batch of which not all is decided.
 struct OpenBatch {
     ids: Vec<u64>,
+    undecided: usize,
     datacenter: Datacenter,
     shared_bytes: usize,
 }
@@ -480,27 +481,32 @@ impl World {
         self.hear(index, self.hosts[index].deaf || self.hosts[index].slow);
         let host = &mut self.hosts[index];
         let Some(node) = host.node.as_mut() else { return };
-        for (ticket, place) in node.take_decided() {
-            // What came while it was stopped it sees all at once.
-            let awake = host.resumed_at != now;
-            if let Some(id) = host.tickets.get(&ticket).and_then(|open| open.ids.get(place)) {
-                self.checker.decided(*id, awake, now);
-            }
-        }
         let mut told = Vec::new();
-        while let Some((ticket, outcomes)) = node.poll_outcome() {
-            if index == LEADER && self.again.remove(&ticket) {
+        // What came while it was stopped it sees all at once.
+        let awake = host.resumed_at != now;
+        while let Some(Decided { ticket, index: place, outcome, last }) = node.poll_decided() {
+            if index == LEADER && self.again.contains(&ticket) {
+                if last {
+                    self.again.remove(&ticket);
+                }
                 continue;
             }
-            let ids = host.tickets.remove(&ticket).map(|open| open.ids).unwrap_or_default();
-            if ids.len() != outcomes.len() {
-                let text = format!("a batch of {} messages got {} outcomes", ids.len(), outcomes.len());
-                self.checker.broken(text);
+            let open = host.tickets.get_mut(&ticket).filter(|open| open.undecided > 0);
+            let Some((open, id)) = open.and_then(|open| open.ids.get(place).copied().map(|id| (open, id)))
+            else {
+                self.checker.broken(format!("message {place} of {ticket:?}: an outcome too many"));
+                continue;
+            };
+            open.undecided -= 1;
+            if last != (open.undecided == 0) {
+                self.checker.broken(format!("{} messages of {ticket:?} without an outcome", open.undecided));
             }
-            for (id, outcome) in ids.into_iter().zip(outcomes) {
-                let outcome = self.planted.map_or(outcome.clone(), |planted| planted.told(outcome));
-                told.push((id, outcome));
+            if last {
+                host.tickets.remove(&ticket);
             }
+            self.checker.decided(id, awake, now);
+            let outcome = self.planted.map_or(outcome.clone(), |planted| planted.told(outcome));
+            told.push((id, outcome));
         }
         let incarnation = node.incarnation();
         for (id, outcome) in told {
