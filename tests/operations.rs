@@ -53,7 +53,10 @@ fn shown(args: &[&str]) -> String {
 
 #[test]
 fn status_routes_and_top_show_a_running_sender() {
-    let cluster = Cluster::new(&[]);
+    let cluster = Cluster::new(&[
+        ("# congestion_control = \"\"", "congestion_control = \"reno\""),
+        ("# socket_buffer_bytes = 0", "socket_buffer_bytes = \"128 KiB\""),
+    ]);
     let _nodes = cluster.start_all(&["eu-m1", "eu-p1"]);
     let (_sender, mut stdin) = start_send(&cluster, "eu-m1");
     let file = ["--config", cluster.file(), "--node", "us-leader"];
@@ -81,8 +84,21 @@ fn status_routes_and_top_show_a_running_sender() {
     for (lane, connection) in ["control", "bulk"].iter().zip(link["connections"].as_array().unwrap()) {
         assert_eq!((&connection["lane"], &connection["socket"]["no_delay"]), (&(*lane).into(), &true.into()));
         if cfg!(target_os = "linux") {
-            // Twice the default of `silence_timeout`.
-            assert_eq!(connection["socket"]["user_timeout_ms"], 6_000);
+            // All that the kernel was asked for: by this program always, by default, and by the file.
+            let asked = serde_json::json!({
+                "no_delay": true,
+                "unsent_bytes_max": 131_072,
+                "user_timeout_ms": 6_000,
+                "keepalive": true,
+                "keepalive_idle_s": 10,
+                "keepalive_interval_s": 3,
+                "keepalive_probes": 3,
+                "congestion": "reno",
+                // Linux doubles them.
+                "send_buffer_bytes": 2 * 131_072,
+                "receive_buffer_bytes": 2 * 131_072,
+            });
+            assert_eq!(connection["socket"], asked);
         }
     }
     let table = text(ask("status", &[]));
@@ -348,10 +364,15 @@ fn readiness_ends_first_and_health_last_when_a_node_drains() {
 
 #[test]
 fn a_drain_that_cannot_end_is_cut_short_by_its_timeout() {
-    let cluster = Cluster::new(&[("# drain_timeout = \"2 s\"", "drain_timeout = \"300 ms\"")]);
-    let (mut sender, _stdin, _mute) = stuck(&cluster);
-    let started = std::time::Instant::now();
-    signal(&sender, "TERM");
-    assert_eq!(exit_code(&mut sender, Duration::from_secs(5)), 1, "something was not delivered");
-    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+    let short = ("# drain_timeout = \"2 s\"", "drain_timeout = \"300 ms\"");
+    // The other one by default.
+    for (more, timeout) in [(&[short][..], Duration::from_millis(300)), (&[], Duration::from_secs(2))] {
+        let cluster = Cluster::new(more);
+        let (mut sender, _stdin, _mute) = stuck(&cluster);
+        let started = std::time::Instant::now();
+        signal(&sender, "TERM");
+        assert_eq!(exit_code(&mut sender, Duration::from_secs(5)), 1, "something was not delivered");
+        let took = started.elapsed();
+        assert!(took >= timeout && took < timeout + Duration::from_millis(1_700), "{took:?}");
+    }
 }

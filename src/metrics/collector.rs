@@ -32,7 +32,7 @@ impl Collector for Node {
 
     fn collect(&self) -> Vec<MetricFamily> {
         let (stats, status) = (self.source)();
-        let mut families = process(&status);
+        let mut families = process(&stats, &status);
         families.extend(sender(&stats, &status));
         families.extend(proxy(&stats, &status));
         families.extend(member(&stats, &status));
@@ -42,7 +42,7 @@ impl Collector for Node {
     }
 }
 
-fn process(status: &Status) -> Vec<MetricFamily> {
+fn process(stats: &Stats, status: &Status) -> Vec<MetricFamily> {
     vec![
         catalog::BUILD_INFO.family().value(&[env!("CARGO_PKG_VERSION")], 1.0).done(),
         catalog::UPTIME.family().value(&[], float(status.uptime_s)).done(),

@@ -2,6 +2,7 @@
 //! goes wrong here but what a test does. One run is one sequence of events: what is measured is exact.
 #![allow(dead_code)] // Every test binary uses its own part.
 
+mod lines;
 mod lives;
 mod window;
 
@@ -24,6 +25,8 @@ use trunkline_mesh::settings::Settings;
 use trunkline_mesh::stats::Stats;
 use trunkline_mesh::topology::{NodeSpec, Roles, Topology};
 
+pub(crate) use lines::Line;
+
 /// What a connection's kernel takes in ahead of the wire: a write is done when no more than this waits. The shell's
 /// `TCP_NOTSENT_LOWAT`.
 const KERNEL_BYTES: usize = 128 * 1024;
@@ -33,15 +36,6 @@ const PACKET_BYTES: usize = 1500;
 
 /// A connection at one node.
 type End = (usize, ConnId);
-
-/// What two datacenters have between them, in one direction.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Line {
-    /// How long a byte is under way.
-    pub(crate) delay: Duration,
-    /// Bytes per second that all streams share, a packet of each in turn; `None`: no limit.
-    pub(crate) rate: Option<u64>,
-}
 
 struct Conn {
     peer: Option<End>,
@@ -182,6 +176,16 @@ impl Lab {
         settings: &Settings,
         delay: Duration,
     ) -> Self {
+        Self::with_clocks(nodes, settings, delay, |_| 0)
+    }
+
+    /// The same, of nodes whose clocks are ahead by so many µs.
+    pub(crate) fn with_clocks(
+        nodes: &[(&str, &str, Roles, Option<Offer>)],
+        settings: &Settings,
+        delay: Duration,
+        ahead_us: impl Fn(&str) -> u64,
+    ) -> Self {
         let specs = nodes.iter().zip(1..).map(|((name, datacenter, roles, _), port)| NodeSpec {
             id: id(name),
             datacenter: dc(datacenter),
@@ -203,7 +207,7 @@ impl Lab {
                 incarnation: Incarnation(1_700_000_000_000_000 + seed),
                 settings: settings.clone(),
                 seed,
-                wall_base_us: 1_700_000_000_000_000,
+                wall_base_us: 1_700_000_000_000_000 + ahead_us(name),
             };
             let mut node = Node::new(init, now).unwrap();
             if let Some(offer) = offer {
@@ -252,48 +256,6 @@ impl Lab {
             lab.pump(host);
         }
         lab
-    }
-
-    /// Changes what is between two datacenters, in both directions.
-    pub(crate) fn set_line(&mut self, a: &str, b: &str, line: Line) {
-        self.lines.insert((dc(a), dc(b)), line);
-        self.lines.insert((dc(b), dc(a)), line);
-    }
-
-    /// Nothing passes between a datacenter and all others any more, in either direction.
-    pub(crate) fn cut_off(&mut self, name: &str) {
-        let pairs = self.lines.keys().filter(|(a, b)| a.as_str() == name || b.as_str() == name).cloned();
-        self.cut.extend(pairs.collect::<Vec<_>>());
-    }
-
-    /// All of it passes again.
-    pub(crate) fn mend(&mut self) {
-        self.cut.clear();
-        for event in std::mem::take(&mut self.held) {
-            self.at(self.now, event);
-        }
-    }
-
-    /// What is under way to somewhere that it cannot reach.
-    fn is_cut_off(&self, event: &Event) -> bool {
-        let (from, to) = match event {
-            Event::Syn { from, to } => (from.0, *to),
-            Event::Dialed { from, to: Some(to) } => (to.0, from.0),
-            Event::Acked { from, .. } => {
-                let Some(peer) = self.hosts[from.0].conns.get(&from.1).and_then(|conn| conn.peer) else {
-                    return false;
-                };
-                (peer.0, from.0)
-            }
-            Event::Arrive { to, .. } | Event::Fin { to } if self.holes.contains(to) => return true,
-            Event::Arrive { to, .. } | Event::Fin { to } => {
-                let peer = self.hosts[to.0].conns.get(&to.1).and_then(|conn| conn.peer);
-                let Some((peer, _)) = peer else { return false };
-                (peer, to.0)
-            }
-            _ => return false,
-        };
-        !self.cut.is_empty() && self.cut.contains(&self.pair(from, to))
     }
 
     pub(crate) fn index(&self, name: &str) -> usize {
@@ -385,14 +347,6 @@ impl Lab {
     fn at(&mut self, at: Micros, event: Event) {
         self.next_event += 1;
         self.queue.insert((at.max(self.now), self.next_event), event);
-    }
-
-    fn pair(&self, from: usize, to: usize) -> Pair {
-        (self.hosts[from].datacenter.clone(), self.hosts[to].datacenter.clone())
-    }
-
-    fn line(&self, pair: &Pair) -> Line {
-        self.lines.get(pair).copied().unwrap_or(Line { delay: self.local, rate: None })
     }
 
     fn conn(&mut self, end: End) -> Option<&mut Conn> {
