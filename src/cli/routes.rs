@@ -64,6 +64,7 @@ struct Evidence {
     suspects: u64,
     proxies: u64,
     others_snoozed: u64,
+    unheard_ms: Option<u64>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -220,7 +221,7 @@ impl Verdict {
 
     /// Who it is, and what was seen.
     fn reason(&self) -> String {
-        let Evidence { silent, suspects, proxies, others_snoozed } = self.evidence;
+        let Evidence { silent, suspects, proxies, others_snoozed, unheard_ms } = self.evidence;
         let by = || self.reported_by.join(", ");
         let left = || format!("{others_snoozed} of {proxies} proxies left alone already");
         match self.verdict.as_str() {
@@ -233,7 +234,12 @@ impl Verdict {
             }
             "member" => "the member: it alone is silent".to_owned(),
             "datacenter" => {
-                format!("the datacenter: {} silent, all proxies late", show_count(suspects, "destination"))
+                let heard = unheard_ms.map(|ms| format!(", the last was heard {ms} ms before"));
+                format!(
+                    "the datacenter: {} silent, all proxies late{}",
+                    show_count(suspects, "destination"),
+                    heard.unwrap_or_default()
+                )
             }
             "capped" if self.reported_by.is_empty() => {
                 format!("the proxy, still in use: {} silent, {}", show_count(suspects, "destination"), left())
@@ -287,7 +293,7 @@ mod tests {
             json!({ "verdict": name, "proxy": proxy, "destination": destination, "times": 1, "reported_by": [],
                 "carried_by": null, "first_unix_ms": 1_000, "last_unix_ms": last_unix_ms, "evidence": {
                     "silent": 3, "suspects": 3, "answers": false, "on_trial": false, "proxies": 2, "others": 1,
-                    "others_late": 0, "others_snoozed": 1 } })
+                    "others_late": 0, "others_snoozed": 1, "unheard_ms": 340 } })
         };
         let reported = |mut verdict: serde_json::Value| {
             verdict["reported_by"] = json!(["eu-m1", "eu-m2"]);
@@ -333,7 +339,7 @@ eu: who was blamed
 700 ms ago      1  by eu-p1  several      the proxy, snoozed: 3 destinations silent
    1 s ago      1  by eu-p2  several      the proxy, still in use: 3 destinations silent, 1 of 2 proxies left alone already
  1.5 s ago      1  by eu-p1  several      its connection of one lane, left by it: 3 destinations silent
-   2 s ago      1  by eu-p1  several      the datacenter: 3 destinations silent, all proxies late
+   2 s ago      1  by eu-p1  several      the datacenter: 3 destinations silent, all proxies late, the last was heard 340 ms before
    3 s ago      1  by eu-p1  eu-m2        the member: it alone is silent
    4 s ago      1  direct    eu-m2        this process: it was late itself
    5 s ago      1  direct    -            new one

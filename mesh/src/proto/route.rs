@@ -387,6 +387,7 @@ impl Routes {
             others_late: others().filter(linked).filter(is_late).count(),
             // Whichever lane leaves them: half of the proxies stay whole.
             others_snoozed: others().filter(|proxy| proxy.is_left(now)).count(),
+            unheard: present().filter_map(|proxy| Some(links.link(proxy.link?)?.unheard(now))).min(),
             ..Evidence::default()
         }
     }

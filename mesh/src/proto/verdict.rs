@@ -88,6 +88,8 @@ pub struct Evidence {
     pub others_late: usize,
     /// Other proxies that are left alone by verdict.
     pub others_snoozed: usize,
+    /// How long nothing was heard of any of its proxies that is linked.
+    pub unheard: Option<Duration>,
 }
 
 impl Evidence {
@@ -223,6 +225,7 @@ impl VerdictLog {
                 others: count(entry.seen.others),
                 others_late: count(entry.seen.others_late),
                 others_snoozed: count(entry.seen.others_snoozed),
+                unheard_ms: entry.seen.unheard.map(|time| micros(time) / 1000),
             },
             times: entry.times,
             first_unix_ms: unix_us(entry.first_at) / 1000,

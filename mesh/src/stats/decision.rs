@@ -121,6 +121,9 @@ pub struct VerdictEvidence {
     pub others_late: u64,
     /// Other proxies that were left alone, or ejected.
     pub others_snoozed: u64,
+    /// How long nothing at all was heard of any proxy of the datacenter, ms; `None` where none is linked. Pings are answered every
+    /// `ping_interval` while the way there and back carries anything: beyond that it is the way, or all of them are down.
+    pub unheard_ms: Option<u64>,
 }
 
 /// All ways of one node; served as JSON by the admin API.

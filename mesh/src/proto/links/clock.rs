@@ -30,6 +30,14 @@ impl Heard {
     }
 }
 
+impl super::Link {
+    /// How long nothing was heard of it.
+    #[must_use]
+    pub fn unheard(&self, now: Micros) -> Duration {
+        now.since(self.heard.at)
+    }
+}
+
 impl Links {
     /// Rings what is due.
     pub fn handle_timeout(&mut self, now: Micros) {
