@@ -148,6 +148,12 @@ fn main() {
             (b.time_us - a.time_us) / more
         );
     }
+    let (a, b, more) = (of(Way::Proxy, few), of(Way::Proxy, many), (DATACENTERS * (many - few)) as f64);
+    let (bytes, time) = ((b.written - a.written + b.read - a.read) / more, (b.time_us - a.time_us) / more);
+    let word = |met: bool| if met { "met" } else { "MISSED" };
+    println!("\ntargets by proxy, per further member and message");
+    println!("at most 40 B both ways   {bytes:6.1} B    {}", word(bytes <= 40.0));
+    println!("at most 1 µs             {time:6.2} µs   {}", word(time <= 1.0));
     let (proxy, direct) = (of(Way::Proxy, many), of(Way::Direct, many));
     println!("\nby proxy over direct, {} members", DATACENTERS * many);
     println!(

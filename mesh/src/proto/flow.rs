@@ -385,6 +385,12 @@ impl Flow {
         }
     }
 
+    /// Messages are under way.
+    #[must_use]
+    pub fn flies(&self) -> bool {
+        self.flying > 0
+    }
+
     /// Something is under way that its destination will answer.
     #[must_use]
     pub fn awaits_answer(&self) -> bool {

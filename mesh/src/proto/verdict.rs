@@ -325,6 +325,7 @@ mod tests {
         others: 1,
         others_late: 0,
         others_snoozed: 0,
+        unheard: None,
     };
 
     #[test]

@@ -8,9 +8,9 @@ use trunkline_codec::{EncodeError, Options};
 use trunkline_mesh::id::{Datacenter, Lane};
 use trunkline_mesh::message::{Batch, FailReason, Message, Outcome};
 use trunkline_mesh::proto::coder::BatchEncoder;
-use trunkline_mesh::proto::frame::{FrameError, Received};
+use trunkline_mesh::proto::frame::{FrameError, FrameType, Received, control_frame};
 use trunkline_mesh::proto::node::Action;
-use trunkline_mesh::proto::wire::{AckFlow, RefusedReason};
+use trunkline_mesh::proto::wire::{AckFlow, Pong, RefusedReason};
 use trunkline_mesh::settings::Settings;
 use trunkline_mesh::topology::Roles;
 
@@ -251,4 +251,32 @@ fn how_late_alarms_ring_is_counted() {
     let due = shell.node.poll_timeout();
     shell.node.handle_timeout(due + Duration::from_millis(70));
     assert_eq!(observed(&shell), (count + 1, sum_us + 70_000));
+}
+
+/// The same of an empty run, which has nothing but its answer: it is not asked again for having been answered too soon.
+#[test]
+fn an_empty_run_is_answered_also_before_its_writer_reports() {
+    let mut shell = Shell::new("o");
+    let [control, _] = shell.link_out(&Peer::new("p"));
+    // The link has a round trip: the clocks of its handshake are made up.
+    shell.advance(Duration::from_millis(500));
+    let sent_us = shell.sent(control).into_iter().find_map(|frame| match frame {
+        Received::Ping(ping) => Some(ping.sent_us),
+        _ => None,
+    });
+    let ping_sent_us = sent_us.expect("a ping");
+    let pong = Pong { ping_sent_us, ping_received_us: 1, sent_us: 1 };
+    shell.feed(control, &control_frame(FrameType::Pong, Lane::Control, &pong));
+    shell.node.ping(&id("m"), shell.now).unwrap();
+    let sealed = shell.node.poll_transmit(control, shell.now).batches.pop().expect("a batch");
+    let written = sealed.encode(&mut BatchEncoder::new(Options::default(), None), &mut Vec::new());
+    shell.advance(Duration::from_millis(3));
+    shell.feed(control, &ack_frame(vec![AckFlow { lane: 0, ..entry(0, 100, 0) }]));
+    let pinged = shell.node.poll_pinged().expect("answered");
+    assert_eq!((pinged.attempts, pinged.rtt_us), (1, 3_000));
+    shell.node.handle_written(control, &[written], 100, shell.now);
+    shell.sent(control);
+    shell.advance(Duration::from_millis(2_500));
+    let asked = shell.sent(control).iter().any(|frame| matches!(frame, Received::Batch(..)));
+    assert!(!asked && shell.node.poll_pinged().is_none(), "once");
 }
