@@ -23,6 +23,8 @@ pub struct Settings {
     pub process_budget_bytes: usize,
     /// Bytes a proxy queues for one member and lane. Default 4 MiB.
     pub member_queue_bytes_max: usize,
+    /// Bytes a proxy queues for all members and origins; beyond that each has an equal part of it. Default 256 MiB.
+    pub proxy_queue_bytes_max: usize,
     /// Bytes handed over and not yet taken by the application. Default 16 MiB.
     pub inbox_bytes_max: usize,
     /// Bytes a member holds behind a gap, per origin and lane. Default 4 MiB.
@@ -89,6 +91,7 @@ impl Default for Settings {
             datacenter_budget_bytes: 16 * MIB,
             process_budget_bytes: 64 * MIB,
             member_queue_bytes_max: 4 * MIB,
+            proxy_queue_bytes_max: 256 * MIB,
             inbox_bytes_max: 16 * MIB,
             reorder_bytes_max: 4 * MIB,
             message_deadline: Duration::from_secs(10),
@@ -171,7 +174,7 @@ impl Settings {
         rules.filter(|(_, holds, _)| !holds).map(|(field, _, rule)| SettingsError { field, rule })
     }
 
-    fn byte_rules(&self) -> [Rule; 12] {
+    fn byte_rules(&self) -> [Rule; 13] {
         let holds_a_message = |bytes: usize| bytes >= self.message_bytes_max;
         [
             ("message_bytes_max", self.message_bytes_max > 0, "must be at least 1"),
@@ -212,6 +215,11 @@ impl Settings {
                 "member_queue_bytes_max",
                 holds_a_message(self.member_queue_bytes_max),
                 "must be at least message_bytes_max",
+            ),
+            (
+                "proxy_queue_bytes_max",
+                self.proxy_queue_bytes_max >= self.member_queue_bytes_max,
+                "must be at least member_queue_bytes_max",
             ),
             ("inbox_bytes_max", holds_a_message(self.inbox_bytes_max), "must be at least message_bytes_max"),
             (
@@ -291,7 +299,7 @@ mod tests {
         const MS: Duration = Duration::from_millis(1);
         const SHORT: Duration = Duration::from_nanos(999_999);
         const NONE: Duration = Duration::ZERO;
-        let faults: [(&str, Fault); 47] = [
+        let faults: [(&str, Fault); 48] = [
             ("message_bytes_max", |s| s.message_bytes_max = 0),
             ("message_bytes_max", |s| s.message_bytes_max = (256 << 20) + 1),
             ("message_bytes_max", |s| s.message_bytes_max = usize::MAX),
@@ -306,6 +314,7 @@ mod tests {
             }),
             ("process_budget_bytes", |s| s.process_budget_bytes = s.datacenter_budget_bytes - 1),
             ("member_queue_bytes_max", |s| s.member_queue_bytes_max = s.message_bytes_max - 1),
+            ("proxy_queue_bytes_max", |s| s.proxy_queue_bytes_max = s.member_queue_bytes_max - 1),
             ("inbox_bytes_max", |s| s.inbox_bytes_max = s.message_bytes_max - 1),
             ("reorder_bytes_max", |s| s.reorder_bytes_max = s.message_bytes_max - 1),
             ("message_deadline", |s| s.message_deadline = NONE),
@@ -383,6 +392,7 @@ mod tests {
             datacenter_budget_bytes: 275,
             process_budget_bytes: 275,
             member_queue_bytes_max: 1,
+            proxy_queue_bytes_max: 1,
             inbox_bytes_max: 1,
             reorder_bytes_max: 1,
             message_deadline: MS,

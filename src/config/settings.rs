@@ -18,6 +18,7 @@ const LIMITS: [Key; 14] = [
     ("datacenter_budget_bytes", Field::Bytes(|s| &mut s.datacenter_budget_bytes)),
     ("process_budget_bytes", Field::Bytes(|s| &mut s.process_budget_bytes)),
     ("member_queue_bytes_max", Field::Bytes(|s| &mut s.member_queue_bytes_max)),
+    ("proxy_queue_bytes_max", Field::Bytes(|s| &mut s.proxy_queue_bytes_max)),
     ("inbox_bytes_max", Field::Bytes(|s| &mut s.inbox_bytes_max)),
     ("reorder_bytes_max", Field::Bytes(|s| &mut s.reorder_bytes_max)),
     ("dials_per_second", Field::Rate(|s| &mut s.dials_per_second, 1_000_000)),

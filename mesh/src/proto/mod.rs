@@ -39,6 +39,7 @@ pub mod tails;
 pub mod wire;
 
 pub mod proxy;
+mod queue;
 // When what it passes back to an origin goes.
 pub mod answers;
 

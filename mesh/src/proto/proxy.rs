@@ -17,6 +17,8 @@ use super::answers::Answers;
 use super::coder::second_stage;
 use super::frame::{FRAME_RUNS_MAX, SealedBatch, Token};
 use super::links::{LinkId, Links, PeerIx};
+pub use super::queue::{BACK_PARTS, back_part, run_charge};
+use super::queue::{Entry, Forward, Queue, Total, part_of_queue};
 use super::run::compact;
 use super::time::{Micros, micros};
 use super::timers::Timers;
@@ -25,45 +27,8 @@ use super::wire::{
     AckFlow, Envelope, FEATURE_BACK, Flow, ROOM_UNKNOWN, Refused, RefusedReason, Run, room_kib,
 };
 use crate::id::{Incarnation, Lane, Seq};
-use crate::settings::{FRAME_OVERHEAD_BYTES, MESSAGE_OVERHEAD_BYTES, Settings};
+use crate::settings::{FRAME_OVERHEAD_BYTES, Settings};
 use crate::stats::ProxyStats;
-
-struct Entry {
-    flow: Arc<Flow>,
-    run: Run,
-    payload: Payload,
-    expires_at: Micros,
-    received_at: Micros,
-    charge: usize,
-}
-
-/// What was passed on for one flow, and what is known of it.
-struct Forward {
-    upstream: Upstream,
-    /// Highest seq queued or sent.
-    last: u64,
-    /// Highest seq sealed for the member's connection.
-    sent: u64,
-    /// Highest seq that the member said anything of.
-    answered: u64,
-    /// Runs in the queue.
-    queued: usize,
-    decided: u64,
-    incarnation: Incarnation,
-    /// What waits here, as it is charged.
-    queued_bytes: usize,
-    /// Some of it is unanswered.
-    open: bool,
-}
-
-/// What waits for one member, or for one origin elsewhere.
-#[derive(Default)]
-struct Queue {
-    link: Option<LinkId>,
-    lanes: [VecDeque<Entry>; 2],
-    bytes: [usize; 2],
-    forwards: BTreeMap<(Lane, Arc<Flow>), Forward>,
-}
 
 /// An origin of another datacenter that dialled this proxy, and takes answers over that link.
 #[derive(Default)]
@@ -106,25 +71,6 @@ struct Next {
 /// Runs passed on in one write: enough to fill a socket buffer, few enough to stay fair between lanes.
 const RUNS_PER_WRITE: usize = 64;
 const BYTES_PER_WRITE: usize = 256 * 1024;
-/// Members that may each fill their part of the queue to an origin elsewhere before it is full.
-pub const BACK_PARTS: usize = 8;
-
-/// What one member may have in the queue to an origin elsewhere. It goes by this as well, so that it is not refused.
-#[must_use]
-pub fn back_part(settings: &Settings) -> usize {
-    (settings.member_queue_bytes_max / BACK_PARTS).max(2 * settings.run_bytes_max)
-}
-
-/// What a run is charged in a queue.
-#[must_use]
-pub fn run_charge(payload_bytes: usize) -> usize {
-    payload_bytes + MESSAGE_OVERHEAD_BYTES
-}
-
-/// What one origin leaves free of a member's queue: one in so many bytes of what others have not filled. Then whoever comes finds
-/// room, and as long as all of them have more than fits, all have as much there.
-const ORIGIN_LEAVES: usize = 8;
-
 /// Bytes for one origin that go without waiting for company: there is nothing to gain.
 const ANSWER_BYTES_WAITING: usize = 64 * 1024;
 
@@ -139,6 +85,8 @@ pub struct Proxy {
     members: BTreeMap<PeerIx, Queue>,
     /// Those that have a link now.
     askers: BTreeMap<PeerIx, Asker>,
+    /// What waits in all queues.
+    queued_bytes: usize,
     /// When answers that wait for company go.
     timers: Timers<(PeerIx, Lane)>,
     /// Unanswered forwards per upstream link: with none left, acks need not wait for company.
@@ -164,6 +112,7 @@ impl Proxy {
             settings,
             members: members.into_iter().map(|member| (member, Queue::default())).collect(),
             askers: BTreeMap::new(),
+            queued_bytes: 0,
             timers: Timers::default(),
             open: BTreeMap::new(),
             frozen: false,
@@ -203,6 +152,7 @@ impl Proxy {
                 ..Queue::default()
             });
         }
+        self.queued_bytes = self.queues().flat_map(|queue| queue.bytes).sum();
     }
 
     /// Other limits from now on.
@@ -241,6 +191,7 @@ impl Proxy {
         };
         // To an origin elsewhere goes only what this datacenter sends: a proxy speaks for no other, and there is one hop.
         let back = !self.members.contains_key(&target);
+        let all = Total { queues: self.members.len() + self.askers.len(), bytes: self.queued_bytes };
         let served = !back || links.spec(from).datacenter == links.me.datacenter;
         let queue = queue_mut(&mut self.members, &mut self.askers, target).filter(|_| served);
         let Some(queue) = queue else {
@@ -279,8 +230,8 @@ impl Proxy {
         }
         let index = lane.index();
         let charge = run_charge(payload.len());
-        let full = queue.bytes[index] + charge > self.settings.member_queue_bytes_max
-            && !queue.lanes[index].is_empty();
+        let full =
+            queue.is_full(lane, charge, &self.settings) || queue.is_beyond(&all, charge, &self.settings);
         // What one sender pours in must not keep the others out: of the queue to an origin each member has a part, of the queue to
         // a member every origin leaves some.
         let forward = queue.forwards.get(&(lane, Arc::clone(&flow)));
@@ -328,6 +279,7 @@ impl Proxy {
         let payload = if waits { compact(payload, buffer_bytes) } else { payload };
         let expires_at = now + Duration::from_millis(u64::from(run.deadline_ms));
         queue.bytes[index] += charge;
+        self.queued_bytes += charge;
         queue.lanes[index].push_back(Entry { flow, run, payload, expires_at, received_at: now, charge });
         if back {
             return self.wait_for_company(target, from, lane, links, now);
@@ -476,7 +428,7 @@ impl Proxy {
                     mark_answered(&mut self.open, forward);
                 }
                 for lane in Lane::ALL {
-                    queue.bytes[lane.index()] = 0;
+                    self.queued_bytes -= std::mem::take(&mut queue.bytes[lane.index()]);
                     for entry in queue.lanes[lane.index()].drain(..) {
                         let reason = RefusedReason::Unreachable;
                         *self.stats.refused.entry(reason.label()).or_default() += 1;
@@ -596,6 +548,7 @@ impl Proxy {
             let entry = queue.lanes[lane.index()]
                 .pop_front_if(|entry| entry.expires_at <= now || entry.payload.len() <= room)?;
             queue.bytes[lane.index()] -= entry.charge;
+            self.queued_bytes -= entry.charge;
             let expired = entry.expires_at <= now;
             let upstream = queue.forwards.get_mut(&(lane, Arc::clone(&entry.flow))).map(|forward| {
                 forward.queued_bytes = forward.queued_bytes.saturating_sub(entry.charge);
@@ -641,19 +594,6 @@ impl Proxy {
     pub fn handle_written(&mut self, received_at: Micros, now: Micros) {
         self.stats.hop_latency.observe(micros(now.since(received_at)));
     }
-}
-
-impl Queue {
-    /// Payload bytes of the run that is next on a lane.
-    fn next_bytes(&self, lane: Lane) -> Option<usize> {
-        self.lanes[lane.index()].front().map(|entry| entry.payload.len())
-    }
-}
-
-/// What one origin may have in the queue of a member in which others have so much.
-fn part_of_queue(max: usize, others: usize) -> usize {
-    let left = max.saturating_sub(others);
-    left - left / ORIGIN_LEAVES
 }
 
 fn queue_mut<'a>(

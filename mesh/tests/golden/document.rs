@@ -216,6 +216,7 @@ fn settings_are_the_ones_of_protocol_md() {
         ("datacenter_budget_bytes", bytes(settings.datacenter_budget_bytes)),
         ("process_budget_bytes", bytes(settings.process_budget_bytes)),
         ("member_queue_bytes_max", bytes(settings.member_queue_bytes_max)),
+        ("proxy_queue_bytes_max", bytes(settings.proxy_queue_bytes_max)),
         ("inbox_bytes_max", bytes(settings.inbox_bytes_max)),
         ("reorder_bytes_max", bytes(settings.reorder_bytes_max)),
         ("message_deadline", us(settings.message_deadline)),

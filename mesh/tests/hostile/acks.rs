@@ -81,6 +81,41 @@ fn one_origin_leaves_room_for_others_in_a_members_queue() {
     assert_eq!(refused(&mut shell, other[0]), 0);
 }
 
+/// Members that take nothing fill what a proxy has for all. Each of the others has its equal part of that, and no more.
+#[test]
+fn what_full_queues_leave_of_a_proxys_memory_is_an_equal_part_for_each() {
+    static LONG: [u8; 100 << 10] = [7; 100 << 10];
+    let max = 2 << 20;
+    let settings =
+        Settings { member_queue_bytes_max: max, proxy_queue_bytes_max: max, ..Settings::default() };
+    let mut shell = Shell::with("p", 0, settings);
+    let origins = ["o", "o2"].map(|name| shell.link_in(&Peer::new(name)));
+    let members = ["m", "m2"].map(|name| shell.link_out(&Peer::new(name)));
+    for (origin, name) in origins.iter().zip(["o", "o2"]) {
+        let flows = vec![flow(name, 100, "m"), flow(name, 100, "m2")];
+        shell.feed(origin[1], &roster_frame(Lane::Bulk, 0, flows));
+    }
+    members.iter().for_each(|member| drop(shell.unread.insert(member[1])));
+    let queued = |shell: &Shell| usize::try_from(shell.node.status(shell.now).proxy_queue_bytes).unwrap();
+    let fill = |shell: &mut Shell, row: u32| {
+        for (origin, seq) in origins.iter().flat_map(|origin| (1..=40).map(move |seq| (origin, seq))) {
+            shell.feed(origin[1], &batch_frame(Lane::Bulk, vec![run(row, seq, 1, 0)], &LONG));
+        }
+        queued(shell)
+    };
+    let of_one = fill(&mut shell, 0);
+    assert!(of_one > max * 3 / 4 && of_one <= max, "{of_one}");
+    // Two members, and two origins that might be answered.
+    let part = max / 4;
+    let of_both = fill(&mut shell, 1);
+    assert!(of_both > of_one + part - 2 * LONG.len() && of_both <= of_one + part, "{of_both} after {of_one}");
+    // What was given back makes room.
+    shell.node.handle_closed(members[0][1], shell.now);
+    shell.drain();
+    assert_eq!(queued(&shell), of_both - of_one);
+    assert!(fill(&mut shell, 1) > max * 3 / 4);
+}
+
 /// The link to it is still there, and the row that stood for the member on it.
 #[test]
 fn a_proxy_of_where_a_member_stood_before_says_nothing_of_it_any_more() {

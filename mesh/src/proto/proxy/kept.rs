@@ -12,7 +12,7 @@ impl Proxy {
     /// Bytes queued for members, and for origins elsewhere.
     #[must_use]
     pub fn queue_bytes(&self) -> usize {
-        self.queues().flat_map(|queue| queue.bytes).sum()
+        self.queued_bytes
     }
 
     /// The same, queue by queue.
