@@ -10,7 +10,7 @@ use super::reader::{Entry, Reader, Section};
 /// What a field is called in its table, and the field.
 type Key = (&'static str, Field<Settings>);
 
-const LIMITS: [Key; 14] = [
+const LIMITS: [Key; 15] = [
     ("message_bytes_max", Field::Bytes(|s| &mut s.message_bytes_max)),
     ("frame_bytes_max", Field::Bytes(|s| &mut s.frame_bytes_max)),
     ("run_bytes_max", Field::Bytes(|s| &mut s.run_bytes_max)),

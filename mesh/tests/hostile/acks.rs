@@ -95,7 +95,7 @@ fn what_full_queues_leave_of_a_proxys_memory_is_an_equal_part_for_each() {
         let flows = vec![flow(name, 100, "m"), flow(name, 100, "m2")];
         shell.feed(origin[1], &roster_frame(Lane::Bulk, 0, flows));
     }
-    members.iter().for_each(|member| drop(shell.unread.insert(member[1])));
+    shell.unread.extend(members.map(|member| member[1]));
     let queued = |shell: &Shell| usize::try_from(shell.node.status(shell.now).proxy_queue_bytes).unwrap();
     let fill = |shell: &mut Shell, row: u32| {
         for (origin, seq) in origins.iter().flat_map(|origin| (1..=40).map(move |seq| (origin, seq))) {
