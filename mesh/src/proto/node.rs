@@ -9,6 +9,7 @@ mod faults;
 #[cfg(feature = "sim")]
 mod kept;
 mod members;
+mod shown;
 mod writing;
 
 use std::collections::VecDeque;
@@ -27,14 +28,13 @@ use super::links::{Arrived, Breach, LinkEvent, LinkId, Links};
 use super::member::{ArrivedRun, Member};
 use super::proxy::{ForwardedRun, Proxy};
 use super::time::{Micros, micros};
-use super::verdict::Blame;
 use super::window::{FRAME_MESSAGES_MAX, Upstream};
 use super::wire::{Ack, Envelope, Offer};
 use crate::id::{Incarnation, Lane, NodeId, SpiffeId};
 use crate::message::{Batch, Delivery};
 use crate::settings::Settings;
-use crate::stats::decision::{DatacenterRoutes, Pinged, RoutesStatus};
-use crate::stats::{Histogram, Readiness, Stats, Status};
+use crate::stats::Histogram;
+use crate::stats::decision::Pinged;
 use crate::topology::Topology;
 
 /// What a node is made from.
@@ -574,82 +574,5 @@ impl Node {
         }
         self.links.close_all(now);
         self.settle(now);
-    }
-
-    /// Everything counted since the start.
-    #[must_use]
-    pub fn stats(&self) -> Stats {
-        let mut stats = self.client.as_ref().map_or_else(Stats::default, Client::stats);
-        self.links.add_to(&mut stats);
-        // Zero at a node that sends nothing, and there all the same.
-        for blame in Blame::ALL {
-            stats.verdicts.entry(blame.label()).or_default();
-        }
-        (stats.busy, stats.event_loop_lag) = (self.busy, self.lag.clone());
-        stats.acks_ignored = self.acks_ignored;
-        if let Some(proxy) = &self.proxy {
-            stats.proxy = proxy.stats.clone();
-        }
-        if let Some(member) = &self.member {
-            stats.member = member.stats.clone();
-        }
-        stats
-    }
-
-    /// How every datacenter is reached, and why.
-    #[must_use]
-    pub fn routes(&self, now: Micros) -> RoutesStatus {
-        let mut routes = self.routes_of_none(now);
-        let mut from = 0;
-        while let Some((index, of)) = self.routes_from(from, now) {
-            routes.datacenters.push(of);
-            from = index + 1;
-        }
-        routes
-    }
-
-    /// All of it but the datacenters, which [`Node::routes_from`] gives one after the other.
-    #[must_use]
-    pub fn routes_of_none(&self, now: Micros) -> RoutesStatus {
-        RoutesStatus {
-            node: self.links.me.node.clone(),
-            origin: self.client.is_some(),
-            now_unix_ms: self.links.wall_us(now) / 1000,
-            datacenters: Vec::new(),
-        }
-    }
-
-    /// The first datacenter from a place on, and its place. Places do not change while the node runs.
-    #[must_use]
-    pub fn routes_from(&self, from: usize, now: Micros) -> Option<(usize, DatacenterRoutes)> {
-        self.client.as_ref()?.routes(from, &self.links, now)
-    }
-
-    /// What its readiness is judged by.
-    #[must_use]
-    pub fn readiness(&self) -> Readiness {
-        Readiness { draining: self.draining, reaches_member: self.links.reaches_member() }
-    }
-
-    /// What the node is and does now.
-    #[must_use]
-    pub fn status(&self, now: Micros) -> Status {
-        let me = &self.links.me;
-        let bytes = |bytes: usize| u64::try_from(bytes).unwrap_or(u64::MAX);
-        let (inbox, held) = self.member.as_ref().map_or((0, 0), Member::bytes);
-        Status {
-            node: me.node.clone(),
-            datacenter: me.datacenter.clone(),
-            cluster: me.cluster.to_string(),
-            roles: me.roles.to_string(),
-            incarnation: me.incarnation,
-            uptime_s: micros(now.since(self.started_at)) / 1_000_000,
-            draining: self.draining,
-            links: self.links.status(),
-            datacenters: self.client.as_ref().map_or_else(Vec::new, |client| client.status(&self.links, now)),
-            proxy_queue_bytes: self.proxy.as_ref().map_or(0, |proxy| bytes(proxy.queue_bytes())),
-            inbox_bytes: bytes(inbox),
-            held_bytes: bytes(held),
-        }
     }
 }

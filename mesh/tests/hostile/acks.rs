@@ -105,8 +105,8 @@ fn what_full_queues_leave_of_a_proxys_memory_is_an_equal_part_for_each() {
     };
     let of_one = fill(&mut shell, 0);
     assert!(of_one > max * 3 / 4 && of_one <= max, "{of_one}");
-    // Two members, and two origins that might be answered.
-    let part = max / 4;
+    // Two members, and nobody who is answered.
+    let part = max / 2;
     let of_both = fill(&mut shell, 1);
     assert!(of_both > of_one + part - 2 * LONG.len() && of_both <= of_one + part, "{of_both} after {of_one}");
     // What was given back makes room.
