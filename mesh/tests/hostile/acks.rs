@@ -110,7 +110,7 @@ fn what_full_queues_leave_of_a_proxys_memory_is_an_equal_part_for_each() {
     let of_both = fill(&mut shell, 1);
     assert!(of_both > of_one + part - 2 * LONG.len() && of_both <= of_one + part, "{of_both} after {of_one}");
     // What was given back makes room.
-    shell.node.handle_closed(members[0][1], shell.now);
+    shell.node.handle_closed(members[0][0], shell.now);
     shell.drain();
     assert_eq!(queued(&shell), of_both - of_one);
     assert!(fill(&mut shell, 1) > max * 3 / 4);
