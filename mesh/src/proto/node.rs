@@ -27,6 +27,7 @@ pub use super::links::{Action, ConnId};
 use super::links::{Arrived, Breach, LinkEvent, LinkId, Links};
 use super::member::{ArrivedRun, Member};
 use super::proxy::{ForwardedRun, Proxy};
+use super::run::payload_of;
 use super::time::{Micros, micros};
 use super::window::{FRAME_MESSAGES_MAX, Upstream};
 use super::wire::{Ack, Envelope, Offer};
@@ -418,7 +419,7 @@ impl Node {
                     client.handle_heard(&flow.origin, link, &mut self.links, now);
                 }
             } else if let Some(proxy) = self.proxy.as_mut() {
-                let payload = frame.message(index).collect();
+                let payload = payload_of(frame, index);
                 let run = ForwardedRun { upstream, lane, flow, run, payload, buffer_bytes };
                 proxy.handle_run(run, &mut self.links, now);
             } else {

@@ -1,7 +1,7 @@
 //! The payload of a run: (kind, length, message)*, kind and length as canonical LEB128. What a proxy passes on unread.
 
 use bytes::Bytes;
-use trunkline_codec::{Payload, varint};
+use trunkline_codec::{Frame, Payload, varint};
 
 use super::frame::FrameError;
 
@@ -43,6 +43,20 @@ pub fn split_run(pieces: impl Iterator<Item = Bytes>, count: u32) -> Result<Vec<
         return Err(malformed("longer than its messages"));
     }
     Ok(messages)
+}
+
+/// Pieces up to this number are worth a reference each, however short they are.
+const FEW_PIECES: usize = 16;
+
+/// To copy a piece shorter than this takes less time than to count a reference to it, now and when it is let go.
+const SHORT_PIECE_BYTES: usize = 64;
+
+/// Message `index` of a frame, as slices of it. One in many short pieces, of which a short frame can have a million, is copied.
+#[must_use]
+pub fn payload_of(frame: &Frame, index: usize) -> Payload {
+    let pieces = frame.slices(index).len();
+    let short = pieces > FEW_PIECES && frame.message_len(index) < pieces * SHORT_PIECE_BYTES;
+    if short { frame.to_vec(index).into() } else { frame.message(index).collect() }
 }
 
 /// What a queue keeps of a payload besides its bytes: a handle per piece.
@@ -105,6 +119,8 @@ impl<I: Iterator<Item = Bytes>> Cursor<I> {
 
 #[cfg(test)]
 mod tests {
+    use trunkline_codec::{Encoder, Limits, Options};
+
     use super::*;
 
     #[test]
@@ -143,6 +159,29 @@ mod tests {
             |len: usize| -> Payload { (0..10).map(|at| frame.slice(at * 60..at * 60 + len)).collect() };
         assert_eq!(compact(pieces(10), 100).segments().len(), 1);
         assert_eq!(compact(pieces(60), 600).segments().len(), 10);
+    }
+
+    #[test]
+    fn what_comes_in_many_short_pieces_is_copied_and_what_is_in_longer_ones_is_not() {
+        let text: Vec<u8> = (0..9000_u32).map(|at| at.wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect();
+        let text = Bytes::from(text);
+        // Every third part is missing, at each destination another one.
+        let payload = |to: usize, len: usize| -> Payload {
+            let parts = (0..90).filter(|at: &usize| !(at + to).is_multiple_of(3));
+            parts.map(|at| text.slice(at * 100..at * 100 + len)).collect()
+        };
+        for (len, copied) in [(20, true), (90, false)] {
+            let payloads: Vec<Payload> = (0..20).map(|to| payload(to, len)).collect();
+            let encoded = Encoder::new(Options::default()).encode(&payloads).unwrap();
+            let frame = Frame::parse(encoded.to_bytes(), &Limits::default()).unwrap();
+            for (index, payload) in payloads.iter().enumerate() {
+                let pieces = frame.message(index).len();
+                assert!(pieces > FEW_PIECES, "{pieces} pieces");
+                let taken = payload_of(&frame, index);
+                assert_eq!(taken.segments().len(), if copied { 1 } else { pieces });
+                assert!(taken.to_vec() == payload.to_vec());
+            }
+        }
     }
 
     #[test]
