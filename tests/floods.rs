@@ -16,8 +16,10 @@ use support::{http, poll, poll_every, run, trunkline};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// Half-open connections, over all listeners.
+/// Half-open connections, over all listeners; fewer where this process may not have as many descriptors.
 const HALF_OPEN: usize = 5_000;
+/// Descriptors that are for everything else.
+const OTHER_DESCRIPTORS: usize = 500;
 /// Connections of each other kind, per listener.
 const FEW: usize = 40;
 /// Of which latencies are measured, before and during.
@@ -33,6 +35,16 @@ struct Counts {
     connected: AtomicUsize,
     dribbled: AtomicUsize,
     unread: AtomicUsize,
+}
+
+/// As many as this process may open.
+fn half_opens() -> usize {
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
+    let soft = line.and_then(|line| line.split_whitespace().next()?.parse::<usize>().ok());
+    let most = soft.map_or(HALF_OPEN, |soft| soft.saturating_sub(OTHER_DESCRIPTORS).min(HALF_OPEN));
+    println!("{most} half-open connections, descriptors allowed: {soft:?}");
+    most
 }
 
 /// Connects and says nothing more than `first`; anew when it is turned away.
@@ -187,8 +199,9 @@ fn survives(cluster: &Cluster, mesh: &'static [u8]) {
             b"GET /v1/kv/x HTTP/1.1\r\nhost: x\r\n\r\n",
         ),
     ];
+    let half_open_each = half_opens() / listeners.len();
     for (address, first, said) in listeners {
-        for _ in 0..HALF_OPEN / listeners.len() {
+        for _ in 0..half_open_each {
             runtime.spawn(half_open(address, first, Arc::clone(&counts)));
         }
         for _ in 0..FEW {
@@ -199,7 +212,7 @@ fn survives(cluster: &Cluster, mesh: &'static [u8]) {
     let reached = |count: &AtomicUsize, least| (count.load(Ordering::Relaxed) >= least).then_some(());
     poll("the flood is a flood", 2 * SOON, || {
         heartbeats.send();
-        reached(&counts.connected, HALF_OPEN)
+        reached(&counts.connected, half_open_each * listeners.len())
             .and(reached(&counts.dribbled, 2 * FEW * listeners.len()))
             .and(reached(&counts.unread, 200))
     });

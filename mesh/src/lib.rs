@@ -12,8 +12,8 @@
 //!    datacenter make a [`Batch`].
 //! 3. [`Client::send`] takes the batch in, waiting while the budget is used up, and gives a [`Receipt`].
 //! 4. The destination's [`Inbox`] hands out a [`Delivery`]: in order per (origin, lane), each at most once.
-//! 5. The [`Receipt`] resolves to one [`Outcome`] per message: `Delivered` by which [`Route`], or `Failed` for which
-//!    [`FailReason`], and whether it may have arrived all the same.
+//! 5. The [`Receipt`] tells one [`Outcome`] per message, each as it comes or all together: `Delivered` by which [`Route`], or
+//!    `Failed` for which [`FailReason`], and whether it may have arrived all the same.
 //! 6. [`Mesh`] shows what the node does ([`Stats`], [`Status`]), changes who is in the cluster while it runs
 //!    ([`Mesh::set_topology`]) and ends it ([`Mesh::drain`], [`Mesh::close`]).
 //!

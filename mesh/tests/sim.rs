@@ -75,14 +75,19 @@ fn no_seed_breaks_the_contract() {
     assert!(delivered > seeds * 100, "the runs must carry load");
     let never: Vec<&String> =
         effects.iter().filter(|(_, (times, _))| *times == 0).map(|(name, _)| name).collect();
-    assert!(seeds < SEEDS_TO_EVERY_EFFECT || never.is_empty(), "no run had {never:?}");
+    let enough =
+        seeds >= if std::env::var_os("SIM_FROM").is_some() { SEEDS_OF_ANY } else { SEEDS_TO_EVERY_EFFECT };
+    assert!(!enough || never.is_empty(), "no run had {never:?}");
     let reasons = FailReason::ALL.map(FailReason::label);
     let never: Vec<_> = reasons.iter().filter(|reason| !failed.contains_key(*reason)).collect();
-    assert!(seeds < SEEDS_TO_EVERY_EFFECT || never.is_empty(), "nothing failed for {never:?}");
+    assert!(!enough || never.is_empty(), "nothing failed for {never:?}");
 }
 
 /// Seeds within which every fault takes effect, every way is taken and messages fail for every reason.
 const SEEDS_TO_EVERY_EFFECT: u64 = 100;
+
+/// The same of seeds that nobody looked at: what one in thirty has is missing in a hundred now and then.
+const SEEDS_OF_ANY: u64 = 1_000;
 
 /// Two flows to one datacenter, each over its member's own link, wait for the share of resends: their links once woke each
 /// other for it without an end.

@@ -15,10 +15,10 @@ use crate::message::{FailReason, Outcome};
 /// `Failed { reason: Closed, maybe_delivered: true }`. Dropping it withdraws nothing: the messages travel on.
 #[derive(Debug)]
 #[must_use = "a receipt says what became of the messages; drop it explicitly when nobody needs to know"]
-pub struct Receipt(Shared);
+pub struct Receipt(SharedBoard);
 
 /// What both ends hold.
-type Shared = Arc<Mutex<Board>>;
+type SharedBoard = Arc<Mutex<Board>>;
 
 #[derive(Debug)]
 struct Board {
@@ -35,7 +35,7 @@ enum Waiter {
     ForAll(Waker),
 }
 
-fn lock(board: &Shared) -> MutexGuard<'_, Board> {
+fn lock(board: &SharedBoard) -> MutexGuard<'_, Board> {
     board.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -92,9 +92,15 @@ impl Future for Receipt {
     }
 }
 
+impl Drop for Receipt {
+    fn drop(&mut self) {
+        lock(&self.0).waiter = None;
+    }
+}
+
 /// The end that knows what becomes of the messages. Dropped, it decides those that are undecided: the mesh went away.
 #[derive(Debug)]
-pub(super) struct Decider(Shared);
+pub(super) struct Decider(SharedBoard);
 
 impl Decider {
     /// A message is decided. Gives who is to be woken for that, once nothing is locked any more.
@@ -118,7 +124,10 @@ impl Decider {
 impl Drop for Decider {
     fn drop(&mut self) {
         let undecided = Outcome::Failed { reason: FailReason::Closed, maybe_delivered: true };
-        let messages = lock(&self.0).outcomes.len();
+        let messages = match &*lock(&self.0) {
+            Board { undecided: 0, .. } => return,
+            board => board.outcomes.len(),
+        };
         let wakers = (0..messages).filter_map(|index| self.decide(index, undecided.clone()));
         wakers.for_each(Waker::wake);
     }

@@ -106,6 +106,7 @@ impl BatchCharge {
 
     /// Message `index` of the batch is decided: the bytes that nobody holds any more.
     fn let_go(&mut self, index: usize) -> usize {
+        assert!(!self.let_go[index], "one outcome per message");
         let mut freed = MESSAGE_OVERHEAD_BYTES;
         let held = self.held_by(index);
         for at in &self.held[held] {

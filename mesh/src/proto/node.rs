@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::client::{Client, Decided, Ticket};
+use super::client::{Client, Decided, Ignored, Ticket};
 pub use super::frame::Opened;
 use super::frame::{FrameError, Received, SealedBatch, Token};
 use super::handshake::Identity;
@@ -438,7 +438,7 @@ impl Node {
                 // Names are for those that it is passed back to.
                 Some((lane, own.ok_or_else(|| Arc::clone(flow))))
             });
-            let known = match (row, self.client.as_mut(), self.proxy.as_mut()) {
+            let heeded = match (row, self.client.as_mut(), self.proxy.as_mut()) {
                 (Some((_, Ok(own))), Some(client), _) => {
                     client.handle_ack(link, own, &entry, &mut self.links, now)
                 }
@@ -446,12 +446,13 @@ impl Node {
                     if let Some(peer) = self.links.peer(&flow.destination) {
                         proxy.handle_ack(peer, &flow, lane, entry, &mut self.links, now);
                     }
-                    true
+                    Ok(())
                 }
-                _ => false,
+                _ => Err(Ignored::Nonsense),
             };
-            if !known {
-                self.acks_ignored += 1;
+            let Err(ignored) = heeded else { continue };
+            self.acks_ignored += 1;
+            if ignored == Ignored::Nonsense {
                 self.links.note_breach(link, Breach::Ack);
             }
         }

@@ -172,6 +172,11 @@ impl Proxy {
             && self.open.values().all(|count| *count == 0)
     }
 
+    fn total(&self) -> Total {
+        let queues = self.members.len() + self.askers.len();
+        Total { queues, bytes: self.queued_bytes, max: self.settings.proxy_queue_bytes_max }
+    }
+
     fn queues(&self) -> impl Iterator<Item = &Queue> {
         self.members.values().chain(self.askers.values().map(|asker| &asker.queue))
     }
@@ -191,7 +196,7 @@ impl Proxy {
         };
         // To an origin elsewhere goes only what this datacenter sends: a proxy speaks for no other, and there is one hop.
         let back = !self.members.contains_key(&target);
-        let all = Total { queues: self.members.len() + self.askers.len(), bytes: self.queued_bytes };
+        let all = self.total();
         let served = !back || links.spec(from).datacenter == links.me.datacenter;
         let queue = queue_mut(&mut self.members, &mut self.askers, target).filter(|_| served);
         let Some(queue) = queue else {
@@ -230,8 +235,7 @@ impl Proxy {
         }
         let index = lane.index();
         let charge = run_charge(payload.len());
-        let full =
-            queue.is_full(lane, charge, &self.settings) || queue.is_beyond(&all, charge, &self.settings);
+        let full = queue.is_full(lane, charge, &self.settings);
         // What one sender pours in must not keep the others out: of the queue to an origin each member has a part, of the queue to
         // a member every origin leaves some.
         let forward = queue.forwards.get(&(lane, Arc::clone(&flow)));
@@ -242,7 +246,7 @@ impl Proxy {
             part_of_queue(self.settings.member_queue_bytes_max, queue.bytes[index] - queued)
         };
         let over_its_part = queued > 0 && queued + charge > part;
-        if full || over_its_part {
+        if full || over_its_part || queue.is_beyond(lane, queued, charge, &all) {
             return self.refuse(at(&flow), RefusedReason::QueueFull, links, now);
         }
         let last = run.first.0 + u64::from(run.count) - 1;
@@ -360,6 +364,7 @@ impl Proxy {
         links: &mut Links,
         now: Micros,
     ) {
+        let all = self.total();
         let Some(queue) = queue_mut(&mut self.members, &mut self.askers, member) else { return };
         let Some(forward) = queue.forwards.get_mut(&(lane, Arc::clone(flow))) else { return };
         forward.incarnation = entry.incarnation;
@@ -380,8 +385,8 @@ impl Proxy {
         }
         let upstream = forward.upstream;
         // What waits here counts as under way at the origin; only what other flows have queued is in its way.
-        let others = queue.bytes[lane.index()].saturating_sub(forward.queued_bytes);
-        let here = room_kib(part_of_queue(self.settings.member_queue_bytes_max, others));
+        let queued = forward.queued_bytes;
+        let here = room_kib(queue.room_beside(lane, queued, &all, &self.settings));
         // A member that says nothing of its room has not this much of it.
         let unknown = entry.room_kib == ROOM_UNKNOWN;
         let room_kib = if unknown { ROOM_UNKNOWN } else { entry.room_kib.min(here) };

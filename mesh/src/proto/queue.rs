@@ -81,11 +81,26 @@ impl Queue {
         !self.lanes[index].is_empty() && self.bytes[index] + charge > settings.member_queue_bytes_max
     }
 
-    /// So much more is beyond what all queues of a proxy may have together. Those that are full must not keep the others out: each may
-    /// have an equal part of it in any case.
-    pub(super) fn is_beyond(&self, all: &Total, charge: usize, settings: &Settings) -> bool {
-        let max = settings.proxy_queue_bytes_max;
-        all.bytes + charge > max && self.bytes.iter().sum::<usize>() + charge > max / all.queues.max(1)
+    /// So much more is beyond what all queues of a proxy may have together. Those that are full must not keep the others out: each
+    /// lane may have an equal part of it in any case, one run always fits, and so does the first of a flow, whoever filled the rest.
+    pub(super) fn is_beyond(&self, lane: Lane, flow_bytes: usize, charge: usize, all: &Total) -> bool {
+        let index = lane.index();
+        let first = flow_bytes == 0 || self.lanes[index].is_empty();
+        !first && all.bytes + charge > all.max && self.bytes[index] + charge > all.part()
+    }
+
+    /// What there is room for on a lane beside what others than one flow have there, which has so much here itself.
+    pub(super) fn room_beside(
+        &self,
+        lane: Lane,
+        flow_bytes: usize,
+        all: &Total,
+        settings: &Settings,
+    ) -> usize {
+        let others = self.bytes[lane.index()].saturating_sub(flow_bytes);
+        let left = all.max.saturating_sub(all.bytes.saturating_sub(flow_bytes));
+        let left = left.max(all.part().saturating_sub(others));
+        part_of_queue(settings.member_queue_bytes_max, others).min(left)
     }
 }
 
@@ -93,6 +108,15 @@ impl Queue {
 pub(super) struct Total {
     pub(super) queues: usize,
     pub(super) bytes: usize,
+    /// What they may have together.
+    pub(super) max: usize,
+}
+
+impl Total {
+    /// Of each lane of each queue.
+    fn part(&self) -> usize {
+        self.max / (self.queues * Lane::ALL.len()).max(1)
+    }
 }
 
 /// What one origin may have in the queue of a member in which others have so much.

@@ -11,6 +11,7 @@ use trunkline_mesh::proto::wire::{AckFlow, Ping, ROOM_UNKNOWN};
 use trunkline_mesh::settings::Settings;
 use trunkline_mesh::topology::Roles;
 
+use super::log::lines_of;
 use super::shell::{Peer, Shell, ack_frame, batch_frame, cluster, entry, flow, id, roster_frame, run};
 
 /// A proxy that passed one message on to each of two members, its link to the origin and that to the first member.
@@ -81,19 +82,24 @@ fn one_origin_leaves_room_for_others_in_a_members_queue() {
     assert_eq!(refused(&mut shell, other[0]), 0);
 }
 
-/// Members that take nothing fill what a proxy has for all. Each of the others has its equal part of that, and no more.
+/// Members that take nothing fill what a proxy has for all. Each of the others has its equal part of that; one run finds room in any
+/// case, and so does what is urgent.
 #[test]
 fn what_full_queues_leave_of_a_proxys_memory_is_an_equal_part_for_each() {
     static LONG: [u8; 100 << 10] = [7; 100 << 10];
+    static HUGE: [u8; 800 << 10] = [7; 800 << 10];
     let max = 2 << 20;
     let settings =
         Settings { member_queue_bytes_max: max, proxy_queue_bytes_max: max, ..Settings::default() };
-    let mut shell = Shell::with("p", 0, settings);
+    let mut shell = Shell::with("p", 1, settings);
     let origins = ["o", "o2"].map(|name| shell.link_in(&Peer::new(name)));
-    let members = ["m", "m2"].map(|name| shell.link_out(&Peer::new(name)));
+    let names = ["m", "m2", "x0000"];
+    let members = names.map(|name| shell.link_out(&Peer::new(name)));
     for (origin, name) in origins.iter().zip(["o", "o2"]) {
-        let flows = vec![flow(name, 100, "m"), flow(name, 100, "m2")];
-        shell.feed(origin[1], &roster_frame(Lane::Bulk, 0, flows));
+        for lane in Lane::ALL {
+            let flows = names.map(|member| flow(name, 100, member)).to_vec();
+            shell.feed(origin[lane.index()], &roster_frame(lane, 0, flows));
+        }
     }
     shell.unread.extend(members.map(|member| member[1]));
     let queued = |shell: &Shell| usize::try_from(shell.node.status(shell.now).proxy_queue_bytes).unwrap();
@@ -105,15 +111,29 @@ fn what_full_queues_leave_of_a_proxys_memory_is_an_equal_part_for_each() {
     };
     let of_one = fill(&mut shell, 0);
     assert!(of_one > max * 3 / 4 && of_one <= max, "{of_one}");
-    // Two members, and nobody who is answered.
-    let part = max / 2;
-    let of_both = fill(&mut shell, 1);
-    assert!(of_both > of_one + part - 2 * LONG.len() && of_both <= of_one + part, "{of_both} after {of_one}");
+    // A lane of three members, and nobody who is answered. The second origin has one run, whatever the first one filled.
+    let part = max / 6;
+    let of_two = fill(&mut shell, 1);
+    assert_eq!((of_two - of_one) / LONG.len(), part / LONG.len() + 1);
+    // More than a part of it is, to somebody for whom nothing waits.
+    shell.feed(origins[0][1], &batch_frame(Lane::Bulk, vec![run(2, 1, 1, 0)], &HUGE));
+    assert!(queued(&shell) > of_two + HUGE.len());
+    // Bulk is in nobody's way on the other lane.
+    shell.sent(members[0][0]);
+    shell.feed(origins[0][0], &batch_frame(Lane::Control, vec![run(0, 1, 1, 0)], b"a heartbeat"));
+    assert!(shell.sent(members[0][0]).iter().any(|frame| matches!(frame, Received::Batch(..))));
+    // What is told of room is what there is of it here: the member says that it has eight MiB.
+    shell.advance(Duration::from_millis(10));
+    shell.acks(origins[0][0]);
+    shell.feed(members[0][0], &ack_frame(vec![AckFlow { lane: 0, room_kib: 8 << 10, ..entry(0, 100, 1) }]));
+    shell.advance(Duration::from_millis(10));
+    let told: Vec<u32> = shell.acks(origins[0][0]).iter().map(|ack| ack.room_kib).collect();
+    assert!(!told.is_empty() && told.iter().all(|room| *room as usize * 1024 <= part), "{told:?}");
     // What was given back makes room.
+    let left = queued(&shell) - of_one;
     shell.node.handle_closed(members[0][0], shell.now);
     shell.drain();
-    assert_eq!(queued(&shell), of_both - of_one);
-    assert!(fill(&mut shell, 1) > max * 3 / 4);
+    assert_eq!(queued(&shell), left);
 }
 
 /// The link to it is still there, and the row that stood for the member on it.
@@ -148,9 +168,15 @@ fn a_proxy_of_where_a_member_stood_before_says_nothing_of_it_any_more() {
     shell.drain();
     send(&mut shell, "ap");
     let ignored = shell.stats().acks_ignored;
-    shell.feed(p, &ack_frame(vec![entry(0, 100, 2)]));
+    let lines = lines_of(|| {
+        shell.feed(p, &ack_frame(vec![entry(0, 100, 2)]));
+    });
     assert_eq!(delivered(&mut shell), None, "it is not the destination's own word");
-    assert_eq!(shell.stats().acks_ignored, ignored + 1);
+    assert_eq!(
+        (shell.stats().acks_ignored, lines),
+        (ignored + 1, Vec::new()),
+        "and nobody is to blame for it"
+    );
     shell.feed(q, &ack_frame(vec![entry(0, 100, 2)]));
     assert_eq!(delivered(&mut shell), Some(true), "by a proxy of where it stands");
 }

@@ -303,3 +303,13 @@ proptest! {
         prop_assert!(model.open.is_empty(), "past all deadlines");
     }
 }
+
+/// Nothing of it is ever undecided.
+#[test]
+fn a_batch_of_nothing_is_taken_and_is_over() {
+    let mut shell = Shell::with("o", 0, Settings::default());
+    shell.node.submit(Batch::to(Datacenter::new("eu").unwrap()), shell.now).unwrap();
+    assert!(shell.outcome().is_none());
+    let status = shell.node.status(shell.now);
+    assert!(status.datacenters.iter().all(|row| (row.queued_bytes, row.pending_messages) == (0, 0)));
+}

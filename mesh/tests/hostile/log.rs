@@ -7,6 +7,7 @@ use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::DefaultGuard;
 use tracing::{Event, Metadata, Subscriber};
+
 /// The lines of everything that is logged while `call` runs, on this thread: `message field=value`.
 pub(crate) fn lines_of(call: impl FnOnce()) -> Vec<String> {
     let log = Listening::new();

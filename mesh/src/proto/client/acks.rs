@@ -13,8 +13,20 @@ use crate::proto::pause::Cause;
 use crate::proto::time::Micros;
 use crate::proto::wire::{AckFlow, PASSED, Refused, RefusedReason};
 
+/// Why an ack was not looked at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ignored {
+    /// It is of what this node sends no more, or of before its destination moved: nobody's fault.
+    Late,
+    /// It cannot be.
+    Nonsense,
+}
+
 impl Client {
-    /// An ack for a flow of this node's own, in a life of it. False when it makes no sense and was ignored.
+    /// An ack for a flow of this node's own, in a life of it.
+    ///
+    /// # Errors
+    /// [`Ignored`], with what it says.
     pub fn handle_ack(
         &mut self,
         link: LinkId,
@@ -22,16 +34,16 @@ impl Client {
         entry: &AckFlow,
         links: &mut Links,
         now: Micros,
-    ) -> bool {
+    ) -> Result<(), Ignored> {
         if !self.flows[ix.0].employed || origin_incarnation != links.me.incarnation {
-            return false;
+            return Err(Ignored::Late);
         }
         if self.way_of(link, ix, links).is_none() {
             // A proxy of where the destination stood before, most likely: what it says of it is no word of anybody's.
-            return false;
+            return Err(Ignored::Late);
         }
         if self.is_distrusted(link, ix, links, now) {
-            return true;
+            return Ok(());
         }
         // What was refused is not answered, whatever else the entry says.
         self.take_empty_refusals(ix, link, entry);
@@ -42,12 +54,12 @@ impl Client {
         if entry.incarnation.is_known()
             && !(life_fits && is_plausible(links.me.incarnation, entry.incarnation))
         {
-            return false;
+            return Err(Ignored::Nonsense);
         }
         // What an old life has says nothing any more; that it refused an attempt does.
         if entry.incarnation.is_known() && entry.incarnation >= flow.incarnation {
             if entry.decided >= flow.next() {
-                return false;
+                return Err(Ignored::Nonsense);
             }
             if entry.incarnation > flow.incarnation {
                 links.note_life(flow.peer, entry.incarnation, now);
@@ -58,12 +70,12 @@ impl Client {
             }
             self.take_passed(ix, link, entry, links, now);
             if self.is_distrusted(link, ix, links, now) {
-                return true;
+                return Ok(());
             }
             self.take_state(ix, link, entry, links, now);
         }
         self.take_refusals(ix, link, entry, links, now);
-        true
+        Ok(())
     }
 
     /// What the destination has: decided and held seqs.
@@ -98,10 +110,11 @@ impl Client {
         // Runs without messages asked only for this. Their writer may report them when the answer is there already: where nothing else
         // could be meant, and a round trip fits between, it is theirs.
         let soonest = Duration::from_micros(links.link(link).map_or(0, |link| link.rtt.min_us()));
-        let alone = nothing_flew && self.flows[ix.0].asking.len() == 1;
+        // Where something is held its destination speaks unasked, too: when its application has taken that.
+        let alone = nothing_flew && self.flows[ix.0].sent.is_empty() && self.flows[ix.0].asking.len() == 1;
         let answered = |id: &u64| {
             self.attempts.get(*id).is_none_or(|attempt| {
-                let may_be = alone && now.since(attempt.sealed_at) >= soonest;
+                let may_be = alone && !soonest.is_zero() && now.since(attempt.sealed_at) >= soonest;
                 attempt.link == link && (attempt.written_at.is_some() || may_be)
             })
         };

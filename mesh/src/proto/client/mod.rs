@@ -12,6 +12,7 @@ mod ping;
 mod detach;
 
 mod share;
+pub use acks::Ignored;
 use share::Pressure;
 
 #[cfg(feature = "sim")]

@@ -500,7 +500,9 @@ impl Links {
         link.breaches |= breach as u8;
         let peer = &self.peers[link.peer.0].spec.id;
         let error = match breach {
-            Breach::NotServed => "a run that this node does not take from this peer, refused",
+            Breach::NotServed => {
+                "a run that this node does not take from this peer, refused; where topologies differ that is why"
+            }
             Breach::Malformed => "a run that makes no sense, refused",
             Breach::Ack => "an ack of what was not sent over this link, ignored",
         };

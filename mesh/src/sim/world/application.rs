@@ -274,7 +274,7 @@ impl World {
             .tickets
             .values()
             .filter(|open| open.datacenter == *datacenter)
-            .map(|open| open.ids.len())
+            .map(|open| open.undecided)
             .sum();
         let text = format!(
             "{}: a batch for {datacenter} was turned away after healing, {reason:?}: {}; {open} messages for it are undecided",
@@ -301,7 +301,7 @@ impl World {
         }
         for origin in self.origins.clone() {
             let host = &self.hosts[origin];
-            let open: usize = host.tickets.values().map(|open| open.ids.len()).sum();
+            let open: usize = host.tickets.values().map(|open| open.undecided).sum();
             let charged = self.charged(origin);
             if open > 0 || !charged.is_empty() {
                 let text = format!(

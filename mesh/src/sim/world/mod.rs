@@ -477,7 +477,6 @@ impl World {
                 Action::Room(_) => {}
             }
         }
-        self.check_queues(index);
         self.hear(index, self.hosts[index].deaf || self.hosts[index].slow);
         let host = &mut self.hosts[index];
         let Some(node) = host.node.as_mut() else { return };

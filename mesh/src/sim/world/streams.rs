@@ -74,6 +74,8 @@ impl World {
                 }
                 self.note(&format!("bytes {to:?} {}", bytes.len()));
                 self.read(to, &bytes);
+                // Nothing else makes a queue longer but what is submitted.
+                self.check_queues(to.node);
             }
             Cargo::Fin => {
                 self.note(&format!("fin {to:?}"));
