@@ -102,6 +102,12 @@ fn a_connection_that_was_slow_when_it_was_last_busy_is_not_waited_for() {
     assert!(run(400_499).violations.is_empty());
 }
 
+/// A member whose clock had gone back when it started lives a lower life, of which its sender heard when it dialled it.
+#[test]
+fn a_lower_life_that_nobody_knew_of_is_a_restart_as_any_other() {
+    assert!(run(1_795_979_830_556).violations.is_empty());
+}
+
 /// One proxy was left by control, and the other one by bulk.
 #[test]
 fn a_proxy_that_one_lane_leaves_counts_among_those_that_are_left() {

@@ -251,7 +251,7 @@ impl Checker {
             && let Some(submitted) = self.submitted.get(&id)
         {
             let key = (submitted.promise.sender.clone(), destination.clone());
-            self.heard.entry(key).and_modify(|heard| *heard = life.max(*heard)).or_insert(life);
+            self.heard.insert(key, life);
         }
         match outcome {
             Outcome::Failed { reason: FailReason::Expired | FailReason::Refused, .. }
@@ -369,11 +369,12 @@ impl Checker {
                 continue;
             };
             let since = |node| self.restarted.get(node).is_some_and(|(at, _)| *at >= submitted.promise.at);
-            // Its sender could not know of the life that its destination had begun before: it had no answer by that one.
+            // Its sender could not know of the life that its destination had begun before: it had no answer by that one. That may be a lower
+            // one, where a clock went back and nobody whom it met knew better.
             let unheard = self
                 .restarted
                 .get(&submitted.destination)
-                .is_some_and(|(_, life)| submitted.heard.is_none_or(|heard| heard < *life));
+                .is_some_and(|(_, life)| submitted.heard != Some(*life));
             let restarted = since(&submitted.destination) || since(&submitted.promise.sender) || unheard;
             match submitted.told.clone() {
                 Some(Told { outcome: Outcome::Delivered { .. }, .. }) => {}
@@ -400,7 +401,7 @@ impl Checker {
     pub fn came_unheard(&self, id: u64) -> bool {
         let life = self.handed.get(&id).and_then(|all| Some(all.first()?.member.1));
         let heard = self.submitted.get(&id).and_then(|submitted| submitted.heard);
-        life.is_some_and(|life| heard.is_none_or(|heard| heard < life))
+        life.is_some_and(|life| heard != Some(life))
     }
 
     /// A rule of another kind was broken.
