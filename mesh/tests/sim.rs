@@ -108,6 +108,12 @@ fn a_lower_life_that_nobody_knew_of_is_a_restart_as_any_other() {
     assert!(run(1_795_979_830_556).violations.is_empty());
 }
 
+/// All that stood in a datacenter left or moved: what is sent there is turned away for that, also once all is healed.
+#[test]
+fn a_datacenter_in_which_nobody_stands_any_more_takes_nothing() {
+    assert!(run(1_795_980_540_234).violations.is_empty());
+}
+
 /// One proxy was left by control, and the other one by bulk.
 #[test]
 fn a_proxy_that_one_lane_leaves_counts_among_those_that_are_left() {

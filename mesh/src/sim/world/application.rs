@@ -270,6 +270,11 @@ impl World {
             return;
         }
         let host = &self.hosts[origin];
+        // Where all that stood there left, or moved, there is nobody to send to.
+        let gone = !host.topology.has_datacenter(datacenter);
+        if *reason == RejectReason::UnknownDatacenter && gone {
+            return;
+        }
         let open: usize = host
             .tickets
             .values()
