@@ -164,6 +164,8 @@ pub struct MemberStats {
     pub duplicates: u64,
     /// Seqs skipped because their sender gave them up.
     pub skipped: u64,
+    /// Floors that a proxy told of an origin which had not reached them, as that origin said itself.
+    pub false_floors: u64,
     /// Messages refused, by reason.
     pub refused: BTreeMap<&'static str, u64>,
 }

@@ -148,6 +148,18 @@ fn a_proxy_that_only_lies_is_ejected_by_an_audit() {
     }
 }
 
+/// Members pass on to numbers that the sender never gets to, and take whatever it sends for duplicates, by whatever proxy. It dials
+/// them, and from its own word on they take from it what that proxy would have them pass over.
+#[test]
+fn a_proxy_that_forges_floors_loses_nothing_and_costs_a_few_round_trips() {
+    for (seed, cost) in runs(Strike::Forges) {
+        let row = &cost.leader.datacenters[&dc("eu")];
+        assert!(row.delivered_direct > 0, "seed {seed}");
+        let allowed = 8 * cost.rtt + Duration::from_millis(500);
+        assert!(cost.later <= allowed, "seed {seed}: {:?}, round trip {:?}", cost.later, cost.rtt);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_late_is_sent_again_in_small_parts() {
     let members = ["eu-1", "eu-2", "eu-3"];

@@ -30,6 +30,8 @@ mod budgets;
 mod certified;
 #[path = "hostile/doors.rs"]
 mod doors;
+#[path = "hostile/floors.rs"]
+mod floors;
 #[path = "hostile/history.rs"]
 mod history;
 #[path = "bodies/honest.rs"]

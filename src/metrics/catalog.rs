@@ -103,6 +103,8 @@ catalog! {
         "Messages that arrived a second time and were discarded.");
     MEMBER_SKIPPED = counter("member_skipped_total", [],
         "Messages this member passed over because their sender gave them up.");
+    MEMBER_FALSE_FLOORS = counter("member_false_floors_total", [],
+        "Times that a proxy was found to have told this member that a sender gave up what it had not.");
     MEMBER_REFUSED = counter("member_messages_refused_total", ["reason"],
         "Messages this member refused, by reason.");
     INBOX_BYTES = gauge("inbox_bytes", [],

@@ -201,6 +201,7 @@ fn member(stats: &Stats, status: &Status) -> Vec<MetricFamily> {
         catalog::MEMBER_HANDED_OVER_BYTES.family().count(&[], member.handed_over_bytes).done(),
         catalog::MEMBER_DUPLICATES.family().count(&[], member.duplicates).done(),
         catalog::MEMBER_SKIPPED.family().count(&[], member.skipped).done(),
+        catalog::MEMBER_FALSE_FLOORS.family().count(&[], member.false_floors).done(),
         catalog::MEMBER_REFUSED
             .family()
             .each(&member.refused, |f, (reason, count)| f.count(&[reason], *count))

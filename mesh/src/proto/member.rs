@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
 
+use super::floors::By;
 use super::handshake::is_plausible;
 #[cfg(feature = "sim")]
 use super::kept::{Kept, Queue};
-use super::links::{LinkId, Links};
+use super::links::{LinkId, Links, PeerIx};
+use super::reports::Ejection;
 use super::run::split_run;
 use super::time::Micros;
 use super::window::{Admitted, Upstream, Window};
@@ -31,6 +33,8 @@ pub struct Member {
     /// Of each lane the origin that had its turn last.
     served: [Option<NodeId>; 2],
     lives: BTreeMap<NodeId, OriginLife>,
+    /// Of an origin what a proxy brings of it: that one told floors of it that were none.
+    left: BTreeMap<(NodeId, NodeId), Ejection>,
     inbox: VecDeque<Delivery>,
     inbox_bytes: usize,
     draining: bool,
@@ -82,6 +86,7 @@ impl Member {
             waiting: BTreeSet::new(),
             served: [None, None],
             lives: BTreeMap::new(),
+            left: BTreeMap::new(),
             inbox: VecDeque::new(),
             inbox_bytes: 0,
             draining: false,
@@ -102,6 +107,7 @@ impl Member {
     pub fn set_topology(&mut self, topology: &Topology) {
         let left = |origin: &NodeId| topology.node(origin).is_none_or(|spec| !spec.roles.origin);
         self.waiting.retain(|(_, origin)| !left(origin));
+        self.left.retain(|(origin, proxy), _| !left(origin) && topology.node(proxy).is_some());
         for (_, window) in self.windows.iter_mut().filter(|((origin, _), _)| left(origin)) {
             window.let_go();
         }
@@ -122,18 +128,17 @@ impl Member {
     ) -> bool {
         let me = links.me.incarnation;
         let flow = arrived.flow;
-        if !may_bring(arrived, links) {
+        let by = may_bring(arrived, links).filter(|by| !self.leaves(*by, &flow.origin, links, now));
+        let Some(by) = by else {
             return self.refuse(arrived, RefusedReason::NotServed, links, now);
-        }
+        };
         let unknown = OriginLife { life: Incarnation::UNKNOWN, since: LinkId(0), by_itself: false };
         let known = self.lives.get(&flow.origin).copied().unwrap_or(unknown);
-        let itself =
-            || links.link(arrived.upstream.link).is_some_and(|link| links.spec(link.peer).id == flow.origin);
         if flow.destination_incarnation.is_known() && flow.destination_incarnation != me {
             return self.refuse(arrived, RefusedReason::StaleDestination, links, now);
         }
         // Of a later life that it is not to believe it says the same: the origin then dials, and tells it.
-        let doubted = flow.origin_incarnation > known.life && known.by_itself && !itself();
+        let doubted = flow.origin_incarnation > known.life && known.by_itself && matches!(by, By::Proxy(..));
         if flow.origin_incarnation < known.life || doubted {
             return self.refuse(arrived, RefusedReason::StaleOrigin, links, now);
         }
@@ -163,9 +168,9 @@ impl Member {
         let window = self
             .windows
             .entry(key.clone())
-            .or_insert_with(|| Window::new(flow.origin_incarnation, floor, arrived.upstream));
+            .or_insert_with(|| Window::new(flow.origin_incarnation, floor, arrived.upstream, by));
         window.upstream = arrived.upstream;
-        window.raise_floor(floor);
+        let liars = window.raise_floor(floor, by);
         // What is given up is skipped before anything is measured against the window.
         hand_over(
             &key,
@@ -180,7 +185,7 @@ impl Member {
         let mut refused: Vec<Refused> = Vec::new();
         for (seq, message) in (arrived.run.first.0..=u64::MAX).zip(messages) {
             let bytes_max = self.settings.reorder_bytes_max;
-            match window.admit(Seq(seq), message, arrived.buffer_bytes, bytes_max) {
+            match window.admit(Seq(seq), message, by, arrived.buffer_bytes, bytes_max) {
                 Admitted::Held => {}
                 Admitted::Duplicate => self.stats.duplicates += 1,
                 Admitted::Full => {
@@ -230,7 +235,35 @@ impl Member {
         } else {
             self.waiting.insert((lane, origin));
         }
+        for proxy in liars {
+            self.leave(proxy, &flow.origin, links, now);
+        }
         true
+    }
+
+    /// What this proxy brings of this origin is not taken at present.
+    fn leaves(&self, by: By, origin: &NodeId, links: &Links, now: Micros) -> bool {
+        let By::Proxy(proxy, _) = by else { return false };
+        // Hardly ever is there any.
+        !self.left.is_empty()
+            && self
+                .left
+                .get(&(origin.clone(), links.spec(proxy).id.clone()))
+                .is_some_and(|left| left.holds(now))
+    }
+
+    /// A proxy told a floor that an origin had not reached, as that one says itself. It may be the origin that lies: so it alone is not
+    /// served by that proxy for a while.
+    fn leave(&mut self, proxy: PeerIx, origin: &NodeId, links: &Links, now: Micros) {
+        self.stats.false_floors += 1;
+        let proxy = links.spec(proxy).id.clone();
+        tracing::error!(
+            %proxy,
+            %origin,
+            "proxy said that an origin is past numbers which it had not reached, as it says itself: what that was to pass over is waited \
+             for again, and for a while nothing of that origin is taken from that proxy; look at the proxy"
+        );
+        self.left.entry((origin.clone(), proxy)).or_default().begin(now);
     }
 
     /// A link came up: an origin at its other end says itself which life it lives. Where a proxy said a later one, it was told so, and
@@ -416,17 +449,18 @@ impl Member {
 
 /// Only the origin itself, in the life it has on this link, and proxies of this datacenter bring what an origin sent; and, over
 /// a link that this node dialled, proxies of the origin's own, which so speak for nobody else and only where they are asked.
-fn may_bring(arrived: &ArrivedRun<'_>, links: &Links) -> bool {
+fn may_bring(arrived: &ArrivedRun<'_>, links: &Links) -> Option<By> {
     let flow = arrived.flow;
-    let origin = links.peer(&flow.origin).map(|peer| links.spec(peer)).filter(|spec| spec.roles.origin);
-    let (Some(origin), Some(link)) = (origin, links.link(arrived.upstream.link)) else { return false };
+    let origin = links.peer(&flow.origin).map(|peer| links.spec(peer)).filter(|spec| spec.roles.origin)?;
+    let link = links.link(arrived.upstream.link)?;
     let from = links.spec(link.peer);
     if from.id == flow.origin {
-        return link.incarnation == flow.origin_incarnation;
+        let itself = By::Itself(arrived.upstream.link);
+        return Some(itself).filter(|_| link.incarnation == flow.origin_incarnation);
     }
     let back = link.dialled && link.features & FEATURE_BACK != 0;
-    from.roles.proxy
-        && (from.datacenter == links.me.datacenter || back && from.datacenter == origin.datacenter)
+    let near = from.datacenter == links.me.datacenter || back && from.datacenter == origin.datacenter;
+    Some(By::Proxy(link.peer, links.next_link())).filter(|_| from.roles.proxy && near)
 }
 
 fn count(stats: &mut MemberStats, reason: RefusedReason) {

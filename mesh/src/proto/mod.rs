@@ -45,6 +45,7 @@ pub mod answers;
 
 pub mod member;
 // What a member cuts, and keeps per origin and lane.
+pub mod floors;
 pub mod run;
 pub mod window;
 

@@ -95,6 +95,9 @@ pub struct Proxy {
     /// Every so many runs one is acknowledged and forgotten; 0 for none.
     #[cfg(feature = "sim")]
     lies: u64,
+    /// Instead of messages it passes on floors far above them.
+    #[cfg(feature = "sim")]
+    forges: bool,
     draining: bool,
     next_batch: u64,
 }
@@ -118,6 +121,8 @@ impl Proxy {
             frozen: false,
             #[cfg(feature = "sim")]
             lies: 0,
+            #[cfg(feature = "sim")]
+            forges: false,
             draining: false,
             next_batch: 1,
         }
@@ -138,6 +143,12 @@ impl Proxy {
     #[cfg(feature = "sim")]
     pub fn set_lying(&mut self, one_in: u64) {
         self.lies = one_in;
+    }
+
+    /// A fault for simulations: of every flow that comes its way it tells a floor that no origin gets to, and passes nothing on.
+    #[cfg(feature = "sim")]
+    pub fn set_forging(&mut self) {
+        self.forges = true;
     }
 
     /// Serves these members from now on. What is queued for one that left was given back when its link ended.
@@ -185,6 +196,12 @@ impl Proxy {
     pub fn handle_run(&mut self, arrived: ForwardedRun, links: &mut Links, now: Micros) {
         let ForwardedRun { upstream, lane, flow, run, payload, buffer_bytes } = arrived;
         self.stats.runs += 1;
+        #[cfg(feature = "sim")]
+        let (run, payload) = if self.forges {
+            (Run { first: Seq(1 << 60), count: 0, floor_back: 0, ..run }, Payload::default())
+        } else {
+            (run, payload)
+        };
         let at = |flow| Refusing { upstream, lane, flow, run };
         let from = links.link(upstream.link).map(|link| (link.peer, link.incarnation));
         let from = from.filter(|(peer, life)| {
@@ -367,6 +384,11 @@ impl Proxy {
         let all = self.total();
         let Some(queue) = queue_mut(&mut self.members, &mut self.askers, member) else { return };
         let Some(forward) = queue.forwards.get_mut(&(lane, Arc::clone(flow))) else { return };
+        // A window that goes back has not answered what is above.
+        let back = entry.decided < forward.decided && entry.incarnation == forward.incarnation;
+        if back && entry.refused.is_empty() {
+            forward.answered = 0;
+        }
         forward.incarnation = entry.incarnation;
         forward.decided = entry.decided;
         let held_last = entry.held.last().and_then(|word| word.checked_ilog2()).map_or(0, |bit| {

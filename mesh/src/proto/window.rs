@@ -1,8 +1,9 @@
 //! What a member keeps of one (origin, lane): the next seq and the messages that wait for a gap.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::links::{ConnId, LinkId};
+use super::floors::{By, Floors};
+use super::links::{ConnId, LinkId, PeerIx};
 use super::run::{RunMessage, compact};
 use super::wire::{AckFlow, PASSED, Refused, room_kib};
 use crate::id::{Incarnation, Lane, Seq};
@@ -35,6 +36,7 @@ pub struct Window {
     pub upstream: Upstream,
     next: u64,
     floor: u64,
+    floors: Floors,
     held: BTreeMap<u64, RunMessage>,
     held_bytes: usize,
     bits: Bits,
@@ -90,12 +92,13 @@ pub enum Admitted {
 impl Window {
     /// A window that begins at the floor of the first attempt seen.
     #[must_use]
-    pub fn new(origin_incarnation: Incarnation, floor: Seq, upstream: Upstream) -> Self {
+    pub fn new(origin_incarnation: Incarnation, floor: Seq, upstream: Upstream, by: By) -> Self {
         Self {
             origin_incarnation,
             upstream,
             next: floor.0,
             floor: floor.0,
+            floors: Floors::new(floor.0, by),
             held: BTreeMap::new(),
             held_bytes: 0,
             bits: Bits::default(),
@@ -113,9 +116,36 @@ impl Window {
         std::mem::take(&mut self.passed).into_iter().map(range).collect()
     }
 
-    /// The sender has nothing alive below `floor`.
-    pub fn raise_floor(&mut self, floor: Seq) {
+    /// The sender has nothing alive below `floor`, or so says who brings it. What was passed over by word of proxies alone, and is above
+    /// what the sender says itself, is waited for again. Gives the proxies that lied.
+    pub fn raise_floor(&mut self, floor: Seq, by: By) -> BTreeSet<PeerIx> {
+        let liars = match by {
+            By::Proxy(proxy, since) => {
+                if floor.0 > self.next.max(self.floor) {
+                    self.floors.claim(proxy, floor.0, since);
+                }
+                BTreeSet::new()
+            }
+            By::Itself(link) => {
+                let (least, liars) = self.floors.say(floor.0, link);
+                if self.next.max(self.floor) > least {
+                    self.go_back(least);
+                }
+                liars
+            }
+        };
         self.floor = self.floor.max(floor.0);
+        liars
+    }
+
+    /// Nothing from `least` on is decided. What is held beyond the reach of acks from there its sender cannot have sent.
+    fn go_back(&mut self, least: u64) {
+        (self.next, self.floor) = (self.next.min(least), least);
+        for (seq, message) in self.held.split_off(&self.next.saturating_add(WINDOW_SEQS)) {
+            self.bits.flip(seq);
+            self.held_bytes -= charge(&message);
+        }
+        self.passed.retain(|(first, _)| *first < least);
     }
 
     /// Takes a message in, if it is new and there is room. The next one in turn is always held: whoever calls hands it
@@ -125,6 +155,7 @@ impl Window {
         &mut self,
         seq: Seq,
         message: RunMessage,
+        by: By,
         buffer_bytes: usize,
         bytes_max: usize,
     ) -> Admitted {
@@ -140,6 +171,9 @@ impl Window {
         let payload = compact(message.payload, buffer_bytes);
         self.held.insert(seq.0, RunMessage { payload, ..message });
         self.bits.flip(seq.0);
+        if let By::Proxy(_, since) = by {
+            self.floors.brought(since);
+        }
         Admitted::Held
     }
 
@@ -150,6 +184,7 @@ impl Window {
         self.bits.flip(first);
         self.held_bytes -= charge(&message);
         self.next = first.saturating_add(1);
+        self.floors.handed_over(first);
         Some((Seq(first), message))
     }
 
@@ -211,9 +246,14 @@ mod tests {
     use super::*;
     use bytes::Bytes;
 
+    /// A proxy, and the origin over a link from before and from after it brought anything.
+    const P: By = By::Proxy(PeerIx(1), LinkId(5));
+    const BEFORE: By = By::Itself(LinkId(4));
+    const AFTER: By = By::Itself(LinkId(5));
+
     fn window(floor: u64) -> Window {
         let upstream = Upstream { link: LinkId(1), conn: ConnId(1), row: 0 };
-        Window::new(Incarnation(1), Seq(floor), upstream)
+        Window::new(Incarnation(1), Seq(floor), upstream, P)
     }
 
     fn message(byte: u8) -> RunMessage {
@@ -227,41 +267,41 @@ mod tests {
     #[test]
     fn order_is_kept_and_duplicates_are_told() {
         let mut window = window(1);
-        assert_eq!(window.admit(Seq(3), message(3), 0, 4096), Admitted::Held);
-        assert_eq!(window.admit(Seq(2), message(2), 0, 4096), Admitted::Held);
+        assert_eq!(window.admit(Seq(3), message(3), P, 0, 4096), Admitted::Held);
+        assert_eq!(window.admit(Seq(2), message(2), P, 0, 4096), Admitted::Held);
         assert_eq!(drain(&mut window), Vec::<u64>::new());
         let ack = window.ack(Lane::Bulk, Incarnation(9), 0);
         assert_eq!((ack.decided, ack.held), (0, vec![0b110]), "bit k is decided + 1 + k");
-        assert_eq!(window.admit(Seq(3), message(3), 0, 4096), Admitted::Duplicate);
-        assert_eq!(window.admit(Seq(1), message(1), 0, 4096), Admitted::Held);
+        assert_eq!(window.admit(Seq(3), message(3), P, 0, 4096), Admitted::Duplicate);
+        assert_eq!(window.admit(Seq(1), message(1), P, 0, 4096), Admitted::Held);
         assert_eq!(drain(&mut window), [1, 2, 3]);
-        assert_eq!(window.admit(Seq(2), message(2), 0, 4096), Admitted::Duplicate);
+        assert_eq!(window.admit(Seq(2), message(2), P, 0, 4096), Admitted::Duplicate);
         assert_eq!((window.ack(Lane::Bulk, Incarnation(9), 0).decided, window.held_bytes()), (3, 0));
     }
 
     #[test]
     fn what_the_sender_gave_up_is_skipped_and_what_came_is_kept() {
         let mut window = window(1);
-        window.admit(Seq(3), message(3), 0, 4096);
-        window.admit(Seq(6), message(6), 0, 4096);
-        window.raise_floor(Seq(5));
+        window.admit(Seq(3), message(3), P, 0, 4096);
+        window.admit(Seq(6), message(6), P, 0, 4096);
+        window.raise_floor(Seq(5), P);
         let mut skipped = 0;
         let order: Vec<u64> = std::iter::from_fn(|| window.pop(&mut skipped)).map(|(seq, _)| seq.0).collect();
         assert_eq!((order, skipped), (vec![3], 3), "1, 2 and 4 were given up");
-        assert_eq!(window.admit(Seq(4), message(4), 0, 4096), Admitted::Duplicate, "late below the floor");
-        assert_eq!(window.admit(Seq(5), message(5), 0, 4096), Admitted::Held);
+        assert_eq!(window.admit(Seq(4), message(4), P, 0, 4096), Admitted::Duplicate, "late below the floor");
+        assert_eq!(window.admit(Seq(5), message(5), P, 0, 4096), Admitted::Held);
         assert_eq!(drain(&mut window), [5, 6]);
     }
 
     #[test]
     fn room_is_limited_in_bytes_and_seqs_but_never_for_the_next() {
         let mut window = window(1);
-        assert_eq!(window.admit(Seq(2), message(2), 0, 300), Admitted::Held);
-        assert_eq!(window.admit(Seq(3), message(3), 0, 300), Admitted::Full);
-        assert_eq!(window.admit(Seq(1), message(1), 0, 300), Admitted::Held);
+        assert_eq!(window.admit(Seq(2), message(2), P, 0, 300), Admitted::Held);
+        assert_eq!(window.admit(Seq(3), message(3), P, 0, 300), Admitted::Full);
+        assert_eq!(window.admit(Seq(1), message(1), P, 0, 300), Admitted::Held);
         assert_eq!(drain(&mut window), [1, 2]);
-        assert_eq!(window.admit(Seq(3 + WINDOW_SEQS), message(0), 0, 1 << 30), Admitted::Full);
-        assert_eq!(window.admit(Seq(2 + WINDOW_SEQS), message(0), 0, 1 << 30), Admitted::Held);
+        assert_eq!(window.admit(Seq(3 + WINDOW_SEQS), message(0), P, 0, 1 << 30), Admitted::Full);
+        assert_eq!(window.admit(Seq(2 + WINDOW_SEQS), message(0), P, 0, 1 << 30), Admitted::Held);
         assert_eq!(window.ack(Lane::Bulk, Incarnation(1), 0).held.len(), 256);
     }
 
@@ -271,7 +311,7 @@ mod tests {
         let mut window = window(5);
         let copied = |window: &mut Window, seq| {
             let before = COPIED_BYTES.get();
-            let admitted = window.admit(Seq(seq), message(1), 1000, 300);
+            let admitted = window.admit(Seq(seq), message(1), P, 1000, 300);
             (admitted, COPIED_BYTES.get() - before)
         };
         assert_eq!(copied(&mut window, 6), (Admitted::Held, 10));
@@ -284,9 +324,9 @@ mod tests {
     #[test]
     fn a_floor_at_the_end_of_numbers_is_no_trap() {
         let mut window = window(1);
-        window.raise_floor(Seq(u64::MAX));
+        window.raise_floor(Seq(u64::MAX), P);
         assert_eq!(window.pop(&mut 0).map(|(seq, _)| seq), None);
-        assert_eq!(window.admit(Seq(u64::MAX), message(1), 0, 4096), Admitted::Held);
+        assert_eq!(window.admit(Seq(u64::MAX), message(1), P, 0, 4096), Admitted::Held);
         assert_eq!(drain(&mut window), [u64::MAX]);
         assert_eq!(window.ack(Lane::Bulk, Incarnation(1), 0).decided, u64::MAX - 1);
     }
@@ -298,9 +338,9 @@ mod tests {
             let mut window = window(start);
             for _ in 0..2_000 {
                 let reach = if rng.bool() { 70 } else { WINDOW_SEQS };
-                window.admit(Seq(window.next + rng.u64(0..reach)), message(0), 0, 1 << 30);
+                window.admit(Seq(window.next + rng.u64(0..reach)), message(0), P, 0, 1 << 30);
                 if rng.u8(..) == 0 {
-                    window.raise_floor(Seq(window.next + rng.u64(0..500)));
+                    window.raise_floor(Seq(window.next + rng.u64(0..500)), P);
                 }
                 drain(&mut window);
                 let mut expected = vec![0_u64; 256];
@@ -311,5 +351,90 @@ mod tests {
                 assert_eq!(window.ack(Lane::Bulk, Incarnation(1), 0).held, expected, "from {start}");
             }
         }
+    }
+
+    const FAR_UP: u64 = 1 << 60;
+
+    /// It has had 1 to 4, holds 6, and is told by a proxy to pass over all below a number that the origin never comes to.
+    fn led_astray() -> Window {
+        let mut window = window(1);
+        for seq in [1, 2, 3, 4, 6] {
+            window.admit(Seq(seq), message(1), P, 0, 1 << 20);
+            drain(&mut window);
+        }
+        window.raise_floor(Seq(FAR_UP), P);
+        assert_eq!(drain(&mut window), [6]);
+        assert_eq!(window.ack(Lane::Bulk, Incarnation(1), 0).decided, FAR_UP - 1);
+        window
+    }
+
+    #[test]
+    fn what_was_passed_over_by_word_of_a_proxy_is_waited_for_again_when_the_origin_says_so() {
+        for (by, liars) in [(BEFORE, vec![]), (AFTER, vec![PeerIx(1)])] {
+            let mut window = led_astray();
+            assert_eq!(window.admit(Seq(7), message(1), P, 0, 4096), Admitted::Duplicate);
+            assert_eq!(window.raise_floor(Seq(5), by), liars.into_iter().collect());
+            let ack = window.ack(Lane::Bulk, Incarnation(1), 0);
+            assert_eq!((ack.decided, ack.held), (6, vec![]), "5 would come out of turn, and 6 twice");
+            for (seq, admitted) in
+                [(5, Admitted::Duplicate), (6, Admitted::Duplicate), (8, Admitted::Held), (7, Admitted::Held)]
+            {
+                assert_eq!(window.admit(Seq(seq), message(1), by, 0, 4096), admitted, "{seq}");
+            }
+            assert_eq!(drain(&mut window), [7, 8]);
+            assert_eq!(window.held_bytes(), 0);
+        }
+    }
+
+    /// A proxy tells of what was given up, and then comes an earlier word of the origin: its messages may have been delivered, it was told.
+    #[test]
+    fn a_late_word_of_the_origin_hands_nothing_over_twice_and_nothing_out_of_turn() {
+        let mut window = window(1);
+        for seq in 1..=3 {
+            window.admit(Seq(seq), message(1), P, 0, 4096);
+        }
+        window.raise_floor(Seq(7), P);
+        assert_eq!(drain(&mut window), [1, 2, 3]);
+        window.admit(Seq(8), message(1), P, 0, 4096);
+        assert_eq!(window.raise_floor(Seq(2), BEFORE), [].into());
+        for seq in 2..=5 {
+            window.admit(Seq(seq), message(1), BEFORE, 0, 4096);
+        }
+        assert_eq!(drain(&mut window), [4, 5]);
+        assert_eq!(window.ack(Lane::Bulk, Incarnation(1), 0).held, [0b100], "8 is there still");
+        // The same floor again, by whomever.
+        window.raise_floor(Seq(7), P);
+        window.admit(Seq(7), message(1), P, 0, 4096);
+        assert_eq!(drain(&mut window), [7, 8]);
+        // What was handed over since is out of its reach.
+        assert_eq!(window.raise_floor(Seq(2), BEFORE), [].into());
+        assert_eq!(window.ack(Lane::Bulk, Incarnation(1), 0).decided, 8);
+    }
+
+    /// Its numbers are no places in the bitmap of the window that goes back.
+    #[test]
+    fn what_is_held_far_up_is_let_go_when_a_window_goes_back() {
+        let mut window = led_astray();
+        for seq in [FAR_UP + 1, FAR_UP + 70, FAR_UP + WINDOW_SEQS - 1] {
+            assert_eq!(window.admit(Seq(seq), message(1), P, 0, 4096), Admitted::Held);
+        }
+        window.raise_floor(Seq(7), AFTER);
+        assert_eq!(window.held_bytes(), 0);
+        assert_eq!(window.ack(Lane::Bulk, Incarnation(1), 0).held, []);
+        for seq in (7..90).rev() {
+            window.admit(Seq(seq), message(1), P, 0, 1 << 20);
+        }
+        assert_eq!(drain(&mut window), (7..90).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_floor_that_waits_for_room_is_taken_back_as_well() {
+        let mut window = window(1);
+        window.admit(Seq(1), message(1), P, 0, 4096);
+        window.raise_floor(Seq(FAR_UP), P);
+        assert!(window.peek_bytes(&mut 0).is_some(), "no room for it");
+        assert_eq!(window.raise_floor(Seq(1), AFTER), [PeerIx(1)].into());
+        assert_eq!(window.admit(Seq(2), message(1), P, 0, 4096), Admitted::Held);
+        assert_eq!(drain(&mut window), [1, 2]);
     }
 }

@@ -10,7 +10,7 @@ use trunkline_mesh::proto::frame::{FrameType, Received, control_frame, frame_aro
 use trunkline_mesh::proto::handshake::transcript;
 use trunkline_mesh::proto::node::ConnId;
 use trunkline_mesh::proto::wire::{
-    AckFlow, Confirm, PREAMBLE, RefuseCode, RefusedReason, WIRE_VERSION, encode,
+    AckFlow, Confirm, PREAMBLE, Ping, RefuseCode, RefusedReason, WIRE_VERSION, encode,
 };
 use trunkline_mesh::settings::Settings;
 use trunkline_mesh::topology::Roles;
@@ -23,27 +23,28 @@ use super::shell::{
 const FALSE: u64 = 10_000;
 
 /// A sender, and its links to two proxies and, once that was dialled, to the member.
-struct Sender {
-    shell: Shell,
-    conns: Vec<[ConnId; 2]>,
+pub(super) struct Sender {
+    pub(super) shell: Shell,
+    pub(super) conns: Vec<[ConnId; 2]>,
     /// Per link the lives of the member in the rows of its bulk connection.
     rows: Vec<Vec<u64>>,
 }
 
 impl Sender {
     fn new() -> Self {
-        let nodes = [
-            ("o", "us", Roles::ORIGIN),
-            ("p", "eu", Roles::PROXY),
-            ("p2", "eu", Roles::PROXY),
-            ("m", "eu", Roles { origin: true, ..Roles::MEMBER }),
-        ];
+        Self::by(&["p", "p2"])
+    }
+
+    pub(super) fn by(proxies: &[&'static str]) -> Self {
+        let mut nodes = vec![("o", "us", Roles::ORIGIN)];
+        nodes.extend(proxies.iter().map(|proxy| (*proxy, "eu", Roles::PROXY)));
+        nodes.push(("m", "eu", Roles { origin: true, ..Roles::MEMBER }));
         let mut shell = Shell::among(cluster(&nodes), "o", Settings::default(), 1);
-        let conns = ["p", "p2"].map(|proxy| shell.link_out(&Peer::new(proxy))).to_vec();
+        let conns = proxies.iter().map(|proxy| shell.link_out(&Peer::new(proxy))).collect();
         Self { shell, conns, rows: vec![Vec::new(); 3] }
     }
 
-    fn submit(&mut self) {
+    pub(super) fn submit(&mut self) {
         let mut batch = Batch::to(Datacenter::new("eu").unwrap());
         batch.push(Message::new(id("m"), Bytes::from_static(b"x")).deadline(Duration::from_secs(600)));
         self.shell.node.submit(batch, self.shell.now).unwrap();
@@ -51,7 +52,7 @@ impl Sender {
     }
 
     /// Runs that went over any link since this was asked last: the link, the row, the first seq, how many messages.
-    fn sent(&mut self) -> Vec<(usize, u32, u64, u32)> {
+    pub(super) fn sent(&mut self) -> Vec<(usize, u32, u64, u32)> {
         let mut sent = Vec::new();
         for (at, [_, bulk]) in self.conns.clone().into_iter().enumerate() {
             for received in self.shell.sent(bulk) {
@@ -70,7 +71,7 @@ impl Sender {
     }
 
     /// One message; the link that it goes by, its row there, its seq.
-    fn send(&mut self) -> (usize, u32, u64) {
+    pub(super) fn send(&mut self) -> (usize, u32, u64) {
         self.submit();
         match self.sent()[..] {
             [(at, row, seq, 1)] => (at, row, seq),
@@ -78,7 +79,7 @@ impl Sender {
         }
     }
 
-    fn say(&mut self, at: usize, entry: AckFlow) {
+    pub(super) fn say(&mut self, at: usize, entry: AckFlow) {
         self.shell.feed(self.conns[at][0], &ack_frame(vec![entry]));
     }
 
@@ -87,7 +88,7 @@ impl Sender {
     }
 
     /// The member is dialled, and lives the life that it always did.
-    fn link_member(&mut self) {
+    pub(super) fn link_member(&mut self) {
         let conns = self.shell.link_out(&Peer::new("m"));
         self.conns.push(conns);
         assert!(
@@ -100,7 +101,23 @@ impl Sender {
         std::iter::from_fn(|| self.shell.outcome()).collect()
     }
 
-    fn delivered(&mut self) -> usize {
+    /// Lets time pass; whoever is linked lives.
+    pub(super) fn pass(&mut self, ms: u64) {
+        for _ in 0..ms / 100 {
+            self.shell.advance(Duration::from_millis(100));
+            let open = self
+                .conns
+                .clone()
+                .into_iter()
+                .filter(|[control, _]| !self.shell.closed.contains_key(control));
+            for [control, _] in open.collect::<Vec<_>>() {
+                self.shell
+                    .feed(control, &control_frame(FrameType::Ping, Lane::Control, &Ping { sent_us: 9 }));
+            }
+        }
+    }
+
+    pub(super) fn delivered(&mut self) -> usize {
         let outcomes = self.outcomes();
         assert!(outcomes.iter().all(Outcome::is_delivered), "{outcomes:?}");
         outcomes.len()

@@ -59,6 +59,11 @@ impl Client {
         // What an old life has says nothing any more; that it refused an attempt does.
         if entry.incarnation.is_known() && entry.incarnation >= flow.incarnation {
             if entry.decided >= flow.next() {
+                // Perhaps it is the member that somebody told of numbers which are none: then no proxy brings an answer.
+                if direct.is_none() && !(flow.sent.is_empty() && flow.queue.is_empty()) {
+                    flow.pauses.probe_directly();
+                    links.want_once(flow.peer, now);
+                }
                 return Err(Ignored::Nonsense);
             }
             if entry.incarnation > flow.incarnation {

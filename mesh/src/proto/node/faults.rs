@@ -11,6 +11,14 @@ impl Node {
         }
     }
 
+    /// A fault for simulations: see [`Proxy::set_forging`](crate::proto::proxy::Proxy::set_forging).
+    #[cfg(feature = "sim")]
+    pub fn set_forging(&mut self) {
+        if let Some(proxy) = self.proxy.as_mut() {
+            proxy.set_forging();
+        }
+    }
+
     /// A fault for simulations: see [`Member::set_slandering`](crate::proto::member::Member::set_slandering).
     #[cfg(feature = "sim")]
     pub fn set_slandering(&mut self) {

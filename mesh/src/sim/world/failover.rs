@@ -24,6 +24,8 @@ pub enum Strike {
     Lies,
     /// The same for every fifth run.
     LiesSometimes,
+    /// The proxy in use tells members of floors that the sender never gets to, and passes nothing on.
+    Forges,
     /// One member reports as lost whatever it has.
     Slander,
 }
@@ -130,6 +132,12 @@ impl World {
                 self.liar = true;
                 if let Some(node) = self.hosts[proxy].node.as_mut() {
                     node.set_lying(if strike == Strike::Lies { 1 } else { 5 });
+                }
+            }
+            Strike::Forges => {
+                self.liar = true;
+                if let Some(node) = self.hosts[proxy].node.as_mut() {
+                    node.set_forging();
                 }
             }
             Strike::Slander => {

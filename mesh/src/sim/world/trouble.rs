@@ -347,8 +347,9 @@ impl World {
                 || label == "history" && self.swarm.faults.contains(&Fault::Desync)
         };
         let errors = stats.protocol_errors.iter().filter(|(label, _)| !expected(label));
-        // Of destinations that were taken out.
-        let ignored = if self.swarm.faults.contains(&Fault::Leave) { 0 } else { stats.acks_ignored };
+        // Of destinations that were taken out, and of numbers that a lie led members to.
+        let ignored =
+            if self.swarm.faults.contains(&Fault::Leave) || self.liar { 0 } else { stats.acks_ignored };
         if errors.map(|(_, count)| count).sum::<u64>() + ignored > 0 {
             let text = format!(
                 "{}: protocol errors {:?}, {} acks without sense",
@@ -359,6 +360,10 @@ impl World {
         let (accused, liar) = (stats.false_acks, self.liar);
         if accused > 0 && !liar {
             self.checker.broken(format!("{accused} messages are said to be lost by a lie, and nobody lied"));
+        }
+        let false_floors = stats.member.false_floors;
+        if false_floors > 0 && !liar {
+            self.checker.broken(format!("{false_floors} floors are said to be a lie, and nobody lied"));
         }
         if !liar {
             self.check_proxy(index);
