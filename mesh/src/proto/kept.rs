@@ -1,10 +1,10 @@
-//! What a node keeps, queue by queue: for the checker of a simulation, which holds each against its own limit.
+//! What a node keeps, limit by limit: for the checker of a simulation, which holds each against its own.
 
 use crate::id::{Lane, NodeId};
 
-/// A queue with a limit of its own.
+/// What has a limit of its own.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Queue {
+pub enum Limit {
     /// Of a member: what its application has not taken.
     Inbox,
     /// Of a member: what one origin sent on one lane and is not in turn, or has no room in the inbox.
@@ -19,11 +19,11 @@ pub enum Queue {
     Process,
 }
 
-/// What is in one.
+/// What is kept under one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Kept<'a> {
-    /// The queue.
-    pub queue: Queue,
+    /// The limit.
+    pub limit: Limit,
     /// Whose, where a node has several of them.
     pub of: Option<(&'a NodeId, Lane)>,
     /// Bytes, as they are charged.

@@ -6,7 +6,7 @@ use std::ops::Bound;
 use super::floors::By;
 use super::handshake::is_plausible;
 #[cfg(feature = "sim")]
-use super::kept::{Kept, Queue};
+use super::kept::{Kept, Limit};
 use super::links::{LinkId, Links, PeerIx};
 use super::reports::Ejection;
 use super::run::split_run;
@@ -429,15 +429,15 @@ impl Member {
         Some(delivery)
     }
 
-    /// What it keeps, queue by queue.
+    /// What it keeps, limit by limit.
     #[cfg(feature = "sim")]
     pub fn kept(&self) -> impl Iterator<Item = Kept<'_>> {
         let windows = self.windows.iter().map(|((origin, lane), window)| Kept {
-            queue: Queue::Reorder,
+            limit: Limit::Reorder,
             of: Some((origin, *lane)),
             bytes: window.held_bytes(),
         });
-        windows.chain([Kept { queue: Queue::Inbox, of: None, bytes: self.inbox_bytes }])
+        windows.chain([Kept { limit: Limit::Inbox, of: None, bytes: self.inbox_bytes }])
     }
 
     /// Bytes in the inbox, and bytes held behind gaps.

@@ -5,6 +5,7 @@
 //! And the way back: what members of this datacenter send to an origin elsewhere that dialled this proxy goes over that link,
 //! several members' runs in one frame.
 
+#[cfg(feature = "sim")]
 mod kept;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -139,18 +140,6 @@ impl Proxy {
         self.frozen
     }
 
-    /// A fault for simulations: of so many runs one is acknowledged as if its member had it, and forgotten.
-    #[cfg(feature = "sim")]
-    pub fn set_lying(&mut self, one_in: u64) {
-        self.lies = one_in;
-    }
-
-    /// A fault for simulations: of every flow that comes its way it tells a floor that no origin gets to, and passes nothing on.
-    #[cfg(feature = "sim")]
-    pub fn set_forging(&mut self) {
-        self.forges = true;
-    }
-
     /// Serves these members from now on. What is queued for one that left was given back when its link ended.
     pub fn set_members(&mut self, members: &BTreeSet<PeerIx>, links: &Links) {
         self.members.retain(|member, _| members.contains(member));
@@ -181,6 +170,12 @@ impl Proxy {
     pub fn is_idle(&self) -> bool {
         self.queues().all(|queue| queue.lanes.iter().all(VecDeque::is_empty))
             && self.open.values().all(|count| *count == 0)
+    }
+
+    /// Bytes queued for members, and for origins elsewhere.
+    #[must_use]
+    pub fn queue_bytes(&self) -> usize {
+        self.queued_bytes
     }
 
     fn total(&self) -> Total {

@@ -4,7 +4,7 @@ use super::Node;
 use crate::proto::kept::Kept;
 
 impl Node {
-    /// Queue by queue.
+    /// Limit by limit.
     pub fn kept(&self) -> impl Iterator<Item = Kept<'_>> {
         let client = self.client.iter().flat_map(|client| client.kept());
         let member = self.member.iter().flat_map(|member| member.kept());

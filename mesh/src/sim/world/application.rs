@@ -292,9 +292,9 @@ impl World {
     /// What this sender's books say is kept, by name.
     fn charged(&self, origin: NodeIx) -> Vec<String> {
         let kept = self.hosts[origin].node.iter().flat_map(Node::kept);
-        let of_sender = |queue| matches!(queue, Queue::Destination | Queue::Datacenter | Queue::Process);
-        kept.filter(|kept| kept.bytes > 0 && of_sender(kept.queue))
-            .map(|kept| format!("{} bytes {}", kept.bytes, inspection::place(kept.queue, kept.of)))
+        let of_sender = |limit| matches!(limit, Limit::Destination | Limit::Datacenter | Limit::Process);
+        kept.filter(|kept| kept.bytes > 0 && of_sender(kept.limit))
+            .map(|kept| format!("{} bytes {}", kept.bytes, inspection::place(kept.limit, kept.of)))
             .collect()
     }
 

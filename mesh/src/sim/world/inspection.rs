@@ -52,23 +52,23 @@ impl World {
             self.run_bytes_most.max(MESSAGE_BYTES_MAX + RUN_MESSAGE_OVERHEAD_BYTES) + MESSAGE_OVERHEAD_BYTES;
         let mut over = None;
         let roomy = self.swarm.is_roomy();
-        for Kept { queue, of, bytes } in node.kept() {
-            let max = match queue {
-                Queue::Inbox => limits.inbox_bytes_max.max(message),
+        for Kept { limit, of, bytes } in node.kept() {
+            let max = match limit {
+                Limit::Inbox => limits.inbox_bytes_max.max(message),
                 // Beside what it may hold the one that is next.
-                Queue::Reorder => limits.reorder_bytes_max + message,
-                Queue::Member => limits.member_queue_bytes_max.max(run),
-                Queue::Destination => limits.destination_budget_bytes.max(message),
-                Queue::Datacenter => limits.datacenter_budget_bytes,
-                Queue::Process => limits.process_budget_bytes,
+                Limit::Reorder => limits.reorder_bytes_max + message,
+                Limit::Member => limits.member_queue_bytes_max.max(run),
+                Limit::Destination => limits.destination_budget_bytes.max(message),
+                Limit::Datacenter => limits.datacenter_budget_bytes,
+                Limit::Process => limits.process_budget_bytes,
             };
             // With a part of every queue in use there is room for what comes next, wherever it is.
             if roomy && bytes > max / CROWDED_PART {
-                let to = of.filter(|_| queue != Queue::Reorder).map_or(&host.id, |(node, _)| node);
+                let to = of.filter(|_| limit != Limit::Reorder).map_or(&host.id, |(node, _)| node);
                 self.checker.crowded(to, self.now);
             }
             if bytes > max {
-                over = Some(format!("{}: {bytes} bytes {}, at most {max}", host.id, place(queue, of)));
+                over = Some(format!("{}: {bytes} bytes {}, at most {max}", host.id, place(limit, of)));
             }
         }
         if let Some(text) = over {
@@ -114,15 +114,15 @@ impl World {
     }
 }
 
-/// A queue, in words.
-pub(super) fn place(queue: Queue, of: Option<(&NodeId, Lane)>) -> String {
-    let name = match queue {
-        Queue::Inbox => "in its inbox",
-        Queue::Reorder => "out of turn",
-        Queue::Member => "in the queue",
-        Queue::Destination => "charged to a destination",
-        Queue::Datacenter => "charged to the budget of a datacenter",
-        Queue::Process => "charged to the budget of the process",
+/// Where what a limit is for is kept, in words.
+pub(super) fn place(limit: Limit, of: Option<(&NodeId, Lane)>) -> String {
+    let name = match limit {
+        Limit::Inbox => "in its inbox",
+        Limit::Reorder => "out of turn",
+        Limit::Member => "in the queue",
+        Limit::Destination => "charged to a destination",
+        Limit::Datacenter => "charged to the budget of a datacenter",
+        Limit::Process => "charged to the budget of the process",
     };
     of.map_or(name.to_owned(), |(node, lane)| format!("{name}, {node} on {lane}"))
 }

@@ -32,7 +32,7 @@ use crate::proto::client::{Decided, Ticket};
 use crate::proto::coder::BatchEncoder;
 use crate::proto::echo::SharedEcho;
 use crate::proto::frame::{FrameReader, Opened, Written};
-use crate::proto::kept::{Kept, Queue};
+use crate::proto::kept::{Kept, Limit};
 use crate::proto::links::{Action, ConnId};
 use crate::proto::node::{Node, NodeInit, RejectReason, Rejected};
 use crate::proto::time::{Micros, micros};
