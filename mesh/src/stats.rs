@@ -83,8 +83,8 @@ pub struct StageBytes {
 pub struct DatacenterStats {
     /// Bytes sent, by stage.
     pub sent: StageBytes,
-    /// Payload bytes that were not sent because the proxy there had sent them itself: named, each once for all of a frame's
-    /// destinations.
+    /// Payload bytes that were not sent because the proxy there had sent them itself: named, each once for all of a
+    /// frame's destinations.
     pub echoed: u64,
     /// Bytes received from there, as on the wire.
     pub received_wire: u64,
@@ -196,12 +196,13 @@ pub struct Stats {
     pub verdicts: BTreeMap<&'static str, u64>,
     /// Bytes sent again to other datacenters because nobody answered in time, after the second stage.
     pub resent_bytes: u64,
-    /// Messages that a proxy acknowledged, their senders were told *delivered*, and their destinations say they never had.
+    /// Messages that a proxy acknowledged, their senders were told *delivered*, and their destinations say they never
+    /// had.
     pub false_acks: u64,
     /// `try_send` answered `Busy`, or `send` had to wait.
     pub busy: u64,
-    /// Batch frames that no later one may refer to, because the other end of a bulk connection has not said for 4 MiB or 8,192
-    /// frames what arrived.
+    /// Batch frames that no later one may refer to, because the other end of a bulk connection has not said for 4 MiB
+    /// or 8,192 frames what arrived.
     pub unremembered_frames: u64,
     /// At a proxy.
     pub proxy: ProxyStats,
@@ -303,8 +304,8 @@ pub struct DatacenterStatus {
     pub pending_messages: u64,
     /// Destinations and lanes whose messages wait here because the receiver has no room for them.
     pub flows_without_room: u64,
-    /// The least room that any of its destinations and lanes has, by its own word, less what is under way to it, bytes; `None` while none
-    /// has said.
+    /// The least room that any of its destinations and lanes has, by its own word, less what is under way to it, bytes;
+    /// `None` while none has said.
     pub least_room_bytes: Option<u64>,
     /// Its proxies.
     pub routes: Vec<RouteStatus>,

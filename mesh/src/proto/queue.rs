@@ -65,8 +65,8 @@ pub fn run_charge(payload_bytes: usize) -> usize {
     payload_bytes + MESSAGE_OVERHEAD_BYTES
 }
 
-/// What one origin leaves free of a member's queue: one in so many bytes of what others have not filled. Then whoever comes finds
-/// room, and as long as all of them have more than fits, all have as much there.
+/// What one origin leaves free of a member's queue: one in so many bytes of what others have not filled. Then whoever
+/// comes finds room, and as long as all of them have more than fits, all have as much there.
 const ORIGIN_LEAVES: usize = 8;
 
 impl Queue {
@@ -81,8 +81,9 @@ impl Queue {
         !self.lanes[index].is_empty() && self.bytes[index] + charge > settings.member_queue_bytes_max
     }
 
-    /// So much more is beyond what all queues of a proxy may have together. Those that are full must not keep the others out: each
-    /// lane may have an equal part of it in any case, one run always fits, and so does the first of a flow, whoever filled the rest.
+    /// So much more is beyond what all queues of a proxy may have together. Those that are full must not keep the
+    /// others out: each lane may have an equal part of it in any case, one run always fits, and so does the first of a
+    /// flow, whoever filled the rest.
     pub(super) fn is_beyond(&self, lane: Lane, flow_bytes: usize, charge: usize, all: &Total) -> bool {
         let index = lane.index();
         let first = flow_bytes == 0 || self.lanes[index].is_empty();
