@@ -140,9 +140,13 @@ impl Proxy {
         self.frozen
     }
 
-    /// Serves these members from now on. What is queued for one that left was given back when its link ended.
+    /// Serves these members from now on. What was queued for one that left was given back when its link ended.
     pub fn set_members(&mut self, members: &BTreeSet<PeerIx>, links: &Links) {
-        self.members.retain(|member, _| members.contains(member));
+        self.members.retain(|member, queue| {
+            let stays = members.contains(member);
+            debug_assert!(stays || queue.lanes.iter().all(VecDeque::is_empty), "it was not given back");
+            stays
+        });
         for asker in self.askers.values_mut() {
             asker.answers.keep(members);
         }
@@ -152,7 +156,6 @@ impl Proxy {
                 ..Queue::default()
             });
         }
-        self.queued_bytes = self.queues().flat_map(|queue| queue.bytes).sum();
     }
 
     /// Other limits from now on.
@@ -179,6 +182,7 @@ impl Proxy {
     }
 
     fn total(&self) -> Total {
+        debug_assert_eq!(self.queued_bytes, self.queues().flat_map(|queue| queue.bytes).sum(), "of all queues");
         let queues = self.members.len() + self.askers.len();
         Total { queues, bytes: self.queued_bytes, max: self.settings.proxy_queue_bytes_max }
     }
