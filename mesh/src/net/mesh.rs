@@ -329,13 +329,15 @@ impl Mesh {
         self.shared().closed().await;
     }
 
-    /// A fault for tests and demonstrations: a proxy reads batches and forgets them, while its links stay alive.
+    /// A fault for the demo and for tests: a proxy reads batches and forgets them, while its links stay alive. Only the
+    /// process itself can do this to its node.
     #[doc(hidden)]
     pub fn set_frozen(&self, frozen: bool) {
         let _ = self.shared().with(|core, _| core.node.set_frozen(frozen));
     }
 
-    /// A fault for tests and demonstrations: drops every socket at once without a word, as `kill -9` would.
+    /// A fault for the demo and for tests: drops every socket at once without a word, as `kill -9` would. Only the
+    /// process itself can do this to its node.
     #[doc(hidden)]
     pub fn kill(&self) {
         self.shared().close(true);

@@ -129,14 +129,14 @@ impl Proxy {
         }
     }
 
-    /// A fault for tests and demonstrations: batches are read and forgotten, links and pings stay alive.
+    /// A fault for the demo, for tests and simulations: batches are read and forgotten, links and pings stay alive.
     pub fn set_frozen(&mut self, frozen: bool) {
         self.frozen = frozen;
     }
 
     /// True while [`Proxy::set_frozen`] holds.
     #[must_use]
-    pub fn is_frozen(&self) -> bool {
+    pub(super) fn is_frozen(&self) -> bool {
         self.frozen
     }
 

@@ -22,6 +22,7 @@ impl Proxy {
     pub fn set_lying(&mut self, one_in: u64) {
         self.lies = one_in;
     }
+
     /// A fault for simulations: of every flow that comes its way it tells a floor that no origin gets to, and passes
     /// nothing on.
     pub fn set_forging(&mut self) {
