@@ -1,16 +1,16 @@
 //! Names and numbers that identify things. Newtypes, so that a node is never mistaken for a datacenter.
 
-#[cfg(test)]
-mod counted;
 mod spiffe;
+mod text;
 
 use std::fmt;
 
-#[cfg(test)]
-pub(crate) use counted::{COMPARED, Text};
-pub use spiffe::{SpiffeError, SpiffeId};
-
 use serde::{Deserialize, Serialize};
+
+pub use spiffe::{SpiffeError, SpiffeId};
+#[cfg(test)]
+pub(crate) use text::COMPARED;
+use text::Text;
 
 /// Longest name, in bytes: the length of a DNS label, so that a name can be a host name.
 pub const NAME_BYTES_MAX: usize = 63;
@@ -24,10 +24,6 @@ pub struct NameError {
     /// The offending text, escaped and cut to 64 characters.
     pub value: String,
 }
-
-/// The text of a name.
-#[cfg(not(test))]
-type Text = std::sync::Arc<str>;
 
 fn checked_name(what: &'static str, value: &str) -> Result<Text, NameError> {
     let legal = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';

@@ -182,7 +182,11 @@ impl Proxy {
     }
 
     fn total(&self) -> Total {
-        debug_assert_eq!(self.queued_bytes, self.queues().flat_map(|queue| queue.bytes).sum(), "of all queues");
+        debug_assert_eq!(
+            self.queued_bytes,
+            self.queues().flat_map(|queue| queue.bytes).sum(),
+            "of all queues"
+        );
         let queues = self.members.len() + self.askers.len();
         Total { queues, bytes: self.queued_bytes, max: self.settings.proxy_queue_bytes_max }
     }
