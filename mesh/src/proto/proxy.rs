@@ -474,7 +474,8 @@ impl Proxy {
                     }
                 }
             } else {
-                queue.forwards.retain(|_, forward| forward.upstream.link != id);
+                // What waits here is charged to its flow also when that comes over its next link.
+                queue.forwards.retain(|_, forward| forward.upstream.link != id || forward.queued > 0);
             }
         }
         self.askers.retain(|_, asker| asker.queue.link.is_some());
@@ -580,7 +581,8 @@ impl Proxy {
             queue.bytes[lane.index()] -= entry.charge;
             self.queued_bytes -= entry.charge;
             let expired = entry.expires_at <= now;
-            let upstream = queue.forwards.get_mut(&(lane, Arc::clone(&entry.flow))).map(|forward| {
+            let key = (lane, Arc::clone(&entry.flow));
+            let upstream = queue.forwards.get_mut(&key).map(|forward| {
                 forward.queued_bytes = forward.queued_bytes.saturating_sub(entry.charge);
                 let last = (entry.run.first.0 + u64::from(entry.run.count)).saturating_sub(1);
                 forward.queued = forward.queued.saturating_sub(1);
@@ -595,6 +597,12 @@ impl Proxy {
                 }
                 forward.upstream
             });
+            // Its books were kept for what waited.
+            let is_gone = |upstream: &Upstream| links.link(upstream.link).is_none();
+            let waits = |forward: &Forward| forward.queued > 0;
+            if upstream.as_ref().is_some_and(is_gone) && !queue.forwards.get(&key).is_some_and(waits) {
+                queue.forwards.remove(&key);
+            }
             let roster = links.roster_out(id, lane).filter(|_| !expired);
             let Some(row) = roster.and_then(|roster| roster.row(&entry.flow).ok()) else {
                 let reason = if expired { RefusedReason::Expired } else { RefusedReason::Unreachable };

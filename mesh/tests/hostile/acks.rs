@@ -136,6 +136,43 @@ fn what_full_queues_leave_of_a_proxys_memory_is_an_equal_part_for_each() {
     assert_eq!(queued(&shell), left);
 }
 
+/// What came over a link that is gone still waits for the member, and is of the same flow as what comes over the next
+/// one: who comes back has no other run beyond what all queues may have together.
+#[test]
+fn a_new_link_is_no_new_room_at_a_full_proxy() {
+    static LONG: [u8; 100 << 10] = [7; 100 << 10];
+    let max = 2 << 20;
+    let settings =
+        Settings { member_queue_bytes_max: max, proxy_queue_bytes_max: max, ..Settings::default() };
+    let mut shell = Shell::with("p", 0, settings);
+    let names = ["m", "m2"];
+    for name in names {
+        let member = shell.link_out(&Peer::new(name));
+        shell.unread.insert(member[1]);
+    }
+    let come = |shell: &mut Shell, name: &'static str| {
+        let origin = shell.link_in(&Peer::new(name));
+        let flows = names.map(|member| flow(name, 100, member)).to_vec();
+        shell.feed(origin[1], &roster_frame(Lane::Bulk, 0, flows));
+        origin
+    };
+    let queued = |shell: &Shell| usize::try_from(shell.node.status(shell.now).proxy_queue_bytes).unwrap();
+    let one = come(&mut shell, "o");
+    for (row, seq) in [0, 1].into_iter().flat_map(|row| (1..=40).map(move |seq| (row, seq))) {
+        shell.feed(one[1], &batch_frame(Lane::Bulk, vec![run(row, seq, 1, 0)], &LONG));
+    }
+    let full = queued(&shell);
+    assert!(full > max, "{full}");
+    for seq in 1..=6 {
+        let other = come(&mut shell, "o2");
+        shell.feed(other[1], &batch_frame(Lane::Bulk, vec![run(0, seq, 1, 0)], &LONG));
+        shell.node.handle_closed(other[1], shell.now);
+        shell.drain();
+    }
+    let more = queued(&shell) - full;
+    assert_eq!(more / LONG.len(), 1, "the first of its flow, and no other: {more} bytes");
+}
+
 /// The link to it is still there, and the row that stood for the member on it.
 #[test]
 fn a_proxy_of_where_a_member_stood_before_says_nothing_of_it_any_more() {
