@@ -11,6 +11,9 @@ pub enum Limit {
     Reorder,
     /// Of a proxy: what waits for one member, or for one origin elsewhere, on one lane.
     Member,
+    /// Of a proxy: all its queues together. Told of each lane of each of them: what waits there behind the first run of
+    /// its flow, which is taken in any case.
+    Proxy,
     /// Of a sender: what is charged to one destination on one lane.
     Destination,
     /// Of a sender: what is charged to one datacenter.

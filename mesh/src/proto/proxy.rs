@@ -99,6 +99,9 @@ pub struct Proxy {
     /// Instead of messages it passes on floors far above them.
     #[cfg(feature = "sim")]
     forges: bool,
+    /// Runs that were refused because all queues together were full, and for no other reason.
+    #[cfg(feature = "sim")]
+    refused_beyond: u64,
     draining: bool,
     next_batch: u64,
 }
@@ -124,6 +127,8 @@ impl Proxy {
             lies: 0,
             #[cfg(feature = "sim")]
             forges: false,
+            #[cfg(feature = "sim")]
+            refused_beyond: 0,
             draining: false,
             next_batch: 1,
         }
@@ -266,7 +271,12 @@ impl Proxy {
             part_of_queue(self.settings.member_queue_bytes_max, queue.bytes[index] - queued)
         };
         let over_its_part = queued > 0 && queued + charge > part;
-        if full || over_its_part || queue.is_beyond(lane, queued, charge, &all) {
+        let beyond = queue.is_beyond(lane, queued, charge, &all);
+        #[cfg(feature = "sim")]
+        {
+            self.refused_beyond += u64::from(beyond && !full && !over_its_part);
+        }
+        if full || over_its_part || beyond {
             return self.refuse(at(&flow), RefusedReason::QueueFull, links, now);
         }
         let last = run.first.0 + u64::from(run.count) - 1;

@@ -22,6 +22,8 @@ pub(super) enum Effect {
     Gap,
     /// A member skipped what its sender had given up.
     Skipped,
+    /// A proxy refused what it had no room for in all its queues together.
+    ProxyFull,
     /// A message was delivered through a proxy of its destination's datacenter.
     ByProxy,
     /// The same, and the one before it through another one.
@@ -44,6 +46,7 @@ impl Effect {
             Self::Duplicate,
             Self::Gap,
             Self::Skipped,
+            Self::ProxyFull,
             Self::ByProxy,
             Self::ByAnotherProxy,
             Self::Direct,

@@ -52,6 +52,8 @@ pub enum Planted {
     ReorderEndless,
     /// The queue of a member at a proxy has no limit.
     QueueEndless,
+    /// All queues of a proxy together have no limit.
+    ProxyEndless,
     /// No budget of a destination is enforced.
     DestinationEndless,
     /// Messages arrive as if they were all of one kind.
@@ -68,7 +70,7 @@ pub enum Planted {
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::RetriesLost,
         Self::AcksBeforeHandOver,
         Self::WindowForgotten,
@@ -89,6 +91,7 @@ impl Planted {
         Self::InboxEndless,
         Self::ReorderEndless,
         Self::QueueEndless,
+        Self::ProxyEndless,
         Self::DestinationEndless,
         Self::KindsLost,
         Self::LanesConfused,
@@ -122,6 +125,7 @@ impl Planted {
             Self::InboxEndless => "bytes in its inbox, at most",
             Self::ReorderEndless => "bytes out of turn",
             Self::QueueEndless => "bytes in the queue",
+            Self::ProxyEndless => "bytes beyond the parts of its queues, at most",
             Self::DestinationEndless => "bytes charged to a destination",
         }
     }
@@ -227,6 +231,7 @@ impl Planted {
             Self::InboxEndless => Settings { inbox_bytes_max: ENDLESS_BYTES, ..settings },
             Self::ReorderEndless => Settings { reorder_bytes_max: ENDLESS_BYTES, ..settings },
             Self::QueueEndless => Settings { member_queue_bytes_max: ENDLESS_BYTES, ..settings },
+            Self::ProxyEndless => Settings { proxy_queue_bytes_max: ENDLESS_BYTES, ..settings },
             Self::DestinationEndless => Settings { destination_budget_bytes: ENDLESS_BYTES, ..settings },
             _ => settings,
         }

@@ -11,4 +11,10 @@ impl Node {
         let proxy = self.proxy.iter().flat_map(|proxy| proxy.kept(&self.links));
         client.chain(member).chain(proxy)
     }
+
+    /// See [`Proxy::refused_beyond`](crate::proto::proxy::Proxy::refused_beyond).
+    #[must_use]
+    pub fn refused_beyond(&self) -> u64 {
+        self.proxy.as_ref().map_or(0, |proxy| proxy.refused_beyond())
+    }
 }

@@ -1,6 +1,8 @@
 //! What a proxy keeps, bytes, for the checker of a simulation; and faults for it.
 
-use super::Proxy;
+use std::collections::{BTreeSet, VecDeque};
+
+use super::{Entry, Proxy};
 use crate::id::Lane;
 use crate::proto::kept::{Kept, Limit};
 use crate::proto::links::Links;
@@ -10,12 +12,18 @@ impl Proxy {
     pub fn kept<'a>(&'a self, links: &'a Links) -> impl Iterator<Item = Kept<'a>> {
         let askers = self.askers.iter().map(|(origin, asker)| (origin, &asker.queue));
         self.members.iter().chain(askers).flat_map(|(peer, queue)| {
-            Lane::ALL.map(|lane| Kept {
-                limit: Limit::Member,
-                of: Some((&links.spec(*peer).id, lane)),
-                bytes: queue.bytes[lane.index()],
+            Lane::ALL.into_iter().flat_map(|lane| {
+                let of = Some((&links.spec(*peer).id, lane));
+                let whole = Kept { limit: Limit::Member, of, bytes: queue.bytes[lane.index()] };
+                [whole, Kept { limit: Limit::Proxy, of, bytes: bytes_behind(&queue.lanes[lane.index()]) }]
             })
         })
+    }
+
+    /// How often only that all queues together were full kept a run out.
+    #[must_use]
+    pub fn refused_beyond(&self) -> u64 {
+        self.refused_beyond
     }
 
     /// A fault for simulations: of so many runs one is acknowledged as if its member had it, and forgotten.
@@ -28,4 +36,10 @@ impl Proxy {
     pub fn set_forging(&mut self) {
         self.forges = true;
     }
+}
+
+/// What waits behind the first run of its flow.
+fn bytes_behind(lane: &VecDeque<Entry>) -> usize {
+    let mut flows = BTreeSet::new();
+    lane.iter().filter(|entry| !flows.insert(&entry.flow)).map(|entry| entry.charge).sum()
 }

@@ -50,6 +50,9 @@ impl World {
         let message = MESSAGE_BYTES_MAX + MESSAGE_OVERHEAD_BYTES;
         let run =
             self.run_bytes_most.max(MESSAGE_BYTES_MAX + RUN_MESSAGE_OVERHEAD_BYTES) + MESSAGE_OVERHEAD_BYTES;
+        // Of what a proxy has for all queues each lane of each has an equal part in any case. With more members it is less.
+        let part = limits.proxy_queue_bytes_max / (host.members.max(1) * Lane::ALL.len());
+        let mut beyond = 0;
         let mut over = None;
         let roomy = self.swarm.is_roomy();
         for Kept { limit, of, bytes } in node.kept() {
@@ -58,6 +61,10 @@ impl World {
                 // Beside what it may hold the one that is next.
                 Limit::Reorder => limits.reorder_bytes_max + message,
                 Limit::Member => limits.member_queue_bytes_max.max(run),
+                Limit::Proxy => {
+                    beyond += bytes.saturating_sub(part);
+                    continue;
+                }
                 Limit::Destination => limits.destination_budget_bytes.max(message),
                 Limit::Datacenter => limits.datacenter_budget_bytes,
                 Limit::Process => limits.process_budget_bytes,
@@ -70,6 +77,12 @@ impl World {
             if bytes > max {
                 over = Some(format!("{}: {bytes} bytes {}, at most {max}", host.id, place(limit, of)));
             }
+        }
+        // What came while there was room in all of them is within the limit, and what came after that within its part.
+        let max = limits.proxy_queue_bytes_max;
+        if beyond > max {
+            let text = format!("{}: {beyond} bytes beyond the parts of its queues, at most {max}", host.id);
+            over = over.or(Some(text));
         }
         if let Some(text) = over {
             self.checker.broken(text);
@@ -120,6 +133,7 @@ pub(super) fn place(limit: Limit, of: Option<(&NodeId, Lane)>) -> String {
         Limit::Inbox => "in its inbox",
         Limit::Reorder => "out of turn",
         Limit::Member => "in the queue",
+        Limit::Proxy => "in the queue, behind the first run of its flow",
         Limit::Destination => "charged to a destination",
         Limit::Datacenter => "charged to the budget of a datacenter",
         Limit::Process => "charged to the budget of the process",

@@ -6,6 +6,15 @@ use super::*;
 /// Within this everybody has heard of a change.
 const HEARD_WITHIN_MS: u64 = 300;
 
+impl Host {
+    /// Members that it knows of beside itself in its datacenter.
+    pub(super) fn members_beside(&self) -> usize {
+        let me = self.topology.node(&self.id);
+        let members = me.map(|me| self.topology.members_of(&me.datacenter));
+        members.into_iter().flatten().filter(|member| member.id != self.id).count()
+    }
+}
+
 impl World {
     /// A node, or a whole datacenter but the leader's, leaves until then. Its process dies, or goes on without knowing.
     pub(super) fn leave(&mut self, host: NodeIx, until: Micros) {
@@ -91,6 +100,8 @@ impl World {
         {
             self.checker.broken(format!("{}: a topology that is legal was refused: {error}", host.id));
         }
+        let host = &mut self.hosts[index];
+        host.members = host.members.min(host.members_beside());
         self.note(&format!("learn {index}"));
         self.pump(index);
     }
@@ -111,6 +122,7 @@ impl World {
             (&mut limits.datacenter_budget_bytes, settings.datacenter_budget_bytes),
             (&mut limits.process_budget_bytes, settings.process_budget_bytes),
             (&mut limits.member_queue_bytes_max, settings.member_queue_bytes_max),
+            (&mut limits.proxy_queue_bytes_max, settings.proxy_queue_bytes_max),
             (&mut limits.inbox_bytes_max, settings.inbox_bytes_max),
             (&mut limits.reorder_bytes_max, settings.reorder_bytes_max),
         ] {

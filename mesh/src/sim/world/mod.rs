@@ -85,6 +85,8 @@ struct Host {
     settings: Settings,
     /// The largest limits it had in this life: what was taken in by them may still be there.
     limits: Settings,
+    /// The fewest members that it had beside itself in its datacenter in this life. A proxy has a queue for each of them.
+    members: usize,
     /// Its monotonic clock against the run's, in parts per million.
     clock_ppm: u64,
     life: u64,

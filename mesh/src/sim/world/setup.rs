@@ -20,6 +20,7 @@ impl World {
                 datacenter: datacenters.binary_search(&spec.datacenter).expect("listed"),
                 topology: Arc::clone(&topology),
                 limits: settings.clone(),
+                members: 0,
                 settings,
                 clock_ppm,
                 life: 0,
@@ -121,6 +122,7 @@ impl World {
         host.conns.clear();
         (host.stopped, host.dark, host.frozen, host.alarm) = (false, false, false, Micros::NEVER);
         host.limits = host.settings.clone();
+        host.members = host.members_beside();
         let incarnation = match self.planted {
             Some(Planted::WindowForgotten) if index != LEADER => Incarnation(wall_base_us - skew),
             _ => Incarnation(wall_base_us + self.now.0 + host.life),
@@ -248,6 +250,12 @@ pub(super) fn draw_settings(swarm: &Swarm, rng: &mut fastrand::Rng) -> Settings 
         settings.connections_max = rng.usize(64..512);
         settings.handshakes_max = rng.usize(16..256);
         settings.second_stage = if rng.bool() { Stage::None } else { Stage::Lz4 };
+    }
+    if swarm.tight || swarm.wild {
+        // Drawn aside: a seed whose proxies never have so much is the run that it was before they had a limit.
+        let mut aside = fastrand::Rng::with_seed(rng.clone().u64(..));
+        // The least that is legal, mostly: origins know of the room that there is, and seldom send more.
+        settings.proxy_queue_bytes_max = settings.member_queue_bytes_max << (aside.u32(0..4) / 3);
     }
     settings.check().expect("legal settings");
     settings

@@ -339,9 +339,13 @@ impl World {
     /// Nodes of one version, on a wire that keeps bytes whole, never break the protocol.
     pub(super) fn check_protocol(&mut self, index: NodeIx) {
         let host = &self.hosts[index];
-        let Some(stats) = host.node.as_ref().map(Node::stats) else { return };
+        let node = host.node.as_ref();
+        let Some((stats, refused_beyond)) = node.map(|node| (node.stats(), node.refused_beyond())) else {
+            return;
+        };
         self.effects.count_many(Effect::Duplicate, stats.member.duplicates);
         self.effects.count_many(Effect::Skipped, stats.member.skipped);
+        self.effects.count_many(Effect::ProxyFull, refused_beyond);
         let expected = |label: &str| {
             self.swarm.faults.contains(&Fault::Corrupt)
                 || label == "history" && self.swarm.faults.contains(&Fault::Desync)
