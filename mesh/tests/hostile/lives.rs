@@ -36,10 +36,14 @@ impl Sender {
     }
 
     pub(super) fn by(proxies: &[&'static str]) -> Self {
+        Self::with(proxies, Settings::default())
+    }
+
+    fn with(proxies: &[&'static str], settings: Settings) -> Self {
         let mut nodes = vec![("o", "us", Roles::ORIGIN)];
         nodes.extend(proxies.iter().map(|proxy| (*proxy, "eu", Roles::PROXY)));
         nodes.push(("m", "eu", Roles { origin: true, ..Roles::MEMBER }));
-        let mut shell = Shell::among(cluster(&nodes), "o", Settings::default(), 1);
+        let mut shell = Shell::among(cluster(&nodes), "o", settings, 1);
         let conns = proxies.iter().map(|proxy| shell.link_out(&Peer::new(proxy))).collect();
         Self { shell, conns, rows: vec![Vec::new(); 3] }
     }
@@ -178,6 +182,30 @@ fn a_proxy_that_hides_behind_a_false_life_is_found_by_an_audit() {
     sender.link_member();
     assert_eq!(sender.shell.stats().verdicts["false_life"], 2, "of each lane");
     assert_ne!(sender.send().0, liar);
+}
+
+/// One message at a time goes to a member that was full. Nobody answers the audit that is under way: what waits behind it goes when
+/// the time of that is over.
+#[test]
+fn an_audit_that_nobody_answers_keeps_no_message_waiting_until_its_deadline() {
+    let soon = Duration::from_millis(500);
+    let settings = Settings { attempt_timeout_max: soon, ..Settings::default() };
+    let mut sender = Sender::with(&["p", "p2"], settings);
+    let (by, row, seq) = sender.send();
+    sender.say(by, entry(row, 100, seq));
+    assert_eq!(sender.delivered(), 1);
+    sender.shell.advance(Duration::from_secs(11));
+    let [(other, _, _, 0)] = sender.sent()[..] else { panic!("no audit") };
+    let (by, row, seq) = sender.send();
+    assert_ne!(by, other);
+    sender.refuse(by, row, (seq, 1), RefusedReason::InboxFull);
+    let mut again = sender.sent();
+    // Not so long that peers which answer no pings are taken for dead.
+    for _ in 0..20 {
+        sender.shell.advance(Duration::from_millis(100));
+        again.extend(sender.sent());
+    }
+    assert!(again.iter().any(|(_, _, first, count)| (*first, *count) == (seq, 1)), "not again: {again:?}");
 }
 
 /// What was under way for the life that it lives all the time is not given up when that turns out, nor what was sent meanwhile.

@@ -140,9 +140,10 @@ impl Client {
             return self.note_verdict(site, Blame::OwnLag, way, None, Evidence::default(), now);
         }
         if attempt.audits {
-            // Nobody waits for it, and nobody is blamed: messages find out soon enough.
+            // Nobody is blamed: messages find out soon enough. Those of flows that send one at a time waited for it.
+            let flows = self.flows_in(id);
             self.end_attempt(id, Ended::TimedOut);
-            return;
+            return flows.into_iter().for_each(|ix| self.wake(ix, links, now));
         }
         let Some((first, _)) = attempt.entries.first() else { return };
         let lane = self.flows[first.0].lane;
