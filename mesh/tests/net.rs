@@ -8,10 +8,12 @@ use support::{Cluster, Raw, dc, eventually, id, soon};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use trunkline_mesh::proto::frame::{FrameType, HEADER_BYTES, Received};
-use trunkline_mesh::proto::wire::{CloseCode, Hello, PREAMBLE, RefuseCode, WIRE_VERSION};
+use trunkline_mesh::proto::wire::{
+    CloseCode, Envelope, Hello, PREAMBLE, RefuseCode, Run, WIRE_VERSION, encode,
+};
 use trunkline_mesh::stats::connection::SocketStatus;
 use trunkline_mesh::{
-    Batch, ClusterId, Config, Incarnation, JoinError, Lane, Message, Roles, SendError, Settings,
+    Batch, ClusterId, Config, Incarnation, JoinError, Lane, Message, Roles, SendError, Seq, Settings,
     TrySendError, join,
 };
 
@@ -515,4 +517,33 @@ async fn a_drain_says_whether_all_was_finished() {
     assert!(!soon("the receipt", receipt).await[0].is_delivered());
     assert!(soon("drain", idle.mesh().drain()).await, "nothing is");
     assert!(soon("drain again", idle.mesh().drain()).await);
+}
+
+/// A line that takes longer for a frame than a peer may be silent.
+#[tokio::test]
+async fn a_frame_that_takes_long_is_heard_part_by_part() {
+    let mut cluster = small();
+    cluster.settings.ping_interval = Duration::from_millis(50);
+    cluster.settings.silence_timeout = Duration::from_secs(1);
+    let member = cluster.start("eu-m").await;
+    let mut control = Raw::connect(cluster.address("eu-m")).await;
+    let mut bulk = Raw::connect(cluster.address("eu-m")).await;
+    control.shake_hands(&cluster.hello("leader", Lane::Control), Lane::Control).await;
+    bulk.shake_hands(&cluster.hello("leader", Lane::Bulk), Lane::Bulk).await;
+    let linked = || member.mesh().status().links.iter().any(|link| link.up);
+    eventually("its link", linked).await;
+    let run = Run { flow: 0, first: Seq(1), count: 1, floor_back: 0, deadline_ms: 60_000 };
+    let envelope = encode(&Envelope { batch: 1, attempt: 1, runs: vec![run] });
+    let mut header = vec![FrameType::Batch as u8, 0, 0, 0];
+    header.extend(u32::try_from(envelope.len()).unwrap().to_le_bytes());
+    header.extend((8_u32 << 20).to_le_bytes());
+    header.extend(crc32c::crc32c_append(crc32c::crc32c(&header), &envelope).to_le_bytes());
+    control.write(&[&header[..], &envelope].concat()).await;
+    for _ in 0..60 {
+        control.write(&[7; 64 << 10]).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(linked(), "after three times as long");
+    assert!(matches!(control.read().await, Some(Received::Ack(ack)) if ack.flows.is_empty()));
+    eventually("its end, once no more comes", || !linked()).await;
 }

@@ -345,9 +345,9 @@ impl Node {
         self.settle(now);
     }
 
-    /// What came ends within the control body of a frame, which is so long, or behind it: see [`Links::handle_partial`].
-    pub fn handle_partial(&mut self, conn: ConnId, control_bytes: Option<usize>, now: Micros) {
-        self.links.handle_partial(conn, control_bytes, now);
+    /// What came ends within a frame: see [`Links::handle_partial`].
+    pub fn handle_partial(&mut self, conn: ConnId, control_bytes: Option<usize>, came: usize, now: Micros) {
+        self.links.handle_partial(conn, control_bytes, came, now);
     }
 
     /// A batch that [`Node::poll_transmit`] gave fits no frame: a defect of this node. The connection is closed, for later

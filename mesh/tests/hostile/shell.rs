@@ -368,7 +368,7 @@ impl Shell {
             }
             match wire.reader.read(&mut wire.inward) {
                 Ok(None) => {
-                    self.node.handle_partial(conn, wire.reader.awaits_control(), self.now);
+                    self.node.handle_partial(conn, wire.reader.awaits_control(), bytes.len(), self.now);
                     break;
                 }
                 Ok(Some((received, length))) => {

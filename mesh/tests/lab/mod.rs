@@ -460,6 +460,7 @@ impl Lab {
                 conn.encoder = BatchEncoder::new(Options::default(), Some(&opened));
             }
         }
+        node.handle_partial(to.1, conn.reader.awaits_control(), bytes.len(), now);
         if let Some(peer) = peer {
             let key = (self.hosts[to.0].id.clone(), self.hosts[peer].id.clone());
             let all = self.received.entry(key).or_default();

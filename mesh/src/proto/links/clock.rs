@@ -1,42 +1,10 @@
 //! What time does to links: handshakes that take too long, pings, silence, idleness, redials.
 
-use std::time::Duration;
-
 use super::{IDLE_TIMEOUT, LinkId, Links, Stage, Timer};
 use crate::id::Lane;
-use crate::proto::frame::{FrameType, control_frame};
 use crate::proto::handshake::Refusal;
 use crate::proto::time::Micros;
-use crate::proto::wire::{Ping, RefuseCode};
-
-/// When a peer was heard last.
-pub(super) struct Heard {
-    /// The moment, or so much later as this process was late since.
-    at: Micros,
-    forgiven: Duration,
-}
-
-impl Heard {
-    pub(super) fn now(at: Micros) -> Self {
-        Self { at, forgiven: Duration::ZERO }
-    }
-
-    /// What was said while this process was late is read before a timer rings late the next time, so of several such times the worst
-    /// counts: one that is late all the time would else never miss anybody.
-    fn forgive(&mut self, lag: Duration, now: Micros) {
-        let more = lag.saturating_sub(self.forgiven);
-        self.forgiven += more;
-        self.at = (self.at + more).min(now);
-    }
-}
-
-impl super::Link {
-    /// How long nothing was heard of it.
-    #[must_use]
-    pub fn unheard(&self, now: Micros) -> Duration {
-        now.since(self.heard.at)
-    }
-}
+use crate::proto::wire::RefuseCode;
 
 impl Links {
     /// Rings what is due.
@@ -62,11 +30,8 @@ impl Links {
                     if let Some(conn) =
                         self.conn_of(link_id, Lane::Control).and_then(|id| self.conns.get_mut(&id))
                     {
-                        // Unwritten pings pile up no further: the silence timeout will end this link.
-                        if conn.out.is_empty() {
-                            let ping = Ping { sent_us: self.wall_base_us.saturating_add(now.0) };
-                            conn.out.push_back(control_frame(FrameType::Ping, Lane::Control, &ping));
-                        }
+                        // Made when it is written: what it waits behind is not the way. So they do not pile up either.
+                        conn.pings = true;
                         self.ready.extend(self.conn_of(link_id, Lane::Control));
                         self.timers.set(Timer::Ping(link_id), now + self.settings.ping_interval);
                     }
@@ -100,30 +65,6 @@ impl Links {
                 self.refuse(conn, &late, now);
             }
             _ => self.drop_link(link_id, None, now),
-        }
-    }
-
-    /// This process was late by so much: peers may have spoken meanwhile, and nobody has read it yet.
-    pub fn forgive(&mut self, lag: Duration, now: Micros) {
-        for link in self.links.values_mut() {
-            link.heard.forgive(lag, now);
-        }
-        for id in
-            self.conns.iter().filter(|(_, conn)| conn.awaits_body).map(|(id, _)| *id).collect::<Vec<_>>()
-        {
-            self.timers.postpone(Timer::Body(id), lag);
-        }
-    }
-
-    pub(super) fn check_silence(&mut self, link_id: LinkId, now: Micros) {
-        let Some(link) = self.links.get(&link_id) else { return };
-        let until = link.heard.at + self.settings.silence_timeout;
-        if until <= now {
-            let peer = &self.peers[link.peer.0].spec.id;
-            tracing::warn!(%peer, "peer has been silent for too long, link closed");
-            self.drop_link(link_id, None, now);
-        } else {
-            self.timers.set(Timer::Silence(link_id), until);
         }
     }
 

@@ -103,6 +103,7 @@ impl Links {
             link,
             awaits_body: false,
             out: VecDeque::new(),
+            pings: false,
             features: 0,
             news: false,
             roster_out: RosterOut::default(),

@@ -24,7 +24,9 @@ mod claims;
 mod members;
 
 mod clock;
-use clock::Heard;
+
+mod heard;
+use heard::Heard;
 
 mod output;
 
@@ -191,6 +193,8 @@ struct Conn {
     /// The header of a frame came, and not yet all of its control body.
     awaits_body: bool,
     out: VecDeque<Bytes>,
+    /// A ping is to be written.
+    pings: bool,
     /// Feature bits that this end says it has.
     features: u64,
     /// The other end is to be told what has arrived.
@@ -292,10 +296,6 @@ const FRAMES_UNWRITTEN_MAX: usize = 64;
 
 /// Labels of protocol errors that no single frame shows.
 const SEQUENCE_ERRORS: [&str; 5] = ["unexpected_frame", "roster", "unknown_row", "acks_unread", "stalled"];
-
-/// A control body may take the silence timeout, and a second more for so many bytes. That is longer than any line needs which
-/// is fast enough for pings in time behind what it carries, and for whom a damaged length names a body that never comes.
-const CONTROL_BYTES_PER_SECOND: usize = 64 * 1024;
 
 /// The links machine.
 pub struct Links {
@@ -499,25 +499,6 @@ impl Links {
             self.end_conn(id, error.label(), now);
         } else {
             self.protocol_error(id, error.label(), &error.to_string(), now);
-        }
-    }
-
-    /// A control body of so many bytes is waited for: its header was read, and no further frame; or none is, because it came
-    /// and the payload is on its way. Told once of each, or more often. One that takes too long ends its connection: its length
-    /// was damaged on the way, and what follows, though it flows, is taken for a part of it. A payload may take its time.
-    pub fn handle_partial(&mut self, id: ConnId, control_bytes: Option<usize>, now: Micros) {
-        let Some(conn) = self.conns.get_mut(&id) else { return };
-        let awaited = std::mem::replace(&mut conn.awaits_body, control_bytes.is_some());
-        let Some(control_bytes) = control_bytes else {
-            if awaited {
-                self.timers.clear(Timer::Body(id));
-            }
-            return;
-        };
-        if !awaited {
-            let seconds = u64::try_from(control_bytes / CONTROL_BYTES_PER_SECOND).unwrap_or(u64::MAX);
-            let patience = self.settings.silence_timeout.saturating_add(Duration::from_secs(seconds));
-            self.timers.set(Timer::Body(id), now + patience);
         }
     }
 

@@ -6,7 +6,7 @@ use super::{ConnId, LinkId, Links, Stage, Timer};
 use crate::id::Lane;
 use crate::proto::frame::{FrameType, Written, control_frame};
 use crate::proto::time::Micros;
-use crate::proto::wire::{Ack, AckFlow, REFUSED_RANGES_MAX, ROOM_UNKNOWN};
+use crate::proto::wire::{Ack, AckFlow, Ping, REFUSED_RANGES_MAX, ROOM_UNKNOWN};
 
 /// Entries in one ack frame: with full bitmaps and refusals each is below 19 KiB, so the frame is below 600 KiB of the
 /// 1 MiB that a control body may have.
@@ -83,9 +83,13 @@ impl Links {
     }
 
     /// The frames of this connection's own that are to be written now.
-    pub fn poll_frames(&mut self, id: ConnId, out: &mut Vec<Bytes>) {
+    pub fn poll_frames(&mut self, id: ConnId, out: &mut Vec<Bytes>, now: Micros) {
+        let sent_us = self.wall_us(now);
         let Some(conn) = self.conns.get_mut(&id) else { return };
         out.extend(conn.out.drain(..));
+        if std::mem::take(&mut conn.pings) {
+            out.push(control_frame(FrameType::Ping, Lane::Control, &Ping { sent_us }));
+        }
         self.poll_acks(id, !out.is_empty(), out);
     }
 

@@ -9,7 +9,7 @@ impl Node {
     /// What is to be written next to this connection. Ask again after it was written, until it is empty.
     pub fn poll_transmit(&mut self, conn: ConnId, now: Micros) -> Transmit {
         let mut transmit = Transmit::default();
-        self.links.poll_frames(conn, &mut transmit.frames);
+        self.links.poll_frames(conn, &mut transmit.frames, now);
         if let Some((link, lane)) = self.links.link_of(conn).filter(|(link, _)| self.links.is_up(*link)) {
             if let Some(client) = self.client.as_mut() {
                 client.seal(link, lane, &mut self.links, now, &mut transmit.batches);

@@ -109,7 +109,7 @@ impl World {
         loop {
             match conn.reader.read(&mut conn.buffer) {
                 Ok(None) => {
-                    node.handle_partial(to.conn, conn.reader.awaits_control(), now);
+                    node.handle_partial(to.conn, conn.reader.awaits_control(), bytes.len(), now);
                     return;
                 }
                 Ok(Some((mut received, length))) => {
