@@ -54,6 +54,8 @@ mod replay;
 mod reports;
 #[path = "hostile/rogue.rs"]
 mod rogue;
+#[path = "hostile/selfish.rs"]
+mod selfish;
 #[path = "hostile/sender.rs"]
 mod sender;
 #[path = "hostile/shell.rs"]

@@ -27,6 +27,8 @@ pub struct Attempt {
     pub flying: usize,
     /// Something inside was answered.
     pub answered: bool,
+    /// The same, and not by the peer of its link for itself: a proxy passed something on.
+    pub passed_on: bool,
     /// This process was late when the timeout rang, and it waits a second time.
     pub graced: bool,
     /// All that it carries are floors told by another way, to see what was said of them.

@@ -70,9 +70,10 @@ pub struct Evidence {
     pub silent: usize,
     /// The same, with the destinations that avoid the proxy already because it was silent.
     pub suspects: usize,
-    /// The proxy answered something of the lane that was written as late, or it is not the link of the attempt any more.
+    /// The proxy brought an answer of another node to something of the lane that was written as late, or it is not the link of the
+    /// attempt any more.
     pub answers: bool,
-    /// It answered something of the other lane that was written as late.
+    /// It brought such an answer to something of the other lane that was written as late.
     pub other_lane: bool,
     /// Silent destinations that answered something of the other lane which was written as late.
     pub elsewhere: usize,

@@ -115,6 +115,7 @@ impl Client {
         // Runs without messages asked only for this. Their writer may report them when the answer is there already: where nothing else
         // could be meant, and a round trip fits between, it is theirs.
         let soonest = Duration::from_micros(links.link(link).map_or(0, |link| link.rtt.min_us()));
+        let own = self.is_own_word(link, ix, links);
         // Where something is held its destination speaks unasked, too: when its application has taken that.
         let alone = nothing_flew && self.flows[ix.0].sent.is_empty() && self.flows[ix.0].asking.len() == 1;
         let answered = |id: &u64| {
@@ -128,12 +129,15 @@ impl Client {
             self.ping_answered(ix, id, links, now);
             if let Some(attempt) = self.attempts.get_mut(id) {
                 attempt.answered = true;
+                attempt.passed_on |= !own;
                 attempt_answered = true;
                 let (way, written_at) = (attempt.way, attempt.written_at.or(Some(attempt.sealed_at)));
                 self.flows[ix.0].answered(way, now);
                 self.flows[ix.0].heard = written_at.map(|at| (way, at));
                 // The proxy brought the member's answer, which is all that it was asked for.
-                if let Way::Proxy(index) = way {
+                if let Way::Proxy(index) = way
+                    && !own
+                {
                     let lane = self.flows[ix.0].lane;
                     self.sites[self.flows[ix.0].datacenter].routes.proxies[index].acquit(lane, written_at);
                 }
@@ -174,12 +178,15 @@ impl Client {
         let site = flow.datacenter;
         let Some(sent) = flow.sent.get(seq) else { return false };
         let (attempts, first_link, first_sealed) = (sent.attempts, sent.first_link, sent.first_sealed);
+        // What a proxy that is the destination takes for itself says nothing of what it passes on.
+        let (last_way, own) = (sent.way, self.is_own_word(link, ix, links));
         let mut written = None;
         if let Place::Flying(id) = sent.place {
             // Once per attempt: what is held is named again when it is decided, and what timed out was counted as that.
             self.stats.attempts.acked += 1;
             if let Some(attempt) = self.attempts.get_mut(id).filter(|attempt| attempt.link == link) {
                 attempt.answered = true;
+                attempt.passed_on |= !own;
                 written = Some(attempt.written_at.unwrap_or(attempt.sealed_at));
                 self.under_way.answered((link, self.flows[ix.0].lane), id, longest_way(link, links), now);
                 self.flows[ix.0].answered(attempt.way, now);
@@ -197,14 +204,18 @@ impl Client {
             (1 | 2, false) if first_link == link && !held => Some(first_sealed),
             _ => None,
         };
+        // Two ways may lead over one link. Of an only attempt, and of the one under way, it is known which one it took.
+        let way = if attempts == 1 || written.is_some() { last_way } else { over };
         if let Some(rtt) = sample.map(|written| now.since(written)) {
-            match over {
+            match way {
                 Way::Proxy(proxy) => self.sites[site].routes.proxies[proxy].rtt.sample(rtt, now),
                 Way::Direct => self.flows[ix.0].direct_rtt.sample(rtt, now),
                 Way::Back(_) => self.sample_back(ix, rtt, links, now),
             }
         }
-        if let Way::Proxy(proxy) = over {
+        if let Way::Proxy(proxy) = over
+            && !own
+        {
             let lane = self.flows[ix.0].lane;
             self.sites[site].routes.proxies[proxy].acquit(lane, written);
         }

@@ -35,8 +35,12 @@ impl Client {
 
     /// Whose word an ack is: that of the destination where it says so itself, though it be a proxy as well. None: nobody's.
     pub(super) fn word_over(&self, link: LinkId, ix: FlowIx, links: &Links) -> Option<Way> {
-        let own = links.link(link).is_some_and(|link| link.peer == self.flows[ix.0].peer);
-        if own { Some(Way::Direct) } else { self.way_of(link, ix, links) }
+        if self.is_own_word(link, ix, links) { Some(Way::Direct) } else { self.way_of(link, ix, links) }
+    }
+
+    /// The destination itself is at the other end of this link, whatever way what it answers took.
+    pub(super) fn is_own_word(&self, link: LinkId, ix: FlowIx, links: &Links) -> bool {
+        links.link(link).is_some_and(|link| link.peer == self.flows[ix.0].peer)
     }
 
     /// Nothing that comes over this link counts for this flow.

@@ -338,7 +338,7 @@ impl Client {
         Evidence {
             silent: said_nothing.len(),
             suspects: suspects.len(),
-            answers: attempt.answered
+            answers: attempt.passed_on
                 || proxy.answered_since(lane, written_at)
                 || proxy.link != Some(attempt.link),
             other_lane: others.any(|other| proxy.answered_since(other, written_at)),

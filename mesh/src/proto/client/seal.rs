@@ -131,6 +131,7 @@ impl Client {
                     written_at: None,
                     flying: 0,
                     answered: false,
+                    passed_on: false,
                     graced: false,
                     audits: true,
                     payload_bytes: 0,
