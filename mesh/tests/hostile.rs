@@ -60,6 +60,8 @@ mod selfish;
 mod sender;
 #[path = "hostile/shell.rs"]
 mod shell;
+#[path = "hostile/stalls.rs"]
+mod stalls;
 #[path = "hostile/text.rs"]
 mod text;
 

@@ -29,6 +29,7 @@ use super::member::{ArrivedRun, Member};
 use super::proxy::{ForwardedRun, Proxy};
 use super::run::payload_of;
 use super::time::{Micros, micros};
+use super::verdict::OwnLag;
 use super::window::{FRAME_MESSAGES_MAX, Upstream};
 use super::wire::{Ack, Envelope, Offer};
 use crate::id::{Incarnation, Lane, NodeId, SpiffeId};
@@ -139,6 +140,8 @@ pub struct Node {
     acks_ignored: u64,
     busy: u64,
     lag: Histogram,
+    /// How late this process was of late.
+    own_lag: OwnLag,
     started_at: Micros,
     draining: bool,
     pinged: VecDeque<Pinged>,
@@ -180,6 +183,7 @@ impl Node {
             acks_ignored,
             busy,
             lag: Histogram::default(),
+            own_lag: OwnLag::default(),
             started_at: now,
             draining,
             pinged: VecDeque::new(),
@@ -526,14 +530,14 @@ impl Node {
         if due <= now {
             self.lag.observe(micros(now.since(due)));
         }
-        if let Some(lag) = self.client.as_mut().and_then(|client| client.note_lag(due, now)) {
+        if let Some(lag) = self.own_lag.note(due, now) {
             self.links.forgive(lag, now);
         }
         self.links.handle_timeout(now);
         self.settle(now);
         self.proxy.iter_mut().for_each(|proxy| proxy.handle_timeout(&mut self.links, now));
         if let Some(client) = self.client.as_mut() {
-            client.handle_timeout(&mut self.links, now);
+            client.handle_timeout(self.own_lag.grace(now), &mut self.links, now);
         }
         self.settle(now);
     }

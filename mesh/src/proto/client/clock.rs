@@ -51,13 +51,13 @@ impl Client {
         self.timers.next()
     }
 
-    /// Rings what is due.
-    pub fn handle_timeout(&mut self, links: &mut Links, now: Micros) {
+    /// Rings what is due. So much longer whatever may be blamed on somebody waits, as this process was late itself of late.
+    pub fn handle_timeout(&mut self, grace: Duration, links: &mut Links, now: Micros) {
         while self.timers.next() <= now {
             match self.timers.pop_due(now) {
                 Some(Timer::Deadline(ix)) => self.end_expired(ix, links, now),
-                Some(Timer::Attempt(id)) => self.attempt_timed_out(id, links, now),
-                Some(Timer::Writer(link, lane)) => self.look_at_writer(link, lane, links, now),
+                Some(Timer::Attempt(id)) => self.attempt_timed_out(id, grace, links, now),
+                Some(Timer::Writer(link, lane)) => self.look_at_writer((link, lane), grace, links, now),
                 Some(Timer::Wake(site)) => self.wake_site(site, links, now),
                 Some(Timer::Audit(site)) => self.audit(site, links, now),
                 Some(Timer::Held(ix)) => self.ask_of_held(ix, links, now),
@@ -121,17 +121,11 @@ impl Client {
         }
     }
 
-    /// A timer that was due rings now: by how much this process was late, if it was.
-    pub fn note_lag(&mut self, due: Micros, now: Micros) -> Option<Duration> {
-        self.lag.note(due, now)
-    }
-
     /// Nobody answered in time for some messages of a frame. Who is to blame?
-    pub(super) fn attempt_timed_out(&mut self, id: u64, links: &mut Links, now: Micros) {
+    pub(super) fn attempt_timed_out(&mut self, id: u64, grace: Duration, links: &mut Links, now: Micros) {
         if let Some(later) = self.waits_in_line(id, links, now) {
             return self.timers.set(Timer::Attempt(id), later);
         }
-        let grace = self.lag.grace(now);
         let Some(attempt) = self.attempts.get_mut(id) else { return };
         if !grace.is_zero() && !attempt.graced {
             attempt.graced = true;

@@ -53,7 +53,7 @@ use super::route::Routes;
 use super::time::Micros;
 use super::timers::Timers;
 use super::under_way::UnderWay;
-use super::verdict::{OwnLag, Resends, VerdictLog};
+use super::verdict::{Resends, VerdictLog};
 use super::writing::Writers;
 use crate::id::{Datacenter, Lane, NodeId};
 use crate::message::{Batch, FailReason, Message, Outcome};
@@ -161,8 +161,6 @@ pub struct Client {
     timers: Timers<Timer>,
     /// Proxies of this sender's own datacenter, as far as they lead back to somebody.
     backs: Backs,
-    /// How late this process was of late.
-    lag: OwnLag,
     next_ticket: u64,
     next_message: u64,
     /// Without those of datacenters.
@@ -178,7 +176,6 @@ impl Client {
     pub fn new(topology: &Topology, settings: Settings, links: &mut Links, now: Micros) -> Self {
         let mut client = Self {
             budget: Budget::new(&settings, 0),
-            lag: OwnLag::default(),
             backs: Backs::default(),
             pressure: Pressure::default(),
             settings,

@@ -82,7 +82,7 @@ impl Stranded {
     /// Lets time pass; whether something was due.
     pub(super) fn ring(&mut self, now: Micros) -> bool {
         let due = self.client.poll_timeout() <= now;
-        self.client.handle_timeout(&mut self.links, now);
+        self.client.handle_timeout(Duration::ZERO, &mut self.links, now);
         due
     }
 

@@ -1,5 +1,7 @@
 //! Frames that a connection is at: their clock runs from the first byte, and starts anew with whatever its kernel takes.
 
+use std::time::Duration;
+
 use super::clock::Ended;
 use super::{Client, Timer};
 use crate::id::Lane;
@@ -40,9 +42,15 @@ impl Client {
 
     /// Has its kernel taken nothing for too long? Then its connection stands still: what it was to carry takes the next way,
     /// as everything else of its lane does until it goes on. Nobody is convicted for it, and the other lane is not touched.
-    pub(super) fn look_at_writer(&mut self, link: LinkId, lane: Lane, links: &mut Links, now: Micros) {
+    pub(super) fn look_at_writer(
+        &mut self,
+        (link, lane): (LinkId, Lane),
+        grace: Duration,
+        links: &mut Links,
+        now: Micros,
+    ) {
         let limits = self.still_limits(link, links);
-        match self.writers.look((link, lane), &limits, self.lag.grace(now), now) {
+        match self.writers.look((link, lane), &limits, grace, now) {
             Look::Idle | Look::StillAsBefore => return,
             Look::Until(until) => return self.timers.set(Timer::Writer(link, lane), until),
             Look::Still => {}

@@ -52,6 +52,7 @@ impl Links {
                 }
                 Timer::Redial(peer) => self.dial(peer, now),
                 Timer::Dials => self.begin_links(now),
+                Timer::Pulse => self.beat(now),
             }
         }
     }

@@ -98,6 +98,21 @@ impl Links {
         }
     }
 
+    /// From now on silence of a link's peer ends it. Where the peer dialled no ping makes this process notice soon that it is late
+    /// itself; another timer does.
+    pub(super) fn begin_listening(&mut self, link_id: LinkId, dialled: bool, now: Micros) {
+        self.timers.set(Timer::Silence(link_id), now + self.settings.silence_timeout);
+        if !dialled {
+            self.timers.set_earlier(Timer::Pulse, now + self.settings.ping_interval);
+        }
+    }
+
+    pub(super) fn beat(&mut self, now: Micros) {
+        if self.links.values().any(|link| link.up && !link.dialled) {
+            self.timers.set(Timer::Pulse, now + self.settings.ping_interval);
+        }
+    }
+
     pub(super) fn check_silence(&mut self, link_id: LinkId, now: Micros) {
         let Some(link) = self.links.get(&link_id) else { return };
         let until = link.heard.at + self.settings.silence_timeout;

@@ -159,9 +159,8 @@ impl Links {
         for (id, link) in self.links.iter_mut().filter(|(_, link)| link.up) {
             link.heard = Heard::now(now);
             self.timers.set_earlier(Timer::Silence(*id), now + self.settings.silence_timeout);
-            if link.dialled {
-                self.timers.set_earlier(Timer::Ping(*id), now + self.settings.ping_interval);
-            }
+            let beats = if link.dialled { Timer::Ping(*id) } else { Timer::Pulse };
+            self.timers.set_earlier(beats, now + self.settings.ping_interval);
         }
     }
 }

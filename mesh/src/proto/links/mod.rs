@@ -283,6 +283,7 @@ enum Timer {
     Idle(LinkId),
     Redial(PeerIx),
     Dials,
+    Pulse,
 }
 
 /// Pause after the last use of a link that was dialled on demand, before it is closed.

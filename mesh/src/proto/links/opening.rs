@@ -391,7 +391,7 @@ impl Links {
             self.drop_link(old, None, now);
         }
         self.timers.clear(Timer::Pair(link_id));
-        self.timers.set(Timer::Silence(link_id), now + self.settings.silence_timeout);
+        self.begin_listening(link_id, dialled, now);
         if dialled {
             self.timers.set(Timer::Ping(link_id), now + self.settings.ping_interval);
             if !self.peers[peer.0].dialling.wanted {
