@@ -145,7 +145,8 @@ impl Proxy {
         self.frozen
     }
 
-    /// Serves these members from now on. What was queued for one that left was given back when its link ended.
+    /// Serves these members from now on, and answers to these origins. What was queued for one that left was given back when its
+    /// link ended.
     pub fn set_members(&mut self, members: &BTreeSet<PeerIx>, links: &Links) {
         self.members.retain(|member, queue| {
             let stays = members.contains(member);
@@ -160,6 +161,10 @@ impl Proxy {
                 link: links.dialled(*member).map(|(link, _)| link),
                 ..Queue::default()
             });
+        }
+        // An origin may have become a member while it was linked.
+        for link in links.accepted() {
+            self.handle_link_up(link, links);
         }
     }
 

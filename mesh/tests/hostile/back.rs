@@ -106,6 +106,21 @@ fn a_proxy_passes_back_only_what_its_own_members_say_of_themselves() {
     assert_eq!(say(&mut proxy, &mut e1, "e1", "leader"), [NOT_SERVED]);
 }
 
+/// An origin that becomes a member restarts, and who linked it already hears of that later: from then on answers go there.
+#[test]
+fn an_origin_that_becomes_a_member_while_it_is_linked_is_given_the_way_back() {
+    let nodes = |leader| [("leader", "us", leader), ("p", "eu", Roles::PROXY), ("e1", "eu", VOTER)];
+    let mut proxy = Shell::among(cluster(&nodes(Roles::ORIGIN)), "p", Settings::default(), 1);
+    let mut e1 = Says(proxy.link_out(&peer("e1", "eu")), 0);
+    let [_, bulk] = proxy.link_in(&peer("leader", "us"));
+    assert_eq!(say(&mut proxy, &mut e1, "e1", "leader"), [NOT_SERVED], "it is no member");
+    proxy.node.set_topology(cluster(&nodes(VOTER)).into(), proxy.now).unwrap();
+    proxy.drain();
+    assert_eq!(say(&mut proxy, &mut e1, "e1", "leader"), []);
+    let batches = proxy.sent(bulk).into_iter().filter(|one| matches!(one, Received::Batch(..))).count();
+    assert_eq!(batches, 1);
+}
+
 /// The proxy is full, or knows no way, and the destination is not at fault: nothing waits for it.
 #[test]
 fn what_is_refused_on_the_way_back_goes_another_way_at_once() {

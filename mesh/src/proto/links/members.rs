@@ -90,6 +90,11 @@ impl Links {
         place
     }
 
+    /// Links that peers dialled and that are up, one of each peer.
+    pub fn accepted(&self) -> impl Iterator<Item = LinkId> {
+        self.peers.iter().filter_map(|peer| peer.accepted).filter(|link| self.is_up(*link))
+    }
+
     fn remove_peer(&mut self, peer: PeerIx, links: &[LinkId], now: Micros) {
         let entry = &mut self.peers[peer.0];
         (entry.present, entry.dialling.wanted, entry.claim) = (false, false, None);
