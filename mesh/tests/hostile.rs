@@ -64,6 +64,8 @@ mod shell;
 mod stalls;
 #[path = "hostile/text.rs"]
 mod text;
+#[path = "hostile/upstream.rs"]
+mod upstream;
 
 use shell::{
     Peer, Shell, ack_frame, batch_around, batch_frame, entry, every_frame, flow, id, refused, roster_frame,

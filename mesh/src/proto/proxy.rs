@@ -293,6 +293,7 @@ impl Proxy {
         let forward = queue.forwards.entry((lane, Arc::clone(&flow))).or_insert(Forward {
             upstream,
             last,
+            first: u64::MAX,
             sent: 0,
             answered: 0,
             queued: 0,
@@ -462,11 +463,13 @@ impl Proxy {
                 let mut forwards = std::mem::take(&mut queue.forwards);
                 for ((lane, _), forward) in &mut forwards {
                     let known = (forward.incarnation, forward.decided);
-                    let count =
-                        u32::try_from(forward.sent.saturating_sub(forward.decided)).unwrap_or(u32::MAX);
+                    // Of a flow that is new to this proxy most of what is decided was so before.
+                    let first = forward.first.max(forward.decided.saturating_add(1));
+                    let count = u32::try_from(forward.sent.saturating_add(1).saturating_sub(first))
+                        .unwrap_or(u32::MAX);
                     if count > 0 {
-                        let first = Seq(forward.decided + 1);
-                        let refused = vec![Refused { first, count, reason: RefusedReason::LinkLost as u8 }];
+                        let (first, reason) = (Seq(first), RefusedReason::LinkLost as u8);
+                        let refused = vec![Refused { first, count, reason }];
                         given_back
                             .push((forward.upstream, ack_entry(*lane, forward.upstream.row, known, refused)));
                     }
@@ -603,6 +606,9 @@ impl Proxy {
                 forward.queued = forward.queued.saturating_sub(1);
                 if !expired {
                     forward.sent = forward.sent.max(last);
+                    if entry.run.count > 0 {
+                        forward.first = forward.first.min(entry.run.first.0);
+                    }
                 } else if forward.queued == 0 {
                     // The member will not answer what it never got.
                     forward.last = forward.sent;

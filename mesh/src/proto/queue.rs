@@ -27,7 +27,9 @@ pub(super) struct Forward {
     pub(super) upstream: Upstream,
     /// Highest seq queued or sent.
     pub(super) last: u64,
-    /// Highest seq sealed for the member's connection.
+    /// Lowest seq of a message sealed for the member's connection.
+    pub(super) first: u64,
+    /// Highest one.
     pub(super) sent: u64,
     /// Highest seq that the member said anything of.
     pub(super) answered: u64,
