@@ -320,7 +320,8 @@ impl Proxy {
         let expires_at = now + Duration::from_millis(u64::from(run.deadline_ms));
         queue.bytes[index] += charge;
         self.queued_bytes += charge;
-        queue.lanes[index].push_back(Entry { flow, run, payload, expires_at, received_at: now, charge });
+        let entry = Entry { upstream, flow, run, payload, expires_at, received_at: now, charge };
+        queue.lanes[index].push_back(entry);
         if back {
             return self.wait_for_company(target, from, lane, links, now);
         }
@@ -482,13 +483,9 @@ impl Proxy {
                         *self.stats.refused.entry(reason.label()).or_default() += 1;
                         let Some(forward) = forwards.get(&(lane, Arc::clone(&entry.flow))) else { continue };
                         let known = (forward.incarnation, forward.decided);
-                        let refused = vec![Refused {
-                            first: entry.run.first,
-                            count: entry.run.count,
-                            reason: reason as u8,
-                        }];
-                        given_back
-                            .push((forward.upstream, ack_entry(lane, forward.upstream.row, known, refused)));
+                        let (Run { first, count, .. }, upstream) = (entry.run, entry.upstream);
+                        let refused = vec![Refused { first, count, reason: reason as u8 }];
+                        given_back.push((upstream, ack_entry(lane, upstream.row, known, refused)));
                     }
                 }
             } else {
@@ -600,7 +597,7 @@ impl Proxy {
             self.queued_bytes -= entry.charge;
             let expired = entry.expires_at <= now;
             let key = (lane, Arc::clone(&entry.flow));
-            let upstream = queue.forwards.get_mut(&key).map(|forward| {
+            let latest = queue.forwards.get_mut(&key).map(|forward| {
                 forward.queued_bytes = forward.queued_bytes.saturating_sub(entry.charge);
                 let last = (entry.run.first.0 + u64::from(entry.run.count)).saturating_sub(1);
                 forward.queued = forward.queued.saturating_sub(1);
@@ -621,19 +618,15 @@ impl Proxy {
             // Its books were kept for what waited.
             let is_gone = |upstream: &Upstream| links.link(upstream.link).is_none();
             let waits = |forward: &Forward| forward.queued > 0;
-            if upstream.as_ref().is_some_and(is_gone) && !queue.forwards.get(&key).is_some_and(waits) {
+            if latest.as_ref().is_some_and(is_gone) && !queue.forwards.get(&key).is_some_and(waits) {
                 queue.forwards.remove(&key);
             }
             let roster = links.roster_out(id, lane).filter(|_| !expired);
             let Some(row) = roster.and_then(|roster| roster.row(&entry.flow).ok()) else {
                 let reason = if expired { RefusedReason::Expired } else { RefusedReason::Unreachable };
-                match upstream {
-                    Some(upstream) => {
-                        let refusing = Refusing { upstream, lane, flow: &entry.flow, run: entry.run };
-                        self.refuse(refusing, reason, links, now);
-                    }
-                    None => *self.stats.refused.entry(reason.label()).or_default() += 1,
-                }
+                // To where it came from: who sent the same again over another link is not told of this one.
+                let refusing = Refusing { upstream: entry.upstream, lane, flow: &entry.flow, run: entry.run };
+                self.refuse(refusing, reason, links, now);
                 if expired {
                     continue;
                 }

@@ -14,6 +14,8 @@ use crate::settings::{MESSAGE_OVERHEAD_BYTES, Settings};
 
 /// A run that waits.
 pub(super) struct Entry {
+    /// Where it came from.
+    pub(super) upstream: Upstream,
     pub(super) flow: Arc<Flow>,
     pub(super) run: Run,
     pub(super) payload: Payload,

@@ -53,3 +53,35 @@ fn a_link_that_is_lost_before_the_first_ack_gives_back_what_was_passed_on() {
     proxy.node.handle_closed(member[0], proxy.now);
     assert_eq!(refusals(&mut proxy, origin), [(first, 3, RefusedReason::LinkLost as u8)]);
 }
+
+/// The origin links anew and sends the same seq again: that the first copy was too late, and its second one waits, is no contradiction.
+#[test]
+fn what_came_over_a_link_that_is_gone_is_refused_to_nobody_when_it_is_too_late() {
+    let (mut proxy, member, before) = proxy();
+    proxy.unread.insert(member[1]);
+    say(&mut proxy, before, Run { deadline_ms: 50, ..run(0, 1, 1, 0) });
+    proxy.node.handle_closed(before[0], proxy.now);
+    proxy.drain();
+    let origin = linked(&mut proxy);
+    say(&mut proxy, origin, run(0, 1, 1, 0));
+    proxy.advance(Duration::from_millis(100));
+    proxy.unread.remove(&member[1]);
+    say(&mut proxy, origin, run(0, 2, 1, 1));
+    assert_eq!(passed_on(&mut proxy, member), [1, 2]);
+    assert_eq!(refusals(&mut proxy, origin), []);
+    assert_eq!(proxy.stats().proxy.refused["expired"], 1);
+}
+
+/// The same where the member is gone before it was passed on.
+#[test]
+fn what_came_over_a_link_that_is_gone_is_given_back_to_nobody() {
+    let (mut proxy, member, before) = proxy();
+    proxy.unread.insert(member[1]);
+    say(&mut proxy, before, run(0, 1, 1, 0));
+    proxy.node.handle_closed(before[0], proxy.now);
+    proxy.drain();
+    let origin = linked(&mut proxy);
+    say(&mut proxy, origin, run(0, 2, 1, 1));
+    proxy.node.handle_closed(member[0], proxy.now);
+    assert_eq!(refusals(&mut proxy, origin), [(2, 1, RefusedReason::Unreachable as u8)]);
+}
