@@ -26,17 +26,21 @@ pub const UNKNOWN_TIMEOUT: Duration = Duration::from_secs(1);
 pub struct Back {
     /// The link over which its destination was heard last, and the proxy at its other end.
     over: Option<(LinkId, PeerIx)>,
+    /// The proxy over which it was heard last: of that one what follows is known.
+    proxy: Option<PeerIx>,
     /// Write to ack.
     pub rtt: Rtt,
-    left_until: Micros,
     trial_until: Micros,
+    /// Proxies that are left for being slow, until when: at most those of this sender's own datacenter.
+    left: Vec<(PeerIx, Micros)>,
 }
 
 impl Back {
     /// The destination was heard over this link of a proxy; or over none that leads back to it.
     pub fn heard(&mut self, over: Option<(LinkId, PeerIx)>) {
-        if self.over.map(|(_, proxy)| proxy) != over.map(|(_, proxy)| proxy) {
-            *self = Self::default();
+        let proxy = over.map(|(_, proxy)| proxy).or(self.proxy);
+        if self.proxy != proxy {
+            *self = Self { proxy, left: std::mem::take(&mut self.left), ..Self::default() };
         }
         self.over = over;
     }
@@ -56,7 +60,8 @@ impl Back {
     /// Where it leads now: nowhere while it is left for being slow, or while one message tries it.
     #[must_use]
     pub fn way(&self, now: Micros) -> Option<(LinkId, PeerIx)> {
-        self.over.filter(|_| self.left_until.max(self.trial_until) <= now)
+        let left = |proxy| self.left.iter().any(|(of, until)| *of == proxy && *until > now);
+        self.over.filter(|(_, proxy)| self.trial_until <= now && !left(*proxy))
     }
 
     /// A message says whether it works again, until then at most.
@@ -75,7 +80,9 @@ impl Back {
         let limit = Duration::from_micros(by_proxy_us.saturating_add(by_proxy_us / 2)) + SLOWER_BY;
         let smoothed = Duration::from_micros(self.rtt.smoothed_us());
         if by_proxy_us > 0 && smoothed > limit.saturating_add(ack_delay) {
-            (self.left_until, self.rtt) = (now + LEFT_FOR, Rtt::default());
+            self.rtt = Rtt::default();
+            self.left.retain(|(proxy, until)| *until > now && Some(*proxy) != self.proxy);
+            self.left.extend(self.proxy.map(|proxy| (proxy, now + LEFT_FOR)));
         }
     }
 }
@@ -129,6 +136,37 @@ mod tests {
         assert!(back.way(Micros(0)).is_some(), "another proxy has its own record");
         back.heard(None);
         assert_eq!(back.way(Micros(0)), None);
+    }
+
+    #[test]
+    fn a_proxy_that_was_left_for_being_slow_is_left_however_the_destination_is_heard_meanwhile() {
+        let ms = Duration::from_millis;
+        let other = Some((LinkId(2), PeerIx(2)));
+        for meanwhile in [vec![None], vec![other], vec![None, other, None]] {
+            let mut back = Back::default();
+            back.heard(OVER);
+            back.sample(ms(900), 100_000, ms(1), Micros(0));
+            for over in &meanwhile {
+                back.heard(*over);
+                assert_eq!(back.way(Micros(1)), *over, "{meanwhile:?}");
+            }
+            // Anew, and by another link of that proxy.
+            back.heard(Some((LinkId(3), PeerIx(1))));
+            assert_eq!(back.way(Micros(4_999_999)), None, "{meanwhile:?}");
+            assert!(back.way(Micros(5_000_000)).is_some(), "{meanwhile:?}");
+        }
+    }
+
+    #[test]
+    fn how_long_it_takes_is_known_still_when_the_destination_was_heard_otherwise_once() {
+        let mut back = Back::default();
+        back.heard(OVER);
+        back.sample(Duration::from_millis(20), 0, Duration::ZERO, Micros(0));
+        back.heard(None);
+        back.heard(OVER);
+        assert!(!back.rtt.is_empty());
+        back.heard(Some((LinkId(2), PeerIx(2))));
+        assert!(back.rtt.is_empty(), "of another one nothing is known");
     }
 
     #[test]
