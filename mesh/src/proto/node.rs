@@ -408,7 +408,7 @@ impl Node {
             let Some(flow) = self.links.flow_in(conn, run.flow).cloned() else {
                 return self.links.handle_unknown_row(conn, now);
             };
-            let upstream = Upstream { link, conn, row: run.flow };
+            let upstream = Upstream { link, row: run.flow };
             let mine = flow.destination == self.links.me.node;
             if let Some(member) = self.member.as_mut().filter(|_| mine) {
                 let arrived = ArrivedRun { upstream, lane, flow: &flow, run, buffer_bytes };

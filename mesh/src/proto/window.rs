@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::floors::{By, Floors};
-use super::links::{ConnId, LinkId, PeerIx};
+use super::links::{LinkId, PeerIx};
 use super::run::{RunMessage, compact};
 use super::wire::{AckFlow, PASSED, Refused, room_kib};
 use crate::id::{Incarnation, Lane, Seq};
@@ -21,9 +21,7 @@ pub const FRAME_MESSAGES_MAX: u64 = 65_536;
 pub struct Upstream {
     /// Its link.
     pub link: LinkId,
-    /// Its connection, hence its roster.
-    pub conn: ConnId,
-    /// Row of that roster.
+    /// Row of the roster of its connection of the lane.
     pub row: u32,
 }
 
@@ -252,7 +250,7 @@ mod tests {
     const AFTER: By = By::Itself(LinkId(5));
 
     fn window(floor: u64) -> Window {
-        let upstream = Upstream { link: LinkId(1), conn: ConnId(1), row: 0 };
+        let upstream = Upstream { link: LinkId(1), row: 0 };
         Window::new(Incarnation(1), Seq(floor), upstream, P)
     }
 
