@@ -4,12 +4,13 @@
 
 mod lines;
 mod lives;
+pub(crate) mod record;
 mod window;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use trunkline_codec::Options;
@@ -26,6 +27,7 @@ use trunkline_mesh::stats::Stats;
 use trunkline_mesh::topology::{NodeSpec, Roles, Topology};
 
 pub(crate) use lines::Line;
+use record::{Call, Record, init};
 
 /// What a connection's kernel takes in ahead of the wire: a write is done when no more than this waits. The shell's
 /// `TCP_NOTSENT_LOWAT`.
@@ -156,8 +158,8 @@ pub(crate) struct Lab {
     pub(crate) farther: BTreeMap<usize, Duration>,
     /// The time that empty runs were given, ms, as they arrived.
     pub(crate) empty_runs: Vec<u32>,
-    /// Real time that each node's machine and encoders took, and this driver's own for it: for benches.
-    pub(crate) spent: Vec<Duration>,
+    /// What is done to one node, while it is asked for.
+    pub(crate) record: Option<Record>,
 }
 
 pub(crate) fn id(name: &str) -> NodeId {
@@ -201,14 +203,7 @@ impl Lab {
         }
         let now = Micros(1_000_000);
         let hosts = nodes.iter().zip(1..).map(|((name, datacenter, _, offer), seed)| {
-            let init = NodeInit {
-                topology: Arc::clone(&topology),
-                node: id(name),
-                incarnation: Incarnation(1_700_000_000_000_000 + seed),
-                settings: settings.clone(),
-                seed,
-                wall_base_us: 1_700_000_000_000_000 + ahead_us(name),
-            };
+            let init = init(&topology, settings, name, seed, ahead_us(name));
             let mut node = Node::new(init, now).unwrap();
             if let Some(offer) = offer {
                 node.set_offer(offer.clone());
@@ -250,7 +245,7 @@ impl Lab {
             accepts_at: BTreeMap::new(),
             farther: BTreeMap::new(),
             empty_runs: Vec::new(),
-            spent: vec![Duration::ZERO; nodes.len()],
+            record: None,
         };
         for host in 0..lab.hosts.len() {
             lab.pump(host);
@@ -282,10 +277,11 @@ impl Lab {
 
     pub(crate) fn submit(&mut self, name: &str, batch: Batch) -> Result<Ticket, Rejected> {
         let (index, now) = (self.index(name), self.now);
-        let began = Instant::now();
+        if let Some(record) = self.record_of(index) {
+            record.note(now, Call::Submit(batch.clone()));
+        }
         let ticket = self.node(name).submit(batch, now);
         self.pump(index);
-        self.spent[index] += began.elapsed();
         ticket
     }
 
@@ -326,11 +322,7 @@ impl Lab {
         while let Some(entry) = self.queue.first_entry().filter(|entry| entry.key().0 <= until) {
             let ((at, _), event) = entry.remove_entry();
             self.now = at;
-            let (host, began) = (event.host(), Instant::now());
             self.handle(event);
-            if let Some(host) = host {
-                self.spent[host] += began.elapsed();
-            }
         }
         self.now = until;
     }
@@ -397,6 +389,7 @@ impl Lab {
                 if to.is_some() {
                     node.handle_dialed(from.1, now);
                     self.hosts[from.0].conns.insert(from.1, new_conn(to));
+                    self.note(from.0, Call::Dialed(from.1));
                 } else {
                     node.handle_dial_failed(from.1, now);
                 }
@@ -416,6 +409,7 @@ impl Lab {
                 // Of a part of a write nobody is told.
                 let conn = self.conn(end).filter(|conn| conn.untaken.is_empty());
                 let Some((written, bytes)) = conn.and_then(|conn| conn.writing.take()) else { return };
+                self.note(end.0, Call::Wrote(end.1));
                 if let Some(node) = self.hosts[end.0].node.as_mut() {
                     node.handle_written(end.1, &written, bytes, now);
                 }
@@ -426,6 +420,7 @@ impl Lab {
             Event::Alarm(host) => {
                 if now >= self.hosts[host].alarm {
                     self.hosts[host].alarm = Micros::NEVER;
+                    self.note(host, Call::Timeout);
                     if let Some(node) = self.hosts[host].node.as_mut() {
                         node.handle_timeout(now);
                         self.pump(host);
@@ -437,6 +432,7 @@ impl Lab {
 
     fn arrive(&mut self, to: End, bytes: &Bytes) {
         let now = self.now;
+        self.note(to.0, Call::Arrived(to.1, bytes.clone()));
         let host = &mut self.hosts[to.0];
         let (Some(node), Some(conn)) = (host.node.as_mut(), host.conns.get_mut(&to.1)) else { return };
         let (from, peer) = (conn.peer, conn.peer.map(|(peer, _)| peer));
@@ -495,6 +491,9 @@ impl Lab {
         }
         let bytes = Bytes::from(slices.concat());
         conn.writing = Some((written, bytes.len()));
+        if let Some(record) = self.record_of(end.0) {
+            record.written += bytes.len() as u64;
+        }
         self.take(end, bytes);
     }
 
