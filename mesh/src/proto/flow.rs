@@ -9,7 +9,9 @@
 //!                 Retry                 any state ──deadline──→ Failed, and the floor rises past it
 //! ```
 
+mod queued;
 mod select;
+pub use queued::Queued;
 pub use select::{Leg, Selected};
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -143,7 +145,7 @@ pub struct Flow {
     /// The way back.
     pub back: Back,
     /// Messages that have no seq yet.
-    pub queue: BTreeMap<MessageId, Pending>,
+    pub queue: Queued,
     /// Messages that have one.
     pub sent: Seqs<Sent>,
     /// When nobody wants them any more.
@@ -240,7 +242,7 @@ impl Flow {
             row: None,
             direct_rtt: Rtt::default(),
             back: Back::default(),
-            queue: BTreeMap::new(),
+            queue: Queued::default(),
             sent: Seqs::default(),
             deadlines: Deadlines::default(),
             asking: BTreeSet::new(),
@@ -276,7 +278,7 @@ impl Flow {
     /// The message of a slot that waits for its first attempt.
     #[must_use]
     pub fn queued_in(&self, slot: u32) -> Option<&Pending> {
-        self.queue.get(self.slots.get(&slot)?)
+        self.queue.get(*self.slots.get(&slot)?)
     }
 
     /// Takes a message in. Gives back the one of the same slot that it replaces.
@@ -286,13 +288,13 @@ impl Flow {
         }
         self.newest = pending.id;
         let replaced = pending.slot.and_then(|slot| self.slots.insert(slot, pending.id));
-        self.queue.insert(pending.id, pending);
-        replaced.and_then(|old| self.queue.remove(&old))
+        self.queue.push(pending);
+        replaced.and_then(|old| self.queue.remove(old))
     }
 
     /// Takes a message out of the queue.
     pub fn unqueue(&mut self, id: MessageId) -> Option<Pending> {
-        let pending = self.queue.remove(&id)?;
+        let pending = self.queue.remove(id)?;
         if let Some(slot) = pending.slot.filter(|slot| self.slots.get(slot) == Some(&id)) {
             self.slots.remove(&slot);
         }
@@ -306,7 +308,7 @@ impl Flow {
         if self.queue.len() + self.sent.len() == 1 {
             return None;
         }
-        let queued = self.queue.last_key_value().map(|(id, _)| Undecided::Queued(*id));
+        let queued = self.queue.last().map(|pending| Undecided::Queued(pending.id));
         queued.or_else(|| self.retry.last().map(|seq| Undecided::Sent(*seq)))
     }
 
@@ -321,7 +323,7 @@ impl Flow {
         let from = std::mem::replace(&mut self.detached, MessageId(self.newest.0 + 1));
         let sent = self.sent.iter_back_mut().map(|sent| &mut sent.pending);
         let sent = sent.take_while(move |pending| pending.id >= from);
-        self.queue.range_mut(from..).map(|(_, pending)| pending).chain(sent)
+        self.queue.from_mut(from).chain(sent)
     }
 
     /// Which of these messages are not decided: those without a seq first, then the others in their order.
@@ -336,7 +338,7 @@ impl Flow {
                 _ => high = middle,
             }
         }
-        let queued = self.queue.range(ids.clone()).map(|(id, _)| Undecided::Queued(*id));
+        let queued = self.queue.range(ids).map(|pending| Undecided::Queued(pending.id));
         let sent = self.sent.range(low, self.next).take_while(|(_, sent)| sent.pending.id <= *ids.end());
         queued.chain(sent.map(|(seq, _)| Undecided::Sent(seq))).collect()
     }

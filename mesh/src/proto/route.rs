@@ -183,6 +183,9 @@ pub struct Routes {
     /// Until then messages wait for the first link to any proxy.
     patient_until: Option<Micros>,
     rng: fastrand::Rng,
+    /// What was usable when it was asked last, and what each proxy cost: lists that are made for every flow and frame.
+    order: Vec<usize>,
+    costs: Vec<u64>,
 }
 
 /// How long another proxy has to be clearly better before it is taken: a switch costs the history of a connection.
@@ -202,7 +205,15 @@ impl Routes {
     #[must_use]
     pub fn new(seed: u64, proxies: impl IntoIterator<Item = (PeerIx, NodeId)>) -> Self {
         let rng = fastrand::Rng::with_seed(seed);
-        let mut routes = Self { proxies: Vec::new(), in_use: 0, challenger: None, patient_until: None, rng };
+        let mut routes = Self {
+            proxies: Vec::new(),
+            in_use: 0,
+            challenger: None,
+            patient_until: None,
+            rng,
+            order: Vec::new(),
+            costs: Vec::new(),
+        };
         let _none_returned = routes.set(proxies);
         routes
     }
@@ -245,23 +256,40 @@ impl Routes {
         self.proxies.iter().position(|proxy| proxy.present && proxy.peer == peer)
     }
 
-    /// The usable proxies in the order in which to try them: one that is due for its trial, the one in use, the others. One
-    /// whose trial is under way is left out where there is another.
-    pub fn usable(&mut self, lane: Lane, links: &Links, now: Micros) -> Vec<usize> {
-        // Asked for each message: no list that is not needed.
-        let (mut tried, mut good) = (Vec::new(), Vec::with_capacity(self.proxies.len()));
+    /// The usable proxies in the order in which to try them, with their links: one that is due for its trial, the one in use, the
+    /// others. One whose trial is under way is left out where there is another.
+    pub fn usable(
+        &mut self,
+        lane: Lane,
+        links: &Links,
+        now: Micros,
+    ) -> impl Iterator<Item = (usize, LinkId)> {
+        let (mut good, mut costs) = (std::mem::take(&mut self.order), std::mem::take(&mut self.costs));
+        good.clear();
+        costs.clear();
+        costs.extend((0..self.proxies.len()).map(|index| self.cost_us(index, links)));
+        let mut tried = Vec::new();
         let usable = |(_, proxy): &(usize, &ProxyRoute)| proxy.usable(lane, links, now);
         for (index, proxy) in self.proxies.iter().enumerate().filter(usable) {
             let list = if proxy.is_on_trial(lane, now) { &mut tried } else { &mut good };
             list.push(index);
         }
-        if good.is_empty() {
-            self.choose(&tried, &self.costs(links), now);
-            return self.in_turn(None, tried);
+        let due = if good.is_empty() {
+            good.append(&mut tried);
+            None
+        } else {
+            tried.into_iter().find(|index| !self.proxies[*index].is_tried(lane, now))
+        };
+        self.choose(&good, &costs, now);
+        // From the one in use on, behind one that is due.
+        let before = good.partition_point(|index| *index < self.in_use);
+        good.rotate_left(before);
+        if let Some(due) = due {
+            good.insert(0, due);
         }
-        self.choose(&good, &self.costs(links), now);
-        let due = tried.into_iter().find(|index| !self.proxies[*index].is_tried(lane, now));
-        self.in_turn(due, good)
+        (self.order, self.costs) = (good, costs);
+        let proxies = &self.proxies;
+        self.order.iter().filter_map(|index| Some((*index, proxies[*index].link?)))
     }
 
     /// A single message is to try this proxy: it is on trial, no message does that yet, and the others have a better way.
@@ -271,16 +299,6 @@ impl Routes {
         tried(&self.proxies[index])
             && !self.proxies[index].is_tried(lane, now)
             && self.proxies.iter().any(|proxy| !tried(proxy) && proxy.usable(lane, links, now))
-    }
-
-    /// In their order, from the one in use on; behind one that is due.
-    fn in_turn(&self, due: Option<usize>, mut usable: Vec<usize>) -> Vec<usize> {
-        let before = usable.partition_point(|index| *index < self.in_use);
-        usable.rotate_left(before);
-        if let Some(due) = due {
-            usable.insert(0, due);
-        }
-        usable
     }
 
     /// Keeps the proxy in use, or takes another: the better of two that are drawn, so that senders who lose the same proxy
@@ -323,11 +341,6 @@ impl Routes {
         let other = (one + self.rng.usize(1..count)) % count;
         let drawn = [one, other].into_iter().filter_map(|place| others().nth(place));
         drawn.min_by_key(|index| costs[*index])
-    }
-
-    /// Of every proxy, µs.
-    fn costs(&self, links: &Links) -> Vec<u64> {
-        (0..self.proxies.len()).map(|index| self.cost_us(index, links)).collect()
     }
 
     /// Takes another proxy for the one in use if that is lost, though nothing waits to be sent.

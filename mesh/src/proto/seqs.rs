@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
-/// Places that are made and given up together. What stands alone among many that ended keeps so many places.
+/// Places that are made and given up together, a bit of `taken` each. What stands alone among many that ended keeps so many places.
 const PLACES: usize = 8;
 const TOGETHER: u64 = PLACES as u64;
 
@@ -14,7 +14,26 @@ const KEPT_MAX: usize = 64;
 #[derive(Debug)]
 struct Chunk<T> {
     places: [Option<T>; PLACES],
-    taken: usize,
+    /// A bit per place that holds something: which ones do is known without a look at each of them.
+    taken: u8,
+}
+
+impl<T> Chunk<T> {
+    fn empty() -> Box<Self> {
+        Box::new(Self { places: std::array::from_fn(|_| None), taken: 0 })
+    }
+
+    /// The places from one on that hold something, and what.
+    fn from(&self, place: u64) -> impl Iterator<Item = (u64, &T)> {
+        let mut left = u64::from(self.taken)
+            & u64::MAX.checked_shl(u32::try_from(place).unwrap_or(u32::MAX)).unwrap_or(0);
+        std::iter::from_fn(move || {
+            let place = left.trailing_zeros();
+            left &= left.wrapping_sub(1);
+            let value = self.places.get(usize::try_from(place).ok()?)?.as_ref()?;
+            Some((u64::from(place), value))
+        })
+    }
 }
 
 /// Values by seq, in the order of seqs.
@@ -24,12 +43,14 @@ pub struct Seqs<T> {
     base: u64,
     /// The first and the last one hold something.
     chunks: VecDeque<Option<Box<Chunk<T>>>>,
+    /// The one that was given up last: where little is under way, the next one is made of it.
+    spare: Option<Box<Chunk<T>>>,
     len: usize,
 }
 
 impl<T> Default for Seqs<T> {
     fn default() -> Self {
-        Self { base: 0, chunks: VecDeque::new(), len: 0 }
+        Self { base: 0, chunks: VecDeque::new(), spare: None, len: 0 }
     }
 }
 
@@ -61,13 +82,13 @@ impl<T> Seqs<T> {
         if self.chunks.len() <= chunk {
             self.chunks.resize_with(chunk + 1, || None);
         }
-        let empty = || Box::new(Chunk { places: std::array::from_fn(|_| None), taken: 0 });
-        let chunk = self.chunks[chunk].get_or_insert_with(empty);
-        if chunk.places[place..].iter().any(Option::is_some) {
+        let spare = &mut self.spare;
+        let chunk = self.chunks[chunk].get_or_insert_with(|| spare.take().unwrap_or_else(Chunk::empty));
+        if chunk.taken >> place != 0 {
             return Err(value);
         }
         chunk.places[place] = Some(value);
-        chunk.taken += 1;
+        chunk.taken |= 1 << place;
         self.len += 1;
         Ok(())
     }
@@ -91,10 +112,10 @@ impl<T> Seqs<T> {
         let holder = self.chunks.get_mut(chunk)?;
         let of = holder.as_mut()?;
         let value = of.places[place].take()?;
-        of.taken -= 1;
+        of.taken &= !(1 << place);
         self.len -= 1;
         if of.taken == 0 {
-            *holder = None;
+            self.spare = holder.take();
             self.trim();
         }
         Some(value)
@@ -103,7 +124,8 @@ impl<T> Seqs<T> {
     /// The lowest seq, and its value.
     #[must_use]
     pub fn first(&self) -> Option<(u64, &T)> {
-        self.range(self.base, u64::MAX).next()
+        let chunk = self.chunks.front()?.as_ref()?;
+        chunk.from(0).next().map(|(place, value)| (self.base + place, value))
     }
 
     /// Those from one seq on and below another one.
@@ -111,10 +133,12 @@ impl<T> Seqs<T> {
         let within = self.chunks_within(from, end);
         let firsts = (self.base / TOGETHER + as_seq(within.start)..).map(|chunk| chunk * TOGETHER);
         let chunks = self.chunks.range(within).zip(firsts);
-        let places = chunks.filter_map(|(chunk, first)| Some((&chunk.as_ref()?.places, first)));
-        let seqs = places.flat_map(|(places, first)| (first..).zip(places));
-        let within = seqs.skip_while(move |(seq, _)| *seq < from).take_while(move |(seq, _)| *seq < end);
-        within.filter_map(|(seq, value)| Some((seq, value.as_ref()?)))
+        let chunks = chunks.filter_map(|(chunk, first)| Some((chunk.as_ref()?, first)));
+        let seqs = chunks.flat_map(move |(chunk, first)| {
+            let within = chunk.from(from.saturating_sub(first).min(TOGETHER));
+            within.map(move |(place, value)| (first + place, value))
+        });
+        seqs.take_while(move |(seq, _)| *seq < end)
     }
 
     /// The chunks that may hold something of such a range: no other one is looked at, for a chunk may be followed by any number

@@ -73,13 +73,18 @@ impl Client {
                 let by = self.word_over(link, ix, links).filter(|way| *way != Way::Direct);
                 self.learn_life(ix, entry.incarnation, by, links, now);
             }
-            self.take_passed(ix, link, entry, links, now);
-            if self.is_distrusted(link, ix, links, now) {
-                return Ok(());
+            if !entry.refused.is_empty() {
+                self.take_passed(ix, link, entry, links, now);
+                if self.is_distrusted(link, ix, links, now) {
+                    return Ok(());
+                }
             }
             self.take_state(ix, link, entry, links, now);
         }
-        self.take_refusals(ix, link, entry, links, now);
+        if !entry.refused.is_empty() {
+            self.take_refusals(ix, link, entry, links, now);
+        }
+        self.wake(ix, links, now);
         Ok(())
     }
 
@@ -356,7 +361,6 @@ impl Client {
                 }
             }
         }
-        self.wake(ix, links, now);
     }
 }
 

@@ -216,11 +216,11 @@ impl Client {
     pub(super) fn pick_for_audit(&mut self, ix: FlowIx, links: &mut Links, now: Micros) -> Pick {
         let flow = &mut self.flows[ix.0];
         let routes = &mut self.sites[flow.datacenter].routes;
-        let other = routes.usable(flow.lane, links, now).into_iter().find(|index| {
+        let other = routes.usable(flow.lane, links, now).find(|(index, _)| {
             let way = Way::Proxy(*index);
             flow.words.way() != Some(way) && !flow.pauses.avoids(way, now)
         });
-        if let Some((index, link)) = other.and_then(|index| Some((index, routes.proxies[index].link?))) {
+        if let Some((index, link)) = other {
             return Pick::Link(link, Way::Proxy(index));
         }
         let (said, straight) = (flow.words.way(), !flow.pauses.avoids(Way::Direct, now));

@@ -96,7 +96,7 @@ impl Client {
 
     /// Everything undecided of one flow fails.
     pub(super) fn end_all(&mut self, ix: FlowIx, reason: FailReason) {
-        for id in self.flows[ix.0].queue.keys().copied().collect::<Vec<_>>() {
+        for id in self.flows[ix.0].queue.iter().map(|pending| pending.id).collect::<Vec<_>>() {
             if let Some(pending) = self.flows[ix.0].unqueue(id) {
                 self.give_up_queued(ix, &pending, reason);
             }

@@ -122,7 +122,7 @@ impl Stranded {
     /// Per flow with messages that wait, where the bytes of each lie.
     pub(super) fn addresses(&self) -> Vec<Vec<usize>> {
         let of = |flow: &Flow| {
-            flow.queue.values().map(|pending| pending.payload.segments()[0].as_ptr().addr()).collect()
+            flow.queue.iter().map(|pending| pending.payload.segments()[0].as_ptr().addr()).collect()
         };
         self.client.flows.iter().map(of).filter(|of: &Vec<usize>| !of.is_empty()).collect()
     }

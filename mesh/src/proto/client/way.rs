@@ -31,19 +31,16 @@ impl Client {
         loop {
             let flow = &self.flows[ix.0];
             let (bytes, peer, site) = (flow.next_bytes(true), flow.peer, flow.datacenter);
-            let straight = links.dialled(flow.peer);
-            let straight = straight.filter(|(id, link)| !link.draining && !self.stands(*id, ix));
-            let straight = straight.map(|(id, link)| (id, link.takes(bytes)));
             // One that was silent alone is asked directly, as soon as that is possible; nothing waits for it.
             if flow.pauses.probes_directly()
-                && let Some((link, true)) = straight
+                && let Some((link, true)) = self.straight(ix, bytes, links)
             {
                 return Pick::Link(link, Way::Direct);
             }
             if let Some((link, way)) = self.way_back(ix, links, now) {
                 return Pick::Link(link, way);
             }
-            let routes = &mut self.sites[flow.datacenter].routes;
+            let routes = &mut self.sites[site].routes;
             let will_do = |(index, link): &(usize, LinkId)| {
                 let way = Way::Proxy(*index);
                 !flow.pauses.avoids(way, now)
@@ -51,13 +48,11 @@ impl Client {
                     && links.link(*link).is_some_and(|link| link.takes(bytes))
                     && !self.writers.is_still(*link, flow.lane)
             };
-            let usable = routes.usable(flow.lane, links, now).into_iter();
-            let linked = usable.filter_map(|index| Some((index, routes.proxies[index].link?)));
-            if let Some((index, link)) = linked.into_iter().find(will_do) {
+            if let Some((index, link)) = routes.usable(flow.lane, links, now).find(will_do) {
                 return Pick::Link(link, Way::Proxy(index));
             }
             if !flow.pauses.avoids(Way::Direct, now) {
-                match straight {
+                match self.straight(ix, bytes, links) {
                     Some((link, true)) => return Pick::Link(link, Way::Direct),
                     Some((_, false)) if self.fail_foremost(ix, FailReason::TooLarge) => continue,
                     Some((_, false)) => {}
@@ -72,6 +67,13 @@ impl Client {
             let routes = &self.sites[flow.datacenter].routes;
             return Pick::Wait(flow.pauses.next_wake(now).min(routes.next_wake(flow.lane, now)));
         }
+    }
+
+    /// The link to the destination itself, and whether it takes a message of so many bytes. Not looked up where a proxy does: what
+    /// is known of a thousand peers lies far apart.
+    fn straight(&self, ix: FlowIx, bytes: usize, links: &Links) -> Option<(LinkId, bool)> {
+        let (id, link) = links.dialled(self.flows[ix.0].peer)?;
+        (!link.draining && !self.stands(id, ix)).then(|| (id, link.takes(bytes)))
     }
 
     /// The message that would go next fails. False if there is none.

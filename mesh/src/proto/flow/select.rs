@@ -63,11 +63,11 @@ impl Flow {
             }
         }
         while open && self.next - self.sent.first().map_or(self.next, |(seq, _)| seq) < WINDOW_SEQS {
-            let Some(entry) = self.queue.first_entry() else { break };
-            if !take(self.next, &entry.get().payload, &mut taken) {
+            let Some(first) = self.queue.first() else { break };
+            if !take(self.next, &first.payload, &mut taken) {
                 break;
             }
-            let pending = entry.remove();
+            let Some(pending) = self.queue.pop_first() else { break };
             if let Some(slot) = pending.slot {
                 self.slots.remove(&slot);
             }
@@ -109,7 +109,7 @@ impl Flow {
         if let Some(slot) = pending.slot {
             self.slots.insert(slot, pending.id);
         }
-        self.queue.insert(pending.id, pending);
+        self.queue.put_back(pending);
     }
 
     /// Something waits to be sent again for having been late.
@@ -138,7 +138,7 @@ impl Flow {
     #[must_use]
     pub fn foremost(&self) -> Option<Undecided> {
         let again = self.retry.first().map(|seq| Undecided::Sent(*seq));
-        again.or_else(|| self.queue.first_key_value().map(|(id, _)| Undecided::Queued(*id)))
+        again.or_else(|| self.queue.first().map(|pending| Undecided::Queued(pending.id)))
     }
 
     /// Payload bytes of the message that [`Flow::select`] would take first; 0 without one.
@@ -148,7 +148,7 @@ impl Flow {
             self.retry.iter().filter_map(|seq| self.sent.get(*seq)).find(|sent| late_too || !sent.late);
         again
             .map(|sent| sent.pending.payload.len())
-            .or_else(|| self.queue.first_key_value().map(|(_, pending)| pending.payload.len()))
+            .or_else(|| self.queue.first().map(|pending| pending.payload.len()))
             .unwrap_or(0)
     }
 

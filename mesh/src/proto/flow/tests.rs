@@ -345,7 +345,7 @@ fn what_is_undecided_of_a_row_is_what_a_plain_look_finds() {
                 flow.forget(seq);
             }
         }
-        for queued in flow.queue.keys().copied().collect::<Vec<_>>() {
+        for queued in flow.queue.iter().map(|pending| pending.id).collect::<Vec<_>>() {
             if rng.u8(0..4) == 0 {
                 flow.unqueue(queued);
             }
@@ -353,7 +353,8 @@ fn what_is_undecided_of_a_row_is_what_a_plain_look_finds() {
         for _ in 0..20 {
             let first = rng.u64(0..id + 3);
             let ids = MessageId(first)..=MessageId(first + rng.u64(0..20));
-            let queued = flow.queue.keys().filter(|id| ids.contains(*id)).map(|id| Undecided::Queued(*id));
+            let queued = flow.queue.iter().filter(|pending| ids.contains(&pending.id));
+            let queued = queued.map(|pending| Undecided::Queued(pending.id));
             let sent = flow.sent.iter().filter(|(_, sent)| ids.contains(&sent.pending.id));
             let plain: Vec<_> = queued.chain(sent.map(|(seq, _)| Undecided::Sent(seq))).collect();
             some += usize::from(plain.len() > 1);
