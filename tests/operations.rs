@@ -373,6 +373,7 @@ fn a_drain_that_cannot_end_is_cut_short_by_its_timeout() {
         signal(&sender, "TERM");
         assert_eq!(exit_code(&mut sender, Duration::from_secs(5)), 1, "something was not delivered");
         let took = started.elapsed();
-        assert!(took >= timeout && took < timeout + Duration::from_millis(1_700), "{took:?}");
+        // What is left of it is for farewells.
+        assert!(took >= timeout / 4 * 3 && took < timeout + Duration::from_millis(700), "{took:?}");
     }
 }

@@ -504,6 +504,21 @@ async fn a_proxy_reaches_a_member_by_a_link_to_one_of_its_own_datacenter_alone()
     assert!(readiness().draining);
 }
 
+/// It reads nothing and closes nothing: a farewell to it is waited for for a second.
+#[tokio::test]
+async fn who_takes_no_farewell_does_not_make_a_drain_longer() {
+    let mut cluster = small();
+    cluster.settings.drain_timeout = Duration::from_millis(100);
+    let member = cluster.start("eu-m").await;
+    let mut control = Raw::connect(cluster.address("eu-m")).await;
+    let mut bulk = Raw::connect(cluster.address("eu-m")).await;
+    control.shake_hands(&cluster.hello("leader", Lane::Control), Lane::Control).await;
+    bulk.shake_hands(&cluster.hello("leader", Lane::Bulk), Lane::Bulk).await;
+    eventually("its link", || member.mesh().status().links.iter().any(|link| link.up)).await;
+    let drain = tokio::time::timeout(Duration::from_millis(800), member.mesh().drain());
+    assert!(drain.await.is_ok(), "longer than it may take");
+}
+
 #[tokio::test]
 async fn a_drain_says_whether_all_was_finished() {
     let mut cluster = small();

@@ -22,6 +22,9 @@ use crate::topology::{NodeSpec, Topology, TopologyChange, TopologyChangeError};
 /// Round trips that may be waited for at one time.
 const PINGS_MAX: usize = 64;
 
+/// Of the time for a drain, what is kept for farewells at most.
+const FAREWELL_RESERVED: Duration = Duration::from_millis(500);
+
 /// A round trip that somebody waits for. It is not tried again once nobody does.
 struct Asked<'a> {
     shared: &'a Arc<Shared>,
@@ -282,7 +285,8 @@ impl Mesh {
     }
 
     /// Goes away in good order: takes nothing new in, tells all peers, finishes what it has, but for no longer than
-    /// `drain_timeout`, then closes. What is undecided then fails with `Closed`. Returns when all sockets are closed.
+    /// `drain_timeout`, then closes. What is undecided then fails with `Closed`. Returns when all sockets are closed, which the
+    /// last quarter of that time is for, or when it is over: peers that have not taken their farewell by then go without.
     ///
     /// Gives whether all was finished in time; a node that was closed before has nothing left to finish.
     ///
@@ -290,13 +294,14 @@ impl Mesh {
     /// is closed.
     pub async fn drain(&self) -> bool {
         let shared = self.shared();
-        let _ = shared.with(|core, now| {
+        // Those that wait are told after the lock.
+        drop(shared.with(|core, now| {
             core.draining = true;
-            core.waiting.clear();
             if !core.closed {
                 core.node.drain(now);
             }
-        });
+            std::mem::take(&mut core.waiting)
+        }));
         let finished = async {
             loop {
                 let mut quiet = std::pin::pin!(shared.quiet.notified());
@@ -309,12 +314,14 @@ impl Mesh {
             }
         };
         let patience = shared.look(|core, _| core.node.settings().drain_timeout);
+        let end = tokio::time::Instant::now() + patience;
+        let patience = patience - (patience / 4).min(FAREWELL_RESERVED);
         let finished = tokio::time::timeout(patience, finished).await.is_ok();
         if !finished {
             tracing::warn!(after = ?patience, "drain timed out: closing with work undone");
         }
         self.close();
-        self.closed().await;
+        let _ = tokio::time::timeout_at(end, self.closed()).await;
         finished
     }
 
