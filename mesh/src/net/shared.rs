@@ -27,6 +27,9 @@ use crate::stats::decision::Pinged;
 #[derive(Debug)]
 pub(super) struct Gone;
 
+/// Who waits for a round trip to whom.
+type Pings = HashMap<NodeId, Vec<oneshot::Sender<Pinged>>>;
+
 /// Everything behind the lock.
 pub(super) struct Core {
     pub(super) node: Node,
@@ -40,10 +43,19 @@ pub(super) struct Core {
     /// An [`Inbox`](super::Inbox) found nothing and waits.
     pub(super) inbox_waits: bool,
     /// Who waits for round trips.
-    pub(super) pings: HashMap<NodeId, Vec<oneshot::Sender<Pinged>>>,
+    pub(super) pings: Pings,
     ports: HashMap<ConnId, Connection>,
     /// When the timer task will wake by itself.
     armed: Micros,
+}
+
+impl Core {
+    /// Who waits for what the machine will decide on no more. They are told when this is dropped, which is for after the lock: whoever is
+    /// woken may be one that calls the node at once.
+    #[must_use]
+    fn take_undecided(&mut self) -> (Receipts, Pings) {
+        (std::mem::take(&mut self.receipts), std::mem::take(&mut self.pings))
+    }
 }
 
 struct Connection {
@@ -173,19 +185,19 @@ impl Shared {
             );
         }
         core.closed = true;
-        core.waiting.clear();
-        core.receipts.clear();
-        core.pings.clear();
+        let waiting = std::mem::take(&mut core.waiting);
+        let left = core.take_undecided();
         for (_, connection) in core.ports.drain() {
             connection.port.close(End::Now);
         }
         drop(core);
+        drop((waiting, left));
         self.announce_closed();
     }
 
     /// Ends the node. `at_once`: without last words to anybody.
     pub(super) fn close(self: &Arc<Self>, at_once: bool) {
-        let _ = self.with(|core, now| {
+        let waiting = self.with(|core, now| {
             if at_once {
                 for (_, connection) in core.ports.drain() {
                     connection.port.close(End::Now);
@@ -195,13 +207,11 @@ impl Shared {
                 core.closed = true;
                 core.node.close(now);
             }
-            core.waiting.clear();
+            std::mem::take(&mut core.waiting)
         });
         // What the machine decided was told above. Whatever is still here would stay undecided for ever.
-        let mut core = self.core_even_if_poisoned();
-        core.receipts.clear();
-        core.pings.clear();
-        drop(core);
+        let left = self.core_even_if_poisoned().take_undecided();
+        drop((waiting, left));
         self.announce_closed();
     }
 
@@ -454,6 +464,40 @@ pub(super) mod tests {
 
     fn closed() -> Vec<Outcome> {
         vec![Outcome::Failed { reason: FailReason::Closed, maybe_delivered: true }; 2]
+    }
+
+    /// Looks when it is woken whether the node may be called.
+    struct Caller {
+        shared: Arc<Shared>,
+        woken_free: std::sync::Mutex<Vec<bool>>,
+    }
+
+    impl std::task::Wake for Caller {
+        fn wake(self: Arc<Self>) {
+            let free = !matches!(self.shared.core.try_lock(), Err(std::sync::TryLockError::WouldBlock));
+            self.woken_free.lock().unwrap().push(free);
+        }
+    }
+
+    #[tokio::test]
+    async fn whoever_is_woken_by_the_end_of_a_node_may_call_it_at_once() {
+        for panics in [false, true] {
+            let (client, _inbox) = join(lone_origin()).await.unwrap();
+            let shared = Arc::clone(client.mesh().shared());
+            let mut receipt = undecided(&shared);
+            let caller = Arc::new(Caller { shared: Arc::clone(&shared), woken_free: Default::default() });
+            let waker = std::task::Waker::from(Arc::clone(&caller));
+            let mut context = std::task::Context::from_waker(&waker);
+            assert!(std::pin::Pin::new(&mut receipt).poll(&mut context).is_pending());
+            if panics {
+                let call = std::panic::AssertUnwindSafe(|| shared.with(|_, _| panic!("a defect")));
+                let _ = std::panic::catch_unwind(call);
+            } else {
+                shared.close(false);
+            }
+            let woken = caller.woken_free.lock().unwrap().clone();
+            assert!(!woken.is_empty() && woken.iter().all(|free| *free), "{woken:?}");
+        }
     }
 
     #[tokio::test]

@@ -59,7 +59,7 @@ struct Line {
     queued_bytes: u64,
 }
 
-/// All waiting batches.
+/// All waiting batches. Whose batch is dropped with it is told that the node is closed.
 #[derive(Default)]
 pub(super) struct Waiting {
     lines: BTreeMap<(Datacenter, bool), Line>,
@@ -97,11 +97,6 @@ impl Waiting {
         if let Ok(at) = line.waiters.binary_search_by_key(&place.number, |waiter| waiter.number) {
             line.waiters.remove(at);
         }
-    }
-
-    /// Nothing that waits will be taken in: all are told that the node is closed.
-    pub(super) fn clear(&mut self) {
-        self.lines.clear();
     }
 
     /// Budget came free for a datacenter, or for all: takes in from its lines what fits. The first of a line whose datacenter has
