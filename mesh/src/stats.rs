@@ -100,7 +100,7 @@ pub struct DatacenterStats {
     pub delivered_back: u64,
     /// Messages given up, by [`FailReason::label`].
     pub failed: BTreeMap<&'static str, u64>,
-    /// First write to ack.
+    /// From when the first attempt was sealed to the ack.
     pub ack_latency: Histogram,
 }
 

@@ -222,6 +222,7 @@ impl VerdictLog {
                 other_lane: entry.seen.other_lane,
                 elsewhere: count(entry.seen.elsewhere),
                 on_trial: entry.seen.on_trial,
+                lane_on_trial: entry.seen.lane_on_trial,
                 proxies: count(entry.seen.proxies),
                 others: count(entry.seen.others),
                 others_late: count(entry.seen.others_late),

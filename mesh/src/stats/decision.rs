@@ -17,12 +17,13 @@ pub struct Decision {
     pub lane: &'static str,
     /// Which attempt of its messages it was: 1 for the first.
     pub attempt: u32,
-    /// `proxy`, `direct`, or `wait` when there was no way.
+    /// `proxy`, `direct`, `back`: with others' answers through a proxy of this node's own datacenter, or `wait` when there was no way.
     pub way: &'static str,
     /// Through which proxy, if through one.
     pub proxy: Option<NodeId>,
     /// `in_use`: the proxy in use. `next`: that one is left alone by this destination. `trial`: its snooze is over and it
-    /// has delivered nothing yet. `probe`: it alone was silent, and is asked directly. `local`: the sender stands in that datacenter. `no_proxy`: the datacenter has none.
+    /// has delivered nothing yet. `probe`: it alone was silent, and is asked directly. `local`: the sender stands in that
+    /// datacenter. `back`: the destination is heard through that proxy. `no_proxy`: the datacenter has none.
     /// `proxies_passed`: none would do, see `passed`. When it waits, `receiver_full`; `proxy_dialled`: the first link to any
     /// proxy there is not up; `dialling`: the direct link is not
     /// up; `all_avoided`: every way failed it a moment ago.
@@ -42,14 +43,14 @@ pub struct Decision {
 /// A way that was not taken.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct PassedWay {
-    /// `proxy` or `direct`.
+    /// `proxy`, `direct` or `back`.
     pub way: &'static str,
     /// Which proxy, if it is one.
     pub proxy: Option<NodeId>,
     /// `not_linked`; `draining`: it is going away; `snoozed`: it delivered nothing in time to several destinations;
-    /// `still`: its connection of this lane takes nothing more. Or
+    /// `ejected`: destinations say that it acknowledged what they never had; `still`: its connection of this lane takes nothing more. Or
     /// what failed this destination there a moment ago: `timed_out`, `dial_failed`, `frame_limit` (the peer takes no
-    /// frame that long), or the reason of a refusal: `unreachable`, `link_lost`, `not_served` and so on.
+    /// frame that long), `false_ack` (the destination says that it acknowledged what it never had), or the reason of a refusal: `unreachable`, `link_lost`, `not_served` and so on.
     pub why: &'static str,
     /// For how long it was then still to be left alone, ms; `None` where that is not known.
     pub left_ms: Option<u64>,
@@ -113,6 +114,8 @@ pub struct VerdictEvidence {
     pub elsewhere: u64,
     /// It had been left alone, and this was its trial.
     pub on_trial: bool,
+    /// By this lane alone, so that it was the trial of its connection.
+    pub lane_on_trial: bool,
     /// Proxies that the datacenter has.
     pub proxies: u64,
     /// Other proxies with a link.
@@ -144,7 +147,7 @@ pub struct RoutesStatus {
 pub struct Pinged {
     /// To whom.
     pub node: NodeId,
-    /// `proxy`, `direct`, or `link` for a peer that is no destination of this node, as a proxy: then only the link was used.
+    /// `proxy`, `direct`, `back`, or `link` for a peer that is no destination of this node, as a proxy: then only the link was used.
     pub way: &'static str,
     /// Through which proxy, if through one.
     pub proxy: Option<NodeId>,
