@@ -160,6 +160,22 @@ fn a_proxy_that_forges_floors_loses_nothing_and_costs_a_few_round_trips() {
     }
 }
 
+/// Another proxy is asked after a while what members hold, twice, and has nothing of it.
+#[test]
+fn a_proxy_that_says_held_of_what_it_forgot_is_left_and_what_it_forgot_sent_again() {
+    for seed in 0..SEEDS {
+        let cost = failover(seed, Strike::Hoards);
+        assert_eq!(cost.violations, Vec::<String>::new(), "seed {seed}");
+        println!(
+            "seed {seed}: {} lost for {:?}, {:?} later, {:?}",
+            cost.lost, cost.lost_for, cost.later, cost.leader.verdicts
+        );
+        assert!(cost.leader.verdicts["false_hold"] > 0, "seed {seed}");
+        assert_eq!(cost.lost, 0, "seed {seed}");
+        assert!(cost.later <= Duration::from_secs(5), "seed {seed}: {:?}", cost.later);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_late_is_sent_again_in_small_parts() {
     let members = ["eu-1", "eu-2", "eu-3"];

@@ -34,6 +34,8 @@ mod doors;
 mod floors;
 #[path = "hostile/history.rs"]
 mod history;
+#[path = "hostile/holds.rs"]
+mod holds;
 #[path = "bodies/honest.rs"]
 mod honest;
 #[path = "hostile/known.rs"]

@@ -257,6 +257,12 @@ impl Verdict {
             "false_life" => {
                 "the proxy: it said that the member restarted, and the member says it did not".to_owned()
             }
+            "false_hold" => {
+                format!(
+                    "the proxy: {} held, it said, that the member does not have",
+                    show_count(silent, "message")
+                )
+            }
             "ejected" => format!("the proxy, ejected: reported by {}", by()),
             other => spaced(other),
         }

@@ -38,7 +38,8 @@ catalog! {
          usable.");
     VERDICTS = counter("verdicts_total", ["verdict"],
         "Whom this sender blamed when nobody answered in time: a proxy, its connection of one lane, a member, a datacenter, itself; capped means that \
-         half of the proxies were left alone already. Or for a false ack: one destination reports a proxy, or it is ejected; for a false life, its member says that it did not restart.");
+         half of the proxies were left alone already. Or for a false ack: one destination reports a proxy, or it is ejected; for a false life, its member says that it did not restart; \
+         for a false hold, it does not have what the proxy said it holds.");
     RESENT_BYTES = counter("resent_bytes_total", [],
         "Bytes sent again to other datacenters because nobody answered in time, after the second stage.");
     FALSE_ACKS = counter("false_acks_total", [],

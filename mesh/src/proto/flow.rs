@@ -420,6 +420,12 @@ impl Flow {
         untold && self.floor() > self.floor_told.max(self.decided + 1)
     }
 
+    /// The highest decided seq that was acked.
+    #[must_use]
+    pub fn decided(&self) -> u64 {
+        self.decided
+    }
+
     /// The highest decided seq, as acked.
     pub fn raise_decided(&mut self, decided: u64) -> bool {
         let progress = decided > self.decided;
@@ -500,13 +506,26 @@ impl Flow {
         (self.audit || self.has_more()) && !self.probe_flies()
     }
 
-    /// The audit is all that there is to do: nothing has to wait for the way that it takes.
+    /// The audit is all that can be done: nothing has to wait for the way that it takes.
     #[must_use]
     pub fn only_audits(&self) -> bool {
-        self.audit && !self.has_more()
+        self.audit && (!self.has_more() || self.is_starved())
     }
 
-    fn has_more(&self) -> bool {
+    /// Whose word another way is to confirm by an audit: what it said is held, or else what it said last.
+    #[must_use]
+    pub fn audited(&self) -> Option<Way> {
+        self.held.doubt().map(|doubt| doubt.by).or_else(|| self.words.way())
+    }
+
+    /// What the destination is said to hold.
+    pub fn held_seqs(&self) -> impl Iterator<Item = u64> {
+        self.sent.iter().filter(|(_, sent)| sent.place == Place::Held).map(|(seq, _)| seq)
+    }
+
+    /// There is more than an audit to do.
+    #[must_use]
+    pub fn has_more(&self) -> bool {
         !self.retry.is_empty() || self.asks() || (!self.queue.is_empty() && self.window_open())
     }
 

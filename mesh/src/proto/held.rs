@@ -1,18 +1,64 @@
 //! What a destination has and has not decided: it says so over a link once it hands a message over, and that word is lost if
-//! the link is. Then somebody has to ask, or a message that was delivered fails at its deadline.
+//! the link is. Then somebody has to ask, or a message that was delivered fails at its deadline. And where only a proxy says so, and
+//! nothing is decided, somebody else is to be asked.
 
 use std::time::Duration;
 
+use super::flow::Way;
 use super::links::LinkId;
 use super::time::Micros;
 
 /// How long nothing is heard of what is held, with nothing under way that would tell, before an empty run asks.
 pub const HELD_ASKS_AFTER: Duration = Duration::from_millis(500);
 
+/// How long a destination holds something and decides nothing, as a proxy says, until another way is to say so too; twice as long
+/// each time that it does, and no longer than the second one.
+pub const HELD_DOUBTED_AFTER: Duration = Duration::from_secs(1);
+/// See [`HELD_DOUBTED_AFTER`].
+pub const HELD_DOUBTED_MAX: Duration = Duration::from_secs(8);
+
+/// Stretches of seqs that are doubted at once: the lowest ones, which are to be decided first.
+const DOUBTED_MAX: usize = 32;
+
+/// What a proxy says is held, and another way is asked for.
+#[derive(Clone, Debug)]
+pub struct Doubt {
+    /// Who says so.
+    pub by: Way,
+    /// Since when. What is sealed later is answered by one who knows.
+    pub at: Micros,
+    /// First seqs, and those behind the last ones.
+    pub stretches: Vec<(u64, u64)>,
+}
+
+impl Doubt {
+    /// A doubt of these seqs, which come in their order.
+    pub fn new(by: Way, at: Micros, seqs: impl Iterator<Item = u64>) -> Self {
+        let mut stretches: Vec<(u64, u64)> = Vec::new();
+        for seq in seqs {
+            let full = stretches.len() == DOUBTED_MAX;
+            match stretches.last_mut().filter(|(_, end)| *end == seq) {
+                Some((_, end)) => *end = end.saturating_add(1),
+                None if full => break,
+                None => stretches.push((seq, seq.saturating_add(1))),
+            }
+        }
+        Self { by, at, stretches }
+    }
+}
+
 /// The messages of one flow that its destination holds.
 #[derive(Debug, Default)]
 pub struct Held {
     count: usize,
+    /// By which way it said so last.
+    by: Option<Way>,
+    /// Since when it holds something and decides nothing.
+    stuck_since: Option<Micros>,
+    /// How often another way said that it does.
+    confirmed: u32,
+    /// What another way is asked for.
+    doubt: Option<Doubt>,
     /// Over which link it said so last, and when.
     told: Option<(LinkId, Micros)>,
     /// It is to be asked by the next frame.
@@ -35,7 +81,8 @@ impl Held {
     pub fn remove(&mut self) {
         self.count = self.count.saturating_sub(1);
         if self.count == 0 {
-            (self.told, self.due) = (None, false);
+            (self.told, self.due, self.by) = (None, false, None);
+            (self.stuck_since, self.confirmed, self.doubt) = (None, 0, None);
         }
     }
 
@@ -45,7 +92,45 @@ impl Held {
             return None;
         }
         (self.told, self.due) = (Some((link, now)), false);
+        self.stuck_since.get_or_insert(now);
         self.asks_at()
+    }
+
+    /// It holds something, by word of this way.
+    pub fn heard_by(&mut self, way: Way) {
+        self.by = Some(way);
+    }
+
+    /// It decided something.
+    pub fn moved(&mut self, now: Micros) {
+        self.stuck_since = self.stuck_since.map(|_| now);
+        (self.confirmed, self.doubt) = (0, None);
+    }
+
+    /// Whose word is to be doubted: that of a proxy, after a while.
+    #[must_use]
+    pub fn doubtful(&self, now: Micros) -> Option<Way> {
+        let wait = (HELD_DOUBTED_AFTER * (1 << self.confirmed.min(8))).min(HELD_DOUBTED_MAX);
+        let stuck = self.stuck_since.is_some_and(|since| now >= since + wait);
+        self.by.filter(|by| stuck && *by != Way::Direct)
+    }
+
+    /// Another way is asked.
+    pub fn begin_doubt(&mut self, doubt: Doubt) {
+        self.stuck_since = Some(doubt.at);
+        self.doubt = Some(doubt);
+    }
+
+    /// What another way is asked for.
+    #[must_use]
+    pub fn doubt(&self) -> Option<&Doubt> {
+        self.doubt.as_ref()
+    }
+
+    /// Another way answered.
+    pub fn end_doubt(&mut self, confirmed: bool) {
+        self.doubt = None;
+        self.confirmed = if confirmed { self.confirmed.saturating_add(1) } else { 0 };
     }
 
     /// A link is gone, and what was to come over it.
@@ -83,7 +168,7 @@ impl Held {
 
     /// Another life of it holds nothing.
     pub fn restart(&mut self) {
-        self.floors = 0;
+        (self.floors, self.doubt) = (0, None);
     }
 
     /// An empty run is due, unless something else asks.
@@ -120,5 +205,35 @@ mod tests {
         assert!(held.is_due());
         held.remove();
         assert!(!held.is_due() && held.asks_at().is_none());
+    }
+
+    #[test]
+    fn what_is_held_and_does_not_move_is_doubted_and_more_seldom_the_more_often_it_is_confirmed() {
+        let (mut held, p) = (Held::default(), Way::Proxy(0));
+        held.add();
+        held.heard_by(p);
+        assert_eq!(held.doubtful(Micros::NEVER), None, "not since any time");
+        let mut now = Micros(5);
+        held.told(LinkId(1), now);
+        for seconds in [1, 2, 4, 8, 8] {
+            // However often it is said.
+            held.told(LinkId(1), now + Duration::from_millis(999));
+            assert_eq!(held.doubtful(now + Duration::from_millis(seconds * 1000 - 1)), None);
+            now = now + Duration::from_secs(seconds);
+            assert_eq!(held.doubtful(now), Some(p));
+            held.begin_doubt(Doubt::new(p, now, [3, 4, 7].into_iter()));
+            assert_eq!(held.doubt().unwrap().stretches, [(3, 5), (7, 8)]);
+            assert_eq!(held.doubtful(now), None);
+            held.end_doubt(true);
+        }
+        held.moved(now);
+        assert_eq!(held.doubtful(now + Duration::from_millis(999)), None);
+        assert_eq!(held.doubtful(now + HELD_DOUBTED_AFTER), Some(p));
+        held.heard_by(Way::Direct);
+        assert_eq!(held.doubtful(Micros::NEVER), None, "its own word");
+        held.heard_by(p);
+        held.remove();
+        assert_eq!(held.doubtful(Micros::NEVER), None);
+        assert_eq!(Doubt::new(p, now, (0..100).map(|seq| 2 * seq)).stretches.len(), DOUBTED_MAX);
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::flow::Way;
-use super::reports::Ejection;
+use super::reports::{Ejection, REPORT_KEPT};
 use super::time::Micros;
 use super::wire::RefusedReason;
 
@@ -68,6 +68,8 @@ pub struct Pauses {
     avoided: BTreeMap<Way, Avoided>,
     /// Ways by which the destination says that it was lied about.
     distrusted: BTreeMap<Way, Ejection>,
+    /// When a way was last found to have said what is not so, without having been distrusted for it.
+    false_at: BTreeMap<Way, Micros>,
     /// Ways that take what is smaller.
     limits: BTreeMap<Way, TooLarge>,
     full_until: Micros,
@@ -105,6 +107,7 @@ impl Default for Pauses {
         Self {
             avoided: BTreeMap::new(),
             distrusted: BTreeMap::new(),
+            false_at: BTreeMap::new(),
             limits: BTreeMap::new(),
             full_until: Micros(0),
             full_pause: FULL_MIN,
@@ -195,6 +198,7 @@ impl Pauses {
     pub fn forget(&mut self, way: Way) {
         self.avoided.remove(&way);
         self.distrusted.remove(&way);
+        self.false_at.remove(&way);
         self.limits.remove(&way);
     }
 
@@ -214,6 +218,11 @@ impl Pauses {
     /// known already.
     pub fn distrust(&mut self, way: Way, now: Micros) -> bool {
         self.distrusted.entry(way).or_default().begin(now)
+    }
+
+    /// This way is found to have said what is not so. Whether it is the second time of late.
+    pub fn is_false_again(&mut self, way: Way, now: Micros) -> bool {
+        self.false_at.insert(way, now).is_some_and(|at| now.since(at) < REPORT_KEPT)
     }
 
     /// Nothing that is said by this way counts at present.

@@ -102,6 +102,9 @@ pub struct Proxy {
     /// Runs that were refused because all queues together were full, and for no other reason.
     #[cfg(feature = "sim")]
     refused_beyond: u64,
+    /// It says of messages that their members hold them, and forgets them.
+    #[cfg(feature = "sim")]
+    hoards: bool,
     draining: bool,
     next_batch: u64,
 }
@@ -129,6 +132,8 @@ impl Proxy {
             forges: false,
             #[cfg(feature = "sim")]
             refused_beyond: 0,
+            #[cfg(feature = "sim")]
+            hoards: false,
             draining: false,
             next_batch: 1,
         }
@@ -270,6 +275,8 @@ impl Proxy {
         // a member every origin leaves some.
         let forward = queue.forwards.get(&(lane, Arc::clone(&flow)));
         let queued = forward.map_or(0, |forward| forward.queued_bytes);
+        #[cfg(feature = "sim")]
+        let forward_decided = forward.map_or(0, |forward| forward.decided);
         let part = if back {
             back_part(&self.settings)
         } else {
@@ -288,6 +295,12 @@ impl Proxy {
         #[cfg(feature = "sim")]
         if run.count > 0 && self.lies > 0 && self.stats.runs.is_multiple_of(self.lies) {
             let lie = ack_entry(lane, upstream.row, (life, last), Vec::new());
+            return links.queue_ack(upstream.link, lie, now, now);
+        }
+        #[cfg(feature = "sim")]
+        if run.count > 0 && self.hoards {
+            let known = ack_entry(lane, upstream.row, (life, forward_decided), Vec::new());
+            let lie = kept::with_held(known, run.first.0..=last);
             return links.queue_ack(upstream.link, lie, now, now);
         }
         let forward = queue.forwards.entry((lane, Arc::clone(&flow))).or_insert(Forward {

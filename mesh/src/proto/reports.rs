@@ -15,7 +15,7 @@ const DESTINATIONS_PER_REPORTER: usize = 8;
 
 /// How long a report waits for a second one. Nobody honest is reported by anybody honest, so it may be long: a proxy that
 /// lies once in a while is found as well.
-const REPORT_KEPT: Duration = Duration::from_secs(600);
+pub const REPORT_KEPT: Duration = Duration::from_secs(600);
 
 /// Most destinations that are shown to people.
 const REPORTERS_SHOWN_MAX: usize = 8;

@@ -30,11 +30,13 @@ pub enum Blame {
     Ejected,
     /// The destination says that it does not live the life that the proxy said: it avoids the proxy, the others go on.
     FalseLife,
+    /// The destination does not have what the proxy said it holds, as another way says: it is sent again, not by that proxy.
+    FalseHold,
 }
 
 impl Blame {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::OwnLag,
         Self::Proxy,
         Self::Connection,
@@ -44,6 +46,7 @@ impl Blame {
         Self::FalseAck,
         Self::Ejected,
         Self::FalseLife,
+        Self::FalseHold,
     ];
 
     /// As people and metrics read it.
@@ -59,6 +62,7 @@ impl Blame {
             Self::FalseAck => "false_ack",
             Self::Ejected => "ejected",
             Self::FalseLife => "false_life",
+            Self::FalseHold => "false_hold",
         }
     }
 }

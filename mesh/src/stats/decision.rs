@@ -79,6 +79,7 @@ pub struct Verdict {
     /// but half of them are left alone already. `own_lag`: this process was late itself, and waits longer. `false_ack`: a
     /// destination says that the proxy acknowledged what it never had, and avoids it. `ejected`: several say so.
     /// `false_life`: a destination says that it does not live the life that the proxy said, and avoids it.
+    /// `false_hold`: it does not have what the proxy said it holds, as another way says, and gets it again.
     pub verdict: &'static str,
     /// The proxy that the messages went through; `None` if they went directly.
     pub proxy: Option<NodeId>,

@@ -94,12 +94,15 @@ impl Client {
         ix: FlowIx,
         link: LinkId,
         entry: &AckFlow,
-        links: &Links,
+        links: &mut Links,
         now: Micros,
     ) {
         let Some(over) = self.way_of(link, ix, links) else { return };
         let nothing_flew = !self.flows[ix.0].flies();
         let mut progress = self.flows[ix.0].raise_decided(entry.decided);
+        if progress {
+            self.flows[ix.0].held.moved(now);
+        }
         self.flows[ix.0].set_room(entry.room_kib, entry.decided);
         let mut attempt_answered = false;
         while let Some(seq) =
@@ -117,6 +120,10 @@ impl Client {
             attempt_answered |= self.land(ix, seq, (link, over), links, now);
             self.flows[ix.0].hold(seq);
         }
+        let said_by = self.word_over(link, ix, links);
+        if let Some(way) = said_by.filter(|_| !entry.held.is_empty()) {
+            self.flows[ix.0].held.heard_by(way);
+        }
         // Runs without messages asked only for this. Their writer may report them when the answer is there already: where nothing else
         // could be meant, and a round trip fits between, it is theirs.
         let soonest = Duration::from_micros(links.link(link).map_or(0, |link| link.rtt.min_us()));
@@ -129,6 +136,7 @@ impl Client {
                 attempt.link == link && (attempt.written_at.is_some() || may_be)
             })
         };
+        let mut of_doubt = false;
         for id in self.flows[ix.0].asking.iter().copied().filter(answered).collect::<Vec<_>>() {
             self.flows[ix.0].asking.remove(&id);
             self.ping_answered(ix, id, links, now);
@@ -136,6 +144,8 @@ impl Client {
                 attempt.answered = true;
                 attempt.passed_on |= !own;
                 attempt_answered = true;
+                let doubt = self.flows[ix.0].held.doubt();
+                of_doubt |= doubt.is_some_and(|doubt| attempt.sealed_at >= doubt.at);
                 let (way, written_at) = (attempt.way, attempt.written_at.or(Some(attempt.sealed_at)));
                 self.flows[ix.0].answered(way, now);
                 self.flows[ix.0].heard = written_at.map(|at| (way, at));
@@ -154,6 +164,9 @@ impl Client {
         }
         if let Some(at) = self.flows[ix.0].held.told(link, now) {
             self.timers.set_earlier(Timer::Held(ix), at);
+        }
+        if let Some(over) = said_by.filter(|_| of_doubt) {
+            self.weigh_held(ix, over, entry, links, now);
         }
     }
 

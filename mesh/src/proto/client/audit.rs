@@ -211,20 +211,22 @@ impl Client {
         }
     }
 
-    /// The way of an audit: another proxy. Where that is in doubt, as the destination distrusts one, it is asked itself.
+    /// The way of an audit: another proxy. Where that is in doubt, as the destination distrusts one or is said to hold something for
+    /// long, it is asked itself.
     /// Without any other way there is no audit until the next time.
     pub(super) fn pick_for_audit(&mut self, ix: FlowIx, links: &mut Links, now: Micros) -> Pick {
         let flow = &mut self.flows[ix.0];
         let routes = &mut self.sites[flow.datacenter].routes;
         let other = routes.usable(flow.lane, links, now).find(|(index, _)| {
             let way = Way::Proxy(*index);
-            flow.words.way() != Some(way) && !flow.pauses.avoids(way, now)
+            flow.audited() != Some(way) && !flow.pauses.avoids(way, now)
         });
         if let Some((index, link)) = other {
             return Pick::Link(link, Way::Proxy(index));
         }
-        let (said, straight) = (flow.words.way(), !flow.pauses.avoids(Way::Direct, now));
-        if flow.pauses.distrusts_any(now) && straight && said.is_some_and(|way| way != Way::Direct) {
+        let (said, straight) = (flow.audited(), !flow.pauses.avoids(Way::Direct, now));
+        let in_doubt = flow.pauses.distrusts_any(now) || flow.held.doubt().is_some();
+        if in_doubt && straight && said.is_some_and(|way| way != Way::Direct) {
             if let Some((link, _)) = links.dialled(flow.peer).filter(|(_, link)| !link.draining) {
                 return Pick::Link(link, Way::Direct);
             }

@@ -9,7 +9,6 @@ use crate::id::Lane;
 use crate::message::FailReason;
 use crate::proto::attempt::Attempt;
 use crate::proto::flow::{FlowIx, Place, Selected, Undecided, Way};
-use crate::proto::held::HELD_ASKS_AFTER;
 use crate::proto::links::{LinkId, Links, PeerIx};
 use crate::proto::pause::Cause;
 use crate::proto::route::still_limits;
@@ -65,23 +64,6 @@ impl Client {
                 None => break,
             }
         }
-    }
-
-    /// Nothing was heard for a while of what a destination holds. Unless something is under way that it will answer, it is
-    /// asked: its word may have been lost with a link.
-    fn ask_of_held(&mut self, ix: FlowIx, links: &mut Links, now: Micros) {
-        let flow = &mut self.flows[ix.0];
-        let Some(at) = flow.held.asks_at() else { return };
-        let again = if at > now {
-            at
-        } else {
-            if !flow.awaits_answer() {
-                flow.held.ask();
-                self.wake(ix, links, now);
-            }
-            now + HELD_ASKS_AFTER
-        };
-        self.timers.set(Timer::Held(ix), again);
     }
 
     /// Has the deadlines of a flow ring in time.

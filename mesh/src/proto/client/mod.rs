@@ -35,6 +35,8 @@ mod lives;
 
 mod audit;
 
+mod doubt;
+
 mod clock;
 
 mod ends;

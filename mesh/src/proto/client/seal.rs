@@ -138,7 +138,7 @@ impl Client {
                     late_bytes: 0,
                     reserved_bytes: 0,
                 });
-                attempt.audits &= audits;
+                attempt.audits &= audits && entries.iter().all(|run| run.count == 0);
                 for run in entries {
                     let messages = usize::try_from(run.count).unwrap_or(usize::MAX);
                     attempt.flying += messages.max(1);
@@ -266,6 +266,7 @@ impl Client {
             frame.payloads.push(segments.into_iter().collect());
         }
         frame.attempt = frame.attempt.max(attempt);
+        let audits = audits && selected.iter().all(|run| run.count == 0);
         if !selected.is_empty() && !audits {
             self.note_decision(ix, Some(way), (attempt, first_bytes), links, now);
         }

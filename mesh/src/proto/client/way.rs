@@ -22,7 +22,11 @@ impl Client {
             return Pick::Wait(flow.pauses.next_wake(now));
         }
         if flow.only_audits() {
-            return self.pick_for_audit(ix, links, now);
+            match self.pick_for_audit(ix, links, now) {
+                // What waits for room goes on waiting for it.
+                Pick::Wait(_) if self.flows[ix.0].has_more() => {}
+                pick => return pick,
+            }
         }
         if let Some(until) = self.flows[ix.0].waits_for_room(now) {
             return Pick::Wait(until);

@@ -158,7 +158,7 @@ impl Flow {
         self.held.asked(self.sent.is_empty());
         if run.count == 0 {
             self.asking.insert(attempt);
-            self.audit &= self.words.way() == Some(way);
+            self.audit &= self.audited() == Some(way);
             if self.ping.waits {
                 let attempts = self.ping.attempts.saturating_add(1);
                 self.ping = Ping { waits: false, attempt: Some(attempt), attempts };

@@ -28,6 +28,13 @@ impl Node {
         }
     }
 
+    /// See [`Proxy::set_hoarding`](crate::proto::proxy::Proxy::set_hoarding).
+    pub fn set_hoarding(&mut self) {
+        if let Some(proxy) = self.proxy.as_mut() {
+            proxy.set_hoarding();
+        }
+    }
+
     /// See [`Member::set_slandering`](crate::proto::member::Member::set_slandering).
     pub fn set_slandering(&mut self) {
         if let Some(member) = self.member.as_mut() {

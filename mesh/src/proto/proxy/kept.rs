@@ -1,11 +1,13 @@
 //! What a proxy keeps, bytes, for the checker of a simulation; and faults for it.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::ops::RangeInclusive;
 
 use super::{Entry, Proxy};
 use crate::id::Lane;
 use crate::proto::kept::{Kept, Limit};
 use crate::proto::links::Links;
+use crate::proto::wire::AckFlow;
 
 impl Proxy {
     /// Limit by limit.
@@ -36,6 +38,21 @@ impl Proxy {
     pub fn set_forging(&mut self) {
         self.forges = true;
     }
+
+    /// A fault for simulations: it says of all messages that their members hold them, and passes none on.
+    pub fn set_hoarding(&mut self) {
+        self.hoards = true;
+    }
+}
+
+/// An entry that says of these seqs that they are held.
+pub(super) fn with_held(mut entry: AckFlow, seqs: RangeInclusive<u64>) -> AckFlow {
+    for ahead in seqs.filter_map(|seq| seq.checked_sub(entry.decided + 1)) {
+        let word = usize::try_from(ahead / 64).unwrap_or(0);
+        entry.held.resize(entry.held.len().max(word + 1), 0);
+        entry.held[word] |= 1 << (ahead % 64);
+    }
+    entry
 }
 
 /// What waits behind the first run of its flow.

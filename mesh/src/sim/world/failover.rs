@@ -26,6 +26,8 @@ pub enum Strike {
     LiesSometimes,
     /// The proxy in use tells members of floors that the sender never gets to, and passes nothing on.
     Forges,
+    /// The proxy in use says of all messages that their members hold them, and passes nothing on.
+    Hoards,
     /// One member reports as lost whatever it has.
     Slander,
 }
@@ -138,6 +140,12 @@ impl World {
                 self.liar = true;
                 if let Some(node) = self.hosts[proxy].node.as_mut() {
                     node.set_forging();
+                }
+            }
+            Strike::Hoards => {
+                self.liar = true;
+                if let Some(node) = self.hosts[proxy].node.as_mut() {
+                    node.set_hoarding();
                 }
             }
             Strike::Slander => {

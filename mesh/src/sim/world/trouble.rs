@@ -365,6 +365,13 @@ impl World {
         if accused > 0 && !liar {
             self.checker.broken(format!("{accused} messages are said to be lost by a lie, and nobody lied"));
         }
+        // Who was taken out for a while: what others held of it they let go.
+        let leaves = self.swarm.faults.contains(&Fault::Leave);
+        let false_holds = stats.verdicts.get("false_hold").copied().unwrap_or(0);
+        if false_holds > 0 && !liar && !leaves {
+            self.checker
+                .broken(format!("{false_holds} times nobody held what a proxy said, and nobody lied"));
+        }
         let false_floors = stats.member.false_floors;
         if false_floors > 0 && !liar {
             self.checker.broken(format!("{false_floors} floors are said to be a lie, and nobody lied"));

@@ -1,0 +1,133 @@
+//! Proxies that say of a message that its member holds it, and keep it or lost it; and members that hold one for long.
+
+use trunkline_mesh::proto::wire::AckFlow;
+
+use super::lives::Sender;
+use super::shell::entry;
+
+/// Nothing is decided, and the first message of what follows is held.
+fn holds(row: u32) -> AckFlow {
+    AckFlow { held: vec![1], ..entry(row, 100, 0) }
+}
+
+fn false_holds(sender: &Sender) -> u64 {
+    sender.shell.stats().verdicts["false_hold"]
+}
+
+/// Lets time pass until an empty run goes by a way; its row there. What is held does not go again.
+fn asked(sender: &mut Sender, by: usize, held: u64) -> u32 {
+    for _ in 0..20 {
+        sender.pass(100);
+        let sent = sender.sent();
+        assert!(sent.iter().all(|sent| sent.3 == 0 || sent.2 != held), "sent again: {sent:?}");
+        if let Some((_, row, ..)) = sent.iter().find(|sent| (sent.0, sent.3) == (by, 0)) {
+            return *row;
+        }
+    }
+    panic!("it is not asked")
+}
+
+/// It says so for as long as it likes, with room for more or without: the other proxy is asked, and then brings the message.
+#[test]
+fn a_proxy_that_says_held_and_keeps_the_message_is_doubted_and_the_second_time_left() {
+    let mut sender = Sender::by(&["p", "p2"]);
+    let (liar, row, seq) = sender.send();
+    let other = 1 - liar;
+    sender.say(liar, AckFlow { room_kib: 0, ..holds(row) });
+    // What is behind it waits for room.
+    sender.submit();
+    for _ in 0..9 {
+        sender.pass(100);
+        sender.say(liar, AckFlow { room_kib: 0, ..holds(row) });
+    }
+    assert!(sender.sent().iter().all(|(at, ..)| *at == liar), "a receiver may be that slow");
+    let row = asked(&mut sender, other, seq);
+    sender.say(other, entry(row, 100, 0));
+    sender.pass(100);
+    let sent = sender.sent();
+    assert!(sent.iter().any(|sent| (sent.0, sent.2) == (other, seq)), "by the other one: {sent:?}");
+    assert_eq!(false_holds(&sender), 1);
+    sender.say(other, entry(row, 100, seq + 1));
+    assert_eq!(sender.delivered(), 2);
+    // It may have been an answer that was overtaken: the proxy is tried again, and the second time left.
+    sender.pass(500);
+    let (by, row, seq) = sender.send();
+    assert_eq!(by, liar);
+    let held = |row| AckFlow { held: vec![1], ..entry(row, 100, seq - 1) };
+    sender.say(liar, held(row));
+    let row = asked(&mut sender, other, seq);
+    sender.say(other, entry(row, 100, seq - 1));
+    sender.say(liar, held(0));
+    sender.pass(100);
+    let sent = sender.sent();
+    assert!(
+        sent.iter().any(|sent| (sent.0, sent.2) == (other, seq)),
+        "what it says counts no more: {sent:?}"
+    );
+    sender.say(other, entry(row, 100, seq));
+    assert_eq!((sender.delivered(), false_holds(&sender)), (1, 2));
+    sender.pass(10_000);
+    sender.sent();
+    assert_eq!(sender.send().0, other);
+}
+
+/// Its application takes nothing for half a minute. Others are asked now and then, say so too, and nothing is sent twice.
+#[test]
+fn a_slow_receiver_is_asked_about_now_and_then_and_sent_nothing_twice() {
+    let mut sender = Sender::by(&["p", "p2"]);
+    let (by, row, seq) = sender.send();
+    sender.say(by, holds(row));
+    let mut asked = [0, 0];
+    for _ in 0..300 {
+        sender.pass(100);
+        for (at, row, _, count) in sender.sent() {
+            assert_eq!(count, 0, "sent again");
+            asked[at] += 1;
+            sender.say(at, holds(row));
+        }
+    }
+    // After 1 s, then 2, 4 and every 8; and when nothing was heard for half a second, whoever said it last.
+    let all = asked[0] + asked[1];
+    assert!(asked[1 - by] >= 3 && all <= 70, "{asked:?}");
+    assert_eq!(false_holds(&sender), 0);
+    sender.say(by, entry(row, 100, seq));
+    assert_eq!(sender.delivered(), 1);
+}
+
+/// There is no other proxy: the member itself is asked.
+#[test]
+fn where_there_is_one_proxy_the_member_itself_is_asked_what_it_holds() {
+    let mut sender = Sender::by(&["p"]);
+    let (liar, row, seq) = sender.send();
+    sender.say(liar, holds(row));
+    sender.pass(1600);
+    sender.link_member();
+    let sent = sender.sent();
+    let Some((_, row, ..)) = sent.iter().find(|sent| sent.0 == 1 && sent.3 == 0).copied() else {
+        panic!("not asked: {sent:?}")
+    };
+    sender.say(1, entry(row, 100, 0));
+    sender.pass(100);
+    assert!(matches!(sender.sent()[..], [(1, _, again, 1)] if again == seq), "directly");
+    sender.say(1, entry(row, 100, seq));
+    assert_eq!((sender.delivered(), false_holds(&sender)), (1, 1));
+}
+
+/// An answer that was on its way since before is older than what is known.
+#[test]
+fn an_answer_that_was_overtaken_is_no_word_against_anybody() {
+    let mut sender = Sender::by(&["p", "p2"]);
+    for _ in 0..3 {
+        let (by, row, seq) = sender.send();
+        sender.say(by, entry(row, 100, seq));
+    }
+    assert_eq!(sender.delivered(), 3);
+    let (by, row, seq) = sender.send();
+    sender.say(by, AckFlow { held: vec![1], ..entry(row, 100, seq - 1) });
+    let other = 1 - by;
+    let row = asked(&mut sender, other, seq);
+    sender.say(other, entry(row, 100, 2));
+    sender.pass(100);
+    assert!(sender.sent().iter().all(|sent| sent.3 == 0));
+    assert_eq!(false_holds(&sender), 0);
+}
