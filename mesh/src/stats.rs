@@ -164,6 +164,8 @@ pub struct MemberStats {
     pub duplicates: u64,
     /// Seqs skipped because their sender gave them up.
     pub skipped: u64,
+    /// Later lives that a proxy told of an origin which does not live them, as that origin said itself.
+    pub false_lives: u64,
     /// Floors that a proxy told of an origin which had not reached them, as that origin said itself.
     pub false_floors: u64,
     /// Messages refused, by reason.
@@ -216,6 +218,8 @@ pub struct Stats {
     pub handshakes: u64,
     /// Connections closed because the peer broke the protocol, by error label.
     pub protocol_errors: BTreeMap<&'static str, u64>,
+    /// Links that were up and ended, by reason.
+    pub links_ended: BTreeMap<&'static str, u64>,
     /// Connections that were dialled: two per link.
     pub dials: u64,
     /// Those of them that failed before a handshake began.

@@ -344,6 +344,8 @@ async fn a_silent_death_is_noticed_by_its_silence() {
     // Says nothing from now on, and reads nothing either.
     eventually("its link", || member.mesh().status().links.iter().any(|link| link.up)).await;
     eventually("its end", || member.mesh().status().links.is_empty()).await;
+    let ended = member.mesh().stats().links_ended;
+    assert!(ended.iter().all(|(reason, count)| *count == u64::from(*reason == "silent")), "{ended:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -104,6 +104,8 @@ catalog! {
         "Messages that arrived a second time and were discarded.");
     MEMBER_SKIPPED = counter("member_skipped_total", [],
         "Messages this member passed over because their sender gave them up.");
+    MEMBER_FALSE_LIVES = counter("member_false_lives_total", [],
+        "Times that a proxy had told this member of a later life of a sender, which that one does not live.");
     MEMBER_FALSE_FLOORS = counter("member_false_floors_total", [],
         "Times that a proxy was found to have told this member that a sender gave up what it had not.");
     MEMBER_REFUSED = counter("member_messages_refused_total", ["reason"],
@@ -128,6 +130,8 @@ catalog! {
         "Handshakes refused, by code, and by whom: this node (us) or the peer.");
     PROTOCOL_ERRORS = counter("protocol_errors_total", ["error"],
         "Connections closed over what the peer sent, or over a frame that could not be made, by error.");
+    LINKS_ENDED = counter("links_ended_total", ["reason"],
+        "Links that were up and ended, by reason.");
     DIALS = counter("dials_total", [],
         "Connections this node began, two per link.");
     DIALS_FAILED = counter("dials_failed_total", [],

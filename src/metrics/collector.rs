@@ -201,6 +201,7 @@ fn member(stats: &Stats, status: &Status) -> Vec<MetricFamily> {
         catalog::MEMBER_HANDED_OVER_BYTES.family().count(&[], member.handed_over_bytes).done(),
         catalog::MEMBER_DUPLICATES.family().count(&[], member.duplicates).done(),
         catalog::MEMBER_SKIPPED.family().count(&[], member.skipped).done(),
+        catalog::MEMBER_FALSE_LIVES.family().count(&[], member.false_lives).done(),
         catalog::MEMBER_FALSE_FLOORS.family().count(&[], member.false_floors).done(),
         catalog::MEMBER_REFUSED
             .family()
@@ -247,6 +248,10 @@ fn handshakes(stats: &Stats) -> Vec<MetricFamily> {
         catalog::PROTOCOL_ERRORS
             .family()
             .each(&stats.protocol_errors, |f, (error, count)| f.count(&[error], *count))
+            .done(),
+        catalog::LINKS_ENDED
+            .family()
+            .each(&stats.links_ended, |f, (reason, count)| f.count(&[reason], *count))
             .done(),
         catalog::DIALS.family().count(&[], stats.dials).done(),
         catalog::DIALS_FAILED.family().count(&[], stats.dials_failed).done(),

@@ -91,6 +91,7 @@ fn idle() -> Stats {
         Stats { handshakes_refused: zero(), handshakes_refused_by_peer: zero(), ..Stats::default() };
     stats.datacenters = BTreeMap::from([(dc("eu"), DatacenterStats::default())]);
     stats.protocol_errors = zero();
+    stats.links_ended = BTreeMap::from([("silent", 0)]);
     stats.proxy.refused = zero();
     stats.member.refused = zero();
     stats.verdicts = BTreeMap::from([("proxy", 0)]);

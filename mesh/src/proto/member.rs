@@ -54,6 +54,8 @@ struct OriginLife {
     since: LinkId,
     /// A proxy said a later one that it does not live: from then on the origin alone says which one it lives.
     by_itself: bool,
+    /// The proxy that brought it, if one did.
+    by: Option<PeerIx>,
 }
 
 /// A run as it came in.
@@ -132,7 +134,7 @@ impl Member {
         let Some(by) = by else {
             return self.refuse(arrived, RefusedReason::NotServed, links, now);
         };
-        let unknown = OriginLife { life: Incarnation::UNKNOWN, since: LinkId(0), by_itself: false };
+        let unknown = OriginLife { life: Incarnation::UNKNOWN, since: LinkId(0), by_itself: false, by: None };
         let known = self.lives.get(&flow.origin).copied().unwrap_or(unknown);
         if flow.destination_incarnation.is_known() && flow.destination_incarnation != me {
             return self.refuse(arrived, RefusedReason::StaleDestination, links, now);
@@ -157,8 +159,12 @@ impl Member {
                 links.note_life(origin, flow.origin_incarnation, now);
                 links.tell_life(origin, flow.origin_incarnation);
             }
-            let life = OriginLife { life: flow.origin_incarnation, since: links.next_link(), ..known };
-            self.begin_life(&flow.origin, life);
+            let brought_by = match by {
+                By::Proxy(proxy, _) => Some(proxy),
+                By::Itself(_) => None,
+            };
+            let (life, since) = (flow.origin_incarnation, links.next_link());
+            self.begin_life(&flow.origin, OriginLife { life, since, by: brought_by, ..known });
         }
         let key = (flow.origin.clone(), arrived.lane);
         if self.draining && arrived.run.count > 0 {
@@ -278,15 +284,20 @@ impl Member {
             return links.replace(id, now);
         }
         if false_life {
+            self.stats.false_lives += 1;
             tracing::warn!(
                 %origin,
+                proxy = known.by.map(|proxy| tracing::field::display(&links.spec(proxy).id)),
                 said = known.life.0,
                 lives = life.0,
                 "a proxy said that an origin lives a later life than it does: from now on only its own word counts"
             );
         }
         if false_life || known.by_itself && known.life != life {
-            self.begin_life(&origin, OriginLife { life, since: links.next_link(), by_itself: true });
+            self.begin_life(
+                &origin,
+                OriginLife { life, since: links.next_link(), by_itself: true, by: None },
+            );
         }
     }
 

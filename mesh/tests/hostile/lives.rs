@@ -382,10 +382,13 @@ fn a_link_of_an_origin_ends_when_a_later_life_is_said_and_a_new_one_is_believed(
     assert_eq!(receiver.bring(o, 100, 1, 0), Ok(1));
     assert_eq!(receiver.bring(p, FALSE, 1, 0), Ok(1));
     assert!(o.iter().all(|conn| receiver.shell.closed.contains_key(conn)));
+    assert_eq!(receiver.shell.stats().links_ended["peer_life"], 1);
+    assert_eq!(receiver.shell.stats().member.false_lives, 0, "nobody knows yet");
     receiver.tell_o();
     let o = receiver.shell.link_in(&Peer::new("o"));
     assert_eq!(receiver.bring(o, 100, 2, 0), Ok(2));
     assert_eq!(receiver.rows, 3);
+    assert_eq!(receiver.shell.stats().member.false_lives, 1);
 }
 
 /// What a node said of itself before a later life was said may be the last word of a process that is gone. It is asked again.

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::{LinkEvent, Links, PeerIx};
+use super::{LinkEnd, LinkEvent, Links, PeerIx};
 use crate::id::Incarnation;
 use crate::proto::handshake::{adopt, is_claimable};
 use crate::proto::time::Micros;
@@ -52,7 +52,7 @@ impl Links {
         self.peers[by.0].moved_us_at = Some(now);
         self.me.incarnation = incarnation;
         for link in self.links.keys().copied().collect::<Vec<_>>() {
-            self.drop_link(link, None, now);
+            self.drop_link(link, None, LinkEnd::OwnLife, now);
         }
         self.events.push_back(LinkEvent::Reincarnated(incarnation));
     }

@@ -1,6 +1,6 @@
 //! What time does to links: handshakes that take too long, pings, silence, idleness, redials.
 
-use super::{IDLE_TIMEOUT, LinkId, Links, Stage, Timer};
+use super::{IDLE_TIMEOUT, LinkEnd, LinkId, Links, Stage, Timer};
 use crate::id::Lane;
 use crate::proto::handshake::Refusal;
 use crate::proto::time::Micros;
@@ -45,7 +45,7 @@ impl Links {
                     let Some(link) = self.links.get(&link_id) else { continue };
                     let idle_at = link.used_at + IDLE_TIMEOUT;
                     if idle_at <= now {
-                        self.drop_link(link_id, None, now);
+                        self.drop_link(link_id, None, LinkEnd::Idle, now);
                     } else {
                         self.timers.set(Timer::Idle(link_id), idle_at);
                     }
@@ -65,7 +65,7 @@ impl Links {
                 let late = Refusal::new(RefuseCode::Timeout, "the link's other connection did not follow");
                 self.refuse(conn, &late, now);
             }
-            _ => self.drop_link(link_id, None, now),
+            _ => self.drop_link(link_id, None, LinkEnd::Lost, now),
         }
     }
 

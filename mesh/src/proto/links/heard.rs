@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{ConnId, LinkId, Links, Stage, Timer};
+use super::{ConnId, LinkEnd, LinkId, Links, Stage, Timer};
 use crate::id::Lane;
 use crate::proto::frame::{FrameType, control_frame};
 use crate::proto::time::{Micros, micros};
@@ -119,7 +119,7 @@ impl Links {
         if until <= now {
             let peer = &self.peers[link.peer.0].spec.id;
             tracing::warn!(%peer, "peer has been silent for too long, link closed");
-            self.drop_link(link_id, None, now);
+            self.drop_link(link_id, None, LinkEnd::Silent, now);
         } else {
             self.timers.set(Timer::Silence(link_id), until);
         }

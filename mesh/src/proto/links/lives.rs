@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Action, Conn, ConnId, Heard, Link, LinkEvent, LinkId, Links, Peer, PeerIx, Rank, Stage, Timer};
+use super::{
+    Action, Conn, ConnId, Heard, Link, LinkEnd, LinkEvent, LinkId, Links, Peer, PeerIx, Rank, Stage, Timer,
+};
 use crate::id::{Incarnation, Lane};
 use crate::proto::frame::{FrameType, control_frame};
 use crate::proto::roster::{RosterIn, RosterOut};
@@ -122,12 +124,16 @@ impl Links {
 
     /// Forgets a connection, and with it its link.
     pub(super) fn drop_conn(&mut self, id: ConnId, last_words: Option<Bytes>, now: Micros) {
+        self.drop_conn_for(id, last_words, LinkEnd::Lost, now);
+    }
+
+    pub(super) fn drop_conn_for(&mut self, id: ConnId, last_words: Option<Bytes>, why: LinkEnd, now: Micros) {
         match self.conns.get(&id).map(|conn| conn.link) {
             None => {}
             Some(None) => self.remove_conn(id, last_words),
             Some(Some(link)) => {
                 if self.links.contains_key(&link) {
-                    self.drop_link(link, last_words.map(|words| (id, words)), now);
+                    self.drop_link(link, last_words.map(|words| (id, words)), why, now);
                 } else {
                     self.remove_conn(id, last_words);
                 }
@@ -159,6 +165,7 @@ impl Links {
         &mut self,
         link_id: LinkId,
         mut last_words: Option<(ConnId, Bytes)>,
+        why: LinkEnd,
         now: Micros,
     ) {
         let Some(link) = self.links.get(&link_id) else { return };
@@ -168,6 +175,9 @@ impl Links {
             self.remove_conn(conn, words);
         }
         self.links.remove(&link_id);
+        if up {
+            *self.counters.ended.entry(why.label()).or_default() += 1;
+        }
         for timer in [Timer::Pair, Timer::Ping, Timer::Silence, Timer::Acks, Timer::Idle] {
             self.timers.clear(timer(link_id));
         }
@@ -267,7 +277,7 @@ impl Links {
     pub fn close_all(&mut self, now: Micros) {
         self.draining = true;
         for id in self.links.keys().copied().collect::<Vec<_>>() {
-            self.say_closing(id, now);
+            self.say_closing(id, LinkEnd::Closed, now);
         }
         for id in self.conns.keys().copied().collect::<Vec<_>>() {
             self.remove_conn(id, None);
@@ -275,13 +285,13 @@ impl Links {
     }
 
     /// Ends a link, saying so if it is up.
-    pub(super) fn say_closing(&mut self, id: LinkId, now: Micros) {
+    pub(super) fn say_closing(&mut self, id: LinkId, why: LinkEnd, now: Micros) {
         let words = self.conn_of(id, Lane::Control).map(|conn| {
             let close = Close { code: CloseCode::Closing as u16 };
             (conn, control_frame(FrameType::Close, Lane::Control, &close))
         });
         let up = self.links.get(&id).is_some_and(|link| link.up);
-        self.drop_link(id, words.filter(|_| up), now);
+        self.drop_link(id, words.filter(|_| up), why, now);
     }
 
     /// A peer was heard of in this life by way of others. A link to a lower one is most likely to a process that is gone: it ends, and
@@ -292,7 +302,9 @@ impl Links {
             |link: &LinkId| self.links.get(link).is_some_and(|link| link.up && link.incarnation < life);
         let (dialled, accepted) = (dialling.link.filter(stale), accepted.filter(stale));
         for link in dialled.into_iter().chain(accepted) {
-            self.drop_link(link, None, now);
+            let peer = &self.peers[peer.0].spec.id;
+            tracing::info!(%peer, life = life.0, "others hear of a later life of this peer, link closed");
+            self.drop_link(link, None, LinkEnd::PeerLife, now);
         }
         if dialled.is_some() {
             self.want_once(peer, now);
@@ -313,6 +325,6 @@ impl Links {
 
     /// Ends a link whose books are full; it is dialled again.
     pub fn replace(&mut self, link: LinkId, now: Micros) {
-        self.drop_link(link, None, now);
+        self.drop_link(link, None, LinkEnd::Replaced, now);
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::{Dialling, Heard, IDLE_TIMEOUT, LinkId, Links, Peer, PeerIx, Timer};
+use super::{Dialling, Heard, IDLE_TIMEOUT, LinkEnd, LinkId, Links, Peer, PeerIx, Timer};
 use crate::id::Datacenter;
 use crate::proto::time::Micros;
 use crate::settings::Settings;
@@ -99,7 +99,7 @@ impl Links {
         let entry = &mut self.peers[peer.0];
         (entry.present, entry.dialling.wanted, entry.claim) = (false, false, None);
         for link in links {
-            self.say_closing(*link, now);
+            self.say_closing(*link, LinkEnd::Topology, now);
         }
         self.peers[peer.0].dialling = Dialling::default();
         self.forget_dial(peer);
@@ -122,7 +122,7 @@ impl Links {
         let moved = before.address != spec.address;
         for link in links {
             if wrong || (moved && self.links.get(link).is_some_and(|link| link.dialled)) {
-                self.say_closing(*link, now);
+                self.say_closing(*link, LinkEnd::Topology, now);
             }
         }
         if moved && self.peers[peer.0].dialling.wanted {

@@ -8,6 +8,7 @@
 
 // In the order of a connection's life.
 mod opening;
+pub use ended::LinkEnd;
 pub use opening::Breach;
 
 mod line;
@@ -25,6 +26,7 @@ mod members;
 
 mod clock;
 
+mod ended;
 mod heard;
 use heard::Heard;
 
@@ -156,6 +158,8 @@ pub struct LinkCounters {
     pub handshakes: u64,
     /// Connections closed for what the peer sent, by error.
     pub protocol_errors: BTreeMap<&'static str, u64>,
+    /// Links that were up and ended, by reason.
+    pub ended: BTreeMap<&'static str, u64>,
     /// Connections that were dialled: two per link.
     pub dials: u64,
     /// Dials that failed.
@@ -356,6 +360,7 @@ impl Links {
                 .chain(&SEQUENCE_ERRORS)
                 .map(|label| (*label, 0))
                 .collect(),
+            ended: LinkEnd::ALL.iter().map(|end| (end.label(), 0)).collect(),
             wire: vec![(0, 0); datacenters.len()],
             ..LinkCounters::default()
         };
@@ -496,7 +501,8 @@ impl Links {
     /// The peer's bytes are no frames, or what was to be sent is none.
     pub fn handle_bad_frame(&mut self, id: ConnId, error: &FrameError, now: Micros) {
         if matches!(error, FrameError::Encode(_)) {
-            tracing::error!(conn = id.0, %error, "defect of this node, connection closed");
+            let peer = self.peer_of(id).map(tracing::field::display);
+            tracing::error!(peer, %error, "defect of this node, connection closed");
             self.end_conn(id, error.label(), now);
         } else {
             self.protocol_error(id, error.label(), &error.to_string(), now);
@@ -637,6 +643,7 @@ impl Links {
         stats.handshakes_refused = counters.refused.clone();
         stats.handshakes_refused_by_peer = counters.refused_by_peer.clone();
         stats.protocol_errors = counters.protocol_errors.clone();
+        stats.links_ended = counters.ended.clone();
         stats.dials = counters.dials;
         stats.dials_failed = counters.dials_failed;
         stats.unremembered_frames = counters.unremembered;

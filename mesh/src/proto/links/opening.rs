@@ -7,8 +7,8 @@ use bytes::Bytes;
 use tracing::field::display;
 
 use super::{
-    Action, Arrived, Conn, ConnId, Heard, Holder, IDLE_TIMEOUT, Link, LinkEvent, LinkId, Links, PeerIx,
-    Stage, Timer,
+    Action, Arrived, Conn, ConnId, Heard, Holder, IDLE_TIMEOUT, Link, LinkEnd, LinkEvent, LinkId, Links,
+    PeerIx, Stage, Timer,
 };
 use crate::id::{Incarnation, Lane, NodeId, SpiffeId};
 use crate::proto::coder::epochs_of;
@@ -134,7 +134,7 @@ impl Links {
         let Some(conn) = self.conns.get(&id) else { return };
         tracing::warn!(peer = self.peer_of(id).map(display), why, "certificate no longer valid, link ended");
         match conn.link {
-            Some(link) => self.say_closing(link, now),
+            Some(link) => self.say_closing(link, LinkEnd::Distrusted, now),
             None => self.drop_conn(id, None, now),
         }
     }
@@ -388,7 +388,7 @@ impl Links {
         if !dialled
             && let Some(old) = self.peers[peer.0].accepted.replace(link_id).filter(|old| *old != link_id)
         {
-            self.drop_link(old, None, now);
+            self.drop_link(old, None, LinkEnd::Replaced, now);
         }
         self.timers.clear(Timer::Pair(link_id));
         self.begin_listening(link_id, dialled, now);
@@ -437,7 +437,7 @@ impl Links {
     }
 
     /// The node at the other end, once it is known: by its certificate before it says a word.
-    fn peer_of(&self, id: ConnId) -> Option<&NodeId> {
+    pub(super) fn peer_of(&self, id: ConnId) -> Option<&NodeId> {
         let conn = self.conns.get(&id)?;
         match conn.link.and_then(|link| self.links.get(&link)) {
             Some(link) => Some(&self.peers[link.peer.0].spec.id),
@@ -515,7 +515,7 @@ impl Links {
         *self.counters.protocol_errors.entry(label).or_default() += 1;
         let close = Close { code: CloseCode::Closing as u16 };
         let words = control_frame(FrameType::Close, conn.lane, &close);
-        self.drop_conn(id, Some(words), now);
+        self.drop_conn_for(id, Some(words), LinkEnd::Protocol, now);
     }
 }
 

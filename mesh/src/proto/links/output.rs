@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{ConnId, LinkId, Links, Stage, Timer};
+use super::{ConnId, LinkEnd, LinkId, Links, Stage, Timer};
 use crate::id::Lane;
 use crate::proto::frame::{FrameType, Written, control_frame};
 use crate::proto::time::Micros;
@@ -65,7 +65,7 @@ impl Links {
         let conns = self.links.get(&link_id).map(|link| link.conns).unwrap_or_default();
         match conns.into_iter().flatten().find(|conn| self.link_of(*conn).is_some()) {
             Some(open) => self.protocol_error(open, "acks_unread", "the peer reads no acks", now),
-            None => self.drop_link(link_id, None, now),
+            None => self.drop_link(link_id, None, LinkEnd::Protocol, now),
         }
     }
 

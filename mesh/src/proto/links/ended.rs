@@ -1,0 +1,59 @@
+//! Why links end that were up.
+
+/// Why a link ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LinkEnd {
+    /// One of its connections did, whoever ended it.
+    Lost,
+    /// The peer broke the protocol on it, or a frame for it could not be made.
+    Protocol,
+    /// Nothing was heard of the peer for `silence_timeout`.
+    Silent,
+    /// The peer's certificate is no longer valid.
+    Distrusted,
+    /// The peer was heard of in a later life than that of its link.
+    PeerLife,
+    /// This node took another life.
+    OwnLife,
+    /// Another one takes its place: the peer dialled anew, or its books were full.
+    Replaced,
+    /// It was not used.
+    Idle,
+    /// The topology has the peer no more, or as something else.
+    Topology,
+    /// This node closed.
+    Closed,
+}
+
+impl LinkEnd {
+    /// All of them.
+    pub const ALL: [Self; 10] = [
+        Self::Lost,
+        Self::Protocol,
+        Self::Silent,
+        Self::Distrusted,
+        Self::PeerLife,
+        Self::OwnLife,
+        Self::Replaced,
+        Self::Idle,
+        Self::Topology,
+        Self::Closed,
+    ];
+
+    /// For counters.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Lost => "lost",
+            Self::Protocol => "protocol",
+            Self::Silent => "silent",
+            Self::Distrusted => "distrusted",
+            Self::PeerLife => "peer_life",
+            Self::OwnLife => "own_life",
+            Self::Replaced => "replaced",
+            Self::Idle => "idle",
+            Self::Topology => "topology",
+            Self::Closed => "closed",
+        }
+    }
+}
