@@ -14,7 +14,8 @@ use trunkline_mesh::{Batch, Message, NodeId, Outcome, Receipt, TrySendError, joi
 async fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
     let path = std::env::args_os().nth(1).map_or("deploy/config/example.toml".into(), PathBuf::from);
     let config = Config::load(&path)?;
-    let node = config.choose(None, Role::Origin)?;
+    let asked = std::env::var("TRUNKLINE_NODE").ok(); // Else the only origin of the file.
+    let node = config.choose(asked.as_deref(), Role::Origin)?;
     let (client, _inbox) = join(config.mesh(node)).await?;
 
     let mut receipts: JoinSet<(Vec<NodeId>, Vec<Outcome>)> = JoinSet::new();

@@ -332,7 +332,7 @@ datacenter  proxy  state    snoozed for  round trip  ack  ack timeout  failures
 eu          eu-p1  snoozed       700 ms       40 ms    -        90 ms         1
 eu          eu-p2  down               -       40 ms    -            -         1
 
-eu: direct: no proxy is usable, and 2 before these
+eu: no usable proxy: direct where linked, and 2 before these
      last  times  destination  lane  attempt  way       why
 1.5 s ago      3  eu-m1        bulk        2  direct    proxies passed, one message at a time, eu-p1 snoozed (800 ms left), eu-p2 not linked
   8 s ago      1  eu-m2        bulk        1  by eu-p1  in use

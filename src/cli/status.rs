@@ -238,7 +238,7 @@ impl Datacenter {
         }
         match self.routes.iter().find(|route| route.in_use) {
             Some(route) => format!("by {}", route.proxy),
-            None => "direct: no proxy is usable".to_owned(),
+            None => "no usable proxy: direct where linked".to_owned(),
         }
     }
 }

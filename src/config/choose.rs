@@ -121,7 +121,8 @@ impl Config {
         })
     }
 
-    /// The node this process is.
+    /// The node this process is: the one that is `asked` for by its id, which is to have the role; without an id the only one of the file
+    /// that has it.
     ///
     /// # Errors
     /// [`ChooseError`] says what to ask for.

@@ -315,10 +315,11 @@ impl Mesh {
         };
         let patience = shared.look(|core, _| core.node.settings().drain_timeout);
         let end = tokio::time::Instant::now() + patience;
-        let patience = patience - (patience / 4).min(FAREWELL_RESERVED);
-        let finished = tokio::time::timeout(patience, finished).await.is_ok();
+        let farewells = (patience / 4).min(FAREWELL_RESERVED);
+        let finished = tokio::time::timeout(patience - farewells, finished).await.is_ok();
         if !finished {
-            tracing::warn!(after = ?patience, "drain timed out: closing with work undone");
+            let (after, for_farewells) = (patience - farewells, farewells);
+            tracing::warn!(?after, ?for_farewells, "drain timed out: closing with work undone");
         }
         self.close();
         let _ = tokio::time::timeout_at(end, self.closed()).await;

@@ -123,9 +123,12 @@ impl Tls {
         });
         match outcome {
             Ok(credentials) => {
-                *refused = None;
+                let mended = refused.take().is_some_and(|before| before.told);
                 let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
                 if current.is_same(&credentials) {
+                    if mended {
+                        tracing::info!("certificate files are sound again: they are those in use");
+                    }
                     return Ok(Reloaded::Unchanged);
                 }
                 let differs = current.difference(&credentials);

@@ -22,7 +22,6 @@ use super::rtt::Rtt;
 use super::standing::Standing;
 use super::time::{Micros, micros};
 use super::verdict::Evidence;
-use super::writing::StillLimits;
 use crate::id::{Lane, NodeId};
 use crate::settings::Settings;
 use crate::stats::RouteStatus;
@@ -512,23 +511,6 @@ impl Routes {
         };
         self.proxies.iter().enumerate().filter(|(_, proxy)| proxy.present).map(row).collect()
     }
-}
-
-/// How long nothing may move on a connection before it is taken to stand still, or nothing be answered before it is silent: this,
-/// or two round trips and a half. A kernel that is full has room again a round trip later; on a new connection, whose window
-/// grows, after two. A silent death is to cost 300 ms, or three round trips.
-const STILL_MIN: Duration = Duration::from_millis(250);
-
-/// The same of a connection that is known to take less: this, or a round trip and a half. What was under way before it died is
-/// acknowledged for one more.
-const STILL_MIN_KNOWN: Duration = Duration::from_millis(150);
-
-/// How long nothing may move on a connection.
-#[must_use]
-pub fn still_limits(pings: &Rtt, settings: &Settings) -> StillLimits {
-    let halves = |count: u64| Duration::from_micros(pings.smoothed_us().saturating_mul(count) / 2);
-    let (unknown, known) = (halves(5).max(STILL_MIN), halves(3).max(STILL_MIN_KNOWN));
-    StillLimits { unknown, known, most: settings.attempt_timeout_max }
 }
 
 /// Longest exponent of the doubling per attempt.

@@ -8,6 +8,7 @@ use super::links::LinkId;
 use super::rtt::Rtt;
 use super::time::Micros;
 use crate::id::Lane;
+use crate::settings::Settings;
 
 /// The writer of one connection.
 #[derive(Debug, Default)]
@@ -40,6 +41,25 @@ pub struct StillLimits {
     pub known: Duration,
     /// At most.
     pub most: Duration,
+}
+
+/// How long nothing may move on a connection before it is taken to stand still, or nothing be answered before it is silent: this,
+/// or two round trips and a half. A kernel that is full has room again a round trip later; on a new connection, whose window
+/// grows, after two. A silent death is to cost 300 ms, or three round trips.
+const STILL_MIN: Duration = Duration::from_millis(250);
+
+/// The same of a connection that is known to take less: this, or a round trip and a half. What was under way before it died is
+/// acknowledged for one more.
+const STILL_MIN_KNOWN: Duration = Duration::from_millis(150);
+
+impl StillLimits {
+    /// As the pings of a connection say.
+    #[must_use]
+    pub fn of(pings: &Rtt, settings: &Settings) -> Self {
+        let halves = |count: u64| Duration::from_micros(pings.smoothed_us().saturating_mul(count) / 2);
+        let (unknown, known) = (halves(5).max(STILL_MIN), halves(3).max(STILL_MIN_KNOWN));
+        Self { unknown, known, most: settings.attempt_timeout_max }
+    }
 }
 
 /// What became of a writer whose time is over.

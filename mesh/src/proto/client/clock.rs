@@ -11,9 +11,9 @@ use crate::proto::attempt::Attempt;
 use crate::proto::flow::{FlowIx, Place, Selected, Undecided, Way};
 use crate::proto::links::{LinkId, Links, PeerIx};
 use crate::proto::pause::Cause;
-use crate::proto::route::still_limits;
 use crate::proto::time::Micros;
 use crate::proto::verdict::{About, Blame, Evidence, judge};
+use crate::proto::writing::StillLimits;
 use crate::stats::decision::lane_name;
 
 /// What drains may take twice as long as it did, but no more than this longer, or half a round trip; and answers that come one after
@@ -178,7 +178,7 @@ impl Client {
         let written_at = attempt.written_at?;
         let line = (attempt.link, self.flows[ix.0].lane);
         let pings = links.link(attempt.link).map(|link| link.rtt).unwrap_or_default();
-        let limits = still_limits(&pings, &self.settings);
+        let limits = StillLimits::of(&pings, &self.settings);
         let heard_at = self.under_way.answered_at(line).map_or(written_at, |at| at.max(written_at));
         let way = way_without_load(attempt.link, links);
         let margin = (way / 2).max(LINE_MARGIN);

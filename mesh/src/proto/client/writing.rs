@@ -7,7 +7,6 @@ use super::{Client, Timer};
 use crate::id::Lane;
 use crate::proto::flow::{FlowIx, Way};
 use crate::proto::links::{LinkId, Links};
-use crate::proto::route::still_limits;
 use crate::proto::time::Micros;
 use crate::proto::verdict::{Blame, Evidence};
 use crate::proto::writing::{Look, StillLimits};
@@ -37,7 +36,7 @@ impl Client {
 
     fn still_limits(&self, link: LinkId, links: &Links) -> StillLimits {
         let pings = links.link(link).map(|link| link.rtt).unwrap_or_default();
-        still_limits(&pings, &self.settings)
+        StillLimits::of(&pings, &self.settings)
     }
 
     /// Has its kernel taken nothing for too long? Then its connection stands still: what it was to carry takes the next way,
