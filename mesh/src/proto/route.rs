@@ -291,12 +291,6 @@ impl Routes {
         self.order.iter().filter_map(|index| Some((*index, proxies[*index].link?)))
     }
 
-    /// Some proxy is usable.
-    #[must_use]
-    pub fn has_usable(&self, lane: Lane, links: &Links, now: Micros) -> bool {
-        self.proxies.iter().any(|proxy| proxy.usable(lane, links, now))
-    }
-
     /// A single message is to try this proxy: it is on trial, no message does that yet, and the others have a better way.
     #[must_use]
     pub fn is_due_for_trial(&self, index: usize, lane: Lane, links: &Links, now: Micros) -> bool {

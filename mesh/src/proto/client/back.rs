@@ -69,16 +69,7 @@ impl Client {
         // The proxy counts runs, of which each message may be one.
         let queued_there = payload_bytes + messages * run_charge(MESSAGE_HEAD_BYTES);
         let fits = queued_there <= back_part(&self.settings);
-        // Where there is no other way it is taken by as much as there is, and by as many.
-        let fitting = (alone && little) || !self.leads_anywhere_else(ix, links, now);
-        (open && !barred && fits && fitting).then_some((link, way))
-    }
-
-    /// A proxy of the destination's datacenter is usable, or the destination itself is linked.
-    fn leads_anywhere_else(&self, ix: FlowIx, links: &Links, now: Micros) -> bool {
-        let flow = &self.flows[ix.0];
-        self.sites[flow.datacenter].routes.has_usable(flow.lane, links, now)
-            || links.dialled(flow.peer).is_some_and(|(_, link)| !link.draining)
+        (open && !barred && alone && little && fits).then_some((link, way))
     }
 
     /// The way back that a link is, if it is one.
