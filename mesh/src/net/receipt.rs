@@ -12,7 +12,8 @@ use crate::message::{FailReason, Outcome};
 /// [`Receipt::next`] as soon as it is: one member that is slow, or dead, keeps nobody waiting for what became of the others.
 ///
 /// It is never pending for ever: each message has a deadline, and if the mesh goes away every undecided one is
-/// `Failed { reason: Closed, .. }`, `maybe_delivered` unless it is known that it was not. Dropping it withdraws nothing: the messages travel on.
+/// `Failed { reason: Closed, .. }`, `maybe_delivered` unless it is known that it was not. Dropping it withdraws nothing: the
+/// messages travel on.
 #[derive(Debug)]
 #[must_use = "a receipt says what became of the messages; drop it explicitly when nobody needs to know"]
 pub struct Receipt(SharedBoard);

@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 
 use super::{MessageId, Pending};
 
-/// Places that an empty queue keeps at most, and gaps that are not worth closing.
+/// Places that a queue keeps whatever is in it, and gaps that are not worth closing.
 const KEPT_MAX: usize = 16;
 
 /// Messages that wait for their first attempt.
@@ -101,12 +101,12 @@ impl Queued {
         self.places.range_mut(from..).filter_map(|(_, pending)| pending.as_mut())
     }
 
-    /// Gives up gaps at either end, and places that many messages needed once nobody does.
+    /// Gives up gaps at either end, and places that many messages needed once few do.
     fn trim(&mut self) {
         while self.places.pop_front_if(|(_, pending)| pending.is_none()).is_some() {}
         while self.places.pop_back_if(|(_, pending)| pending.is_none()).is_some() {}
-        if self.places.is_empty() && self.places.capacity() > KEPT_MAX {
-            self.places = VecDeque::new();
+        if self.places.capacity() > KEPT_MAX.max(4 * self.places.len()) {
+            self.places.shrink_to(2 * self.places.len());
         }
     }
 }
@@ -176,6 +176,16 @@ mod tests {
                 assert_eq!(queued.from_mut(MessageId(id)).map(|of| of.id.0).collect::<Vec<_>>(), from);
             }
         }
+    }
+
+    /// Some flows always have one that waits.
+    #[test]
+    fn places_of_many_are_given_back_while_one_is_left() {
+        let mut queued = Queued::default();
+        (1..=10_000).for_each(|id| queued.push(pending(id)));
+        assert!((1..10_000).all(|id| queued.pop_first().is_some_and(|first| first.id.0 == id)));
+        assert_eq!(ids(queued.iter()), [10_000]);
+        assert!(queued.places.capacity() <= KEPT_MAX);
     }
 
     /// One that is stuck at the front, and slots whose messages are replaced behind it for ever.
