@@ -28,6 +28,15 @@ fn small() -> Cluster {
     ])
 }
 
+/// Both connections of a link from `leader` to `eu-m`, which are the test's to use.
+async fn link_by_hand(cluster: &Cluster) -> [Raw; 2] {
+    let mut control = Raw::connect(cluster.address("eu-m")).await;
+    let mut bulk = Raw::connect(cluster.address("eu-m")).await;
+    control.shake_hands(&cluster.hello("leader", Lane::Control), Lane::Control).await;
+    bulk.shake_hands(&cluster.hello("leader", Lane::Bulk), Lane::Bulk).await;
+    [control, bulk]
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn links_come_up_between_origin_proxy_and_member() {
     let cluster = small();
@@ -284,10 +293,7 @@ async fn a_peer_that_breaks_the_protocol_loses_its_link_and_nobody_elses() {
     let member = cluster.start("eu-m").await;
     let proxy = cluster.start("eu-p").await;
     eventually("the proxy's link", || proxy.reaches("eu-m")).await;
-    let mut control = Raw::connect(cluster.address("eu-m")).await;
-    let mut bulk = Raw::connect(cluster.address("eu-m")).await;
-    control.shake_hands(&cluster.hello("leader", Lane::Control), Lane::Control).await;
-    bulk.shake_hands(&cluster.hello("leader", Lane::Bulk), Lane::Bulk).await;
+    let [mut control, mut bulk] = link_by_hand(&cluster).await;
     let leader = id("leader");
     eventually("the link by hand", || {
         member.mesh().status().links.iter().any(|link| link.peer == leader && link.up)
@@ -321,10 +327,7 @@ async fn a_killed_node_is_missed_and_dialled_again() {
 async fn a_killed_node_says_nothing() {
     let cluster = small();
     let member = cluster.start("eu-m").await;
-    let mut control = Raw::connect(cluster.address("eu-m")).await;
-    let mut bulk = Raw::connect(cluster.address("eu-m")).await;
-    control.shake_hands(&cluster.hello("leader", Lane::Control), Lane::Control).await;
-    bulk.shake_hands(&cluster.hello("leader", Lane::Bulk), Lane::Bulk).await;
+    let [mut control, mut bulk] = link_by_hand(&cluster).await;
     eventually("the link by hand", || member.mesh().status().links.iter().any(|link| link.up)).await;
     member.mesh().kill();
     assert!(control.read().await.is_none(), "no last words");
@@ -337,10 +340,7 @@ async fn a_silent_death_is_noticed_by_its_silence() {
     cluster.settings.ping_interval = Duration::from_millis(50);
     cluster.settings.silence_timeout = Duration::from_millis(300);
     let member = cluster.start("eu-m").await;
-    let mut control = Raw::connect(cluster.address("eu-m")).await;
-    let mut bulk = Raw::connect(cluster.address("eu-m")).await;
-    control.shake_hands(&cluster.hello("leader", Lane::Control), Lane::Control).await;
-    bulk.shake_hands(&cluster.hello("leader", Lane::Bulk), Lane::Bulk).await;
+    let _open = link_by_hand(&cluster).await;
     // Says nothing from now on, and reads nothing either.
     eventually("its link", || member.mesh().status().links.iter().any(|link| link.up)).await;
     eventually("its end", || member.mesh().status().links.is_empty()).await;
@@ -370,10 +370,7 @@ async fn drain_tells_the_peers_and_ends_everything() {
 async fn a_draining_node_says_so_before_it_closes() {
     let cluster = small();
     let mut member = cluster.start("eu-m").await;
-    let mut control = Raw::connect(cluster.address("eu-m")).await;
-    let mut bulk = Raw::connect(cluster.address("eu-m")).await;
-    control.shake_hands(&cluster.hello("leader", Lane::Control), Lane::Control).await;
-    bulk.shake_hands(&cluster.hello("leader", Lane::Bulk), Lane::Bulk).await;
+    let [mut control, bulk] = link_by_hand(&cluster).await;
     eventually("the link by hand", || member.mesh().status().links.iter().any(|link| link.up)).await;
     let by_hand = async {
         let mut codes = Vec::new();
@@ -512,10 +509,7 @@ async fn who_takes_no_farewell_does_not_make_a_drain_longer() {
     let mut cluster = small();
     cluster.settings.drain_timeout = Duration::from_millis(100);
     let member = cluster.start("eu-m").await;
-    let mut control = Raw::connect(cluster.address("eu-m")).await;
-    let mut bulk = Raw::connect(cluster.address("eu-m")).await;
-    control.shake_hands(&cluster.hello("leader", Lane::Control), Lane::Control).await;
-    bulk.shake_hands(&cluster.hello("leader", Lane::Bulk), Lane::Bulk).await;
+    let _open = link_by_hand(&cluster).await;
     eventually("its link", || member.mesh().status().links.iter().any(|link| link.up)).await;
     let drain = tokio::time::timeout(Duration::from_millis(800), member.mesh().drain());
     assert!(drain.await.is_ok(), "longer than it may take");
@@ -543,10 +537,7 @@ async fn a_frame_that_takes_long_is_heard_part_by_part() {
     cluster.settings.ping_interval = Duration::from_millis(50);
     cluster.settings.silence_timeout = Duration::from_secs(1);
     let member = cluster.start("eu-m").await;
-    let mut control = Raw::connect(cluster.address("eu-m")).await;
-    let mut bulk = Raw::connect(cluster.address("eu-m")).await;
-    control.shake_hands(&cluster.hello("leader", Lane::Control), Lane::Control).await;
-    bulk.shake_hands(&cluster.hello("leader", Lane::Bulk), Lane::Bulk).await;
+    let [mut control, _bulk] = link_by_hand(&cluster).await;
     let linked = || member.mesh().status().links.iter().any(|link| link.up);
     eventually("its link", linked).await;
     let run = Run { flow: 0, first: Seq(1), count: 1, floor_back: 0, deadline_ms: 60_000 };
