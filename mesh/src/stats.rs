@@ -268,6 +268,25 @@ pub struct LinkStatus {
     pub connections: Vec<ConnectionStatus>,
 }
 
+/// A peer that is to be linked all the time, and is not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DownPeer {
+    /// The peer.
+    pub peer: NodeId,
+    /// Its datacenter.
+    pub datacenter: Datacenter,
+    /// Its roles.
+    pub roles: Vec<&'static str>,
+    /// True when this node dials it, again and again; else the peer is to dial.
+    pub dialled: bool,
+    /// How long no such link has been up, ms; at most as long as this node runs.
+    pub down_ms: u64,
+    /// Dials in a row that came to no link, or to one that did not last.
+    pub failures: u32,
+    /// What went wrong last, for people; `None` while nothing has.
+    pub why: Option<String>,
+}
+
 /// A sender's view of one proxy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct RouteStatus {
@@ -333,8 +352,8 @@ pub struct Status {
     pub datacenter: Datacenter,
     /// Its cluster, as text.
     pub cluster: String,
-    /// Its roles, as text.
-    pub roles: String,
+    /// Its roles.
+    pub roles: Vec<&'static str>,
     /// Its incarnation.
     pub incarnation: Incarnation,
     /// Time since start, s.
@@ -343,6 +362,9 @@ pub struct Status {
     pub draining: bool,
     /// All links.
     pub links: Vec<LinkStatus>,
+    /// Peers that are to be linked all the time and are not: proxies elsewhere and members here that this node dials, and
+    /// those that are to dial it.
+    pub down: Vec<DownPeer>,
     /// Senders only: all datacenters.
     pub datacenters: Vec<DatacenterStatus>,
     /// Proxies only: bytes queued for members.

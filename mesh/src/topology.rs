@@ -34,10 +34,18 @@ impl Roles {
     }
 }
 
+impl Roles {
+    /// The names of those that it has.
+    #[must_use]
+    pub fn names(self) -> Vec<&'static str> {
+        let names = [(self.origin, "origin"), (self.member, "member"), (self.proxy, "proxy")];
+        names.iter().filter(|(has, _)| *has).map(|(_, name)| *name).collect()
+    }
+}
+
 impl fmt::Display for Roles {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names = [(self.origin, "origin"), (self.member, "member"), (self.proxy, "proxy")];
-        let held: Vec<&str> = names.iter().filter(|(has, _)| *has).map(|(_, name)| *name).collect();
+        let held = self.names();
         f.pad(&if held.is_empty() { "none".to_owned() } else { held.join("+") })
     }
 }

@@ -79,7 +79,7 @@ async fn ping(node: &str, facts: &Facts) -> Answer {
         Err(error) => {
             let code = match error {
                 PingError::UnknownNode(_) | PingError::NotLinked(_) => StatusCode::BAD_REQUEST,
-                PingError::TimedOut(_) => StatusCode::GATEWAY_TIMEOUT,
+                PingError::TimedOut(_) | PingError::Down { .. } => StatusCode::GATEWAY_TIMEOUT,
                 _ => StatusCode::SERVICE_UNAVAILABLE,
             };
             json(code, &json!({ "error": error.to_string() }))

@@ -72,6 +72,8 @@ pub(super) async fn ping(args: PingArgs) -> Result<(), Failure> {
                 line
             }
             StatusCode::BAD_REQUEST => return Err(Failure::Usage(why)),
+            // Most of what is said names the node already.
+            _ if why.starts_with(&format!("`{}`", args.to)) => format!("{why}\n"),
             _ => format!("{}: {why}\n", args.to),
         };
         if !args.json {

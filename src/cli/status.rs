@@ -31,10 +31,12 @@ pub(super) struct Status {
     pub(super) node: String,
     pub(super) datacenter: String,
     pub(super) cluster: String,
-    pub(super) roles: String,
+    pub(super) roles: Vec<String>,
     pub(super) uptime_s: u64,
     pub(super) draining: bool,
     pub(super) links: Vec<Link>,
+    #[serde(default)]
+    down: Vec<Down>,
     pub(super) datacenters: Vec<Datacenter>,
     pub(super) proxy_queue_bytes: u64,
     pub(super) inbox_bytes: u64,
@@ -53,6 +55,18 @@ pub(super) struct Link {
     clock_offset_us: Option<i64>,
     #[serde(default)]
     connections: Vec<Connection>,
+}
+
+/// A peer that is to be linked and is not.
+#[derive(Debug, Clone, Deserialize)]
+struct Down {
+    peer: String,
+    datacenter: String,
+    roles: Vec<String>,
+    dialled: bool,
+    down_ms: u64,
+    failures: u64,
+    why: Option<String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -129,6 +143,10 @@ pub(super) fn print(text: &str) -> Result<(), Failure> {
 }
 
 impl Status {
+    pub(super) fn has_role(&self, role: &str) -> bool {
+        self.roles.iter().any(|has| has == role)
+    }
+
     /// One line: who this is, and how long it has been up.
     pub(super) fn headline(&self) -> String {
         let health = match (self.draining, self.ready) {
@@ -139,7 +157,7 @@ impl Status {
         format!(
             "{}: {} of datacenter {}, cluster {}, version {}, {health}, up {}",
             self.node,
-            self.roles,
+            self.roles.join("+"),
             self.datacenter,
             self.cluster,
             self.version,
@@ -161,6 +179,10 @@ impl Status {
                 let _ = writeln!(text, "{what}: {}", show_bytes(bytes));
             }
         }
+        if !self.down.is_empty() {
+            let _ =
+                write!(text, "\n{} down\n{}", show_count(self.down.len() as u64, "peer"), down(&self.down));
+        }
         let mut links = Table::new(&[
             (Align::Left, "peer"),
             (Align::Left, "datacenter"),
@@ -172,7 +194,10 @@ impl Status {
             (Align::Left, "congestion"),
             (Align::Right, "unsent limit"),
         ]);
-        for link in &self.links {
+        // One that is being opened is of a peer that is shown as down, unless nobody waits for it.
+        let is_down = |link: &&Link| self.down.iter().any(|of| of.is_of(link));
+        let shown: Vec<&Link> = self.links.iter().filter(|link| link.up || !is_down(link)).collect();
+        for link in &shown {
             let state = match (link.up, link.draining) {
                 (false, _) => "opening",
                 (true, true) => "draining",
@@ -190,8 +215,8 @@ impl Status {
                 link.of_sockets(|socket| socket.unsent_bytes_max.map(show_bytes)),
             ]);
         }
-        let _ = write!(text, "\n{}\n", show_count(self.links.len() as u64, "link"));
-        if !self.links.is_empty() {
+        let _ = write!(text, "\n{}\n", show_count(shown.len() as u64, "link"));
+        if !shown.is_empty() {
             let _ = write!(text, "{links}");
         }
         if !self.datacenters.is_empty() {
@@ -209,6 +234,37 @@ impl Link {
         took.dedup();
         if took.is_empty() { "-".to_owned() } else { took.join(", ") }
     }
+}
+
+impl Down {
+    fn is_of(&self, link: &Link) -> bool {
+        self.peer == link.peer && self.dialled == link.dialled
+    }
+}
+
+/// A row per peer that is to be linked and is not.
+fn down(peers: &[Down]) -> Table {
+    let mut table = Table::new(&[
+        (Align::Left, "peer"),
+        (Align::Left, "datacenter"),
+        (Align::Left, "roles"),
+        (Align::Left, "link"),
+        (Align::Right, "for"),
+        (Align::Right, "failed dials"),
+        (Align::Left, "last error"),
+    ]);
+    for of in peers {
+        table.row(vec![
+            of.peer.clone(),
+            of.datacenter.clone(),
+            of.roles.join("+"),
+            if of.dialled { "down, dialling" } else { "down, the peer dials" }.to_owned(),
+            uptime(of.down_ms / 1000),
+            if of.dialled { of.failures.to_string() } else { "-".to_owned() },
+            of.why.clone().unwrap_or_else(|| "-".to_owned()),
+        ]);
+    }
+    table
 }
 
 /// A row per datacenter, as a sender sees it.
@@ -310,7 +366,7 @@ mod tests {
     fn a_status_is_shown_in_aligned_tables_with_units() {
         let status: Status = read(json!({
             "version": "0.1.0", "ready": false, "node": "us-leader", "datacenter": "us", "cluster": "c",
-            "roles": "origin", "uptime_s": 3_700, "draining": false, "proxy_queue_bytes": 0,
+            "roles": ["origin"], "uptime_s": 3_700, "draining": false, "proxy_queue_bytes": 0,
             "inbox_bytes": 2_048, "held_bytes": 0, "later": "is ignored",
             "links": [
                 { "peer": "eu-p1", "datacenter": "eu", "dialled": true, "up": true, "draining": false,
@@ -321,8 +377,16 @@ mod tests {
                       { "conn": 2, "lane": "bulk",
                         "socket": { "congestion": "bbr", "unsent_bytes_max": 131_072 } },
                   ] },
+                { "peer": "eu-m3", "datacenter": "eu", "dialled": true, "up": false, "draining": false,
+                  "rtt_us": null, "rtt_min_us": null, "clock_offset_us": null },
                 { "peer": "eu-p2", "datacenter": "eu", "dialled": true, "up": false, "draining": false,
                   "rtt_us": null, "rtt_min_us": null, "clock_offset_us": null },
+            ],
+            "down": [
+                { "peer": "eu-p2", "datacenter": "eu", "roles": ["proxy"], "dialled": true, "down_ms": 61_000,
+                  "failures": 7, "why": "10.0.0.2:7400: Connection refused" },
+                { "peer": "us-p1", "datacenter": "us", "roles": ["proxy", "member"], "dialled": false,
+                  "down_ms": 900, "failures": 0, "why": null },
             ],
             "datacenters": [{ "name": "eu", "local": false, "queued_bytes": 1_536, "pending_messages": 1,
                 "routes": [{ "proxy": "eu-p1", "in_use": true, "state": "up", "snoozed_ms": 0,
@@ -334,10 +398,15 @@ us-leader: origin of datacenter us, cluster c, version 0.1.0, not ready, up 1 h 
 not ready: the node is draining
 in the inbox: 2 KiB
 
+2 peers down
+peer   datacenter  roles         link                       for  failed dials  last error
+eu-p2  eu          proxy         down, dialling       1 min 1 s             7  10.0.0.2:7400: Connection refused
+us-p1  us          proxy+member  down, the peer dials       0 s             -  -
+
 2 links
 peer   datacenter  opened by  link     round trip  least  clock offset  congestion  unsent limit
 eu-p1  eu          this node  up          40.5 ms  40 ms       -1.5 ms  cubic, bbr       128 KiB
-eu-p2  eu          this node  opening           -      -             -  -                      -
+eu-m3  eu          this node  opening           -      -             -  -                      -
 
 datacenter  way        queued    pending
 eu          by eu-p1  1.5 KiB  1 message

@@ -98,7 +98,7 @@ fn drawn(picture: &str, live: bool) -> Cow<'_, str> {
 
 fn picture(status: &Status, rates: &Rates) -> String {
     let mut text = status.headline() + "\n\n";
-    if status.roles.contains("origin") {
+    if status.has_role("origin") {
         let _ = writeln!(text, "{}", rates.sending(&status.datacenters));
         if status.datacenters.iter().any(|datacenter| !datacenter.routes.is_empty()) {
             let _ = writeln!(text, "{}", proxies(status.datacenters.iter()));

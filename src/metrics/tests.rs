@@ -43,7 +43,7 @@ fn status() -> Status {
         node: node("us-leader"),
         datacenter: dc("us"),
         cluster: "test".to_owned(),
-        roles: "origin".to_owned(),
+        roles: vec!["origin"],
         incarnation: Incarnation(1),
         uptime_s: 7,
         draining: false,
@@ -57,6 +57,7 @@ fn status() -> Status {
             link("eu-m2", false, Some(9_000)),
             link("eu-m2", true, None),
         ],
+        down: Vec::new(),
         datacenters: vec![DatacenterStatus {
             name: dc("eu"),
             local: false,

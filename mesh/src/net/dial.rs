@@ -23,7 +23,11 @@ pub(super) fn start(shared: &Arc<Shared>, port: Arc<Port>, address: SocketAddr) 
         match connected {
             Err(error) => {
                 tracing::debug!(%address, %error, "dial failed");
-                let _ = shared.with(|core, now| core.node.handle_dial_failed(port.id, now));
+                let why = format!("{address}: {error}");
+                let _ = shared.with(|core, now| {
+                    core.node.note_trouble(port.id, &why, now);
+                    core.node.handle_dial_failed(port.id, now);
+                });
             }
             Ok(stream) => {
                 port.set_up(socket::took(&stream));

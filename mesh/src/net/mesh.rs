@@ -129,7 +129,10 @@ impl Mesh {
         // Moved into the timeout, so that it is gone when `_asked` looks.
         match tokio::time::timeout(patience, receiver).await {
             Ok(pinged) => pinged.map_err(|_| PingError::Closed),
-            Err(_) => Err(PingError::TimedOut(patience)),
+            Err(_) => {
+                let down = self.shared().look(|core, now| core.node.down(node, now));
+                Err(down.unwrap_or(PingError::TimedOut(patience)))
+            }
         }
     }
 

@@ -54,6 +54,10 @@ pub(super) async fn secure(
         }
         Err(error) => {
             tell(shared, &error, address, side);
+            if side == Side::Dials {
+                let why = format!("{}: no TLS handshake: {error}", shown(address));
+                let _ = shared.with(|core, now| core.node.note_trouble(port.id, &why, now));
+            }
             None
         }
     }
@@ -80,12 +84,14 @@ fn tell(shared: &Shared, error: &io::Error, address: Option<SocketAddr>, side: S
 
 /// A connection that was through ended with this error. In TLS 1.3 the dialler is through before the acceptor has looked at its
 /// certificate: here it learns that it was refused.
-pub(super) fn tell_ended(shared: &Shared, port: &Port, error: &io::Error) {
+pub(super) fn tell_ended(shared: &Arc<Shared>, port: &Port, error: &io::Error) {
     let failure = shared.tls.as_ref().and_then(|tls| tls.count_failure(error));
     match failure {
         Some(failure) if port.opened().is_none() => {
             let (reason, remedy) = (failure.label(), failure.remedy());
             tracing::warn!(conn = port.id.0, reason, %error, "TLS ended the connection: {remedy}");
+            let why = format!("TLS ended the connection: {error}");
+            let _ = shared.with(|core, now| core.node.note_trouble(port.id, &why, now));
         }
         _ => tracing::debug!(conn = port.id.0, %error, "read failed"),
     }

@@ -9,6 +9,7 @@ mod faults;
 #[cfg(feature = "sim")]
 mod kept;
 mod members;
+mod outages;
 mod shown;
 mod writing;
 
@@ -19,6 +20,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use self::outages::Outages;
 use super::client::{Client, Decided, Ignored, Ticket};
 pub use super::frame::Opened;
 use super::frame::{FrameError, Received, SealedBatch, Token};
@@ -35,8 +37,8 @@ use super::wire::{Ack, Envelope, Offer};
 use crate::id::{Incarnation, Lane, NodeId, SpiffeId};
 use crate::message::{Batch, Delivery};
 use crate::settings::Settings;
-use crate::stats::Histogram;
 use crate::stats::decision::Pinged;
+use crate::stats::{DownPeer, Histogram};
 use crate::topology::Topology;
 
 /// What a node is made from.
@@ -100,6 +102,16 @@ pub enum PingError {
     /// The topology has no such node. Correct the name, or add the node.
     #[error("node `{0}` is not in the topology: correct the name, or add the node")]
     UnknownNode(NodeId),
+    /// It is to be linked and is not, so that nobody can be asked. Start it, or mend what keeps it away.
+    #[error("`{node}` is down: no link to it for {down:?}; {}", why.as_deref().unwrap_or("no dial has ended yet"))]
+    Down {
+        /// The node.
+        node: NodeId,
+        /// For how long, at most as long as this node runs.
+        down: Duration,
+        /// What went wrong last.
+        why: Option<String>,
+    },
     /// It is no destination of this node, and this node holds no link to it. Ask a node that sends to it.
     #[error("this node neither sends to `{0}` nor holds a link to it: ask one that does")]
     NotLinked(NodeId),
@@ -145,6 +157,7 @@ pub struct Node {
     started_at: Micros,
     draining: bool,
     pinged: VecDeque<Pinged>,
+    outages: Outages,
 }
 
 impl Node {
@@ -187,6 +200,7 @@ impl Node {
             started_at: now,
             draining,
             pinged: VecDeque::new(),
+            outages: Outages::default(),
         })
     }
 
@@ -256,7 +270,24 @@ impl Node {
     pub fn ping(&mut self, node: &NodeId, now: Micros) -> Result<(), PingError> {
         let peer = self.links.peer(node).ok_or_else(|| PingError::UnknownNode(node.clone()))?;
         let way = self.client.as_mut().is_some_and(|client| client.ping(node, &mut self.links, now));
-        if way || self.links.ping(peer, now) { Ok(()) } else { Err(PingError::NotLinked(node.clone())) }
+        if way || self.links.ping(peer, now) {
+            return Ok(());
+        }
+        Err(self.down(node, now).unwrap_or_else(|| PingError::NotLinked(node.clone())))
+    }
+
+    /// A peer that this node is to be linked with, and is not, as who asks for a round trip is told it.
+    #[must_use]
+    pub fn down(&self, node: &NodeId, now: Micros) -> Option<PingError> {
+        let DownPeer { down_ms, why, .. } = self.links.down(self.links.peer(node)?, now)?;
+        // Whole seconds are enough for people, once there are any.
+        let down = Duration::from_millis(if down_ms < 1000 { down_ms } else { down_ms / 1000 * 1000 });
+        Some(PingError::Down { node: node.clone(), down, why })
+    }
+
+    /// Something went wrong on a connection before its link was up: for people.
+    pub fn note_trouble(&mut self, conn: ConnId, why: &str, now: Micros) {
+        self.links.note_trouble(conn, why, now);
     }
 
     /// Nobody waits for a round trip any more: it is not tried again.
@@ -465,8 +496,10 @@ impl Node {
     /// Passes what became of links on to the roles.
     fn settle(&mut self, now: Micros) {
         while let Some(event) = self.links.poll_event() {
+            self.outages.hurry();
             match event {
                 LinkEvent::Up(link) => {
+                    self.links.tell_up(link);
                     if let Some(proxy) = self.proxy.as_mut() {
                         proxy.handle_link_up(link, &self.links);
                     }
@@ -477,7 +510,8 @@ impl Node {
                         member.handle_link_up(link, &mut self.links, now);
                     }
                 }
-                LinkEvent::Down { link, peer } => {
+                LinkEvent::Down { link, peer, dialled, why } => {
+                    self.links.tell_down(peer, dialled, why);
                     if let Some(proxy) = self.proxy.as_mut() {
                         proxy.handle_link_down(link, &mut self.links, now);
                     }
@@ -540,6 +574,7 @@ impl Node {
             client.handle_timeout(self.own_lag.grace(now), &mut self.links, now);
         }
         self.settle(now);
+        self.tell_outages(now);
     }
 
     /// When [`Node::handle_timeout`] has something to do.

@@ -175,7 +175,7 @@ impl Rates {
         let mut row = |role: &str, what: &str, value: String| {
             table.row(vec![role.to_owned(), what.to_owned(), value]);
         };
-        if status.roles.contains("proxy") {
+        if status.has_role("proxy") {
             row("proxy", "frames taken in", per_second(self.frames) + "/s");
             row("proxy", "runs passed on", per_second(self.forwarded) + "/s");
             row("proxy", "payload passed on", bytes_per_second(self.forwarded_bytes));
@@ -183,7 +183,7 @@ impl Rates {
             row("proxy", "hop p99", time(self.hop_p99_us));
             row("proxy", "queued for members", show_bytes(status.proxy_queue_bytes));
         }
-        if status.roles.contains("member") {
+        if status.has_role("member") {
             row("member", "messages handed over", per_second(self.handed_over) + "/s");
             row("member", "payload handed over", bytes_per_second(self.handed_over_bytes));
             row("member", "duplicates dropped", per_second(self.duplicates) + "/s");

@@ -8,6 +8,8 @@ mod members;
 
 mod ping;
 
+mod outage;
+
 // In the order a message meets them.
 mod detach;
 

@@ -16,6 +16,7 @@ impl Links {
                         self.conns.get(&conn).is_some_and(|conn| matches!(conn.stage, Stage::Dialing));
                     if dialled {
                         self.counters.dials_failed += 1;
+                        self.note_trouble(conn, "it does not answer: the dial took too long", now);
                         self.drop_conn(conn, None, now);
                     } else {
                         self.refuse(

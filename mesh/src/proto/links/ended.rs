@@ -40,6 +40,23 @@ impl LinkEnd {
         Self::Closed,
     ];
 
+    /// For people.
+    #[must_use]
+    pub fn told(self) -> &'static str {
+        match self {
+            Self::Lost => "a connection of it ended",
+            Self::Protocol => "the peer broke the protocol",
+            Self::Silent => "nothing was heard of the peer",
+            Self::Distrusted => "the peer's certificate is no longer valid",
+            Self::PeerLife => "others heard of a later life of the peer",
+            Self::OwnLife => "this node took another life",
+            Self::Replaced => "another link takes its place",
+            Self::Idle => "it was not used",
+            Self::Topology => "the topology has the peer no more, or as something else",
+            Self::Closed => "this node closed",
+        }
+    }
+
     /// For counters.
     #[must_use]
     pub fn label(self) -> &'static str {

@@ -197,7 +197,8 @@ impl Links {
             entry.accepted = None;
         }
         if up {
-            self.events.push_back(LinkEvent::Down { link: link_id, peer });
+            self.peers[peer.0].absence.begin(dialled, why, now);
+            self.events.push_back(LinkEvent::Down { link: link_id, peer, dialled, why });
         }
     }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::{Dialling, Heard, IDLE_TIMEOUT, LinkEnd, LinkId, Links, Peer, PeerIx, Timer};
+use super::{Absence, Dialling, Heard, IDLE_TIMEOUT, LinkEnd, LinkId, Links, Peer, PeerIx, Timer};
 use crate::id::Datacenter;
 use crate::proto::time::Micros;
 use crate::settings::Settings;
@@ -73,7 +73,7 @@ impl Links {
             if !self.peer_index.contains_key(&spec.id) {
                 self.peer_index.insert(spec.id.clone(), PeerIx(self.peers.len()));
                 let datacenter = self.datacenter(&spec.datacenter);
-                self.peers.push(Peer::new(spec, datacenter));
+                self.peers.push(Peer::new(spec, datacenter, now));
             }
         }
         self.topology = topology;
@@ -111,6 +111,9 @@ impl Links {
         let before = std::mem::replace(&mut entry.spec, spec.clone());
         let returns = !std::mem::replace(&mut entry.present, true);
         entry.datacenter = datacenter;
+        if returns {
+            entry.absence = Absence::new(now);
+        }
         if returns || before == *spec {
             return;
         }

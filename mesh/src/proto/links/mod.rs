@@ -11,6 +11,9 @@ mod opening;
 pub use ended::LinkEnd;
 pub use opening::Breach;
 
+mod absence;
+use absence::Absence;
+
 mod line;
 use line::{DialLine, Rank};
 
@@ -32,6 +35,8 @@ use heard::Heard;
 
 mod output;
 
+mod shown;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -48,8 +53,6 @@ use super::timers::Timers;
 use super::wire::{Ack, AckFlow, CloseCode, Envelope, Hello, Pong, RefuseCode};
 use crate::id::{Datacenter, Incarnation, Lane, NodeId, SpiffeId};
 use crate::settings::Settings;
-use crate::stats::connection::ConnectionStatus;
-use crate::stats::{LinkStatus, Stats};
 use crate::topology::{NodeSpec, Topology};
 
 /// One TCP connection. Numbers are never used twice.
@@ -102,6 +105,10 @@ pub enum LinkEvent {
         link: LinkId,
         /// To whom.
         peer: PeerIx,
+        /// This node had dialled.
+        dialled: bool,
+        /// Why.
+        why: LinkEnd,
     },
     /// The peer is going away, and still answers what it has.
     Draining(LinkId),
@@ -250,6 +257,7 @@ struct Peer {
     datacenter: usize,
     dialling: Dialling,
     accepted: Option<LinkId>,
+    absence: Absence,
     highest: Incarnation,
     /// A later one that others say it lives, and that it was not told of yet.
     said: Incarnation,
@@ -261,13 +269,14 @@ struct Peer {
 
 impl Peer {
     /// Of the topology, and not heard of.
-    fn new(spec: &NodeSpec, datacenter: usize) -> Self {
+    fn new(spec: &NodeSpec, datacenter: usize, now: Micros) -> Self {
         Self {
             spec: spec.clone(),
             present: true,
             datacenter,
             dialling: Dialling::default(),
             accepted: None,
+            absence: Absence::new(now),
             highest: Incarnation::UNKNOWN,
             said: Incarnation::UNKNOWN,
             claim: None,
@@ -347,8 +356,8 @@ impl Links {
         wall_base_us: u64,
     ) -> Self {
         let datacenters: BTreeMap<_, _> = topology.datacenters().into_iter().zip(0..).collect();
-        let peers: Vec<Peer> =
-            topology.nodes().map(|spec| Peer::new(spec, datacenters[&spec.datacenter])).collect();
+        let new = |spec: &NodeSpec| Peer::new(spec, datacenters[&spec.datacenter], Micros(0));
+        let peers: Vec<Peer> = topology.nodes().map(new).collect();
         let peer_index =
             peers.iter().enumerate().map(|(index, peer)| (peer.spec.id.clone(), PeerIx(index))).collect();
         let codes = || RefuseCode::ALL.iter().map(|code| (code.label(), 0)).collect();
@@ -487,7 +496,10 @@ impl Links {
             (link.draining, conn.stage) = (true, Stage::Ended);
             Some(link_id)
         });
-        let Some(link_id) = ending else { return self.drop_conn(id, None, now) };
+        let Some(link_id) = ending else {
+            self.note_closed(id, now);
+            return self.drop_conn(id, None, now);
+        };
         self.timers.set(Timer::Pair(link_id), now + LAST_ACKS);
         self.ready.remove(&id);
         self.actions.push_back(Action::Close { conn: id, last_words: None });
@@ -635,52 +647,4 @@ impl Links {
     pub fn has_action(&self) -> bool {
         !self.actions.is_empty() || !self.ready.is_empty()
     }
-
-    /// Adds what links counted to the node's stats.
-    pub fn add_to(&self, stats: &mut Stats) {
-        let counters = &self.counters;
-        stats.handshakes = counters.handshakes;
-        stats.handshakes_refused = counters.refused.clone();
-        stats.handshakes_refused_by_peer = counters.refused_by_peer.clone();
-        stats.protocol_errors = counters.protocol_errors.clone();
-        stats.links_ended = counters.ended.clone();
-        stats.dials = counters.dials;
-        stats.dials_failed = counters.dials_failed;
-        stats.unremembered_frames = counters.unremembered;
-        for (name, place) in &self.datacenters {
-            let row = stats.datacenters.entry(name.clone()).or_default();
-            (row.sent.wire, row.received_wire) = counters.wire[*place];
-        }
-    }
-
-    /// All links, for people.
-    #[must_use]
-    pub fn status(&self) -> Vec<LinkStatus> {
-        self.links
-            .values()
-            .map(|link| {
-                let spec = self.spec(link.peer);
-                // A sample has all three, and an accepted link has none.
-                let sampled = !link.rtt.is_empty();
-                LinkStatus {
-                    peer: spec.id.clone(),
-                    datacenter: spec.datacenter.clone(),
-                    dialled: link.dialled,
-                    up: link.up,
-                    draining: link.draining,
-                    incarnation: link.incarnation,
-                    version: link.version,
-                    rtt_us: sampled.then(|| link.rtt.smoothed_us()),
-                    rtt_min_us: sampled.then(|| link.rtt.min_us()),
-                    clock_offset_us: sampled.then(|| link.offset.us()),
-                    connections: Lane::ALL.into_iter().filter_map(|lane| connection(link, lane)).collect(),
-                }
-            })
-            .collect()
-    }
-}
-
-fn connection(link: &Link, lane: Lane) -> Option<ConnectionStatus> {
-    let conn = link.conns[lane.index()]?;
-    Some(ConnectionStatus { conn: conn.0, lane: lane.label(), socket: None })
 }

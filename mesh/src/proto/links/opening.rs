@@ -116,11 +116,13 @@ impl Links {
             return;
         }
         let Some(link) = conn.link.and_then(|link| self.links.get(&link)) else { return };
-        let dialled = self.peers[link.peer.0].spec.id.clone();
+        let peer = link.peer;
+        let dialled = self.peers[peer.0].spec.id.clone();
         match check_acceptor_certificate(&certified, &dialled, &self.me, &self.topology) {
             Ok(()) => self.set_certified(id, certified),
             Err(refusal) => {
                 self.count_refusal(refusal.code);
+                self.note_refused_here(peer, &refusal, now);
                 let code = refusal.code.label();
                 let detail = display(Said(&refusal.detail));
                 tracing::warn!(peer = display(dialled), code, detail, "link refused");
@@ -421,6 +423,7 @@ impl Links {
             detail = %Said(&detail),
             "peer refuses the link"
         );
+        self.note_trouble(id, &format!("it refuses the link: {label}: {detail}"), now);
         let link = self.conns.get(&id).and_then(|conn| self.links.get(&conn.link?));
         let (by, was_up) = (link.map(|link| link.peer), link.is_some_and(|link| link.up));
         self.drop_conn(id, None, now);
@@ -452,6 +455,9 @@ impl Links {
     /// As [`Links::refuse`]; `peer` is who the other end is, or says it is.
     fn refuse_as(&mut self, id: ConnId, peer: Option<NodeId>, refusal: &Refusal, now: Micros) {
         self.count_refusal(refusal.code);
+        if let Some(known) = peer.as_ref().and_then(|peer| self.peer(peer)) {
+            self.note_refused_here(known, refusal, now);
+        }
         tracing::warn!(
             peer = peer.map(display),
             code = refusal.code.label(),
@@ -520,7 +526,7 @@ impl Links {
 }
 
 /// A text for the log that may hold what a peer said: on one line, and nothing that a terminal obeys.
-struct Said<'a>(&'a str);
+pub(super) struct Said<'a>(pub(super) &'a str);
 
 impl fmt::Display for Said<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
