@@ -4,6 +4,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use socket2::{SockRef, TcpKeepalive};
@@ -155,6 +156,19 @@ fn size_buffers(socket: &SockRef<'_>, options: &SocketOptions) {
 /// The size for which the kernel was last told to be short of it: once is enough, not at each connection.
 static TOLD_BUFFER_BYTES: AtomicUsize = AtomicUsize::new(0);
 
+/// The congestion control of which the kernel was last told that it is refused: as above.
+static TOLD_CONGESTION_CONTROL: Mutex<String> = Mutex::new(String::new());
+
+/// Another one than the last.
+fn is_new(told: &Mutex<String>, name: &str) -> bool {
+    let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+    let new = *told != name;
+    if new {
+        name.clone_into(&mut told);
+    }
+    new
+}
+
 /// What of a buffer's size is for bytes: Linux takes twice what it is asked for, for its own overhead, and shows that.
 fn usable(size: usize) -> usize {
     if cfg!(target_os = "linux") { size / 2 } else { size }
@@ -168,7 +182,9 @@ fn choose_congestion_control(socket: &SockRef<'_>, name: &str) -> bool {
     let chosen = if name.is_empty() { Ok(()) } else { Err(io::Error::from(io::ErrorKind::Unsupported)) };
     #[cfg(not(target_os = "linux"))]
     let _ = socket;
-    if let Err(error) = &chosen {
+    if let Err(error) = &chosen
+        && is_new(&TOLD_CONGESTION_CONTROL, name)
+    {
         tracing::warn!(
             congestion_control = name,
             %error,
@@ -277,7 +293,9 @@ mod tests {
         for stream in [&dialled, &accepted] {
             assert_eq!(took(stream).congestion, took(&plain).congestion);
         }
-        assert!(!choose_congestion_control(&SockRef::from(&dialled), &options.congestion_control), "told");
+        assert!(!choose_congestion_control(&SockRef::from(&dialled), &options.congestion_control), "refused");
+        assert_eq!(*TOLD_CONGESTION_CONTROL.lock().unwrap(), "no-such-thing");
+        assert!(!is_new(&TOLD_CONGESTION_CONTROL, "no-such-thing"), "told once, not at each connection");
         assert!(choose_congestion_control(&SockRef::from(&dialled), ""), "not asked for");
     }
 }

@@ -1,8 +1,10 @@
-//! A limit on log lines of one kind, which is one place in the code: a peer that is turned away a thousand times a second
-//! must not fill the disk. What was left out is counted and told.
+//! Limits on log lines: of one kind, which is one place in the code, and more narrowly of one kind about one subject, as a peer
+//! that is turned away again and again. What was left out is counted and told.
 
 use std::collections::HashMap;
 use std::fmt::Debug;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,23 +17,74 @@ use tracing_subscriber::layer::{Context, Layer};
 const LINES_MAX: u32 = 50;
 /// A window, and how often what was left out is told.
 const WINDOW: Duration = Duration::from_secs(10);
+/// Lines of one kind about one subject, and for one reason, in a window of their own.
+const LINES_ABOUT_MAX: u32 = 3;
+/// That window.
+const WINDOW_ABOUT: Duration = Duration::from_secs(60);
+/// Kinds and subjects that are remembered; lines about more have the limit of their kind alone.
+const SUBJECTS_MAX: usize = 4096;
 /// Longest text that is remembered of a kind.
 const MESSAGE_CHARS_MAX: usize = 80;
+
+/// Fields that say what a line is about.
+const SUBJECTS: [&str; 8] =
+    ["peer", "node", "proxy", "member", "datacenter", "origin", "certificate", "congestion_control"];
+/// Fields of a line with a subject whose values make it another line.
+const REASONS: [&str; 4] = ["code", "reason", "why", "lane"];
 
 /// Lets so many lines of each kind pass. There are as many kinds as places in the code that log.
 #[derive(Clone, Default)]
 pub(super) struct Flood {
-    kinds: Arc<Mutex<HashMap<Identifier, Kind>>>,
+    counted: Arc<Mutex<Counted>>,
 }
 
-struct Kind {
+#[derive(Default)]
+struct Counted {
+    kinds: HashMap<Identifier, Count>,
+    /// By a hash of kind, subject and reason.
+    about: HashMap<u64, Count>,
+}
+
+/// Lines that are alike.
+struct Count {
     window_from: Instant,
     lines: u32,
     left_out: u64,
     message: String,
 }
 
-/// A kind of which lines were left out.
+impl Count {
+    fn new(now: Instant) -> Self {
+        Self { window_from: now, lines: 0, left_out: 0, message: String::new() }
+    }
+
+    /// Whether one more is written now.
+    fn admit(
+        &mut self,
+        (lines_max, window): (u32, Duration),
+        now: Instant,
+        message: impl FnOnce() -> String,
+    ) -> bool {
+        if now.duration_since(self.window_from) >= window {
+            (self.window_from, self.lines) = (now, 0);
+        }
+        if self.lines < lines_max {
+            self.lines += 1;
+            return true;
+        }
+        if self.left_out == 0 {
+            self.message = message();
+        }
+        self.left_out += 1;
+        false
+    }
+
+    fn take(&mut self) -> LeftOut {
+        LeftOut { message: std::mem::take(&mut self.message), lines: std::mem::take(&mut self.left_out) }
+    }
+}
+
+/// Lines that are alike, of which some were left out.
 #[derive(Debug, PartialEq, Eq)]
 struct LeftOut {
     message: String,
@@ -39,39 +92,40 @@ struct LeftOut {
 }
 
 impl Flood {
-    /// Whether one more line of a kind is written now.
-    fn admit(&self, kind: Identifier, now: Instant, message: impl FnOnce() -> String) -> bool {
-        let mut kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
-        let kind = kinds.entry(kind).or_insert_with(|| Kind {
-            window_from: now,
-            lines: 0,
-            left_out: 0,
-            message: String::new(),
-        });
-        if now.duration_since(kind.window_from) >= WINDOW {
-            (kind.window_from, kind.lines) = (now, 0);
+    /// Whether one more line of a kind, about a subject if it has one, is written now.
+    fn admit(
+        &self,
+        kind: Identifier,
+        about: Option<u64>,
+        now: Instant,
+        message: impl Fn() -> String,
+    ) -> bool {
+        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        let Counted { kinds, about: known } = &mut *counted;
+        if let Some(about) = about {
+            if known.len() >= SUBJECTS_MAX && !known.contains_key(&about) {
+                let holds = |of: &Count| now.duration_since(of.window_from) < WINDOW_ABOUT || of.left_out > 0;
+                known.retain(|_, of| holds(of));
+            }
+            let has_room = known.len() < SUBJECTS_MAX || known.contains_key(&about);
+            let limit = (LINES_ABOUT_MAX, WINDOW_ABOUT);
+            if has_room && !known.entry(about).or_insert_with(|| Count::new(now)).admit(limit, now, &message)
+            {
+                return false;
+            }
         }
-        if kind.lines < LINES_MAX {
-            kind.lines += 1;
-            return true;
-        }
-        if kind.left_out == 0 {
-            kind.message = message();
-        }
-        kind.left_out += 1;
-        false
+        kinds.entry(kind).or_insert_with(|| Count::new(now)).admit((LINES_MAX, WINDOW), now, &message)
     }
 
-    /// What was left out since this was asked last.
-    fn take_left_out(&self) -> Vec<LeftOut> {
-        let mut kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
-        let suppressed = kinds.values_mut().filter(|kind| kind.left_out > 0);
-        suppressed
-            .map(|kind| LeftOut {
-                message: std::mem::take(&mut kind.message),
-                lines: std::mem::take(&mut kind.left_out),
-            })
-            .collect()
+    /// What was left out since this was asked last; about a subject once its window is over, or it would be a flood itself.
+    fn take_left_out(&self, now: Instant) -> Vec<LeftOut> {
+        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        let Counted { kinds, about } = &mut *counted;
+        let over = |of: &&mut Count| now.duration_since(of.window_from) >= WINDOW_ABOUT;
+        let all = kinds.values_mut().chain(about.values_mut().filter(over));
+        let left_out = all.filter(|of| of.left_out > 0).map(Count::take).collect();
+        about.retain(|_, of| now.duration_since(of.window_from) < WINDOW_ABOUT);
+        left_out
     }
 
     /// Tells what was left out, for ever.
@@ -79,8 +133,8 @@ impl Flood {
         let mut ticks = tokio::time::interval(WINDOW);
         loop {
             ticks.tick().await;
-            for LeftOut { message, lines } in self.take_left_out() {
-                tracing::warn!(suppressed = lines, like = message, "log lines of one kind were left out");
+            for LeftOut { message, lines } in self.take_left_out(Instant::now()) {
+                tracing::warn!(suppressed = lines, like = message, "and {lines} more like it were left out");
             }
         }
     }
@@ -92,11 +146,53 @@ impl<S: Subscriber> Layer<S> for Flood {
         if *event.metadata().level() > Level::INFO {
             return true;
         }
-        self.admit(event.metadata().callsite(), Instant::now(), || {
+        let kind = event.metadata().callsite();
+        let mut about = About::default();
+        if event.metadata().fields().iter().any(|field| SUBJECTS.contains(&field.name())) {
+            event.record(&mut about);
+        }
+        self.admit(kind.clone(), about.key(&kind), Instant::now(), || {
             let mut text = Message::default();
             event.record(&mut text);
-            text.0
+            about.subject.iter().fold(text.0, |text, subject| format!("{text}, {subject}"))
         })
+    }
+}
+
+/// What an event is about, as far as that makes it another line.
+#[derive(Default)]
+struct About {
+    subject: Vec<String>,
+    reasons: Vec<String>,
+}
+
+impl About {
+    fn key(&self, kind: &Identifier) -> Option<u64> {
+        if self.subject.is_empty() {
+            return None;
+        }
+        let mut hasher = DefaultHasher::new();
+        (kind, &self.subject, &self.reasons).hash(&mut hasher);
+        Some(hasher.finish())
+    }
+}
+
+impl Visit for About {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        let list = match field.name() {
+            name if SUBJECTS.contains(&name) => &mut self.subject,
+            name if REASONS.contains(&name) => &mut self.reasons,
+            _ => return,
+        };
+        // Whoever dials again comes from another port.
+        let value = value.parse().map_or_else(|_| value.to_owned(), |peer: SocketAddr| peer.ip().to_string());
+        list.push(format!("{} {}", field.name(), value.chars().take(MESSAGE_CHARS_MAX).collect::<String>()));
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        if SUBJECTS.contains(&field.name()) || REASONS.contains(&field.name()) {
+            self.record_str(field, &format!("{value:?}"));
+        }
     }
 }
 
@@ -147,8 +243,46 @@ mod tests {
         assert_eq!([count("flooding"), count("now and then")], [LINES_MAX as usize, 6]);
         assert_eq!(count("asked for"), LINES_MAX as usize + 7, "no limit on what is for debugging");
         let left_out = LeftOut { message: format!("flooding with {LINES_MAX}"), lines: 7 };
-        assert_eq!(flood.take_left_out(), [left_out]);
-        assert_eq!(flood.take_left_out(), [], "told once");
+        assert_eq!(flood.take_left_out(Instant::now()), [left_out]);
+        assert_eq!(flood.take_left_out(Instant::now()), [], "told once");
+    }
+
+    #[test]
+    fn a_line_about_one_peer_is_repeated_three_times_a_minute_and_one_about_another_or_for_another_reason_passes()
+     {
+        let (flood, written) = (Flood::default(), Written::default());
+        let log = tracing_subscriber::registry().with(written.clone()).with(flood.clone());
+        let refused = |peer: &str, reason: &str| tracing::warn!(peer, reason, "refused {peer} for {reason}");
+        tracing::subscriber::with_default(log, || {
+            for port in 1..20 {
+                refused(&format!("10.0.0.1:{port}"), "revoked");
+            }
+            refused("10.0.0.1:20", "expired");
+            refused("10.0.0.2:20", "revoked");
+        });
+        let lines = written.0.lock().unwrap();
+        assert_eq!(lines[..3], [1, 2, 3].map(|port| format!("refused 10.0.0.1:{port} for revoked")));
+        assert_eq!(lines[3..], ["refused 10.0.0.1:20 for expired", "refused 10.0.0.2:20 for revoked"]);
+        assert_eq!(flood.take_left_out(Instant::now()), [], "not while it goes on");
+        let message = "refused 10.0.0.1:4 for revoked, peer 10.0.0.1".to_owned();
+        let later = Instant::now() + WINDOW_ABOUT;
+        assert_eq!(flood.take_left_out(later), [LeftOut { message, lines: 16 }]);
+        assert_eq!(flood.take_left_out(later), [], "told once");
+    }
+
+    #[test]
+    fn subjects_without_number_take_no_memory_without_end() {
+        let flood = Flood::default();
+        let kind = || tracing::callsite::Identifier(&CALLSITE);
+        let start = Instant::now();
+        let admitted = |at: Instant| {
+            let lines = (0..10_000_u64).filter(|about| flood.admit(kind(), Some(*about), at, String::new));
+            lines.count()
+        };
+        assert_eq!(admitted(start), LINES_MAX as usize, "the limit of the kind holds for all");
+        assert_eq!(flood.counted.lock().unwrap().about.len(), SUBJECTS_MAX);
+        assert_eq!(admitted(start + WINDOW_ABOUT), LINES_MAX as usize);
+        assert_eq!(flood.counted.lock().unwrap().about.len(), SUBJECTS_MAX);
     }
 
     #[test]
@@ -157,7 +291,7 @@ mod tests {
         let kind = || tracing::callsite::Identifier(&CALLSITE);
         let start = Instant::now();
         let admitted =
-            |at: Instant| (0..LINES_MAX * 2).filter(|_| flood.admit(kind(), at, String::new)).count();
+            |at: Instant| (0..LINES_MAX * 2).filter(|_| flood.admit(kind(), None, at, String::new)).count();
         assert_eq!(admitted(start), LINES_MAX as usize);
         assert_eq!(admitted(start + WINDOW - Duration::from_millis(1)), 0);
         assert_eq!(admitted(start + WINDOW), LINES_MAX as usize);
