@@ -399,9 +399,9 @@ not ready: the node is draining
 in the inbox: 2 KiB
 
 2 peers down
-peer   datacenter  roles         link                       for  failed dials  last error
-eu-p2  eu          proxy         down, dialling       1 min 1 s             7  10.0.0.2:7400: Connection refused
-us-p1  us          proxy+member  down, the peer dials       0 s             -  -
+peer   datacenter  roles         link                        for  failed dials  last error
+eu-p2  eu          proxy         down, dialling        1 min 1 s             7  10.0.0.2:7400: Connection refused
+us-p1  us          proxy+member  down, the peer dials        0 s             -  -
 
 2 links
 peer   datacenter  opened by  link     round trip  least  clock offset  congestion  unsent limit
