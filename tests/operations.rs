@@ -105,7 +105,7 @@ fn status_routes_and_top_show_a_running_sender() {
     assert!(table.starts_with("us-leader: origin of datacenter us, cluster example, version "), "{table}");
     let row = table.lines().find(|line| line.starts_with("eu-p1 ")).unwrap_or_else(|| panic!("{table}"));
     assert!(row.contains("this node") && (row.contains(" us ") || row.contains(" ms ")), "units: {row}");
-    let head = table.lines().find(|line| line.starts_with("peer ")).unwrap();
+    let head = table.lines().find(|line| line.contains("opened by")).unwrap();
     assert_eq!(head.find("opened by"), row.find("this node"), "aligned:\n{table}");
 
     let routes = of(ask("routes", &["--json"]));
@@ -146,6 +146,27 @@ fn status_routes_and_top_show_a_running_sender() {
     let (code, _, stderr) = run(&["ping", "eu-p9", "--config", cluster.file(), "--node", "us-leader"]);
     assert_eq!((code, stderr.contains("node `eu-p9` is not in the topology")), (2, true), "{stderr}");
 
+    let (code, stdout, stderr) =
+        run(&["ping", "eu-p2", "--count", "1", "--config", cluster.file(), "--node", "us-leader"]);
+    assert_eq!(code, 1, "away, and no fault of the command line: {stderr}");
+    assert!(
+        stdout.starts_with("`eu-p2` is down: no link to it for ") && stdout.contains("refused"),
+        "{stdout}"
+    );
+
+    // Whom it is to be linked with and is not.
+    let status = of(ask("status", &["--json"]));
+    let down = status["down"].as_array().unwrap();
+    let proxy = down.iter().find(|of| of["peer"] == "eu-p2").unwrap_or_else(|| panic!("{status}"));
+    assert_eq!((&proxy["dialled"], &proxy["roles"]), (&true.into(), &serde_json::json!(["proxy"])));
+    assert!(proxy["why"].as_str().unwrap().contains(&cluster.mesh("eu-p2").to_string()), "{proxy}");
+    assert!(down.iter().all(|of| of["peer"] != "eu-p1"), "{status}");
+    let table = text(ask("status", &[]));
+    assert!(
+        table.lines().any(|line| line.starts_with("eu-p2 ") && line.contains("down, dialling")),
+        "{table}"
+    );
+
     // The same process by its address, and others in their roles.
     let admin = cluster.admin("us-leader").to_string();
     assert_eq!(json(&["status", "--at", &admin, "--json"])["node"], "us-leader");
@@ -155,6 +176,35 @@ fn status_routes_and_top_show_a_running_sender() {
         "eu-p1 is no origin: it sends no batches and has no routes\n"
     );
     assert!(shown(&["top", "--at", &proxy, "--once", "--interval", "50 ms"]).contains("runs passed on"));
+}
+
+#[test]
+fn links_that_come_and_go_and_the_loss_of_the_last_proxy_are_logged() {
+    let cluster = Cluster::new(&[]);
+    let mut nodes = cluster.start_all(&["eu-m1", "eu-p1"]);
+    let log = cluster.path("leader.log");
+    let mut sender = trunkline()
+        .args(["send", "--config", cluster.file(), "--to", "eu-m1"])
+        .stdin(Stdio::piped())
+        .stderr(std::fs::File::create(&log).unwrap())
+        .spawn()
+        .map(|child| Node { id: "us-leader".to_owned(), child })
+        .unwrap();
+    let sender_says = |part: &str| {
+        let told = || std::fs::read_to_string(&log).unwrap_or_default().contains(part).then_some(());
+        poll(&format!("`{part}` in the log of the sender"), SOON, told);
+    };
+    sender_says("link up peer=eu-p1 datacenter=eu dialled_by=\"this node\"");
+    await_log(&cluster, "eu-m1", "link up peer=eu-p1 datacenter=eu dialled_by=\"the peer\"");
+    signal(&nodes[1].child, "KILL");
+    nodes[1].child.wait().unwrap();
+    sender_says("link down: a connection of it ended peer=eu-p1 datacenter=eu");
+    sender_says("no usable proxy: what is sent there goes directly, one copy per member");
+    await_log(&cluster, "eu-m1", "link down: a connection of it ended peer=eu-p1");
+    nodes.extend(cluster.start_all(&["eu-p1"]));
+    sender_says("a proxy is usable again datacenter=eu");
+    drop(sender.child.stdin.take());
+    assert_eq!(exit_code(&mut sender.child, SOON), 0);
 }
 
 #[test]
