@@ -382,6 +382,10 @@ fn assert_told(lines: &[String], peer: &str, answer: Answer, name: &str) {
         // A Close is no line, and a refusal is one.
         Obeys => name.starts_with("a refusal"),
     };
+    // That its link is down is another line, for who looks at links.
+    let (ends, lines): (Vec<_>, Vec<_>) = lines.iter().partition(|line| line.starts_with("link down: "));
+    assert!(ends.iter().all(|line| line.contains(&format!(" peer={peer} "))), "{name}: {ends:?}");
+    assert_eq!(ends.len(), usize::from(matches!(answer, Ends(_) | Obeys)), "{name}: {ends:?}");
     let told = lines.iter().filter(|line| line.contains(&format!(" peer={peer} "))).count();
     assert_eq!((told, lines.len()), (usize::from(illegal), usize::from(illegal)), "{name}: {lines:?}");
 }
@@ -486,7 +490,8 @@ fn a_refusal_that_goes_on_and_on_is_a_short_line() {
     let refuse = Refuse { code: 5, detail: "\x01".repeat(1 << 19), highest_incarnation: Incarnation(0) };
     let lines =
         lines_of(|| _ = shell.feed(control, &control_frame(FrameType::Refuse, Lane::Control, &refuse)));
-    let [line] = &lines[..] else { panic!("{} lines", lines.len()) };
+    let [line, end] = &lines[..] else { panic!("{} lines", lines.len()) };
+    assert!(end.starts_with("link down: ") && end.len() < 200, "{end}");
     assert!(line.starts_with("peer refuses the link peer=o code=wrong_role"), "{line}");
     assert!(line.len() < 2_000, "{} bytes", line.len());
 }

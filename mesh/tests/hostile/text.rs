@@ -11,9 +11,11 @@ use super::shell::{Peer, Shell, flow, id, roster_frame, sum_again};
 const HOSTILE: &str = "\u{1b}[2J\r\n2026 ERROR forged\0\u{7f}\u{9b}31m\u{202e}\u{2028}é`";
 
 fn assert_harmless(lines: &[String]) {
-    assert_eq!(lines.len(), 1, "{lines:?}");
     let harmless = |c: char| !c.is_control() && !matches!(c, '\u{202e}' | '\u{2028}');
-    assert!(lines[0].chars().all(harmless), "{lines:?}");
+    assert!(lines.iter().all(|line| line.chars().all(harmless)), "{lines:?}");
+    // That a link is down comes behind it, and repeats nothing.
+    let lines: Vec<_> = lines.iter().filter(|line| !line.starts_with("link down: ")).collect();
+    assert_eq!(lines.len(), 1, "{lines:?}");
     assert!(lines[0].contains("ERROR forged"), "it is there: {lines:?}");
 }
 
