@@ -109,7 +109,11 @@ fn counted(node: &Running, answer: Answer) -> u64 {
 /// Of the lines behind those that were looked at, one names a peer, and it is this one. Gives how many there are.
 fn assert_named_once(log: &Listening, looked_at: usize, name: &str) -> usize {
     let lines = log.lines();
-    let named: Vec<_> = lines[looked_at..].iter().filter(|line| line.contains(" peer=")).collect();
+    let named = lines[looked_at..].iter().filter(|line| line.contains(" peer="));
+    // That links come up and go down is told of every peer.
+    let of_links = |line: &&String| line.starts_with("link up ") || line.starts_with("link down: ");
+    let (links, named): (Vec<_>, Vec<_>) = named.partition(of_links);
+    assert!(links.iter().all(|line| line.contains(" peer=leader ")), "{name}: {links:?}");
     assert!(matches!(named[..], [line] if line.contains(" peer=leader ")), "{name}: {named:?}");
     lines.len()
 }
