@@ -413,6 +413,41 @@ fn what_others_get_as_well_and_what_is_much_does_not_go_back() {
     }
 }
 
+/// A batch for two has no company for either where neither is to be reached otherwise; nor is the way forgotten for what came
+/// directly since.
+#[test]
+fn who_has_no_other_way_goes_back_whatever_there_is_for_others() {
+    let nodes = [
+        ("leader", "us", VOTER, None),
+        ("us-1", "us", Roles::MEMBER, None),
+        ("eu-p", "eu", Roles::PROXY, None),
+        ("eu-1", "eu", VOTER, None),
+    ];
+    for directly_since in [false, true] {
+        let mut lab = Lab::new(&nodes, &Settings::default(), WAN);
+        lab.set_settings("eu-p", &Settings { frame_bytes_max: 128 << 10, ..Settings::default() });
+        lab.run_for(Duration::from_secs(1));
+        // What no frame of the proxy's has room for goes directly.
+        let sizes: &[usize] = if directly_since { &[100, 100_000] } else { &[100] };
+        for bytes in sizes {
+            let mut batch = Batch::to(dc("eu"));
+            batch.push(Message::new(id("eu-1"), vec![1; *bytes]));
+            lab.submit("leader", batch).unwrap();
+            lab.run_for(Duration::from_secs(1));
+        }
+        let directly = outcomes(&lab, "leader").iter().any(|one| *route(one) == Route::Direct);
+        assert_eq!(directly, directly_since);
+        lab.accepts_per_second = Some(0);
+        let mut batch = Batch::to(dc("us"));
+        let late = Duration::from_secs(60);
+        batch.extend(["leader", "us-1"].map(|name| Message::new(id(name), vec![7; 1000]).deadline(late)));
+        lab.submit("eu-1", batch).unwrap();
+        lab.run_for(Duration::from_secs(1));
+        let came = lab.delivered.iter().filter(|(_, at, _)| *at == id("leader")).count();
+        assert_eq!(came, 1, "directly since: {directly_since}");
+    }
+}
+
 /// The link to the leader is so slow that the proxy's queue for it fills: members take their other ways, and are not held up.
 #[test]
 fn a_full_queue_for_the_leader_sends_answers_another_way() {

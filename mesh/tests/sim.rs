@@ -114,6 +114,12 @@ fn a_datacenter_in_which_nobody_stands_any_more_takes_nothing() {
     assert!(run(1_795_980_540_234).violations.is_empty());
 }
 
+/// Two flows of one datacenter had no proxy there and no link of their own: each left the way back alone for the other's sake.
+#[test]
+fn several_flows_take_the_way_back_where_there_is_no_other() {
+    assert!(run(1_795_989_546_823).violations.is_empty());
+}
+
 /// One proxy was left by control, and the other one by bulk.
 #[test]
 fn a_proxy_that_one_lane_leaves_counts_among_those_that_are_left() {

@@ -24,10 +24,10 @@ pub const UNKNOWN_TIMEOUT: Duration = Duration::from_secs(1);
 /// The way back of one flow.
 #[derive(Debug, Default)]
 pub struct Back {
-    /// The link over which its destination was heard last, and the proxy at its other end.
+    /// The link over which a proxy brought last what its destination sent, and that proxy: of that one what follows is known.
     over: Option<(LinkId, PeerIx)>,
-    /// The proxy over which it was heard last: of that one what follows is known.
-    proxy: Option<PeerIx>,
+    /// Nobody else brought anything of it since.
+    heard_last: bool,
     /// Write to ack.
     pub rtt: Rtt,
     trial_until: Micros,
@@ -38,20 +38,21 @@ pub struct Back {
 impl Back {
     /// The destination was heard over this link of a proxy; or over none that leads back to it.
     pub fn heard(&mut self, over: Option<(LinkId, PeerIx)>) {
-        let proxy = over.map(|(_, proxy)| proxy).or(self.proxy);
-        if self.proxy != proxy {
-            *self = Self { proxy, left: std::mem::take(&mut self.left), ..Self::default() };
+        self.heard_last = over.is_some();
+        let Some((_, proxy)) = over else { return };
+        if self.proxy() != Some(proxy) {
+            *self = Self { heard_last: true, left: std::mem::take(&mut self.left), ..Self::default() };
         }
         self.over = over;
     }
 
-    /// By which proxy it leads, if there is one.
+    /// By which proxy it leads, or led last.
     #[must_use]
     pub fn proxy(&self) -> Option<PeerIx> {
         self.over.map(|(_, proxy)| proxy)
     }
 
-    /// It leads over this link.
+    /// It leads over this link, or led last.
     #[must_use]
     pub fn is_over(&self, link: LinkId) -> bool {
         self.over.is_some_and(|(over, _)| over == link)
@@ -61,7 +62,19 @@ impl Back {
     #[must_use]
     pub fn way(&self, now: Micros) -> Option<(LinkId, PeerIx)> {
         let left = |proxy| self.left.iter().any(|(of, until)| *of == proxy && *until > now);
-        self.over.filter(|(_, proxy)| self.trial_until <= now && !left(*proxy))
+        self.last_resort(now).filter(|(_, proxy)| self.heard_last && !left(*proxy))
+    }
+
+    /// Where it leads for who has no other way: what was slow, or was heard otherwise since, may lead there still.
+    #[must_use]
+    pub fn last_resort(&self, now: Micros) -> Option<(LinkId, PeerIx)> {
+        self.over.filter(|_| self.trial_until <= now)
+    }
+
+    /// When it leads somewhere again, if nothing comes before.
+    #[must_use]
+    pub fn next_wake(&self, now: Micros) -> Micros {
+        if self.trial_until > now { self.trial_until } else { Micros::NEVER }
     }
 
     /// A message says whether it works again, until then at most.
@@ -74,15 +87,25 @@ impl Back {
         self.trial_until = Micros(0);
     }
 
-    /// An ack took so long. By a proxy of the destination's datacenter it takes `by_proxy_us`, 0 where that is not known.
-    pub fn sample(&mut self, rtt: Duration, by_proxy_us: u64, ack_delay: Duration, now: Micros) {
+    /// An ack of what went by this proxy took so long: a late one says nothing of another proxy. By one of the destination's
+    /// datacenter it takes `by_proxy_us`, 0 where that is not known.
+    pub fn sample(
+        &mut self,
+        (proxy, rtt): (PeerIx, Duration),
+        by_proxy_us: u64,
+        ack_delay: Duration,
+        now: Micros,
+    ) {
+        if self.proxy() != Some(proxy) {
+            return;
+        }
         self.rtt.sample(rtt, now);
         let limit = Duration::from_micros(by_proxy_us.saturating_add(by_proxy_us / 2)) + SLOWER_BY;
         let smoothed = Duration::from_micros(self.rtt.smoothed_us());
         if by_proxy_us > 0 && smoothed > limit.saturating_add(ack_delay) {
             self.rtt = Rtt::default();
-            self.left.retain(|(proxy, until)| *until > now && Some(*proxy) != self.proxy);
-            self.left.extend(self.proxy.map(|proxy| (proxy, now + LEFT_FOR)));
+            self.left.retain(|(of, until)| *until > now && *of != proxy);
+            self.left.push((proxy, now + LEFT_FOR));
         }
     }
 }
@@ -110,7 +133,8 @@ impl Backs {
 mod tests {
     use super::*;
 
-    const OVER: Option<(LinkId, PeerIx)> = Some((LinkId(1), PeerIx(1)));
+    const P: PeerIx = PeerIx(1);
+    const OVER: Option<(LinkId, PeerIx)> = Some((LinkId(1), P));
 
     #[test]
     fn it_leads_where_the_destination_was_heard_and_is_left_while_it_is_slow() {
@@ -120,22 +144,27 @@ mod tests {
         assert_eq!(back.way(Micros(0)), OVER);
         let ms = Duration::from_millis;
         for _ in 0..100 {
-            back.sample(ms(155), 100_000, ms(1), Micros(0));
+            back.sample((P, ms(155)), 100_000, ms(1), Micros(0));
         }
         assert_eq!(back.way(Micros(0)), OVER, "half as long again, and 5 ms");
         for _ in 0..100 {
-            back.sample(ms(900), 0, ms(1), Micros(0));
+            back.sample((P, ms(900)), 0, ms(1), Micros(0));
         }
         assert_eq!(back.way(Micros(0)), OVER, "nobody knows how long it should take");
-        back.sample(ms(900), 100_000, ms(1), Micros(0));
-        assert_eq!(back.way(Micros(4_999_999)), None);
+        back.sample((P, ms(900)), 100_000, ms(1), Micros(0));
+        assert_eq!((back.way(Micros(4_999_999)), back.last_resort(Micros(4_999_999))), (None, OVER));
         assert_eq!(back.way(Micros(5_000_000)), OVER);
         assert!(back.rtt.is_empty(), "and measured anew");
-        back.sample(ms(900), 100_000, ms(1), Micros(0));
+        back.sample((P, ms(900)), 100_000, ms(1), Micros(0));
         back.heard(Some((LinkId(2), PeerIx(2))));
         assert!(back.way(Micros(0)).is_some(), "another proxy has its own record");
+        let over = back.way(Micros(0));
         back.heard(None);
-        assert_eq!(back.way(Micros(0)), None);
+        assert_eq!(
+            (back.way(Micros(0)), back.last_resort(Micros(0))),
+            (None, over),
+            "for who has no other way"
+        );
     }
 
     #[test]
@@ -145,7 +174,7 @@ mod tests {
         for meanwhile in [vec![None], vec![other], vec![None, other, None]] {
             let mut back = Back::default();
             back.heard(OVER);
-            back.sample(ms(900), 100_000, ms(1), Micros(0));
+            back.sample((P, ms(900)), 100_000, ms(1), Micros(0));
             for over in &meanwhile {
                 back.heard(*over);
                 assert_eq!(back.way(Micros(1)), *over, "{meanwhile:?}");
@@ -161,12 +190,17 @@ mod tests {
     fn how_long_it_takes_is_known_still_when_the_destination_was_heard_otherwise_once() {
         let mut back = Back::default();
         back.heard(OVER);
-        back.sample(Duration::from_millis(20), 0, Duration::ZERO, Micros(0));
+        back.sample((P, Duration::from_millis(20)), 0, Duration::ZERO, Micros(0));
         back.heard(None);
         back.heard(OVER);
         assert!(!back.rtt.is_empty());
         back.heard(Some((LinkId(2), PeerIx(2))));
         assert!(back.rtt.is_empty(), "of another one nothing is known");
+        back.sample((P, Duration::from_millis(900)), 100_000, Duration::ZERO, Micros(0));
+        assert!(
+            back.rtt.is_empty() && back.way(Micros(0)).is_some(),
+            "nor by what comes late of the first one"
+        );
     }
 
     #[test]
@@ -175,6 +209,8 @@ mod tests {
         back.heard(OVER);
         back.begin_trial(Micros(100));
         assert_eq!((back.way(Micros(99)), back.way(Micros(100))), (None, OVER));
+        assert_eq!((back.last_resort(Micros(99)), back.last_resort(Micros(100))), (None, OVER));
+        assert_eq!((back.next_wake(Micros(99)), back.next_wake(Micros(100))), (Micros(100), Micros::NEVER));
         back.begin_trial(Micros(300));
         back.answered();
         assert_eq!(back.way(Micros(200)), OVER);

@@ -291,6 +291,12 @@ impl Routes {
         self.order.iter().filter_map(|index| Some((*index, proxies[*index].link?)))
     }
 
+    /// The usable proxies in no order, with their links.
+    pub fn linked(&self, lane: Lane, links: &Links, now: Micros) -> impl Iterator<Item = (usize, LinkId)> {
+        let usable = self.proxies.iter().enumerate().filter(move |(_, proxy)| proxy.usable(lane, links, now));
+        usable.filter_map(|(index, proxy)| Some((index, proxy.link?)))
+    }
+
     /// A single message is to try this proxy: it is on trial, no message does that yet, and the others have a better way.
     #[must_use]
     pub fn is_due_for_trial(&self, index: usize, lane: Lane, links: &Links, now: Micros) -> bool {

@@ -151,7 +151,7 @@ pub(crate) struct Lab {
     /// Packets that are lost between datacenters, in a million, as drawn. What TCP sends again comes a round trip later; in one
     /// case in four nothing follows that would tell it of the loss soon, and it waits for 200 ms more.
     pub(crate) losses: Option<(fastrand::Rng, u32)>,
-    /// Connections that a node accepts per second; the others wait.
+    /// Connections that a node accepts per second; the others wait, and for ever where it is none.
     pub(crate) accepts_per_second: Option<u64>,
     accepts_at: BTreeMap<usize, Micros>,
     /// How much longer a byte is under way from or to a node than its datacenters say.
@@ -352,6 +352,7 @@ impl Lab {
         }
         match event {
             Event::Syn { from, .. } if !self.dialling.contains(&from) => {}
+            Event::Syn { .. } if self.accepts_per_second == Some(0) => {}
             Event::Syn { from, to } => {
                 if let Some(rate) = self.accepts_per_second {
                     let next = self.accepts_at.entry(to).or_default();

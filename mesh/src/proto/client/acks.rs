@@ -228,7 +228,7 @@ impl Client {
             match way {
                 Way::Proxy(proxy) => self.sites[site].routes.proxies[proxy].rtt.sample(rtt, now),
                 Way::Direct => self.flows[ix.0].direct_rtt.sample(rtt, now),
-                Way::Back(_) => self.sample_back(ix, rtt, links, now),
+                Way::Back(proxy) => self.sample_back(ix, (proxy, rtt), links, now),
             }
         }
         if let Way::Proxy(proxy) = over

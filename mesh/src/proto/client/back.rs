@@ -48,10 +48,11 @@ impl Client {
         }
     }
 
-    /// The way back of a flow, if it is to be taken now.
+    /// The way back of a flow, if it is to be taken now: by what it is for, or by all that has no other way.
     pub(super) fn way_back(&self, ix: FlowIx, links: &Links, now: Micros) -> Option<(LinkId, Way)> {
         let flow = &self.flows[ix.0];
-        let (link, proxy) = flow.back.way(now)?;
+        let preferred = flow.back.way(now);
+        let (link, proxy) = preferred.or_else(|| flow.back.last_resort(now))?;
         let way = Way::Back(proxy);
         let bytes = flow.next_bytes(true);
         let open = links.link(link).is_some_and(|link| link.up && !link.draining && link.takes(bytes));
@@ -69,7 +70,9 @@ impl Client {
         // The proxy counts runs, of which each message may be one.
         let queued_there = payload_bytes + messages * run_charge(MESSAGE_HEAD_BYTES);
         let fits = queued_there <= back_part(&self.settings);
-        (open && !barred && alone && little && fits).then_some((link, way))
+        let preferred = preferred.is_some() && alone && little;
+        let takes = open && !barred && fits && (preferred || !self.leads_anywhere_else(ix, links, now));
+        takes.then_some((link, way))
     }
 
     /// The way back that a link is, if it is one.
@@ -95,9 +98,9 @@ impl Client {
         }
     }
 
-    pub(super) fn sample_back(&mut self, ix: FlowIx, rtt: Duration, links: &Links, now: Micros) {
+    pub(super) fn sample_back(&mut self, ix: FlowIx, sample: (PeerIx, Duration), links: &Links, now: Micros) {
         let by_proxy_us = self.sites[self.flows[ix.0].datacenter].routes.ack_us(links);
-        self.flows[ix.0].back.sample(rtt, by_proxy_us, self.settings.ack_delay, now);
+        self.flows[ix.0].back.sample(sample, by_proxy_us, self.settings.ack_delay, now);
     }
 
     /// How long an attempt by the way back waits for its ack. The link to the proxy says nothing of what is behind it; pings to

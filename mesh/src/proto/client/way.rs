@@ -7,11 +7,12 @@ use super::{Client, Pick, Timer};
 use crate::id::Lane;
 use crate::message::FailReason;
 use crate::proto::decision::{Obstacle, Passed, Verdict, Why};
-use crate::proto::flow::{FlowIx, Undecided, Way};
+use crate::proto::flow::{Flow, FlowIx, Undecided, Way};
 use crate::proto::links::{LinkId, Links, PeerIx};
 use crate::proto::pause::Cause;
 use crate::proto::time::Micros;
 use crate::proto::wire::RefusedReason;
+use crate::proto::writing::Writers;
 
 impl Client {
     /// The way a flow takes now: the proxy in use, the next proxy, straight; whichever neither failed it a moment ago nor
@@ -45,13 +46,7 @@ impl Client {
                 return Pick::Link(link, way);
             }
             let routes = &mut self.sites[site].routes;
-            let will_do = |(index, link): &(usize, LinkId)| {
-                let way = Way::Proxy(*index);
-                !flow.pauses.avoids(way, now)
-                    && flow.pauses.limit_of(way, now).is_none_or(|limit| bytes < limit)
-                    && links.link(*link).is_some_and(|link| link.takes(bytes))
-                    && !self.writers.is_still(*link, flow.lane)
-            };
+            let will_do = |proxy: &(usize, LinkId)| will_do(flow, *proxy, &self.writers, links, now);
             if let Some((index, link)) = routes.usable(flow.lane, links, now).find(will_do) {
                 return Pick::Link(link, Way::Proxy(index));
             }
@@ -69,8 +64,18 @@ impl Client {
             }
             let flow = &self.flows[ix.0];
             let routes = &self.sites[flow.datacenter].routes;
-            return Pick::Wait(flow.pauses.next_wake(now).min(routes.next_wake(flow.lane, now)));
+            let wake = flow.pauses.next_wake(now).min(flow.back.next_wake(now));
+            return Pick::Wait(wake.min(routes.next_wake(flow.lane, now)));
         }
+    }
+
+    /// What goes next has another way than back.
+    pub(super) fn leads_anywhere_else(&self, ix: FlowIx, links: &Links, now: Micros) -> bool {
+        let flow = &self.flows[ix.0];
+        let mut proxies = self.sites[flow.datacenter].routes.linked(flow.lane, links, now);
+        let straight = self.straight(ix, flow.next_bytes(true), links);
+        proxies.any(|proxy| will_do(flow, proxy, &self.writers, links, now))
+            || straight.is_some_and(|(_, takes)| takes) && !flow.pauses.avoids(Way::Direct, now)
     }
 
     /// The link to the destination itself, and whether it takes a message of so many bytes. Not looked up where a proxy does: what
@@ -307,4 +312,19 @@ impl Client {
             self.wake(ix, links, now);
         }
     }
+}
+
+/// A usable proxy takes what goes next of a flow.
+fn will_do(
+    flow: &Flow,
+    (index, link): (usize, LinkId),
+    writers: &Writers,
+    links: &Links,
+    now: Micros,
+) -> bool {
+    let (way, bytes) = (Way::Proxy(index), flow.next_bytes(true));
+    !flow.pauses.avoids(way, now)
+        && flow.pauses.limit_of(way, now).is_none_or(|limit| bytes < limit)
+        && links.link(link).is_some_and(|link| link.takes(bytes))
+        && !writers.is_still(link, flow.lane)
 }
