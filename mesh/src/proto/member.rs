@@ -7,7 +7,7 @@ use super::floors::By;
 use super::handshake::is_plausible;
 #[cfg(feature = "sim")]
 use super::kept::{Kept, Limit};
-use super::links::{LinkId, Links, PeerIx};
+use super::links::{LinkEnd, LinkId, Links, PeerIx};
 use super::reports::Ejection;
 use super::run::split_run;
 use super::time::Micros;
@@ -281,7 +281,7 @@ impl Member {
         let false_life = known.life > life;
         if false_life && id < known.since {
             // It began before that was heard, and says nothing of it.
-            return links.replace(id, now);
+            return links.replace(id, LinkEnd::PeerLife, now);
         }
         if false_life {
             self.stats.false_lives += 1;

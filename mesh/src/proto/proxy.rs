@@ -17,7 +17,7 @@ use trunkline_codec::{Payload, Stage};
 use super::answers::Answers;
 use super::coder::second_stage;
 use super::frame::{FRAME_RUNS_MAX, SealedBatch, Token};
-use super::links::{LinkId, Links, PeerIx};
+use super::links::{LinkEnd, LinkId, Links, PeerIx};
 pub use super::queue::{BACK_PARTS, back_part, run_charge};
 use super::queue::{Entry, Forward, Queue, Total, part_of_queue};
 use super::run::compact;
@@ -644,7 +644,7 @@ impl Proxy {
                     continue;
                 }
                 // All rows of this connection are used: it is replaced.
-                links.replace(id, now);
+                links.replace(id, LinkEnd::Replaced, now);
                 return None;
             };
             let left_ms = micros(entry.expires_at.since(now)).div_ceil(1000);

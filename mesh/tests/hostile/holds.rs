@@ -1,13 +1,18 @@
 //! Proxies that say of a message that its member holds it, and keep it or lost it; and members that hold one for long.
 
-use trunkline_mesh::proto::wire::AckFlow;
+use trunkline_mesh::proto::wire::{AckFlow, RefusedReason};
 
 use super::lives::Sender;
-use super::shell::entry;
+use super::shell::{entry, refused};
 
 /// Nothing is decided, and the first message of what follows is held.
 fn holds(row: u32) -> AckFlow {
     AckFlow { held: vec![1], ..entry(row, 100, 0) }
+}
+
+/// What a destination says that holds nothing.
+fn has(row: u32, decided: u64) -> AckFlow {
+    AckFlow { room_kib: 64, ..entry(row, 100, decided) }
 }
 
 fn false_holds(sender: &Sender) -> u64 {
@@ -42,7 +47,7 @@ fn a_proxy_that_says_held_and_keeps_the_message_is_doubted_and_the_second_time_l
     }
     assert!(sender.sent().iter().all(|(at, ..)| *at == liar), "a receiver may be that slow");
     let row = asked(&mut sender, other, seq);
-    sender.say(other, entry(row, 100, 0));
+    sender.say(other, has(row, 0));
     sender.pass(100);
     let sent = sender.sent();
     assert!(sent.iter().any(|sent| (sent.0, sent.2) == (other, seq)), "by the other one: {sent:?}");
@@ -56,7 +61,7 @@ fn a_proxy_that_says_held_and_keeps_the_message_is_doubted_and_the_second_time_l
     let held = |row| AckFlow { held: vec![1], ..entry(row, 100, seq - 1) };
     sender.say(liar, held(row));
     let row = asked(&mut sender, other, seq);
-    sender.say(other, entry(row, 100, seq - 1));
+    sender.say(other, has(row, seq - 1));
     sender.say(liar, held(0));
     sender.pass(100);
     let sent = sender.sent();
@@ -106,7 +111,7 @@ fn where_there_is_one_proxy_the_member_itself_is_asked_what_it_holds() {
     let Some((_, row, ..)) = sent.iter().find(|sent| sent.0 == 1 && sent.3 == 0).copied() else {
         panic!("not asked: {sent:?}")
     };
-    sender.say(1, entry(row, 100, 0));
+    sender.say(1, has(row, 0));
     sender.pass(100);
     assert!(matches!(sender.sent()[..], [(1, _, again, 1)] if again == seq), "directly");
     sender.say(1, entry(row, 100, seq));
@@ -126,8 +131,48 @@ fn an_answer_that_was_overtaken_is_no_word_against_anybody() {
     sender.say(by, AckFlow { held: vec![1], ..entry(row, 100, seq - 1) });
     let other = 1 - by;
     let row = asked(&mut sender, other, seq);
-    sender.say(other, entry(row, 100, 2));
+    sender.say(other, has(row, 2));
     sender.pass(100);
     assert!(sender.sent().iter().all(|sent| sent.3 == 0));
     assert_eq!(false_holds(&sender), 0);
+}
+
+/// What a proxy refuses itself says nothing of what the member has, whatever it names as decided.
+#[test]
+fn a_proxy_that_refuses_the_question_has_not_answered_it() {
+    let mut sender = Sender::by(&["p", "p2"]);
+    let (by, row, seq) = sender.send();
+    sender.say(by, holds(row));
+    let row = asked(&mut sender, 1 - by, seq);
+    let said = vec![refused(seq, 1, RefusedReason::LinkLost as u8)];
+    sender.say(1 - by, AckFlow { refused: said, ..entry(row, 100, 0) });
+    sender.pass(400);
+    let again = sender.sent().iter().any(|sent| sent.3 > 0);
+    assert_eq!((again, false_holds(&sender)), (false, 0), "of what it does not know");
+    sender.say(by, entry(row, 100, seq));
+    assert_eq!(sender.delivered(), 1);
+}
+
+/// One of three is silent: the question goes to the next one.
+#[test]
+fn a_question_that_nobody_answers_goes_elsewhere_the_next_time() {
+    let mut sender = Sender::by(&["p", "p2", "p3"]);
+    let (by, row, seq) = sender.send();
+    let mut asked = [0, 0, 0];
+    for _ in 0..100 {
+        sender.say(by, holds(row));
+        sender.pass(100);
+        for (at, row, _, count) in sender.sent() {
+            assert_eq!(count, 0, "sent again");
+            asked[at] += 1;
+            if asked.iter().enumerate().any(|(other, asked)| other != by && other != at && *asked > 0) {
+                sender.say(at, has(row, 0));
+                sender.pass(100);
+                assert!(sender.sent().iter().any(|sent| (sent.2, sent.3) == (seq, 1)), "and is believed");
+                assert_eq!(false_holds(&sender), 1);
+                return;
+            }
+        }
+    }
+    panic!("only one was asked: {asked:?}");
 }

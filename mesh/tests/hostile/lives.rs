@@ -287,6 +287,7 @@ fn a_message_of_an_origin_that_is_called_stale_goes_on_until_the_member_takes_it
     sender.refuse(2, row, (seq, 1), RefusedReason::StaleOrigin);
     let old = sender.conns.pop().unwrap();
     assert!(old.iter().all(|conn| sender.shell.closed.contains_key(conn)));
+    assert_eq!(sender.shell.stats().links_ended["peer_life"], 1);
     assert!(sender.outcomes().is_empty(), "nothing fails");
     sender.link_member();
     sender.shell.advance(Duration::from_secs(1));

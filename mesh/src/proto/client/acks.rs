@@ -8,10 +8,10 @@ use crate::id::Incarnation;
 use crate::message::FailReason;
 use crate::proto::flow::{FlowIx, Place, Selected, Way};
 use crate::proto::handshake::is_plausible;
-use crate::proto::links::{LinkId, Links};
+use crate::proto::links::{LinkEnd, LinkId, Links};
 use crate::proto::pause::Cause;
 use crate::proto::time::Micros;
-use crate::proto::wire::{AckFlow, PASSED, Refused, RefusedReason};
+use crate::proto::wire::{AckFlow, PASSED, ROOM_UNKNOWN, Refused, RefusedReason};
 
 /// Why an ack was not looked at.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -59,7 +59,8 @@ impl Client {
         // What an old life has says nothing any more; that it refused an attempt does.
         if entry.incarnation.is_known() && entry.incarnation >= flow.incarnation {
             if entry.decided >= flow.next() {
-                // Perhaps it is the member that somebody told of numbers which are none: then no proxy brings an answer.
+                // Perhaps it is the member that somebody told of numbers which are none: then no proxy brings an answer, and who does is
+                // not to blame, so that nobody is left for it.
                 if direct.is_none() && !(flow.sent.is_empty() && flow.queue.is_empty()) {
                     flow.pauses.probe_directly();
                     links.want_once(flow.peer, now);
@@ -165,7 +166,8 @@ impl Client {
         if let Some(at) = self.flows[ix.0].held.told(link, now) {
             self.timers.set_earlier(Timer::Held(ix), at);
         }
-        if let Some(over) = said_by.filter(|_| of_doubt) {
+        // What a proxy refuses it says by itself, with what it knows of its own; a destination says what room it has.
+        if let Some(over) = said_by.filter(|_| of_doubt && entry.room_kib != ROOM_UNKNOWN) {
             self.weigh_held(ix, over, entry, links, now);
         }
     }
@@ -331,7 +333,7 @@ impl Client {
                 Some(RefusedReason::StaleOrigin) => {
                     self.stats.fallbacks.member_unreachable += ended;
                     if ways.contains(&Way::Direct) {
-                        links.replace(link, now);
+                        links.replace(link, LinkEnd::PeerLife, now);
                     } else {
                         flow.pauses.probe_directly();
                     }

@@ -116,8 +116,16 @@ impl Client {
             return self.note_verdict(site, Blame::OwnLag, way, None, Evidence::default(), now);
         }
         if attempt.audits {
-            // Nobody is blamed: messages find out soon enough. Those of flows that send one at a time waited for it.
+            // Nobody is blamed: messages find out soon enough. Those of flows that send one at a time waited for it. What is doubted
+            // is to be asked by somebody who answers.
+            let way = attempt.way;
             let flows = self.flows_in(id);
+            for ix in &flows {
+                let flow = &mut self.flows[ix.0];
+                if flow.held.doubt().is_some() {
+                    flow.pauses.avoid(way, Cause::TimedOut, now);
+                }
+            }
             self.end_attempt(id, Ended::TimedOut);
             return flows.into_iter().for_each(|ix| self.wake(ix, links, now));
         }

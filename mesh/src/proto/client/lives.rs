@@ -5,7 +5,7 @@ use super::Client;
 use crate::id::{Incarnation, NodeId};
 use crate::message::FailReason;
 use crate::proto::flow::{FlowIx, Way};
-use crate::proto::links::{LinkId, Links};
+use crate::proto::links::{LinkEnd, LinkId, Links};
 use crate::proto::time::Micros;
 use crate::proto::verdict::{Blame, Evidence};
 
@@ -43,7 +43,7 @@ impl Client {
     ) {
         let flow = &self.flows[ix.0];
         if flow.incarnation > life && flow.hearsay.is_older(link) {
-            links.replace(link, now);
+            links.replace(link, LinkEnd::PeerLife, now);
             return links.want_once(flow.peer, now);
         }
         for ix in self.lanes_of(ix) {

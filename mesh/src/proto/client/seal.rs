@@ -12,7 +12,7 @@ use crate::proto::attempt::Attempt;
 use crate::proto::coder::second_stage;
 use crate::proto::flow::{FlowIx, Leg, Row, Selected, Way};
 use crate::proto::frame::{FRAME_RUNS_MAX, SealedBatch, Token, Written, direct_frame_bytes};
-use crate::proto::links::{LinkId, Links};
+use crate::proto::links::{LinkEnd, LinkId, Links};
 use crate::proto::pause::Cause;
 use crate::proto::route::attempt_timeout;
 use crate::proto::run::message_head;
@@ -213,7 +213,7 @@ impl Client {
         let audits = self.flows[ix.0].only_audits();
         let Some(row) = self.row(ix, link, links) else {
             // All rows of this connection are used: it is replaced, and everything on it takes another way.
-            links.replace(link, now);
+            links.replace(link, LinkEnd::Replaced, now);
             return Vec::new();
         };
         let flow = &mut self.flows[ix.0];

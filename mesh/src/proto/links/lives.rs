@@ -324,8 +324,8 @@ impl Links {
         LinkId(self.next_link)
     }
 
-    /// Ends a link whose books are full; it is dialled again.
-    pub fn replace(&mut self, link: LinkId, now: Micros) {
-        self.drop_link(link, None, LinkEnd::Replaced, now);
+    /// Ends a link that is dialled again.
+    pub fn replace(&mut self, link: LinkId, why: LinkEnd, now: Micros) {
+        self.drop_link(link, None, why, now);
     }
 }
