@@ -176,7 +176,7 @@ impl Member {
             .entry(key.clone())
             .or_insert_with(|| Window::new(flow.origin_incarnation, floor, arrived.upstream, by));
         window.upstream = arrived.upstream;
-        let liars = window.raise_floor(floor, by);
+        let (liars, asks_anew) = window.raise_floor(floor, by);
         // What is given up is skipped before anything is measured against the window.
         hand_over(
             &key,
@@ -243,6 +243,14 @@ impl Member {
         }
         for proxy in liars {
             self.leave(proxy, &flow.origin, links, now);
+        }
+        if asks_anew {
+            tracing::warn!(
+                origin = %flow.origin,
+                "proxies brought what is far above all that this origin says it has, some of it since its link was begun: the link is \
+                 ended, and what the origin says over its next one decides"
+            );
+            links.replace(arrived.upstream.link, now);
         }
         true
     }

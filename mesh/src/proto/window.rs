@@ -115,25 +115,25 @@ impl Window {
     }
 
     /// The sender has nothing alive below `floor`, or so says who brings it. What was passed over by word of proxies alone, and is above
-    /// what the sender says itself, is waited for again. Gives the proxies that lied.
-    pub fn raise_floor(&mut self, floor: Seq, by: By) -> BTreeSet<PeerIx> {
-        let liars = match by {
+    /// what the sender says itself, is waited for again. Gives the proxies that lied, and whether the sender has to say it over another link.
+    pub fn raise_floor(&mut self, floor: Seq, by: By) -> (BTreeSet<PeerIx>, bool) {
+        let found = match by {
             By::Proxy(proxy, since) => {
                 if floor.0 > self.next.max(self.floor) {
                     self.floors.claim(proxy, floor.0, since);
                 }
-                BTreeSet::new()
+                (BTreeSet::new(), false)
             }
             By::Itself(link) => {
-                let (least, liars) = self.floors.say(floor.0, link);
-                if self.next.max(self.floor) > least {
-                    self.go_back(least);
+                let said = self.floors.say(floor.0, link);
+                if self.next.max(self.floor) > said.least {
+                    self.go_back(said.least);
                 }
-                liars
+                (said.liars, said.asks_anew)
             }
         };
         self.floor = self.floor.max(floor.0);
-        liars
+        found
     }
 
     /// Nothing from `least` on is decided. What is held beyond the reach of acks from there its sender cannot have sent.
@@ -169,9 +169,7 @@ impl Window {
         let payload = compact(message.payload, buffer_bytes);
         self.held.insert(seq.0, RunMessage { payload, ..message });
         self.bits.flip(seq.0);
-        if let By::Proxy(_, since) = by {
-            self.floors.brought(since);
-        }
+        self.floors.brought(seq.0, by);
         Admitted::Held
     }
 
@@ -371,7 +369,7 @@ mod tests {
         for (by, liars) in [(BEFORE, vec![]), (AFTER, vec![PeerIx(1)])] {
             let mut window = led_astray();
             assert_eq!(window.admit(Seq(7), message(1), P, 0, 4096), Admitted::Duplicate);
-            assert_eq!(window.raise_floor(Seq(5), by), liars.into_iter().collect());
+            assert_eq!(window.raise_floor(Seq(5), by), (liars.into_iter().collect(), false));
             let ack = window.ack(Lane::Bulk, Incarnation(1), 0);
             assert_eq!((ack.decided, ack.held), (6, vec![]), "5 would come out of turn, and 6 twice");
             for (seq, admitted) in
@@ -394,7 +392,7 @@ mod tests {
         window.raise_floor(Seq(7), P);
         assert_eq!(drain(&mut window), [1, 2, 3]);
         window.admit(Seq(8), message(1), P, 0, 4096);
-        assert_eq!(window.raise_floor(Seq(2), BEFORE), [].into());
+        assert_eq!(window.raise_floor(Seq(2), BEFORE), ([].into(), false));
         for seq in 2..=5 {
             window.admit(Seq(seq), message(1), BEFORE, 0, 4096);
         }
@@ -405,7 +403,7 @@ mod tests {
         window.admit(Seq(7), message(1), P, 0, 4096);
         assert_eq!(drain(&mut window), [7, 8]);
         // What was handed over since is out of its reach.
-        assert_eq!(window.raise_floor(Seq(2), BEFORE), [].into());
+        assert_eq!(window.raise_floor(Seq(2), BEFORE), ([].into(), false));
         assert_eq!(window.ack(Lane::Bulk, Incarnation(1), 0).decided, 8);
     }
 
@@ -431,7 +429,7 @@ mod tests {
         window.admit(Seq(1), message(1), P, 0, 4096);
         window.raise_floor(Seq(FAR_UP), P);
         assert!(window.peek_bytes(&mut 0).is_some(), "no room for it");
-        assert_eq!(window.raise_floor(Seq(1), AFTER), [PeerIx(1)].into());
+        assert_eq!(window.raise_floor(Seq(1), AFTER), ([PeerIx(1)].into(), false));
         assert_eq!(window.admit(Seq(2), message(1), P, 0, 4096), Admitted::Held);
         assert_eq!(drain(&mut window), [1, 2]);
     }

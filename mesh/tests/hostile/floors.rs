@@ -141,6 +141,29 @@ fn messages_that_a_proxy_makes_up_far_above_an_origin_keep_that_out_no_longer_th
     assert_eq!((receiver.taken(), receiver.found()), (vec![5], 1));
 }
 
+/// Also where each makes one up while the origin's new link is begun: what came since then may be the origin's, so it has to say it
+/// over one more, and by then it is known who brought it.
+#[test]
+fn messages_that_proxies_make_up_while_the_origin_dials_keep_it_out_for_a_link_each() {
+    let mut receiver = Receiver::led_astray();
+    for (up, proxy) in (0..).zip([receiver.p, receiver.p2, receiver.p2]) {
+        let o = link(&mut receiver.shell, "o");
+        receiver.bring(proxy, run(0, FAR_UP + up, 1, 0));
+        assert_eq!(receiver.taken(), [FAR_UP + up], "it passes for a message of the origin");
+        receiver.shell.feed(o[1], &batch_frame(Lane::Bulk, vec![run(0, 5, 1, 0)], b"x"));
+        assert_eq!(receiver.taken(), []);
+        assert!(o.iter().all(|conn| receiver.shell.closed.contains_key(conn)), "{up}");
+    }
+    assert_eq!(receiver.found(), 2, "each once");
+    let o = link(&mut receiver.shell, "o");
+    for proxy in [receiver.p, receiver.p2] {
+        let refused = receiver.bring(proxy, run(0, FAR_UP + 9, 1, 0)).refused;
+        assert!(matches!(refused[..], [of] if of.reason == RefusedReason::NotServed as u8), "{refused:?}");
+    }
+    assert_eq!(receiver.bring(o, run(0, 5, 1, 0)).decided, 5);
+    assert_eq!((receiver.taken(), receiver.found()), (vec![5], 2));
+}
+
 /// All proxies bring the same nonsense, for it is the member's own word by now. The sender ignores it, gets no answer, and dials the member.
 #[test]
 fn a_sender_to_whom_every_proxy_brings_nonsense_asks_the_member_itself() {
