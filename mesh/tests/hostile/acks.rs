@@ -54,6 +54,23 @@ fn a_proxy_neither_makes_up_a_members_room_nor_forgets_it() {
     }
 }
 
+/// A member's window goes back when the origin says a lower floor than a proxy did: the word of before must not outlive that, or the
+/// origin takes for decided what is waited for.
+#[test]
+fn a_member_that_takes_its_word_back_is_passed_on_as_it_says() {
+    let (mut shell, origin, m) = proxy_of_two();
+    shell.sent(origin[0]);
+    for decided in [1 << 60, 2] {
+        shell.feed(m[0], &ack_frame(vec![AckFlow { room_kib: 64, ..entry(0, 100, decided) }]));
+    }
+    // What a proxy refuses itself, and what the member said in an earlier life, is none of that.
+    shell.feed(origin[1], &batch_frame(Lane::Bulk, vec![run(0, 5, 1, 6)], b"x"));
+    shell.feed(m[0], &ack_frame(vec![AckFlow { room_kib: 64, ..entry(0, 99, 7) }]));
+    shell.advance(Duration::from_millis(10));
+    let said: Vec<_> = shell.acks(origin[0]).iter().map(|ack| (ack.incarnation.0, ack.decided)).collect();
+    assert_eq!(said, [(100, 2)]);
+}
+
 /// The member takes nothing from its connection, and one origin sends it all that the proxy takes. Another one finds room, and is told
 /// of as much as it has.
 #[test]

@@ -23,9 +23,9 @@ fn kept_bytes(entry: &AckFlow) -> usize {
 }
 
 impl Links {
-    /// An ack entry for a peer. What it says of the row replaces an earlier one that waits, unless that knew more (a
-    /// refusal of the proxy's own tells little of the member, and nothing of its room); refusals of both are kept, as many as the peer reads. An
-    /// attempt whose refusal is left out ends by its timeout. A link whose peer leaves too much of them unread is ended.
+    /// An ack entry for a peer. What it says of the row replaces an earlier one that waits, also where it is less: a member's window may go
+    /// back. Not what is no more than a refusal, and tells little of the member and nothing of its room, where the earlier one knew more;
+    /// nor what an earlier life says. Refusals of both are kept, as many as the peer reads. An attempt whose refusal is left out ends by its timeout. A link whose peer leaves too much of them unread is ended.
     pub fn queue_ack(&mut self, link_id: LinkId, mut entry: AckFlow, at: Micros, now: Micros) {
         entry.refused.truncate(REFUSED_RANGES_MAX);
         let Some(link) = self.links.get_mut(&link_id) else { return };
@@ -44,7 +44,8 @@ impl Links {
                 if knows(&entry) == knows(old) && entry.room_kib == ROOM_UNKNOWN {
                     entry.room_kib = old.room_kib;
                 }
-                if knows(&entry) >= knows(old) {
+                let whole = entry.refused.is_empty() || entry.room_kib != ROOM_UNKNOWN;
+                if knows(&entry) >= knows(old) || whole && entry.incarnation >= old.incarnation {
                     *old = entry;
                 }
                 old.refused = refused;
