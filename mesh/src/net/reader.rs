@@ -9,7 +9,6 @@ use std::task::{Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
-use tokio::time::Instant;
 
 use super::cutter::{Cutter, SCRATCH_BYTES};
 use super::port::{self, End, Port};
@@ -18,6 +17,7 @@ use super::shared::Shared;
 use super::stream::Input;
 use crate::id::Lane;
 use crate::proto::frame::Received;
+use crate::proto::partial::Partial;
 
 thread_local! {
     /// Where reads land. Emptied before the task yields, so that one per thread is enough.
@@ -62,9 +62,8 @@ enum Step {
 
 pub(super) async fn run(shared: &Arc<Shared>, port: &Arc<Port>, mut input: Input) {
     let tells_every = shared.settings(|settings| settings.ping_interval);
-    let (cutter, told_at) = (Cutter::default(), Instant::now());
-    let mut intake =
-        Intake { shared, port, cutter, frames: Vec::new(), told: false, told_at, untold: 0, tells_every };
+    let (cutter, partial) = (Cutter::default(), Partial::new(shared.now()));
+    let mut intake = Intake { shared, port, cutter, frames: Vec::new(), partial, tells_every };
     loop {
         let step = tokio::select! {
             biased;
@@ -99,12 +98,8 @@ struct Intake<'a> {
     port: &'a Arc<Port>,
     cutter: Cutter,
     frames: Vec<(Received, usize)>,
-    /// The machine knows that a control body is waited for.
-    told: bool,
-    /// When it was told last what came, and the bytes that came since: of a frame that is not whole.
-    told_at: Instant,
-    untold: usize,
-    /// So often it is told of such on control, where it listens whether a peer is there.
+    partial: Partial,
+    /// So often the machine is told that something comes.
     tells_every: Duration,
 }
 
@@ -115,7 +110,7 @@ impl Intake<'_> {
             if count == 0 {
                 return Ok(Step::Eof);
             }
-            self.untold += count;
+            self.partial.came(count);
             return Ok(match self.take(&[]) {
                 Step::Taken { .. } => Step::Taken { full: true },
                 other => other,
@@ -132,40 +127,34 @@ impl Intake<'_> {
         .await
     }
 
-    /// All that came is taken. That a control body is waited for is told at once, and that it is no more; that something comes now and
-    /// then.
+    /// All that came is taken.
     fn tell_partial(&mut self, full: bool) -> Step {
         let control_bytes = self.cutter.awaits_control();
-        let news = control_bytes.is_some() != self.told;
-        if !news && !self.is_to_tell() {
+        let control = self.port.opened().is_some_and(|opened| opened.lane == Lane::Control);
+        let now = self.shared.now();
+        let Some(came) = self.partial.tell(control_bytes.is_some(), control, self.tells_every, now) else {
             return Step::Taken { full };
-        }
-        self.told = control_bytes.is_some();
-        let (port, came) = (self.port, std::mem::take(&mut self.untold));
+        };
+        let port = self.port;
         let told = self.shared.with(|core, now| {
             core.node.handle_partial(port.id, control_bytes, came, now);
             core.node.settings().ping_interval
         });
         let Ok(tells_every) = told else { return Step::Bad };
-        (self.told_at, self.tells_every) = (Instant::now(), tells_every);
+        self.tells_every = tells_every;
         Step::Taken { full }
-    }
-
-    fn is_to_tell(&self) -> bool {
-        let control = self.port.opened().is_some_and(|opened| opened.lane == Lane::Control);
-        control && self.untold > 0 && self.told_at.elapsed() >= self.tells_every
     }
 
     /// Frames are cut outside the lock and handed over inside, many in one section.
     fn take(&mut self, mut bytes: &[u8]) -> Step {
         let full = bytes.len() == SCRATCH_BYTES;
-        self.untold += bytes.len();
+        self.partial.came(bytes.len());
         loop {
             let cut = self.cutter.cut(&mut bytes, &mut self.frames);
             if cut.is_ok() && self.frames.is_empty() {
                 return self.tell_partial(full);
             }
-            (self.told, self.untold, self.told_at) = (false, 0, Instant::now());
+            self.partial.frames(self.shared.now());
             let (port, frames) = (self.port, &mut self.frames);
             let opened = self.shared.with(|core, now| {
                 let mut opened = None;

@@ -32,6 +32,7 @@ pub mod coder;
 pub mod echo;
 pub mod frame;
 pub mod handshake;
+pub mod partial;
 pub mod roster;
 pub mod rtt;
 pub mod schema;

@@ -35,6 +35,7 @@ use crate::proto::frame::{FrameReader, Opened, Written};
 use crate::proto::kept::{Kept, Limit};
 use crate::proto::links::{Action, ConnId};
 use crate::proto::node::{Node, NodeInit, RejectReason, Rejected};
+use crate::proto::partial::Partial;
 use crate::proto::time::{Micros, micros};
 use crate::proto::wire::{FEATURE_ECHO, FEATURES, Offer};
 use crate::settings::Settings;
@@ -74,6 +75,7 @@ struct ConnState {
     buffer: BytesMut,
     encoder: BatchEncoder,
     opened: Option<Opened>,
+    partial: Partial,
     writing: bool,
 }
 

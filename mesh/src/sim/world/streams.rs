@@ -25,7 +25,7 @@ impl World {
         match node.handle_accepted(host_of(from.node), now) {
             Ok(conn) => {
                 let end = End { node: to, life: host.life, conn };
-                host.conns.insert(conn, new_conn());
+                host.conns.insert(conn, new_conn(now));
                 self.wire.connect(from, end);
                 self.note(&format!("accept {from:?} {end:?}"));
                 self.at(back, Event::Dialed { from, to: Some(end) });
@@ -46,7 +46,7 @@ impl World {
         let host = &mut self.hosts[from.node];
         let Some(node) = host.node.as_mut() else { return };
         if to.is_some() {
-            host.conns.insert(from.conn, new_conn());
+            host.conns.insert(from.conn, new_conn(now));
             node.handle_dialed(from.conn, now);
         } else {
             node.handle_dial_failed(from.conn, now);
@@ -106,13 +106,20 @@ impl World {
         let host = &mut self.hosts[to.node];
         let (Some(node), Some(conn)) = (host.node.as_mut(), host.conns.get_mut(&to.conn)) else { return };
         conn.buffer.extend_from_slice(bytes);
+        conn.partial.came(bytes.len());
         loop {
             match conn.reader.read(&mut conn.buffer) {
                 Ok(None) => {
-                    node.handle_partial(to.conn, conn.reader.awaits_control(), bytes.len(), now);
+                    let body = conn.reader.awaits_control();
+                    let control = conn.opened.as_ref().is_some_and(|opened| opened.lane == Lane::Control);
+                    let every = node.settings().ping_interval;
+                    if let Some(came) = conn.partial.tell(body.is_some(), control, every, now) {
+                        node.handle_partial(to.conn, body, came, now);
+                    }
                     return;
                 }
                 Ok(Some((mut received, length))) => {
+                    conn.partial.frames(now);
                     match &received {
                         Received::Ack(ack) => {
                             let gap = |held: &Vec<u64>| held.first().is_some_and(|word| word & 1 == 0);
@@ -263,12 +270,13 @@ impl World {
     }
 }
 
-fn new_conn() -> ConnState {
+fn new_conn(now: Micros) -> ConnState {
     ConnState {
         reader: FrameReader::new(),
         buffer: BytesMut::new(),
         encoder: encoder(None),
         opened: None,
+        partial: Partial::new(now),
         writing: false,
     }
 }
