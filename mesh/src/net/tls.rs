@@ -16,6 +16,7 @@ mod gate;
 mod revoked;
 mod secured;
 mod shown;
+mod trust;
 mod verify;
 mod watch;
 
@@ -39,6 +40,7 @@ pub use revoked::{Revocation, RevocationList, read_revocation_lists};
 pub(super) use secured::accept as accept_caller;
 pub use secured::{Secured, Standing};
 pub(super) use shown::Shown;
+use trust::Trust;
 pub(super) use watch::start as start_watch;
 
 use super::secure::Side;
@@ -117,7 +119,12 @@ impl Tls {
     fn take_files(&self) -> Result<Reloaded, TlsError> {
         // Held while the files are read: of two reloads at once the later one must not end with what the earlier one read.
         let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-        let outcome = Credentials::load(&self.files).and_then(|credentials| {
+        let trust = Trust::load(&self.files).map(Arc::new);
+        let loaded = match &trust {
+            Ok(trust) => Credentials::load_with(&self.files, trust),
+            Err(_) => Credentials::load(&self.files),
+        };
+        let outcome = loaded.and_then(|credentials| {
             credentials.check_name(&self.name)?;
             Ok(credentials)
         });
@@ -139,14 +146,7 @@ impl Tls {
                         "certificate reloaded: new connections use it"
                     );
                 }
-                if differs.ca {
-                    tracing::info!("CA reloaded: links end whose peer it did not certify");
-                }
-                if differs.revoked {
-                    tracing::info!(
-                        "revocation list reloaded: links end whose peer's certificate it takes back"
-                    );
-                }
+                differs.tell_of_trust();
                 credentials.tell_of_dangers();
                 *current = Arc::new(credentials);
                 self.reloads.fetch_add(1, Ordering::Relaxed);
@@ -162,8 +162,23 @@ impl Tls {
                     self.reloads_failed.fetch_add(1, Ordering::Relaxed);
                 }
                 *refused = Some(Refused { text, told: !between });
+                if let Ok(trust) = trust {
+                    self.take_trust(trust);
+                }
                 Err(error)
             }
+        }
+    }
+
+    /// What the files say of others holds also where a node's own certificate is refused: else a list would take nothing back at a node
+    /// whose own time is over.
+    fn take_trust(&self, trust: Arc<Trust>) {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        // What stands against it was told with the rest.
+        if let Ok(Some(credentials)) = current.with_trust(trust) {
+            current.difference(&credentials).tell_of_trust();
+            credentials.tell_of_dangers();
+            *current = Arc::new(credentials);
         }
     }
 

@@ -117,6 +117,75 @@ async fn a_list_that_takes_nothing_back_is_refused_and_the_last_one_holds() {
     eventually("counted", || failed(&proxy, "revoked") == 1).await;
 }
 
+/// Else a stolen key would be good for as long as nobody mended a node that was not stolen from.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_own_certificate_is_refused_takes_new_lists_all_the_same() {
+    let cluster = cluster();
+    pki(&cluster).revoke(&[]);
+    let member = cluster.start("eu-m").await;
+    let proxy = cluster.start("eu-p").await;
+    eventually("a link", || proxy.reaches("eu-m")).await;
+    pki(&cluster).issue("eu-m", "eu", &Special { expired: true, ..Special::default() });
+    let expired = async || {
+        let told = member.mesh().reload().await.unwrap_err().to_string();
+        assert!(told.contains("eu-m.crt expired on"), "{told}");
+    };
+    expired().await;
+    assert!(proxy.reaches("eu-m"), "what it began with it goes on with");
+    let stolen = std::fs::read_to_string(pki(&cluster).path().join("eu-p.crt")).unwrap();
+    pki(&cluster).revoke(&[&stolen]);
+    expired().await;
+    eventually("the link is gone", || !proxy.reaches("eu-m")).await;
+    eventually("for good", || failed(&member, "revoked") > 1).await;
+    // Its own certificate is as it was, and the one that was refused is told of once.
+    let hello = cluster.hello("leader", Lane::Control);
+    let mut raw = Stranger::of(&cluster, "leader").dial(cluster.address("eu-m")).await.unwrap();
+    assert!(raw.gets_an_answer(&hello).await);
+    let stats = member.mesh().stats().tls;
+    assert_eq!((stats.reloads, stats.reloads_failed), (0, 1));
+    // Also where it is the node's own that was taken back.
+    pki(&cluster).issue("eu-m", "eu", &Special::default());
+    assert_eq!(member.mesh().reload().await.unwrap(), Reloaded::Changed);
+    let own = std::fs::read_to_string(pki(&cluster).path().join("eu-m.crt")).unwrap();
+    let leaders = std::fs::read_to_string(pki(&cluster).path().join("leader.crt")).unwrap();
+    pki(&cluster).revoke(&[&own, &leaders]);
+    let told = member.mesh().reload().await.unwrap_err().to_string();
+    assert!(told.contains("eu-m.crt was revoked"), "{told}");
+    let before = failed(&member, "revoked");
+    if let Ok(mut raw) = Stranger::of(&cluster, "leader").dial(cluster.address("eu-m")).await {
+        assert!(!raw.gets_an_answer(&Hello { link: 78, ..hello }).await);
+    }
+    eventually("counted", || failed(&member, "revoked") > before).await;
+}
+
+/// A file that was put in the wrong place ends no link.
+#[tokio::test]
+async fn a_ca_that_did_not_issue_the_certificate_in_use_changes_nothing() {
+    let cluster = cluster();
+    let proxy = cluster.start("eu-p").await;
+    let other = Pki::new();
+    let own_ca = pki(&cluster).ca_pem();
+    pki(&cluster).issue("eu-p", "eu", &Special { expired: true, ..Special::default() });
+    pki(&cluster).write("ca.crt", &other.ca_pem());
+    let told = proxy.mesh().reload().await.unwrap_err().to_string();
+    assert!(told.contains("expired on"), "{told}");
+    let gets_in = async |pki: &Pki, link: u64| {
+        let certificate = Some(pki.make("leader", "us", &Special::default()));
+        let stranger = Stranger { certificate, ..Stranger::of(&cluster, "leader") };
+        match stranger.dial(cluster.address("eu-p")).await {
+            Ok(mut raw) => {
+                raw.gets_an_answer(&Hello { link, ..cluster.hello("leader", Lane::Control) }).await
+            }
+            Err(_) => false,
+        }
+    };
+    assert!(gets_in(pki(&cluster), 1).await && !gets_in(&other, 2).await);
+    // Beside the one that did, it is taken.
+    pki(&cluster).write("ca.crt", &[own_ca, other.ca_pem()].concat());
+    assert!(proxy.mesh().reload().await.is_err());
+    assert!(gets_in(pki(&cluster), 3).await && gets_in(&other, 4).await);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_ca_that_is_taken_out_takes_its_links_with_it() {
     let cluster = cluster();

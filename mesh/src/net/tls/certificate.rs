@@ -1,10 +1,10 @@
 //! What a certificate says, for the machine, for people and for metrics.
 
 use std::net::IpAddr;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustls::crypto::ring::cipher_suite::TLS13_AES_128_GCM_SHA256;
-use rustls::pki_types::CertificateDer;
+use rustls::pki_types::{CertificateDer, UnixTime};
 use x509_parser::extensions::GeneralName;
 use x509_parser::time::ASN1Time;
 
@@ -126,6 +126,12 @@ impl CertificateInfo {
 pub(in super::super) fn wall_s() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
+
+/// The moment of a certificate's own time that is next to this one.
+pub(super) fn within(not_before_s: i64, not_after_s: i64, at_s: i64) -> UnixTime {
+    let at_s = at_s.clamp(not_before_s, not_after_s.max(not_before_s));
+    UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(at_s).unwrap_or_default()))
 }
 
 pub(super) fn date(seconds: i64) -> String {

@@ -1,4 +1,5 @@
-//! Certificate, key and CA of one node: three PEM files, read and checked as a whole.
+//! Certificate, key and CA of one node: three PEM files, read and checked as a whole. What they say of others is taken also where what they
+//! say of the node itself is refused.
 
 use std::fmt;
 use std::io::Read;
@@ -6,19 +7,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::client::danger::ServerCertVerifier;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::server::WebPkiClientVerifier;
-use rustls::server::danger::ClientCertVerifier;
-use rustls::sign::CertifiedKey;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::version::TLS13;
-use rustls::{CertificateError as Bad, ClientConfig, RootCertStore, ServerConfig};
+use rustls::{CertificateError as Bad, ClientConfig, ServerConfig};
 
 use super::super::secure::Side;
-use super::certificate::{CertificateError, CertificateInfo, wall_s};
-use super::revoked::Revoked;
-use super::verify::{Acceptors, Diallers};
+use super::certificate::{CertificateError, CertificateInfo, wall_s, within};
+use super::trust::Trust;
 use crate::id::SpiffeId;
 
 /// No more of a file is read: a chain and a key are some KiB.
@@ -147,39 +144,43 @@ pub enum TlsError {
     Setup(String),
 }
 
-/// Who looks at certificates of peers.
-struct Judges {
-    acceptors: Arc<Acceptors>,
-    diallers: Arc<Diallers>,
+/// What a node shows of itself.
+struct Own {
+    info: CertificateInfo,
+    name: SpiffeId,
+    chain: Vec<CertificateDer<'static>>,
+    identity: Arc<SingleCertAndKey>,
 }
 
-impl Judges {
-    fn judge(&self, side: Side, chain: &[CertificateDer<'_>], at: UnixTime) -> Result<(), rustls::Error> {
-        let [leaf, between @ ..] = chain else { return Err(rustls::Error::NoCertificatesPresented) };
-        match side {
-            Side::Accepts => self.diallers.verify_client_cert(leaf, between, at).map(|_| ()),
-            Side::Dials => {
-                // No name is compared.
-                let anybody = ServerName::IpAddress(std::net::Ipv4Addr::LOCALHOST.into());
-                self.acceptors.verify_server_cert(leaf, between, &anybody, &[], at).map(|_| ())
-            }
-        }
+impl Own {
+    /// Reads certificate and key: each is what it should be, they belong together, their time is now, and they name a node.
+    fn load(files: &TlsFiles) -> Result<Self, TlsError> {
+        let chain = certificates(&files.certificate)?;
+        let key = private_key(&files.key)?;
+        let info = info(&files.certificate, &chain)?;
+        let name = info
+            .name()
+            .map_err(|source| TlsError::Certificate { path: files.certificate.clone(), source })?;
+        check_time(&files.certificate, &info)?;
+        let provider = rustls::crypto::ring::default_provider();
+        let certified =
+            CertifiedKey::from_der(chain.clone(), key, &provider).map_err(|error| match error {
+                rustls::Error::InconsistentKeys(_) => {
+                    TlsError::KeyMismatch { certificate: files.certificate.clone(), key: files.key.clone() }
+                }
+                error => TlsError::Key { path: files.key.clone(), detail: error.to_string() },
+            })?;
+        Ok(Self { info, name, chain, identity: Arc::new(certified.into()) })
     }
 }
 
 /// Credentials that passed every check.
 pub struct Credentials {
     files: TlsFiles,
-    info: CertificateInfo,
-    name: SpiffeId,
+    own: Arc<Own>,
+    trust: Arc<Trust>,
     server: Arc<ServerConfig>,
     client: Arc<ClientConfig>,
-    judges: Judges,
-    revoked: Arc<Revoked>,
-    chain: Vec<CertificateDer<'static>>,
-    ca: Vec<CertificateDer<'static>>,
-    /// CAs of the file that are not trusted now.
-    ca_outside: usize,
 }
 
 impl Credentials {
@@ -189,69 +190,49 @@ impl Credentials {
     /// # Errors
     /// [`TlsError`]: the first thing that is wrong.
     pub fn load(files: &TlsFiles) -> Result<Self, TlsError> {
-        let chain = certificates(&files.certificate)?;
-        let (ca, outside) = authorities(&files.ca)?;
-        let revoked = match &files.crl {
-            // A list of a CA whose time is over takes back what another of the same name may trust.
-            Some(path) => Revoked::load(path, &[&ca[..], &outside[..]].concat())?,
-            None => Revoked::default(),
-        };
-        let (revoked, ca_outside) = (Arc::new(revoked), outside.len());
-        let key = private_key(&files.key)?;
-        let info = info(&files.certificate, &chain)?;
-        let name = info
-            .name()
-            .map_err(|source| TlsError::Certificate { path: files.certificate.clone(), source })?;
-        check_time(&files.certificate, &info)?;
+        let own = Own::load(files)?;
+        Self::of(files, own, Arc::new(Trust::load(files)?))
+    }
 
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut roots = RootCertStore::empty();
-        for certificate in &ca {
-            roots.add(certificate.clone()).map_err(|error| TlsError::Pem {
-                path: files.ca.clone(),
-                what: "certificate of a CA",
-                detail: error.to_string(),
-            })?;
-        }
-        let roots = Arc::new(roots);
-        let certified = CertifiedKey::from_der(chain.clone(), key.clone_key(), &provider).map_err(
-            |error| match error {
-                rustls::Error::InconsistentKeys(_) => {
-                    TlsError::KeyMismatch { certificate: files.certificate.clone(), key: files.key.clone() }
-                }
-                error => TlsError::Key { path: files.key.clone(), detail: error.to_string() },
-            },
-        )?;
-        let setup = |error: rustls::Error| TlsError::Setup(error.to_string());
-        let diallers = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider))
-            .build()
-            .map_err(|error| TlsError::Setup(error.to_string()))?;
-        let diallers = Arc::new(Diallers { library: diallers, revoked: Arc::clone(&revoked) });
-        let acceptors =
-            Arc::new(Acceptors { roots, revoked: Arc::clone(&revoked), provider: Arc::clone(&provider) });
+    /// The same of a node that has read whom it trusts.
+    pub(super) fn load_with(files: &TlsFiles, trust: &Arc<Trust>) -> Result<Self, TlsError> {
+        Self::of(files, Own::load(files)?, Arc::clone(trust))
+    }
 
+    fn of(files: &TlsFiles, own: Own, trust: Arc<Trust>) -> Result<Self, TlsError> {
         // As a peer would see it, in both roles.
-        let chain_error = |error: rustls::Error| match (&error, &files.crl) {
-            (rustls::Error::InvalidCertificate(Bad::Revoked), Some(crl)) => {
-                TlsError::Revoked { path: files.certificate.clone(), crl: crl.clone() }
-            }
-            _ => TlsError::Chain {
-                certificate: files.certificate.clone(),
-                ca: files.ca.clone(),
-                detail: explain(&error),
-            },
-        };
-        let judges = Judges { acceptors: Arc::clone(&acceptors), diallers: Arc::clone(&diallers) };
-        for side in [Side::Accepts, Side::Dials] {
-            judges.judge(side, &certified.cert, UnixTime::now()).map_err(chain_error)?;
-        }
+        trust.judge_both(&own.chain, UnixTime::now()).map_err(|error| chain_error(files, &error))?;
+        Self::build(files, Arc::new(own), trust)
+    }
 
+    /// The node's own certificate as it is, and others that are trusted: for where the files say nothing sound of that certificate, and
+    /// of others all the same. `None`: they are who is trusted now.
+    ///
+    /// # Errors
+    /// The CA did not issue the certificate in use, so that the file may be another cluster's: it would end every link. That its time is
+    /// over, or that it was revoked, says nothing against the file.
+    pub(super) fn with_trust(&self, trust: Arc<Trust>) -> Result<Option<Self>, TlsError> {
+        if *self.trust == *trust {
+            return Ok(None);
+        }
+        match trust.judge_both(
+            &self.own.chain,
+            within(self.own.info.not_before_s, self.own.info.not_after_s, wall_s()),
+        ) {
+            Ok(()) | Err(rustls::Error::InvalidCertificate(Bad::Revoked)) => {}
+            Err(error) => return Err(chain_error(&self.files, &error)),
+        }
+        Self::build(&self.files, Arc::clone(&self.own), trust).map(Some)
+    }
+
+    fn build(files: &TlsFiles, own: Arc<Own>, trust: Arc<Trust>) -> Result<Self, TlsError> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let setup = |error: rustls::Error| TlsError::Setup(error.to_string());
         let mut server = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(&[&TLS13])
             .map_err(setup)?
-            .with_client_cert_verifier(diallers)
-            .with_single_cert(chain.clone(), key.clone_key())
-            .map_err(setup)?;
+            .with_client_cert_verifier(trust.diallers())
+            .with_cert_resolver(Arc::clone(&own.identity) as Arc<_>);
         // Every connection shows its certificate: nothing to resume by, and no bytes before that.
         server.send_tls13_tickets = 0;
         server.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
@@ -260,26 +241,25 @@ impl Credentials {
             .with_protocol_versions(&[&TLS13])
             .map_err(setup)?
             .dangerous()
-            .with_custom_certificate_verifier(acceptors)
-            .with_client_auth_cert(chain.clone(), key)
-            .map_err(setup)?;
+            .with_custom_certificate_verifier(trust.acceptors())
+            .with_client_cert_resolver(Arc::clone(&own.identity) as Arc<_>);
         client.resumption = rustls::client::Resumption::disabled();
         client.enable_early_data = false;
         client.enable_sni = false;
         let (server, client) = (Arc::new(server), Arc::new(client));
-        Ok(Self { files: files.clone(), info, name, server, client, judges, revoked, chain, ca, ca_outside })
+        Ok(Self { files: files.clone(), own, trust, server, client })
     }
 
     /// Which node they are of.
     #[must_use]
     pub fn name(&self) -> &SpiffeId {
-        &self.name
+        &self.own.name
     }
 
     /// What the node's certificate says.
     #[must_use]
     pub fn info(&self) -> &CertificateInfo {
-        &self.info
+        &self.own.info
     }
 
     /// Checks that they are this node's.
@@ -287,12 +267,12 @@ impl Credentials {
     /// # Errors
     /// [`TlsError::OtherNode`].
     pub fn check_name(&self, expected: &SpiffeId) -> Result<(), TlsError> {
-        if self.name == *expected {
+        if self.own.name == *expected {
             return Ok(());
         }
         Err(TlsError::OtherNode {
             path: self.files.certificate.clone(),
-            found: Box::new(self.name.clone()),
+            found: Box::new(self.own.name.clone()),
             expected: Box::new(expected.clone()),
         })
     }
@@ -305,9 +285,9 @@ impl Credentials {
     /// What of that differs.
     pub(super) fn difference(&self, other: &Self) -> Difference {
         Difference {
-            certificate: self.chain != other.chain,
-            ca: self.ca != other.ca,
-            revoked: self.revoked != other.revoked,
+            certificate: self.own.chain != other.own.chain,
+            ca: self.trust.cas() != other.trust.cas(),
+            revoked: self.trust.revoked() != other.trust.revoked(),
         }
     }
 
@@ -318,19 +298,13 @@ impl Credentials {
         chain: &[CertificateDer<'_>],
         at: UnixTime,
     ) -> Result<(), rustls::Error> {
-        self.judges.judge(side, chain, at)
+        self.trust.judge(side, chain, at)
     }
 
     /// What does not keep these from being used and should not be so.
     pub(super) fn tell_of_dangers(&self) {
         tell_if_open(&self.files.key);
-        if self.ca_outside > 0 {
-            tracing::warn!(
-                ca = %self.files.ca.display(),
-                left_out = self.ca_outside,
-                "CAs whose time is over, or has not come, are not trusted: take them out of the file"
-            );
-        }
+        self.trust.tell_of_dangers(&self.files.ca);
     }
 
     pub(super) fn server(&self) -> &Arc<ServerConfig> {
@@ -348,6 +322,17 @@ pub(super) struct Difference {
     pub(super) certificate: bool,
     pub(super) ca: bool,
     pub(super) revoked: bool,
+}
+
+impl Difference {
+    pub(super) fn tell_of_trust(self) {
+        if self.ca {
+            tracing::info!("CA reloaded: links end whose peer it did not certify");
+        }
+        if self.revoked {
+            tracing::info!("revocation list reloaded: links end whose peer's certificate it takes back");
+        }
+    }
 }
 
 /// What the certificates of a PEM file say, in its order. Nothing is verified.
@@ -375,8 +360,8 @@ pub fn is_issued_by(path: &Path, ca: &Path) -> Result<bool, TlsError> {
 impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Credentials")
-            .field("name", &self.name)
-            .field("info", &self.info)
+            .field("name", &self.own.name)
+            .field("info", &self.own.info)
             .finish_non_exhaustive()
     }
 }
@@ -392,44 +377,13 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
     Ok(bytes)
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&read(path)?).collect();
     let found = found.map_err(|_| no_certificate(path, "it is damaged"))?;
     if found.is_empty() {
         return Err(no_certificate(path, "there is none"));
     }
     Ok(found)
-}
-
-type Certificates = Vec<CertificateDer<'static>>;
-
-/// The CAs that are trusted now, and those that are not. One whose time is over, or has not come, is not, and the library would not look; the last of
-/// them is told as such, not as one that did not issue the certificate.
-fn authorities(path: &Path) -> Result<(Certificates, Certificates), TlsError> {
-    let (mut trusted, mut outside) = (Vec::new(), Vec::new());
-    let mut why = None;
-    for certificate in certificates(path)? {
-        let info = info_of(path, &certificate)?;
-        // Whatever is a root issues: of a node's certificate among them its holder could make any other one.
-        if !info.is_ca {
-            return Err(TlsError::Pem {
-                path: path.to_owned(),
-                what: "certificates of CAs alone",
-                detail: "one of them is no CA's".to_owned(),
-            });
-        }
-        match check_time(path, &info) {
-            Ok(()) => trusted.push(certificate),
-            Err(error) => {
-                outside.push(certificate);
-                why = why.or(Some(error));
-            }
-        }
-    }
-    match why {
-        Some(error) if trusted.is_empty() => Err(error),
-        _ => Ok((trusted, outside)),
-    }
 }
 
 fn no_certificate(path: &Path, detail: &str) -> TlsError {
@@ -450,11 +404,11 @@ fn info(path: &Path, chain: &[CertificateDer<'_>]) -> Result<CertificateInfo, Tl
     info_of(path, leaf)
 }
 
-fn info_of(path: &Path, certificate: &CertificateDer<'_>) -> Result<CertificateInfo, TlsError> {
+pub(super) fn info_of(path: &Path, certificate: &CertificateDer<'_>) -> Result<CertificateInfo, TlsError> {
     CertificateInfo::of(certificate).map_err(|source| TlsError::Certificate { path: path.to_owned(), source })
 }
 
-fn check_time(path: &Path, info: &CertificateInfo) -> Result<(), TlsError> {
+pub(super) fn check_time(path: &Path, info: &CertificateInfo) -> Result<(), TlsError> {
     let now = wall_s();
     if now > info.not_after_s {
         return Err(TlsError::Expired { path: path.to_owned(), not_after: info.not_after_text() });
@@ -479,6 +433,19 @@ fn tell_if_open(key: &Path) {
     }
     #[cfg(not(unix))]
     let _ = key;
+}
+
+fn chain_error(files: &TlsFiles, error: &rustls::Error) -> TlsError {
+    match (error, &files.crl) {
+        (rustls::Error::InvalidCertificate(Bad::Revoked), Some(crl)) => {
+            TlsError::Revoked { path: files.certificate.clone(), crl: crl.clone() }
+        }
+        _ => TlsError::Chain {
+            certificate: files.certificate.clone(),
+            ca: files.ca.clone(),
+            detail: explain(error),
+        },
+    }
 }
 
 fn explain(error: &rustls::Error) -> String {

@@ -1,12 +1,11 @@
 //! The certificate that a connection began with, and whether it would begin with it now.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
-use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::pki_types::CertificateDer;
 
 use super::super::secure::Side;
-use super::certificate::{CertificateInfo, wall_s};
+use super::certificate::{CertificateInfo, wall_s, within};
 use super::credentials::Credentials;
 
 /// A link outlives the certificate that it began with by so long: who renewed its certificate in time begins a new link
@@ -46,8 +45,7 @@ impl Shown {
             return None;
         }
         // Within its own time, as long as the moment above has not come.
-        let at = wall_s().clamp(self.not_before_s, self.not_after_s.max(self.not_before_s));
-        let at = UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(at).unwrap_or_default()));
+        let at = within(self.not_before_s, self.not_after_s, wall_s());
         match current.judge(self.side, &self.chain, at) {
             Ok(()) => {
                 *judge = Arc::clone(current);

@@ -1,0 +1,142 @@
+//! Whom a node trusts: the CAs of its file, but for what they took back.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::RootCertStore;
+use rustls::client::danger::ServerCertVerifier;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
+
+use super::super::secure::Side;
+use super::credentials::{TlsError, TlsFiles, certificates, check_time, info_of};
+use super::revoked::Revoked;
+use super::verify::{Acceptors, Diallers};
+
+/// As its two files say.
+pub(super) struct Trust {
+    ca: Certificates,
+    /// CAs of the file that are not trusted now.
+    ca_outside: usize,
+    revoked: Arc<Revoked>,
+    acceptors: Arc<Acceptors>,
+    diallers: Arc<Diallers>,
+}
+
+/// The same peers are trusted.
+impl PartialEq for Trust {
+    fn eq(&self, other: &Self) -> bool {
+        self.ca == other.ca && self.revoked == other.revoked
+    }
+}
+
+impl Trust {
+    /// Reads and checks the CAs and the lists. Blocks on the file system.
+    pub(super) fn load(files: &TlsFiles) -> Result<Self, TlsError> {
+        let (ca, outside) = authorities(&files.ca)?;
+        let revoked = match &files.crl {
+            // A list of a CA whose time is over takes back what another of the same name may trust.
+            Some(path) => Revoked::load(path, &[&ca[..], &outside[..]].concat())?,
+            None => Revoked::default(),
+        };
+        let revoked = Arc::new(revoked);
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut roots = RootCertStore::empty();
+        for certificate in &ca {
+            roots.add(certificate.clone()).map_err(|error| TlsError::Pem {
+                path: files.ca.clone(),
+                what: "certificate of a CA",
+                detail: error.to_string(),
+            })?;
+        }
+        let roots = Arc::new(roots);
+        let library = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider))
+            .build()
+            .map_err(|error| TlsError::Setup(error.to_string()))?;
+        let diallers = Arc::new(Diallers { library, revoked: Arc::clone(&revoked) });
+        let acceptors = Arc::new(Acceptors { roots, revoked: Arc::clone(&revoked), provider });
+        Ok(Self { ca, ca_outside: outside.len(), revoked, acceptors, diallers })
+    }
+
+    /// Whether a chain, the peer's own certificate first, would be taken at a moment by this side of a connection.
+    pub(super) fn judge(
+        &self,
+        side: Side,
+        chain: &[CertificateDer<'_>],
+        at: UnixTime,
+    ) -> Result<(), rustls::Error> {
+        let [leaf, between @ ..] = chain else { return Err(rustls::Error::NoCertificatesPresented) };
+        match side {
+            Side::Accepts => self.diallers.verify_client_cert(leaf, between, at).map(|_| ()),
+            Side::Dials => {
+                // No name is compared.
+                let anybody = ServerName::IpAddress(std::net::Ipv4Addr::LOCALHOST.into());
+                self.acceptors.verify_server_cert(leaf, between, &anybody, &[], at).map(|_| ())
+            }
+        }
+    }
+
+    /// The same by both sides.
+    pub(super) fn judge_both(&self, chain: &[CertificateDer<'_>], at: UnixTime) -> Result<(), rustls::Error> {
+        [Side::Accepts, Side::Dials].into_iter().try_for_each(|side| self.judge(side, chain, at))
+    }
+
+    pub(super) fn diallers(&self) -> Arc<dyn ClientCertVerifier> {
+        Arc::clone(&self.diallers) as Arc<_>
+    }
+
+    pub(super) fn acceptors(&self) -> Arc<dyn ServerCertVerifier> {
+        Arc::clone(&self.acceptors) as Arc<_>
+    }
+
+    pub(super) fn cas(&self) -> &[CertificateDer<'static>] {
+        &self.ca
+    }
+
+    pub(super) fn revoked(&self) -> &Revoked {
+        &self.revoked
+    }
+
+    /// What does not keep these from being used and should not be so.
+    pub(super) fn tell_of_dangers(&self, ca: &Path) {
+        if self.ca_outside > 0 {
+            tracing::warn!(
+                ca = %ca.display(),
+                left_out = self.ca_outside,
+                "CAs whose time is over, or has not come, are not trusted: take them out of the file"
+            );
+        }
+    }
+}
+
+type Certificates = Vec<CertificateDer<'static>>;
+
+/// The CAs that are trusted now, and those that are not. One whose time is over, or has not come, is not, and the library would not look; the last of
+/// them is told as such, not as one that did not issue the certificate.
+fn authorities(path: &Path) -> Result<(Certificates, Certificates), TlsError> {
+    let (mut trusted, mut outside) = (Vec::new(), Vec::new());
+    let mut why = None;
+    for certificate in certificates(path)? {
+        let info = info_of(path, &certificate)?;
+        // Whatever is a root issues: of a node's certificate among them its holder could make any other one.
+        if !info.is_ca {
+            return Err(TlsError::Pem {
+                path: path.to_owned(),
+                what: "certificates of CAs alone",
+                detail: "one of them is no CA's".to_owned(),
+            });
+        }
+        match check_time(path, &info) {
+            Ok(()) => trusted.push(certificate),
+            Err(error) => {
+                outside.push(certificate);
+                why = why.or(Some(error));
+            }
+        }
+    }
+    match why {
+        Some(error) if trusted.is_empty() => Err(error),
+        _ => Ok((trusted, outside)),
+    }
+}
