@@ -275,26 +275,13 @@ async fn older_versions_and_plaintext_get_nowhere() {
     let leader = cluster.start("leader").await;
     drop(proxy);
     let plain = Cluster { pki: None, topology: cluster.topology.clone(), settings: cluster.settings.clone() };
-    let open = loop {
-        // The old node may still be letting go of the address.
-        match plain.try_start("eu-p").await {
-            Ok(open) => break open,
-            Err(JoinError::Bind { .. }) => tokio::task::yield_now().await,
-            Err(error) => panic!("{error}"),
-        }
-    };
+    let open = plain.start_anew("eu-p").await;
     eventually("it is no TLS", || failed(&leader, "not_tls") > 0).await;
     eventually("nor is it a Hello", || open.mesh().stats().protocol_errors["preamble"] > 0).await;
     assert!(!leader.reaches("eu-p"));
     drop(open);
     // The other way round: a plaintext node dials one that has certificates.
-    let proxy = loop {
-        match cluster.try_start("eu-p").await {
-            Ok(proxy) => break proxy,
-            Err(JoinError::Bind { .. }) => tokio::task::yield_now().await,
-            Err(error) => panic!("{error}"),
-        }
-    };
+    let proxy = cluster.start_anew("eu-p").await;
     drop(leader);
     let open = plain.start("leader").await;
     eventually("it is no TLS", || failed(&proxy, "not_tls") > 0).await;

@@ -262,6 +262,15 @@ fn a_destination_that_takes_nothing_gives_up_what_was_sent_and_says_that_it_may_
         }
     }
     assert!(given_up >= 10, "{given_up} were given up, and told of at once");
+    // The rest ends with its deadline, as does what came into the room of the others.
+    let mut late = Vec::new();
+    for _ in 0..130 {
+        pass(&mut shell, 500);
+        late.extend(std::iter::from_fn(|| shell.outcome()));
+    }
+    assert_eq!(given_up + late.len(), 37, "{late:?}");
+    let failed = |outcome: &Outcome| matches!(outcome, Outcome::Failed { .. });
+    assert!(late.iter().all(failed), "{late:?}");
 }
 
 /// A sender that convicted one of two proxies by the silence of a lane: their connections, and which of them it was.

@@ -153,6 +153,20 @@ impl Cluster {
         self.try_start(node).await.unwrap()
     }
 
+    /// The same where a node of before may still be letting go of the address.
+    pub(crate) async fn start_anew(&self, node: &str) -> Running {
+        let start = async {
+            loop {
+                match self.try_start(node).await {
+                    Ok(running) => return running,
+                    Err(JoinError::Bind { .. }) => tokio::task::yield_now().await,
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        };
+        soon("the address is free", start).await
+    }
+
     /// What a node of this cluster would say when it dials.
     pub(crate) fn hello(&self, node: &str, lane: Lane) -> Hello {
         let spec = self.topology.node(&id(node)).unwrap();

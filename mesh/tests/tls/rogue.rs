@@ -5,11 +5,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use trunkline_codec::Payload;
+use trunkline_mesh::Lane;
 use trunkline_mesh::proto::frame::{FrameType, Received, control_frame};
 use trunkline_mesh::proto::wire::{
     AckFlow, Confirm, Hello, PREAMBLE, Ping, RefuseCode, RefusedReason, WIRE_VERSION,
 };
-use trunkline_mesh::{JoinError, Lane};
 
 use super::log::Listening;
 use super::shell::{
@@ -128,7 +128,8 @@ async fn every_rule_that_a_certified_peer_breaks_has_its_answer_and_a_line_that_
     for ((name, lane, bytes, answer), number) in cases().into_iter().zip(1..) {
         let before = counted(&member, answer);
         let mut raws = link(&cluster, number).await;
-        eventually("the link is up", || member.mesh().status().links.iter().any(|link| link.up)).await;
+        let linked = || member.mesh().status().links.iter().any(|link| link.up);
+        eventually("the link is up", linked).await;
         raws[lane.index()].write(&bytes).await;
         match answer {
             Ends(_) => {
@@ -155,6 +156,9 @@ async fn every_rule_that_a_certified_peer_breaks_has_its_answer_and_a_line_that_
         }
         eventually(name, || counted(&member, answer) == before + 1).await;
         told = assert_named_once(&log, told, name);
+        // The next case must not take this link for its own.
+        drop(raws);
+        eventually("the link is over", || !linked()).await;
     }
     // A well-behaved peer is served as before.
     let proxy = cluster.start("eu-p").await;
@@ -259,13 +263,7 @@ async fn what_was_recorded_on_the_network_is_refused_on_a_new_connection_and_aft
     for restarted in [false, true] {
         if restarted {
             drop(member);
-            member = loop {
-                match cluster.try_start("eu-m").await {
-                    Ok(member) => break member,
-                    Err(JoinError::Bind { .. }) => tokio::task::yield_now().await,
-                    Err(error) => panic!("{error}"),
-                }
-            };
+            member = cluster.start_anew("eu-m").await;
         }
         let handshakes = member.mesh().stats().handshakes;
         for (tape, failures) in recorded.iter().zip(1..) {
