@@ -44,16 +44,14 @@ impl Refusal {
     /// As the wire has it. The text is cut to [`REFUSE_DETAIL_BYTES_MAX`].
     #[must_use]
     pub fn body(&self) -> Refuse {
-        let mut end = self.detail.len().min(REFUSE_DETAIL_BYTES_MAX);
-        while !self.detail.is_char_boundary(end) {
-            end -= 1;
-        }
-        Refuse {
-            code: self.code as u16,
-            detail: self.detail[..end].to_owned(),
-            highest_incarnation: self.highest,
-        }
+        let detail = cut_detail(&self.detail).to_owned();
+        Refuse { code: self.code as u16, detail, highest_incarnation: self.highest }
     }
+}
+
+/// The whole characters of the first [`REFUSE_DETAIL_BYTES_MAX`] bytes.
+pub(super) fn cut_detail(detail: &str) -> &str {
+    &detail[..detail.floor_char_boundary(REFUSE_DETAIL_BYTES_MAX)]
 }
 
 /// Roles as the bits of a Hello.
@@ -145,6 +143,14 @@ pub fn check_welcome(
         return Err(Refusal::new(RefuseCode::VersionsStripped, detail));
     }
     check_incarnation(welcome.incarnation, highest_seen, me.incarnation)
+}
+
+/// The connections of a link speak one version: whatever is sealed goes by either. `linked` is that of the other one, if there is any.
+pub(super) fn check_same_version(linked: u16, chosen: u16) -> Result<(), Refusal> {
+    if linked == 0 || linked == chosen {
+        return Ok(());
+    }
+    Err(Refusal::new(RefuseCode::Malformed, "one link, two wire versions"))
 }
 
 fn check_dialler<'a>(

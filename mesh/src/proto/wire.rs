@@ -160,7 +160,7 @@ pub struct Welcome {
     pub sent_us: u64,
 }
 
-/// Of the text of a [`Refuse`], bytes are written, and characters logged, at most.
+/// Of the text of a [`Refuse`], bytes are written, and logged, at most.
 pub const REFUSE_DETAIL_BYTES_MAX: usize = 256;
 
 /// Either end says why it will not talk, and closes.

@@ -9,11 +9,14 @@ use trunkline_codec::{EncodeError, Options, Payload, Stage};
 use trunkline_mesh::id::{Datacenter, Lane, NodeId, Seq};
 use trunkline_mesh::message::{Batch, Message};
 use trunkline_mesh::proto::coder::BatchEncoder;
-use trunkline_mesh::proto::frame::{FrameError, Received, SealedBatch, Token};
+use trunkline_mesh::proto::frame::{FrameError, FrameType, Received, SealedBatch, Token, frame_around};
 use trunkline_mesh::proto::node::ConnId;
 use trunkline_mesh::proto::run::message_head;
 use trunkline_mesh::proto::window::WINDOW_SEQS;
-use trunkline_mesh::proto::wire::{AckFlow, Envelope, PASSED, REFUSED_RANGES_MAX, Refused, RefusedReason};
+use trunkline_mesh::proto::wire::{
+    AckFlow, Envelope, Offer, PASSED, PREAMBLE, REFUSED_RANGES_MAX, Refused, RefusedReason, WIRE_VERSION,
+    Welcome, encode, offered_versions,
+};
 use trunkline_mesh::settings::Settings;
 
 use super::shell::{
@@ -180,6 +183,32 @@ fn connections_that_never_pair_count_as_handshakes_and_end() {
         shell.link_in(&Peer::new(peer));
     }
     shell.assert_member_usable();
+}
+
+/// A peer that says one version on one connection of a link and a later one on the other: what is sealed goes by either.
+#[test]
+fn the_two_connections_of_a_link_that_a_node_dials_have_one_version() {
+    let later = [offered_versions(), vec![(WIRE_VERSION + 1, 0xabcd)]].concat();
+    let welcomes = [
+        Peer::new("p").welcome(),
+        Welcome { versions: later.clone(), version: WIRE_VERSION + 1, ..Peer::new("p").welcome() },
+    ];
+    for ([first, second], refused) in [([0, 1], true), ([1, 0], true), ([1, 1], false)] {
+        let mut shell = Shell::new("o");
+        shell.node.set_offer(Offer { versions: later.clone(), ..Offer::default() });
+        let answer = |shell: &mut Shell, lane: Lane, welcome: usize| {
+            let conn = shell.dialed("p", lane);
+            let welcome = frame_around(FrameType::Welcome, lane, &encode(&welcomes[welcome]));
+            shell.feed(conn, &[&PREAMBLE[..], &welcome].concat());
+            conn
+        };
+        let conns =
+            [(Lane::Control, first), (Lane::Bulk, second)].map(|(lane, of)| answer(&mut shell, lane, of));
+        assert_eq!(shell.closed.contains_key(&conns[1]), refused, "{first} {second}");
+        assert_eq!(shell.stats().handshakes_refused["malformed"], u64::from(refused), "{first} {second}");
+        let up = shell.node.status(shell.now).links.iter().any(|link| link.peer == id("p") && link.up);
+        assert_eq!(up, !refused, "{first} {second}");
+    }
 }
 
 /// Whoever is known and opens one half of a link after the other takes places from itself alone.

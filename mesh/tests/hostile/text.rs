@@ -2,10 +2,26 @@
 
 use trunkline_mesh::id::{Incarnation, Lane};
 use trunkline_mesh::proto::frame::{FrameType, control_frame};
-use trunkline_mesh::proto::wire::{Hello, PREAMBLE, Refuse};
+use trunkline_mesh::proto::handshake::Refusal;
+use trunkline_mesh::proto::wire::{Hello, PREAMBLE, REFUSE_DETAIL_BYTES_MAX, Refuse, RefuseCode};
 
 use super::log::lines_of;
 use super::shell::{Peer, Shell, flow, id, roster_frame, sum_again};
+
+/// Bytes, as they are written: a line is as long as is promised, whatever alphabet a peer writes in.
+#[test]
+fn of_a_refusal_as_many_bytes_are_logged_as_are_written() {
+    let detail = "x".to_owned() + &"\u{e9}".repeat(300);
+    let written = Refusal::new(RefuseCode::Malformed, detail.clone()).body().detail;
+    assert_eq!(written, detail[..REFUSE_DETAIL_BYTES_MAX - 1], "whole characters");
+    let refuse = Refuse { code: 2, detail, highest_incarnation: Incarnation(0) };
+    let refuse = control_frame(FrameType::Refuse, Lane::Control, &refuse);
+    let mut shell = Shell::new("o");
+    let [control, _] = shell.link_out(&Peer::new("p"));
+    let lines = lines_of(|| _ = shell.feed(control, &refuse));
+    let logged = lines[0].matches('\u{e9}').count();
+    assert_eq!((lines.len(), 1 + 2 * logged), (1, written.len()), "{lines:?}");
+}
 
 /// What breaks lines, colours them, turns their direction, or ends a string.
 const HOSTILE: &str = "\u{1b}[2J\r\n2026 ERROR forged\0\u{7f}\u{9b}31m\u{202e}\u{2028}é`";

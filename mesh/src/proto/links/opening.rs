@@ -15,13 +15,13 @@ use crate::proto::coder::epochs_of;
 use crate::proto::echo::SharedEcho;
 use crate::proto::frame::{FrameType, Opened, control_frame, frame_around};
 use crate::proto::handshake::{
-    Refusal, check_acceptor_certificate, check_claim, check_dialler_certificate, check_hello, check_welcome,
-    role_bits, transcript,
+    Refusal, check_acceptor_certificate, check_claim, check_dialler_certificate, check_hello,
+    check_same_version, check_welcome, cut_detail, role_bits, transcript,
 };
 use crate::proto::time::Micros;
 use crate::proto::wire::{
-    Close, CloseCode, Confirm, FEATURE_ECHO, FEATURE_HISTORY, Hello, PREAMBLE, REFUSE_DETAIL_BYTES_MAX,
-    Refuse, RefuseCode, RefusedReason, Welcome, encode,
+    Close, CloseCode, Confirm, FEATURE_ECHO, FEATURE_HISTORY, Hello, PREAMBLE, Refuse, RefuseCode,
+    RefusedReason, Welcome, encode,
 };
 
 /// What a peer does against the rules without losing its link for it. Bits.
@@ -259,9 +259,7 @@ impl Links {
         if partner.is_some_and(|(_, link)| link.conns[lane.index()].is_some()) {
             return Err(Refusal::new(RefuseCode::Malformed, "this lane of the link is taken"));
         }
-        if partner.is_some_and(|(_, link)| link.version != version) {
-            return Err(Refusal::new(RefuseCode::Malformed, "one link, two wire versions"));
-        }
+        check_same_version(partner.map_or(0, |(_, link)| link.version), version)?;
         Ok(Admitted { peer, lane, version, partner: partner.map(|(id, _)| *id) })
     }
 
@@ -310,7 +308,8 @@ impl Links {
         let ix = link.peer;
         let peer = &mut self.peers[ix.0];
         let seen = peer.highest.max(peer.said);
-        if let Err(refusal) = check_welcome(&welcome, &peer.spec.id, &self.me, &self.topology, seen) {
+        let checked = check_welcome(&welcome, &peer.spec.id, &self.me, &self.topology, seen);
+        if let Err(refusal) = checked.and_then(|()| check_same_version(link.version, welcome.version)) {
             self.note_told(Some(ix), &refusal);
             self.refuse(id, &refusal, now);
             return Arrived::Nothing;
@@ -414,13 +413,13 @@ impl Links {
         let code = RefuseCode::from_wire(refuse.code);
         let label = code.map_or("unknown", RefuseCode::label);
         // Over a link that is up a control body may be 1 MiB.
-        let detail: String = refuse.detail.chars().take(REFUSE_DETAIL_BYTES_MAX).collect();
+        let detail = cut_detail(&refuse.detail);
         *self.counters.refused_by_peer.entry(label).or_default() += 1;
         tracing::warn!(
             peer = self.peer_of(id).map(display),
             code = label,
             number = refuse.code,
-            detail = %Said(&detail),
+            detail = %Said(detail),
             "peer refuses the link"
         );
         self.note_trouble(id, &format!("it refuses the link: {label}: {detail}"), now);
