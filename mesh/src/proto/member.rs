@@ -250,7 +250,7 @@ impl Member {
                 "proxies brought what is far above all that this origin says it has, some of it since its link was begun: the link is \
                  ended, and what the origin says over its next one decides"
             );
-            links.replace(arrived.upstream.link, now);
+            links.replace(arrived.upstream.link, LinkEnd::Replaced, now);
         }
         true
     }
