@@ -180,7 +180,9 @@ impl Node {
         let deadline = Instant::now() + SOON;
         loop {
             let ready = std::net::TcpStream::connect(self.api).ok().and_then(|mut stream| {
-                stream.write_all(b"GET /readyz HTTP/1.1\r\nhost: bench\r\nconnection: close\r\n\r\n").ok()?;
+                stream
+                    .write_all(b"GET /readyz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+                    .ok()?;
                 let mut answer = String::new();
                 stream.read_to_string(&mut answer).ok()?;
                 answer.starts_with("HTTP/1.1 200").then_some(())
@@ -230,7 +232,7 @@ impl Putter {
         let value: String = std::iter::repeat_with(fastrand::alphanumeric).take(VALUE_BYTES).collect();
         let key = fastrand::u64(..10_000);
         let request = format!(
-            "PUT /v1/kv/key-{key} HTTP/1.1\r\nhost: bench\r\ncontent-length: {VALUE_BYTES}\r\n\r\n{value}"
+            "PUT /v1/kv/key-{key} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {VALUE_BYTES}\r\n\r\n{value}"
         );
         for _ in 0..2 {
             if self.stream.write_all(request.as_bytes()).is_ok()
@@ -298,7 +300,7 @@ impl Subscribers {
                 let stream = {
                     let _permit = permit.acquire().await.expect("it is never closed");
                     let mut stream = TcpStream::connect(api).await.expect("the node listens");
-                    let request = format!("GET /v1/log?from={from} HTTP/1.1\r\nhost: bench\r\n\r\n");
+                    let request = format!("GET /v1/log?from={from} HTTP/1.1\r\nhost: localhost\r\n\r\n");
                     stream.write_all(request.as_bytes()).await.expect("it takes a request");
                     stream.readable().await.expect("an answer");
                     stream

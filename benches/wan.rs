@@ -157,7 +157,7 @@ async fn lead_from_the_first(store: &mut Store, hosts: &[Host]) {
 }
 
 async fn post(address: SocketAddr, path: &str, body: &str) -> Option<String> {
-    let request = hyper::Request::post(path).header("host", "bench");
+    let request = hyper::Request::post(path).header("host", "localhost");
     ask(address, request.body(Full::from(body.to_owned())).ok()?).await
 }
 

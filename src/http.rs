@@ -1,5 +1,6 @@
 //! HTTP/1.1 for the APIs of a node: a listener and its connections, with a limit on everything a caller can do.
 
+mod pages;
 mod patient;
 
 use std::collections::VecDeque;
@@ -61,6 +62,9 @@ pub(crate) trait Answers: Send + Sync + 'static {
     /// The body of its answers.
     type Body: Body<Data = Bytes, Error = Infallible> + Send + 'static;
 
+    /// What a caller gets who is to have nothing else, and why.
+    fn forbidden(&self, why: &str) -> Response<Self::Body>;
+
     /// One request → one answer.
     fn answer(
         self: Arc<Self>,
@@ -90,7 +94,12 @@ impl Server {
         let listener = listen(address)?;
         let address = listener.local_addr()?;
         let (stop, stopped) = watch::channel(false);
-        let acceptor = Acceptor { listener, mesh, answers, connections: JoinSet::new() };
+        let callers = match protection {
+            Protection::Tls => Callers::Certified,
+            Protection::Plaintext if address.ip().to_canonical().is_loopback() => Callers::Local,
+            Protection::Plaintext => Callers::Anybody,
+        };
+        let acceptor = Acceptor { listener, mesh, answers, connections: JoinSet::new(), callers };
         let task = tokio::spawn(async move {
             match protection {
                 Protection::Plaintext => acceptor.run(stopped).await,
@@ -128,6 +137,19 @@ struct Acceptor<A> {
     mesh: Mesh,
     answers: Arc<A>,
     connections: JoinSet<()>,
+    /// What of its callers is checked.
+    callers: Callers,
+}
+
+/// Who can call a server.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Callers {
+    /// Who has a certificate, which no page of a browser has.
+    Certified,
+    /// Every program of this machine, its browsers among them.
+    Local,
+    /// Everybody on the network.
+    Anybody,
 }
 
 impl<A: Answers> Acceptor<A> {
@@ -199,7 +221,8 @@ impl<A: Answers> Acceptor<A> {
     ) where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        self.connections.spawn(serve(stream, Arc::clone(&self.answers), distrusted, stop.clone()));
+        let (answers, callers) = (Arc::clone(&self.answers), self.callers);
+        self.connections.spawn(serve(stream, callers, answers, distrusted, stop.clone()));
     }
 
     async fn finish(mut self) {
@@ -261,15 +284,26 @@ fn note<A: Answers>(ended: Result<(), JoinError>) {
 /// One connection to its end; at once, whatever it is in the middle of, when its caller is trusted no more.
 async fn serve<A: Answers, S>(
     stream: S,
+    callers: Callers,
     answers: Arc<A>,
     distrusted: impl Future<Output = ()>,
     mut stop: watch::Receiver<bool>,
 ) where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let service = service_fn(|request| {
-        let answer = Arc::clone(&answers).answer(request);
-        async move { Ok::<_, Infallible>(answer.await) }
+    let service = service_fn(|request: Request<Incoming>| {
+        let answers = Arc::clone(&answers);
+        async move {
+            let of_a_page = match callers {
+                Callers::Certified => None,
+                Callers::Local => pages::of_a_page(request.headers(), true),
+                Callers::Anybody => pages::of_a_page(request.headers(), false),
+            };
+            Ok::<_, Infallible>(match of_a_page {
+                Some(why) => answers.forbidden(why),
+                None => answers.answer(request).await,
+            })
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -37,7 +37,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
-use hyper::{Request, Response};
+use hyper::{Request, Response, StatusCode};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use trunkline_mesh::{Mesh, NodeId};
@@ -150,6 +150,10 @@ impl Answers for Facts {
     /// Whoever follows the log resumes at another connection.
     const CONNECTION_TIMEOUT: Duration = Duration::from_secs(3_600);
     type Body = Body;
+
+    fn forbidden(&self, why: &str) -> Response<Body> {
+        errors::Error::new(StatusCode::FORBIDDEN, "forbidden", why).response(self)
+    }
 
     async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
         answer::answer(&self, request).await

@@ -243,7 +243,7 @@ fn a_caller_whose_certificate_is_taken_back_loses_its_connection() {
     // True while it is answered.
     let ask = async |caller: &mut Secured<tokio::net::TcpStream>| {
         let mut room = [0; 4096];
-        let asked = caller.write_all(b"GET /livez HTTP/1.1\r\nhost: test\r\n\r\n").await.is_ok();
+        let asked = caller.write_all(b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n").await.is_ok();
         asked && caller.read(&mut room).await.is_ok_and(|bytes| bytes > 0)
     };
     let calls = async {

@@ -72,7 +72,7 @@ impl Cluster {
     /// Whether it was acknowledged.
     fn put(&self, index: usize, key: &str, value: &str) -> bool {
         let request = format!(
-            "PUT /v1/kv/{key} HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{value}",
+            "PUT /v1/kv/{key} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{value}",
             value.len()
         );
         http::exchange(self.apis[index], request.as_bytes()).is_some_and(|answer| answer.code == 200)

@@ -142,7 +142,7 @@ impl Cluster {
 
     fn put(&self, site: usize, key: &str, value: &[u8]) {
         let head = format!(
-            "PUT /v1/kv/{key} HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+            "PUT /v1/kv/{key} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
             value.len()
         );
         let answer =

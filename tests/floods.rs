@@ -183,8 +183,8 @@ fn survives(cluster: &Cluster, mesh: &'static [u8]) {
 
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let counts = Arc::new(Counts::default());
-    let head: &[u8] = b"GET /metrics HTTP/1.1\r\nhost: x\r\nx: ";
-    let whole: &[u8] = b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n";
+    let head: &[u8] = b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nx: ";
+    let whole: &[u8] = b"GET /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n";
     let listeners = [
         (cluster.mesh("eu-p1"), mesh, mesh),
         (cluster.mesh("eu-m1"), mesh, mesh),
@@ -195,8 +195,8 @@ fn survives(cluster: &Cluster, mesh: &'static [u8]) {
         (cluster.admin("us-leader"), head, whole),
         (
             replica.api,
-            b"PUT /v1/kv/x HTTP/1.1\r\nhost: x\r\nx: ",
-            b"GET /v1/kv/x HTTP/1.1\r\nhost: x\r\n\r\n",
+            b"PUT /v1/kv/x HTTP/1.1\r\nhost: localhost\r\nx: ",
+            b"GET /v1/kv/x HTTP/1.1\r\nhost: localhost\r\n\r\n",
         ),
     ];
     let half_open_each = half_opens() / listeners.len();
@@ -228,7 +228,7 @@ fn survives(cluster: &Cluster, mesh: &'static [u8]) {
     }
     let put = || {
         let request =
-            b"PUT /v1/kv/after HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 3\r\n\r\nyes";
+            b"PUT /v1/kv/after HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: 3\r\n\r\nyes";
         http::exchange(replica.api, request).filter(|answer| answer.code == 200)
     };
     poll("the API for clients answers again", SOON, put);

@@ -50,7 +50,7 @@ impl Cluster<'_> {
     fn ask(&self, address: SocketAddr, method: &str, path: &str, body: &str) -> Option<(u16, Value)> {
         let length = body.len();
         let request = format!(
-            "{method} {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+            "{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
         );
         let answer = exchange(address, request.as_bytes())?;
         Some((answer.code, serde_json::from_str(&answer.body).unwrap_or_default()))

@@ -16,7 +16,7 @@ const SOON: Duration = Duration::from_secs(60);
 impl Node {
     fn ask(&self, method: &str, path: &str, body: &str) -> Answer {
         let request = format!(
-            "{method} {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+            "{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
             body.len()
         );
         exchange(self.api, request.as_bytes()).unwrap_or_else(|| panic!("no answer to {method} {path}"))
@@ -160,7 +160,7 @@ fn the_log_can_be_followed_from_any_index() {
     let lines = |from: u64, count: usize| -> Vec<Value> {
         use std::io::{BufRead, Write};
         let mut stream = support::http::connect(node.api).unwrap();
-        write!(stream, "GET /v1/log?from={from} HTTP/1.1\r\nhost: test\r\n\r\n").unwrap();
+        write!(stream, "GET /v1/log?from={from} HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
         let lines = std::io::BufReader::new(stream).lines().map(Result::unwrap);
         // Chunks have their lengths between them.
         lines
@@ -266,8 +266,9 @@ fn members_are_changed_through_the_admin_api_alone() {
     assert_eq!(node.json("PUT", "/v1/kv/a", "x").0, 200);
     let own = node.json("GET", "/v1/status", "").1["replica"].as_str().unwrap().to_owned();
     let post = |path: &str| {
-        let request =
-            format!("POST {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
+        let request = format!(
+            "POST {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+        );
         let answer = exchange(admin, request.as_bytes()).unwrap();
         (answer.code, serde_json::from_str::<Value>(&answer.body).unwrap())
     };
@@ -285,6 +286,19 @@ fn members_are_changed_through_the_admin_api_alone() {
     ] {
         let (code, error) = post(&path);
         assert_eq!((code, &error["definite"]), (expected, &true.into()), "{path}: {error}");
+    }
+    // What a browser sends for a page of somebody else, whatever name that one made lead here.
+    for (line, answered) in [
+        ("host: evil.example", false),
+        ("host: localhost\r\norigin: https://evil.example", false),
+        ("host: localhost\r\norigin: http://localhost", true),
+    ] {
+        for (at, request) in [(admin, "POST /v1/snapshot"), (api, "PUT /v1/kv/page")] {
+            let request =
+                format!("{request} HTTP/1.1\r\n{line}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
+            let answer = exchange(at, request.as_bytes()).unwrap();
+            assert_eq!(answer.code, if answered { 200 } else { 403 }, "{request}: {}", answer.body);
+        }
     }
     assert_eq!(get(admin, "/v1/snapshot").unwrap().code, 405);
     assert_eq!(node.json("POST", "/v1/snapshot", "").0, 405, "clients cannot");

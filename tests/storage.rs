@@ -260,7 +260,7 @@ fn a_replica_that_cannot_write_its_event_log_starts_and_says_so() {
     poll("it says so", Duration::from_secs(60), || {
         said().contains("events are kept in memory alone: they cannot be written").then_some(())
     });
-    let request = "GET /v1/events HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n";
+    let request = "GET /v1/events HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
     // It says so before its API answers.
     let events = poll("its API", Duration::from_secs(60), || exchange(api, request.as_bytes())).body;
     assert!(events.contains("\"kind\":\"started\""), "{events}");

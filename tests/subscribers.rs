@@ -38,7 +38,7 @@ impl Node {
 
 fn put(api: SocketAddr, key: &str, value: &str) -> bool {
     let request = format!(
-        "PUT /v1/kv/{key} HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{value}",
+        "PUT /v1/kv/{key} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{value}",
         value.len()
     );
     exchange(api, request.as_bytes()).is_some_and(|answer| answer.code == 200)
@@ -66,7 +66,7 @@ fn open_at(api: SocketAddr, path: &str, headers: &str, room: Option<usize>) -> T
     socket.connect(&api.into()).unwrap();
     let mut stream = TcpStream::from(socket);
     stream.set_read_timeout(Some(SOON)).unwrap();
-    write!(stream, "GET {path} HTTP/1.1\r\nhost: test\r\n{headers}\r\n").unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\n{headers}\r\n").unwrap();
     stream
 }
 
@@ -416,8 +416,10 @@ fn a_map_of_a_snapshot_and_the_log_behind_it_is_the_state_at_every_node() {
                 match number % 7 {
                     6 => drop(exchange(
                         api,
-                        format!("DELETE /v1/kv/{key} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n")
-                            .as_bytes(),
+                        format!(
+                            "DELETE /v1/kv/{key} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
+                        )
+                        .as_bytes(),
                     )),
                     _ => drop(put(api, &key, &format!("value {number}"))),
                 }

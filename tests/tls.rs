@@ -415,7 +415,8 @@ fn the_log_and_the_snapshot_are_for_those_with_a_certificate_of_the_cluster() {
         // What is told later is put there in plaintext, which is for this machine alone.
         let mut node = Node::start(&["--config", &plain, "--node", "n"], api);
         node.ready();
-        let put = "PUT /v1/kv/a HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-length: 3\r\n\r\none";
+        let put =
+            "PUT /v1/kv/a HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: 3\r\n\r\none";
         assert_eq!(http::exchange(api, put.as_bytes()).unwrap().code, 200);
         signal(&node.child, "TERM");
         assert_eq!(exit_code(&mut node.child, SOON), 0);

@@ -117,7 +117,7 @@ impl Connection {
         let value: Vec<u8> = std::iter::repeat_with(|| fastrand::u8(..)).take(value_bytes).collect();
         match self {
             Self::Http1(sender) => {
-                let request = hyper::Request::put(format!("/v1/kv/{key}")).header("host", "bench");
+                let request = hyper::Request::put(format!("/v1/kv/{key}")).header("host", "localhost");
                 let request = request.body(Full::from(value)).expect("a request");
                 let response = sender.send_request(request).await.expect("an answer");
                 assert_eq!(response.status(), 200);

@@ -201,7 +201,7 @@ fn addresses(hosts: &[Host], port: u16) -> Vec<SocketAddr> {
 }
 
 pub(crate) async fn get(address: SocketAddr, path: &str) -> Option<String> {
-    let request = hyper::Request::get(path).header("host", "bench").body(Full::default()).ok()?;
+    let request = hyper::Request::get(path).header("host", "localhost").body(Full::default()).ok()?;
     ask(address, request).await
 }
 

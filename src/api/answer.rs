@@ -43,8 +43,7 @@ pub(super) async fn answer<B: Body>(request: Request<B>, facts: Arc<Facts>) -> A
             return only_post();
         }
         if !facts.local {
-            let error = "members are changed on the node's own machine: give it `admin` on loopback";
-            return json(StatusCode::FORBIDDEN, &json!({ "error": error, "definite": true }));
+            return forbidden("members are changed on the node's own machine: give it `admin` on loopback");
         }
         let (code, body) = members::change(replica, request.uri().path(), request.uri().query()).await;
         return json(code, &body);
@@ -60,6 +59,10 @@ pub(super) async fn answer<B: Body>(request: Request<B>, facts: Arc<Facts>) -> A
             answer_at_once(&request, &facts)
         }
     }
+}
+
+pub(super) fn forbidden(why: &str) -> Answer {
+    closing(json(StatusCode::FORBIDDEN, &json!({ "error": why, "definite": true })))
 }
 
 fn only_post() -> Answer {

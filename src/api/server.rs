@@ -10,7 +10,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::{Request, Response};
 
-use super::answer::answer;
+use super::answer::{answer, forbidden};
 use super::{Facts, Protection};
 use crate::http::{Answers, Server};
 
@@ -65,6 +65,10 @@ impl Answers for Facts {
     const CONNECTIONS_MAX: usize = 64;
     const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
     type Body = Full<Bytes>;
+
+    fn forbidden(&self, why: &str) -> Response<Full<Bytes>> {
+        forbidden(why)
+    }
 
     async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Full<Bytes>> {
         answer(request, self).await

@@ -17,7 +17,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// `GET path`; `None` if nobody answers in HTTP.
 pub(crate) fn get(address: SocketAddr, path: &str) -> Option<Answer> {
-    exchange(address, format!("GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n").as_bytes())
+    exchange(
+        address,
+        format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").as_bytes(),
+    )
 }
 
 /// Sends these bytes and reads an answer to its end.
