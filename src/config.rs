@@ -261,9 +261,12 @@ fn check(reader: &mut Reader<'_>, path: &Path, document: &toml::de::DeTable<'_>)
     let settings = settings::read(reader, &root);
     let timing = consensus::read(reader, &root);
     let log_level = log::read(reader, &root);
-    let nodes = node::read_all(reader, &root);
-    security::check(reader, &security, &nodes);
-    let topology = node::topology(reader, cluster?, &nodes)?;
+    let (nodes, addresses) = node::read_all(reader, &root);
+    security::check(reader, &security, &addresses);
+    // What is wrong with the nodes does not depend on the name of the cluster.
+    let named = cluster.clone().or_else(|| ClusterId::new("unnamed").ok())?;
+    let topology = node::topology(reader, named, &nodes);
+    let (topology, _) = (topology?, cluster?);
     let nodes = nodes.into_iter().map(|node: Node| (node.spec.id, node.local)).collect();
     Some(Config {
         path: path.to_owned(),

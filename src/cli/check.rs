@@ -4,11 +4,12 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use clap::builder::UnknownArgumentValueParser;
-use trunkline_mesh::{Credentials, NodeSpec};
+use trunkline_mesh::{Credentials, NodeSpec, TlsError, TlsFiles};
 
 use super::ca::left;
 use super::environment::variable;
 use super::failure::Failure;
+use super::node::check_limits;
 use super::table::{Align, Table};
 use crate::config::units::show_count;
 use crate::config::{Config, Protection};
@@ -35,16 +36,23 @@ pub(super) fn check(args: &CheckArgs) -> Result<(), Failure> {
     let config = Config::load(&args.file)?;
     let asked = args.node.clone().or_else(|| variable("TRUNKLINE_NODE"));
     let asked = asked.map(|asked| config.find(&asked)).transpose()?;
-    let certificates = certificates(&config, asked)?;
+    let (certificates, mut wrong) = certificates(&config, asked);
+    if config.replicas().next().is_some() {
+        wrong.extend(check_limits(&config).err());
+    }
+    if !wrong.is_empty() {
+        return Err(Failure::Config(wrong.join("\n")));
+    }
     let text = format!("{}{certificates}", describe(&config));
-    std::io::stdout().write_all(text.as_bytes()).map_err(Failure::stdout)
+    std::io::stdout().write_all(text.as_bytes()).map_err(Failure::shown)
 }
 
-/// Those of a node, or of all nodes whose files are here: each is read as the node would read it. Empty without TLS.
-fn certificates(config: &Config, asked: Option<&NodeSpec>) -> Result<String, Failure> {
+/// Those of a node, or of all nodes whose files are here: each is read as the node would read it. Empty without TLS. And what is
+/// wrong with them.
+fn certificates(config: &Config, asked: Option<&NodeSpec>) -> (String, Vec<String>) {
     let topology = config.topology();
     if !config.tls() {
-        return Ok(String::new());
+        return Default::default();
     }
     let candidates: Vec<&NodeSpec> = match asked {
         Some(node) => vec![node],
@@ -84,7 +92,11 @@ fn certificates(config: &Config, asked: Option<&NodeSpec>) -> Result<String, Fai
             Ok(credentials)
         });
         match loaded {
-            Err(error) => wrong.push(format!("certificate of {}: {error}", node.id)),
+            Err(error) => {
+                let others = unreadable(&files).into_iter().filter(|other| *other != error.to_string());
+                let all = std::iter::once(error.to_string()).chain(others);
+                wrong.extend(all.map(|error| format!("certificate of {}: {error}", node.id)));
+            }
             Ok(credentials) => {
                 let info = credentials.info();
                 table.row(vec![
@@ -97,16 +109,20 @@ fn certificates(config: &Config, asked: Option<&NodeSpec>) -> Result<String, Fai
             }
         }
     }
-    if !wrong.is_empty() {
-        return Err(Failure::Config(wrong.join("\n")));
-    }
     let mut text = if here == 0 { String::new() } else { format!("\n{table}") };
     if !elsewhere.is_empty() {
         let why =
             if here == 0 { "no certificate is here to be checked" } else { "not here, and not checked" };
         text.push_str(&format!("\n{why}: {}\n", elsewhere.join(", ")));
     }
-    Ok(text)
+    (text, wrong)
+}
+
+/// Those of the files that cannot be read, each as it is told: the first that is wrong is not all that is.
+fn unreadable(files: &TlsFiles) -> Vec<String> {
+    let all = [&files.certificate, &files.key, &files.ca].into_iter().chain(&files.crl);
+    let closed = all.filter_map(|path| Some((path, std::fs::File::open(path).err()?)));
+    closed.map(|(path, source)| TlsError::Read { path: path.clone(), source }.to_string()).collect()
 }
 
 fn describe(config: &Config) -> String {

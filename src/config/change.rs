@@ -46,6 +46,23 @@ impl Config {
             }
             _ => found.refused.push(format!("node {node} runs in this process and is not in the file")),
         }
+        for other in mine.nodes().map(|spec| &spec.id).filter(|id| *id != node && theirs.node(id).is_some()) {
+            let shown = |address: Option<std::net::SocketAddr>| {
+                address.map_or("none".to_owned(), |address| address.to_string())
+            };
+            let data = |config: &Self| {
+                config.data(other).map_or("none".to_owned(), |data| data.display().to_string())
+            };
+            let keys = [
+                ("listen", shown(self.listen(other)), shown(next.listen(other))),
+                ("admin", shown(self.admin(other)), shown(next.admin(other))),
+                ("api", shown(self.api(other)), shown(next.api(other))),
+                ("data", data(self), data(next)),
+            ];
+            for (key, before, after) in keys.iter().filter(|(_, before, after)| before != after) {
+                found.lines.push(format!("{key} of node {other} {before} -> {after}"));
+            }
+        }
         found.lines.extend(settings::differences(&self.settings, &next.settings));
         for (key, before, after) in self.security.differences(&next.security) {
             found.refuse(&format!("security.{key}"), before, after);
@@ -80,6 +97,14 @@ mod tests {
         let parse = |text: &str| Config::parse(Path::new("t.toml"), text.as_bytes()).unwrap();
         let next = changes.iter().fold(BASE.to_owned(), |text, (from, to)| text.replace(from, to)) + more;
         parse(BASE).difference(&parse(&next), &NodeId::new("m").unwrap())
+    }
+
+    #[test]
+    fn what_another_node_announces_otherwise_is_a_line_and_refused_by_nobody() {
+        let more = "admin = \"127.0.0.1:3\"\n";
+        let found = difference(&[], more);
+        assert_eq!(found.lines, ["admin of node o none -> 127.0.0.1:3"]);
+        assert_eq!(found.refused, [""; 0]);
     }
 
     #[test]

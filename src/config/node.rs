@@ -26,23 +26,26 @@ pub(super) struct Node<'a> {
     table: Entry<'a>,
 }
 
-/// All nodes that are sound in themselves and unique.
-pub(super) fn read_all<'a>(reader: &mut Reader<'_>, root: &Section<'a>) -> Vec<Node<'a>> {
+/// An address, with its place.
+type Place<'a> = (Entry<'a>, SocketAddr);
+
+/// All nodes that are sound in themselves and unique, and the sound addresses of all.
+pub(super) fn read_all<'a>(reader: &mut Reader<'_>, root: &Section<'a>) -> (Vec<Node<'a>>, Vec<Place<'a>>) {
     const EXAMPLE: &str = "list every node of the cluster in a `[[node]]` table of its own";
     let tables = match root.get("node") {
         None => {
             reader.report_missing(&Entry::at_start("node"), "no node is listed", EXAMPLE);
-            return Vec::new();
+            return Default::default();
         }
         Some(entry) => match entry.value {
             Some(DeValue::Array(tables)) => tables,
             _ => {
                 reader.wrong_type(&entry, "`[[node]]`, in double brackets, once per node");
-                return Vec::new();
+                return Default::default();
             }
         },
     };
-    let mut nodes: Vec<Node<'a>> = Vec::new();
+    let (mut nodes, mut addresses) = (Vec::new(), Vec::new());
     for (index, item) in tables.iter().enumerate() {
         let DeValue::Table(table) = item.get_ref() else {
             let key = format!("node {}", index + 1);
@@ -51,14 +54,19 @@ pub(super) fn read_all<'a>(reader: &mut Reader<'_>, root: &Section<'a>) -> Vec<N
             continue;
         };
         let section = Section::item("node", index + 1, table, item.span());
-        nodes.extend(read(reader, &section, item.span()));
+        nodes.extend(read(reader, &section, item.span(), &mut addresses));
     }
     unique_ids(reader, &mut nodes);
     unique_apis(reader, &nodes);
-    nodes
+    (nodes, addresses)
 }
 
-fn read<'a>(reader: &mut Reader<'_>, section: &Section<'a>, span: Range<usize>) -> Option<Node<'a>> {
+fn read<'a>(
+    reader: &mut Reader<'_>,
+    section: &Section<'a>,
+    span: Range<usize>,
+    all_addresses: &mut Vec<Place<'a>>,
+) -> Option<Node<'a>> {
     reader.known_keys(section, &KEYS);
     let id = reader.required_text(section, "id", "\"eu-m1\"");
     let dc = reader.required_text(section, "dc", "\"eu\"");
@@ -71,12 +79,24 @@ fn read<'a>(reader: &mut Reader<'_>, section: &Section<'a>, span: Range<usize>) 
     let admin = socket_address(reader, section, "admin", "\"127.0.0.1:9400\"");
     let api = socket_address(reader, section, "api", "\"127.0.0.1:7480\"");
     let data = section.get("data").map(|_| reader.text(section, "data", "\"data/{node}\""));
-    if let Ok(Some((entry, found))) = &address
-        && found.ip().is_unspecified()
+    let address = match address {
+        Ok(Some((entry, found))) if found.ip().is_unspecified() => {
+            let remedy = "give the address others dial; to bind another one, use `listen`";
+            reader.report(&entry, "others cannot dial an unspecified address", remedy);
+            Err(())
+        }
+        other => other,
+    };
+    let sound = [&address, &listen, &admin, &api];
+    all_addresses.extend(sound.into_iter().filter_map(|found| found.clone().ok().flatten()));
+    if let (Some(Some((entry, _))), Some((roles, _))) = (&data, &roles)
+        && !(roles.origin && roles.member)
     {
-        let remedy = "give the address others dial; to bind another one, use `listen`";
-        reader.report(entry, "others cannot dial an unspecified address", remedy);
-        return None;
+        let remedy = "add \"origin\" and \"member\" to its roles, or remove `data`";
+        reader.report(entry, "a replica sends and receives: it needs both roles", remedy);
+    }
+    if let (Ok(Some((entry, _))), None) = (&api, &data) {
+        reader.report(entry, "only a replica has an API for clients", "add `data`, or remove `api`");
     }
     let (address, listen, admin, api) = (address.ok()?, listen.ok()?, admin.ok()?, api.ok()?);
     let data = match data {
@@ -84,15 +104,6 @@ fn read<'a>(reader: &mut Reader<'_>, section: &Section<'a>, span: Range<usize>) 
         Some(found) => Some(found?),
     };
     let ((id, id_entry), (roles, roles_entry)) = (id?, roles?);
-    if let Some((entry, _)) = &data
-        && !(roles.origin && roles.member)
-    {
-        let remedy = "add \"origin\" and \"member\" to its roles, or remove `data`";
-        reader.report(entry, "a replica sends and receives: it needs both roles", remedy);
-    }
-    if let (Some((entry, _)), None) = (&api, &data) {
-        reader.report(entry, "only a replica has an API for clients", "add `data`, or remove `api`");
-    }
     let value = |found: &Option<(Entry<'a>, SocketAddr)>| found.as_ref().map(|(_, address)| *address);
     let local = Local {
         admin: value(&admin),

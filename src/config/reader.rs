@@ -82,19 +82,18 @@ impl<'a> Reader<'a> {
     /// The document; `None` after reporting where it is no TOML.
     pub(super) fn document(&mut self) -> Option<Spanned<DeTable<'a>>> {
         let (document, errors) = DeTable::parse_recoverable(self.lines.text());
-        if errors.is_empty() {
-            return Some(document);
-        }
+        // What is there twice is there: all else is read as if the first were the only one.
+        let is_readable = errors.iter().all(is_duplicate);
         for error in errors {
             let entry = Entry { key: "(syntax)".to_owned(), span: error.span().unwrap_or(0..0), value: None };
-            let remedy = if error.message().contains("duplicate key") {
+            let remedy = if is_duplicate(&error) {
                 "remove or rename one of the two"
             } else {
                 "write `key = value` lines and `[table]` headers, with text in quotes"
             };
             self.report(&entry, error.message(), remedy);
         }
-        None
+        is_readable.then_some(document)
     }
 
     /// Notes that something is wrong.
@@ -204,6 +203,10 @@ impl<'a> Reader<'a> {
         };
         self.report(entry, &format!("wrong type: {found}"), &format!("write {expected}"));
     }
+}
+
+fn is_duplicate(error: &toml::de::Error) -> bool {
+    error.message().contains("duplicate key")
 }
 
 /// The known word that somebody who wrote `word` most likely meant. Capitals are no difference.

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use trunkline_mesh::{CHECK_INTERVAL, NodeId, TlsFiles};
 
-use super::node::Node;
 use super::reader::{Entry, Reader, Section};
 use super::units::{parse_duration, show_duration};
 
@@ -165,15 +164,13 @@ fn file(reader: &mut Reader<'_>, section: &Section<'_>, key: &str, example: &str
 }
 
 /// Reports every address that others could reach without protection.
-pub(super) fn check(reader: &mut Reader<'_>, security: &Security, nodes: &[Node<'_>]) {
+pub(super) fn check(reader: &mut Reader<'_>, security: &Security, addresses: &[(Entry<'_>, SocketAddr)]) {
     if security.insecure || security.is_tls() {
         return;
     }
-    for node in nodes {
-        for (entry, address) in &node.addresses {
-            if !is_loopback(*address) {
-                report(reader, entry, *address);
-            }
+    for (entry, address) in addresses {
+        if !is_loopback(*address) {
+            report(reader, entry, *address);
         }
     }
 }
