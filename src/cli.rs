@@ -132,7 +132,7 @@ pub fn main() -> ExitCode {
     let level = if matches!(cli.command, Command::Demo(_)) { "error" } else { "info" };
     let outcome = log::start(&cli.log, level).and_then(|log| run(cli.command, &log));
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) | Err(Failure::Unread) => ExitCode::SUCCESS,
         Err(failure) => {
             log::failure(&cli.log, &failure);
             ExitCode::from(failure.code())

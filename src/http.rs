@@ -1,5 +1,6 @@
 //! HTTP/1.1 for the APIs of a node: a listener and its connections, with a limit on everything a caller can do.
 
+mod front;
 mod pages;
 mod patient;
 
@@ -26,6 +27,8 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use trunkline_mesh::{Mesh, Secured};
 
 use crate::config::Protection;
+use front::Front;
+pub(crate) use front::WITHIN_TLS;
 use patient::Patient;
 
 /// TLS handshakes at one time, each at most 32 KiB; for a further one the oldest is given up: whoever stays half open keeps
@@ -123,6 +126,20 @@ impl Server {
     }
 }
 
+/// What to do about an address of an API that cannot be bound; `key` is where the file says it.
+pub(crate) fn why_not_bound(error: &io::Error, key: &str) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrNotAvailable => format!(
+            "it is not an address of this machine: correct `{key}`, or run this node where it is; 0.0.0.0 and [::] are all \
+             addresses of a machine"
+        ),
+        io::ErrorKind::PermissionDenied => {
+            format!("ports below 1024 need CAP_NET_BIND_SERVICE: grant it, or give this node another `{key}`")
+        }
+        _ => format!("free the address, or give this node another `{key}`"),
+    }
+}
+
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     // A restarted node must not wait for the connections of its last life.
@@ -203,7 +220,7 @@ impl<A: Answers> Acceptor<A> {
         self.connections.len() < A::CONNECTIONS_MAX
     }
 
-    fn serve_within_tls(&mut self, secured: Secured<TcpStream>, stop: &watch::Receiver<bool>) {
+    fn serve_within_tls(&mut self, secured: Secured<Front>, stop: &watch::Receiver<bool>) {
         let (mesh, standing) = (self.mesh.clone(), secured.standing());
         let peer = secured.peer().to_string();
         let distrusted = async move {
@@ -237,7 +254,7 @@ impl<A: Answers> Acceptor<A> {
 /// Connections whose callers are not known yet. Dropped, all of them end.
 #[derive(Default)]
 struct Handshakes {
-    tasks: JoinSet<Option<Secured<TcpStream>>>,
+    tasks: JoinSet<Option<Secured<Front>>>,
     /// The oldest first; some may have ended.
     order: VecDeque<AbortHandle>,
 }
@@ -252,12 +269,12 @@ impl Handshakes {
         }
         self.order.push_back(self.tasks.spawn(async move {
             let peer = peer.to_string();
-            timeout(HANDSHAKE_TIMEOUT, mesh.accept_caller(stream, &peer)).await.ok().flatten()
+            timeout(HANDSHAKE_TIMEOUT, mesh.accept_caller(Front::new(stream), &peer)).await.ok().flatten()
         }));
     }
 
     /// What became of one that ended. `None`: there is none. Cancel-safe.
-    async fn end<A: Answers>(&mut self) -> Option<Option<Secured<TcpStream>>> {
+    async fn end<A: Answers>(&mut self) -> Option<Option<Secured<Front>>> {
         match self.tasks.join_next().await? {
             Ok(secured) => Some(secured),
             Err(error) => {

@@ -97,7 +97,19 @@ fn off_loopback_the_admin_api_is_for_those_with_a_certificate_of_the_cluster() {
     assert!(stderr.contains("not ready: "), "{stderr}");
 
     // In plaintext nobody is told anything.
-    assert_eq!(http::get(admin(&cluster, "eu-m1"), "/livez"), None);
+    let told = http::get(admin(&cluster, "eu-m1"), "/livez").unwrap();
+    assert_eq!(
+        (told.code, told.body.starts_with("this address is within TLS: ask with https://")),
+        (400, true)
+    );
+    assert_eq!(
+        told.body,
+        http::get(admin(&cluster, "eu-m1"), "/v1/status").unwrap().body,
+        "whatever is asked"
+    );
+    let refused = "a caller was refused: it spoke no TLS, as with http://: ask with https://";
+    poll("it is logged", SOON, || cluster.log("eu-m1").contains(refused).then_some(()));
+    assert_eq!(cluster.log("eu-m1").matches(refused).count(), 1, "once for an address");
     let (code, _, stderr) = run(&["status", "--at", &at]);
     assert_eq!(code, 69, "{stderr}");
     assert!(stderr.contains("within TLS it is asked with --config"), "{stderr}");
@@ -109,6 +121,29 @@ fn off_loopback_the_admin_api_is_for_those_with_a_certificate_of_the_cluster() {
     let (code, _, stderr) = status(&cluster, "eu-m1", &[certificate, key, ca]);
     assert_eq!(code, 69, "{stderr}");
     assert!(stderr.contains("shows a wrong certificate"), "{stderr}");
+    let refused =
+        "a caller refused this node: the caller does not trust the CA that issued this node's certificate";
+    poll("who refused is logged", SOON, || cluster.log("eu-m1").contains(refused).then_some(()));
+    assert!(!cluster.log("eu-m1").contains("the log of the peer says"), "a caller has none");
+}
+
+#[test]
+fn status_says_whose_certificate_it_is_and_for_how_long() {
+    let cluster = cluster(SECURITY);
+    let _node = start(&cluster, "eu-m1");
+    let (code, stdout, stderr) = run(&["status", "--config", cluster.file(), "--node", "eu-m1"]);
+    assert_eq!(code, 0, "{stderr}");
+    let line = "tls: on, certificate of spiffe://example/dc/eu/node/eu-m1 expires in 365 d, CA CN=Trunkline CA of \
+                example expires in 3650 d";
+    assert!(stdout.lines().any(|of| of == line), "{stdout}");
+    let tls = cluster.path("tls").to_str().unwrap().to_owned();
+    let renew =
+        ["ca", "issue", "--dir", &tls, "--config", cluster.file(), "--all", "--replace", "--days", "1"];
+    assert_eq!(run(&renew).0, 0);
+    poll("a renewed one is shown", SOON, || {
+        let (_, stdout, _) = run(&["status", "--config", cluster.file(), "--node", "eu-m1"]);
+        (stdout.contains("expires in 24 h") || stdout.contains("expires in 23 h")).then_some(())
+    });
 }
 
 #[test]
@@ -217,7 +252,9 @@ fn plaintext_off_loopback_is_asked_for_and_tls_on_loopback_may_be() {
     assert_eq!(run(&["ca", "init", "--cluster", "example", "--dir", &tls]).0, 0);
     assert_eq!(run(&["ca", "issue", "--dir", &tls, "--config", cluster.file(), "--all"]).0, 0);
     let _node = start(&cluster, "eu-m1");
-    assert_eq!(http::get(cluster.admin("eu-m1"), "/livez"), None);
+    let told = http::get(cluster.admin("eu-m1"), "/livez").unwrap();
+    let within_tls = "this address is within TLS: ask with https://, and show a certificate of the cluster\n";
+    assert_eq!((told.code, told.body.as_str()), (400, within_tls), "and not that it lives");
     let shown = run(&["ca", "show", cluster.path("tls/eu-m1.crt").to_str().unwrap()]).1;
     let ip = cluster.admin("eu-m1").ip().to_string();
     assert!(shown.contains(&ip), "{ip} for those who compare addresses: {shown}");

@@ -167,6 +167,22 @@ fn taken_addresses_are_69() {
 }
 
 #[test]
+fn an_address_of_another_machine_is_69_with_what_to_do() {
+    let cluster = Cluster::new(&[("insecure = false", "insecure = true")]);
+    let text = std::fs::read_to_string(cluster.file()).unwrap();
+    // Of a network that is for documents alone.
+    for (ours, remedy) in [
+        (cluster.mesh("eu-p1"), "it is not an address of this machine: correct it"),
+        (cluster.admin("eu-p1"), "it is not an address of this machine: correct `admin`"),
+    ] {
+        let file = write(&cluster.path("elsewhere.toml"), text.replace(&ours.to_string(), "192.0.2.1:7400"));
+        let (code, stderr) = fails(&["proxy", "--config", &file, "--node", "eu-p1"]);
+        assert_eq!(code, 69, "{stderr}");
+        assert!(stderr.contains("192.0.2.1:7400") && stderr.contains(remedy), "{stderr}");
+    }
+}
+
+#[test]
 fn input_and_output_that_fail_are_74() {
     let cluster = Cluster::new(&[]);
     let (code, stderr) =

@@ -94,7 +94,7 @@ async fn a_batch_crosses_once_is_fanned_out_and_survives_its_proxies() {
 
     // Three messages of 20 kB would have cost 60 kB; the entry crossed once, and compressed.
     let sent = &leader.mesh().stats().datacenters[&eu()].sent;
-    assert!(sent.logical > 60_000 && sent.diff < 21_000 && sent.staged <= sent.diff, "{sent:?}");
+    assert!(sent.logical > 60_000 && sent.diff < 21_000 && sent.second_stage <= sent.diff, "{sent:?}");
 
     // A message that is no member's fails alone; the others of its batch arrive.
     let mut mixed = append_entries(2, &entry);

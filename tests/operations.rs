@@ -162,10 +162,23 @@ fn status_routes_and_top_show_a_running_sender() {
     assert!(proxy["why"].as_str().unwrap().contains(&cluster.mesh("eu-p2").to_string()), "{proxy}");
     assert!(down.iter().all(|of| of["peer"] != "eu-p1"), "{status}");
     let table = text(ask("status", &[]));
+    assert_eq!(table.lines().nth(1), Some("tls: off, plaintext (loopback)"));
     assert!(
         table.lines().any(|line| line.starts_with("eu-p2 ") && line.contains("down, dialling")),
         "{table}"
     );
+
+    // Who reads no further is no failure of this command.
+    for command in [&["status"][..], &["routes"], &["top", "--interval", "10 ms"], &["ping", "eu-m1"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let asked = trunkline().args(command).args(file).stdout(writer).output().unwrap();
+        let stderr = String::from_utf8_lossy(&asked.stderr).into_owned();
+        assert_eq!((asked.status.code(), stderr.as_str()), (Some(0), ""), "{command:?}");
+    }
+    let nowhere: Value =
+        serde_json::from_str(&http::get(cluster.admin("us-leader"), "/v1").unwrap().body).unwrap();
+    assert!(nowhere["paths"].as_array().unwrap().contains(&"/v1/ping/NODE".into()), "{nowhere}");
 
     // The same process by its address, and others in their roles.
     let admin = cluster.admin("us-leader").to_string();

@@ -452,7 +452,10 @@ fn the_log_and_the_snapshot_are_for_those_with_a_certificate_of_the_cluster() {
         assert_eq!((code, shown.as_str()), (69, ""), "{stderr}");
     }
     for path in ["/v1/log?from=0", "/v1/snapshot"] {
-        assert_eq!(http::get(api, path), None, "{path}");
+        let told = http::get(api, path).unwrap();
+        let within_tls =
+            "this address is within TLS: ask with https://, and show a certificate of the cluster\n";
+        assert_eq!((told.code, told.body.as_str()), (400, within_tls), "{path}");
     }
     assert_eq!(with(&log, &watcher).0, 0, "it goes on");
 }

@@ -73,7 +73,7 @@ pub struct StageBytes {
     /// After the diff.
     pub diff: u64,
     /// After the second stage.
-    pub staged: u64,
+    pub second_stage: u64,
     /// On the wire: all frames with headers, acks, pings and resends.
     pub wire: u64,
 }
@@ -334,6 +334,28 @@ pub struct DatacenterStatus {
     pub routes: Vec<RouteStatus>,
 }
 
+/// A certificate, for people: a node's own, or one of a CA.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct CertificateStatus {
+    /// Whom it is for: the URI of a node's, the distinguished name of a CA's.
+    pub subject: String,
+    /// Valid until, seconds since 1970.
+    pub not_after_unix_s: i64,
+    /// Until then, s; below zero once it has expired.
+    pub expires_in_s: i64,
+}
+
+/// How a node's links are protected.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct SecurityStatus {
+    /// `tls`; `loopback`: plaintext that stays on this machine; `insecure`: plaintext.
+    pub links: &'static str,
+    /// This node's certificate; `None` without TLS.
+    pub certificate: Option<CertificateStatus>,
+    /// The CAs that it trusts, the first to expire first, at most 16 of them.
+    pub authorities: Vec<CertificateStatus>,
+}
+
 /// What the readiness of a node is judged by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Readiness {
@@ -360,6 +382,8 @@ pub struct Status {
     pub uptime_s: u64,
     /// It is going away.
     pub draining: bool,
+    /// How links are protected. Known to the shell; empty in what the machine says of itself.
+    pub security: SecurityStatus,
     /// All links.
     pub links: Vec<LinkStatus>,
     /// Peers that are to be linked all the time and are not: proxies elsewhere and members here that this node dials, and

@@ -163,7 +163,7 @@ async fn every_second_stage_carries_messages() {
         let sent = || mesh.leader.mesh().stats().datacenters[&dc("eu")].sent.clone();
         eventually("the frame is counted", || sent().diff > 11_000).await;
         let sent = sent();
-        let compressed = sent.staged * 8 < sent.diff;
+        let compressed = sent.second_stage * 8 < sent.diff;
         assert_eq!(compressed, stage != Stage::None, "{stage:?}: {sent:?}");
     }
 }

@@ -201,7 +201,7 @@ async fn what_is_late_is_sent_again_in_small_parts() {
         soon("an outcome", receipt).await;
     }
     let stats = leader.mesh().stats();
-    let (sent, again) = (stats.datacenters[&dc("eu")].sent.staged, stats.resent_bytes);
+    let (sent, again) = (stats.datacenters[&dc("eu")].sent.second_stage, stats.resent_bytes);
     let burst = RESEND_BURST_BYTES.unsigned_abs();
     // What the bucket held, what one frame overdraws, a tenth of the rest, and what time added.
     let allowed = 2 * burst + (sent - again) / 10 + 128 * 1024 * (began.elapsed().as_secs() + 1);

@@ -94,9 +94,12 @@ fn answer_at_once<B: Body>(request: &Request<B>, facts: &Facts) -> Answer {
     let path = request.uri().path();
     if !PATHS.contains(&path) {
         let path: String = path.chars().take(ECHO_CHARS_MAX).collect();
+        let mut paths = PATHS.to_vec();
+        paths.push("/v1/ping/NODE");
+        paths.extend(facts.replica.iter().flat_map(|_| members::PATHS));
         return json(
             StatusCode::NOT_FOUND,
-            &json!({ "error": "no such path", "path": path, "paths": PATHS }),
+            &json!({ "error": "no such path", "path": path, "paths": paths }),
         );
     }
     if request.method() != Method::GET && request.method() != Method::HEAD {

@@ -315,7 +315,7 @@ pub(super) fn left(info: &CertificateInfo) -> Option<u64> {
 }
 
 fn print(text: &str) -> Result<(), Failure> {
-    std::io::stdout().write_all(text.as_bytes()).map_err(Failure::stdout)
+    std::io::stdout().write_all(text.as_bytes()).map_err(Failure::shown)
 }
 
 fn unreadable(error: TlsError) -> Failure {

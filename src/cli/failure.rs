@@ -26,6 +26,9 @@ pub enum Failure {
     /// Reading or writing failed.
     #[error("{0}")]
     Io(String),
+    /// Whoever was shown something reads no further, as `head`: nobody is there to be told, and nothing is wrong.
+    #[error("nobody reads on")]
+    Unread,
     /// The configuration is wrong or does not suit the command.
     #[error("{0}")]
     Config(String),
@@ -36,6 +39,7 @@ impl Failure {
     #[must_use]
     pub fn code(&self) -> u8 {
         match self {
+            Self::Unread => 0,
             Self::Failed(_) => 1,
             Self::Usage(_) => 2,
             Self::Corrupt(_) => 65,
@@ -48,6 +52,11 @@ impl Failure {
     /// Writing to standard output failed.
     pub(super) fn stdout(error: io::Error) -> Self {
         Self::Io(format!("cannot write to standard output: {error}"))
+    }
+
+    /// The same, of what is only there to be looked at.
+    pub(super) fn shown(error: io::Error) -> Self {
+        if error.kind() == io::ErrorKind::BrokenPipe { Self::Unread } else { Self::stdout(error) }
     }
 
     /// So many messages met a fate, such as `not delivered`.

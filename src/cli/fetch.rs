@@ -19,11 +19,15 @@ use trunkline_mesh::{CHECK_INTERVAL, Credentials, SpiffeId, TlsFiles};
 use super::environment;
 use super::failure::Failure;
 use crate::config::{Config, Protection};
+use crate::http::WITHIN_TLS;
 
 /// Time for one answer, with the dial.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Longest answer that is read.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// For who asked in plaintext and was not understood.
+const ASK_WITHIN_TLS: &str = " (within TLS it is asked with --config, or with --certificate, --key and --ca)";
 
 /// Which process is asked.
 #[derive(Debug, clap::Args)]
@@ -167,6 +171,9 @@ impl Process {
         match serde_json::from_slice(&body) {
             Ok(value) if code != StatusCode::NOT_FOUND => Ok((code, harmless(value))),
             Ok(_) => Err(self.failed(&format!("knows no {path}: is it of another version?"))),
+            Err(_) if body.starts_with(WITHIN_TLS.as_bytes()) => {
+                Err(self.failed(&format!("does not answer in plaintext{ASK_WITHIN_TLS}")))
+            }
             Err(_) => Err(self.failed(&format!("answers {path} with {code} and no JSON: is it Trunkline?"))),
         }
     }
@@ -218,8 +225,12 @@ impl Process {
     fn explain(&self, error: &hyper::Error) -> String {
         let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
         let hint = match self.tls {
+            // The library says so in no other way.
+            Some(_) if cause.contains("fatal alert") => {
+                ": it refuses the certificate that it is shown (--certificate, or that of the node of the file); its log says why"
+            }
             Some(_) => "",
-            None => " (within TLS it is asked with --config, or with --certificate, --key and --ca)",
+            None => ASK_WITHIN_TLS,
         };
         format!("does not answer in HTTP: {error}{cause}{hint}")
     }

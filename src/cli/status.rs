@@ -36,6 +36,8 @@ pub(super) struct Status {
     pub(super) draining: bool,
     pub(super) links: Vec<Link>,
     #[serde(default)]
+    security: Option<Security>,
+    #[serde(default)]
     down: Vec<Down>,
     pub(super) datacenters: Vec<Datacenter>,
     pub(super) proxy_queue_bytes: u64,
@@ -55,6 +57,20 @@ pub(super) struct Link {
     clock_offset_us: Option<i64>,
     #[serde(default)]
     connections: Vec<Connection>,
+}
+
+/// How links are protected.
+#[derive(Debug, Clone, Deserialize)]
+struct Security {
+    links: String,
+    certificate: Option<Certificate>,
+    authorities: Vec<Certificate>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct Certificate {
+    subject: String,
+    expires_in_s: i64,
 }
 
 /// A peer that is to be linked and is not.
@@ -139,7 +155,7 @@ fn reasons(ready: &serde_json::Value) -> Vec<&str> {
 /// To standard output.
 pub(super) fn print(text: &str) -> Result<(), Failure> {
     let mut stdout = std::io::stdout();
-    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(Failure::stdout)
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(Failure::shown)
 }
 
 impl Status {
@@ -167,6 +183,9 @@ impl Status {
 
     fn describe(&self, reasons: &[&str]) -> String {
         let mut text = self.headline() + "\n";
+        if let Some(security) = &self.security {
+            let _ = writeln!(text, "{}", security.line());
+        }
         for reason in reasons {
             let _ = writeln!(text, "not ready: {reason}");
         }
@@ -236,6 +255,34 @@ impl Link {
     }
 }
 
+impl Security {
+    fn line(&self) -> String {
+        let Some(own) = &self.certificate else { return format!("tls: off, plaintext ({})", self.links) };
+        let mut line = format!("tls: on, certificate of {} {}", own.subject, own.expiry());
+        if let [first, others @ ..] = &self.authorities[..] {
+            line += &format!(", CA {} {}", first.subject, first.expiry());
+            if !others.is_empty() {
+                line += &format!(", and {} later", show_count(others.len() as u64, "other"));
+            }
+        }
+        line
+    }
+}
+
+impl Certificate {
+    /// In days, or where that is too coarse in hours and minutes.
+    fn expiry(&self) -> String {
+        let (long, over) = (self.expires_in_s.unsigned_abs(), self.expires_in_s < 0);
+        let long = match long {
+            // The nearest one: what was just made for 365 days has 365.
+            172_800.. => format!("{} d", (long + 43_200) / 86_400),
+            7_200.. => format!("{} h", long / 3_600),
+            _ => format!("{} min", long / 60),
+        };
+        if over { format!("expired {long} ago") } else { format!("expires in {long}") }
+    }
+}
+
 impl Down {
     fn is_of(&self, link: &Link) -> bool {
         self.peer == link.peer && self.dialled == link.dialled
@@ -295,6 +342,17 @@ impl Datacenter {
         match self.routes.iter().find(|route| route.in_use) {
             Some(route) => format!("by {}", route.proxy),
             None => "no usable proxy: direct where linked".to_owned(),
+        }
+    }
+}
+
+impl Datacenter {
+    /// The same, where there is little room.
+    pub(super) fn short_way(&self) -> String {
+        if self.local || self.routes.iter().any(|route| route.in_use) {
+            self.way()
+        } else {
+            "no proxy".to_owned()
         }
     }
 }
@@ -368,6 +426,11 @@ mod tests {
             "version": "0.1.0", "ready": false, "node": "us-leader", "datacenter": "us", "cluster": "c",
             "roles": ["origin"], "uptime_s": 3_700, "draining": false, "proxy_queue_bytes": 0,
             "inbox_bytes": 2_048, "held_bytes": 0, "later": "is ignored",
+            "security": {
+                "links": "tls",
+                "certificate": { "subject": "spiffe://c/dc/us/node/us-leader", "expires_in_s": 2_500_000, "not_after_unix_s": 1 },
+                "authorities": [{ "subject": "CN=c", "expires_in_s": -7_300, "not_after_unix_s": 1 }],
+            },
             "links": [
                 { "peer": "eu-p1", "datacenter": "eu", "dialled": true, "up": true, "draining": false,
                   "rtt_us": 40_500, "rtt_min_us": 40_000, "clock_offset_us": -1_500,
@@ -395,6 +458,7 @@ mod tests {
         .unwrap();
         let text = "\
 us-leader: origin of datacenter us, cluster c, version 0.1.0, not ready, up 1 h 1 min
+tls: on, certificate of spiffe://c/dc/us/node/us-leader expires in 29 d, CA CN=c expired 2 h ago
 not ready: the node is draining
 in the inbox: 2 KiB
 
@@ -412,6 +476,13 @@ datacenter  way        queued    pending
 eu          by eu-p1  1.5 KiB  1 message
 ";
         assert_eq!(status.describe(&["the node is draining"]), text);
+    }
+
+    #[test]
+    fn plaintext_is_told_with_what_keeps_it_in() {
+        let security: Security =
+            read(json!({ "links": "loopback", "certificate": null, "authorities": [] })).unwrap();
+        assert_eq!(security.line(), "tls: off, plaintext (loopback)");
     }
 
     #[test]

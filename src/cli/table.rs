@@ -26,21 +26,57 @@ impl Table {
     }
 }
 
+/// What stands between two columns.
+const GAP: &str = "  ";
+
+impl Table {
+    /// So wide that it fits: without columns of these heads, one after the other, as far as it takes; what is wider still is
+    /// cut off at the end of its lines.
+    pub(super) fn within(mut self, width: Option<usize>, dispensable: &[&str]) -> String {
+        let Some(width) = width else { return self.to_string() };
+        for head in dispensable {
+            if self.width() <= width {
+                break;
+            }
+            if let Some(at) = self.columns.iter().position(|(_, of)| of == head) {
+                self.columns.remove(at);
+                self.rows.iter_mut().for_each(|row| drop(row.remove(at)));
+            }
+        }
+        self.to_string().lines().map(|line| cut(line, width) + "\n").collect()
+    }
+
+    /// Characters of its longest line.
+    pub(super) fn width(&self) -> usize {
+        self.widths().iter().sum::<usize>() + GAP.len() * self.columns.len().saturating_sub(1)
+    }
+
+    fn widths(&self) -> Vec<usize> {
+        let cells = |column: usize| self.rows.iter().map(move |row| row[column].chars().count());
+        let heads = self.columns.iter().map(|(_, head)| head.chars().count()).enumerate();
+        heads.map(|(column, head)| cells(column).fold(head, usize::max)).collect()
+    }
+}
+
+/// A line of at most so many characters, with a sign where it goes on.
+pub(super) fn cut(line: &str, width: usize) -> String {
+    if line.chars().count() <= width {
+        return line.to_owned();
+    }
+    line.chars().take(width.saturating_sub(1)).chain(std::iter::once('…')).collect()
+}
+
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let heads: Vec<String> = self.columns.iter().map(|(_, head)| (*head).to_owned()).collect();
-        let width = |column: usize| {
-            let cells = std::iter::once(&heads).chain(&self.rows).map(|row| row[column].chars().count());
-            cells.max().unwrap_or(0)
-        };
-        let widths: Vec<usize> = (0..self.columns.len()).map(width).collect();
+        let widths = self.widths();
         for row in std::iter::once(&heads).chain(&self.rows) {
             let cells =
                 row.iter().zip(&self.columns).zip(&widths).map(|((cell, (align, _)), width)| match align {
                     Align::Left => format!("{cell:<width$}"),
                     Align::Right => format!("{cell:>width$}"),
                 });
-            writeln!(f, "{}", cells.collect::<Vec<_>>().join("  ").trim_end())?;
+            writeln!(f, "{}", cells.collect::<Vec<_>>().join(GAP).trim_end())?;
         }
         Ok(())
     }

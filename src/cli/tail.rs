@@ -183,7 +183,7 @@ impl TailArgs {
 
 fn print(line: &str) -> Result<(), Failure> {
     let mut stdout = std::io::stdout().lock();
-    stdout.write_all(line.as_bytes()).and_then(|()| stdout.flush()).map_err(Failure::stdout)
+    stdout.write_all(line.as_bytes()).and_then(|()| stdout.flush()).map_err(Failure::shown)
 }
 
 /// An entry for people.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::failure::Failure;
 use super::fetch::{At, Process};
 use super::status::{Status, print, proxies};
+use super::table::cut;
 use crate::config::units::parse_duration;
 use rates::{Rates, Stats};
 
@@ -68,7 +69,7 @@ pub(super) async fn top(args: TopArgs) -> Result<(), Failure> {
                 let picture = if args.json {
                     format!("{}\n", rates.json(&now.status))
                 } else {
-                    picture(&now.status, &rates)
+                    picture(&now.status, &rates, columns())
                 };
                 show(&picture, live)?;
                 before = now;
@@ -96,15 +97,25 @@ fn drawn(picture: &str, live: bool) -> Cow<'_, str> {
     format!("\x1b[H{}\x1b[J", picture.replace('\n', "\x1b[K\n")).into()
 }
 
-fn picture(status: &Status, rates: &Rates) -> String {
-    let mut text = status.headline() + "\n\n";
+/// How wide the terminal is now; `None` elsewhere, where nothing is cut.
+fn columns() -> Option<usize> {
+    let stdout = std::io::stdout();
+    let size = stdout.is_terminal().then(|| rustix::termios::tcgetwinsize(&stdout).ok()).flatten()?;
+    // A terminal that does not know says 0.
+    Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
+}
+
+fn picture(status: &Status, rates: &Rates, columns: Option<usize>) -> String {
+    const DISPENSABLE: [&str; 4] = ["failures", "ack timeout", "ack", "snoozed for"];
+    let headline = status.headline();
+    let mut text = columns.map_or(headline.clone(), |columns| cut(&headline, columns)) + "\n\n";
     if status.has_role("origin") {
-        let _ = writeln!(text, "{}", rates.sending(&status.datacenters));
+        let _ = writeln!(text, "{}", rates.sending(&status.datacenters, columns));
         if status.datacenters.iter().any(|datacenter| !datacenter.routes.is_empty()) {
-            let _ = writeln!(text, "{}", proxies(status.datacenters.iter()));
+            let _ = writeln!(text, "{}", proxies(status.datacenters.iter()).within(columns, &DISPENSABLE));
         }
     }
-    let _ = writeln!(text, "{}", rates.node(status));
+    let _ = writeln!(text, "{}", rates.node(status).within(columns, &[]));
     text
 }
 
@@ -169,6 +180,50 @@ mod tests {
         for picture in pictures {
             screen.take(&drawn(picture, true));
             assert_eq!(screen.shows(), picture.trim_end());
+        }
+    }
+
+    #[test]
+    fn a_picture_fits_the_terminal_and_says_what_matters_in_any() {
+        use super::super::fetch::read;
+        use serde_json::json;
+        let route = |proxy: &str, in_use: bool| {
+            json!({ "proxy": proxy, "in_use": in_use, "state": "up", "snoozed_ms": 0, "attempt_timeout_ms": 90, "linked": true,
+                    "rtt_us": 140_500, "ack_us": 150_250, "failures": 12_345 })
+        };
+        let datacenter = |name: &str, in_use: bool| {
+            json!({ "name": name, "local": false, "queued_bytes": 1_234_567_890_u64, "pending_messages": 123_456,
+                    "routes": [route("eu-central-proxy-1", in_use), route("eu-central-proxy-2", false)] })
+        };
+        let status: Status = read(json!({
+            "version": "0.1.0", "ready": true, "node": "us-leader", "datacenter": "us-east-1", "cluster": "production",
+            "roles": ["origin", "member"], "uptime_s": 3_700, "draining": false, "proxy_queue_bytes": 0, "inbox_bytes": 0,
+            "held_bytes": 0, "links": [],
+            "datacenters": [datacenter("eu-central-1", true), datacenter("ap-south-1", false)],
+        }))
+        .unwrap();
+        let rates = Rates::between(&Stats::default(), &Stats::default(), Duration::from_secs(1));
+        let whole = picture(&status, &rates, None);
+        assert!(
+            whole.contains("no usable proxy: direct where linked") && whole.contains("by proxy/s"),
+            "{whole}"
+        );
+        for columns in [40, 60, 80, 100, 120, 160] {
+            let picture = picture(&status, &rates, Some(columns));
+            assert!(picture.lines().all(|line| line.chars().count() <= columns), "{columns}: {picture}");
+            assert_eq!(picture.lines().count(), whole.lines().count(), "no line is broken");
+            let parts = ["us-leader: origin+member", "messages/s", "by eu-central-proxy-1", "no proxy", "up"];
+            for part in parts.iter().take(if columns < 60 { 1 } else { 9 }) {
+                let is_there =
+                    picture.contains(part) || (*part == "no proxy" && picture.contains("no usable proxy"));
+                assert!(is_there, "{part} in {columns}: {picture}");
+            }
+            if columns >= 80 {
+                assert!(
+                    picture.contains("ack p99") && picture.contains("round trip"),
+                    "{columns}: {picture}"
+                );
+            }
         }
     }
 

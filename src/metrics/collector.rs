@@ -100,7 +100,7 @@ fn sender(stats: &Stats, status: &Status) -> Vec<MetricFamily> {
             .each(datacenters(), |f, (dc, row)| {
                 f.count(&[dc, "logical"], row.sent.logical)
                     .count(&[dc, "diff"], row.sent.diff)
-                    .count(&[dc, "second_stage"], row.sent.staged)
+                    .count(&[dc, "second_stage"], row.sent.second_stage)
                     .count(&[dc, "wire"], row.sent.wire)
             })
             .done(),

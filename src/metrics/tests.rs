@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use trunkline_mesh::stats::{DatacenterStats, DatacenterStatus, LinkStatus, RouteStatus, TlsStats};
+use trunkline_mesh::stats::{
+    DatacenterStats, DatacenterStatus, LinkStatus, RouteStatus, SecurityStatus, TlsStats,
+};
 use trunkline_mesh::{Datacenter, Incarnation, NodeId, Stats, Status};
 
 use super::{MembersHeard, Metrics};
@@ -57,6 +59,7 @@ fn status() -> Status {
             link("eu-m2", false, Some(9_000)),
             link("eu-m2", true, None),
         ],
+        security: SecurityStatus::default(),
         down: Vec::new(),
         datacenters: vec![DatacenterStatus {
             name: dc("eu"),

@@ -16,7 +16,7 @@ use crate::id::{Datacenter, NodeId};
 use crate::proto::node::PingError;
 use crate::settings::{Settings, SettingsError};
 use crate::stats::decision::{Pinged, RoutesStatus};
-use crate::stats::{Readiness, Stats, Status};
+use crate::stats::{Readiness, SecurityStatus, Stats, Status};
 use crate::topology::{NodeSpec, Topology, TopologyChange, TopologyChangeError};
 
 /// Round trips that may be waited for at one time.
@@ -82,7 +82,15 @@ impl Mesh {
     /// What the node is and does now.
     #[must_use]
     pub fn status(&self) -> Status {
-        self.shared().look(Core::status)
+        let shared = self.shared();
+        let security = match &shared.tls {
+            Some(tls) => tls.security(wall_s()),
+            None => SecurityStatus {
+                links: if shared.loopback { "loopback" } else { "insecure" },
+                ..SecurityStatus::default()
+            },
+        };
+        Status { security, ..shared.look(Core::status) }
     }
 
     /// What its readiness is judged by: a small part of [`Mesh::status`], for who asks often.

@@ -133,13 +133,27 @@ pub enum JoinError {
     Tls(#[from] TlsError),
     /// The listener could not be bound. Free the address, or give another one in the topology or in
     /// [`Config::listen`].
-    #[error("cannot listen on {address}: {source}: free the address, or give this node another one")]
+    #[error("cannot listen on {address}: {source}: {}", why_not_bound(source))]
     Bind {
         /// Where it was to listen.
         address: SocketAddr,
         /// What the operating system says.
         source: std::io::Error,
     },
+}
+
+/// What to do about an address that cannot be bound.
+fn why_not_bound(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::AddrNotAvailable => {
+            "it is not an address of this machine: correct it, or run this node where it is; behind NAT or in a container say \
+             what to bind with `listen`, and leave `address` as others dial it"
+        }
+        std::io::ErrorKind::PermissionDenied => {
+            "ports below 1024 need CAP_NET_BIND_SERVICE: grant it, or give this node another port"
+        }
+        _ => "free the address, or give this node another one",
+    }
 }
 
 /// Starts a node with all the roles its topology gives it, on the current tokio runtime.

@@ -9,7 +9,7 @@ use super::port::Port;
 use super::shared::Shared;
 use super::socket::TcpStream;
 use super::stream::{self, Input, Output};
-use super::tls::Certified;
+use super::tls::{Certified, Door};
 
 /// Which side of a connection this is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -71,10 +71,10 @@ fn tell(shared: &Shared, error: &io::Error, address: Option<SocketAddr>, side: S
         tls.count_closed();
         return tracing::debug!(peer, %error, "the peer left in the middle of the TLS handshake");
     };
-    let (reason, remedy) = (failure.label(), failure.remedy());
+    let (reason, remedy) = (failure.label(), failure.remedy_for(error));
     // Whoever can reach the listener can cause these; whom this node dials is the operator's choice.
     // A node that lacks its certificates is worth a line, once; strangers who knock again and again are not.
-    let is_new = || address.is_some_and(|address| tls.is_new_in_plaintext(address.ip()));
+    let is_new = || address.is_some_and(|address| tls.is_new_in_plaintext(address.ip(), Door::Links));
     if side == Side::Dials || failure.is_of_certificate() || (failure.is_plaintext() && is_new()) {
         tracing::warn!(peer, reason, %error, "TLS handshake failed: {remedy}");
     } else {
@@ -88,7 +88,7 @@ pub(super) fn tell_ended(shared: &Arc<Shared>, port: &Port, error: &io::Error) {
     let failure = shared.tls.as_ref().and_then(|tls| tls.count_failure(error));
     match failure {
         Some(failure) if port.opened().is_none() => {
-            let (reason, remedy) = (failure.label(), failure.remedy());
+            let (reason, remedy) = (failure.label(), failure.remedy_for(error));
             tracing::warn!(conn = port.id.0, reason, %error, "TLS ended the connection: {remedy}");
             let why = format!("TLS ended the connection: {error}");
             let _ = shared.with(|core, now| core.node.note_trouble(port.id, &why, now));

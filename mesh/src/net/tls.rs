@@ -45,7 +45,7 @@ pub(super) use watch::start as start_watch;
 
 use super::secure::Side;
 use crate::id::SpiffeId;
-use crate::stats::TlsStats;
+use crate::stats::{CertificateStatus, SecurityStatus, TlsStats};
 
 /// What a connection holds of plaintext that is not encrypted, and of ciphertext that the kernel has not taken, bytes. Beyond
 /// it a write waits. One record is 16 KiB.
@@ -74,11 +74,23 @@ pub(super) struct Tls {
     looks: watch_channel::Sender<()>,
     failures: [AtomicU64; TlsFailure::ALL.len()],
     /// Who came without TLS and was told of.
-    in_plaintext: Mutex<BTreeSet<IpAddr>>,
+    in_plaintext: Mutex<BTreeSet<(Door, IpAddr)>>,
+}
+
+/// What somebody came to: each is told of by itself.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Door {
+    /// The listener for links.
+    Links,
+    /// A service beside the mesh.
+    Service,
 }
 
 /// Addresses of those that came without TLS which are told of; more are counted alone.
 const IN_PLAINTEXT_MAX: usize = 256;
+
+/// CAs that a status names, the first to expire first.
+const AUTHORITIES_SHOWN_MAX: usize = 16;
 
 /// Files that were not taken: told once, not at every look.
 struct Refused {
@@ -215,9 +227,9 @@ impl Tls {
     }
 
     /// Nobody came from there without TLS before. Of the first so many addresses; then there is nobody new.
-    pub(super) fn is_new_in_plaintext(&self, address: IpAddr) -> bool {
+    pub(super) fn is_new_in_plaintext(&self, address: IpAddr, door: Door) -> bool {
         let mut known = self.in_plaintext.lock().unwrap_or_else(PoisonError::into_inner);
-        known.len() < IN_PLAINTEXT_MAX && known.insert(address)
+        known.len() < IN_PLAINTEXT_MAX && known.insert((door, address))
     }
 
     /// This node ended a handshake that took too long.
@@ -245,6 +257,22 @@ impl Tls {
             reloads_failed: self.reloads_failed.load(Ordering::Relaxed),
             handshakes_failed: failures,
         }
+    }
+
+    /// For the node's status.
+    pub(super) fn security(&self, now_s: i64) -> SecurityStatus {
+        let current = self.current();
+        let status = |subject: String, info: &CertificateInfo| CertificateStatus {
+            subject,
+            not_after_unix_s: info.not_after_s,
+            expires_in_s: info.not_after_s.saturating_sub(now_s),
+        };
+        let authorities = current.authorities().filter_map(|der| CertificateInfo::of(der).ok());
+        let mut authorities: Vec<_> = authorities.map(|info| status(info.subject.clone(), &info)).collect();
+        authorities.sort_by_key(|of| of.not_after_unix_s);
+        authorities.truncate(AUTHORITIES_SHOWN_MAX);
+        let certificate = Some(status(current.name().to_string(), current.info()));
+        SecurityStatus { links: "tls", certificate, authorities }
     }
 
     /// Of a node without TLS: every row, at zero.

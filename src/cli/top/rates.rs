@@ -129,8 +129,18 @@ impl Rates {
         }
     }
 
-    /// A row per datacenter that is sent to.
-    pub(super) fn sending(&self, datacenters: &[Datacenter]) -> Table {
+    /// A row per datacenter that is sent to, within so many columns.
+    pub(super) fn sending(&self, datacenters: &[Datacenter], width: Option<usize>) -> String {
+        let whole = self.sending_by(datacenters, Datacenter::way);
+        if width.is_none_or(|width| whole.width() <= width) {
+            return whole.to_string();
+        }
+        const DISPENSABLE: [&str; 8] =
+            ["by proxy/s", "direct/s", "ack p50", "saved %", "pending", "wire", "failed/s", "queued"];
+        self.sending_by(datacenters, Datacenter::short_way).within(width, &DISPENSABLE)
+    }
+
+    fn sending_by(&self, datacenters: &[Datacenter], way: impl Fn(&Datacenter) -> String) -> Table {
         let mut table = Table::new(&[
             (Align::Left, "datacenter"),
             (Align::Left, "way"),
@@ -150,7 +160,7 @@ impl Rates {
             let rates = self.datacenters.get(&datacenter.name).unwrap_or(&idle);
             table.row(vec![
                 datacenter.name.clone(),
-                datacenter.way(),
+                way(datacenter),
                 per_second(rates.messages),
                 per_second(rates.by_proxy),
                 per_second(rates.direct),

@@ -307,6 +307,11 @@ impl Credentials {
         self.trust.tell_of_dangers(&self.files.ca);
     }
 
+    /// The CAs that are trusted.
+    pub(super) fn authorities(&self) -> impl Iterator<Item = &CertificateDer<'static>> {
+        self.trust.cas().iter()
+    }
+
     pub(super) fn server(&self) -> &Arc<ServerConfig> {
         &self.server
     }

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use rustls::{CertificateError as Bad, Error, OtherError};
+use rustls::{AlertDescription as Alert, CertificateError as Bad, Error, OtherError};
 
 use super::CertificateError;
 use super::gate::TooLong;
@@ -123,8 +123,71 @@ impl TlsFailure {
             Self::Incompatible => "the peer must speak TLS 1.3",
             Self::TooLong => "give the peer a chain of fewer certificates and bytes, or check the address",
             Self::NotTls => "give the peer certificate, key and ca in [security], or check the address",
-            Self::RefusedByPeer => "the log of the peer says what is wrong with this node's certificate",
+            Self::RefusedByPeer => "the peer refused this end: its log says why",
             Self::Closed | Self::Unfinished | Self::Other => "see the log of the peer",
+        }
+    }
+
+    /// What to do about it; where the peer refused, by what it said.
+    pub(in super::super) fn remedy_for(self, error: &io::Error) -> &'static str {
+        match alert(error) {
+            // The latter where its CA has the same name and another key.
+            Some(Alert::UnknownCA | Alert::DecryptError) => {
+                "the peer does not trust the CA that issued this node's certificate: add that CA to the `ca` file of the \
+                 peer, or issue this node's certificate by the peer's CA"
+            }
+            Some(Alert::CertificateExpired) => {
+                "for the peer this node's certificate has expired, or is not valid yet: issue a new one (`trunkline ca \
+                 issue --replace`), and compare the clocks of the two machines"
+            }
+            Some(Alert::CertificateRevoked) => {
+                "this node's certificate is on the revocation list of the peer: if the node still belongs to the cluster, \
+                 issue a new one"
+            }
+            Some(alert) if is_of_certificate(alert) => {
+                "the peer does not take this node's certificate as it is: compare it (`trunkline ca show`) with what the log \
+                 of the peer says"
+            }
+            Some(Alert::ProtocolVersion | Alert::HandshakeFailure | Alert::InsufficientSecurity) => {
+                "the peer must speak TLS 1.3"
+            }
+            _ => self.remedy(),
+        }
+    }
+
+    /// The same, of a caller of an API, which is no node and has no log.
+    pub(in super::super) fn remedy_for_caller(self, error: &io::Error) -> &'static str {
+        match alert(error) {
+            Some(Alert::UnknownCA | Alert::DecryptError) => {
+                "the caller does not trust the CA that issued this node's certificate: give the caller the `ca` file of the \
+                 cluster (--ca, curl --cacert, Prometheus ca_file)"
+            }
+            Some(Alert::CertificateExpired) => {
+                "for the caller this node's certificate has expired, or is not valid yet: issue a new one (`trunkline ca \
+                 issue --replace`), and compare the clocks of the two machines"
+            }
+            Some(Alert::CertificateRevoked) => {
+                "for the caller this node's certificate is revoked: issue a new one"
+            }
+            Some(alert) if is_of_certificate(alert) => {
+                "the caller does not take this node's certificate as it is: one that compares the address that it dials \
+                 needs a certificate with that address (`trunkline ca issue --config`, or --ip), or is not to compare it"
+            }
+            Some(Alert::ProtocolVersion | Alert::HandshakeFailure | Alert::InsufficientSecurity) => {
+                "the caller must speak TLS 1.3"
+            }
+            Some(_) => "the caller ended the handshake: it says why, if anybody does",
+            None => match self {
+                Self::NotTls => {
+                    "it spoke no TLS, as with http://: ask with https://, and show a certificate of the cluster \
+                     (--certificate, --key, --ca)"
+                }
+                Self::NoCertificate | Self::NoName | Self::BadCertificate => {
+                    "give the caller a certificate made by `trunkline ca issue`, and have it show that (--certificate, --key)"
+                }
+                Self::Incompatible => "the caller must speak TLS 1.3",
+                _ => self.remedy(),
+            },
         }
     }
 
@@ -155,6 +218,29 @@ impl TlsFailure {
     }
 }
 
+/// What the peer said as it ended the handshake, or the connection.
+pub(in super::super) fn alert(error: &io::Error) -> Option<Alert> {
+    match error.get_ref()?.downcast_ref::<Error>()? {
+        Error::AlertReceived(alert) => Some(*alert),
+        _ => None,
+    }
+}
+
+/// It is about the certificate that this end showed, or did not.
+fn is_of_certificate(alert: Alert) -> bool {
+    matches!(
+        alert,
+        Alert::BadCertificate
+            | Alert::UnsupportedCertificate
+            | Alert::CertificateRevoked
+            | Alert::CertificateExpired
+            | Alert::CertificateUnknown
+            | Alert::UnknownCA
+            | Alert::AccessDenied
+            | Alert::CertificateRequired
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -167,5 +253,29 @@ mod tests {
         let labels: std::collections::BTreeSet<_> = TlsFailure::ALL.iter().map(|of| of.label()).collect();
         assert_eq!(labels.len(), TlsFailure::ALL.len());
         assert_eq!(TlsFailure::of(&io::ErrorKind::ConnectionReset.into()), None);
+    }
+
+    #[test]
+    fn who_refused_is_told_with_what_to_look_at_on_which_side() {
+        let told = |alert| {
+            let error = io::Error::new(io::ErrorKind::InvalidData, Error::AlertReceived(alert));
+            let failure = TlsFailure::of(&error).unwrap();
+            assert_eq!(failure, TlsFailure::RefusedByPeer);
+            (failure.remedy_for(&error), failure.remedy_for_caller(&error))
+        };
+        let (peer, caller) = told(Alert::UnknownCA);
+        assert!(
+            peer.starts_with("the peer does not trust the CA that issued this node's certificate"),
+            "{peer}"
+        );
+        assert!(caller.contains("give the caller the `ca` file"), "{caller}");
+        let (peer, caller) = told(Alert::CertificateExpired);
+        assert!(
+            peer.contains("compare the clocks") && caller.contains("compare the clocks"),
+            "{peer} {caller}"
+        );
+        assert!(told(Alert::CertificateUnknown).1.contains("compares the address that it dials"));
+        assert!(told(Alert::ProtocolVersion).0.contains("TLS 1.3"));
+        assert_eq!(told(Alert::InternalError).0, TlsFailure::RefusedByPeer.remedy());
     }
 }

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -11,7 +12,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::TlsStream;
 
 use super::certificate::CertificateError;
-use super::{Certified, Credentials, Gate, Shown, Tls, connect};
+use super::failure::{TlsFailure, alert};
+use super::{Certified, Credentials, Door, Gate, Shown, Tls, connect};
 use crate::id::SpiffeId;
 
 /// A connection within TLS whose peer showed a certificate of the cluster and proved to hold it.
@@ -99,17 +101,26 @@ where
             tls.count_closed();
             tracing::debug!(peer, %error, "a caller left in the middle of the TLS handshake");
         }
-        Some(failure) if failure.is_of_certificate() => {
-            let (reason, remedy) = (failure.label(), failure.remedy());
-            tracing::warn!(peer, reason, %error, "a caller was refused: {remedy}");
-        }
-        // Whoever can reach the listener can cause these.
-        Some(failure) => {
-            let (reason, remedy) = (failure.label(), failure.remedy());
-            tracing::debug!(peer, reason, %error, "TLS handshake with a caller failed: {remedy}");
-        }
+        Some(failure) => tell(tls, failure, &error, peer),
     }
     None
+}
+
+/// Logs who refused whom, and what to do.
+fn tell(tls: &Tls, failure: TlsFailure, error: &io::Error, peer: &str) {
+    let (reason, remedy) = (failure.label(), failure.remedy_for_caller(error));
+    let address = peer.parse().map(|peer: SocketAddr| peer.ip());
+    // Whoever can reach the listener can cause most of these: who asks in plaintext is told of once.
+    let is_new = || address.is_ok_and(|address| tls.is_new_in_plaintext(address, Door::Service));
+    if let Some(alert) = alert(error) {
+        tracing::warn!(peer, reason, ?alert, "a caller refused this node: {remedy}");
+    } else if failure.is_of_certificate() {
+        tracing::warn!(peer, reason, %error, "a caller was refused: {remedy}");
+    } else if failure.is_plaintext() && is_new() {
+        tracing::warn!(peer, reason, "a caller was refused: {remedy}");
+    } else {
+        tracing::debug!(peer, reason, %error, "TLS handshake with a caller failed: {remedy}");
+    }
 }
 
 impl Tls {

@@ -299,7 +299,7 @@ impl Client {
             (attempt.way, attempt.number, attempt.link, attempt.entries.first().copied());
         let site = &mut self.sites[attempt.datacenter];
         site.stats.sent.diff += written.diff_bytes;
-        site.stats.sent.staged += written.staged_bytes;
+        site.stats.sent.second_stage += written.staged_bytes;
         site.stats.echoed += written.echoed_bytes;
         site.resends.release(std::mem::take(&mut attempt.reserved_bytes));
         if !site.local {

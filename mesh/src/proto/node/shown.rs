@@ -6,7 +6,7 @@ use crate::proto::member::Member;
 use crate::proto::time::{Micros, micros};
 use crate::proto::verdict::Blame;
 use crate::stats::decision::{DatacenterRoutes, RoutesStatus};
-use crate::stats::{Readiness, Stats, Status};
+use crate::stats::{Readiness, SecurityStatus, Stats, Status};
 
 impl Node {
     /// Everything counted since the start.
@@ -78,6 +78,7 @@ impl Node {
             incarnation: me.incarnation,
             uptime_s: micros(now.since(self.started_at)) / 1_000_000,
             draining: self.draining,
+            security: SecurityStatus::default(),
             links: self.links.status(),
             down: self.links.all_down(now),
             datacenters: self.client.as_ref().map_or_else(Vec::new, |client| client.status(&self.links, now)),
