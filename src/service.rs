@@ -19,6 +19,7 @@
 //! An error is `{"code", "message", "definite", "leader"}`: definite says that nothing was changed, and will not be.
 
 mod answer;
+mod body;
 mod chunk;
 mod cursor;
 mod errors;
@@ -38,7 +39,6 @@ use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
 use hyper::{Request, Response, StatusCode};
-use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use trunkline_mesh::{Mesh, NodeId};
 
@@ -46,17 +46,12 @@ use crate::config::Protection;
 use crate::consensus::Replica;
 use crate::consensus::key_value::KeyValue;
 use crate::http::{Answers, Server};
+use body::Room;
 use feed::Feed;
 use snapshot::States;
 
 pub use cursor::Limits;
 
-/// Bytes of a body: a value, or an operation in base64, and what is around it.
-const BODY_BYTES_MAX: usize = 3 << 19;
-/// Bodies that are read at once: together 96 MiB.
-const BODIES_MAX: usize = 64;
-/// Time for one body.
-const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// Streams of the log at once.
 const FOLLOWERS_MAX: usize = 10_000;
 
@@ -98,7 +93,7 @@ impl Service {
             draining: Arc::clone(&draining),
             replica: replica.clone(),
             node,
-            bodies: Semaphore::new(BODIES_MAX),
+            bodies: Room::new(),
             feed: Arc::clone(&feed),
             states: States::new(limits.snapshots_max),
         };
@@ -130,7 +125,7 @@ struct Facts {
     replica: Replica<KeyValue>,
     node: NodeId,
     draining: Arc<AtomicBool>,
-    bodies: Semaphore,
+    bodies: Room,
     feed: Arc<Feed>,
     states: States,
 }

@@ -2,8 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use hyper::header::{ACCEPT, ALLOW, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
@@ -13,7 +11,7 @@ use serde_json::json;
 use super::chunk::Format;
 use super::cursor::Cursor;
 use super::errors::Error;
-use super::{BODY_BYTES_MAX, Body, Facts, follow, json as written, snapshot};
+use super::{Body, Facts, follow, json as written, snapshot};
 use crate::consensus::command;
 use crate::consensus::key_value::{Answered, KEY_BYTES_MAX, KeyValue, Operation, Value};
 use crate::consensus::{Answer, Consistency};
@@ -172,7 +170,7 @@ async fn get(facts: &Facts, request: &Request<Incoming>, key: String) -> Result<
 
 async fn put(facts: &Facts, request: Request<Incoming>, key: String) -> Result<Response<Body>, Error> {
     let if_index = number(&request, "if_index")?;
-    let value = body(facts, request).await?;
+    let value = facts.bodies.read(request.into_body()).await?;
     change(facts, Operation::Put { key, value, if_index }).await
 }
 
@@ -215,7 +213,7 @@ struct Propose {
 }
 
 async fn propose(facts: &Facts, request: Request<Incoming>) -> Result<Response<Body>, Error> {
-    let text = body(facts, request).await?;
+    let text = facts.bodies.read(request.into_body()).await?;
     let Propose { client, seq, op } = serde_json::from_slice(&text).map_err(|error| {
         Error::bad(format!("the body is {{\"client\", \"seq\", \"op\"}}, with op in base64: {error}"))
     })?;
@@ -233,26 +231,6 @@ async fn propose(facts: &Facts, request: Request<Incoming>) -> Result<Response<B
 }
 
 /// A whole body, within its limit.
-async fn body(facts: &Facts, request: Request<Incoming>) -> Result<Bytes, Error> {
-    let Ok(_permit) = facts.bodies.try_acquire() else {
-        return Err(Error::new(
-            StatusCode::TOO_MANY_REQUESTS,
-            "busy",
-            "too many bodies are being read: try again",
-        ));
-    };
-    let limited = Limited::new(request.into_body(), BODY_BYTES_MAX);
-    match tokio::time::timeout(super::BODY_TIMEOUT, limited.collect()).await {
-        Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
-            let message = format!("a body has at most {BODY_BYTES_MAX} B");
-            Err(Error::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", &message))
-        }
-        Ok(Err(error)) => Err(Error::bad(format!("the body was cut off: {error}"))),
-        Err(_) => Err(Error::new(StatusCode::REQUEST_TIMEOUT, "too_slow", "the body did not come in time")),
-    }
-}
-
 fn accepts(request: &Request<Incoming>, wanted: &str) -> bool {
     let accept = request.headers().get(ACCEPT).and_then(|accept| accept.to_str().ok());
     accept.is_some_and(|accept| {
