@@ -99,6 +99,8 @@ pub struct Sent {
     pub attempts: u32,
     /// The way of the last one.
     pub way: Way,
+    /// Who said that it is held, if anybody did.
+    pub held_by: Option<Way>,
     /// When the first attempt was made. Its writer reports late, sometimes later than the ack comes.
     pub first_sealed: Micros,
     /// Link of the first attempt.
@@ -364,11 +366,12 @@ impl Flow {
         new.map(|(seq, _)| seq).collect()
     }
 
-    /// The destination holds it: no more retries.
-    pub fn hold(&mut self, seq: u64) {
+    /// The destination holds it, by word of this way: no more retries.
+    pub fn hold(&mut self, seq: u64, by: Way) {
         self.retry.remove(&seq);
         if let Some(sent) = self.sent.get_mut(seq) {
             let before = std::mem::replace(&mut sent.place, Place::Held);
+            sent.held_by = Some(by);
             let bytes = charge(&sent.pending.payload);
             self.lands(before, bytes);
             self.held.add();
@@ -518,9 +521,10 @@ impl Flow {
         self.held.doubt().map(|doubt| doubt.by).or_else(|| self.words.way())
     }
 
-    /// What the destination is said to hold.
-    pub fn held_seqs(&self) -> impl Iterator<Item = u64> {
-        self.sent.iter().filter(|(_, sent)| sent.place == Place::Held).map(|(seq, _)| seq)
+    /// What the destination is said to hold, and who said so first: whoever names it later may only know what else is held.
+    pub fn held_seqs(&self) -> impl Iterator<Item = (u64, Way)> {
+        let held = self.sent.iter().filter(|(_, sent)| sent.place == Place::Held);
+        held.filter_map(|(seq, sent)| Some((seq, sent.held_by?)))
     }
 
     /// There is more than an audit to do.

@@ -51,8 +51,6 @@ impl Doubt {
 #[derive(Debug, Default)]
 pub struct Held {
     count: usize,
-    /// By which way it said so last.
-    by: Option<Way>,
     /// Since when it holds something and decides nothing.
     stuck_since: Option<Micros>,
     /// How often another way said that it does.
@@ -81,7 +79,7 @@ impl Held {
     pub fn remove(&mut self) {
         self.count = self.count.saturating_sub(1);
         if self.count == 0 {
-            (self.told, self.due, self.by) = (None, false, None);
+            (self.told, self.due) = (None, false);
             (self.stuck_since, self.confirmed, self.doubt) = (None, 0, None);
         }
     }
@@ -96,23 +94,17 @@ impl Held {
         self.asks_at()
     }
 
-    /// It holds something, by word of this way.
-    pub fn heard_by(&mut self, way: Way) {
-        self.by = Some(way);
-    }
-
     /// It decided something.
     pub fn moved(&mut self, now: Micros) {
         self.stuck_since = self.stuck_since.map(|_| now);
         (self.confirmed, self.doubt) = (0, None);
     }
 
-    /// Whose word is to be doubted: that of a proxy, after a while.
+    /// It has decided nothing for so long that the word of a proxy is to be doubted.
     #[must_use]
-    pub fn doubtful(&self, now: Micros) -> Option<Way> {
+    pub fn is_doubtful(&self, now: Micros) -> bool {
         let wait = (HELD_DOUBTED_AFTER * (1 << self.confirmed.min(8))).min(HELD_DOUBTED_MAX);
-        let stuck = self.stuck_since.is_some_and(|since| now >= since + wait);
-        self.by.filter(|by| stuck && *by != Way::Direct)
+        self.stuck_since.is_some_and(|since| now >= since + wait)
     }
 
     /// Another way is asked.
@@ -211,29 +203,25 @@ mod tests {
     fn what_is_held_and_does_not_move_is_doubted_and_more_seldom_the_more_often_it_is_confirmed() {
         let (mut held, p) = (Held::default(), Way::Proxy(0));
         held.add();
-        held.heard_by(p);
-        assert_eq!(held.doubtful(Micros::NEVER), None, "not since any time");
+        assert!(!held.is_doubtful(Micros::NEVER), "not since any time");
         let mut now = Micros(5);
         held.told(LinkId(1), now);
         for seconds in [1, 2, 4, 8, 8] {
             // However often it is said.
             held.told(LinkId(1), now + Duration::from_millis(999));
-            assert_eq!(held.doubtful(now + Duration::from_millis(seconds * 1000 - 1)), None);
+            assert!(!held.is_doubtful(now + Duration::from_millis(seconds * 1000 - 1)));
             now = now + Duration::from_secs(seconds);
-            assert_eq!(held.doubtful(now), Some(p));
+            assert!(held.is_doubtful(now));
             held.begin_doubt(Doubt::new(p, now, [3, 4, 7].into_iter()));
             assert_eq!(held.doubt().unwrap().stretches, [(3, 5), (7, 8)]);
-            assert_eq!(held.doubtful(now), None);
+            assert!(!held.is_doubtful(now));
             held.end_doubt(true);
         }
         held.moved(now);
-        assert_eq!(held.doubtful(now + Duration::from_millis(999)), None);
-        assert_eq!(held.doubtful(now + HELD_DOUBTED_AFTER), Some(p));
-        held.heard_by(Way::Direct);
-        assert_eq!(held.doubtful(Micros::NEVER), None, "its own word");
-        held.heard_by(p);
+        assert!(!held.is_doubtful(now + Duration::from_millis(999)));
+        assert!(held.is_doubtful(now + HELD_DOUBTED_AFTER));
         held.remove();
-        assert_eq!(held.doubtful(Micros::NEVER), None);
+        assert!(!held.is_doubtful(Micros::NEVER));
         assert_eq!(Doubt::new(p, now, (0..100).map(|seq| 2 * seq)).stretches.len(), DOUBTED_MAX);
     }
 }

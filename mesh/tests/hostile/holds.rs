@@ -176,3 +176,47 @@ fn a_question_that_nobody_answers_goes_elsewhere_the_next_time() {
     }
     panic!("only one was asked: {asked:?}");
 }
+
+/// Its link ends, and what follows goes another way: whoever says what else is held has not said that this is.
+fn held_by_one_that_is_gone(proxies: &[&'static str]) -> (Sender, usize, u64) {
+    let mut sender = Sender::by(proxies);
+    let (liar, row, kept) = sender.send();
+    sender.say(liar, holds(row));
+    let [control, _] = sender.conns[liar];
+    sender.shell.node.handle_closed(control, sender.shell.now);
+    sender.submit();
+    if proxies.len() == 1 {
+        sender.link_member();
+    }
+    let [(at, row, ..)] = sender.sent()[..] else { panic!("not the second one alone") };
+    sender.say(at, holds_what_follows(row));
+    (sender, at, kept)
+}
+
+/// Nothing is decided, and the first message of what follows is not there.
+fn holds_what_follows(row: u32) -> AckFlow {
+    AckFlow { held: vec![0b10], room_kib: 64, ..entry(row, 100, 0) }
+}
+
+#[test]
+fn who_says_what_else_is_held_has_not_said_what_a_proxy_did() {
+    for proxies in [&["p"][..], &["p", "p2"], &["p", "p2", "p3"]] {
+        let (mut sender, at, kept) = held_by_one_that_is_gone(proxies);
+        let mut again = None;
+        for _ in 0..30 {
+            sender.pass(100);
+            let sent = sender.sent();
+            again = sent.iter().find(|sent| (sent.0, sent.2, sent.3) == (at, kept, 1)).copied();
+            if again.is_some() {
+                break;
+            }
+            sent.iter().for_each(|(at, row, ..)| sender.say(*at, holds_what_follows(*row)));
+        }
+        let (at, row, ..) = again.expect("it waits for its deadline");
+        assert_eq!(false_holds(&sender), 1);
+        sender.say(at, entry(row, 100, kept + 1));
+        assert_eq!(sender.delivered(), 2);
+        // Nothing is laid to who carries what the member says.
+        assert_eq!(sender.send().0, at);
+    }
+}

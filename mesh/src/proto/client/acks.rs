@@ -116,14 +116,11 @@ impl Client {
             self.delivered(ix, &sent, now);
         }
         self.flows[ix.0].note_waiting(entry);
+        let said_by = self.word_over(link, ix, links);
         for seq in self.flows[ix.0].newly_held(entry) {
             progress = true;
             attempt_answered |= self.land(ix, seq, (link, over), links, now);
-            self.flows[ix.0].hold(seq);
-        }
-        let said_by = self.word_over(link, ix, links);
-        if let Some(way) = said_by.filter(|_| !entry.held.is_empty()) {
-            self.flows[ix.0].held.heard_by(way);
+            self.flows[ix.0].hold(seq, said_by.unwrap_or(over));
         }
         // Runs without messages asked only for this. Their writer may report them when the answer is there already: where nothing else
         // could be meant, and a round trip fits between, it is theirs.

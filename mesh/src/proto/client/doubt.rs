@@ -35,8 +35,15 @@ impl Client {
     /// if there is no reason to ask.
     fn doubt_held(&mut self, ix: FlowIx, links: &mut Links, now: Micros) -> bool {
         let flow = &mut self.flows[ix.0];
-        let Some(by) = flow.held.doubtful(now) else { return false };
-        let doubt = Doubt::new(by, now, flow.held_seqs());
+        if !flow.held.is_doubtful(now) {
+            return false;
+        }
+        // The lowest is to be decided first. Its own word needs no other.
+        let Some((_, by)) = flow.held_seqs().next().filter(|(_, by)| *by != Way::Direct) else {
+            return false;
+        };
+        let said = flow.held_seqs().filter(|(_, of)| *of == by).map(|(seq, _)| seq);
+        let doubt = Doubt::new(by, now, said);
         flow.held.begin_doubt(doubt);
         flow.audit = true;
         self.wake(ix, links, now);
@@ -62,10 +69,13 @@ impl Client {
             let held = flow.sent.get(*seq).is_some_and(|sent| sent.place == Place::Held);
             held && *seq > entry.decided && !entry.holds(*seq)
         };
-        let missing: Vec<u64> =
-            stretches.into_iter().flat_map(|(first, end)| first..end).filter(missing).collect();
+        let doubted = || stretches.iter().flat_map(|(first, end)| *first..*end);
+        let missing: Vec<u64> = doubted().filter(missing).collect();
         flow.held.end_doubt(missing.is_empty());
         if missing.is_empty() {
+            // What it says itself is not doubted again.
+            let own = doubted().filter(|_| over == Way::Direct);
+            own.for_each(|seq| flow.sent.get_mut(seq).into_iter().for_each(|sent| sent.held_by = Some(over)));
             return;
         }
         let (site, destination) = (flow.datacenter, flow.destination.clone());

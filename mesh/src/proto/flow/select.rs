@@ -76,6 +76,7 @@ impl Flow {
                 place: Place::Retry,
                 attempts: 0,
                 way: Way::Direct,
+                held_by: None,
                 first_sealed: Micros(0),
                 first_link: LinkId(u64::MAX),
                 uncertain: false,

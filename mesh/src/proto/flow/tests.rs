@@ -46,8 +46,8 @@ fn a_gap_that_was_given_up_is_told_once_by_an_empty_run() {
         push(&mut flow, id, None);
     }
     seal(&mut flow, 1);
-    flow.hold(2);
-    flow.hold(3);
+    flow.hold(2, Way::Direct);
+    flow.hold(3, Way::Direct);
     assert!(!flow.has_work());
     flow.forget(1);
     assert!(flow.floor_due());
@@ -82,7 +82,7 @@ fn what_the_receiver_has_behind_a_gap_does_not_wait_for_its_application() {
     let hear = |flow: &mut Flow, entry: &AckFlow| {
         flow.raise_decided(entry.decided);
         flow.note_waiting(entry);
-        flow.newly_held(entry).into_iter().for_each(|seq| flow.hold(seq));
+        flow.newly_held(entry).into_iter().for_each(|seq| flow.hold(seq, Way::Direct));
     };
     hear(&mut flow, &ack(0, &[0b110]));
     flow.forget(1);
@@ -124,7 +124,7 @@ fn what_an_old_life_may_have_had_is_not_tried_again() {
     }
     seal(&mut flow, 1);
     assert!(flow.retry(1, true) && flow.retry(2, false));
-    flow.hold(3);
+    flow.hold(3, Way::Direct);
     assert_eq!(flow.restart(Incarnation(2)), [1, 3], "uncertain, and held by the old life");
     assert!(flow.retry(4, false), "refused for its old life: it never had it");
     assert!(!flow.retry(5, true), "nobody knows");
@@ -213,7 +213,7 @@ fn no_more_is_under_way_than_the_receiver_has_room_for() {
     // Two are there, and the receiver has room for nothing but what is under way: it says so.
     flow.raise_decided(1);
     flow.forget(1);
-    flow.hold(2);
+    flow.hold(2, Way::Direct);
     flow.set_room(0, 1);
     assert_eq!(seqs(seal(&mut flow, 3)), 0);
     // What is given up is on its way all the same.
@@ -233,7 +233,7 @@ fn what_the_receiver_waits_for_goes_whatever_room_it_has() {
     }
     flow.set_room(0, 0);
     assert_eq!(seal(&mut flow, 1)[0].count, 1, "the next in turn is always taken");
-    flow.hold(1);
+    flow.hold(1, Way::Direct);
     assert_eq!(flow.waits_for_room(Micros(5)), Some(Micros(5) + STARVED_ASKS_AFTER));
     assert_eq!(flow.waits_for_room(Micros(5) + STARVED_ASKS_AFTER), None, "the word may be lost: one asks");
     let runs = flow.select(8, true, true, Micros(5) + STARVED_ASKS_AFTER, |_| true);
@@ -270,7 +270,7 @@ fn a_full_bitmap_costs_what_is_under_way() {
     }
     seal(&mut flow, 1);
     assert_eq!(looked(&flow, &ack), ((1..=200).collect(), 200));
-    flow.hold(7);
+    flow.hold(7, Way::Direct);
     (ack.decided, ack.held) = (2, vec![0b1_0101, 0, 1 << 63]);
     assert_eq!(looked(&flow, &ack).0, [3, 5, 194], "and not 7, which is known");
     ack.held = vec![1];
@@ -286,8 +286,8 @@ fn a_gap_that_was_given_up_with_all_behind_it_is_told_and_not_for_ever() {
         push(&mut flow, id, None);
     }
     seal(&mut flow, 1);
-    flow.hold(2);
-    flow.hold(3);
+    flow.hold(2, Way::Direct);
+    flow.hold(3, Way::Direct);
     for seq in 1..=3 {
         flow.forget(seq);
     }
