@@ -33,6 +33,8 @@ pub struct Member {
     /// Of each lane the origin that had its turn last.
     served: [Option<NodeId>; 2],
     lives: BTreeMap<NodeId, OriginLife>,
+    /// Of origins of which proxies say that they live a later life: what came of the one before.
+    shelved: BTreeMap<NodeId, Shelved>,
     /// Of an origin what a proxy brings of it: that one told floors of it that were none.
     left: BTreeMap<(NodeId, NodeId), Ejection>,
     inbox: VecDeque<Delivery>,
@@ -56,6 +58,13 @@ struct OriginLife {
     by_itself: bool,
     /// The proxy that brought it, if one did.
     by: Option<PeerIx>,
+}
+
+/// The windows of a life that is over, as a proxy says. It may be the one that the origin lives.
+#[derive(Debug)]
+struct Shelved {
+    life: Incarnation,
+    windows: Vec<((NodeId, Lane), Window)>,
 }
 
 /// A run as it came in.
@@ -88,6 +97,7 @@ impl Member {
             waiting: BTreeSet::new(),
             served: [None, None],
             lives: BTreeMap::new(),
+            shelved: BTreeMap::new(),
             left: BTreeMap::new(),
             inbox: VecDeque::new(),
             inbox_bytes: 0,
@@ -110,7 +120,9 @@ impl Member {
         let left = |origin: &NodeId| topology.node(origin).is_none_or(|spec| !spec.roles.origin);
         self.waiting.retain(|(_, origin)| !left(origin));
         self.left.retain(|(origin, proxy), _| !left(origin) && topology.node(proxy).is_some());
-        for (_, window) in self.windows.iter_mut().filter(|((origin, _), _)| left(origin)) {
+        let shelved = self.shelved.values_mut().flat_map(|shelved| &mut shelved.windows);
+        let windows = self.windows.iter_mut().chain(shelved.map(|(key, window)| (&*key, window)));
+        for (_, window) in windows.filter(|((origin, _), _)| left(origin)) {
             window.let_go();
         }
     }
@@ -306,14 +318,42 @@ impl Member {
                 &origin,
                 OriginLife { life, since: links.next_link(), by_itself: true, by: None },
             );
+        } else {
+            self.shelved.remove(&origin);
         }
     }
 
-    /// An origin lives another life. What the old one left behind a gap can never be completed.
-    fn begin_life(&mut self, origin: &NodeId, life: OriginLife) {
-        self.lives.insert(origin.clone(), life);
-        self.windows.retain(|(of, _), _| of != origin);
-        self.waiting.retain(|(_, of)| of != origin);
+    /// An origin lives another life. What the old one left behind a gap can never be completed. Where only a proxy says so all of
+    /// it is kept until the origin says which one it lives, or what it sends again would be taken for new.
+    fn begin_life(&mut self, origin: &NodeId, of: OriginLife) {
+        let before = self.lives.insert(origin.clone(), of);
+        self.waiting.retain(|(_, waits)| waits != origin);
+        let keys = Lane::ALL.map(|lane| (origin.clone(), lane));
+        let windows: Vec<_> = keys.iter().filter_map(|key| self.windows.remove_entry(key)).collect();
+        if of.by.is_some() {
+            // Of several such lives the first one may be lived still: what was before it was not heard of by those.
+            if let Some(before) = before.filter(|_| !windows.is_empty()) {
+                self.shelved.entry(origin.clone()).or_insert(Shelved { life: before.life, windows });
+            }
+            return;
+        }
+        let lives_on = self.shelved.remove(origin).filter(|shelved| shelved.life == of.life);
+        for (key, mut window) in lives_on.into_iter().flat_map(|shelved| shelved.windows) {
+            let most = self.may_hand_over(key.1);
+            let next = hand_over(
+                &key,
+                &mut window,
+                most,
+                &mut self.inbox,
+                &mut self.inbox_bytes,
+                &mut self.stats,
+                &self.settings,
+            );
+            if next != Next::None {
+                self.waiting.insert((key.1, key.0.clone()));
+            }
+            self.windows.insert(key, window);
+        }
     }
 
     /// A run of a frame that has more messages than are looked at: it has to come again.
@@ -451,7 +491,9 @@ impl Member {
     /// What it keeps, limit by limit.
     #[cfg(feature = "sim")]
     pub fn kept(&self) -> impl Iterator<Item = Kept<'_>> {
-        let windows = self.windows.iter().map(|((origin, lane), window)| Kept {
+        let shelved = self.shelved.values().flat_map(|shelved| &shelved.windows);
+        let windows = self.windows.iter().chain(shelved.map(|(key, window)| (key, window)));
+        let windows = windows.map(|((origin, lane), window)| Kept {
             limit: Limit::Reorder,
             of: Some((origin, *lane)),
             bytes: window.held_bytes(),
@@ -462,7 +504,9 @@ impl Member {
     /// Bytes in the inbox, and bytes held behind gaps.
     #[must_use]
     pub fn bytes(&self) -> (usize, usize) {
-        (self.inbox_bytes, self.windows.values().map(Window::held_bytes).sum())
+        let shelved = self.shelved.values().flat_map(|shelved| &shelved.windows);
+        let windows = self.windows.values().chain(shelved.map(|(_, window)| window));
+        (self.inbox_bytes, windows.map(Window::held_bytes).sum())
     }
 }
 

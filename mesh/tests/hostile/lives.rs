@@ -321,13 +321,13 @@ impl Receiver {
     }
 
     /// `o` dials, and is told of the life that it is said to live: its clock may have stepped back.
-    fn tell_o(&mut self) {
+    fn tell_o(&mut self, life: u64) {
         let conn = self.shell.accept();
         let hello = control_frame(FrameType::Hello, Lane::Control, &Peer::new("o").hello(Lane::Control, 77));
         self.shell.feed(conn, &[&PREAMBLE[..], &hello].concat());
         let told = self.shell.sent(conn);
         assert!(
-            matches!(&told[..], [Received::Refuse(of)] if of.code == RefuseCode::StaleIncarnation as u16 && of.highest_incarnation.0 == FALSE),
+            matches!(&told[..], [Received::Refuse(of)] if of.code == RefuseCode::StaleIncarnation as u16 && of.highest_incarnation.0 == life),
             "{told:?}"
         );
     }
@@ -357,7 +357,7 @@ fn a_false_life_of_an_origin_keeps_it_out_no_longer_than_until_it_dials() {
     assert_eq!(receiver.bring(p2, 100, 1, 0), Ok(1));
     assert_eq!(receiver.bring(p, FALSE, 1, 0), Ok(1));
     assert_eq!(receiver.bring(p2, 100, 2, 1), stale);
-    receiver.tell_o();
+    receiver.tell_o(FALSE);
     let o = receiver.shell.link_in(&Peer::new("o"));
     assert!(o.iter().all(|conn| !receiver.shell.closed.contains_key(conn)), "refused for what a proxy says");
     assert_eq!(receiver.bring(o, 100, 2, 0), Ok(2));
@@ -374,6 +374,29 @@ fn a_false_life_of_an_origin_keeps_it_out_no_longer_than_until_it_dials() {
     assert_eq!(receiver.bring(o, 300, 2, 0), Ok(2));
 }
 
+/// Its acks were lost with its link, so it sends again what was delivered, and fills the gap in front of what is held.
+#[test]
+fn a_false_life_of_an_origin_has_nothing_delivered_twice_and_loses_nothing() {
+    let mut receiver = Receiver::new();
+    let [p, p2] = ["p", "p2"].map(|proxy| receiver.shell.link_in(&Peer::new(proxy)));
+    assert_eq!(receiver.bring(p2, 100, 1, 0), Ok(1));
+    receiver.shell.feed(p2[1], &batch_frame(Lane::Bulk, vec![run(0, 3, 1, 2)], b"x"));
+    assert_eq!(receiver.shell.acks(p2[0]).pop().expect("an answer").held, [0b10]);
+    for life in [FALSE, FALSE + 1] {
+        assert_eq!(receiver.bring(p, life, 1, u32::try_from(life - FALSE).unwrap()), Ok(1));
+    }
+    receiver.tell_o(FALSE + 1);
+    let [control, bulk] = receiver.shell.link_in(&Peer::new("o"));
+    receiver.shell.feed(bulk, &roster_frame(Lane::Bulk, 0, vec![flow("o", 100, "m")]));
+    receiver.shell.feed(bulk, &batch_frame(Lane::Bulk, vec![run(0, 1, 1, 0)], b"x"));
+    let last = receiver.shell.acks(control).pop().expect("an answer");
+    assert_eq!((last.decided, &last.held[..]), (1, &[0b10][..]));
+    assert!(receiver.shell.node.poll_delivery(receiver.shell.now).is_none(), "it had that");
+    receiver.shell.feed(bulk, &batch_frame(Lane::Bulk, vec![run(0, 2, 1, 1)], b"x"));
+    let seqs = std::iter::from_fn(|| receiver.shell.node.poll_delivery(receiver.shell.now));
+    assert_eq!(seqs.map(|delivery| delivery.seq.0).collect::<Vec<_>>(), [2, 3]);
+}
+
 /// A link of the origin that is up when a later life is said may be to a process that is gone, and ends; if it is not, it comes back.
 #[test]
 fn a_link_of_an_origin_ends_when_a_later_life_is_said_and_a_new_one_is_believed() {
@@ -385,7 +408,7 @@ fn a_link_of_an_origin_ends_when_a_later_life_is_said_and_a_new_one_is_believed(
     assert!(o.iter().all(|conn| receiver.shell.closed.contains_key(conn)));
     assert_eq!(receiver.shell.stats().links_ended["peer_life"], 1);
     assert_eq!(receiver.shell.stats().member.false_lives, 0, "nobody knows yet");
-    receiver.tell_o();
+    receiver.tell_o(FALSE);
     let o = receiver.shell.link_in(&Peer::new("o"));
     assert_eq!(receiver.bring(o, 100, 2, 0), Ok(2));
     assert_eq!(receiver.rows, 3);
