@@ -13,6 +13,8 @@ pub struct Hearsay {
     by: Option<Way>,
     /// Links from this one on were begun since.
     since: LinkId,
+    /// Its own word was older than that, and it is asked again.
+    asked: bool,
     /// Lives that it was known by since it said one itself, the latest of them.
     before: VecDeque<Incarnation>,
 }
@@ -22,7 +24,7 @@ const BEFORE_MAX: usize = 8;
 
 impl Default for Hearsay {
     fn default() -> Self {
-        Self { by: None, since: LinkId(0), before: VecDeque::new() }
+        Self { by: None, since: LinkId(0), asked: false, before: VecDeque::new() }
     }
 }
 
@@ -36,7 +38,19 @@ impl Hearsay {
             self.before.truncate(BEFORE_MAX - 1);
             self.before.push_front(before);
         }
-        (self.by, self.since) = (by, since);
+        (self.by, self.since, self.asked) = (by, since, false);
+    }
+
+    /// Its own word is older than that of a proxy, and may be the last of a process that is gone. It is asked again: until that comes to an
+    /// end nobody else is believed, or who says ever more lives would keep it out.
+    pub fn ask(&mut self, asked: bool) {
+        self.asked = asked;
+    }
+
+    /// See [`Hearsay::ask`].
+    #[must_use]
+    pub fn is_asked(&self) -> bool {
+        self.asked
     }
 
     /// A link to it was begun before that was said, and says nothing of it.
@@ -50,6 +64,7 @@ impl Hearsay {
     pub fn settle(&mut self, life: Incarnation) -> (Option<Way>, bool) {
         let known = self.before.contains(&life);
         self.before.clear();
+        self.asked = false;
         (self.by.take(), known)
     }
 

@@ -397,6 +397,58 @@ fn a_false_life_of_an_origin_has_nothing_delivered_twice_and_loses_nothing() {
     assert_eq!(seqs.map(|delivery| delivery.seq.0).collect::<Vec<_>>(), [2, 3]);
 }
 
+/// It says a later one whenever the origin dials, and between its connections.
+#[test]
+fn a_proxy_that_says_ever_later_lives_of_an_origin_keeps_it_out_for_one_dial() {
+    let stale = Err(RefusedReason::StaleOrigin as u8);
+    let mut receiver = Receiver::new();
+    let p = receiver.shell.link_in(&Peer::new("p"));
+    assert_eq!(receiver.bring(p, 100, 1, 0), Ok(1));
+    for (life, row) in [(FALSE, 1), (FALSE + 1, 2)] {
+        assert_eq!(receiver.bring(p, life, 1, row), Ok(1));
+    }
+    receiver.tell_o(FALSE + 1);
+    assert_eq!(
+        receiver.bring(p, FALSE + 2, 1, 3),
+        stale,
+        "it was told, and is to say itself which one it lives"
+    );
+    let control = receiver.shell.connect_in(&Peer::new("o"), Lane::Control, 500);
+    assert_eq!(receiver.bring(p, FALSE + 3, 1, 4), stale);
+    let bulk = receiver.shell.connect_in(&Peer::new("o"), Lane::Bulk, 500);
+    assert_eq!(receiver.bring([control, bulk], 100, 2, 0), Ok(2));
+    assert_eq!(receiver.shell.stats().member.false_lives, 1);
+}
+
+/// The same of a member, while it is dialled.
+#[test]
+fn a_proxy_that_says_ever_later_lives_of_a_member_keeps_it_out_for_two_dials() {
+    let mut sender = Sender::new();
+    let (liar, row, seq) = sender.send();
+    sender.say(liar, entry(row, 100, seq));
+    assert_eq!(sender.delivered(), 1);
+    sender.say(liar, entry(row, FALSE, 0));
+    sender.submit();
+    for _ in 0..2 {
+        let (at, row, seq, _) = sender.sent().pop().expect("by a proxy");
+        sender.refuse(at, row, (seq, 1), RefusedReason::Unreachable);
+    }
+    let mut dial = |life| {
+        let conns = Lane::ALL.map(|lane| sender.shell.dialed("m", lane));
+        sender.say(liar, entry(row, life, 0));
+        let welcome = encode(&Peer::new("m").welcome());
+        for (conn, lane) in conns.into_iter().zip(Lane::ALL) {
+            sender.shell.open_peer(conn, lane);
+            let welcome = frame_around(FrameType::Welcome, lane, &welcome);
+            sender.shell.feed(conn, &[&PREAMBLE[..], &welcome].concat());
+        }
+        conns.iter().all(|conn| !sender.shell.closed.contains_key(conn))
+    };
+    assert!(!dial(FALSE + 1), "it may be the last word of a process that is gone");
+    assert!(dial(FALSE + 2), "it was asked again");
+    assert_eq!(sender.shell.stats().verdicts["false_life"], 2);
+}
+
 /// A link of the origin that is up when a later life is said may be to a process that is gone, and ends; if it is not, it comes back.
 #[test]
 fn a_link_of_an_origin_ends_when_a_later_life_is_said_and_a_new_one_is_believed() {

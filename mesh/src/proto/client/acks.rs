@@ -68,6 +68,9 @@ impl Client {
                 return Err(Ignored::Nonsense);
             }
             if entry.incarnation > flow.incarnation {
+                if direct.is_none() && flow.hearsay.is_asked() {
+                    return Err(Ignored::Late);
+                }
                 links.note_life(flow.peer, entry.incarnation, now);
                 // Refusals first: what was certainly not delivered need not fail with the old life.
                 self.take_refusals(ix, link, entry, links, now);

@@ -43,6 +43,8 @@ impl Client {
     ) {
         let flow = &self.flows[ix.0];
         if flow.incarnation > life && flow.hearsay.is_older(link) {
+            self.lanes_of(ix).into_iter().for_each(|ix| self.flows[ix.0].hearsay.ask(true));
+            let flow = &self.flows[ix.0];
             links.replace(link, LinkEnd::PeerLife, now);
             return links.want_once(flow.peer, now);
         }

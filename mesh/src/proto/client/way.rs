@@ -267,6 +267,10 @@ impl Client {
             proxy.tried = true;
             self.wake_all_of(reach.site, links, now);
         }
+        // It says nothing itself: what others say has to do.
+        for ix in reach.flows.map(|first| self.lanes_of(first)).into_iter().flatten() {
+            self.flows[ix.0].hearsay.ask(false);
+        }
         let Some(first) = reach.flows.filter(|_| !self.sites[reach.site].local) else { return };
         for ix in Lane::ALL.map(|lane| FlowIx(first.0 + lane.index())) {
             self.flows[ix.0].pauses.avoid(Way::Direct, Cause::DialFailed, now);

@@ -318,6 +318,12 @@ impl Links {
         self.peers[peer.0].said = life;
     }
 
+    /// It dialled, was told of a later life, and has not linked since: it is to say itself which one it lives, however many others say.
+    #[must_use]
+    pub fn was_told(&self, peer: PeerIx) -> bool {
+        self.peers[peer.0].told
+    }
+
     /// A link of this number or a higher one does not exist yet: what its other end will say of itself is news.
     #[must_use]
     pub fn next_link(&self) -> LinkId {

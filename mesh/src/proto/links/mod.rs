@@ -261,6 +261,8 @@ struct Peer {
     highest: Incarnation,
     /// A later one that others say it lives, and that it was not told of yet.
     said: Incarnation,
+    /// It was told of one, and has not linked since.
+    told: bool,
     /// The later life of this node that it said it knows, when it refused this one. A link that comes up ends it.
     claim: Option<Incarnation>,
     /// When it last moved this node past its life.
@@ -279,6 +281,7 @@ impl Peer {
             absence: Absence::new(now),
             highest: Incarnation::UNKNOWN,
             said: Incarnation::UNKNOWN,
+            told: false,
             claim: None,
             moved_us_at: None,
         }

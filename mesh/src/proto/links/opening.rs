@@ -225,7 +225,8 @@ impl Links {
     /// What others say of its life it is told once.
     fn note_told(&mut self, peer: Option<PeerIx>, refusal: &Refusal) {
         if let Some(peer) = peer.filter(|_| refusal.code == RefuseCode::StaleIncarnation) {
-            self.peers[peer.0].said = Incarnation::UNKNOWN;
+            let peer = &mut self.peers[peer.0];
+            peer.told |= std::mem::take(&mut peer.said).is_known();
         }
     }
 
@@ -382,7 +383,7 @@ impl Links {
             return;
         }
         let (peer, dialled) = (link.peer, link.dialled);
-        self.peers[peer.0].claim = None;
+        (self.peers[peer.0].claim, self.peers[peer.0].told) = (None, false);
         if !dialled {
             link.conns.iter().flatten().for_each(|conn| self.places.free(*conn));
         }
