@@ -11,7 +11,7 @@ use crate::proto::time::Micros;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// So long after the start, or after a datacenter was first heard of, that no proxy of it is linked yet is no news.
-const PATIENCE: Duration = Duration::from_secs(5);
+const NO_NEWS_FOR: Duration = Duration::from_secs(5);
 
 /// What was last told of every datacenter elsewhere that has proxies.
 #[derive(Default)]
@@ -54,7 +54,7 @@ impl Outages {
             let after = match (before, usable) {
                 (Known::New(_), true) => Known::Usable,
                 (Known::Usable, false) => Known::Lost(now),
-                (Known::New(since), false) if now.since(since) >= PATIENCE => Known::Lost(since),
+                (Known::New(since), false) if now.since(since) >= NO_NEWS_FOR => Known::Lost(since),
                 (Known::Lost(_), true) => Known::Usable,
                 (same, _) => same,
             };
