@@ -32,6 +32,8 @@ mod certified;
 mod doors;
 #[path = "hostile/floors.rs"]
 mod floors;
+#[path = "hostile/full.rs"]
+mod full;
 #[path = "hostile/history.rs"]
 mod history;
 #[path = "hostile/holds.rs"]

@@ -46,7 +46,7 @@ impl Client {
             return Ok(());
         }
         // What was refused is not answered, whatever else the entry says.
-        self.take_empty_refusals(ix, link, entry);
+        let refused = (entry, self.take_empty_refusals(ix, link, entry));
         let flow = &mut self.flows[ix.0];
         // On a direct link the destination's life is known from the handshake.
         let direct = links.link(link).filter(|link| link.peer == flow.peer).map(|link| link.incarnation);
@@ -73,7 +73,7 @@ impl Client {
                 }
                 links.note_life(flow.peer, entry.incarnation, now);
                 // Refusals first: what was certainly not delivered need not fail with the old life.
-                self.take_refusals(ix, link, entry, links, now);
+                self.take_refusals(ix, link, refused, links, now);
                 let by = self.word_over(link, ix, links).filter(|way| *way != Way::Direct);
                 self.learn_life(ix, entry.incarnation, by, links, now);
             }
@@ -86,7 +86,7 @@ impl Client {
             self.take_state(ix, link, entry, links, now);
         }
         if !entry.refused.is_empty() {
-            self.take_refusals(ix, link, entry, links, now);
+            self.take_refusals(ix, link, refused, links, now);
         }
         self.wake(ix, links, now);
         Ok(())
@@ -251,8 +251,8 @@ impl Client {
         }
     }
 
-    /// Empty runs that asked in vain, over this very link.
-    fn take_empty_refusals(&mut self, ix: FlowIx, link: LinkId, entry: &AckFlow) {
+    /// Empty runs that asked in vain, over this very link. Whether there are any.
+    fn take_empty_refusals(&mut self, ix: FlowIx, link: LinkId, entry: &AckFlow) -> bool {
         let refused = |run: &Selected| {
             let named = |range: &&Refused| range.count == 0 && range.reason != PASSED;
             run.count == 0 && entry.refused.iter().filter(named).any(|range| range.first.0 == run.first)
@@ -261,20 +261,23 @@ impl Client {
             let attempt = self.attempts.get(*id).filter(|attempt| attempt.link == link);
             attempt.is_some_and(|attempt| attempt.entries.iter().any(|(of, run)| *of == ix && refused(run)))
         };
-        for id in self.flows[ix.0].asking.iter().copied().filter(over).collect::<Vec<_>>() {
+        let asked: Vec<u64> = self.flows[ix.0].asking.iter().copied().filter(over).collect();
+        for id in asked.iter().copied() {
             self.flows[ix.0].asking.remove(&id);
             self.flows[ix.0].held.ask();
             self.ping_lost(ix, id);
             self.landed(id);
         }
+        !asked.is_empty()
     }
 
-    /// Attempts that ended without a decision. Only those over this very link: another one may still be under way.
+    /// Attempts that ended without a decision. Only those over this very link: another one may still be under way. An empty run is
+    /// refused only where one `asked` there: whoever is asked nothing would keep messages waiting that go another way.
     pub(super) fn take_refusals(
         &mut self,
         ix: FlowIx,
         link: LinkId,
-        entry: &AckFlow,
+        (entry, asked): (&AckFlow, bool),
         links: &mut Links,
         now: Micros,
     ) {
@@ -288,7 +291,7 @@ impl Client {
             from = end;
             let seqs: Vec<u64> = self.flows[ix.0].sent.range(first, end).map(|(seq, _)| seq).collect();
             let mut ways = BTreeSet::new();
-            if refused.count == 0 {
+            if refused.count == 0 && asked {
                 ways.insert(way_of_link);
             }
             let (mut ended, mut refused_bytes) = (0, 0);
