@@ -272,7 +272,8 @@ impl Client {
     }
 
     /// Attempts that ended without a decision. Only those over this very link: another one may still be under way. An empty run is
-    /// refused only where one `asked` there: whoever is asked nothing would keep messages waiting that go another way.
+    /// refused as full only where one `asked` there: whoever is asked nothing would keep messages waiting that go another way. For other
+    /// reasons only this way is left.
     pub(super) fn take_refusals(
         &mut self,
         ix: FlowIx,
@@ -291,7 +292,8 @@ impl Client {
             from = end;
             let seqs: Vec<u64> = self.flows[ix.0].sent.range(first, end).map(|(seq, _)| seq).collect();
             let mut ways = BTreeSet::new();
-            if refused.count == 0 && asked {
+            let is_full = matches!(reason, Some(RefusedReason::InboxFull | RefusedReason::QueueFull));
+            if refused.count == 0 && (asked || !is_full) {
                 ways.insert(way_of_link);
             }
             let (mut ended, mut refused_bytes) = (0, 0);
