@@ -96,7 +96,7 @@ fn off_loopback_the_admin_api_is_for_those_with_a_certificate_of_the_cluster() {
     assert_eq!((code, stdout.as_str()), (1, ""), "a proxy without members: {stderr}");
     assert!(stderr.contains("not ready: "), "{stderr}");
 
-    // In plaintext nobody is told anything.
+    // In plaintext nobody is told more than how to ask.
     let told = http::get(admin(&cluster, "eu-m1"), "/livez").unwrap();
     assert_eq!(
         (told.code, told.body.starts_with("this address is within TLS: ask with https://")),

@@ -1,5 +1,6 @@
 //! `trunkline status`: what a running node is and does.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io::Write;
 use std::time::Duration;
@@ -199,8 +200,9 @@ impl Status {
             }
         }
         if !self.down.is_empty() {
-            let _ =
-                write!(text, "\n{} down\n{}", show_count(self.down.len() as u64, "peer"), down(&self.down));
+            // One that dials and is dialled has two rows.
+            let peers: BTreeSet<_> = self.down.iter().map(|of| &of.peer).collect();
+            let _ = write!(text, "\n{} down\n{}", show_count(peers.len() as u64, "peer"), down(&self.down));
         }
         let mut links = Table::new(&[
             (Align::Left, "peer"),
@@ -448,6 +450,8 @@ mod tests {
             "down": [
                 { "peer": "eu-p2", "datacenter": "eu", "roles": ["proxy"], "dialled": true, "down_ms": 61_000,
                   "failures": 7, "why": "10.0.0.2:7400: Connection refused" },
+                { "peer": "us-p1", "datacenter": "us", "roles": ["proxy", "member"], "dialled": true,
+                  "down_ms": 900, "failures": 1, "why": null },
                 { "peer": "us-p1", "datacenter": "us", "roles": ["proxy", "member"], "dialled": false,
                   "down_ms": 900, "failures": 0, "why": null },
             ],
@@ -465,6 +469,7 @@ in the inbox: 2 KiB
 2 peers down
 peer   datacenter  roles         link                        for  failed dials  last error
 eu-p2  eu          proxy         down, dialling        1 min 1 s             7  10.0.0.2:7400: Connection refused
+us-p1  us          proxy+member  down, dialling              0 s             1  -
 us-p1  us          proxy+member  down, the peer dials        0 s             -  -
 
 2 links

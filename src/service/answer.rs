@@ -230,7 +230,7 @@ async fn propose(facts: &Facts, request: Request<Incoming>) -> Result<Response<B
     Ok(written::answer(StatusCode::OK, &json!({ "index": id.index, "term": id.term, "result": result })))
 }
 
-/// A whole body, within its limit.
+/// Whether the caller wants its answer in this form.
 fn accepts(request: &Request<Incoming>, wanted: &str) -> bool {
     let accept = request.headers().get(ACCEPT).and_then(|accept| accept.to_str().ok());
     accept.is_some_and(|accept| {

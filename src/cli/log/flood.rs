@@ -50,12 +50,14 @@ struct Count {
     window_from: Instant,
     lines: u32,
     left_out: u64,
+    /// When the window began in which the first of these was left out: a later one may have begun since.
+    left_out_from: Instant,
     message: String,
 }
 
 impl Count {
     fn new(now: Instant) -> Self {
-        Self { window_from: now, lines: 0, left_out: 0, message: String::new() }
+        Self { window_from: now, lines: 0, left_out: 0, left_out_from: now, message: String::new() }
     }
 
     /// Whether one more is written now.
@@ -73,7 +75,7 @@ impl Count {
             return true;
         }
         if self.left_out == 0 {
-            self.message = message();
+            (self.left_out_from, self.message) = (self.window_from, message());
         }
         self.left_out += 1;
         false
@@ -121,7 +123,8 @@ impl Flood {
     fn take_left_out(&self, now: Instant) -> Vec<LeftOut> {
         let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
         let Counted { kinds, about } = &mut *counted;
-        let over = |of: &&mut Count| now.duration_since(of.window_from) >= WINDOW_ABOUT;
+        // By the window in which it began: a flood that goes on begins the next one before anybody looks.
+        let over = |of: &&mut Count| now.duration_since(of.left_out_from) >= WINDOW_ABOUT;
         let all = kinds.values_mut().chain(about.values_mut().filter(over));
         let left_out = all.filter(|of| of.left_out > 0).map(Count::take).collect();
         about.retain(|_, of| now.duration_since(of.window_from) < WINDOW_ABOUT);
@@ -268,6 +271,25 @@ mod tests {
         let later = Instant::now() + WINDOW_ABOUT;
         assert_eq!(flood.take_left_out(later), [LeftOut { message, lines: 16 }]);
         assert_eq!(flood.take_left_out(later), [], "told once");
+    }
+
+    #[test]
+    fn what_is_left_out_of_a_flood_that_goes_on_is_told_every_minute() {
+        let flood = Flood::default();
+        let kind = || tracing::callsite::Identifier(&CALLSITE);
+        let start = Instant::now();
+        let (mut written, mut told) = (0, Vec::new());
+        for second in 0..=180 {
+            let now = start + Duration::from_secs(second);
+            written += u32::from(flood.admit(kind(), Some(7), now, || format!("at {second}")));
+            if second % WINDOW.as_secs() == 0 {
+                let left_out = flood.take_left_out(now);
+                told.extend(left_out.into_iter().map(|of| (second, of.message, of.lines)));
+            }
+        }
+        let minutes = [(60, 3), (120, 63), (180, 123)];
+        assert_eq!(told, minutes.map(|(at, first)| (at, format!("at {first}"), 57)));
+        assert_eq!(written, 3 * LINES_ABOUT_MAX + 1);
     }
 
     #[test]
