@@ -14,7 +14,7 @@ use rustls::version::TLS13;
 use rustls::{CertificateError as Bad, ClientConfig, ServerConfig};
 
 use super::super::secure::Side;
-use super::certificate::{CertificateError, CertificateInfo, wall_s, within};
+use super::certificate::{CertificateError, CertificateInfo, wall_s};
 use super::trust::Trust;
 use crate::id::SpiffeId;
 
@@ -150,6 +150,8 @@ struct Own {
     name: SpiffeId,
     chain: Vec<CertificateDer<'static>>,
     identity: Arc<SingleCertAndKey>,
+    /// When it was read, and all of the chain was in its time.
+    read_at: UnixTime,
 }
 
 impl Own {
@@ -170,7 +172,7 @@ impl Own {
                 }
                 error => TlsError::Key { path: files.key.clone(), detail: error.to_string() },
             })?;
-        Ok(Self { info, name, chain, identity: Arc::new(certified.into()) })
+        Ok(Self { info, name, chain, identity: Arc::new(certified.into()), read_at: UnixTime::now() })
     }
 }
 
@@ -201,7 +203,7 @@ impl Credentials {
 
     fn of(files: &TlsFiles, own: Own, trust: Arc<Trust>) -> Result<Self, TlsError> {
         // As a peer would see it, in both roles.
-        trust.judge_both(&own.chain, UnixTime::now()).map_err(|error| chain_error(files, &error))?;
+        trust.judge_both(&own.chain, own.read_at).map_err(|error| chain_error(files, &error))?;
         Self::build(files, Arc::new(own), trust)
     }
 
@@ -209,18 +211,15 @@ impl Credentials {
     /// of others all the same. `None`: they are who is trusted now.
     ///
     /// # Errors
-    /// The CA did not issue the certificate in use, so that the file may be another cluster's: it would end every link. That its time is
-    /// over, or that it was revoked, says nothing against the file.
+    /// No CA of the file issued the certificate in use, so that the file may be another cluster's: it would end every link. That the
+    /// time of the certificate is over, or of one between it and the CA, or of that CA, or that it was revoked, says nothing against
+    /// the file.
     pub(super) fn with_trust(&self, trust: Arc<Trust>) -> Result<Option<Self>, TlsError> {
         if *self.trust == *trust {
             return Ok(None);
         }
-        match trust.judge_both(
-            &self.own.chain,
-            within(self.own.info.not_before_s, self.own.info.not_after_s, wall_s()),
-        ) {
-            Ok(()) | Err(rustls::Error::InvalidCertificate(Bad::Revoked)) => {}
-            Err(error) => return Err(chain_error(&self.files, &error)),
+        if let Err(error) = trust.has_issued(&self.own.chain, self.own.read_at) {
+            return Err(chain_error(&self.files, &error));
         }
         Self::build(&self.files, Arc::clone(&self.own), trust).map(Some)
     }
@@ -461,5 +460,84 @@ fn explain(error: &rustls::Error) -> String {
         }
         rustls::Error::InvalidCertificate(Bad::Other(why)) => why.0.to_string(),
         error => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{
+        BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+        SanType, date_time_ymd,
+    };
+
+    use super::*;
+
+    type Issuer = CertifiedIssuer<'static, KeyPair>;
+
+    /// Of a CA whose time is over, or goes on.
+    fn authority(name: &str, over: bool) -> CertificateParams {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.not_before = date_time_ymd(2001, 1, 1);
+        params.not_after = date_time_ymd(if over { 2002 } else { 2200 }, 1, 1);
+        params
+    }
+
+    fn root(name: &str, over: bool) -> Issuer {
+        CertifiedIssuer::self_signed(authority(name, over), KeyPair::generate().unwrap()).unwrap()
+    }
+
+    struct Files(tempfile::TempDir);
+
+    impl Files {
+        fn paths(&self) -> TlsFiles {
+            let [certificate, key, ca] = ["crt", "key", "ca"].map(|name| self.0.path().join(name));
+            TlsFiles { certificate, key, ca, crl: None, check_interval: CHECK_INTERVAL }
+        }
+
+        /// Those of a node whose certificate is of this issuer, as it has been since the middle of 2001.
+        fn own(&self, issuer: &Issuer, between: &[&Issuer]) -> Own {
+            let key = KeyPair::generate().unwrap();
+            let mut params = authority("node", false);
+            params.is_ca = IsCa::NoCa;
+            let uri = "spiffe://test/dc/eu/node/eu-m".try_into().unwrap();
+            params.subject_alt_names = vec![SanType::URI(uri)];
+            params.extended_key_usages =
+                vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
+            let leaf = params.signed_by(&key, issuer).unwrap().pem();
+            let chain = between.iter().fold(leaf, |chain, issuer| chain + &issuer.pem());
+            std::fs::write(self.paths().certificate, chain).unwrap();
+            std::fs::write(self.paths().key, key.serialize_pem()).unwrap();
+            let read_at = UnixTime::since_unix_epoch(Duration::from_secs(
+                date_time_ymd(2001, 6, 1).unix_timestamp().unsigned_abs(),
+            ));
+            Own { read_at, ..Own::load(&self.paths()).unwrap() }
+        }
+
+        fn trust(&self, cas: &[&Issuer]) -> Arc<Trust> {
+            std::fs::write(self.paths().ca, cas.iter().map(|ca| ca.pem()).collect::<String>()).unwrap();
+            Arc::new(Trust::load(&self.paths()).unwrap())
+        }
+    }
+
+    #[test]
+    fn who_is_trusted_is_taken_whatever_time_is_over_of_the_certificate_in_use_if_the_file_has_its_ca() {
+        let (old, current, other) = (root("old", true), root("current", false), root("other", false));
+        let between =
+            CertifiedIssuer::signed_by(authority("between", true), KeyPair::generate().unwrap(), &current)
+                .unwrap();
+        let cases: [(&str, &Issuer, &[&Issuer], &Issuer); 2] =
+            [("one between", &between, &[&between], &current), ("its CA", &old, &[], &old)];
+        for (what, issuer, chain, ca) in cases {
+            let files = Files(tempfile::tempdir().unwrap());
+            let own = Arc::new(files.own(issuer, chain));
+            let used = Credentials::build(&files.paths(), own, files.trust(&[&current])).unwrap();
+            let next = files.trust(&[ca, &other]);
+            assert!(used.judge(Side::Dials, &used.own.chain, UnixTime::now()).is_err(), "{what}: over");
+            assert!(used.with_trust(next).unwrap().is_some(), "{what}");
+            let refused = used.with_trust(files.trust(&[&other])).unwrap_err().to_string();
+            assert!(refused.contains("another CA issued it"), "{what}: {refused}");
+        }
     }
 }

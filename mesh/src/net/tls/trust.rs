@@ -18,7 +18,7 @@ use super::verify::{Acceptors, Diallers};
 pub(super) struct Trust {
     ca: Certificates,
     /// CAs of the file that are not trusted now.
-    ca_outside: usize,
+    outside: Certificates,
     revoked: Arc<Revoked>,
     acceptors: Arc<Acceptors>,
     diallers: Arc<Diallers>,
@@ -56,7 +56,7 @@ impl Trust {
             .map_err(|error| TlsError::Setup(error.to_string()))?;
         let diallers = Arc::new(Diallers { library, revoked: Arc::clone(&revoked) });
         let acceptors = Arc::new(Acceptors { roots, revoked: Arc::clone(&revoked), provider });
-        Ok(Self { ca, ca_outside: outside.len(), revoked, acceptors, diallers })
+        Ok(Self { ca, outside, revoked, acceptors, diallers })
     }
 
     /// Whether a chain, the peer's own certificate first, would be taken at a moment by this side of a connection.
@@ -82,6 +82,19 @@ impl Trust {
         [Side::Accepts, Side::Dials].into_iter().try_for_each(|side| self.judge(side, chain, at))
     }
 
+    /// Whether a CA of the file, in its time or not, issued a chain that was good at a moment. What was taken back since is no matter.
+    pub(super) fn has_issued(&self, chain: &[CertificateDer<'_>], at: UnixTime) -> Result<(), rustls::Error> {
+        let [leaf, between @ ..] = chain else { return Err(rustls::Error::NoCertificatesPresented) };
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates([&self.ca[..], &self.outside[..]].concat());
+        let acceptors = Acceptors {
+            roots: Arc::new(roots),
+            revoked: Arc::default(),
+            provider: Arc::clone(&self.acceptors.provider),
+        };
+        acceptors.verify(leaf, between, at)
+    }
+
     pub(super) fn diallers(&self) -> Arc<dyn ClientCertVerifier> {
         Arc::clone(&self.diallers) as Arc<_>
     }
@@ -100,10 +113,10 @@ impl Trust {
 
     /// What does not keep these from being used and should not be so.
     pub(super) fn tell_of_dangers(&self, ca: &Path) {
-        if self.ca_outside > 0 {
+        if !self.outside.is_empty() {
             tracing::warn!(
                 ca = %ca.display(),
-                left_out = self.ca_outside,
+                left_out = self.outside.len(),
                 "CAs whose time is over, or has not come, are not trusted: take them out of the file"
             );
         }

@@ -60,6 +60,21 @@ pub(super) struct Acceptors {
     pub(super) provider: Arc<CryptoProvider>,
 }
 
+impl Acceptors {
+    pub(super) fn verify(
+        &self,
+        leaf: &CertificateDer<'_>,
+        between: &[CertificateDer<'_>],
+        at: UnixTime,
+    ) -> Result<(), Error> {
+        check_chain(between)?;
+        let certificate = ParsedCertificate::try_from(leaf)?;
+        let algorithms = self.provider.signature_verification_algorithms.all;
+        verify_server_cert_signed_by_trust_anchor(&certificate, &self.roots, between, at, algorithms)?;
+        self.revoked.check(&all(leaf, between))
+    }
+}
+
 impl ServerCertVerifier for Acceptors {
     fn verify_server_cert(
         &self,
@@ -69,11 +84,7 @@ impl ServerCertVerifier for Acceptors {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        check_chain(intermediates)?;
-        let certificate = ParsedCertificate::try_from(end_entity)?;
-        let algorithms = self.provider.signature_verification_algorithms.all;
-        verify_server_cert_signed_by_trust_anchor(&certificate, &self.roots, intermediates, now, algorithms)?;
-        self.revoked.check(&all(end_entity, intermediates))?;
+        self.verify(end_entity, intermediates, now)?;
         Ok(ServerCertVerified::assertion())
     }
 
