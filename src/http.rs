@@ -127,17 +127,8 @@ impl Server {
 }
 
 /// What to do about an address of an API that cannot be bound; `key` is where the file says it.
-pub(crate) fn why_not_bound(error: &io::Error, key: &str) -> String {
-    match error.kind() {
-        io::ErrorKind::AddrNotAvailable => format!(
-            "it is not an address of this machine: correct `{key}`, or run this node where it is; 0.0.0.0 and [::] are all \
-             addresses of a machine"
-        ),
-        io::ErrorKind::PermissionDenied => {
-            format!("ports below 1024 need CAP_NET_BIND_SERVICE: grant it, or give this node another `{key}`")
-        }
-        _ => format!("free the address, or give this node another `{key}`"),
-    }
+pub(crate) fn why_api_not_bound(error: &io::Error, key: &str) -> String {
+    trunkline_mesh::why_not_bound(error, key, "0.0.0.0 and [::] are all addresses of a machine")
 }
 
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
@@ -311,11 +302,9 @@ async fn serve<A: Answers, S>(
     let service = service_fn(|request: Request<Incoming>| {
         let answers = Arc::clone(&answers);
         async move {
-            let of_a_page = match callers {
-                Callers::Certified => None,
-                Callers::Local => pages::of_a_page(request.headers(), true),
-                Callers::Anybody => pages::of_a_page(request.headers(), false),
-            };
+            let judged = callers != Callers::Certified;
+            let local = callers == Callers::Local;
+            let of_a_page = judged.then(|| pages::of_a_page(request.headers(), local)).flatten();
             Ok::<_, Infallible>(match of_a_page {
                 Some(why) => answers.forbidden(why),
                 None => answers.answer(request).await,

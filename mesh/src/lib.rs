@@ -90,6 +90,8 @@ mod net;
 
 pub use id::{ClusterId, Datacenter, Incarnation, Lane, NameError, NodeId, Seq, SpiffeError, SpiffeId};
 pub use message::{Batch, Delivery, FailReason, Message, Outcome, Route};
+#[doc(hidden)]
+pub use net::why_not_bound;
 pub use net::{
     CHECK_INTERVAL, CertificateError, CertificateInfo, Credentials, Reloaded, Revocation, RevocationList,
     Secured, Security, Standing, TlsError, TlsFiles, is_issued_by, read_certificates, read_revocation_lists,

@@ -162,3 +162,22 @@ async fn a_ping_takes_the_way_of_messages_and_delivers_nothing() {
     leader.mesh().close();
     assert_eq!(leader.mesh().ping(&node, patience).await, Err(PingError::Closed));
 }
+
+/// It is down, and no proxy said anything either: what was asked is how the messages fare.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_ping_by_proxy_that_nobody_answers_took_too_long_and_one_of_a_link_says_that_there_is_none() {
+    let cluster = Cluster::new(&[
+        ("leader", "us", Roles::ORIGIN),
+        ("eu-pa", "eu", Roles::PROXY),
+        ("eu-pb", "eu", Roles::PROXY),
+        ("eu-pm", "eu", Roles { proxy: true, ..Roles::MEMBER }),
+    ]);
+    let leader = cluster.start("leader").await;
+    let _pa = cluster.start("eu-pa").await;
+    eventually("a link", || leader.reaches("eu-pa")).await;
+    let patience = Duration::from_millis(300);
+    let told = leader.mesh().ping(&id("eu-pm"), patience).await;
+    assert_eq!(told, Err(PingError::TimedOut(patience)));
+    let told = leader.mesh().ping(&id("eu-pb"), patience).await;
+    assert!(matches!(told, Err(PingError::Down { .. })), "{told:?}");
+}

@@ -12,7 +12,7 @@ use hyper::{Request, Response};
 
 use super::answer::{answer, forbidden};
 use super::{Facts, Protection};
-use crate::http::{Answers, Server, why_not_bound};
+use crate::http::{Answers, Server, why_api_not_bound};
 
 /// A running admin API.
 pub struct Api {
@@ -22,7 +22,7 @@ pub struct Api {
 
 /// An admin API that was not started.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot serve the admin API on {address}: {source}: {}", why_not_bound(source, "admin"))]
+#[error("cannot serve the admin API on {address}: {source}: {}", why_api_not_bound(source, "admin"))]
 pub struct ServeError {
     /// Where it was to listen.
     pub address: SocketAddr,

@@ -18,7 +18,7 @@ use crate::api::Beside;
 use crate::config::{Config, Protection, Role, held};
 use crate::consensus::key_value::KeyValue;
 use crate::consensus::{OPERATION_BYTES_MAX, Replica, ReplicaConfig, ReplicaId, StartError, Timing};
-use crate::http::why_not_bound;
+use crate::http::why_api_not_bound;
 use crate::scratch::Scratch;
 use crate::service::{Limits, Service};
 use crate::storage::StorageError;
@@ -98,7 +98,7 @@ pub(super) async fn node(args: NodeCommand, log: &Log) -> Result<(), Failure> {
             let (mesh, replica, limits) = (mesh.clone(), replica.clone(), Limits::default());
             let bound = Service::bind(address, protection, mesh, replica, name.clone(), limits);
             Some(bound.map_err(|error| {
-                let remedy = why_not_bound(&error, "api");
+                let remedy = why_api_not_bound(&error, "api");
                 Failure::Unavailable(format!("cannot serve clients on {address}: {error}: {remedy}"))
             })?)
         }

@@ -138,7 +138,7 @@ impl Mesh {
         match tokio::time::timeout(patience, receiver).await {
             Ok(pinged) => pinged.map_err(|_| PingError::Closed),
             Err(_) => {
-                let down = self.shared().look(|core, now| core.node.down(node, now));
+                let down = self.shared().look(|core, now| core.node.down_of_ping(node, now));
                 Err(down.unwrap_or(PingError::TimedOut(patience)))
             }
         }

@@ -133,7 +133,7 @@ pub enum JoinError {
     Tls(#[from] TlsError),
     /// The listener could not be bound. Free the address, or give another one in the topology or in
     /// [`Config::listen`].
-    #[error("cannot listen on {address}: {source}: {}", why_not_bound(source))]
+    #[error("cannot listen on {address}: {source}: {}", why_not_bound(source, "address", LISTEN))]
     Bind {
         /// Where it was to listen.
         address: SocketAddr,
@@ -142,17 +142,22 @@ pub enum JoinError {
     },
 }
 
-/// What to do about an address that cannot be bound.
-fn why_not_bound(error: &std::io::Error) -> &'static str {
+/// Where the others dial an address that this machine does not have.
+const LISTEN: &str =
+    "behind NAT or in a container say what to bind with `listen`, and leave `address` as others dial it";
+
+/// What to do about an address that cannot be bound; `key` is where it is said, `elsewhere` what else is to know of an address
+/// that this machine does not have.
+#[must_use]
+pub fn why_not_bound(error: &std::io::Error, key: &str, elsewhere: &str) -> String {
     match error.kind() {
-        std::io::ErrorKind::AddrNotAvailable => {
-            "it is not an address of this machine: correct it, or run this node where it is; behind NAT or in a container say \
-             what to bind with `listen`, and leave `address` as others dial it"
-        }
+        std::io::ErrorKind::AddrNotAvailable => format!(
+            "it is not an address of this machine: correct `{key}`, or run this node where it is; {elsewhere}"
+        ),
         std::io::ErrorKind::PermissionDenied => {
-            "ports below 1024 need CAP_NET_BIND_SERVICE: grant it, or give this node another port"
+            format!("ports below 1024 need CAP_NET_BIND_SERVICE: grant it, or give this node another `{key}`")
         }
-        _ => "free the address, or give this node another one",
+        _ => format!("free the address, or give this node another `{key}`"),
     }
 }
 

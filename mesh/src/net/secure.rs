@@ -73,9 +73,11 @@ fn tell(shared: &Shared, error: &io::Error, address: Option<SocketAddr>, side: S
     };
     let (reason, remedy) = (failure.label(), failure.remedy_for(error));
     // Whoever can reach the listener can cause these; whom this node dials is the operator's choice.
-    // A node that lacks its certificates is worth a line, once; strangers who knock again and again are not.
-    let is_new = || address.is_some_and(|address| tls.is_new_in_plaintext(address.ip(), Door::Links));
-    if side == Side::Dials || failure.is_of_certificate() || (failure.is_plaintext() && is_new()) {
+    // A node that lacks its certificates, or does not take those of this node, is worth a line, once; strangers who knock again
+    // and again are not.
+    let is_new = || address.is_some_and(|address| tls.is_new(address.ip(), Door::Links, failure));
+    let is_told = if failure.is_of_anybody() { is_new() } else { failure.is_of_certificate() };
+    if side == Side::Dials || is_told {
         tracing::warn!(peer, reason, %error, "TLS handshake failed: {remedy}");
     } else {
         tracing::debug!(peer, reason, %error, "TLS handshake failed: {remedy}");

@@ -73,8 +73,8 @@ pub(super) struct Tls {
     /// The files were looked at: who is trusted may be others.
     looks: watch_channel::Sender<()>,
     failures: [AtomicU64; TlsFailure::ALL.len()],
-    /// Who came without TLS and was told of.
-    in_plaintext: Mutex<BTreeSet<(Door, IpAddr)>>,
+    /// Strangers whose handshakes failed, and that were told of.
+    strangers: Mutex<BTreeSet<(Door, TlsFailure, IpAddr)>>,
 }
 
 /// What somebody came to: each is told of by itself.
@@ -86,8 +86,8 @@ pub(super) enum Door {
     Service,
 }
 
-/// Addresses of those that came without TLS which are told of; more are counted alone.
-const IN_PLAINTEXT_MAX: usize = 256;
+/// Strangers that are told of; more are counted alone.
+const STRANGERS_MAX: usize = 256;
 
 /// CAs that a status names, the first to expire first.
 const AUTHORITIES_SHOWN_MAX: usize = 16;
@@ -113,7 +113,7 @@ impl Tls {
             reloads_failed: AtomicU64::new(0),
             looks: watch_channel::Sender::new(()),
             failures: std::array::from_fn(|_| AtomicU64::new(0)),
-            in_plaintext: Mutex::default(),
+            strangers: Mutex::default(),
         })
     }
 
@@ -226,10 +226,10 @@ impl Tls {
         Some(failure)
     }
 
-    /// Nobody came from there without TLS before. Of the first so many addresses; then there is nobody new.
-    pub(super) fn is_new_in_plaintext(&self, address: IpAddr, door: Door) -> bool {
-        let mut known = self.in_plaintext.lock().unwrap_or_else(PoisonError::into_inner);
-        known.len() < IN_PLAINTEXT_MAX && known.insert((door, address))
+    /// Nobody from there, who showed no certificate, failed so before. Of the first so many; then there is nobody new.
+    pub(super) fn is_new(&self, address: IpAddr, door: Door, failure: TlsFailure) -> bool {
+        let mut known = self.strangers.lock().unwrap_or_else(PoisonError::into_inner);
+        known.len() < STRANGERS_MAX && known.insert((door, failure, address))
     }
 
     /// This node ended a handshake that took too long.

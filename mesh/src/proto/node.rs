@@ -285,6 +285,16 @@ impl Node {
         Some(PingError::Down { node: node.clone(), down, why })
     }
 
+    /// The same, for who waited in vain for the end of a round trip. Not of a member that is reached by proxies: there the link that
+    /// is missing explains nothing.
+    #[must_use]
+    pub fn down_of_ping(&self, node: &NodeId, now: Micros) -> Option<PingError> {
+        let spec = self.topology().node(node)?;
+        let by_proxy =
+            self.client.is_some() && spec.roles.member && spec.datacenter != self.links.me.datacenter;
+        self.down(node, now).filter(|_| !by_proxy)
+    }
+
     /// Something went wrong on a connection before its link was up: for people.
     pub fn note_trouble(&mut self, conn: ConnId, why: &str, now: Micros) {
         self.links.note_trouble(conn, why, now);

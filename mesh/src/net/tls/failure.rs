@@ -9,7 +9,7 @@ use super::gate::TooLong;
 use super::verify::ChainError;
 
 /// Why a TLS handshake failed, or TLS ended a connection that was through it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 #[repr(usize)]
 pub(in super::super) enum TlsFailure {
     /// The peer showed no certificate.
@@ -104,6 +104,11 @@ impl TlsFailure {
     /// The peer may be a node without certificates.
     pub(in super::super) fn is_plaintext(self) -> bool {
         self == Self::NotTls
+    }
+
+    /// Whoever dials can cause it as often as it likes, and may be a node that is set up wrongly all the same: told of once.
+    pub(in super::super) fn is_of_anybody(self) -> bool {
+        matches!(self, Self::NotTls | Self::RefusedByPeer)
     }
 
     /// What to do about it.

@@ -110,10 +110,15 @@ where
 fn tell(tls: &Tls, failure: TlsFailure, error: &io::Error, peer: &str) {
     let (reason, remedy) = (failure.label(), failure.remedy_for_caller(error));
     let address = peer.parse().map(|peer: SocketAddr| peer.ip());
-    // Whoever can reach the listener can cause most of these: who asks in plaintext is told of once.
-    let is_new = || address.is_ok_and(|address| tls.is_new_in_plaintext(address, Door::Service));
+    // Whoever can reach the listener can cause most of these: who asks in plaintext, or sends an alert, which needs no
+    // certificate, is told of once.
+    let is_new = || address.is_ok_and(|address| tls.is_new(address, Door::Service, failure));
     if let Some(alert) = alert(error) {
-        tracing::warn!(peer, reason, ?alert, "a caller refused this node: {remedy}");
+        if is_new() {
+            tracing::warn!(peer, reason, ?alert, "a caller refused this node: {remedy}");
+        } else {
+            tracing::debug!(peer, reason, ?alert, "a caller refused this node: {remedy}");
+        }
     } else if failure.is_of_certificate() {
         tracing::warn!(peer, reason, %error, "a caller was refused: {remedy}");
     } else if failure.is_plaintext() && is_new() {

@@ -51,10 +51,19 @@ impl Absence {
 impl Links {
     /// What went wrong on a connection that is not up, or when it was dialled.
     pub fn note_trouble(&mut self, id: ConnId, why: &str, now: Micros) {
-        let link = self.conns.get(&id).and_then(|conn| self.links.get(&conn.link?));
-        if let Some(peer) = link.map(|link| link.peer) {
+        if let Some(peer) = self.proven(id) {
             self.note_trouble_with(peer, why, now);
         }
+    }
+
+    /// The peer of a connection that this node dialled, or that showed its certificate. Any other is who it says it is, which anybody
+    /// can say: what comes of it is no news of that peer.
+    fn proven(&self, id: ConnId) -> Option<PeerIx> {
+        let conn = self.conns.get(&id)?;
+        if conn.accepted && conn.certified.is_none() {
+            return None;
+        }
+        self.peer(self.peer_of(id)?)
     }
 
     /// The same, of a peer that is known by other means.
@@ -66,9 +75,17 @@ impl Links {
     pub(super) fn note_closed(&mut self, id: ConnId, now: Micros) {
         let link = self.conns.get(&id).and_then(|conn| self.links.get(&conn.link?));
         let Some(link) = link.filter(|link| !link.up) else { return };
-        let absence = &mut self.peers[link.peer.0].absence;
+        let Some(peer) = self.proven(id) else { return };
+        let absence = &mut self.peers[peer.0].absence;
         if absence.trouble.as_ref().is_none_or(|(at, _)| *at < link.up_at) {
             absence.note("it closed the connection in the handshake", now);
+        }
+    }
+
+    /// This node refused it, on a connection that is its own beyond doubt.
+    pub(super) fn note_refused_on(&mut self, id: ConnId, refusal: &Refusal, now: Micros) {
+        if let Some(peer) = self.proven(id) {
+            self.note_refused_here(peer, refusal, now);
         }
     }
 

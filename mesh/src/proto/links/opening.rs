@@ -111,7 +111,12 @@ impl Links {
                         self.make_known(id, peer, now);
                     }
                 }
-                Err(refusal) => self.refuse_as(id, Some(certified.node), &refusal, now),
+                Err(refusal) => {
+                    if let Some(peer) = self.peer(&certified.node) {
+                        self.note_refused_here(peer, &refusal, now);
+                    }
+                    self.refuse_as(id, Some(certified.node), &refusal, now);
+                }
             }
             return;
         }
@@ -455,9 +460,7 @@ impl Links {
     /// As [`Links::refuse`]; `peer` is who the other end is, or says it is.
     fn refuse_as(&mut self, id: ConnId, peer: Option<NodeId>, refusal: &Refusal, now: Micros) {
         self.count_refusal(refusal.code);
-        if let Some(known) = peer.as_ref().and_then(|peer| self.peer(peer)) {
-            self.note_refused_here(known, refusal, now);
-        }
+        self.note_refused_on(id, refusal, now);
         tracing::warn!(
             peer = peer.map(display),
             code = refusal.code.label(),
