@@ -260,8 +260,8 @@ impl Member {
         if asks_anew {
             tracing::warn!(
                 origin = %flow.origin,
-                "proxies brought what is far above all that this origin says it has, some of it since its link was begun: the link is \
-                 ended, and what the origin says over its next one decides"
+                "proxies brought what is far above all that this origin says it has, some of it since its link was begun, or what it says \
+                 was under way for long: the link is ended, and what the origin says over its next one decides"
             );
             links.replace(arrived.upstream.link, LinkEnd::Replaced, now);
         }

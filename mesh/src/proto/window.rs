@@ -114,8 +114,9 @@ impl Window {
         std::mem::take(&mut self.passed).into_iter().map(range).collect()
     }
 
-    /// The sender has nothing alive below `floor`, or so says who brings it. What was passed over by word of proxies alone, and is above
-    /// what the sender says itself, is waited for again. Gives the proxies that lied, and whether the sender has to say it over another link.
+    /// The sender has nothing alive below `floor`, or so says who brings it. What was passed over by word of proxies alone, and is
+    /// above what the sender says itself, is waited for again. Gives the proxies that lied, and whether the sender has to say it
+    /// over another link.
     pub fn raise_floor(&mut self, floor: Seq, by: By) -> (BTreeSet<PeerIx>, bool) {
         let found = match by {
             By::Proxy(proxy, since) => {

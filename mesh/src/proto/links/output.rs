@@ -23,9 +23,10 @@ fn kept_bytes(entry: &AckFlow) -> usize {
 }
 
 impl Links {
-    /// An ack entry for a peer. What it says of the row replaces an earlier one that waits, also where it is less: a member's window may go
-    /// back. Not what is no more than a refusal, and tells little of the member and nothing of its room, where the earlier one knew more;
-    /// nor what an earlier life says. Refusals of both are kept, as many as the peer reads. An attempt whose refusal is left out ends by its timeout. A link whose peer leaves too much of them unread is ended.
+    /// An ack entry for a peer. What it says of the row replaces an earlier one that waits, also where it is less: a member's
+    /// window may go back. Not what is no more than a refusal, and tells little of the member and nothing of its room, where the
+    /// earlier one knew more; nor what an earlier life says. Refusals of both are kept, as many as the peer reads. An attempt
+    /// whose refusal is left out ends by its timeout. A link whose peer leaves too much of them unread is ended.
     pub fn queue_ack(&mut self, link_id: LinkId, mut entry: AckFlow, at: Micros, now: Micros) {
         entry.refused.truncate(REFUSED_RANGES_MAX);
         let Some(link) = self.links.get_mut(&link_id) else { return };
