@@ -34,7 +34,7 @@ pub struct Member {
     served: [Option<NodeId>; 2],
     lives: BTreeMap<NodeId, OriginLife>,
     /// Of origins of which proxies say that they live a later life: what came of the one before.
-    shelved: BTreeMap<NodeId, Shelved>,
+    shelved: BTreeMap<NodeId, Vec<Shelved>>,
     /// Of an origin what a proxy brings of it: that one told floors of it that were none.
     left: BTreeMap<(NodeId, NodeId), Ejection>,
     inbox: VecDeque<Delivery>,
@@ -66,6 +66,9 @@ struct Shelved {
     life: Incarnation,
     windows: Vec<((NodeId, Lane), Window)>,
 }
+
+/// Lives of an origin of which that is kept, the latest ones: most are over, and which one is not only the origin knows.
+const SHELVED_MAX: usize = 4;
 
 /// A run as it came in.
 #[derive(Debug)]
@@ -120,7 +123,7 @@ impl Member {
         let left = |origin: &NodeId| topology.node(origin).is_none_or(|spec| !spec.roles.origin);
         self.waiting.retain(|(_, origin)| !left(origin));
         self.left.retain(|(origin, proxy), _| !left(origin) && topology.node(proxy).is_some());
-        let shelved = self.shelved.values_mut().flat_map(|shelved| &mut shelved.windows);
+        let shelved = self.shelved.values_mut().flatten().flat_map(|shelved| &mut shelved.windows);
         let windows = self.windows.iter_mut().chain(shelved.map(|(key, window)| (&*key, window)));
         for (_, window) in windows.filter(|((origin, _), _)| left(origin)) {
             window.let_go();
@@ -332,14 +335,18 @@ impl Member {
         let keys = Lane::ALL.map(|lane| (origin.clone(), lane));
         let windows: Vec<_> = keys.iter().filter_map(|key| self.windows.remove_entry(key)).collect();
         if of.by.is_some() {
-            // Of several such lives the first one may be lived still: what was before it was not heard of by those.
             if let Some(before) = before.filter(|_| !windows.is_empty()) {
-                self.shelved.entry(origin.clone()).or_insert(Shelved { life: before.life, windows });
+                let shelved = self.shelved.entry(origin.clone()).or_default();
+                if shelved.len() == SHELVED_MAX {
+                    shelved.remove(0);
+                }
+                shelved.push(Shelved { life: before.life, windows });
             }
             return;
         }
-        let lives_on = self.shelved.remove(origin).filter(|shelved| shelved.life == of.life);
-        for (key, mut window) in lives_on.into_iter().flat_map(|shelved| shelved.windows) {
+        let shelved = self.shelved.remove(origin).into_iter().flatten();
+        let lives_on = shelved.filter(|shelved| shelved.life == of.life).flat_map(|shelved| shelved.windows);
+        for (key, mut window) in lives_on {
             let most = self.may_hand_over(key.1);
             let next = hand_over(
                 &key,
@@ -492,7 +499,7 @@ impl Member {
     /// What it keeps, limit by limit.
     #[cfg(feature = "sim")]
     pub fn kept(&self) -> impl Iterator<Item = Kept<'_>> {
-        let shelved = self.shelved.values().flat_map(|shelved| &shelved.windows);
+        let shelved = self.shelved.values().flatten().flat_map(|shelved| &shelved.windows);
         let windows = self.windows.iter().chain(shelved.map(|(key, window)| (key, window)));
         let windows = windows.map(|((origin, lane), window)| Kept {
             limit: Limit::Reorder,
@@ -505,7 +512,7 @@ impl Member {
     /// Bytes in the inbox, and bytes held behind gaps.
     #[must_use]
     pub fn bytes(&self) -> (usize, usize) {
-        let shelved = self.shelved.values().flat_map(|shelved| &shelved.windows);
+        let shelved = self.shelved.values().flatten().flat_map(|shelved| &shelved.windows);
         let windows = self.windows.values().chain(shelved.map(|(_, window)| window));
         (self.inbox_bytes, windows.map(Window::held_bytes).sum())
     }

@@ -397,6 +397,22 @@ fn a_false_life_of_an_origin_has_nothing_delivered_twice_and_loses_nothing() {
     assert_eq!(seqs.map(|delivery| delivery.seq.0).collect::<Vec<_>>(), [2, 3]);
 }
 
+/// It restarted before, which only a proxy said: the life that it lives now is not the first one.
+#[test]
+fn a_false_life_after_a_true_one_has_nothing_delivered_twice() {
+    let mut receiver = Receiver::new();
+    let [p, p2] = ["p", "p2"].map(|proxy| receiver.shell.link_in(&Peer::new(proxy)));
+    assert_eq!(receiver.bring(p2, 50, 1, 0), Ok(1));
+    assert_eq!(receiver.bring(p2, 100, 1, 1), Ok(1));
+    assert_eq!(receiver.bring(p, FALSE, 1, 0), Ok(1));
+    receiver.tell_o(FALSE);
+    let [control, bulk] = receiver.shell.link_in(&Peer::new("o"));
+    receiver.shell.feed(bulk, &roster_frame(Lane::Bulk, 0, vec![flow("o", 100, "m")]));
+    receiver.shell.feed(bulk, &batch_frame(Lane::Bulk, vec![run(0, 1, 1, 0)], b"x"));
+    assert_eq!(receiver.shell.acks(control).pop().expect("an answer").decided, 1);
+    assert!(receiver.shell.node.poll_delivery(receiver.shell.now).is_none(), "it had that");
+}
+
 /// It says a later one whenever the origin dials, and between its connections.
 #[test]
 fn a_proxy_that_says_ever_later_lives_of_an_origin_keeps_it_out_for_one_dial() {
