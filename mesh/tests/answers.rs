@@ -448,6 +448,27 @@ fn who_has_no_other_way_goes_back_whatever_there_is_for_others() {
     }
 }
 
+/// It waits for a dial that hangs when the first message of its destination comes by a proxy.
+#[test]
+fn what_had_no_way_goes_back_as_soon_as_one_leads_there() {
+    let nodes =
+        [("leader", "us", VOTER, None), ("eu-p", "eu", Roles::PROXY, None), ("eu-1", "eu", VOTER, None)];
+    let mut lab = Lab::new(&nodes, &Settings::default(), WAN);
+    lab.run_for(Duration::from_secs(1));
+    lab.accepts_per_second = Some(0);
+    let send = |lab: &mut Lab, from: &str, to: &str, site: &str| {
+        let mut batch = Batch::to(dc(site));
+        batch.push(Message::new(id(to), vec![7; 100]));
+        lab.submit(from, batch).unwrap();
+    };
+    send(&mut lab, "eu-1", "leader", "us");
+    lab.run_for(Duration::from_secs(1));
+    send(&mut lab, "leader", "eu-1", "eu");
+    lab.run_for(3 * WAN);
+    let came = lab.delivered.iter().filter(|(_, at, _)| *at == id("leader")).count();
+    assert_eq!(came, 1);
+}
+
 /// The link to the leader is so slow that the proxy's queue for it fills: members take their other ways, and are not held up.
 #[test]
 fn a_full_queue_for_the_leader_sends_answers_another_way() {

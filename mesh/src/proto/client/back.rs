@@ -41,8 +41,9 @@ impl Client {
             let ix = FlowIx(first.0 + lane.index());
             let led = self.flows[ix.0].back.proxy();
             self.flows[ix.0].back.heard(over);
-            // What waits for the connection by which it led before would wait for ever: that one asks for it no more.
-            if led.is_some() && self.flows[ix.0].has_work() {
+            // What waits for the connection by which it led before would wait for ever: that one asks for it no more. And what had no
+            // way may have this one.
+            if (led.is_some() || over.is_some()) && self.flows[ix.0].has_work() {
                 self.wake(ix, links, now);
             }
         }
