@@ -94,6 +94,9 @@ const LIMIT_KEPT: Duration = Duration::from_secs(60);
 const FULL_MIN: Duration = Duration::from_millis(10);
 const FULL_MAX: Duration = Duration::from_millis(500);
 
+/// How long a receiver is full, as one proxy says, and nothing moves, until another proxy is asked.
+pub const FULL_DOUBTED_AFTER: Duration = Duration::from_secs(1);
+
 /// Attempts in a row that came to nothing before a flow sends single messages until one is answered: a dead member must
 /// not cost the WAN its whole backlog again and again.
 const FAILURES_BEFORE_PROBING: u32 = 2;

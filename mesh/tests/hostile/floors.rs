@@ -186,7 +186,17 @@ fn a_sender_to_whom_every_proxy_brings_nonsense_asks_the_member_itself() {
         None
     });
     assert!(direct.is_some(), "not directly");
-    sender.say(2, entry(0, 100, seq));
+    // That link may be older than what it was told. It believes a new one.
+    sender.say(2, entry(0, 100, FAR_UP - 1));
+    let old = sender.conns.pop().unwrap();
+    assert!(old.iter().all(|conn| sender.shell.closed.contains_key(conn)), "the link is kept");
+    sender.pass(1000);
+    sender.link_member();
+    let again = (0..50).find_map(|_| {
+        sender.pass(100);
+        sender.sent().into_iter().find(|sent| (sent.0, sent.2, sent.3) == (2, seq, 1))
+    });
+    sender.say(2, entry(again.expect("not directly again").1, 100, seq));
     assert_eq!(sender.delivered(), 1);
     assert!(sender.shell.stats().acks_ignored > 1 && sender.shell.stats().verdicts["member"] > 0);
     // The member mended, and what goes by proxies is believed again.

@@ -25,3 +25,25 @@ fn an_empty_run_that_was_not_sent_is_not_refused_and_keeps_no_message_waiting() 
         assert_eq!(sender.delivered(), 1);
     }
 }
+
+/// One says so of all that it is sent; the other one would deliver.
+#[test]
+fn a_proxy_that_calls_a_destination_full_for_ever_is_passed_by() {
+    let mut sender = Sender::by(&["p", "p2"]);
+    let (liar, row, seq) = sender.send();
+    sender.say(
+        liar,
+        AckFlow { refused: vec![refused(seq, 1, RefusedReason::QueueFull as u8)], ..entry(row, 100, 0) },
+    );
+    for _ in 0..300 {
+        sender.pass(100);
+        for (at, row, seq, count) in sender.sent() {
+            if at != liar {
+                return;
+            }
+            let full = vec![refused(seq, count, RefusedReason::QueueFull as u8)];
+            sender.say(liar, AckFlow { refused: full, ..entry(row, 100, 0) });
+        }
+    }
+    panic!("nobody else is asked for half a minute");
+}

@@ -149,8 +149,12 @@ fn a_proxy_that_refuses_the_question_has_not_answered_it() {
     sender.pass(400);
     let again = sender.sent().iter().any(|sent| sent.3 > 0);
     assert_eq!((again, false_holds(&sender)), (false, 0), "of what it does not know");
-    sender.say(by, entry(row, 100, seq));
-    assert_eq!(sender.delivered(), 1);
+    // The member's answer to it comes then.
+    sender.say(1 - by, has(row, 0));
+    sender.pass(100);
+    let sent = sender.sent();
+    assert!(sent.iter().any(|sent| (sent.2, sent.3) == (seq, 1)), "that is one: {sent:?}");
+    assert_eq!(false_holds(&sender), 1);
 }
 
 /// One of three is silent: the question goes to the next one.

@@ -9,7 +9,7 @@ use crate::message::FailReason;
 use crate::proto::flow::{FlowIx, Place, Selected, Way};
 use crate::proto::handshake::is_plausible;
 use crate::proto::links::{LinkEnd, LinkId, Links};
-use crate::proto::pause::Cause;
+use crate::proto::pause::{Cause, FULL_DOUBTED_AFTER};
 use crate::proto::time::Micros;
 use crate::proto::wire::{AckFlow, PASSED, ROOM_UNKNOWN, Refused, RefusedReason};
 
@@ -60,10 +60,14 @@ impl Client {
         if entry.incarnation.is_known() && entry.incarnation >= flow.incarnation {
             if entry.decided >= flow.next() {
                 // Perhaps it is the member that somebody told of numbers which are none: then no proxy brings an answer, and who does is
-                // not to blame, so that nobody is left for it.
-                if direct.is_none() && !(flow.sent.is_empty() && flow.queue.is_empty()) {
+                // not to blame, so that nobody is left for it. The member believes what this node says over a link from after that.
+                if !(flow.sent.is_empty() && flow.queue.is_empty()) {
+                    let peer = flow.peer;
                     flow.pauses.probe_directly();
-                    links.want_once(flow.peer, now);
+                    if direct.is_some() {
+                        links.replace(link, LinkEnd::Replaced, now);
+                    }
+                    links.want_once(peer, now);
                 }
                 return Err(Ignored::Nonsense);
             }
@@ -131,11 +135,14 @@ impl Client {
         let own = self.is_own_word(link, ix, links);
         // Where something is held its destination speaks unasked, too: when its application has taken that.
         let alone = nothing_flew && self.flows[ix.0].sent.is_empty() && self.flows[ix.0].asking.len() == 1;
+        // What a proxy refuses it says by itself, with what it knows of its own; a destination says what room it has.
+        let own_words = entry.refused.is_empty() || entry.room_kib != ROOM_UNKNOWN;
         let answered = |id: &u64| {
-            self.attempts.get(*id).is_none_or(|attempt| {
-                let may_be = alone && !soonest.is_zero() && now.since(attempt.sealed_at) >= soonest;
-                attempt.link == link && (attempt.written_at.is_some() || may_be)
-            })
+            own_words
+                && self.attempts.get(*id).is_none_or(|attempt| {
+                    let may_be = alone && !soonest.is_zero() && now.since(attempt.sealed_at) >= soonest;
+                    attempt.link == link && (attempt.written_at.is_some() || may_be)
+                })
         };
         let mut of_doubt = false;
         for id in self.flows[ix.0].asking.iter().copied().filter(answered).collect::<Vec<_>>() {
@@ -166,8 +173,7 @@ impl Client {
         if let Some(at) = self.flows[ix.0].held.told(link, now) {
             self.timers.set_earlier(Timer::Held(ix), at);
         }
-        // What a proxy refuses it says by itself, with what it knows of its own; a destination says what room it has.
-        if let Some(over) = said_by.filter(|_| of_doubt && entry.room_kib != ROOM_UNKNOWN) {
+        if let Some(over) = said_by.filter(|_| of_doubt) {
             self.weigh_held(ix, over, entry, links, now);
         }
     }
@@ -324,6 +330,12 @@ impl Client {
                 continue;
             }
             self.stats.attempts.refused += ended;
+            let flow = &self.flows[ix.0];
+            let elsewhere =
+                self.sites[flow.datacenter].routes.linked(flow.lane, links, now).any(|(index, _)| {
+                    let way = Way::Proxy(index);
+                    !ways.contains(&way) && !flow.pauses.avoids(way, now)
+                });
             let flow = &mut self.flows[ix.0];
             flow.forget_floor_told();
             let back = ways.iter().all(|way| matches!(way, Way::Back(_)));
@@ -332,7 +344,14 @@ impl Client {
                 Some(RefusedReason::QueueFull) if back => {
                     ways.into_iter().for_each(|way| flow.pauses.avoid(way, Cause::Refused(reason), now));
                 }
-                Some(RefusedReason::InboxFull | RefusedReason::QueueFull) => flow.pauses.full(now),
+                Some(RefusedReason::InboxFull | RefusedReason::QueueFull) => {
+                    flow.pauses.full(now);
+                    // Perhaps only this proxy says so. Where nothing moves for a while another one is asked, and never the destination
+                    // itself: it may be that slow.
+                    let stands = flow.stands_since(now) >= FULL_DOUBTED_AFTER;
+                    let by = ways.iter().filter(|way| stands && elsewhere && matches!(way, Way::Proxy(_)));
+                    by.for_each(|way| flow.pauses.avoid(*way, Cause::Refused(reason), now));
+                }
                 // The member heard of a later life of this node, or the proxy says so: what this node says in a handshake with the
                 // member counts for more, and what that one answers to it.
                 Some(RefusedReason::StaleOrigin) => {
