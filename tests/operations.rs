@@ -216,6 +216,11 @@ fn links_that_come_and_go_and_the_loss_of_the_last_proxy_are_logged() {
     await_log(&cluster, "eu-m1", "link down: a connection of it ended peer=eu-p1");
     nodes.extend(cluster.start_all(&["eu-p1"]));
     sender_says("a proxy is usable again datacenter=eu");
+    // One that drains says so.
+    let Some(proxy) = nodes.last_mut() else { unreachable!("it was started just now") };
+    signal(&proxy.child, "TERM");
+    assert_eq!(exit_code(&mut proxy.child, SOON), 0);
+    sender_says("link down: the peer took its leave peer=eu-p1 datacenter=eu");
     drop(sender.child.stdin.take());
     assert_eq!(exit_code(&mut sender.child, SOON), 0);
 }
@@ -279,6 +284,13 @@ fn sighup_takes_a_changed_file_on_and_refuses_a_wrong_one_whole() {
     hangup(&nodes);
     await_log(&cluster, "eu-p1", "reload refused, the old configuration stays");
     await_log(&cluster, "eu-p1", "limits.x");
+    std::fs::write(cluster.file(), changed.replace("\"eu-p1\"", "\"eu-p9\"")).unwrap();
+    hangup(&nodes);
+    await_log(
+        &cluster,
+        "eu-p1",
+        "node eu-p1, which this process is, is not in the file: put it back, or stop the process",
+    );
     let admin = cluster.admin("eu-p1");
     let elsewhere = changed
         .replace(&admin.to_string(), "127.0.0.1:9")

@@ -361,6 +361,8 @@ async fn drain_tells_the_peers_and_ends_everything() {
     assert!(TcpStream::connect(cluster.address("eu-p")).await.is_err(), "the listener is gone");
     assert!(proxy.mesh().status().links.is_empty());
     eventually("its loss", || !leader.reaches("eu-p")).await;
+    let ended = leader.mesh().stats().links_ended;
+    assert!(ended.iter().all(|(reason, count)| *count == u64::from(*reason == "left")), "{ended:?}");
     assert!(leader.reaches("us-m"), "other links live on");
     // Draining twice, and after the close, is harmless.
     soon("drain again", proxy.mesh().drain()).await;

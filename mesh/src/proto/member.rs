@@ -155,7 +155,8 @@ impl Member {
             return self.refuse(arrived, RefusedReason::StaleDestination, links, now);
         }
         // Of a later life that it is not to believe it says the same: the origin then dials, and tells it.
-        let by_itself = || known.by_itself || links.peer(&flow.origin).is_some_and(|of| links.was_told(of));
+        let by_itself =
+            || known.by_itself || links.peer(&flow.origin).is_some_and(|of| links.was_told_again(of));
         let doubted = flow.origin_incarnation > known.life && matches!(by, By::Proxy(..)) && by_itself();
         if flow.origin_incarnation < known.life || doubted {
             return self.refuse(arrived, RefusedReason::StaleOrigin, links, now);

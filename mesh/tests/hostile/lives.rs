@@ -415,7 +415,7 @@ fn a_false_life_after_a_true_one_has_nothing_delivered_twice() {
 
 /// It says a later one whenever the origin dials, and between its connections.
 #[test]
-fn a_proxy_that_says_ever_later_lives_of_an_origin_keeps_it_out_for_one_dial() {
+fn a_proxy_that_says_ever_later_lives_of_an_origin_keeps_it_out_for_two_dials() {
     let stale = Err(RefusedReason::StaleOrigin as u8);
     let mut receiver = Receiver::new();
     let p = receiver.shell.link_in(&Peer::new("p"));
@@ -424,13 +424,12 @@ fn a_proxy_that_says_ever_later_lives_of_an_origin_keeps_it_out_for_one_dial() {
         assert_eq!(receiver.bring(p, life, 1, row), Ok(1));
     }
     receiver.tell_o(FALSE + 1);
-    assert_eq!(
-        receiver.bring(p, FALSE + 2, 1, 3),
-        stale,
-        "it was told, and is to say itself which one it lives"
-    );
+    // It may live that one, and be beyond it by now.
+    assert_eq!(receiver.bring(p, FALSE + 2, 1, 3), Ok(1));
+    receiver.tell_o(FALSE + 2);
+    assert_eq!(receiver.bring(p, FALSE + 3, 1, 4), stale, "it is to say itself which one it lives");
     let control = receiver.shell.connect_in(&Peer::new("o"), Lane::Control, 500);
-    assert_eq!(receiver.bring(p, FALSE + 3, 1, 4), stale);
+    assert_eq!(receiver.bring(p, FALSE + 4, 1, 5), stale);
     let bulk = receiver.shell.connect_in(&Peer::new("o"), Lane::Bulk, 500);
     assert_eq!(receiver.bring([control, bulk], 100, 2, 0), Ok(2));
     assert_eq!(receiver.shell.stats().member.false_lives, 1);

@@ -5,6 +5,8 @@
 pub enum LinkEnd {
     /// One of its connections did, whoever ended it.
     Lost,
+    /// The peer said so before: it drains or closes, or wants this link no more.
+    Left,
     /// The peer broke the protocol on it, or a frame for it could not be made.
     Protocol,
     /// Nothing was heard of the peer for `silence_timeout`.
@@ -27,8 +29,9 @@ pub enum LinkEnd {
 
 impl LinkEnd {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Lost,
+        Self::Left,
         Self::Protocol,
         Self::Silent,
         Self::Distrusted,
@@ -45,6 +48,7 @@ impl LinkEnd {
     pub fn told(self) -> &'static str {
         match self {
             Self::Lost => "a connection of it ended",
+            Self::Left => "the peer took its leave",
             Self::Protocol => "the peer broke the protocol",
             Self::Silent => "nothing was heard of the peer",
             Self::Distrusted => "the peer's certificate is no longer valid",
@@ -62,6 +66,7 @@ impl LinkEnd {
     pub fn label(self) -> &'static str {
         match self {
             Self::Lost => "lost",
+            Self::Left => "left",
             Self::Protocol => "protocol",
             Self::Silent => "silent",
             Self::Distrusted => "distrusted",

@@ -35,6 +35,7 @@ impl Link {
             dialled,
             up: false,
             draining: false,
+            left: false,
             incarnation: Incarnation::UNKNOWN,
             frame_bytes_max,
             features: 0,
@@ -170,6 +171,7 @@ impl Links {
     ) {
         let Some(link) = self.links.get(&link_id) else { return };
         let (peer, up, dialled, conns, up_at) = (link.peer, link.up, link.dialled, link.conns, link.up_at);
+        let why = if why == LinkEnd::Lost && link.left { LinkEnd::Left } else { why };
         for conn in conns.into_iter().flatten() {
             let words = last_words.take_if(|(id, _)| *id == conn).map(|(_, words)| words);
             self.remove_conn(conn, words);
@@ -318,10 +320,11 @@ impl Links {
         self.peers[peer.0].said = life;
     }
 
-    /// It dialled, was told of a later life, and has not linked since: it is to say itself which one it lives, however many others say.
+    /// It was told of a later life twice, and has not linked since: it is to say itself which one it lives, however many others say. Once it
+    /// may have been true, and what it lives now comes by proxies before it dials again.
     #[must_use]
-    pub fn was_told(&self, peer: PeerIx) -> bool {
-        self.peers[peer.0].told
+    pub fn was_told_again(&self, peer: PeerIx) -> bool {
+        self.peers[peer.0].told > 1
     }
 
     /// A link of this number or a higher one does not exist yet: what its other end will say of itself is news.

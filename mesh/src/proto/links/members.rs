@@ -97,7 +97,7 @@ impl Links {
 
     fn remove_peer(&mut self, peer: PeerIx, links: &[LinkId], now: Micros) {
         let entry = &mut self.peers[peer.0];
-        (entry.present, entry.dialling.wanted, entry.claim, entry.told) = (false, false, None, false);
+        (entry.present, entry.dialling.wanted, entry.claim, entry.told) = (false, false, None, 0);
         for link in links {
             self.say_closing(*link, LinkEnd::Topology, now);
         }

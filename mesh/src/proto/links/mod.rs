@@ -224,6 +224,8 @@ pub struct Link {
     pub up: bool,
     /// The peer is going away.
     pub draining: bool,
+    /// The peer took its leave.
+    pub left: bool,
     /// The peer's life at the other end.
     pub incarnation: Incarnation,
     /// Longest frame that may be sent or received, bytes.
@@ -261,8 +263,8 @@ struct Peer {
     highest: Incarnation,
     /// A later one that others say it lives, and that it was not told of yet.
     said: Incarnation,
-    /// It was told of one, and has not linked since.
-    told: bool,
+    /// How often it was told of one since it last linked.
+    told: u32,
     /// The later life of this node that it said it knows, when it refused this one. A link that comes up ends it.
     claim: Option<Incarnation>,
     /// When it last moved this node past its life.
@@ -281,7 +283,7 @@ impl Peer {
             absence: Absence::new(now),
             highest: Incarnation::UNKNOWN,
             said: Incarnation::UNKNOWN,
-            told: false,
+            told: 0,
             claim: None,
             moved_us_at: None,
         }
@@ -607,6 +609,7 @@ impl Links {
                 Arrived::Nothing
             }
             (Received::Close(close), _) => {
+                link.left = true;
                 if close.code == CloseCode::Draining as u16 {
                     if !link.draining {
                         link.draining = true;

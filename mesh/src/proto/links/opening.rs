@@ -231,7 +231,7 @@ impl Links {
     fn note_told(&mut self, peer: Option<PeerIx>, refusal: &Refusal) {
         if let Some(peer) = peer.filter(|_| refusal.code == RefuseCode::StaleIncarnation) {
             let peer = &mut self.peers[peer.0];
-            peer.told |= std::mem::take(&mut peer.said).is_known();
+            peer.told = peer.told.saturating_add(u32::from(std::mem::take(&mut peer.said).is_known()));
         }
     }
 
@@ -388,7 +388,7 @@ impl Links {
             return;
         }
         let (peer, dialled) = (link.peer, link.dialled);
-        (self.peers[peer.0].claim, self.peers[peer.0].told) = (None, false);
+        (self.peers[peer.0].claim, self.peers[peer.0].told) = (None, 0);
         if !dialled {
             link.conns.iter().flatten().for_each(|conn| self.places.free(*conn));
         }
