@@ -96,6 +96,9 @@ impl<'a> Following<'a> {
         read: Result<Result<Config, ConfigError>, JoinError>,
     ) -> Result<Vec<String>, ReloadError> {
         let next = read??;
+        if next.topology().node(&self.node).is_none() {
+            return Err(ReloadError::NotListed(self.node.clone()));
+        }
         let difference = self.config.difference(&next, &self.node);
         if !difference.refused.is_empty() {
             return Err(ReloadError::NeedsRestart(difference.refused));
@@ -123,6 +126,8 @@ impl<'a> Following<'a> {
 enum ReloadError {
     #[error(transparent)]
     Config(#[from] ConfigError),
+    #[error("node {0}, which this process is, is not in the file: put it back, or stop the process")]
+    NotListed(NodeId),
     #[error("only a restart changes {}", .0.join(", "))]
     NeedsRestart(Vec<String>),
     #[error(transparent)]

@@ -69,7 +69,8 @@ pub(super) async fn top(args: TopArgs) -> Result<(), Failure> {
                 let picture = if args.json {
                     format!("{}\n", rates.json(&now.status))
                 } else {
-                    picture(&now.status, &rates, columns())
+                    let picture = picture(&now.status, &rates, size().map(|size| size.columns));
+                    size().filter(|_| live).map_or(picture.clone(), |size| size.holds(&picture))
                 };
                 show(&picture, live)?;
                 before = now;
@@ -97,12 +98,38 @@ fn drawn(picture: &str, live: bool) -> Cow<'_, str> {
     format!("\x1b[H{}\x1b[J", picture.replace('\n', "\x1b[K\n")).into()
 }
 
-/// How wide the terminal is now; `None` elsewhere, where nothing is cut.
-fn columns() -> Option<usize> {
+/// How large the terminal is.
+#[derive(Clone, Copy)]
+struct Size {
+    columns: usize,
+    rows: usize,
+}
+
+/// How large it is now; `None` elsewhere, where nothing is cut.
+fn size() -> Option<Size> {
     let stdout = std::io::stdout();
     let size = stdout.is_terminal().then(|| rustix::termios::tcgetwinsize(&stdout).ok()).flatten()?;
     // A terminal that does not know says 0.
-    Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
+    let known = |cells: u16| Some(usize::from(cells)).filter(|cells| *cells > 0);
+    Some(Size { columns: known(size.ws_col)?, rows: known(size.ws_row)? })
+}
+
+impl Size {
+    /// As much of a picture as there are lines for, but for the one in which the cursor stays: what is above the first line of a
+    /// terminal nobody sees.
+    fn holds(self, picture: &str) -> String {
+        let (lines, room) = (picture.lines().count(), self.rows.saturating_sub(1));
+        if lines <= room {
+            return picture.to_owned();
+        }
+        let shown = room.saturating_sub(1);
+        let mut text: String = picture.split_inclusive('\n').take(shown).collect();
+        if room > 0 {
+            let more = format!("… and {} more lines: make the terminal higher", lines - shown);
+            let _ = writeln!(text, "{}", cut(&more, self.columns));
+        }
+        text
+    }
 }
 
 fn picture(status: &Status, rates: &Rates, columns: Option<usize>) -> String {
@@ -224,6 +251,19 @@ mod tests {
                     "{columns}: {picture}"
                 );
             }
+        }
+    }
+
+    #[test]
+    fn a_terminal_that_is_too_low_shows_the_beginning_and_says_so() {
+        let picture = "headline\n\ntable\n1\n2\n3\n";
+        let held = |rows| Size { columns: 20, rows }.holds(picture);
+        assert_eq!(held(7), picture);
+        assert_eq!(held(6), "headline\n\ntable\n1\n… and 2 more lines:…\n");
+        for rows in 0..10 {
+            let mut screen = Screen { rows: vec![vec!['#'; 40]; rows.max(1)], at: (0, 0) };
+            screen.take(&drawn(&held(rows), true));
+            assert!(held(rows).lines().count() < rows.max(1), "{rows}");
         }
     }
 
