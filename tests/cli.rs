@@ -172,7 +172,7 @@ fn an_address_of_another_machine_is_69_with_what_to_do() {
     let text = std::fs::read_to_string(cluster.file()).unwrap();
     // Of a network that is for documents alone.
     for (ours, remedy) in [
-        (cluster.mesh("eu-p1"), "it is not an address of this machine: correct it"),
+        (cluster.mesh("eu-p1"), "it is not an address of this machine: correct `address`"),
         (cluster.admin("eu-p1"), "it is not an address of this machine: correct `admin`"),
     ] {
         let file = write(&cluster.path("elsewhere.toml"), text.replace(&ours.to_string(), "192.0.2.1:7400"));
