@@ -582,6 +582,15 @@ fn a_certificate_that_is_taken_back_is_refused_by_a_running_cluster() {
         assert!(log.contains(part), "{part}: {log}");
     }
     assert!(!log.contains("certificate reloaded"), "{log}");
+    // The one that is refused says by whom, and what of its own files it did not take.
+    let names = |line: &str| line.contains("revocation list of the peer") && line.contains("peer=eu-m1");
+    let told = || cluster.log("eu-p1").lines().any(names).then_some(());
+    cluster.poll("eu-p1", "it says who refuses it", told);
+    let (_, status, _) = run(&["status", "--config", cluster.file(), "--node", "eu-p1"]);
+    assert!(
+        status.contains("certificate files not taken") && status.contains("revoked by the list"),
+        "{status}"
+    );
     assert!(linked("eu-p2").is_some());
     let input = write(&cluster.path("input"), lines(10));
     let (code, table, stderr) =

@@ -352,6 +352,8 @@ pub struct SecurityStatus {
     pub links: &'static str,
     /// This node's certificate; `None` without TLS.
     pub certificate: Option<CertificateStatus>,
+    /// What is wrong with the certificate files as they are now, while what was read before is in use; else `None`.
+    pub not_taken: Option<String>,
     /// The CAs that it trusts, the first to expire first, at most 16 of them.
     pub authorities: Vec<CertificateStatus>,
 }

@@ -65,6 +65,7 @@ pub(super) struct Link {
 struct Security {
     links: String,
     certificate: Option<Certificate>,
+    not_taken: Option<String>,
     authorities: Vec<Certificate>,
 }
 
@@ -217,7 +218,8 @@ impl Status {
         ]);
         // One that is being opened is of a peer that is shown as down, unless nobody waits for it.
         let is_down = |link: &&Link| self.down.iter().any(|of| of.is_of(link));
-        let shown: Vec<&Link> = self.links.iter().filter(|link| link.up || !is_down(link)).collect();
+        let mut shown: Vec<&Link> = self.links.iter().filter(|link| link.up || !is_down(link)).collect();
+        shown.sort_by_key(|link| (&link.datacenter, &link.peer, !link.dialled));
         for link in &shown {
             let state = match (link.up, link.draining) {
                 (false, _) => "opening",
@@ -266,6 +268,9 @@ impl Security {
             if !others.is_empty() {
                 line += &format!(", and {} later", show_count(others.len() as u64, "other"));
             }
+        }
+        if let Some(why) = &self.not_taken {
+            line += &format!("\ncertificate files not taken, those of before are in use: {why}");
         }
         line
     }
@@ -474,8 +479,8 @@ us-p1  us          proxy+member  down, the peer dials        0 s             -  
 
 2 links
 peer   datacenter  opened by  link     round trip  least  clock offset  congestion  unsent limit
-eu-p1  eu          this node  up          40.5 ms  40 ms       -1.5 ms  cubic, bbr       128 KiB
 eu-m3  eu          this node  opening           -      -             -  -                      -
+eu-p1  eu          this node  up          40.5 ms  40 ms       -1.5 ms  cubic, bbr       128 KiB
 
 datacenter  way        queued    pending
 eu          by eu-p1  1.5 KiB  1 message
@@ -488,6 +493,14 @@ eu          by eu-p1  1.5 KiB  1 message
         let security: Security =
             read(json!({ "links": "loopback", "certificate": null, "authorities": [] })).unwrap();
         assert_eq!(security.line(), "tls: off, plaintext (loopback)");
+        let own = json!({ "subject": "spiffe://c/dc/us/node/m", "expires_in_s": 864_000 });
+        let security =
+            json!({ "links": "tls", "certificate": own, "not_taken": "it was revoked", "authorities": [] });
+        assert_eq!(
+            read::<Security>(security).unwrap().line(),
+            "tls: on, certificate of spiffe://c/dc/us/node/m expires in 10 d\n\
+             certificate files not taken, those of before are in use: it was revoked"
+        );
     }
 
     #[test]

@@ -53,34 +53,37 @@ pub(super) async fn secure(
             Some(stream::tls(stream))
         }
         Err(error) => {
-            tell(shared, &error, address, side);
-            if side == Side::Dials {
-                let why = format!("{}: no TLS handshake: {error}", shown(address));
-                let _ = shared.with(|core, now| core.node.note_trouble(port.id, &why, now));
-            }
+            tell(shared, port, &error, address, side);
             None
         }
     }
 }
 
 /// Counts and logs a handshake that failed.
-fn tell(shared: &Shared, error: &io::Error, address: Option<SocketAddr>, side: Side) {
+fn tell(shared: &Arc<Shared>, port: &Port, error: &io::Error, address: Option<SocketAddr>, side: Side) {
     let Some(tls) = &shared.tls else { return };
-    let peer = shown(address);
-    let Some(failure) = tls.count_failure(error) else {
-        tls.count_closed();
-        return tracing::debug!(peer, %error, "the peer left in the middle of the TLS handshake");
+    let failure = tls.count_failure(error);
+    let remedy = failure.map_or("the peer left in the middle of it", |failure| failure.remedy_for(error));
+    // Whom this node dials is known, whoever answers.
+    let dialled = match side {
+        Side::Dials => note(shared, port, &format!("{}: no TLS handshake: {remedy}", shown(address))),
+        Side::Accepts => None,
     };
-    let (reason, remedy) = (failure.label(), failure.remedy_for(error));
+    let peer = dialled.unwrap_or_else(|| shown(address));
+    let Some(failure) = failure else {
+        tls.count_closed();
+        return tracing::debug!(%peer, %error, "the peer left in the middle of the TLS handshake");
+    };
+    let reason = failure.label();
     // Whoever can reach the listener can cause these; whom this node dials is the operator's choice.
     // A node that lacks its certificates, or does not take those of this node, is worth a line, once; strangers who knock again
     // and again are not.
     let is_new = || address.is_some_and(|address| tls.is_new(address.ip(), Door::Links, failure));
     let is_told = if failure.is_of_anybody() { is_new() } else { failure.is_of_certificate() };
     if side == Side::Dials || is_told {
-        tracing::warn!(peer, reason, %error, "TLS handshake failed: {remedy}");
+        tracing::warn!(%peer, reason, %error, "TLS handshake failed: {remedy}");
     } else {
-        tracing::debug!(peer, reason, %error, "TLS handshake failed: {remedy}");
+        tracing::debug!(%peer, reason, %error, "TLS handshake failed: {remedy}");
     }
 }
 
@@ -91,12 +94,18 @@ pub(super) fn tell_ended(shared: &Arc<Shared>, port: &Port, error: &io::Error) {
     match failure {
         Some(failure) if port.opened().is_none() => {
             let (reason, remedy) = (failure.label(), failure.remedy_for(error));
-            tracing::warn!(conn = port.id.0, reason, %error, "TLS ended the connection: {remedy}");
-            let why = format!("TLS ended the connection: {error}");
-            let _ = shared.with(|core, now| core.node.note_trouble(port.id, &why, now));
+            let peer = note(shared, port, &format!("TLS ended the connection: {remedy}"));
+            let peer = peer.as_deref().unwrap_or("not known");
+            tracing::warn!(%peer, reason, %error, "TLS ended the connection: {remedy}");
         }
         _ => tracing::debug!(conn = port.id.0, %error, "read failed"),
     }
+}
+
+/// Keeps for people what went wrong with the peer. Gives its id, if it is known.
+fn note(shared: &Arc<Shared>, port: &Port, why: &str) -> Option<String> {
+    let noted = shared.with(|core, now| core.node.note_trouble(port.id, why, now).map(ToString::to_string));
+    noted.ok().flatten()
 }
 
 fn shown(address: Option<SocketAddr>) -> String {

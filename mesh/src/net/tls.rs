@@ -272,7 +272,9 @@ impl Tls {
         authorities.sort_by_key(|of| of.not_after_unix_s);
         authorities.truncate(AUTHORITIES_SHOWN_MAX);
         let certificate = Some(status(current.name().to_string(), current.info()));
-        SecurityStatus { links: "tls", certificate, authorities }
+        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let not_taken = refused.as_ref().filter(|refused| refused.told).map(|refused| refused.text.clone());
+        SecurityStatus { links: "tls", certificate, not_taken, authorities }
     }
 
     /// Of a node without TLS: every row, at zero.

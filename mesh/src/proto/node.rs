@@ -103,7 +103,7 @@ pub enum PingError {
     #[error("node `{0}` is not in the topology: correct the name, or add the node")]
     UnknownNode(NodeId),
     /// It is to be linked and is not, so that nobody can be asked. Start it, or mend what keeps it away.
-    #[error("`{node}` is down: no link to it for {down:?}; {}", why.as_deref().unwrap_or("no dial has ended yet"))]
+    #[error("`{node}` is down: no link to it for {}; {}", long(*down), why.as_deref().unwrap_or("no dial has ended yet"))]
     Down {
         /// The node.
         node: NodeId,
@@ -112,11 +112,14 @@ pub enum PingError {
         /// What went wrong last.
         why: Option<String>,
     },
+    /// It is this node: between it and itself there is nothing to measure.
+    #[error("`{0}` is this node: ask for a round trip to another one")]
+    Itself(NodeId),
     /// It is no destination of this node, and this node holds no link to it. Ask a node that sends to it.
     #[error("this node neither sends to `{0}` nor holds a link to it: ask one that does")]
     NotLinked(NodeId),
     /// Nobody answered in time, on any way.
-    #[error("no answer within {0:?}")]
+    #[error("no answer within {}", long(*.0))]
     TimedOut(Duration),
     /// Too many round trips are under way. Try again later.
     #[error("too many pings are under way: try again later")]
@@ -124,6 +127,15 @@ pub enum PingError {
     /// The node is closed.
     #[error("the node is closed")]
     Closed,
+}
+
+/// In whole seconds, or else in milliseconds.
+fn long(time: Duration) -> String {
+    if time.subsec_millis() == 0 {
+        format!("{} s", time.as_secs())
+    } else {
+        format!("{} ms", time.as_millis())
+    }
 }
 
 /// What is to be written next to one connection: frames as they are, then batches to be encoded.
@@ -268,6 +280,9 @@ impl Node {
     /// # Errors
     /// [`PingError`]: nothing was begun.
     pub fn ping(&mut self, node: &NodeId, now: Micros) -> Result<(), PingError> {
+        if *node == self.links.me.node {
+            return Err(PingError::Itself(node.clone()));
+        }
         let peer = self.links.peer(node).ok_or_else(|| PingError::UnknownNode(node.clone()))?;
         let way = self.client.as_mut().is_some_and(|client| client.ping(node, &mut self.links, now));
         if way || self.links.ping(peer, now) {
@@ -295,9 +310,9 @@ impl Node {
         self.down(node, now).filter(|_| !by_proxy)
     }
 
-    /// Something went wrong on a connection before its link was up: for people.
-    pub fn note_trouble(&mut self, conn: ConnId, why: &str, now: Micros) {
-        self.links.note_trouble(conn, why, now);
+    /// Something went wrong on a connection before its link was up: for people. Gives the peer, if that is known.
+    pub fn note_trouble(&mut self, conn: ConnId, why: &str, now: Micros) -> Option<&NodeId> {
+        self.links.note_trouble(conn, why, now)
     }
 
     /// Nobody waits for a round trip any more: it is not tried again.

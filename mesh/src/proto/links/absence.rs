@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::opening::Said;
 use super::{ConnId, LinkEnd, LinkId, Links, Peer, PeerIx};
+use crate::id::NodeId;
 use crate::proto::handshake::{Identity, Refusal};
 use crate::proto::time::{Micros, micros};
 use crate::stats::DownPeer;
@@ -49,11 +50,11 @@ impl Absence {
 }
 
 impl Links {
-    /// What went wrong on a connection that is not up, or when it was dialled.
-    pub fn note_trouble(&mut self, id: ConnId, why: &str, now: Micros) {
-        if let Some(peer) = self.proven(id) {
-            self.note_trouble_with(peer, why, now);
-        }
+    /// What went wrong on a connection that is not up, or when it was dialled. Gives the peer, if that is known.
+    pub fn note_trouble(&mut self, id: ConnId, why: &str, now: Micros) -> Option<&NodeId> {
+        let peer = self.proven(id)?;
+        self.note_trouble_with(peer, why, now);
+        Some(&self.spec(peer).id)
     }
 
     /// The peer of a connection that this node dialled, or that showed its certificate. Any other is who it says it is, which anybody
