@@ -71,14 +71,20 @@ impl Scene {
         self.shell.stats().protocol_errors.values().sum()
     }
 
+    /// Links that the node itself wants anew.
+    fn replaced(&self) -> u64 {
+        self.shell.stats().links_ended["replaced"]
+    }
+
     /// The rogue says something. What is not legal ends its link with a Close, and is counted once; what is legal, or means
-    /// nothing, does neither. `ends` is for what may end it of its own.
+    /// nothing, does neither, but for what a node wants to hear over a new link. `ends` is for what may end it of its own.
     fn say(&mut self, lane: Lane, bytes: &[u8], ends: bool) {
         let Some(conns) = self.conns.filter(|_| self.is_linked()) else { return };
-        let before = self.errors();
+        let (before, replaced_before) = (self.errors(), self.replaced());
         let ends = ends || self.dirty;
         self.shell.feed(conns[lane.index()], bytes);
         let (errors, closed) = (self.errors() - before, !self.is_linked());
+        let ends = ends || self.replaced() > replaced_before;
         assert!(errors <= 1, "counted {errors} times");
         assert!(ends || closed == (errors == 1), "closed: {closed}, counted {errors}");
         let words = conns.map(|conn| self.shell.sent(conn).pop());
