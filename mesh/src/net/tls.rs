@@ -66,6 +66,9 @@ pub(super) struct Tls {
     files: TlsFiles,
     name: SpiffeId,
     current: Mutex<Arc<Credentials>>,
+    /// Held while the files are read, which may take long: of two reloads at once the later one must not end with what the earlier
+    /// one read.
+    reading: Mutex<()>,
     /// What was refused last.
     refused: Mutex<Option<Refused>>,
     reloads: AtomicU64,
@@ -108,6 +111,7 @@ impl Tls {
             files,
             name,
             current: Mutex::new(Arc::new(credentials)),
+            reading: Mutex::new(()),
             refused: Mutex::new(None),
             reloads: AtomicU64::new(0),
             reloads_failed: AtomicU64::new(0),
@@ -129,8 +133,7 @@ impl Tls {
     }
 
     fn take_files(&self) -> Result<Reloaded, TlsError> {
-        // Held while the files are read: of two reloads at once the later one must not end with what the earlier one read.
-        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one_at_a_time = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         let trust = Trust::load(&self.files).map(Arc::new);
         let loaded = match &trust {
             Ok(trust) => Credentials::load_with(&self.files, trust),
@@ -140,6 +143,7 @@ impl Tls {
             credentials.check_name(&self.name)?;
             Ok(credentials)
         });
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
         match outcome {
             Ok(credentials) => {
                 let mended = refused.take().is_some_and(|before| before.told);

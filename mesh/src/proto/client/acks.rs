@@ -330,12 +330,6 @@ impl Client {
                 continue;
             }
             self.stats.attempts.refused += ended;
-            let flow = &self.flows[ix.0];
-            let elsewhere =
-                self.sites[flow.datacenter].routes.linked(flow.lane, links, now).any(|(index, _)| {
-                    let way = Way::Proxy(index);
-                    !ways.contains(&way) && !flow.pauses.avoids(way, now)
-                });
             let flow = &mut self.flows[ix.0];
             flow.forget_floor_told();
             let back = ways.iter().all(|way| matches!(way, Way::Back(_)));
@@ -348,9 +342,15 @@ impl Client {
                     flow.pauses.full(now);
                     // Perhaps only this proxy says so. Where nothing moves for a while another one is asked, and never the destination
                     // itself: it may be that slow.
-                    let stands = flow.stands_since(now) >= FULL_DOUBTED_AFTER;
-                    let by = ways.iter().filter(|way| stands && elsewhere && matches!(way, Way::Proxy(_)));
-                    by.for_each(|way| flow.pauses.avoid(*way, Cause::Refused(reason), now));
+                    if flow.stands_since(now) >= FULL_DOUBTED_AFTER {
+                        let routes = &self.sites[flow.datacenter].routes;
+                        let elsewhere = routes.linked(flow.lane, links, now).any(|(index, _)| {
+                            let way = Way::Proxy(index);
+                            !ways.contains(&way) && !flow.pauses.avoids(way, now)
+                        });
+                        let by = ways.iter().filter(|way| elsewhere && matches!(way, Way::Proxy(_)));
+                        by.for_each(|way| flow.pauses.avoid(*way, Cause::Refused(reason), now));
+                    }
                 }
                 // The member heard of a later life of this node, or the proxy says so: what this node says in a handshake with the
                 // member counts for more, and what that one answers to it.

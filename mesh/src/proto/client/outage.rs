@@ -14,19 +14,13 @@ impl Client {
     ) -> impl Iterator<Item = (&'a Datacenter, bool)> {
         let sites = self.sites.iter().filter(|site| site.present && !site.local);
         sites.filter_map(move |site| {
-            let mut proxies = site.routes.proxies.iter().filter(|proxy| proxy.present).peekable();
-            proxies.peek()?;
-            let usable = proxies.any(|proxy| {
-                let link = proxy.link.and_then(|link| links.link(link));
-                let snoozed = |lane: Lane| {
-                    let records = [&proxy.standing, &proxy.lanes[lane.index()]];
-                    records.iter().any(|record| record.snoozed_until() > now)
-                };
-                link.is_some_and(|link| link.up && !link.draining)
-                    && !proxy.is_ejected(now)
-                    && !Lane::ALL.into_iter().all(snoozed)
-            });
-            Some((&site.name, usable))
+            let routes = &site.routes;
+            let is_usable = |lane: &Lane| routes.linked(*lane, links, now).next().is_some();
+            routes
+                .proxies
+                .iter()
+                .any(|proxy| proxy.present)
+                .then(|| (&site.name, Lane::ALL.iter().any(is_usable)))
         })
     }
 }
