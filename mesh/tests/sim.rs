@@ -161,6 +161,15 @@ fn a_proxy_that_one_lane_leaves_counts_among_those_that_are_left() {
     });
 }
 
+/// All that a full proxy refused came to the leader after lines that had fallen silent were back, and ended no attempt: those had timed
+/// out. That was once taken for refusals that nobody heard of.
+#[test]
+fn refusals_that_come_late_are_not_lost() {
+    kept_for(1_796_008_743_444, "refusals of a full proxy, none in time", |report| {
+        times(report, "ProxyFull") > 20 && report.leader.attempts.refused == 0
+    });
+}
+
 /// What a member held behind a gap that had been given up, and did not hear of, was said to have been refused by it.
 #[test]
 fn what_waits_for_a_gap_is_not_refused() {

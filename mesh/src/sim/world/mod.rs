@@ -274,6 +274,8 @@ struct World {
     came: BTreeMap<(NodeIx, Datacenter), usize>,
     /// Frames that ended a connection, by kind.
     bad_frames: BTreeMap<&'static str, u64>,
+    /// What the leader was told in acks that there was no room for, in time or late.
+    refusals_heard: u64,
     effects: Effects,
     /// Through which proxy each sender's last message to a destination was delivered.
     latest_proxy: BTreeMap<(NodeIx, NodeId), NodeId>,

@@ -83,6 +83,7 @@ impl World {
             trial: Micros(0),
             touched: BTreeSet::new(),
             desynced: BTreeMap::new(),
+            refusals_heard: 0,
             sent_in_trial: BTreeMap::new(),
             scripted: false,
             liar: false,

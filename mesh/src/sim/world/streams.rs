@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use super::trouble::is_of_room;
 use super::*;
 use crate::proto::frame::{Received, Token};
 
@@ -135,6 +136,12 @@ impl World {
                         Some(planted) if to.node == LEADER => planted.into_leader(&mut received),
                         Some(planted) if only_member => planted.into_member(&mut received),
                         _ => {}
+                    }
+                    if let (LEADER, Received::Ack(ack)) = (to.node, &received) {
+                        let ranges = ack.flows.iter().flat_map(|entry| &entry.refused);
+                        let heard =
+                            ranges.filter(|range| range.count > 0 && is_of_room(range.reason)).count();
+                        self.refusals_heard += u64::try_from(heard).unwrap_or(u64::MAX);
                     }
                     if let Some(mut opened) = node.handle_frame(to.conn, received, length, now) {
                         let other = self.wire.other(to).filter(|_| to.node == LEADER);

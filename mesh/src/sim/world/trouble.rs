@@ -7,6 +7,12 @@ use crate::stats::Stats;
 
 /// With so many refusals for want of room for every origin, the leader hears of one.
 const REFUSALS_MIN: u64 = 20;
+const ROOM_REASONS: [RefusedReason; 2] = [RefusedReason::InboxFull, RefusedReason::QueueFull];
+
+/// Of the reasons of a refusal on the wire.
+pub(super) fn is_of_room(reason: u8) -> bool {
+    RefusedReason::from_wire(reason).is_some_and(|reason| ROOM_REASONS.contains(&reason))
+}
 
 impl World {
     pub(super) fn fault(&mut self) {
@@ -393,16 +399,18 @@ impl World {
         }
     }
 
-    /// Whoever has no room says so. Most of many refusals are for others, or get lost with a link, and never all that are for one.
+    /// Whoever has no room says so. Most of many refusals are for others, or get lost with a link, and never all that are for one. Where
+    /// lines fall silent all may come after the attempts timed out, and end none.
     pub(super) fn check_refusals(&mut self, leader: &Stats) {
         let of_room = |refused: &BTreeMap<&'static str, u64>| -> u64 {
-            let reasons = [RefusedReason::InboxFull, RefusedReason::QueueFull];
-            reasons.iter().filter_map(|reason| refused.get(reason.label())).sum()
+            ROOM_REASONS.iter().filter_map(|reason| refused.get(reason.label())).sum()
         };
         let all = self.hosts.iter().filter_map(|host| host.node.as_ref().map(Node::stats));
         let said: u64 = all.map(|stats| of_room(&stats.proxy.refused) + of_room(&stats.member.refused)).sum();
         let enough = REFUSALS_MIN * u64::try_from(self.origins.len()).unwrap_or(u64::MAX);
-        if said >= enough && leader.attempts.refused == 0 && self.hosts[LEADER].life == 1 {
+        let silent = self.swarm.faults.iter().any(|fault| fault.is_silent());
+        let heard = if silent { self.refusals_heard } else { leader.attempts.refused };
+        if said >= enough && heard == 0 && self.hosts[LEADER].life == 1 {
             self.checker.broken(format!("{said} refusals were said, and the leader heard of none"));
         }
     }
