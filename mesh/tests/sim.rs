@@ -170,6 +170,15 @@ fn refusals_that_come_late_are_not_lost() {
     });
 }
 
+/// What two members had said before they held anything was held up by a line, and taken for the answer to what was asked meanwhile. Each
+/// time that costs a message sent twice; it was once said that nobody can have heard so without a lie.
+#[test]
+fn a_word_that_a_line_held_up_is_no_lie() {
+    kept_for(1_796_010_336_872, "a question that an older word answered", |report| {
+        report.leader.verdicts["false_hold"] > 0 && times(report, "Fault(Part)") > 0
+    });
+}
+
 /// What a member held behind a gap that had been given up, and did not hear of, was said to have been refused by it.
 #[test]
 fn what_waits_for_a_gap_is_not_refused() {
