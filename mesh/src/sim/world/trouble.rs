@@ -402,8 +402,8 @@ impl World {
         }
     }
 
-    /// Whoever has no room says so. Most of many refusals are for others, or get lost with a link, and never all that are for one. Where
-    /// lines fall silent all may come after the attempts timed out, and end none.
+    /// Whoever has no room says so. Most of many refusals are for others, or get lost with a link, and never all that are for one, unless
+    /// all proxies are gone at once. Where lines fall silent all may come after the attempts timed out, and end none.
     pub(super) fn check_refusals(&mut self, leader: &Stats) {
         let of_room = |refused: &BTreeMap<&'static str, u64>| -> u64 {
             ROOM_REASONS.iter().filter_map(|reason| refused.get(reason.label())).sum()
@@ -411,6 +411,9 @@ impl World {
         let all = self.hosts.iter().filter_map(|host| host.node.as_ref().map(Node::stats));
         let said: u64 = all.map(|stats| of_room(&stats.proxy.refused) + of_room(&stats.member.refused)).sum();
         let enough = REFUSALS_MIN * u64::try_from(self.origins.len()).unwrap_or(u64::MAX);
+        if self.swarm.faults.contains(&Fault::Exodus) {
+            return;
+        }
         let silent = self.swarm.faults.iter().any(|fault| fault.is_silent());
         let heard = if silent { self.refusals_heard } else { leader.attempts.refused };
         if said >= enough && heard == 0 && self.hosts[LEADER].life == 1 {
