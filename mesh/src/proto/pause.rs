@@ -83,8 +83,8 @@ pub struct Pauses {
 const AVOID_MIN: Duration = Duration::from_millis(200);
 const AVOID_MAX: Duration = Duration::from_secs(2);
 
-/// The same of a way that is not needed: the way back, and a proxy that was silent while another way answered. Messages behind the
-/// one that tries it wait for that one.
+/// The same of a way that is not needed, for another one answered: the way back, and a proxy that was silent. Messages behind the one
+/// that tries it wait for that one.
 const AVOID_UNNEEDED_MAX: Duration = Duration::from_secs(60);
 
 /// How long it is known what a way refused as too large: the limit belongs to a link that this end does not see.
@@ -156,10 +156,7 @@ impl Pauses {
     /// This way failed this flow: leave it alone, longer each time. What was left for longer because this one worked is not any more.
     pub fn avoid(&mut self, way: Way, cause: Cause, now: Micros) {
         self.probes_directly &= way != Way::Direct;
-        let soon = now + AVOID_MAX;
-        for (_, other) in self.avoided.iter_mut().filter(|(other, _)| is_proxy(**other) && **other != way) {
-            (other.until, other.answered_elsewhere) = (other.until.min(soon), false);
-        }
+        self.need(|other| other != way, now);
         let first = Avoided {
             until: Micros(0),
             pause: AVOID_MIN,
@@ -170,14 +167,25 @@ impl Pauses {
         let avoided = self.avoided.entry(way).or_insert(first);
         avoided.trial_until = Micros(0);
         if avoided.until <= now {
-            let unneeded = is_proxy(way) && avoided.answered_elsewhere && cause == Cause::TimedOut;
-            let unneeded = unneeded || matches!(way, Way::Back(_));
+            let may_be_spared = cause == Cause::TimedOut || matches!(way, Way::Back(_));
+            let unneeded = way != Way::Direct && avoided.answered_elsewhere && may_be_spared;
             let most = if unneeded { AVOID_UNNEEDED_MAX } else { AVOID_MAX };
             let pause = avoided.pause.min(most);
             (avoided.cause, avoided.answered_elsewhere) = (cause, false);
             (avoided.until, avoided.pause) = (now + pause, (pause * 2).min(most));
             self.failures = self.failures.saturating_add(1);
         }
+    }
+
+    /// Nothing leads to the destination at present: what was left for long because something did is tried soon.
+    pub fn need_any(&mut self, now: Micros) {
+        self.need(|_| true, now);
+    }
+
+    fn need(&mut self, which: impl Fn(Way) -> bool, now: Micros) {
+        let soon = now + AVOID_MAX;
+        let spared = self.avoided.iter_mut().filter(|(way, _)| **way != Way::Direct && which(**way));
+        spared.for_each(|(_, way)| (way.until, way.answered_elsewhere) = (way.until.min(soon), false));
     }
 
     /// A proxy was silent to this flow, another way answered since, and its time is over: one message is to say whether it works again.

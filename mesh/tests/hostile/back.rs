@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use trunkline_mesh::id::{Datacenter, Lane};
 use trunkline_mesh::message::{Batch, Message};
-use trunkline_mesh::proto::frame::Received;
+use trunkline_mesh::proto::frame::{FrameType, Received, control_frame};
 use trunkline_mesh::proto::node::ConnId;
-use trunkline_mesh::proto::wire::{AckFlow, FEATURE_BACK, RefusedReason};
+use trunkline_mesh::proto::wire::{AckFlow, FEATURE_BACK, Ping, RefusedReason, Run};
 use trunkline_mesh::settings::Settings;
 use trunkline_mesh::topology::Roles;
 
@@ -23,7 +23,9 @@ fn shell(name: &str) -> Shell {
     let nodes = [
         ("leader", "us", VOTER),
         ("u2", "us", VOTER),
+        ("u3", "us", VOTER),
         ("up", "us", Roles::PROXY),
+        ("up2", "us", Roles::PROXY),
         ("p", "eu", Roles::PROXY),
         ("eop", "eu", ORIGIN_PROXY),
         ("e1", "eu", VOTER),
@@ -48,6 +50,42 @@ fn say(shell: &mut Shell, Says(conns, rows): &mut Says, origin: &str, to: &str) 
     *rows += 1;
     shell.advance(Duration::from_millis(2));
     shell.acks(control).iter().flat_map(|entry| &entry.refused).map(|range| range.reason).collect()
+}
+
+/// A message to each of these voters elsewhere.
+fn submit(shell: &mut Shell, to: &[&str]) {
+    let mut batch = Batch::to(Datacenter::new("us").unwrap());
+    let long = Duration::from_secs(600);
+    batch.extend(to.iter().map(|to| Message::new(id(to), b"answers".to_vec()).deadline(long)));
+    shell.node.submit(batch, shell.now).unwrap();
+    shell.drain();
+}
+
+/// The runs that went over a connection since it was asked last.
+fn runs(shell: &mut Shell, conn: ConnId) -> Vec<Run> {
+    let runs = |received| match received {
+        Received::Batch(envelope, _) => envelope.runs,
+        _ => Vec::new(),
+    };
+    shell.sent(conn).into_iter().flat_map(runs).collect()
+}
+
+/// Refuses a run.
+fn refuse(shell: &mut Shell, control: ConnId, run: &Run, reason: RefusedReason) {
+    let refused = vec![refused(run.first.0, run.count, reason as u8)];
+    shell.feed(control, &ack_frame(vec![AckFlow { refused, ..entry(run.flow, 0, 0) }]));
+}
+
+/// Lets time pass, in which nobody can be dialled and those who are linked live.
+fn pass(shell: &mut Shell, ms: u64, links: &[[ConnId; 2]]) {
+    shell.advance(Duration::from_millis(ms));
+    for (conn, ..) in std::mem::take(&mut shell.dials) {
+        shell.node.handle_dial_failed(conn, shell.now);
+    }
+    shell.drain();
+    for [control, _] in links {
+        shell.feed(*control, &control_frame(FrameType::Ping, Lane::Control, &Ping { sent_us: 9 }));
+    }
 }
 
 const NOT_SERVED: u8 = RefusedReason::NotServed as u8;
@@ -230,5 +268,28 @@ fn an_origin_that_names_a_limit_per_lane_is_held_to_the_smaller_one() {
             assert_eq!(refused.iter().map(|range| range.reason).collect::<Vec<_>>(), [TOO_LARGE]);
         }
         assert!(leader.iter().all(|conn| !proxy.closed.contains_key(conn)));
+    }
+}
+
+/// A member has no way to the leader but the way back, and that was down for a minute.
+#[test]
+fn the_only_way_back_is_taken_soon_after_an_outage() {
+    let mut member = shell("e1");
+    let link @ [control, bulk] = member.link_in(&peer("p", "eu"));
+    member.feed(bulk, &roster_frame(Lane::Bulk, 0, vec![flow("leader", 100, "e1")]));
+    member.feed(bulk, &batch_frame(Lane::Bulk, vec![run(0, 1, 1, 0)], b"asks"));
+    submit(&mut member, &["leader"]);
+    for _ in 0..600 {
+        for run in runs(&mut member, bulk) {
+            refuse(&mut member, control, &run, RefusedReason::Unreachable);
+        }
+        pass(&mut member, 100, &[link]);
+    }
+    // It works again. The longest pause of a way that is needed is 2 s.
+    let mut waited = 0;
+    while runs(&mut member, bulk).is_empty() {
+        pass(&mut member, 100, &[link]);
+        waited += 100;
+        assert!(waited <= 2_000, "longer than 2 s");
     }
 }

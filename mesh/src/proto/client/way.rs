@@ -62,7 +62,8 @@ impl Client {
                     },
                 }
             }
-            let flow = &self.flows[ix.0];
+            let flow = &mut self.flows[ix.0];
+            flow.pauses.need_any(now);
             let routes = &self.sites[flow.datacenter].routes;
             let wake = flow.pauses.next_wake(now).min(flow.back.next_wake(now));
             return Pick::Wait(wake.min(routes.next_wake(flow.lane, now)));
