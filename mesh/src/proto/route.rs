@@ -291,10 +291,16 @@ impl Routes {
         self.order.iter().filter_map(|index| Some((*index, proxies[*index].link?)))
     }
 
-    /// The usable proxies in no order, with their links.
+    /// The same in no order.
     pub fn linked(&self, lane: Lane, links: &Links, now: Micros) -> impl Iterator<Item = (usize, LinkId)> {
-        let usable = self.proxies.iter().enumerate().filter(move |(_, proxy)| proxy.usable(lane, links, now));
-        usable.filter_map(|(index, proxy)| Some((index, proxy.link?)))
+        let all = self.proxies.iter().enumerate();
+        let usable = all.filter(move |(_, proxy)| proxy.usable(lane, links, now));
+        let tried = move |(_, proxy): &(usize, &ProxyRoute)| proxy.is_on_trial(lane, now);
+        let good = usable.clone().any(|proxy| !tried(&proxy));
+        let due = usable.clone().filter(tried).find(|(_, proxy)| !proxy.is_tried(lane, now));
+        let due = due.map(|(index, _)| index);
+        let some = usable.filter(move |proxy| !good || !tried(proxy) || Some(proxy.0) == due);
+        some.filter_map(|(index, proxy)| Some((index, proxy.link?)))
     }
 
     /// A single message is to try this proxy: it is on trial, no message does that yet, and the others have a better way.

@@ -293,3 +293,37 @@ fn the_only_way_back_is_taken_soon_after_an_outage() {
         assert!(waited <= 2_000, "longer than 2 s");
     }
 }
+
+/// A proxy whose trial is under way is nobody's way meanwhile: what the other one refuses goes back.
+#[test]
+fn a_proxy_on_trial_keeps_nothing_from_the_last_way() {
+    let mut e1 = shell("e1");
+    let ups = ["up", "up2"].map(|name| e1.link_out(&peer(name, "us")));
+    let [p, leader] = [peer("p", "eu"), peer("leader", "us")].map(|peer| e1.link_in(&peer));
+    let all = [ups[0], ups[1], p, leader];
+    // By the proxy first, and by itself last.
+    for (seq, conns) in (1..).zip([p, leader]) {
+        e1.feed(conns[1], &roster_frame(Lane::Bulk, 0, vec![flow("leader", 100, "e1")]));
+        e1.feed(conns[1], &batch_frame(Lane::Bulk, vec![run(0, seq, 1, 0)], b"asks"));
+    }
+    submit(&mut e1, &["u2", "u3"]);
+    let silent = usize::from(runs(&mut e1, ups[0][1]).is_empty());
+    let other = ups[1 - silent];
+    while e1.stats().verdicts["proxy"] == 0 || e1.outcome().is_none() {
+        pass(&mut e1, 20, &all);
+        for run in runs(&mut e1, other[1]) {
+            let decided = run.first.0 + u64::from(run.count) - 1;
+            e1.feed(other[0], &ack_frame(vec![entry(run.flow, 100, decided)]));
+        }
+    }
+    // Its snooze takes 1 s.
+    (0..60).for_each(|_| pass(&mut e1, 20, &all));
+    runs(&mut e1, ups[silent][1]);
+    submit(&mut e1, &["u2"]);
+    assert_eq!(runs(&mut e1, ups[silent][1]).len(), 1, "its trial");
+    submit(&mut e1, &["leader"]);
+    let refused = runs(&mut e1, other[1]);
+    assert_eq!(refused.len(), 1);
+    refuse(&mut e1, other[0], &refused[0], RefusedReason::Unreachable);
+    assert_eq!(runs(&mut e1, p[1]).len(), 1, "at once");
+}
