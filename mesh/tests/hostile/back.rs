@@ -327,3 +327,24 @@ fn a_proxy_on_trial_keeps_nothing_from_the_last_way() {
     refuse(&mut e1, other[0], &refused[0], RefusedReason::Unreachable);
     assert_eq!(runs(&mut e1, p[1]).len(), 1, "at once");
 }
+
+/// The proxy of the way back says so of all that it is given, as if it were the destination's word.
+#[test]
+fn a_proxy_of_the_way_back_that_calls_a_destination_full_for_ever_is_passed_by() {
+    let mut member = shell("e1");
+    let up = member.link_out(&peer("up", "us"));
+    let back = member.link_in(&peer("p", "eu"));
+    member.feed(back[1], &roster_frame(Lane::Bulk, 0, vec![flow("leader", 100, "e1")]));
+    member.feed(back[1], &batch_frame(Lane::Bulk, vec![run(0, 1, 1, 0)], b"asks"));
+    submit(&mut member, &["leader"]);
+    // It is doubted after 1 s, and asked every half a second at least.
+    let mut waited = 0;
+    while runs(&mut member, up[1]).is_empty() {
+        for run in runs(&mut member, back[1]) {
+            refuse(&mut member, back[0], &run, RefusedReason::InboxFull);
+        }
+        pass(&mut member, 100, &[up, back]);
+        waited += 100;
+        assert!(waited <= 2_000, "nobody else is asked");
+    }
+}

@@ -348,7 +348,7 @@ impl Client {
                             let way = Way::Proxy(index);
                             !ways.contains(&way) && !flow.pauses.avoids(way, now)
                         });
-                        let by = ways.iter().filter(|way| elsewhere && matches!(way, Way::Proxy(_)));
+                        let by = ways.iter().filter(|way| elsewhere && **way != Way::Direct);
                         by.for_each(|way| flow.pauses.avoid(*way, Cause::Refused(reason), now));
                     }
                 }
