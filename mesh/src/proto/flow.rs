@@ -551,6 +551,7 @@ impl Flow {
     pub fn answered(&mut self, way: Way, now: Micros) {
         self.moved_at = now;
         self.pauses.answered(way);
+        self.hearsay.answered();
         if matches!(way, Way::Back(_)) {
             self.back.answered();
         }

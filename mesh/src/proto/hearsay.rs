@@ -13,6 +13,8 @@ pub struct Hearsay {
     by: Option<Way>,
     /// Links from this one on were begun since.
     since: LinkId,
+    /// Something was answered since.
+    answered: bool,
     /// Its own word was older than that, and it is asked again.
     asked: bool,
     /// Lives that it was known by since it said one itself, the latest of them.
@@ -24,7 +26,7 @@ const BEFORE_MAX: usize = 8;
 
 impl Default for Hearsay {
     fn default() -> Self {
-        Self { by: None, since: LinkId(0), asked: false, before: VecDeque::new() }
+        Self { by: None, since: LinkId(0), answered: false, asked: false, before: VecDeque::new() }
     }
 }
 
@@ -38,7 +40,8 @@ impl Hearsay {
             self.before.truncate(BEFORE_MAX - 1);
             self.before.push_front(before);
         }
-        (self.by, self.since, self.asked) = (by, since, false);
+        (self.by, self.since) = (by, since);
+        (self.answered, self.asked) = (false, false);
     }
 
     /// Its own word is older than that of a proxy, and may be the last of a process that is gone. It is asked again: until that comes to an
@@ -51,6 +54,17 @@ impl Hearsay {
     #[must_use]
     pub fn is_asked(&self) -> bool {
         self.asked
+    }
+
+    /// Something was answered.
+    pub fn answered(&mut self) {
+        self.answered = true;
+    }
+
+    /// It lives this life by a proxy's word alone, and nothing that was sent to it was answered.
+    #[must_use]
+    pub fn is_unproven(&self) -> bool {
+        self.by.is_some() && !self.answered
     }
 
     /// A link to it was begun before that was said, and says nothing of it.

@@ -525,3 +525,24 @@ fn a_handshake_that_began_before_a_later_life_was_said_refutes_nothing() {
     assert!(o.iter().all(|(conn, ..)| receiver.shell.closed.contains_key(conn)));
     assert_eq!(receiver.bring(p, FALSE, 2, 2), Ok(2), "nothing began anew");
 }
+
+/// It refuses whatever it is given as for an earlier life than the one that it names then. The other one would deliver.
+#[test]
+fn a_proxy_that_names_a_later_life_for_all_that_it_is_sent_is_passed_by() {
+    let mut sender = Sender::new();
+    let (liar, row, seq) = sender.send();
+    sender.say(liar, entry(row, 100, seq));
+    assert_eq!(sender.delivered(), 1);
+    sender.submit();
+    for life in FALSE..FALSE + 2 {
+        let [(at, row, seq, 1)] = sender.sent()[..] else { panic!("one message") };
+        assert_eq!(at, liar);
+        let refused = vec![refused(seq, 1, RefusedReason::StaleDestination as u8)];
+        sender.say(liar, AckFlow { refused, ..entry(row, life, 0) });
+    }
+    let sent = sender.sent();
+    assert!(matches!(sent[..], [(at, _, _, 1)] if at != liar), "{sent:?}");
+    sender.pass(100);
+    let dials = sender.shell.dials.iter().filter(|(_, peer, _)| *peer == id("m")).count();
+    assert_eq!(dials, Lane::ALL.len(), "the member is to say itself");
+}

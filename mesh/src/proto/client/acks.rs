@@ -364,8 +364,14 @@ impl Client {
                     links.want_once(flow.peer, now);
                     ways.into_iter().for_each(|way| flow.pauses.avoid(way, Cause::Refused(reason), now));
                 }
-                // The life that it names is news, or it makes no sense.
-                Some(RefusedReason::StaleDestination) if entry.incarnation > flow.incarnation => {}
+                // The life that it names is news, or it makes no sense. Where the one before was a proxy's word and came to nothing, either
+                // may be made up: another way is to say, and the destination itself.
+                Some(RefusedReason::StaleDestination) if entry.incarnation > flow.incarnation => {
+                    if flow.hearsay.is_unproven() {
+                        links.want_once(flow.peer, now);
+                        ways.into_iter().for_each(|way| flow.pauses.avoid(way, Cause::Refused(reason), now));
+                    }
+                }
                 Some(RefusedReason::Draining) => {
                     self.stats.fallbacks.proxy_draining += ended;
                     ways.into_iter().for_each(|way| flow.pauses.avoid(way, Cause::Refused(reason), now));
