@@ -83,8 +83,8 @@ pub struct Pauses {
 const AVOID_MIN: Duration = Duration::from_millis(200);
 const AVOID_MAX: Duration = Duration::from_secs(2);
 
-/// The same of a way that is not needed, for another one answered: the way back, and a proxy that was silent. Messages behind the one
-/// that tries it wait for that one.
+/// The same of a way that is not needed, for another one answered: the way back, and a proxy that was silent, or called the receiver
+/// full. Messages behind the one that tries it wait for that one.
 const AVOID_UNNEEDED_MAX: Duration = Duration::from_secs(60);
 
 /// How long it is known what a way refused as too large: the limit belongs to a link that this end does not see.
@@ -103,6 +103,16 @@ const FAILURES_BEFORE_PROBING: u32 = 2;
 
 fn is_proxy(way: Way) -> bool {
     matches!(way, Way::Proxy(_))
+}
+
+/// It said that the receiver is full.
+fn is_full(cause: Cause) -> bool {
+    matches!(cause, Cause::Refused(Some(RefusedReason::InboxFull | RefusedReason::QueueFull)))
+}
+
+/// What failed a proxy so is not the proxy's fault alone unless another way answers.
+fn may_be_receiver(cause: Cause) -> bool {
+    cause == Cause::TimedOut || is_full(cause)
 }
 
 impl Default for Pauses {
@@ -167,7 +177,7 @@ impl Pauses {
         let avoided = self.avoided.entry(way).or_insert(first);
         avoided.trial_until = Micros(0);
         if avoided.until <= now {
-            let may_be_spared = cause == Cause::TimedOut || matches!(way, Way::Back(_));
+            let may_be_spared = may_be_receiver(cause) || matches!(way, Way::Back(_));
             let unneeded = way != Way::Direct && avoided.answered_elsewhere && may_be_spared;
             let most = if unneeded { AVOID_UNNEEDED_MAX } else { AVOID_MAX };
             let pause = avoided.pause.min(most);
@@ -188,12 +198,19 @@ impl Pauses {
         spared.for_each(|(_, way)| (way.until, way.answered_elsewhere) = (way.until.min(soon), false));
     }
 
-    /// A proxy was silent to this flow, another way answered since, and its time is over: one message is to say whether it works again.
+    /// This way called the receiver full, and another one delivered since: nothing waits for its word any more.
+    #[must_use]
+    pub fn falsely_full(&self, way: Way) -> bool {
+        let avoided = self.avoided.get(&way);
+        avoided.is_some_and(|avoided| avoided.answered_elsewhere && is_full(avoided.cause))
+    }
+
+    /// A proxy was silent to this flow, or called the receiver full, another way answered since, and its time is over: one message is to say whether it works again.
     #[must_use]
     pub fn is_due_for_trial(&self, way: Way, now: Micros) -> bool {
         let failed = self.avoided.get(&way).filter(|avoided| avoided.left_until() <= now);
         is_proxy(way)
-            && failed.is_some_and(|avoided| avoided.answered_elsewhere && avoided.cause == Cause::TimedOut)
+            && failed.is_some_and(|avoided| avoided.answered_elsewhere && may_be_receiver(avoided.cause))
     }
 
     /// A message tries a way that [is due](Pauses::is_due_for_trial).

@@ -1,11 +1,15 @@
 //! Proxies that say that a destination is full.
 
-use trunkline_mesh::id::Lane;
+use std::time::Duration;
+
+use bytes::Bytes;
+use trunkline_mesh::id::{Datacenter, Lane};
+use trunkline_mesh::message::{Batch, Message};
 use trunkline_mesh::proto::frame::{FrameType, control_frame};
 use trunkline_mesh::proto::wire::{AckFlow, Close, CloseCode, RefusedReason};
 
 use super::lives::Sender;
-use super::shell::{entry, refused};
+use super::shell::{entry, id, refused};
 
 /// It carried something of the flow once, and is going away: nobody asks it any more.
 #[test]
@@ -46,4 +50,38 @@ fn a_proxy_that_calls_a_destination_full_for_ever_is_passed_by() {
         }
     }
     panic!("nobody else is asked for half a minute");
+}
+
+/// The other one delivers at once. A message every 100 ms, with 1 s each: while it is believed again and again for a second, a fifth of them
+/// fails.
+#[test]
+fn a_proxy_that_calls_a_destination_full_costs_nothing_once_another_one_delivered() {
+    let mut sender = Sender::by(&["p", "p2"]);
+    let (liar, row, seq) = sender.send();
+    sender.say(liar, entry(row, 100, seq));
+    assert_eq!(sender.delivered(), 1);
+    let (mut last, mut failed) = (seq, Vec::new());
+    for tick in 0..600 {
+        let mut batch = Batch::to(Datacenter::new("eu").unwrap());
+        batch.push(Message::new(id("m"), Bytes::from_static(b"x")).deadline(Duration::from_secs(1)));
+        sender.shell.node.submit(batch, sender.shell.now).unwrap();
+        sender.shell.drain();
+        // Whoever is sent something answers at once, and who is asked then.
+        for _ in 0..5 {
+            for (at, row, first, count) in sender.sent() {
+                if at == liar {
+                    let full = vec![refused(first, count, RefusedReason::QueueFull as u8)];
+                    sender.say(liar, AckFlow { refused: full, ..entry(row, 100, 0) });
+                } else {
+                    last = last.max((first + u64::from(count)).saturating_sub(1));
+                    sender.say(at, AckFlow { room_kib: 4096, ..entry(row, 100, last) });
+                }
+            }
+        }
+        sender.pass(100);
+        let outcomes = std::iter::from_fn(|| sender.shell.outcome());
+        failed.extend(outcomes.filter(|outcome| !outcome.is_delivered()).map(|_| tick));
+    }
+    // It is doubted after 1 s, at the next try half a second later at most.
+    assert!(failed.iter().all(|tick| *tick < 30), "failed at {failed:?}");
 }
