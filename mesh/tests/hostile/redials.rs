@@ -3,11 +3,13 @@
 
 use std::time::Duration;
 
-use trunkline_mesh::id::Lane;
+use trunkline_mesh::id::{Datacenter, Lane};
+use trunkline_mesh::message::{Batch, Message};
 use trunkline_mesh::proto::node::ConnId;
 use trunkline_mesh::settings::Settings;
+use trunkline_mesh::topology::Roles;
 
-use super::shell::{Peer, Shell, id, topology};
+use super::shell::{Peer, Shell, cluster, id, topology};
 
 const REDIAL_MIN: Duration = Duration::from_millis(50);
 const REDIAL_MAX: Duration = Duration::from_secs(20);
@@ -77,4 +79,27 @@ fn a_link_that_was_up_for_a_while_starts_from_the_shortest_pause_and_no_other_do
     };
     assert!(longest(Duration::from_millis(999)) > 8 * REDIAL_MIN, "it is as good as down");
     assert!(longest(Duration::from_secs(1)) <= REDIAL_MIN + STEP);
+}
+
+/// A message waits for it all the time.
+#[test]
+fn a_member_that_ends_each_link_as_soon_as_it_is_up_is_dialled_with_pauses() {
+    let nodes = cluster(&[("o", "us", Roles::ORIGIN), ("m", "eu", Roles::MEMBER)]);
+    let mut shell = Shell::among(nodes, "o", Settings::default(), 1);
+    let mut batch = Batch::to(Datacenter::new("eu").unwrap());
+    batch.push(Message::new(id("m"), b"x".to_vec()).deadline(Duration::from_secs(600)));
+    shell.node.submit(batch, shell.now).unwrap();
+    shell.drain();
+    let (from, mut links) = (shell.now, 0);
+    while shell.now.since(from) < Duration::from_secs(20) {
+        if shell.dials.iter().any(|(_, peer, _)| *peer == id("m")) {
+            let [control, _] = shell.link_out(&Peer { life: 100 + links, ..Peer::new("m") });
+            shell.node.handle_closed(control, shell.now);
+            shell.drain();
+            links += 1;
+        }
+        shell.advance(STEP);
+    }
+    // A second on average, of `redial_max`, after six that are shorter.
+    assert!((15..=40).contains(&links), "{links}");
 }

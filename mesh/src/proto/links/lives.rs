@@ -25,6 +25,8 @@ pub(super) struct Dialling {
     pub(super) wanted: bool,
     pub(super) link: Option<LinkId>,
     pub(super) failures: u32,
+    /// Its last link went down as soon as it was up: who wants another one once waits until then.
+    rests_until: Micros,
 }
 
 impl Link {
@@ -91,7 +93,7 @@ impl Links {
         let Peer { present, dialling, .. } = &self.peers[peer.0];
         let waits = dialling.link.is_some() || self.dials.has(peer);
         if *present && !dialling.wanted && !waits && !self.draining {
-            self.timers.set_earlier(Timer::Redial(peer), now);
+            self.timers.set_earlier(Timer::Redial(peer), dialling.rests_until.max(now));
         }
     }
 
@@ -188,9 +190,12 @@ impl Links {
             entry.dialling.link = None;
             let stable = up && now.since(up_at) >= STABLE_AFTER;
             entry.dialling.failures = if stable { 0 } else { entry.dialling.failures.saturating_add(1) };
-            if entry.dialling.wanted && !self.draining {
-                let pause = self.redial_pause(self.peers[peer.0].dialling.failures);
+            let (failures, wanted) = (entry.dialling.failures, entry.dialling.wanted);
+            if wanted && !self.draining {
+                let pause = self.redial_pause(failures);
                 self.timers.set(Timer::Redial(peer), now + pause);
+            } else if up && !stable {
+                self.peers[peer.0].dialling.rests_until = now + self.redial_pause(failures);
             }
             if !up {
                 self.events.push_back(LinkEvent::DialFailed(peer));
