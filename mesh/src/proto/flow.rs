@@ -27,6 +27,7 @@ use super::hearsay::Hearsay;
 use super::held::Held;
 use super::links::{LinkId, PeerIx};
 use super::pause::Pauses;
+use super::reports::Ejection;
 use super::rtt::Rtt;
 use super::seqs::Seqs;
 use super::time::Micros;
@@ -187,6 +188,8 @@ pub struct Flow {
     pub heard: Option<(Way, Micros)>,
     /// The floor is to be told by another way than that of the latest word.
     pub audit: bool,
+    /// For a while a link to the destination was ended that it may believe the next one, and another one is not.
+    pub anew: Ejection,
 }
 
 /// A round trip that somebody asked for: an empty run, which asks for an ack and delivers nothing.
@@ -268,6 +271,7 @@ impl Flow {
             words: Words::default(),
             heard: None,
             audit: false,
+            anew: Ejection::default(),
         }
     }
 

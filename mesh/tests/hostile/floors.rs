@@ -3,13 +3,17 @@
 
 use std::time::Duration;
 
-use trunkline_mesh::id::Lane;
+use trunkline_mesh::id::{Datacenter, Lane};
+use trunkline_mesh::message::{Batch, Message};
+use trunkline_mesh::proto::frame::{FrameType, Received, control_frame};
 use trunkline_mesh::proto::node::ConnId;
-use trunkline_mesh::proto::wire::{AckFlow, RefusedReason, Run};
+use trunkline_mesh::proto::wire::{AckFlow, Ping, RefusedReason, Run};
+use trunkline_mesh::settings::Settings;
+use trunkline_mesh::topology::Roles;
 
 use super::lives::Sender;
 use super::log::lines_of;
-use super::shell::{Peer, Shell, batch_frame, entry, flow, roster_frame, run};
+use super::shell::{Peer, Shell, ack_frame, batch_frame, cluster, entry, flow, id, roster_frame, run};
 
 /// No origin ever gets there.
 const FAR_UP: u64 = 1 << 60;
@@ -210,4 +214,34 @@ fn a_sender_to_whom_every_proxy_brings_nonsense_asks_the_member_itself() {
         }
     }
     panic!("by no proxy any more");
+}
+
+/// What was made up in turn is not mended by a new link, and here it is that of a proxy, which others need.
+#[test]
+fn a_destination_that_says_nonsense_over_every_link_loses_one_a_minute_and_then_fewer() {
+    const BOTH: Roles = Roles { origin: false, member: true, proxy: true };
+    let nodes = cluster(&[("o", "us", Roles::ORIGIN), ("pm", "eu", BOTH)]);
+    let mut shell = Shell::among(nodes, "o", Settings::default(), 1);
+    let mut conns = shell.link_out(&Peer::new("pm"));
+    let mut batch = Batch::to(Datacenter::new("eu").unwrap());
+    batch.push(Message::new(id("pm"), b"x".to_vec()).deadline(Duration::from_secs(600)));
+    shell.node.submit(batch, shell.now).unwrap();
+    shell.drain();
+    let (from, mut ended) = (shell.now, Vec::new());
+    while shell.now.since(from) < Duration::from_secs(150) {
+        for received in shell.sent(conns[1]) {
+            let Received::Batch(envelope, _) = received else { continue };
+            for run in envelope.runs {
+                shell.feed(conns[0], &ack_frame(vec![entry(run.flow, 100, run.first.0 + 1)]));
+            }
+        }
+        if shell.closed.contains_key(&conns[0]) {
+            ended.push(shell.now.since(from).as_secs());
+            conns = shell.link_out(&Peer::new("pm"));
+        }
+        shell.advance(Duration::from_millis(100));
+        shell.feed(conns[0], &control_frame(FrameType::Ping, Lane::Control, &Ping { sent_us: 9 }));
+    }
+    // It asks again every 2 s at the latest.
+    assert!(matches!(ended[..], [0..5, 60..70]), "{ended:?}");
 }

@@ -59,16 +59,7 @@ impl Client {
         // What an old life has says nothing any more; that it refused an attempt does.
         if entry.incarnation.is_known() && entry.incarnation >= flow.incarnation {
             if entry.decided >= flow.next() {
-                // Perhaps it is the member that somebody told of numbers which are none: then no proxy brings an answer, and who does is
-                // not to blame, so that nobody is left for it. The member believes what this node says over a link from after that.
-                if !(flow.sent.is_empty() && flow.queue.is_empty()) {
-                    let peer = flow.peer;
-                    flow.pauses.probe_directly();
-                    if direct.is_some() {
-                        links.replace(link, LinkEnd::Replaced, now);
-                    }
-                    links.want_once(peer, now);
-                }
+                self.take_nonsense(ix, link, direct.is_some(), links, now);
                 return Err(Ignored::Nonsense);
             }
             if entry.incarnation > flow.incarnation {
@@ -94,6 +85,25 @@ impl Client {
         }
         self.wake(ix, links, now);
         Ok(())
+    }
+
+    /// A destination decided on what was never sent to it: over its own link, or as others bring it. Perhaps somebody told it of numbers which
+    /// are none: then no proxy brings an answer, and who does is not to blame, so that nobody is left for it.
+    fn take_nonsense(&mut self, ix: FlowIx, link: LinkId, own: bool, links: &mut Links, now: Micros) {
+        let flow = &mut self.flows[ix.0];
+        if flow.sent.is_empty() && flow.queue.is_empty() {
+            return;
+        }
+        if own {
+            // It believes what this node says over a link from after that. Where a new link mends nothing, the next one would not either;
+            // and a proxy that was told such things as a member has other messages under way.
+            if !flow.anew.begin(now) {
+                return;
+            }
+            links.replace(link, LinkEnd::Replaced, now);
+        }
+        flow.pauses.probe_directly();
+        links.want_once(flow.peer, now);
     }
 
     /// What the destination has: decided and held seqs.
