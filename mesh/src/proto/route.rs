@@ -267,18 +267,10 @@ impl Routes {
         good.clear();
         costs.clear();
         costs.extend((0..self.proxies.len()).map(|index| self.cost_us(index, links)));
-        let mut tried = Vec::new();
-        let usable = |(_, proxy): &(usize, &ProxyRoute)| proxy.usable(lane, links, now);
-        for (index, proxy) in self.proxies.iter().enumerate().filter(usable) {
-            let list = if proxy.is_on_trial(lane, now) { &mut tried } else { &mut good };
-            list.push(index);
-        }
-        let due = if good.is_empty() {
-            good.append(&mut tried);
-            None
-        } else {
-            tried.into_iter().find(|index| !self.proxies[*index].is_tried(lane, now))
-        };
+        let due = self.due_for_trial(lane, links, now);
+        good.extend(
+            self.linked(lane, links, now).map(|(index, _)| index).filter(|index| Some(*index) != due),
+        );
         self.choose(&good, &costs, now);
         // From the one in use on, behind one that is due.
         let before = good.partition_point(|index| *index < self.in_use);
@@ -293,23 +285,32 @@ impl Routes {
 
     /// The same in no order.
     pub fn linked(&self, lane: Lane, links: &Links, now: Micros) -> impl Iterator<Item = (usize, LinkId)> {
-        let all = self.proxies.iter().enumerate();
-        let usable = all.filter(move |(_, proxy)| proxy.usable(lane, links, now));
-        let tried = move |(_, proxy): &(usize, &ProxyRoute)| proxy.is_on_trial(lane, now);
-        let good = usable.clone().any(|proxy| !tried(&proxy));
-        let due = usable.clone().filter(tried).find(|(_, proxy)| !proxy.is_tried(lane, now));
-        let due = due.map(|(index, _)| index);
-        let some = usable.filter(move |proxy| !good || !tried(proxy) || Some(proxy.0) == due);
+        let (better, due) = (self.has_better(lane, links, now), self.due_for_trial(lane, links, now));
+        let proxies = self.proxies.iter().enumerate();
+        let usable = proxies.filter(move |(_, proxy)| proxy.usable(lane, links, now));
+        let some = usable
+            .filter(move |(index, proxy)| !better || !proxy.is_on_trial(lane, now) || Some(*index) == due);
         some.filter_map(|(index, proxy)| Some((index, proxy.link?)))
+    }
+
+    /// One that is usable and not on trial.
+    fn has_better(&self, lane: Lane, links: &Links, now: Micros) -> bool {
+        self.proxies.iter().any(|proxy| !proxy.is_on_trial(lane, now) && proxy.usable(lane, links, now))
+    }
+
+    /// The first of the usable ones that a single message is to try.
+    fn due_for_trial(&self, lane: Lane, links: &Links, now: Micros) -> Option<usize> {
+        let usable = |index: &usize| self.proxies[*index].usable(lane, links, now);
+        let mut due = (0..self.proxies.len()).filter(|index| self.is_due_for_trial(*index, lane, links, now));
+        due.find(usable)
     }
 
     /// A single message is to try this proxy: it is on trial, no message does that yet, and the others have a better way.
     #[must_use]
     pub fn is_due_for_trial(&self, index: usize, lane: Lane, links: &Links, now: Micros) -> bool {
-        let tried = |proxy: &ProxyRoute| proxy.is_on_trial(lane, now);
-        tried(&self.proxies[index])
+        self.proxies[index].is_on_trial(lane, now)
             && !self.proxies[index].is_tried(lane, now)
-            && self.proxies.iter().any(|proxy| !tried(proxy) && proxy.usable(lane, links, now))
+            && self.has_better(lane, links, now)
     }
 
     /// Keeps the proxy in use, or takes another: the better of two that are drawn, so that senders who lose the same proxy

@@ -194,6 +194,11 @@ impl Swarm {
         !self.tight && !self.wild && !self.faults.contains(&Fault::Reload)
     }
 
+    /// Something may be done of which nobody is told.
+    pub(super) fn is_silent(&self) -> bool {
+        self.faults.iter().any(|fault| fault.is_silent())
+    }
+
     /// Nothing is late but for what was done to it.
     pub(super) fn is_prompt(&self) -> bool {
         !self.wild && self.drift == Drift::None && self.bandwidth.is_none()

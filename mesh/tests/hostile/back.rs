@@ -54,11 +54,7 @@ fn say(shell: &mut Shell, Says(conns, rows): &mut Says, origin: &str, to: &str) 
 
 /// A message to each of these voters elsewhere.
 fn submit(shell: &mut Shell, to: &[&str]) {
-    let mut batch = Batch::to(Datacenter::new("us").unwrap());
-    let long = Duration::from_secs(600);
-    batch.extend(to.iter().map(|to| Message::new(id(to), b"answers".to_vec()).deadline(long)));
-    shell.node.submit(batch, shell.now).unwrap();
-    shell.drain();
+    shell.submit("us", to, Duration::from_secs(600));
 }
 
 /// The runs that went over a connection since it was asked last.

@@ -3,8 +3,7 @@
 
 use std::time::Duration;
 
-use trunkline_mesh::id::{Datacenter, Lane};
-use trunkline_mesh::message::{Batch, Message};
+use trunkline_mesh::id::Lane;
 use trunkline_mesh::proto::frame::{FrameType, Received, control_frame};
 use trunkline_mesh::proto::node::ConnId;
 use trunkline_mesh::proto::wire::{AckFlow, Ping, RefusedReason, Run};
@@ -13,7 +12,7 @@ use trunkline_mesh::topology::Roles;
 
 use super::lives::Sender;
 use super::log::lines_of;
-use super::shell::{Peer, Shell, ack_frame, batch_frame, cluster, entry, flow, id, roster_frame, run};
+use super::shell::{Peer, Shell, ack_frame, batch_frame, cluster, entry, flow, roster_frame, run};
 
 /// No origin ever gets there.
 const FAR_UP: u64 = 1 << 60;
@@ -223,10 +222,7 @@ fn a_destination_that_says_nonsense_over_every_link_loses_one_a_minute_and_then_
     let nodes = cluster(&[("o", "us", Roles::ORIGIN), ("pm", "eu", BOTH)]);
     let mut shell = Shell::among(nodes, "o", Settings::default(), 1);
     let mut conns = shell.link_out(&Peer::new("pm"));
-    let mut batch = Batch::to(Datacenter::new("eu").unwrap());
-    batch.push(Message::new(id("pm"), b"x".to_vec()).deadline(Duration::from_secs(600)));
-    shell.node.submit(batch, shell.now).unwrap();
-    shell.drain();
+    shell.submit("eu", &["pm"], Duration::from_secs(600));
     let (from, mut ended) = (shell.now, Vec::new());
     while shell.now.since(from) < Duration::from_secs(150) {
         for received in shell.sent(conns[1]) {

@@ -2,22 +2,18 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
-use trunkline_mesh::id::{Datacenter, Lane};
-use trunkline_mesh::message::{Batch, Message};
+use trunkline_mesh::id::Lane;
 use trunkline_mesh::proto::frame::{FrameType, control_frame};
 use trunkline_mesh::proto::wire::{AckFlow, Close, CloseCode, RefusedReason};
 
 use super::lives::Sender;
-use super::shell::{entry, id, refused};
+use super::shell::{entry, refused};
 
 /// It carried something of the flow once, and is going away: nobody asks it any more.
 #[test]
 fn an_empty_run_that_was_not_sent_is_not_refused_and_keeps_no_message_waiting() {
     let mut sender = Sender::by(&["p", "p2"]);
-    let (liar, row, seq) = sender.send();
-    sender.say(liar, entry(row, 100, seq));
-    assert_eq!(sender.delivered(), 1);
+    let (liar, row, seq) = sender.deliver();
     let close = Close { code: CloseCode::Draining as u16 };
     sender.shell.feed(sender.conns[liar][0], &control_frame(FrameType::Close, Lane::Control, &close));
     for reason in [RefusedReason::QueueFull, RefusedReason::InboxFull] {
@@ -57,15 +53,10 @@ fn a_proxy_that_calls_a_destination_full_for_ever_is_passed_by() {
 #[test]
 fn a_proxy_that_calls_a_destination_full_costs_nothing_once_another_one_delivered() {
     let mut sender = Sender::by(&["p", "p2"]);
-    let (liar, row, seq) = sender.send();
-    sender.say(liar, entry(row, 100, seq));
-    assert_eq!(sender.delivered(), 1);
+    let (liar, _, seq) = sender.deliver();
     let (mut last, mut failed) = (seq, Vec::new());
     for tick in 0..600 {
-        let mut batch = Batch::to(Datacenter::new("eu").unwrap());
-        batch.push(Message::new(id("m"), Bytes::from_static(b"x")).deadline(Duration::from_secs(1)));
-        sender.shell.node.submit(batch, sender.shell.now).unwrap();
-        sender.shell.drain();
+        sender.shell.submit("eu", &["m"], Duration::from_secs(1));
         // Whoever is sent something answers at once, and who is asked then.
         for _ in 0..5 {
             for (at, row, first, count) in sender.sent() {

@@ -3,9 +3,8 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
-use trunkline_mesh::id::{Datacenter, Lane};
-use trunkline_mesh::message::{Batch, Message, Outcome};
+use trunkline_mesh::id::Lane;
+use trunkline_mesh::message::Outcome;
 use trunkline_mesh::proto::frame::{FrameType, Received, control_frame, frame_around};
 use trunkline_mesh::proto::handshake::transcript;
 use trunkline_mesh::proto::node::ConnId;
@@ -49,10 +48,7 @@ impl Sender {
     }
 
     pub(super) fn submit(&mut self) {
-        let mut batch = Batch::to(Datacenter::new("eu").unwrap());
-        batch.push(Message::new(id("m"), Bytes::from_static(b"x")).deadline(Duration::from_secs(600)));
-        self.shell.node.submit(batch, self.shell.now).unwrap();
-        self.shell.drain();
+        self.shell.submit("eu", &["m"], Duration::from_secs(600));
     }
 
     /// Runs that went over any link since this was asked last: the link, the row, the first seq, how many messages.
@@ -81,6 +77,14 @@ impl Sender {
             [(at, row, seq, 1)] => (at, row, seq),
             ref other => panic!("not one message: {other:?}"),
         }
+    }
+
+    /// The same, which whoever carries it says to be delivered.
+    pub(super) fn deliver(&mut self) -> (usize, u32, u64) {
+        let (at, row, seq) = self.send();
+        self.say(at, entry(row, 100, seq));
+        assert_eq!(self.delivered(), 1);
+        (at, row, seq)
     }
 
     pub(super) fn say(&mut self, at: usize, entry: AckFlow) {
@@ -132,9 +136,7 @@ impl Sender {
 #[test]
 fn a_false_life_of_a_member_is_refuted_by_the_member_and_costs_no_message() {
     let mut sender = Sender::new();
-    let (liar, row, seq) = sender.send();
-    sender.say(liar, entry(row, 100, seq));
-    assert_eq!(sender.delivered(), 1);
+    let (liar, row, _) = sender.deliver();
     sender.say(liar, entry(row, FALSE, 0));
     let (by, row, seq) = sender.send();
     assert_eq!((by, sender.rows[liar][row as usize]), (liar, FALSE), "it is believed for what is sent next");
@@ -439,9 +441,7 @@ fn a_proxy_that_says_ever_later_lives_of_an_origin_keeps_it_out_for_two_dials() 
 #[test]
 fn a_proxy_that_says_ever_later_lives_of_a_member_keeps_it_out_for_two_dials() {
     let mut sender = Sender::new();
-    let (liar, row, seq) = sender.send();
-    sender.say(liar, entry(row, 100, seq));
-    assert_eq!(sender.delivered(), 1);
+    let (liar, row, _) = sender.deliver();
     sender.say(liar, entry(row, FALSE, 0));
     sender.submit();
     for _ in 0..2 {
@@ -530,9 +530,7 @@ fn a_handshake_that_began_before_a_later_life_was_said_refutes_nothing() {
 #[test]
 fn a_proxy_that_names_a_later_life_for_all_that_it_is_sent_is_passed_by() {
     let mut sender = Sender::new();
-    let (liar, row, seq) = sender.send();
-    sender.say(liar, entry(row, 100, seq));
-    assert_eq!(sender.delivered(), 1);
+    let (liar, ..) = sender.deliver();
     sender.submit();
     for life in FALSE..FALSE + 2 {
         let [(at, row, seq, 1)] = sender.sent()[..] else { panic!("one message") };

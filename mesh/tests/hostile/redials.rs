@@ -3,8 +3,7 @@
 
 use std::time::Duration;
 
-use trunkline_mesh::id::{Datacenter, Lane};
-use trunkline_mesh::message::{Batch, Message};
+use trunkline_mesh::id::Lane;
 use trunkline_mesh::proto::node::ConnId;
 use trunkline_mesh::settings::Settings;
 use trunkline_mesh::topology::Roles;
@@ -86,10 +85,7 @@ fn a_link_that_was_up_for_a_while_starts_from_the_shortest_pause_and_no_other_do
 fn a_member_that_ends_each_link_as_soon_as_it_is_up_is_dialled_with_pauses() {
     let nodes = cluster(&[("o", "us", Roles::ORIGIN), ("m", "eu", Roles::MEMBER)]);
     let mut shell = Shell::among(nodes, "o", Settings::default(), 1);
-    let mut batch = Batch::to(Datacenter::new("eu").unwrap());
-    batch.push(Message::new(id("m"), b"x".to_vec()).deadline(Duration::from_secs(600)));
-    shell.node.submit(batch, shell.now).unwrap();
-    shell.drain();
+    shell.submit("eu", &["m"], Duration::from_secs(600));
     let (from, mut links) = (shell.now, 0);
     while shell.now.since(from) < Duration::from_secs(20) {
         if shell.dials.iter().any(|(_, peer, _)| *peer == id("m")) {

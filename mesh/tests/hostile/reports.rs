@@ -39,10 +39,7 @@ impl Sender {
 
     /// Sends one message; the proxy that it went by, or `None` if by none.
     fn send(&mut self, to: &str) -> Option<usize> {
-        let mut batch = Batch::to(Datacenter::new("eu").unwrap());
-        batch.push(Message::new(id(to), Bytes::from_static(b"x")).deadline(Duration::from_secs(600)));
-        self.shell.node.submit(batch, self.shell.now).unwrap();
-        self.shell.drain();
+        self.shell.submit("eu", &[to], Duration::from_secs(600));
         let sent: Vec<u32> = (0..3).map(|proxy| self.read(proxy)).collect();
         sent.iter().position(|count| *count > 0)
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use trunkline_codec::{Options, Payload, Stage};
 use trunkline_mesh::id::{ClusterId, Datacenter, Incarnation, Lane, NodeId, Seq};
-use trunkline_mesh::message::Outcome;
+use trunkline_mesh::message::{Batch, Message, Outcome};
 use trunkline_mesh::proto::coder::BatchEncoder;
 use trunkline_mesh::proto::frame::{
     FrameReader, FrameType, Opened, Received, SealedBatch, Token, codec_limits, control_frame, frame_around,
@@ -275,6 +275,14 @@ impl Shell {
         };
         shell.advance(Duration::from_millis(1));
         shell
+    }
+
+    /// A message to each of these members of a datacenter.
+    pub(crate) fn submit(&mut self, datacenter: &str, to: &[&str], deadline: Duration) {
+        let mut batch = Batch::to(Datacenter::new(datacenter).unwrap());
+        batch.extend(to.iter().map(|to| Message::new(id(to), Bytes::from_static(b"x")).deadline(deadline)));
+        self.node.submit(batch, self.now).unwrap();
+        self.drain();
     }
 
     pub(crate) fn stats(&self) -> Stats {

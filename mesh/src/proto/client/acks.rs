@@ -349,20 +349,19 @@ impl Client {
                     ways.into_iter().for_each(|way| flow.pauses.avoid(way, Cause::Refused(reason), now));
                 }
                 Some(RefusedReason::InboxFull | RefusedReason::QueueFull) => {
-                    let mut proxies = self.sites[flow.datacenter].routes.linked(flow.lane, links, now);
-                    let elsewhere = proxies.any(|(index, _)| {
-                        let way = Way::Proxy(index);
-                        !ways.contains(&way) && !flow.pauses.avoids(way, now)
-                    });
+                    let routes = &self.sites[flow.datacenter].routes;
+                    let leads = |way| !ways.contains(&way) && !flow.pauses.avoids(way, now);
+                    let elsewhere =
+                        || routes.linked(flow.lane, links, now).any(|(index, _)| leads(Way::Proxy(index)));
                     // Perhaps only this proxy says so. Where nothing moves for a while another one is asked, and never the destination
                     // itself: it may be that slow. Nor does anything wait for who said so while that one delivered.
-                    let known = elsewhere && ways.iter().all(|way| flow.pauses.falsely_full(*way));
-                    let stands = flow.stands_since(now) >= FULL_DOUBTED_AFTER;
-                    if !known {
+                    let known = ways.iter().all(|way| flow.pauses.falsely_full(*way));
+                    let doubted = (known || flow.stands_since(now) >= FULL_DOUBTED_AFTER) && elsewhere();
+                    if !(known && doubted) {
                         flow.pauses.full(now);
                     }
-                    let by = ways.iter().filter(|way| elsewhere && (known || stands) && **way != Way::Direct);
-                    by.for_each(|way| flow.pauses.avoid(*way, Cause::Refused(reason), now));
+                    let by = ways.into_iter().filter(|way| doubted && *way != Way::Direct);
+                    by.for_each(|way| flow.pauses.avoid(way, Cause::Refused(reason), now));
                 }
                 // The member heard of a later life of this node, or the proxy says so: what this node says in a handshake with the
                 // member counts for more, and what that one answers to it.

@@ -577,9 +577,7 @@ impl World {
         let leader = self.hosts[LEADER].node.as_ref().map(Node::stats).unwrap_or_default();
         let (waited, told) = (leader.attempts.timed_out, leader.attempts.lost);
         let misjudged = TIMEOUTS_MAX + leader.attempts.acked / ANSWERED_PER_TIMEOUT;
-        let silent = self.scripted
-            || !self.swarm.is_prompt()
-            || self.swarm.faults.iter().any(|fault| fault.is_silent());
+        let silent = self.scripted || !self.swarm.is_prompt() || self.swarm.is_silent();
         if waited > told + misjudged && !silent {
             let text = format!("{waited} attempts waited for a timeout, and nobody was silent");
             self.checker.broken(text);

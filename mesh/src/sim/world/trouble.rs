@@ -374,8 +374,7 @@ impl World {
         // Who was taken out for a while: what others held of it they let go. And what was said before, and held up by a line, may
         // be taken for an answer: of each destination once.
         let leaves = self.swarm.faults.contains(&Fault::Leave);
-        let silent = self.swarm.faults.iter().any(|fault| fault.is_silent());
-        let overtaken = if silent { self.hosts.len() } else { 0 };
+        let overtaken = if self.swarm.is_silent() { self.hosts.len() } else { 0 };
         let false_holds = stats.verdicts.get("false_hold").copied().unwrap_or(0);
         if false_holds > u64::try_from(overtaken).unwrap_or(u64::MAX) && !liar && !leaves {
             self.checker
@@ -405,17 +404,16 @@ impl World {
     /// Whoever has no room says so. Most of many refusals are for others, or get lost with a link, and never all that are for one, unless
     /// all proxies are gone at once. Where lines fall silent all may come after the attempts timed out, and end none.
     pub(super) fn check_refusals(&mut self, leader: &Stats) {
+        if self.swarm.faults.contains(&Fault::Exodus) {
+            return;
+        }
         let of_room = |refused: &BTreeMap<&'static str, u64>| -> u64 {
             ROOM_REASONS.iter().filter_map(|reason| refused.get(reason.label())).sum()
         };
         let all = self.hosts.iter().filter_map(|host| host.node.as_ref().map(Node::stats));
         let said: u64 = all.map(|stats| of_room(&stats.proxy.refused) + of_room(&stats.member.refused)).sum();
         let enough = REFUSALS_MIN * u64::try_from(self.origins.len()).unwrap_or(u64::MAX);
-        if self.swarm.faults.contains(&Fault::Exodus) {
-            return;
-        }
-        let silent = self.swarm.faults.iter().any(|fault| fault.is_silent());
-        let heard = if silent { self.refusals_heard } else { leader.attempts.refused };
+        let heard = if self.swarm.is_silent() { self.refusals_heard } else { leader.attempts.refused };
         if said >= enough && heard == 0 && self.hosts[LEADER].life == 1 {
             self.checker.broken(format!("{said} refusals were said, and the leader heard of none"));
         }
