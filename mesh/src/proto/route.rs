@@ -267,10 +267,7 @@ impl Routes {
         good.clear();
         costs.clear();
         costs.extend((0..self.proxies.len()).map(|index| self.cost_us(index, links)));
-        let due = self.due_for_trial(lane, links, now);
-        good.extend(
-            self.linked(lane, links, now).map(|(index, _)| index).filter(|index| Some(*index) != due),
-        );
+        let due = self.offered(&mut good, lane, links, now);
         self.choose(&good, &costs, now);
         // From the one in use on, behind one that is due.
         let before = good.partition_point(|index| *index < self.in_use);
@@ -285,32 +282,32 @@ impl Routes {
 
     /// The same in no order.
     pub fn linked(&self, lane: Lane, links: &Links, now: Micros) -> impl Iterator<Item = (usize, LinkId)> {
-        let (better, due) = (self.has_better(lane, links, now), self.due_for_trial(lane, links, now));
-        let proxies = self.proxies.iter().enumerate();
-        let usable = proxies.filter(move |(_, proxy)| proxy.usable(lane, links, now));
-        let some = usable
-            .filter(move |(index, proxy)| !better || !proxy.is_on_trial(lane, now) || Some(*index) == due);
-        some.filter_map(|(index, proxy)| Some((index, proxy.link?)))
+        let mut offered = Vec::new();
+        let due = self.offered(&mut offered, lane, links, now);
+        offered.extend(due);
+        offered.into_iter().filter_map(|index| Some((index, self.proxies[index].link?)))
     }
 
-    /// One that is usable and not on trial.
-    fn has_better(&self, lane: Lane, links: &Links, now: Micros) -> bool {
-        self.proxies.iter().any(|proxy| !proxy.is_on_trial(lane, now) && proxy.usable(lane, links, now))
-    }
-
-    /// The first of the usable ones that a single message is to try.
-    fn due_for_trial(&self, lane: Lane, links: &Links, now: Micros) -> Option<usize> {
-        let usable = |index: &usize| self.proxies[*index].usable(lane, links, now);
-        let mut due = (0..self.proxies.len()).filter(|index| self.is_due_for_trial(*index, lane, links, now));
-        due.find(usable)
+    /// Adds those of them that carry more than a single message. Gives the one that is due for its trial.
+    fn offered(&self, good: &mut Vec<usize>, lane: Lane, links: &Links, now: Micros) -> Option<usize> {
+        let mut tried = Vec::new();
+        let usable = |(_, proxy): &(usize, &ProxyRoute)| proxy.usable(lane, links, now);
+        for (index, proxy) in self.proxies.iter().enumerate().filter(usable) {
+            if proxy.is_on_trial(lane, now) { tried.push(index) } else { good.push(index) }
+        }
+        if good.is_empty() {
+            good.append(&mut tried);
+        }
+        tried.into_iter().find(|index| !self.proxies[*index].is_tried(lane, now))
     }
 
     /// A single message is to try this proxy: it is on trial, no message does that yet, and the others have a better way.
     #[must_use]
     pub fn is_due_for_trial(&self, index: usize, lane: Lane, links: &Links, now: Micros) -> bool {
-        self.proxies[index].is_on_trial(lane, now)
+        let tried = |proxy: &ProxyRoute| proxy.is_on_trial(lane, now);
+        tried(&self.proxies[index])
             && !self.proxies[index].is_tried(lane, now)
-            && self.has_better(lane, links, now)
+            && self.proxies.iter().any(|proxy| !tried(proxy) && proxy.usable(lane, links, now))
     }
 
     /// Keeps the proxy in use, or takes another: the better of two that are drawn, so that senders who lose the same proxy
