@@ -272,12 +272,15 @@ impl Links {
         }
     }
 
+    /// Over both connections: whichever the peer sees end first, it was told before.
     pub(super) fn say_draining(&mut self, link: LinkId) {
-        let Some(id) = self.conn_of(link, Lane::Control) else { return };
-        if let Some(conn) = self.conns.get_mut(&id) {
-            let close = Close { code: CloseCode::Draining as u16 };
-            conn.out.push_back(control_frame(FrameType::Close, Lane::Control, &close));
-            self.ready.insert(id);
+        let close = Close { code: CloseCode::Draining as u16 };
+        for lane in Lane::ALL {
+            let Some(id) = self.conn_of(link, lane) else { continue };
+            if let Some(conn) = self.conns.get_mut(&id) {
+                conn.out.push_back(control_frame(FrameType::Close, lane, &close));
+                self.ready.insert(id);
+            }
         }
     }
 
