@@ -360,13 +360,15 @@ impl Flow {
         Some(sent)
     }
 
-    /// What an ack says is held of what is not known to be. Looks at what has a seq here, and not at every bit.
+    /// What an ack says is held of what is not known to be, by word of this way, over this link: of what it was given, for whoever carries
+    /// nothing of a message cannot know; the destination itself does. Looks at what has a seq here, and not at every bit.
     #[must_use]
-    pub fn newly_held(&self, entry: &AckFlow) -> Vec<u64> {
+    pub fn newly_held(&self, entry: &AckFlow, (by, link): (Way, LinkId)) -> Vec<u64> {
         let span = 64 * u64::try_from(entry.held.len()).unwrap_or(0);
         let (decided, last) = (entry.decided, entry.decided.saturating_add(span));
         let within = self.sent.range(decided.saturating_add(1), last.saturating_add(1));
-        let new = within.filter(|(seq, sent)| sent.place != Place::Held && entry.holds(*seq));
+        let given = |sent: &Sent| by == Way::Direct || sent.way == by || sent.first_link == link;
+        let new = within.filter(|(seq, sent)| sent.place != Place::Held && entry.holds(*seq) && given(sent));
         new.map(|(seq, _)| seq).collect()
     }
 

@@ -181,6 +181,28 @@ fn a_question_that_nobody_answers_goes_elsewhere_the_next_time() {
     panic!("only one was asked: {asked:?}");
 }
 
+/// Another one carries it, whose link ends: it goes again at once, as it would had nobody said that it is held.
+#[test]
+fn a_proxy_says_nothing_of_what_it_was_not_given() {
+    let mut sender = Sender::by(&["p", "p2"]);
+    let (honest, _, first) = sender.deliver();
+    let liar = 1 - honest;
+    // Only an audit gives it a row.
+    sender.pass(9_000);
+    let row = asked(&mut sender, liar, first);
+    sender.say(liar, has(row, first));
+    let (by, _, seq) = sender.send();
+    assert_eq!(by, honest);
+    sender.say(liar, AckFlow { held: vec![1], ..has(row, first) });
+    sender.shell.node.handle_closed(sender.conns[honest][0], sender.shell.now);
+    sender.shell.drain();
+    assert!(matches!(sender.sent()[..], [(at, _, again, 1)] if (at, again) == (liar, seq)));
+    // Now it is.
+    sender.say(liar, AckFlow { held: vec![1], ..has(row, first) });
+    sender.pass(400);
+    assert!(sender.sent().iter().all(|sent| sent.3 == 0));
+}
+
 /// Its link ends, and what follows goes another way: whoever says what else is held has not said that this is.
 fn held_by_one_that_is_gone(proxies: &[&'static str]) -> (Sender, usize, u64) {
     let mut sender = Sender::by(proxies);

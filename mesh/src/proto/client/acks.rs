@@ -133,11 +133,11 @@ impl Client {
             self.delivered(ix, &sent, now);
         }
         self.flows[ix.0].note_waiting(entry);
-        let said_by = self.word_over(link, ix, links);
-        for seq in self.flows[ix.0].newly_held(entry) {
+        let said_by = self.word_over(link, ix, links).unwrap_or(over);
+        for seq in self.flows[ix.0].newly_held(entry, (said_by, link)) {
             progress = true;
             attempt_answered |= self.land(ix, seq, (link, over), links, now);
-            self.flows[ix.0].hold(seq, said_by.unwrap_or(over));
+            self.flows[ix.0].hold(seq, said_by);
         }
         // Runs without messages asked only for this. Their writer may report them when the answer is there already: where nothing else
         // could be meant, and a round trip fits between, it is theirs.
@@ -183,8 +183,8 @@ impl Client {
         if let Some(at) = self.flows[ix.0].held.told(link, now) {
             self.timers.set_earlier(Timer::Held(ix), at);
         }
-        if let Some(over) = said_by.filter(|_| of_doubt) {
-            self.weigh_held(ix, over, entry, links, now);
+        if of_doubt {
+            self.weigh_held(ix, said_by, entry, links, now);
         }
     }
 

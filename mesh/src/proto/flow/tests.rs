@@ -82,7 +82,9 @@ fn what_the_receiver_has_behind_a_gap_does_not_wait_for_its_application() {
     let hear = |flow: &mut Flow, entry: &AckFlow| {
         flow.raise_decided(entry.decided);
         flow.note_waiting(entry);
-        flow.newly_held(entry).into_iter().for_each(|seq| flow.hold(seq, Way::Direct));
+        flow.newly_held(entry, (Way::Direct, LinkId(1)))
+            .into_iter()
+            .for_each(|seq| flow.hold(seq, Way::Direct));
     };
     hear(&mut flow, &ack(0, &[0b110]));
     flow.forget(1);
@@ -262,7 +264,7 @@ fn a_full_bitmap_costs_what_is_under_way() {
     };
     let looked = |flow: &Flow, ack: &AckFlow| {
         LOOKED_AT.set(0);
-        (flow.newly_held(ack), LOOKED_AT.get())
+        (flow.newly_held(ack, (Way::Direct, LinkId(1))), LOOKED_AT.get())
     };
     assert_eq!(looked(&flow, &ack), (vec![], 0), "nothing is");
     for id in 1..=200 {
