@@ -45,6 +45,12 @@ impl Doubt {
         }
         Self { by, at, stretches }
     }
+
+    /// It is of this seq, too.
+    #[must_use]
+    pub fn is_of(&self, seq: u64) -> bool {
+        self.stretches.iter().any(|(first, end)| (*first..*end).contains(&seq))
+    }
 }
 
 /// The messages of one flow that its destination holds.

@@ -181,6 +181,32 @@ fn a_question_that_nobody_answers_goes_elsewhere_the_next_time() {
     panic!("only one was asked: {asked:?}");
 }
 
+/// It is asked again before it has answered, by a line that is slow: of what came in between it knows nothing.
+#[test]
+fn an_answer_to_an_earlier_question_is_no_word_of_what_came_since() {
+    let mut sender = Sender::by(&["p", "p2"]);
+    let (by, row, seq) = sender.send();
+    sender.say(by, holds(row));
+    let other = 1 - by;
+    let earlier = asked(&mut sender, other, seq);
+    let (at, row, second) = sender.send();
+    assert_eq!(at, by);
+    sender.say(by, AckFlow { held: vec![0b11], ..entry(row, 100, 0) });
+    asked(&mut sender, other, seq);
+    sender.say(other, holds(earlier));
+    sender.pass(100);
+    let again = sender.sent().into_iter().filter(|sent| sent.3 > 0).collect::<Vec<_>>();
+    assert_eq!((again, false_holds(&sender)), (vec![], 0));
+    // What it is asked next, after 2 s, it is to know.
+    let mut again = false;
+    for _ in 0..30 {
+        sender.say(other, holds(earlier));
+        sender.pass(100);
+        again |= sender.sent().iter().any(|sent| (sent.2, sent.3) == (second, 1));
+    }
+    assert_eq!((again, false_holds(&sender)), (true, 1));
+}
+
 /// Another one carries it, whose link ends: it goes again at once, as it would had nobody said that it is held.
 #[test]
 fn a_proxy_says_nothing_of_what_it_was_not_given() {

@@ -39,10 +39,13 @@ impl Client {
             return false;
         }
         // The lowest is to be decided first. Its own word needs no other.
-        let Some((_, by)) = flow.held_seqs().next().filter(|(_, by)| *by != Way::Direct) else {
+        let Some((lowest, by)) = flow.held_seqs().next().filter(|(_, by)| *by != Way::Direct) else {
             return false;
         };
-        let said = flow.held_seqs().filter(|(_, of)| *of == by).map(|(seq, _)| seq);
+        // Who was asked before may answer that now, and knows of nothing that came since.
+        let before = flow.held.doubt().filter(|before| before.by == by && before.is_of(lowest));
+        let known = |seq: &u64| before.is_none_or(|before| before.is_of(*seq));
+        let said = flow.held_seqs().filter(|(_, of)| *of == by).map(|(seq, _)| seq).filter(known);
         let doubt = Doubt::new(by, now, said);
         flow.held.begin_doubt(doubt);
         flow.audit = true;
