@@ -56,7 +56,7 @@ struct OriginLife {
     since: LinkId,
     /// A proxy said a later one that it does not live: from then on the origin alone says which one it lives.
     by_itself: bool,
-    /// The proxy that brought it, if one did.
+    /// The proxy that brought it, if the origin did not say so itself.
     by: Option<PeerIx>,
 }
 
@@ -64,10 +64,13 @@ struct OriginLife {
 #[derive(Debug)]
 struct Shelved {
     life: Incarnation,
+    /// The proxy that said it; none: the origin itself.
+    by: Option<PeerIx>,
     windows: Vec<((NodeId, Lane), Window)>,
 }
 
-/// Lives of an origin of which that is kept, the latest ones: most are over, and which one is not only the origin knows.
+/// Lives of an origin of which that is kept, the latest ones: most are over, and which one is not only the origin knows. What it said itself is
+/// among them, and who says ever more of them drives out its own.
 const SHELVED_MAX: usize = 4;
 
 /// A run as it came in.
@@ -325,6 +328,9 @@ impl Member {
             );
         } else {
             self.shelved.remove(&origin);
+            if let Some(known) = self.lives.get_mut(&origin).filter(|known| known.life == life) {
+                known.by = None;
+            }
         }
     }
 
@@ -339,9 +345,11 @@ impl Member {
             if let Some(before) = before.filter(|_| !windows.is_empty()) {
                 let shelved = self.shelved.entry(origin.clone()).or_default();
                 if shelved.len() == SHELVED_MAX {
-                    shelved.remove(0);
+                    let own = shelved.iter().position(|shelved| shelved.by == of.by);
+                    let oldest = || shelved.iter().position(|shelved| shelved.by.is_some());
+                    shelved.remove(own.or_else(oldest).unwrap_or(0));
                 }
-                shelved.push(Shelved { life: before.life, windows });
+                shelved.push(Shelved { life: before.life, by: before.by, windows });
             }
             return;
         }

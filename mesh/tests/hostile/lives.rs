@@ -415,6 +415,29 @@ fn a_false_life_after_a_true_one_has_nothing_delivered_twice() {
     assert!(receiver.shell.node.poll_delivery(receiver.shell.now).is_none(), "it had that");
 }
 
+/// More than are kept. The true one was said by the origin, or by another proxy.
+#[test]
+fn however_many_false_lives_one_proxy_says_nothing_is_delivered_twice() {
+    for (by, linked) in [("o", false), ("p2", false), ("p", true)] {
+        let mut receiver = Receiver::new();
+        let p = receiver.shell.link_in(&Peer::new("p"));
+        let true_one = if by == "p" { p } else { receiver.shell.link_in(&Peer::new(by)) };
+        assert_eq!(receiver.bring(true_one, 100, 1, 0), Ok(1));
+        if linked {
+            receiver.shell.link_in(&Peer::new("o"));
+        }
+        for (life, row) in (FALSE..FALSE + 6).zip(u32::from(by == "p")..) {
+            assert_eq!(receiver.bring(p, life, 1, row), Ok(1));
+        }
+        receiver.tell_o(FALSE + 5);
+        let [control, bulk] = receiver.shell.link_in(&Peer::new("o"));
+        receiver.shell.feed(bulk, &roster_frame(Lane::Bulk, 0, vec![flow("o", 100, "m")]));
+        receiver.shell.feed(bulk, &batch_frame(Lane::Bulk, vec![run(0, 1, 1, 0)], b"x"));
+        assert_eq!(receiver.shell.acks(control).pop().expect("an answer").decided, 1);
+        assert!(receiver.shell.node.poll_delivery(receiver.shell.now).is_none(), "it had that, by {by}");
+    }
+}
+
 /// It says a later one whenever the origin dials, and between its connections.
 #[test]
 fn a_proxy_that_says_ever_later_lives_of_an_origin_keeps_it_out_for_two_dials() {
