@@ -170,6 +170,15 @@ fn refusals_that_come_late_are_not_lost() {
     });
 }
 
+/// Of what a line held up the proxy behind it refused most, and the leader had left that connection: it was said that somebody was to
+/// hear of that.
+#[test]
+fn refusals_over_a_connection_that_was_left_are_for_nobody() {
+    kept_for(1_796_033_949_317, "refusals that nobody can hear of, and none in time", |report| {
+        report.refused_unheard > 20 && report.leader.attempts.refused == 0
+    });
+}
+
 /// What two members had said before they held anything was held up by a line, and taken for the answer to what was asked meanwhile. Each
 /// time that costs a message sent twice; it was once said that nobody can have heard so without a lie.
 #[test]

@@ -60,6 +60,8 @@ pub struct Report {
     pub arrivals: BTreeMap<u64, (Micros, NodeId)>,
     /// The leader's counters, of its last life.
     pub leader: Stats,
+    /// What was refused for want of room after whoever sent it had left its connection.
+    pub refused_unheard: u64,
     /// What proxies passed back to origins elsewhere, and in how many frames.
     pub answers: (u64, u64),
     /// Frames that ended a connection of any node, by kind.
@@ -105,6 +107,8 @@ struct Host {
     slow: bool,
     /// Its proxy passes nothing on.
     frozen: bool,
+    /// What it refused in this life for want of room of what came out of connections that their other ends had left.
+    refused_unheard: u64,
     backlog: VecDeque<Event>,
     alarm: Micros,
     tickets: BTreeMap<Ticket, OpenBatch>,
@@ -596,6 +600,7 @@ impl World {
             delivered,
             failed,
             leader,
+            refused_unheard: self.hosts.iter().map(|host| host.refused_unheard).sum(),
             answers,
             effects: self.effects.by_name(),
             bad_frames: self.bad_frames,

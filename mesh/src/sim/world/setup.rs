@@ -30,6 +30,7 @@ impl World {
                 dark: false,
                 stopped: false,
                 resumed_at: Micros::NEVER,
+                refused_unheard: 0,
                 deaf: false,
                 slow: false,
                 frozen: false,

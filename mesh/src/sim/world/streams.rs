@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::trouble::is_of_room;
+use super::trouble::{is_of_room, refused_for_room};
 use super::*;
 use crate::proto::frame::{Received, Token};
 
@@ -143,7 +143,13 @@ impl World {
                             ranges.filter(|range| range.count > 0 && is_of_room(range.reason)).count();
                         self.refusals_heard += u64::try_from(heard).unwrap_or(u64::MAX);
                     }
-                    if let Some(mut opened) = node.handle_frame(to.conn, received, length, now) {
+                    // What is refused of it then, nobody hears of.
+                    let left = self.wire.other(to).is_some_and(|other| self.wire.peer(other).is_none());
+                    let refused = left.then(|| refused_for_room(&node.stats()));
+                    let opened = node.handle_frame(to.conn, received, length, now);
+                    host.refused_unheard +=
+                        refused.map_or(0, |before| refused_for_room(&node.stats()) - before);
+                    if let Some(mut opened) = opened {
                         let other = self.wire.other(to).filter(|_| to.node == LEADER);
                         if self.planted == Some(Planted::EchoesStale)
                             && let (Some(other), Some(echo)) = (other, opened.echo.as_mut())

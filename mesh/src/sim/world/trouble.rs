@@ -14,6 +14,14 @@ pub(super) fn is_of_room(reason: u8) -> bool {
     RefusedReason::from_wire(reason).is_some_and(|reason| ROOM_REASONS.contains(&reason))
 }
 
+/// What a node refused for want of room, as a proxy and as a member.
+pub(super) fn refused_for_room(stats: &Stats) -> u64 {
+    let of_room = |refused: &BTreeMap<&'static str, u64>| -> u64 {
+        ROOM_REASONS.iter().filter_map(|reason| refused.get(reason.label())).sum()
+    };
+    of_room(&stats.proxy.refused) + of_room(&stats.member.refused)
+}
+
 impl World {
     pub(super) fn fault(&mut self) {
         if self.phase != Phase::Faults {
@@ -402,16 +410,16 @@ impl World {
     }
 
     /// Whoever has no room says so. Most of many refusals are for others, or get lost with a link, and never all that are for one, unless
-    /// all proxies are gone at once. Where lines fall silent all may come after the attempts timed out, and end none.
+    /// all proxies are gone at once. Where lines fall silent all may come after the attempts timed out, and end none; and what a line
+    /// held up until its sender had left the connection is refused to nobody.
     pub(super) fn check_refusals(&mut self, leader: &Stats) {
         if self.swarm.faults.contains(&Fault::Exodus) {
             return;
         }
-        let of_room = |refused: &BTreeMap<&'static str, u64>| -> u64 {
-            ROOM_REASONS.iter().filter_map(|reason| refused.get(reason.label())).sum()
+        let said = |host: &Host| {
+            host.node.as_ref().map_or(0, |node| refused_for_room(&node.stats()) - host.refused_unheard)
         };
-        let all = self.hosts.iter().filter_map(|host| host.node.as_ref().map(Node::stats));
-        let said: u64 = all.map(|stats| of_room(&stats.proxy.refused) + of_room(&stats.member.refused)).sum();
+        let said: u64 = self.hosts.iter().map(said).sum();
         let enough = REFUSALS_MIN * u64::try_from(self.origins.len()).unwrap_or(u64::MAX);
         let heard = if self.swarm.is_silent() { self.refusals_heard } else { leader.attempts.refused };
         if said >= enough && heard == 0 && self.hosts[LEADER].life == 1 {
@@ -433,6 +441,7 @@ impl World {
         }
         let host = &mut self.hosts[index];
         host.node = None;
+        host.refused_unheard = 0;
         host.conns.clear();
         host.tickets.clear();
         if self.origins.contains(&index) {
