@@ -179,6 +179,15 @@ fn refusals_over_a_connection_that_was_left_are_for_nobody() {
     });
 }
 
+/// Two messages waited in a trial for the answer to one that a flow sent first, as flows do that had failed: nothing had been sent on it
+/// since all was healed. Of that it shows that messages expired while lines were cut.
+#[test]
+fn a_flow_that_had_failed_sends_one_message_first_whenever_that_is() {
+    kept_for(1_796_034_591_642, "messages that expire while lines are cut", |report| {
+        failed(report, FailReason::Expired) > 0 && times(report, "Fault(Cut)") > 0
+    });
+}
+
 /// What two members had said before they held anything was held up by a line, and taken for the answer to what was asked meanwhile. Each
 /// time that costs a message sent twice; it was once said that nobody can have heard so without a lie.
 #[test]

@@ -404,6 +404,26 @@ impl Checker {
         life.is_some_and(|life| heard != Some(life))
     }
 
+    /// The last that its sender was told of its flow before all was healed is that a message expired, and nothing was told delivered
+    /// since, when this one was sent: such a flow may send one message at a time until it is answered, however long it was idle.
+    #[must_use]
+    pub fn follows_probe(&self, id: u64, healed_at: Micros) -> bool {
+        let flow = |of: &Submitted| (of.promise.sender.clone(), of.destination.clone(), of.promise.lane);
+        let Some(this) = self.submitted.get(&id) else { return false };
+        let of_flow = self.submitted.values().filter(|other| flow(other) == flow(this));
+        let before: Vec<&Told> = of_flow
+            .filter_map(|other| other.told.as_ref())
+            .filter(|told| told.at < this.promise.at)
+            .collect();
+        let answers = before.iter().filter(|told| matches!(told.outcome, Outcome::Delivered { .. }));
+        let answered = answers.map(|told| told.at).max();
+        before.iter().any(|told| {
+            matches!(told.outcome, Outcome::Failed { reason: FailReason::Expired, .. })
+                && told.at < healed_at
+                && answered.is_none_or(|answered| answered < told.at)
+        })
+    }
+
     /// A rule of another kind was broken.
     pub fn broken(&mut self, what: String) {
         self.violation(what);
