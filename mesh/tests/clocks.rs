@@ -22,6 +22,32 @@ fn measured(lab: &mut Lab, seer: &str, seen: &str) -> Option<(i64, i64)> {
 }
 
 #[test]
+fn a_clock_that_is_set_is_seen_with_the_next_ping_and_is_no_round_trip() {
+    const HOUR_US: i64 = 3_600_000_000;
+    let nodes =
+        [("leader", "us", Roles::ORIGIN, None), ("eu-1", "eu", Roles { proxy: true, ..Roles::MEMBER }, None)];
+    let mut lab = Lab::with_clocks(&nodes, &Settings::default(), Duration::from_millis(20), |_| 0);
+    lab.run_until("a sample", Duration::from_secs(5), |lab| measured(lab, "leader", "eu-1").is_some());
+    let first = 1_700_000_000_000_000_u64;
+    // Whose clock is set to how much later than it was at first, and what the leader sees then.
+    for (who, by, seen) in [
+        ("eu-1", HOUR_US, HOUR_US),
+        ("eu-1", -HOUR_US, -HOUR_US),
+        ("leader", -HOUR_US, 0),
+        ("eu-1", 0, HOUR_US),
+    ] {
+        lab.node(who).set_wall(first.checked_add_signed(by).unwrap());
+        lab.run_for(Duration::from_secs(2));
+        let (offset, rtt_min) = measured(&mut lab, "leader", "eu-1").expect("measured before");
+        assert!((offset - seen).abs() <= 1_000, "{who} by {by}: {offset} µs, and not {seen}");
+        let now = lab.now;
+        let link = lab.node("leader").status(now).links.into_iter().find(|link| link.dialled).unwrap();
+        let rtt = link.rtt_us.unwrap();
+        assert!((40_000..42_000).contains(&rtt) && (40_000..42_000).contains(&rtt_min), "{rtt} µs");
+    }
+}
+
+#[test]
 fn an_offset_is_as_sure_as_half_the_smallest_round_trip() {
     // There and back, ms, and what the estimate is wrong by: half the difference, as nobody can know.
     for (there, back) in [(20, 20), (10, 60), (60, 10), (1, 150)] {

@@ -122,7 +122,7 @@ catalog! {
     LINK_RTT_MIN = gauge("link_rtt_min_seconds", ["peer", "datacenter"],
         "Smallest round trip to a peer of the last minute or two, on its present link.");
     LINK_CLOCK_OFFSET = gauge("link_clock_offset_seconds", ["peer", "datacenter"],
-        "The clock of a peer minus the clock of this node, within half the smallest round trip.");
+        "The clock of a peer minus the clock of this node, within half the smallest round trip and 40 µs.");
 
     HANDSHAKES = counter("handshakes_total", [],
         "Handshakes completed.");

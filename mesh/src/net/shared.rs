@@ -12,13 +12,14 @@ use tokio::time::Instant;
 
 use super::dial;
 use super::port::{End, Port};
-use super::socket::SocketOptions;
+use super::socket::{self, SocketOptions};
 use super::tls::{Reloaded, Tls, TlsError};
 use super::waiting::{Answer, Receipts, Waiting};
 use crate::id::{Datacenter, NodeId};
 use crate::proto::client::Decided;
 use crate::proto::node::{Action, ConnId, Node, NodeInit, NotInTopology};
-use crate::proto::time::Micros;
+use crate::proto::time::{Micros, micros};
+use crate::proto::wall::WALL_READ_WITHIN_US;
 use crate::settings::Settings;
 use crate::stats::Status;
 use crate::stats::decision::Pinged;
@@ -132,6 +133,14 @@ impl Shared {
 
     pub(super) fn now(&self) -> Micros {
         Micros::default() + self.base.elapsed()
+    }
+
+    /// What the wall clock showed at time zero by what it shows now, µs. `None` where this thread was held up between two looks at
+    /// clocks, so that it is not known.
+    pub(super) fn wall_at_zero(&self) -> Option<u64> {
+        let before = self.now();
+        let wall_us = u64::try_from(socket::since_epoch().as_micros()).ok()?;
+        (micros(self.now().since(before)) < WALL_READ_WITHIN_US).then(|| wall_us.saturating_sub(before.0))
     }
 
     /// The moment a time of the machine stands for; `None` for never.
@@ -379,8 +388,9 @@ impl Core {
         self.waiting.retry(datacenter, &mut self.node, &mut self.receipts, now, &mut self.answers);
     }
 
-    /// Rings what is due and says when to wake next.
-    pub(super) fn ring(&mut self, now: Micros) -> Micros {
+    /// Rings what is due and says when to wake next; with what the wall clock showed at time zero, as it is now, if it could be read.
+    pub(super) fn ring(&mut self, wall_at_zero: Option<u64>, now: Micros) -> Micros {
+        wall_at_zero.into_iter().for_each(|base_us| self.node.set_wall(base_us));
         self.node.handle_timeout(now);
         self.armed = self.node.poll_timeout();
         self.armed

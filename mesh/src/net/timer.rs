@@ -25,7 +25,10 @@ pub(super) fn start(shared: &Arc<Shared>) {
 }
 
 async fn run(shared: &Arc<Shared>) {
-    while let Ok(next) = shared.with(super::shared::Core::ring) {
+    loop {
+        // At least as often as peers are pinged: who is set shows it with the next ping.
+        let wall = shared.wall_at_zero();
+        let Ok(next) = shared.with(|core, now| core.ring(wall, now)) else { break };
         let alarm = shared.alarm.notified();
         match shared.instant(next) {
             None => alarm.await,

@@ -48,6 +48,7 @@ pub mod member;
 // What a member cuts, and keeps per origin and lane.
 pub mod floors;
 pub mod run;
+pub mod wall;
 pub mod window;
 
 #[cfg(feature = "sim")]

@@ -222,6 +222,12 @@ impl Node {
         self.links.me.offer = offer;
     }
 
+    /// The wall clock was read again, and showed this at time zero, µs: it may have been set. Offsets of peers' clocks and the times
+    /// that people read follow it; nothing else does.
+    pub fn set_wall(&mut self, base_us: u64) {
+        self.links.set_wall(base_us);
+    }
+
     /// Who is in the cluster now.
     #[must_use]
     pub fn topology(&self) -> &Arc<Topology> {

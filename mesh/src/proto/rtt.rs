@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::time::{Micros, micros};
+use super::wall::WALL_READ_WITHIN_US;
 
 /// How long the least of something counts: that of now and of the time before, each of this length. A path that got longer for
 /// good is known by then, and a queue that stood so long is as good as part of the path.
@@ -85,7 +86,8 @@ impl Rtt {
     }
 }
 
-/// The peer's clock minus ours, from the sample with the smallest round trip of the last minute or two: clocks drift, and are set.
+/// The peer's clock minus ours, from the sample with the smallest round trip of the last minute or two: clocks drift. One that says
+/// what cannot be beside it takes its place at once: they are also set.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct ClockOffset {
     least: Least,
@@ -108,6 +110,13 @@ impl ClockOffset {
         let signed = |value: u64| i128::from(value);
         let offset = ((signed(peer_received) - signed(sent)) + (signed(peer_sent) - signed(received))) / 2;
         let offset = i64::try_from(offset).ok()?;
+        // Each is right within half of its round trip, and as well as both clocks were read. Where both cannot be, a clock was set
+        // since, or drifted as far.
+        let sure = |rtt: u64| (rtt / 2).saturating_add(2 * WALL_READ_WITHIN_US);
+        let apart = |(least, kept): (u64, i64)| kept.abs_diff(offset) > sure(least).saturating_add(sure(rtt));
+        if self.least.get().is_some_and(apart) {
+            self.least = Least::default();
+        }
         self.least.sample(rtt, offset, now);
         Some(Duration::from_micros(rtt))
     }
@@ -207,15 +216,17 @@ mod tests {
     }
 
     #[test]
-    fn offset_comes_from_the_best_round_trip_and_impossible_stamps_are_ignored() {
+    fn offset_comes_from_the_best_round_trip_unless_the_clock_was_set() {
         let mut offset = ClockOffset::default();
         assert_eq!(
             offset.sample(1_000, 501_500, 501_600, 2_100, Micros(0)),
             Some(Duration::from_micros(1_000))
         );
         assert_eq!(offset.us(), 500_000);
-        assert!(offset.sample(1_000, 900_000, 900_000, 9_000, Micros(0)).is_some(), "worse, kept out");
+        assert!(offset.sample(1_000, 503_000, 503_000, 9_000, Micros(0)).is_some(), "worse, kept out");
         assert_eq!(offset.us(), 500_000);
+        assert!(offset.sample(1_000, 900_000, 900_000, 9_000, Micros(0)).is_some(), "both cannot be");
+        assert_eq!(offset.us(), 895_000);
         assert_eq!(offset.sample(10, 5, 4, 20, Micros(0)), None, "peer sent before it received");
         assert_eq!(offset.sample(10, 0, 100, 20, Micros(0)), None, "longer at the peer than away");
     }

@@ -50,6 +50,7 @@ use super::roster::{RosterIn, RosterOut};
 use super::rtt::{ClockOffset, Rtt};
 use super::time::Micros;
 use super::timers::Timers;
+use super::wall::WallClock;
 use super::wire::{Ack, AckFlow, CloseCode, Envelope, Hello, Pong, RefuseCode};
 use crate::id::{Datacenter, Incarnation, Lane, NodeId, SpiffeId};
 use crate::settings::Settings;
@@ -347,7 +348,7 @@ pub struct Links {
     draining: bool,
     /// A connection whose peer showed no certificate is refused.
     certificates: bool,
-    wall_base_us: u64,
+    wall: WallClock,
 }
 
 impl Links {
@@ -401,14 +402,19 @@ impl Links {
             places: Places::default(),
             draining: false,
             certificates: false,
-            wall_base_us,
+            wall: WallClock::new(wall_base_us),
         }
     }
 
-    /// The wall clock as first seen, carried on by the monotonic one.
+    /// What the wall clock shows, µs.
     #[must_use]
     pub fn wall_us(&self, now: Micros) -> u64 {
-        self.wall_base_us.saturating_add(now.0)
+        self.wall.us(now)
+    }
+
+    /// The wall clock was read again, and showed this at time zero, µs.
+    pub fn set_wall(&mut self, base_us: u64) {
+        self.wall.set(base_us);
     }
 
     /// The index of a node that the topology lists.
@@ -440,7 +446,7 @@ impl Links {
     #[must_use]
     pub fn clock_offset_us(&self, peer: PeerIx) -> Option<i64> {
         let (_, link) = self.dialled(peer)?;
-        (!link.rtt.is_empty()).then(|| link.offset.us())
+        (!link.rtt.is_empty()).then(|| self.wall.offset_us(link.offset.us()))
     }
 
     /// Pings a peer that this node dialled now, out of turn. False: there is no such link.
@@ -567,7 +573,7 @@ impl Links {
     }
 
     fn take_open(&mut self, id: ConnId, received: Received, now: Micros) -> Arrived {
-        let wall_us = self.wall_us(now);
+        let (wall_us, steady_us) = (self.wall.us(now), self.wall.steady_us(now));
         let Some(conn) = self.conns.get_mut(&id) else { return Arrived::Nothing };
         let (Some(link_id), lane) = (conn.link, conn.lane) else { return Arrived::Nothing };
         let Some(link) = self.links.get_mut(&link_id) else { return Arrived::Nothing };
@@ -598,8 +604,13 @@ impl Links {
                 Arrived::Nothing
             }
             (Received::Pong(pong), Lane::Control) => {
-                let sample =
-                    link.offset.sample(pong.ping_sent_us, pong.ping_received_us, pong.sent_us, wall_us, now);
+                let sample = link.offset.sample(
+                    pong.ping_sent_us,
+                    pong.ping_received_us,
+                    pong.sent_us,
+                    steady_us,
+                    now,
+                );
                 if let Some(rtt) = sample {
                     link.rtt.sample(rtt, now);
                     if std::mem::take(&mut link.ping_asked) {

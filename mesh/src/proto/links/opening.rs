@@ -192,13 +192,13 @@ impl Links {
             frame_bytes_max: u64::try_from(self.settings.frame_bytes_max).unwrap_or(u64::MAX),
             link,
             lane: u8::try_from(lane.index()).unwrap_or(0),
-            sent_us: self.wall_us(now),
+            sent_us: self.wall.steady_us(now),
         }
     }
 
     /// The same, as an answer.
     fn welcome(&self, hello: &Hello, lane: Lane, version: u16, now: Micros) -> Welcome {
-        let me = self.hello(hello.link, lane, now);
+        let (me, wall_us) = (self.hello(hello.link, lane, now), self.wall_us(now));
         Welcome {
             cluster: me.cluster,
             node: me.node,
@@ -210,8 +210,8 @@ impl Links {
             frame_bytes_max: me.frame_bytes_max,
             version,
             hello_sent_us: hello.sent_us,
-            hello_received_us: me.sent_us,
-            sent_us: me.sent_us,
+            hello_received_us: wall_us,
+            sent_us: wall_us,
         }
     }
 
@@ -305,7 +305,7 @@ impl Links {
         body: &Bytes,
         now: Micros,
     ) -> Arrived {
-        let wall_us = self.wall_us(now);
+        let steady_us = self.wall.steady_us(now);
         let Some(conn) = self.conns.get_mut(&id) else { return Arrived::Nothing };
         let (Stage::AwaitWelcome { hello }, Some(link_id)) = (&conn.stage, conn.link) else {
             return Arrived::Nothing;
@@ -335,7 +335,7 @@ impl Links {
             welcome.hello_sent_us,
             welcome.hello_received_us,
             welcome.sent_us,
-            wall_us,
+            steady_us,
             now,
         );
         if let Some(rtt) = sample {

@@ -86,7 +86,7 @@ impl Links {
 
     /// The frames of this connection's own that are to be written now.
     pub fn poll_frames(&mut self, id: ConnId, out: &mut Vec<Bytes>, now: Micros) {
-        let sent_us = self.wall_us(now);
+        let sent_us = self.wall.steady_us(now);
         let Some(conn) = self.conns.get_mut(&id) else { return };
         out.extend(conn.out.drain(..));
         if std::mem::take(&mut conn.pings) {

@@ -42,7 +42,7 @@ impl Links {
                     version: link.version,
                     rtt_us: sampled.then(|| link.rtt.smoothed_us()),
                     rtt_min_us: sampled.then(|| link.rtt.min_us()),
-                    clock_offset_us: sampled.then(|| link.offset.us()),
+                    clock_offset_us: sampled.then(|| self.wall.offset_us(link.offset.us())),
                     connections: Lane::ALL.into_iter().filter_map(|lane| connection(link, lane)).collect(),
                 }
             })
