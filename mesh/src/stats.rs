@@ -4,6 +4,7 @@ pub mod connection;
 pub mod decision;
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::Serialize;
 
@@ -330,8 +331,51 @@ pub struct DatacenterStatus {
     /// The least room that any of its destinations and lanes has, by its own word, less what is under way to it, bytes;
     /// `None` while none has said.
     pub least_room_bytes: Option<u64>,
+    /// Destinations that nothing reaches at present: attempts in a row came to nothing, and there is something to send or was in
+    /// the last minute.
+    pub unreached_destinations: u64,
+    /// Those of them that fail longest; at most 32.
+    pub unreached: Vec<UnreachedDestination>,
     /// Its proxies.
     pub routes: Vec<RouteStatus>,
+}
+
+/// A destination that nothing reaches.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct UnreachedDestination {
+    /// Its name.
+    pub node: NodeId,
+    /// Since the first of the attempts in a row, ms.
+    pub failing_ms: u64,
+    /// Messages queued or unacknowledged.
+    pub pending_messages: u64,
+    /// The last of the attempts.
+    #[serde(flatten)]
+    pub last: LastTried,
+}
+
+/// The last attempt to reach a destination that nothing reaches.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LastTried {
+    /// Its way: `proxy`, `direct` or `back`.
+    pub way: &'static str,
+    /// Through which proxy, if through one.
+    pub proxy: Option<NodeId>,
+    /// What came of it: as [`PassedWay::why`](decision::PassedWay).
+    pub why: &'static str,
+    /// What went wrong last with a link of this node's own to the destination, for people; `None` while nothing has, or it is up.
+    pub link_why: Option<String>,
+}
+
+impl fmt::Display for LastTried {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.proxy {
+            Some(proxy) => write!(f, "by {proxy}")?,
+            None => f.write_str("directly")?,
+        }
+        write!(f, ": {}", self.why)?;
+        self.link_why.iter().try_for_each(|why| write!(f, "; its link: {why}"))
+    }
 }
 
 /// A certificate, for people: a node's own, or one of a CA.

@@ -80,6 +80,7 @@ fn a_ping_of_a_peer_that_is_down_says_so_and_of_one_that_is_none_as_before() {
     assert_eq!(refused, PingError::NotLinked(id("elsewhere")));
     let refused = lab.node("p1").ping(&id("p1"), now).unwrap_err();
     assert_eq!(refused, PingError::Itself(id("p1")));
-    let [second, part] = [1000, 1500].map(|ms| PingError::TimedOut(Duration::from_millis(ms)).to_string());
+    let [second, part] = [1000, 1500]
+        .map(|ms| PingError::TimedOut { patience: Duration::from_millis(ms), last: None }.to_string());
     assert_eq!([second, part], ["no answer within 1 s", "no answer within 1500 ms"]);
 }

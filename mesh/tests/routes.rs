@@ -156,7 +156,7 @@ async fn a_ping_takes_the_way_of_messages_and_delivers_nothing() {
     assert!(member.inbox.try_recv().is_none(), "pings were not delivered");
 
     let none = leader.mesh().ping(&id("eu-2"), Duration::from_millis(50)).await;
-    assert_eq!(none, Err(PingError::TimedOut(Duration::from_millis(50))));
+    assert!(matches!(none, Err(PingError::TimedOut { .. })), "{none:?}");
     assert_eq!(leader.mesh().ping(&id("x"), patience).await, Err(PingError::UnknownNode(id("x"))));
     assert_eq!(member.mesh().ping(&id("eu-pb"), patience).await, Err(PingError::NotLinked(id("eu-pb"))));
     leader.mesh().close();
@@ -177,7 +177,7 @@ async fn a_ping_by_proxy_that_nobody_answers_took_too_long_and_one_of_a_link_say
     eventually("a link", || leader.reaches("eu-pa")).await;
     let patience = Duration::from_millis(300);
     let told = leader.mesh().ping(&id("eu-pm"), patience).await;
-    assert_eq!(told, Err(PingError::TimedOut(patience)));
+    assert!(matches!(told, Err(PingError::TimedOut { .. })), "{told:?}");
     let told = leader.mesh().ping(&id("eu-pb"), patience).await;
     assert!(matches!(told, Err(PingError::Down { .. })), "{told:?}");
 }

@@ -84,7 +84,7 @@ async fn ping(node: &str, facts: &Facts) -> Answer {
                 PingError::UnknownNode(_) | PingError::Itself(_) | PingError::NotLinked(_) => {
                     StatusCode::BAD_REQUEST
                 }
-                PingError::TimedOut(_) | PingError::Down { .. } => StatusCode::GATEWAY_TIMEOUT,
+                PingError::TimedOut { .. } | PingError::Down { .. } => StatusCode::GATEWAY_TIMEOUT,
                 _ => StatusCode::SERVICE_UNAVAILABLE,
             };
             json(code, &json!({ "error": error.to_string() }))

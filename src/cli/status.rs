@@ -104,7 +104,23 @@ pub(super) struct Datacenter {
     pub(super) local: bool,
     pub(super) queued_bytes: u64,
     pub(super) pending_messages: u64,
+    #[serde(default)]
+    pub(super) unreached_destinations: u64,
+    #[serde(default)]
+    unreached: Vec<Unreached>,
     pub(super) routes: Vec<Route>,
+}
+
+/// A destination that nothing reaches.
+#[derive(Debug, Clone, Deserialize)]
+struct Unreached {
+    node: String,
+    failing_ms: u64,
+    pending_messages: u64,
+    way: String,
+    proxy: Option<String>,
+    why: String,
+    link_why: Option<String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -183,6 +199,19 @@ impl Status {
         )
     }
 
+    pub(super) fn links_up(&self) -> usize {
+        self.links.iter().filter(|link| link.up).count()
+    }
+
+    /// One that dials and is dialled has two rows.
+    pub(super) fn peers_down(&self) -> u64 {
+        self.down.iter().map(|of| &of.peer).collect::<BTreeSet<_>>().len() as u64
+    }
+
+    pub(super) fn unreached_destinations(&self) -> u64 {
+        self.datacenters.iter().map(|datacenter| datacenter.unreached_destinations).sum()
+    }
+
     fn describe(&self, reasons: &[&str]) -> String {
         let mut text = self.headline() + "\n";
         if let Some(security) = &self.security {
@@ -201,9 +230,12 @@ impl Status {
             }
         }
         if !self.down.is_empty() {
-            // One that dials and is dialled has two rows.
-            let peers: BTreeSet<_> = self.down.iter().map(|of| &of.peer).collect();
-            let _ = write!(text, "\n{} down\n{}", show_count(peers.len() as u64, "peer"), down(&self.down));
+            let _ = write!(text, "\n{} down\n{}", show_count(self.peers_down(), "peer"), down(&self.down));
+        }
+        let unreached = self.unreached_destinations();
+        if unreached > 0 {
+            let what = show_count(unreached, "destination");
+            let _ = write!(text, "\n{what} not reached\n{}", not_reached(&self.datacenters));
         }
         let mut links = Table::new(&[
             (Align::Left, "peer"),
@@ -317,6 +349,33 @@ fn down(peers: &[Down]) -> Table {
             if of.dialled { of.failures.to_string() } else { "-".to_owned() },
             of.why.clone().unwrap_or_else(|| "-".to_owned()),
         ]);
+    }
+    table
+}
+
+/// A row per destination that nothing reaches, of each datacenter those that fail longest: there may be more.
+fn not_reached(datacenters: &[Datacenter]) -> Table {
+    let mut table = Table::new(&[
+        (Align::Left, "destination"),
+        (Align::Left, "datacenter"),
+        (Align::Right, "for"),
+        (Align::Right, "pending"),
+        (Align::Left, "last tried"),
+        (Align::Left, "came to"),
+        (Align::Left, "last error of its link"),
+    ]);
+    for datacenter in datacenters {
+        for of in &datacenter.unreached {
+            table.row(vec![
+                of.node.clone(),
+                datacenter.name.clone(),
+                uptime(of.failing_ms / 1000),
+                show_count(of.pending_messages, "message"),
+                of.proxy.as_ref().map_or_else(|| of.way.clone(), |proxy| format!("by {proxy}")),
+                of.why.clone(),
+                of.link_why.clone().unwrap_or_else(|| "-".to_owned()),
+            ]);
+        }
     }
     table
 }
@@ -461,6 +520,10 @@ mod tests {
                   "down_ms": 900, "failures": 0, "why": null },
             ],
             "datacenters": [{ "name": "eu", "local": false, "queued_bytes": 1_536, "pending_messages": 1,
+                "unreached_destinations": 1,
+                "unreached": [{ "node": "eu-m3", "failing_ms": 5_200, "pending_messages": 1,
+                                "way": "proxy", "proxy": "eu-p1", "why": "unreachable",
+                                "link_why": "10.0.0.3:7400: Connection refused" }],
                 "routes": [{ "proxy": "eu-p1", "in_use": true, "state": "up", "snoozed_ms": 0,
                              "attempt_timeout_ms": 90 }] }],
         }))
@@ -476,6 +539,10 @@ peer   datacenter  roles         link                        for  failed dials  
 eu-p2  eu          proxy         down, dialling        1 min 1 s             7  10.0.0.2:7400: Connection refused
 us-p1  us          proxy+member  down, dialling              0 s             1  -
 us-p1  us          proxy+member  down, the peer dials        0 s             -  -
+
+1 destination not reached
+destination  datacenter  for    pending  last tried  came to      last error of its link
+eu-m3        eu          5 s  1 message  by eu-p1    unreachable  10.0.0.3:7400: Connection refused
 
 2 links
 peer   datacenter  opened by  link     round trip  least  clock offset  congestion  unsent limit

@@ -64,6 +64,8 @@ catalog! {
         "Bytes this sender holds for a datacenter, queued or unacknowledged.");
     PENDING = gauge("pending_messages", ["datacenter"],
         "Messages this sender holds for a datacenter, queued or unacknowledged.");
+    UNREACHED = gauge("destinations_unreached", ["datacenter"],
+        "Destinations that nothing reaches at present: attempts in a row came to nothing on every way.");
     WITHOUT_ROOM = gauge("flows_without_room", ["datacenter"],
         "Destinations and lanes whose messages wait at this sender because the receiver has no room for them.");
     LEAST_ROOM = gauge("least_room_bytes", ["datacenter"],
@@ -117,6 +119,8 @@ catalog! {
 
     LINK_UP = gauge("link_up", ["peer", "datacenter"],
         "1 while both connections of the link to a peer are established, else 0.");
+    PEER_DOWN = gauge("peer_down_seconds", ["peer", "datacenter"],
+        "How long there has been no link to a peer that is to be linked all the time.");
     LINK_RTT = gauge("link_rtt_seconds", ["peer", "datacenter"],
         "Smoothed round trip to a peer.");
     LINK_RTT_MIN = gauge("link_rtt_min_seconds", ["peer", "datacenter"],

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
-use trunkline_mesh::stats::{DatacenterStats, LinkStatus};
+use trunkline_mesh::stats::{DatacenterStats, DownPeer, LinkStatus};
 use trunkline_mesh::{Datacenter, FailReason, NodeId, Stats, Status};
 
 use super::catalog;
@@ -144,6 +144,10 @@ fn routes(status: &Status) -> Vec<MetricFamily> {
             .family()
             .each(datacenters(), |f, (dc, row)| f.value(&[dc], float(row.pending_messages)))
             .done(),
+        catalog::UNREACHED
+            .family()
+            .each(datacenters(), |f, (dc, row)| f.value(&[dc], float(row.unreached_destinations)))
+            .done(),
         catalog::WITHOUT_ROOM
             .family()
             .each(datacenters(), |f, (dc, row)| f.value(&[dc], float(row.flows_without_room)))
@@ -231,10 +235,24 @@ fn links(status: &Status) -> Vec<MetricFamily> {
     };
     vec![
         catalog::LINK_UP.family().each(peers(), |f, (labels, link)| f.value(&labels, flag(link.up))).done(),
+        catalog::PEER_DOWN
+            .family()
+            .each(longest_down(status), |f, (labels, ms)| f.value(&labels, float(ms) / 1e3))
+            .done(),
         sampled(&catalog::LINK_RTT, |link| link.rtt_us.map(seconds)),
         sampled(&catalog::LINK_RTT_MIN, |link| link.rtt_min_us.map(seconds)),
         sampled(&catalog::LINK_CLOCK_OFFSET, |link| link.clock_offset_us.map(signed_seconds)),
     ]
+}
+
+/// One row per peer: whoever dials this node and is dialled by it is down by the link that has been missing longest.
+fn longest_down(status: &Status) -> BTreeMap<[&str; 2], u64> {
+    let mut peers = BTreeMap::new();
+    for DownPeer { peer, datacenter, down_ms, .. } in &status.down {
+        let row: &mut u64 = peers.entry([peer.as_str(), datacenter.as_str()]).or_default();
+        *row = (*row).max(*down_ms);
+    }
+    peers
 }
 
 fn handshakes(stats: &Stats) -> Vec<MetricFamily> {

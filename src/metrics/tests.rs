@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use trunkline_mesh::stats::{
-    DatacenterStats, DatacenterStatus, LinkStatus, RouteStatus, SecurityStatus, TlsStats,
+    DatacenterStats, DatacenterStatus, DownPeer, LinkStatus, RouteStatus, SecurityStatus, TlsStats,
 };
 use trunkline_mesh::{Datacenter, Incarnation, NodeId, Stats, Status};
 
@@ -40,6 +40,11 @@ fn link(peer: &str, up: bool, rtt_us: Option<u64>) -> LinkStatus {
     }
 }
 
+fn down(dialled: bool, down_ms: u64) -> DownPeer {
+    let roles = vec!["member"];
+    DownPeer { peer: node("us-m1"), datacenter: dc("us"), roles, dialled, down_ms, failures: 0, why: None }
+}
+
 fn status() -> Status {
     Status {
         node: node("us-leader"),
@@ -60,13 +65,15 @@ fn status() -> Status {
             link("eu-m2", true, None),
         ],
         security: SecurityStatus::default(),
-        down: Vec::new(),
+        down: vec![down(true, 4_000), down(false, 2_500)],
         datacenters: vec![DatacenterStatus {
             name: dc("eu"),
             local: false,
             queued_bytes: 4096,
             pending_messages: 2,
             flows_without_room: 1,
+            unreached_destinations: 3,
+            unreached: Vec::new(),
             least_room_bytes: Some(4096),
             routes: vec![RouteStatus {
                 proxy: node("eu-p1"),
@@ -257,6 +264,16 @@ fn a_peer_has_one_row_and_no_round_trip_before_the_first_sample() {
     assert_eq!(at("trunkline_link_rtt_seconds", "eu-p1"), Some(0.025));
     assert_eq!(at("trunkline_link_rtt_seconds", "eu-p2"), None);
     assert_eq!(at("trunkline_link_clock_offset_seconds", "eu-p1"), Some(-0.0015));
+}
+
+#[test]
+fn who_is_down_and_who_is_not_reached_can_be_asked_for() {
+    let families = scrape(&idle());
+    let down = "trunkline_peer_down_seconds";
+    assert_eq!(sample(&families, down, down, &[("peer", "us-m1"), ("datacenter", "us")]), Some(4.0));
+    assert_eq!(families[down].samples.len(), 1, "one row per peer, none of those that are up");
+    let unreached = "trunkline_destinations_unreached";
+    assert_eq!(sample(&families, unreached, unreached, &[("datacenter", "eu")]), Some(3.0));
 }
 
 #[test]

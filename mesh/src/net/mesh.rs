@@ -137,10 +137,7 @@ impl Mesh {
         // Moved into the timeout, so that it is gone when `_asked` looks.
         match tokio::time::timeout(patience, receiver).await {
             Ok(pinged) => pinged.map_err(|_| PingError::Closed),
-            Err(_) => {
-                let down = self.shared().look(|core, now| core.node.down_of_ping(node, now));
-                Err(down.unwrap_or(PingError::TimedOut(patience)))
-            }
+            Err(_) => Err(self.shared().look(|core, now| core.node.unanswered(node, patience, now))),
         }
     }
 

@@ -195,12 +195,7 @@ impl DecisionLog {
         proxy: impl Fn(Way) -> Option<NodeId>,
         unix_us: impl Fn(Micros) -> u64,
     ) -> Vec<Decision> {
-        let named = |way: Option<Way>| match way {
-            None => ("wait", None),
-            Some(Way::Direct) => ("direct", None),
-            Some(way @ Way::Proxy(_)) => ("proxy", proxy(way)),
-            Some(way @ Way::Back(_)) => ("back", proxy(way)),
-        };
+        let named = |way: Option<Way>| way.map_or(("wait", None), |way| (way.label(), proxy(way)));
         let shown = |(number, entry): (u64, &Entry)| {
             let (way, proxy) = named(entry.verdict.way);
             let passed = entry.passed.iter().map(|passed| {

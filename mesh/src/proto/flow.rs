@@ -78,6 +78,18 @@ pub enum Way {
     Back(PeerIx),
 }
 
+impl Way {
+    /// As people read it.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Proxy(_) => "proxy",
+            Self::Direct => "direct",
+            Self::Back(_) => "back",
+        }
+    }
+}
+
 /// Where a message with a seq is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Place {
@@ -484,6 +496,12 @@ impl Flow {
         let some = !self.retry.is_empty() || !self.queue.is_empty();
         some && !self.next_is_awaited()
             && self.room.is_some_and(|room| self.flying_bytes + self.next_charge() > room)
+    }
+
+    /// Messages queued or unacknowledged.
+    #[must_use]
+    pub fn pending(&self) -> usize {
+        self.queue.len() + self.sent.len()
     }
 
     /// The receiver said that everything in front of the message that goes next is decided. That it was given up here is not

@@ -10,17 +10,20 @@ mod faults;
 mod kept;
 mod members;
 mod outages;
+mod ping;
 mod shown;
+mod unreached;
 mod writing;
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 
 use self::outages::Outages;
+pub use self::ping::PingError;
+use self::unreached::Unreached;
 use super::client::{Client, Decided, Ignored, Ticket};
 pub use super::frame::Opened;
 use super::frame::{FrameError, Received, SealedBatch, Token};
@@ -37,8 +40,8 @@ use super::wire::{Ack, Envelope, Offer};
 use crate::id::{Incarnation, Lane, NodeId, SpiffeId};
 use crate::message::{Batch, Delivery};
 use crate::settings::Settings;
+use crate::stats::Histogram;
 use crate::stats::decision::Pinged;
-use crate::stats::{DownPeer, Histogram};
 use crate::topology::Topology;
 
 /// What a node is made from.
@@ -95,49 +98,6 @@ pub enum RejectReason {
     Closed,
 }
 
-/// A round trip that came to nothing.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum PingError {
-    /// The topology has no such node. Correct the name, or add the node.
-    #[error("node `{0}` is not in the topology: correct the name, or add the node")]
-    UnknownNode(NodeId),
-    /// It is to be linked and is not, so that nobody can be asked. Start it, or mend what keeps it away.
-    #[error("`{node}` is down: no link to it for {}; {}", long(*down), why.as_deref().unwrap_or("no dial has ended yet"))]
-    Down {
-        /// The node.
-        node: NodeId,
-        /// For how long, at most as long as this node runs.
-        down: Duration,
-        /// What went wrong last.
-        why: Option<String>,
-    },
-    /// It is this node: between it and itself there is nothing to measure.
-    #[error("`{0}` is this node: ask for a round trip to another one")]
-    Itself(NodeId),
-    /// It is no destination of this node, and this node holds no link to it. Ask a node that sends to it.
-    #[error("this node neither sends to `{0}` nor holds a link to it: ask one that does")]
-    NotLinked(NodeId),
-    /// Nobody answered in time, on any way.
-    #[error("no answer within {}", long(*.0))]
-    TimedOut(Duration),
-    /// Too many round trips are under way. Try again later.
-    #[error("too many pings are under way: try again later")]
-    TooMany,
-    /// The node is closed.
-    #[error("the node is closed")]
-    Closed,
-}
-
-/// In whole seconds, or else in milliseconds.
-fn long(time: Duration) -> String {
-    if time.subsec_millis() == 0 {
-        format!("{} s", time.as_secs())
-    } else {
-        format!("{} ms", time.as_millis())
-    }
-}
-
 /// What is to be written next to one connection: frames as they are, then batches to be encoded.
 #[derive(Debug, Default)]
 pub struct Transmit {
@@ -170,6 +130,7 @@ pub struct Node {
     draining: bool,
     pinged: VecDeque<Pinged>,
     outages: Outages,
+    unreached: Unreached,
 }
 
 impl Node {
@@ -213,6 +174,7 @@ impl Node {
             draining,
             pinged: VecDeque::new(),
             outages: Outages::default(),
+            unreached: Unreached::default(),
         })
     }
 
@@ -280,52 +242,9 @@ impl Node {
         self.busy += 1;
     }
 
-    /// Begins a round trip through the mesh; [`Node::poll_pinged`] tells its end. To a member it takes the way of messages,
-    /// else the link that this node dialled.
-    ///
-    /// # Errors
-    /// [`PingError`]: nothing was begun.
-    pub fn ping(&mut self, node: &NodeId, now: Micros) -> Result<(), PingError> {
-        if *node == self.links.me.node {
-            return Err(PingError::Itself(node.clone()));
-        }
-        let peer = self.links.peer(node).ok_or_else(|| PingError::UnknownNode(node.clone()))?;
-        let way = self.client.as_mut().is_some_and(|client| client.ping(node, &mut self.links, now));
-        if way || self.links.ping(peer, now) {
-            return Ok(());
-        }
-        Err(self.down(node, now).unwrap_or_else(|| PingError::NotLinked(node.clone())))
-    }
-
-    /// A peer that this node is to be linked with, and is not, as who asks for a round trip is told it.
-    #[must_use]
-    pub fn down(&self, node: &NodeId, now: Micros) -> Option<PingError> {
-        let DownPeer { down_ms, why, .. } = self.links.down(self.links.peer(node)?, now)?;
-        // Whole seconds are enough for people, once there are any.
-        let down = Duration::from_millis(if down_ms < 1000 { down_ms } else { down_ms / 1000 * 1000 });
-        Some(PingError::Down { node: node.clone(), down, why })
-    }
-
-    /// The same, for who waited in vain for the end of a round trip. Not of a member that is reached by proxies: there the link that
-    /// is missing explains nothing.
-    #[must_use]
-    pub fn down_of_ping(&self, node: &NodeId, now: Micros) -> Option<PingError> {
-        let spec = self.topology().node(node)?;
-        let by_proxy =
-            self.client.is_some() && spec.roles.member && spec.datacenter != self.links.me.datacenter;
-        self.down(node, now).filter(|_| !by_proxy)
-    }
-
     /// Something went wrong on a connection before its link was up: for people. Gives the peer, if that is known.
     pub fn note_trouble(&mut self, conn: ConnId, why: &str, now: Micros) -> Option<&NodeId> {
         self.links.note_trouble(conn, why, now)
-    }
-
-    /// Nobody waits for a round trip any more: it is not tried again.
-    pub fn end_ping(&mut self, node: &NodeId, now: Micros) {
-        if let Some(client) = self.client.as_mut() {
-            client.end_ping(node, &mut self.links, now);
-        }
     }
 
     /// A round trip that is done.

@@ -38,6 +38,19 @@ impl Cause {
     }
 }
 
+/// Attempts in a row that came to nothing, for whoever tells people of it. That the receiver is full is none of them: it answers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Failing {
+    /// The first one.
+    pub since: Micros,
+    /// The last one.
+    pub at: Micros,
+    /// Its way.
+    pub way: Way,
+    /// What came of it.
+    pub cause: Cause,
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Avoided {
     until: Micros,
@@ -75,6 +88,8 @@ pub struct Pauses {
     full_until: Micros,
     full_pause: Duration,
     failures: u32,
+    /// Nothing was answered since then.
+    failing: Option<Failing>,
     /// It was silent alone by a proxy: a direct link, once there is one, says whether it is the proxy or itself.
     probes_directly: bool,
 }
@@ -125,6 +140,7 @@ impl Default for Pauses {
             full_until: Micros(0),
             full_pause: FULL_MIN,
             failures: 0,
+            failing: None,
             probes_directly: false,
         }
     }
@@ -134,6 +150,7 @@ impl Pauses {
     /// An attempt answered: the way works and the receiver takes.
     pub fn answered(&mut self, way: Way) {
         self.failures = 0;
+        self.failing = None;
         self.full_pause = FULL_MIN;
         self.probes_directly = false;
         self.avoided.remove(&way);
@@ -143,6 +160,7 @@ impl Pauses {
     /// The receiver begins anew, and with an empty inbox. Ways are what they were.
     pub fn restart(&mut self) {
         self.failures = 0;
+        self.failing = None;
         self.limits.clear();
         self.full_until = Micros(0);
         self.full_pause = FULL_MIN;
@@ -184,6 +202,10 @@ impl Pauses {
             (avoided.cause, avoided.answered_elsewhere) = (cause, false);
             (avoided.until, avoided.pause) = (now + pause, (pause * 2).min(most));
             self.failures = self.failures.saturating_add(1);
+            if !is_full(cause) {
+                let since = self.failing.map_or(now, |failing| failing.since);
+                self.failing = Some(Failing { since, at: now, way, cause });
+            }
         }
     }
 
@@ -304,6 +326,12 @@ impl Pauses {
         self.failures >= FAILURES_BEFORE_PROBING
     }
 
+    /// Two attempts in a row or more came to nothing, and what did last.
+    #[must_use]
+    pub fn failing(&self) -> Option<Failing> {
+        self.failing.filter(|failing| failing.at > failing.since)
+    }
+
     /// When the first pause of any kind ends.
     #[must_use]
     pub fn next_wake(&self, now: Micros) -> Micros {
@@ -331,6 +359,25 @@ mod tests {
         assert_eq!(pauses.next_wake(later), later + AVOID_MIN * 2);
         pauses.answered(Way::Direct);
         assert_eq!((pauses.next_wake(later), pauses.is_probing()), (Micros::NEVER, false));
+    }
+
+    #[test]
+    fn attempts_in_a_row_that_come_to_nothing_are_told_until_one_is_answered() {
+        let (mut pauses, inbox_full) = (Pauses::default(), Cause::Refused(Some(RefusedReason::InboxFull)));
+        let mut now = Micros(0);
+        for _ in 0..3 {
+            pauses.avoid(Way::Direct, inbox_full, now);
+            now = now + AVOID_MAX;
+        }
+        assert_eq!(pauses.failing(), None, "it answers that it is full");
+        let since = now;
+        pauses.avoid(Way::Proxy(0), Cause::TimedOut, now);
+        assert_eq!(pauses.failing(), None, "one attempt says little");
+        pauses.avoid(Way::Direct, Cause::DialFailed, now + AVOID_MIN);
+        let (at, way, cause) = (now + AVOID_MIN, Way::Direct, Cause::DialFailed);
+        assert_eq!(pauses.failing(), Some(Failing { since, at, way, cause }));
+        pauses.answered(Way::Proxy(0));
+        assert_eq!(pauses.failing(), None);
     }
 
     #[test]

@@ -135,8 +135,17 @@ impl Rates {
         if width.is_none_or(|width| whole.width() <= width) {
             return whole.to_string();
         }
-        const DISPENSABLE: [&str; 8] =
-            ["by proxy/s", "direct/s", "ack p50", "saved %", "pending", "wire", "failed/s", "queued"];
+        const DISPENSABLE: [&str; 9] = [
+            "by proxy/s",
+            "direct/s",
+            "ack p50",
+            "saved %",
+            "pending",
+            "wire",
+            "failed/s",
+            "queued",
+            "not reached",
+        ];
         self.sending_by(datacenters, Datacenter::short_way).within(width, &DISPENSABLE)
     }
 
@@ -154,6 +163,7 @@ impl Rates {
             (Align::Right, "ack p99"),
             (Align::Right, "queued"),
             (Align::Right, "pending"),
+            (Align::Right, "not reached"),
         ]);
         let idle = Sending::default();
         for datacenter in datacenters {
@@ -174,6 +184,7 @@ impl Rates {
                 time(rates.ack_p99_us),
                 show_bytes(datacenter.queued_bytes),
                 datacenter.pending_messages.to_string(),
+                datacenter.unreached_destinations.to_string(),
             ]);
         }
         table
@@ -201,7 +212,8 @@ impl Rates {
             row("member", "in the inbox", show_bytes(status.inbox_bytes));
             row("member", "held behind gaps", show_bytes(status.held_bytes));
         }
-        row("node", "links", status.links.len().to_string());
+        row("node", "links up", status.links_up().to_string());
+        row("node", "peers down", status.peers_down().to_string());
         table
     }
 
@@ -224,6 +236,7 @@ impl Rates {
                 "ack_p99_us": rates.ack_p99_us,
                 "queued_bytes": datacenter.queued_bytes,
                 "pending_messages": datacenter.pending_messages,
+                "unreached_destinations": datacenter.unreached_destinations,
             })
         });
         json!({
@@ -232,7 +245,8 @@ impl Rates {
             "draining": status.draining,
             "uptime_s": status.uptime_s,
             "interval_s": self.seconds,
-            "links": status.links.len(),
+            "links_up": status.links_up(),
+            "peers_down": status.peers_down(),
             "datacenters": sending.collect::<Vec<_>>(),
             "proxy": {
                 "frames_per_s": self.frames,

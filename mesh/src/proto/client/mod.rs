@@ -22,6 +22,7 @@ mod kept;
 
 #[cfg(test)]
 mod stranded;
+mod unreached;
 
 mod way;
 
@@ -362,6 +363,7 @@ impl Client {
     fn status_of(&self, index: usize, links: &Links, now: Micros) -> DatacenterStatus {
         let site = &self.sites[index];
         let flows = || site.flows.iter().map(|ix| &self.flows[ix.0]);
+        let (unreached_destinations, unreached) = self.unreached(index, links, now);
         DatacenterStatus {
             name: site.name.clone(),
             local: site.local,
@@ -369,6 +371,8 @@ impl Client {
             pending_messages: site.pending_messages,
             flows_without_room: flows().map(|flow| u64::from(flow.is_starved())).sum(),
             least_room_bytes: flows().filter_map(Flow::room_left).min(),
+            unreached_destinations,
+            unreached,
             routes: site.routes.status(links, &self.settings, now),
         }
     }

@@ -3,7 +3,7 @@
 
 use super::Client;
 use crate::id::{Lane, NodeId};
-use crate::proto::flow::{FlowIx, Ping, Way};
+use crate::proto::flow::{FlowIx, Ping};
 use crate::proto::links::Links;
 use crate::proto::time::{Micros, micros};
 use crate::stats::decision::Pinged;
@@ -43,15 +43,10 @@ impl Client {
         let Some(attempt) = self.attempts.get(id) else { return self.ping_lost(ix, id) };
         let Ping { attempts, .. } = std::mem::take(&mut flow.ping);
         let flow = &self.flows[ix.0];
-        let way = match attempt.way {
-            Way::Direct => "direct",
-            Way::Proxy(_) => "proxy",
-            Way::Back(_) => "back",
-        };
         let proxy = self.proxy_of(&self.sites[attempt.datacenter], attempt.way).cloned();
         self.pinged.push_back(Pinged {
             node: flow.destination.clone(),
-            way,
+            way: attempt.way.label(),
             proxy,
             rtt_us: micros(now.since(attempt.written_at.unwrap_or(attempt.sealed_at))),
             attempts,

@@ -96,6 +96,13 @@ impl Links {
         self.note_trouble_with(peer, &why, now);
     }
 
+    /// What went wrong last with a link that this node dials when it is needed; `None` while nothing has, or it is up.
+    #[must_use]
+    pub fn trouble(&self, peer: PeerIx, now: Micros) -> Option<String> {
+        let Peer { dialling, absence, .. } = &self.peers[peer.0];
+        if dialling.link.is_some_and(|link| self.is_up(link)) { None } else { absence.told(true, now).1 }
+    }
+
     /// A peer that this node dials all the time, while no such link is up.
     #[must_use]
     pub fn down(&self, peer: PeerIx, now: Micros) -> Option<DownPeer> {

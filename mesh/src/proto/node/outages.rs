@@ -91,6 +91,7 @@ impl Node {
                 News::Back(after) => tracing::info!(%datacenter, ?after, "a proxy is usable again"),
             }
         }
+        self.tell_unreached(now);
     }
 }
 

@@ -1,0 +1,106 @@
+//! Destinations that nothing reaches: what their sender says of them.
+
+mod lab;
+
+use std::time::Duration;
+
+use lab::{Lab, dc, id};
+use trunkline_mesh::PingError;
+use trunkline_mesh::message::{Batch, Message};
+use trunkline_mesh::settings::Settings;
+use trunkline_mesh::stats::DatacenterStatus;
+use trunkline_mesh::topology::Roles;
+
+const MEMBERS: [&str; 3] = ["eu-1", "eu-2", "eu-3"];
+
+fn lab() -> Lab {
+    let mut nodes = vec![("leader", "us", Roles::ORIGIN, None)];
+    nodes.extend(["eu-pa", "eu-pb"].map(|name| (name, "eu", Roles::PROXY, None)));
+    nodes.extend(MEMBERS.map(|name| (name, "eu", Roles::MEMBER, None)));
+    let mut lab = Lab::new(&nodes, &Settings::default(), Duration::from_millis(20));
+    lab.run_for(Duration::from_secs(1));
+    lab
+}
+
+fn send(lab: &mut Lab, to: &[&str]) {
+    let mut batch = Batch::to(dc("eu"));
+    batch.extend(to.iter().map(|member| Message::new(id(member), vec![7; 100])));
+    lab.submit("leader", batch).expect("there is room");
+    lab.run_for(Duration::from_millis(100));
+}
+
+fn eu(lab: &mut Lab) -> DatacenterStatus {
+    let now = lab.now;
+    lab.node("leader").status(now).datacenters.into_iter().find(|of| of.name == dc("eu")).unwrap()
+}
+
+#[test]
+fn a_destination_that_nothing_reaches_is_shown_with_the_reason_until_it_answers() {
+    let mut lab = lab();
+    send(&mut lab, &MEMBERS);
+    assert_eq!((eu(&mut lab).unreached_destinations, eu(&mut lab).unreached), (0, Vec::new()));
+    lab.kill("eu-2");
+    for _ in 0..30 {
+        send(&mut lab, &MEMBERS);
+    }
+    let shown = eu(&mut lab);
+    assert_eq!((shown.unreached_destinations, shown.unreached.len()), (1, 1), "{shown:?}");
+    let row = &shown.unreached[0];
+    assert_eq!(row.node, id("eu-2"));
+    assert!((2_000..=3_000).contains(&row.failing_ms) && row.pending_messages >= 29, "{row:?}");
+    let known = ["unreachable", "dial_failed", "link_lost", "timed_out"].contains(&row.last.why);
+    assert!(known && (row.last.proxy.is_some() == (row.last.way == "proxy")), "{row:?}");
+
+    let now = lab.now;
+    let told = lab.node("leader").unanswered(&id("eu-2"), Duration::from_secs(1), now);
+    let PingError::TimedOut { last: Some(last), .. } = &told else { panic!("{told}") };
+    assert_eq!(*last, row.last);
+    let told = told.to_string();
+    assert!(told.starts_with("no answer within 1 s; last tried ") && told.contains(row.last.why), "{told}");
+
+    lab.restart("eu-2", 2);
+    lab.run_for(Duration::from_secs(3));
+    send(&mut lab, &MEMBERS);
+    assert_eq!((eu(&mut lab).unreached_destinations, eu(&mut lab).unreached), (0, Vec::new()));
+}
+
+#[test]
+fn one_to_whom_nothing_is_sent_any_more_is_forgotten_and_of_many_the_first_are_shown() {
+    let names: Vec<String> = (0..40).map(|n| format!("m{n:02}")).collect();
+    let mut nodes = vec![("leader", "us", Roles::ORIGIN, None), ("eu-pa", "eu", Roles::PROXY, None)];
+    nodes.extend(names.iter().map(|name| (name.as_str(), "eu", Roles::MEMBER, None)));
+    let mut lab = Lab::new(&nodes, &Settings::default(), Duration::from_millis(20));
+    lab.run_for(Duration::from_secs(1));
+    names.iter().for_each(|name| lab.kill(name));
+    let all: Vec<&str> = names.iter().map(String::as_str).collect();
+    for _ in 0..30 {
+        send(&mut lab, &all);
+    }
+    let shown = eu(&mut lab);
+    assert_eq!((shown.unreached_destinations, shown.unreached.len()), (40, 32));
+    lab.run_for(Settings::default().message_deadline + Duration::from_secs(61));
+    let shown = eu(&mut lab);
+    assert_eq!((shown.unreached_destinations, shown.pending_messages), (0, 0), "nobody knows how they are");
+}
+
+#[test]
+fn a_lane_that_is_idle_says_nothing_of_a_destination_that_answers_on_the_other() {
+    let mut lab = lab();
+    send(&mut lab, &MEMBERS);
+    lab.cut_off("eu");
+    // Of control, nothing but this.
+    let now = lab.now;
+    lab.node("leader").ping(&id("eu-1"), now).unwrap();
+    for _ in 0..30 {
+        send(&mut lab, &MEMBERS);
+    }
+    assert_eq!(eu(&mut lab).unreached_destinations, 3);
+    let now = lab.now;
+    lab.node("leader").end_ping(&id("eu-1"), now);
+    lab.mend();
+    lab.run_for(Duration::from_secs(5));
+    for _ in 0..3 {
+        send(&mut lab, &MEMBERS);
+        assert_eq!((eu(&mut lab).unreached_destinations, eu(&mut lab).unreached), (0, Vec::new()));
+    }
+}
