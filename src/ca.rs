@@ -2,8 +2,8 @@
 //!
 //! What it makes is what [`trunkline_mesh`] wants of a certificate: one URI that names the node, for both sides of a link. Addresses
 //! beside it are for others who ask its admin API, as a Prometheus does, and compare them.
-//! Any other authority that does the same is as good. What it does not do: keep a list of what it issued; so what is taken
-//! back is shown to it as a file.
+//! Any other authority that does the same is as good. It keeps a copy of every certificate that it issued, beside its own: of one that was
+//! renewed there is no other file, and it can still be taken back.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -19,7 +19,7 @@ use rcgen::{
     SerialNumber,
 };
 use trunkline_mesh::{
-    CertificateInfo, ClusterId, Revocation, SpiffeId, TlsError, is_issued_by, read_certificates,
+    CertificateInfo, ClusterId, NodeId, Revocation, SpiffeId, TlsError, is_issued_by, read_certificates,
     read_revocation_lists,
 };
 
@@ -104,6 +104,19 @@ pub enum CaError {
         /// Days asked for.
         days: u32,
     },
+    /// It is no serial number.
+    #[error(
+        "`{0}` is no serial number: give it as `trunkline ca show` does, hexadecimal bytes with colons between them"
+    )]
+    Serial(String),
+    /// Nothing is recorded of what was issued to the node.
+    #[error("{} has no certificate of `{node}` that is valid: give its file, or its serial number (--serial)", directory.display())]
+    NotRecorded {
+        /// Where they are kept.
+        directory: PathBuf,
+        /// The node.
+        node: NodeId,
+    },
     /// The library cannot make it.
     #[error("cannot make a certificate: {0}")]
     Make(String),
@@ -133,8 +146,8 @@ pub struct TakenBack {
     pub list: PathBuf,
     /// Certificates on it.
     pub total: usize,
-    /// The files whose certificate was on it before.
-    pub already: Vec<PathBuf>,
+    /// The files and serial numbers that were on it before.
+    pub already: Vec<String>,
 }
 
 /// Makes a CA in a directory, as `ca.crt` and `ca.key`, and the list of what it took back, `ca.crl`: with nothing on it, so
@@ -227,16 +240,69 @@ impl Authority {
         let pair = KeyPair::generate()?;
         let pem = params.signed_by(&pair, &self.issuer)?.pem();
         make_directory(directory)?;
-        write_pair(&certificate, &pem, &key, &pair.serialize_pem(), replace)?;
+        let record = self.record(&pem)?;
+        let outcome = write_pair(&certificate, &pem, &key, &pair.serialize_pem(), replace);
+        if outcome.is_err() {
+            // Nobody has its key.
+            let _ = fs::remove_file(&record);
+        }
+        outcome?;
         made(certificate, key)
     }
 
-    /// Takes certificates back, of these files, beside those that were taken back before: in `ca.crl` beside the CA, which is
-    /// replaced whole, and renewed where there are no files.
+    /// Where copies are kept of what was issued.
+    fn records(&self) -> PathBuf {
+        self.certificate.with_file_name("issued")
+    }
+
+    /// Keeps a copy, under its serial number.
+    fn record(&self, pem: &str) -> Result<PathBuf, CaError> {
+        let directory = self.records();
+        make_directory(&directory)?;
+        let draft = directory.join("draft.crt");
+        let draft = Draft::write(&draft, pem, 0o644)?;
+        let info = read_certificates(&draft.draft)?.into_iter().next();
+        let serial = info.map(|info| info.serial.replace(':', "")).unwrap_or_default();
+        draft.place_as(&directory.join(format!("{serial}.crt")))
+    }
+
+    /// The copies of what was issued to a node and is still valid, the oldest first.
+    ///
+    /// # Errors
+    /// [`CaError::NotRecorded`]: there is none.
+    pub fn issued_to(&self, node: &NodeId) -> Result<Vec<PathBuf>, CaError> {
+        let directory = self.records();
+        let mut found = Vec::new();
+        let entries = match fs::read_dir(&directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            entries => Some(entries.map_err(failed("read", &directory))?),
+        };
+        for entry in entries.into_iter().flatten() {
+            let path = entry.map_err(failed("read", &directory))?.path();
+            if path.extension().is_none_or(|extension| extension != "crt") {
+                continue;
+            }
+            let Some(info) = read_certificates(&path)?.into_iter().next() else { continue };
+            if info.not_after_s >= now_s() && info.name().is_ok_and(|name| name.node == *node) {
+                // Of two of one second the file that was written later.
+                let written =
+                    fs::metadata(&path).and_then(|of| of.modified()).map_err(failed("read", &path))?;
+                found.push((info.not_before_s, written, path));
+            }
+        }
+        if found.is_empty() {
+            return Err(CaError::NotRecorded { directory, node: node.clone() });
+        }
+        found.sort();
+        Ok(found.into_iter().map(|(_, _, path)| path).collect())
+    }
+
+    /// Takes certificates back, those of these files and those of these serial numbers, beside those that were taken back before: in
+    /// `ca.crl` beside the CA, which is replaced whole, and renewed where there is nothing new.
     ///
     /// # Errors
     /// [`CaError`]: the list stays as it was.
-    pub fn revoke(&self, certificates: &[PathBuf]) -> Result<TakenBack, CaError> {
+    pub fn revoke(&self, certificates: &[PathBuf], serials: &[String]) -> Result<TakenBack, CaError> {
         let path = self.certificate.with_extension("crl");
         let (mut revoked, mut already) = (BTreeMap::new(), Vec::new());
         if path.symlink_metadata().is_ok() {
@@ -261,7 +327,14 @@ impl Authority {
                 });
             }
             match revoked.entry(info.serial) {
-                Entry::Occupied(_) => already.push(certificate.clone()),
+                Entry::Occupied(_) => already.push(certificate.display().to_string()),
+                Entry::Vacant(free) => drop(free.insert(now_s())),
+            }
+        }
+        for serial in serials {
+            let serial = checked_serial(serial)?;
+            match revoked.entry(serial.clone()) {
+                Entry::Occupied(_) => already.push(serial),
                 Entry::Vacant(free) => drop(free.insert(now_s())),
             }
         }
@@ -353,6 +426,17 @@ fn at<T: From<SystemTime>>(since_1970_s: i64) -> T {
     T::from(SystemTime::UNIX_EPOCH + since)
 }
 
+/// As a list has it.
+fn checked_serial(text: &str) -> Result<String, CaError> {
+    let is_byte = |byte: &str| byte.len() == 2 && byte.chars().all(|digit| digit.is_ascii_hexdigit());
+    // RFC 5280: no more than 20 bytes, and one for the sign.
+    if (1..=21).contains(&text.split(':').count()) && text.split(':').all(is_byte) {
+        Ok(text.to_ascii_lowercase())
+    } else {
+        Err(CaError::Serial(text.to_owned()))
+    }
+}
+
 /// Of hexadecimal bytes with colons between them.
 fn bytes(hex: &str) -> Vec<u8> {
     hex.split(':').filter_map(|byte| u8::from_str_radix(byte, 16).ok()).collect()
@@ -434,6 +518,12 @@ impl Draft {
         let draft = Self { path: path.to_owned(), draft: path.with_file_name(name) };
         create(&draft.draft, text, mode).map_err(failed("write", path))?;
         Ok(draft)
+    }
+
+    /// Under another name in the same directory.
+    fn place_as(mut self, path: &Path) -> Result<PathBuf, CaError> {
+        self.path = path.to_owned();
+        self.place(false)
     }
 
     /// Without `replace` what is there by now stays.

@@ -12,6 +12,8 @@ mod replica;
 #[cfg(test)]
 mod tests;
 
+#[cfg(target_os = "linux")]
+use prometheus::process_collector::ProcessCollector;
 use prometheus::{Encoder, Registry, TextEncoder};
 use trunkline_mesh::{Mesh, Stats, Status};
 
@@ -44,7 +46,11 @@ impl Metrics {
     /// Metrics of a running node.
     #[must_use]
     pub fn of(mesh: Mesh) -> Self {
-        Self::from_source(move || (mesh.stats(), mesh.status()))
+        let metrics = Self::from_source(move || (mesh.stats(), mesh.status()));
+        // What every exporter says of its process, under the names that dashboards know.
+        #[cfg(target_os = "linux")]
+        metrics.registry.register(Box::new(ProcessCollector::for_self())).expect(UNIQUE);
+        metrics
     }
 
     /// Metrics of a replica alone.

@@ -379,7 +379,7 @@ fn a_service_manager_is_told_what_happens() {
 
 #[test]
 fn units_start_what_the_command_line_knows() {
-    for role in ["proxy", "member"] {
+    for role in ["proxy", "member", "node"] {
         let unit = std::fs::read_to_string(format!("deploy/systemd/trunkline-{role}@.service")).unwrap();
         let value = |key: &str| {
             let line = unit.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));

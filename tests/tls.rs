@@ -260,7 +260,7 @@ fn keys_are_their_owners_alone_and_never_shown_and_nothing_is_overwritten() {
     assert_ne!(read("eu-p1.crt"), before[2]);
     assert_eq!(mode(&at("eu-p1.key")), 0o600);
     let files: Vec<_> = std::fs::read_dir(at("")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    assert_eq!(files.len(), 7, "nothing half made is left: {files:?}");
+    assert_eq!(files.len(), 8, "nothing half made is left, and copies are: {files:?}");
 }
 
 /// What nodes say while they start, link, renew their certificates, are given files that do not fit, and end.
@@ -534,12 +534,51 @@ fn a_full_disk_leaves_no_half_of_a_certificate() {
     assert_eq!(run(&init).0, 0);
     let issue = ["ca", "issue", "--dir", path, "--cluster", "example", "--dc", "eu", "--node", "eu-m1"];
     assert_eq!(full(&issue).0, 74);
-    assert_eq!(listed(), ["ca.crl", "ca.crt", "ca.key"]);
+    assert_eq!(listed(), ["ca.crl", "ca.crt", "ca.key", "issued"]);
+    let issued = || std::fs::read_dir(directory.path().join("ca/issued")).unwrap().count();
+    assert_eq!(issued(), 0);
     assert_eq!(run(&issue).0, 0);
     let before = std::fs::read(directory.path().join("ca/eu-m1.crt")).unwrap();
     assert_eq!(full(&[&issue[..], &["--replace"]].concat()).0, 74);
-    assert_eq!(listed(), ["ca.crl", "ca.crt", "ca.key", "eu-m1.crt", "eu-m1.key"]);
+    assert_eq!(listed(), ["ca.crl", "ca.crt", "ca.key", "eu-m1.crt", "eu-m1.key", "issued"]);
+    assert_eq!(issued(), 1);
     assert_eq!(std::fs::read(directory.path().join("ca/eu-m1.crt")).unwrap(), before);
+}
+
+#[test]
+fn what_was_issued_before_it_was_renewed_can_be_taken_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    let dir = directory.path().to_str().unwrap();
+    ca(&["init", "--cluster", "example", "--dir", dir]);
+    let issue = |node: &str, more: &[&str]| {
+        let args = ["issue", "--dir", dir, "--cluster", "example", "--dc", "eu", "--node", node];
+        ca(&[&args[..], more].concat());
+        let shown = ca(&["show", &at(&format!("{node}.crt"))]);
+        shown.lines().find_map(|line| line.strip_prefix("serial")).unwrap().trim().to_owned()
+    };
+    let (first, other) = (issue("eu-m1", &[]), issue("eu-m2", &[]));
+    let revoke = |args: &[&str]| ca(&[&["revoke", "--dir", dir], args].concat());
+    let alone = revoke(&["--node", "eu-m1", "--keep-latest"]);
+    assert_eq!(alone, "took back nothing: eu-m1 has one certificate that is valid, its latest\n");
+    let second = issue("eu-m1", &["--replace"]);
+    assert!(revoke(&["--node", "eu-m1", "--keep-latest"]).contains("took back 1 certificate"));
+    let on_list = || ca(&["show", &at("ca.crl")]);
+    assert!(on_list().contains(&first) && !on_list().contains(&second) && !on_list().contains(&other));
+    let shown = run(&["ca", "show", &at("ca.crl"), &at("eu-m1.crt"), &at("eu-m2.crt")]);
+    assert_eq!((shown.0, shown.1.contains("\nrevoked")), (0, false), "{shown:?}");
+    assert!(revoke(&["--node", "eu-m1"]).contains("took back 1 certificate"));
+    let (code, shown, stderr) = run(&["ca", "show", &at("ca.crl"), &at("eu-m1.crt"), &at("eu-m2.crt")]);
+    assert!(code == 1 && shown.contains("\nrevoked") && stderr.contains("revoked: "), "{shown}{stderr}");
+    assert!(revoke(&["--serial", &other]).contains("took back 1 certificate"));
+    assert!(revoke(&["--serial", &other]).contains(&format!("{other} was taken back already")));
+    for (args, says) in [
+        (["--node", "eu-m9"], "has no certificate of `eu-m9`"),
+        (["--serial", "xyz"], "`xyz` is no serial number"),
+    ] {
+        let (code, _, stderr) = run(&[&["ca", "revoke", "--dir", dir], &args[..]].concat());
+        assert!(code == 1 && stderr.contains(says), "{stderr}");
+    }
 }
 
 #[test]
@@ -591,7 +630,9 @@ fn a_certificate_that_is_taken_back_is_refused_by_a_running_cluster() {
     // It may learn that from its peers before its own look at the files.
     let says_why = || {
         let (_, status, _) = run(&["status", "--config", cluster.file(), "--node", "eu-p1"]);
-        let told = status.contains("certificate files not taken") && status.contains("revoked by the list");
+        let told = status.contains("certificate files not taken")
+            && status.contains("revoked by the list")
+            && status.contains("not ready: its certificate was revoked");
         told.then_some(())
     };
     cluster.poll("eu-p1", "its status says what it did not take", says_why);

@@ -178,6 +178,8 @@ pub struct MemberStats {
 pub struct TlsStats {
     /// Until this node's certificate expires, s; below zero once it has. `None` without TLS.
     pub expires_in_s: Option<i64>,
+    /// Until the first of the CAs that it trusts expires, s. `None` without TLS.
+    pub ca_expires_in_s: Option<i64>,
     /// Certificates taken into use since the start.
     pub reloads: u64,
     /// Files that were not taken, each counted once for what is wrong with it.
@@ -383,10 +385,31 @@ impl fmt::Display for LastTried {
 pub struct CertificateStatus {
     /// Whom it is for: the URI of a node's, the distinguished name of a CA's.
     pub subject: String,
+    /// Its serial number, as hexadecimal bytes: what a revocation list names it by.
+    pub serial: String,
     /// Valid until, seconds since 1970.
     pub not_after_unix_s: i64,
     /// Until then, s; below zero once it has expired.
     pub expires_in_s: i64,
+}
+
+/// Why peers refuse a node's own certificate. Links that are up stay so for a day where only its time is over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, thiserror::Error)]
+#[serde(rename_all = "snake_case")]
+pub enum CertificateFault {
+    /// Its time is over.
+    #[error(
+        "its certificate has expired: no new link comes up, and those that are up end a day later; issue a new one"
+    )]
+    Expired,
+    /// The revocation list that the node was given names it, or one between it and the CA.
+    #[error("its certificate was revoked: peers that have the list end its links; issue a new one")]
+    Revoked,
+    /// No CA that the node trusts now issued it.
+    #[error(
+        "its certificate does not follow from the CAs that it trusts now: peers that trust the same refuse it"
+    )]
+    Untrusted,
 }
 
 /// How a node's links are protected.
@@ -396,7 +419,9 @@ pub struct SecurityStatus {
     pub links: &'static str,
     /// This node's certificate; `None` without TLS.
     pub certificate: Option<CertificateStatus>,
-    /// What is wrong with the certificate files as they are now, while what was read before is in use; else `None`.
+    /// Why peers refuse this node's certificate, by its own clock and files; `None` while they do not.
+    pub certificate_fault: Option<CertificateFault>,
+    /// What is wrong with the certificate files as they are now, while the certificate that was read before is shown; else `None`.
     pub not_taken: Option<String>,
     /// The CAs that it trusts, the first to expire first, at most 16 of them.
     pub authorities: Vec<CertificateStatus>,
@@ -409,6 +434,8 @@ pub struct Readiness {
     pub draining: bool,
     /// A link to a member of its own datacenter is up.
     pub reaches_member: bool,
+    /// Why peers refuse its certificate. Known to the shell; empty in what the machine says of itself.
+    pub certificate_fault: Option<CertificateFault>,
 }
 
 /// What a node is and does now; served as JSON by the admin API.

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use trunkline_mesh::stats::Readiness;
+use trunkline_mesh::stats::{CertificateFault, Readiness};
 use trunkline_mesh::{Mesh, NodeSpec, Roles};
 
 use crate::consensus;
@@ -27,6 +27,9 @@ pub enum NotReady {
     /// A proxy without any link to a member.
     #[error("no member of this datacenter is linked")]
     NoMember,
+    /// Peers refuse its certificate.
+    #[error("{0}")]
+    Certificate(CertificateFault),
     /// Its replica serves nobody well.
     #[error("the replica: {0}")]
     Replica(consensus::NotReady),
@@ -60,6 +63,7 @@ impl Ready {
         ]
         .into_iter()
         .filter_map(|(holds, reason)| holds.then_some(reason))
+        .chain(now.certificate_fault.map(NotReady::Certificate))
         .collect()
     }
 }
@@ -76,7 +80,7 @@ mod tests {
     }
 
     fn now(reaches_member: bool) -> Readiness {
-        Readiness { draining: false, reaches_member }
+        Readiness { draining: false, reaches_member, certificate_fault: None }
     }
 
     #[test]
@@ -89,6 +93,9 @@ mod tests {
         let member = of(Roles::MEMBER);
         assert_eq!(member.judge(now(false), true), []);
         assert_eq!(member.judge(now(false), false), [NotReady::NotListening]);
+        let fault = CertificateFault::Revoked;
+        let revoked = Readiness { certificate_fault: Some(fault), ..now(true) };
+        assert_eq!(member.judge(revoked, true), [NotReady::Certificate(fault)]);
         member.stop();
         assert_eq!(member.judge(now(true), true), [NotReady::Draining]);
     }

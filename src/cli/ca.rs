@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Subcommand};
 use trunkline_mesh::{
-    CertificateInfo, ClusterId, Datacenter, NodeId, NodeSpec, RevocationList, SpiffeId, TlsError,
+    CertificateInfo, ClusterId, Datacenter, NodeId, NodeSpec, Revocation, RevocationList, SpiffeId, TlsError,
     read_certificates, read_revocation_lists,
 };
 
@@ -24,9 +24,10 @@ pub(super) enum CaCommand {
     Init(InitArgs),
     /// Issue certificates to nodes: NODE.crt and NODE.key
     Issue(IssueArgs),
-    /// Take certificates back: ca.crl, which every node gets, then has them and all before; without FILE it is renewed
+    /// Take certificates back: ca.crl, which every node gets, then has them and all before; without any it is renewed
     Revoke(RevokeArgs),
-    /// Show what the certificates and revocation lists of files say; exit code 1 if a certificate has expired
+    /// Show what the certificates and revocation lists of files say, and which the lists take back; exit code 1 if a certificate has
+    /// expired or is taken back
     Show(ShowArgs),
 }
 
@@ -86,6 +87,15 @@ pub(super) struct RevokeArgs {
     /// Files with the certificates that are to be taken back, in PEM
     #[arg(value_name = "FILE")]
     files: Vec<PathBuf>,
+    /// All certificates that were issued to this node and are still valid, as DIR/issued has them
+    #[arg(long, value_name = "ID")]
+    node: Option<NodeId>,
+    /// With --node: but for the one that was issued last
+    #[arg(long, requires = "node")]
+    keep_latest: bool,
+    /// Serial numbers, separated by commas, as `ca show` and `status --json` have them
+    #[arg(long, value_name = "HEX", value_delimiter = ',')]
+    serial: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -152,18 +162,33 @@ fn issue(args: &IssueArgs) -> Result<(), Failure> {
 }
 
 fn revoke(args: &RevokeArgs) -> Result<(), Failure> {
-    let taken = Authority::load(&args.dir)?.revoke(&args.files)?;
+    let authority = Authority::load(&args.dir)?;
+    let mut files = args.files.clone();
+    if let Some(node) = &args.node {
+        let mut issued = authority.issued_to(node)?;
+        if args.keep_latest {
+            issued.pop();
+        }
+        if issued.is_empty() && files.is_empty() && args.serial.is_empty() {
+            return print(&format!(
+                "took back nothing: {node} has one certificate that is valid, its latest\n"
+            ));
+        }
+        files.extend(issued);
+    }
+    let taken = authority.revoke(&files, &args.serial)?;
     let (path, count) = (taken.list.display(), taken.total);
-    if args.files.is_empty() {
+    let asked = files.len() + args.serial.len();
+    if asked == 0 {
         let taken = show_count(count as u64, "certificate");
         return print(&format!(
             "renewed {path}, which takes back {taken}\n\nGive it to every node, as `crl` in [security].\n"
         ));
     }
-    for file in &taken.already {
-        print(&format!("{} was taken back already\n", file.display()))?;
+    for what in &taken.already {
+        print(&format!("{what} was taken back already\n"))?;
     }
-    let new = args.files.len() - taken.already.len();
+    let new = asked - taken.already.len();
     if new == 0 {
         return print(&format!("took back nothing new, {count} in all: {path}\n"));
     }
@@ -229,7 +254,9 @@ fn files(made: &[Made]) -> Table {
 
 fn show(args: &ShowArgs) -> Result<(), Failure> {
     let mut text = String::new();
-    let mut expired = Vec::new();
+    let (mut expired, mut revoked) = (Vec::new(), Vec::new());
+    let lists: Vec<RevocationList> =
+        args.files.iter().filter_map(|path| read_revocation_lists(path).ok()).flatten().collect();
     for path in &args.files {
         let certificates = match read_certificates(path) {
             // A file has one or the other.
@@ -252,17 +279,33 @@ fn show(args: &ShowArgs) -> Result<(), Failure> {
             if !text.is_empty() {
                 text.push('\n');
             }
-            text.push_str(&describe(path, &info, left));
+            let taken_back = taken_back(&info, &lists);
+            revoked.extend(taken_back.map(|_| path.display().to_string()));
+            text.push_str(&describe(path, &info, left, taken_back));
         }
     }
     print(&text)?;
-    if expired.is_empty() {
+    let told = [("expired", expired), ("revoked", revoked)];
+    let told = told.iter().filter(|(_, files)| !files.is_empty());
+    let told: Vec<String> = told.map(|(what, files)| format!("{what}: {}", files.join(", "))).collect();
+    if told.is_empty() {
         return Ok(());
     }
-    Err(Failure::Failed(format!("expired: {}: issue new ones with `trunkline ca`", expired.join(", "))))
+    Err(Failure::Failed(format!("{}: issue new ones with `trunkline ca`", told.join("; "))))
 }
 
-fn describe(path: &std::path::Path, info: &CertificateInfo, left: Option<u64>) -> String {
+/// By which entry of the lists.
+fn taken_back<'l>(info: &CertificateInfo, lists: &'l [RevocationList]) -> Option<&'l Revocation> {
+    let own = lists.iter().filter(|list| list.issuer == info.issuer);
+    own.flat_map(|list| &list.revoked).find(|revoked| revoked.serial == info.serial)
+}
+
+fn describe(
+    path: &std::path::Path,
+    info: &CertificateInfo,
+    left: Option<u64>,
+    taken_back: Option<&Revocation>,
+) -> String {
     let mut table = Table::new(&[(Align::Left, "file"), (Align::Left, "")]);
     let identity = match info.name() {
         Ok(name) => format!("node {} of datacenter {}, cluster {}", name.node, name.datacenter, name.cluster),
@@ -285,7 +328,8 @@ fn describe(path: &std::path::Path, info: &CertificateInfo, left: Option<u64>) -
         ("serial", info.serial.clone()),
         ("fingerprint", format!("SHA-256 {}", info.fingerprint)),
     ];
-    for (what, value) in rows {
+    let revoked = taken_back.map(|by| ("revoked", format!("since {}", by.since_text())));
+    for (what, value) in rows.into_iter().chain(revoked) {
         table.row(vec![what.to_owned(), value]);
     }
     let text = table.to_string();

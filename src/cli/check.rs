@@ -14,6 +14,9 @@ use super::table::{Align, Table};
 use crate::config::units::show_count;
 use crate::config::{Config, Protection};
 
+/// A certificate with fewer days left is warned of.
+const EXPIRES_SOON_DAYS: u64 = 14;
+
 #[derive(Debug, clap::Args)]
 pub(super) struct CheckArgs {
     /// The configuration file
@@ -67,7 +70,7 @@ fn certificates(config: &Config, asked: Option<&NodeSpec>) -> (String, Vec<Strin
         (Align::Right, "days left"),
         (Align::Left, "issuer"),
     ]);
-    let mut wrong = Vec::new();
+    let (mut wrong, mut warnings) = (Vec::new(), Vec::new());
     let (mut here, mut elsewhere) = (0, Vec::new());
     for node in candidates {
         let Some(files) = config.tls_files(&node.id) else { continue };
@@ -99,6 +102,12 @@ fn certificates(config: &Config, asked: Option<&NodeSpec>) -> (String, Vec<Strin
             }
             Ok(credentials) => {
                 let info = credentials.info();
+                let days = left(info).filter(|days| *days < EXPIRES_SOON_DAYS);
+                let soon = days.map(|days| {
+                    format!("its certificate expires in {}: issue a new one", show_count(days, "day"))
+                });
+                let dangers = credentials.dangers().into_iter().chain(soon);
+                warnings.extend(dangers.map(|danger| format!("warning: {}: {danger}\n", node.id)));
                 table.row(vec![
                     credentials.name().node.to_string(),
                     files.certificate.display().to_string(),
@@ -114,6 +123,11 @@ fn certificates(config: &Config, asked: Option<&NodeSpec>) -> (String, Vec<Strin
         let why =
             if here == 0 { "no certificate is here to be checked" } else { "not here, and not checked" };
         text.push_str(&format!("\n{why}: {}\n", elsewhere.join(", ")));
+    }
+    if !warnings.is_empty() {
+        text.push('\n');
+        warnings.dedup();
+        text.extend(warnings);
     }
     (text, wrong)
 }

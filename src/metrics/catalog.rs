@@ -144,6 +144,8 @@ catalog! {
         "TLS handshakes that failed, of links and of the admin API, and connections that TLS ended, by reason.");
     CERTIFICATE_EXPIRY = gauge("certificate_expiry_seconds", [],
         "Time until the certificate of this node expires; below zero once it has.");
+    CA_EXPIRY = gauge("ca_expiry_seconds", [],
+        "Time until the first of the CAs that this node trusts expires.");
     CERTIFICATE_RELOADS = counter("certificate_reloads_total", ["outcome"],
         "Changed files of certificate, key and CA: taken into use (ok), or not (failed), the old ones staying \
          in use.");

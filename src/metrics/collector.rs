@@ -245,6 +245,12 @@ fn links(status: &Status) -> Vec<MetricFamily> {
     ]
 }
 
+/// No row without certificates.
+fn until(family: &'static Spec, expires_in_s: Option<i64>) -> MetricFamily {
+    let left = |s: i64| signed_seconds(s.saturating_mul(1_000_000));
+    family.family().each(expires_in_s, |f, s| f.value(&[], left(s))).done()
+}
+
 /// One row per peer: whoever dials this node and is dialled by it is down by the link that has been missing longest.
 fn longest_down(status: &Status) -> BTreeMap<[&str; 2], u64> {
     let mut peers = BTreeMap::new();
@@ -277,12 +283,8 @@ fn handshakes(stats: &Stats) -> Vec<MetricFamily> {
             .family()
             .each(&stats.tls.handshakes_failed, |f, (reason, count)| f.count(&[reason], *count))
             .done(),
-        catalog::CERTIFICATE_EXPIRY
-            .family()
-            .each(stats.tls.expires_in_s, |f, left| {
-                f.value(&[], signed_seconds(left.saturating_mul(1_000_000)))
-            })
-            .done(),
+        until(&catalog::CERTIFICATE_EXPIRY, stats.tls.expires_in_s),
+        until(&catalog::CA_EXPIRY, stats.tls.ca_expires_in_s),
         catalog::CERTIFICATE_RELOADS
             .family()
             .count(&["ok"], stats.tls.reloads)

@@ -106,7 +106,12 @@ fn idle() -> Stats {
     stats.proxy.refused = zero();
     stats.member.refused = zero();
     stats.verdicts = BTreeMap::from([("proxy", 0)]);
-    stats.tls = TlsStats { expires_in_s: Some(0), handshakes_failed: zero(), ..TlsStats::default() };
+    stats.tls = TlsStats {
+        expires_in_s: Some(0),
+        ca_expires_in_s: Some(0),
+        handshakes_failed: zero(),
+        ..TlsStats::default()
+    };
     stats
 }
 

@@ -96,7 +96,8 @@ impl Mesh {
     /// What its readiness is judged by: a small part of [`Mesh::status`], for who asks often.
     #[must_use]
     pub fn readiness(&self) -> Readiness {
-        self.shared().look(|core, _| core.node.readiness())
+        let certificate_fault = self.shared().tls.as_ref().and_then(|tls| tls.fault());
+        Readiness { certificate_fault, ..self.shared().look(|core, _| core.node.readiness()) }
     }
 
     /// How a sender reaches every datacenter, and the latest decisions that led there. A copy.

@@ -45,7 +45,7 @@ pub(super) use watch::start as start_watch;
 
 use super::secure::Side;
 use crate::id::SpiffeId;
-use crate::stats::{CertificateStatus, SecurityStatus, TlsStats};
+use crate::stats::{CertificateFault, CertificateStatus, SecurityStatus, TlsStats};
 
 /// What a connection holds of plaintext that is not encrypted, and of ciphertext that the kernel has not taken, bytes. Beyond
 /// it a write waits. One record is 16 KiB.
@@ -174,7 +174,7 @@ impl Tls {
                 // Two files that are replaced one after the other do not fit for a moment: the next look tells.
                 let between = before.is_none() && matches!(error, TlsError::KeyMismatch { .. });
                 if !between && before.is_none_or(|before| !before.told) {
-                    tracing::error!(%error, "certificate not reloaded: the one in use stays");
+                    tracing::error!(%error, "certificate not reloaded: this node shows the one that it read before");
                     self.reloads_failed.fetch_add(1, Ordering::Relaxed);
                 }
                 *refused = Some(Refused { text, told: !between });
@@ -252,11 +252,14 @@ impl Tls {
 
     /// For the node's stats; `now_s` is the wall clock, seconds since 1970.
     pub(super) fn stats(&self, now_s: i64) -> TlsStats {
+        let current = self.current();
+        let authorities = current.authorities().filter_map(|der| CertificateInfo::of(der).ok());
         let counts = TlsFailure::ALL.iter().zip(&self.failures);
         let failures: BTreeMap<_, _> =
             counts.map(|(failure, count)| (failure.label(), count.load(Ordering::Relaxed))).collect();
         TlsStats {
-            expires_in_s: Some(self.current().info().not_after_s.saturating_sub(now_s)),
+            expires_in_s: Some(current.info().not_after_s.saturating_sub(now_s)),
+            ca_expires_in_s: authorities.map(|info| info.not_after_s.saturating_sub(now_s)).min(),
             reloads: self.reloads.load(Ordering::Relaxed),
             reloads_failed: self.reloads_failed.load(Ordering::Relaxed),
             handshakes_failed: failures,
@@ -268,6 +271,7 @@ impl Tls {
         let current = self.current();
         let status = |subject: String, info: &CertificateInfo| CertificateStatus {
             subject,
+            serial: info.serial.clone(),
             not_after_unix_s: info.not_after_s,
             expires_in_s: info.not_after_s.saturating_sub(now_s),
         };
@@ -278,7 +282,13 @@ impl Tls {
         let certificate = Some(status(current.name().to_string(), current.info()));
         let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
         let not_taken = refused.as_ref().filter(|refused| refused.told).map(|refused| refused.text.clone());
-        SecurityStatus { links: "tls", certificate, not_taken, authorities }
+        let certificate_fault = current.fault();
+        SecurityStatus { links: "tls", certificate, certificate_fault, not_taken, authorities }
+    }
+
+    /// Why peers refuse this node's certificate, if they do.
+    pub(super) fn fault(&self) -> Option<CertificateFault> {
+        self.current().fault()
     }
 
     /// Of a node without TLS: every row, at zero.

@@ -17,6 +17,7 @@ use super::super::secure::Side;
 use super::certificate::{CertificateError, CertificateInfo, wall_s};
 use super::trust::Trust;
 use crate::id::SpiffeId;
+use crate::stats::CertificateFault;
 
 /// No more of a file is read: a chain and a key are some KiB.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
@@ -193,7 +194,13 @@ impl Credentials {
     /// [`TlsError`]: the first thing that is wrong.
     pub fn load(files: &TlsFiles) -> Result<Self, TlsError> {
         let own = Own::load(files)?;
-        Self::of(files, own, Arc::new(Trust::load(files)?))
+        let trust = Trust::load(files).or_else(|error| {
+            // A list that no CA of the file signed is a matter of the CA where that issued nothing here either.
+            let without_list = Trust::load(&TlsFiles { crl: None, ..files.clone() })?;
+            without_list.judge_both(&own.chain, own.read_at).map_err(|error| chain_error(files, &error))?;
+            Err(error)
+        });
+        Self::of(files, own, Arc::new(trust?))
     }
 
     /// The same of a node that has read whom it trusts.
@@ -276,6 +283,23 @@ impl Credentials {
         })
     }
 
+    /// Why peers who trust the same refuse the node's own certificate now, if they do.
+    pub(super) fn fault(&self) -> Option<CertificateFault> {
+        match self.trust.judge_both(&self.own.chain, UnixTime::now()).err()? {
+            rustls::Error::InvalidCertificate(Bad::Revoked) => Some(CertificateFault::Revoked),
+            rustls::Error::InvalidCertificate(Bad::Expired | Bad::ExpiredContext { .. }) => {
+                Some(CertificateFault::Expired)
+            }
+            _ => Some(CertificateFault::Untrusted),
+        }
+    }
+
+    /// What does not keep these from being used and should not be so, for people: the key is open to others.
+    #[must_use]
+    pub fn dangers(&self) -> Vec<String> {
+        open_key(&self.files.key).into_iter().collect()
+    }
+
     /// Nothing that a peer sees or that decides over peers differs. A key never changes without its certificate.
     pub(super) fn is_same(&self, other: &Self) -> bool {
         self.difference(other) == Difference::default()
@@ -302,7 +326,7 @@ impl Credentials {
 
     /// What does not keep these from being used and should not be so.
     pub(super) fn tell_of_dangers(&self) {
-        tell_if_open(&self.files.key);
+        self.dangers().iter().for_each(|danger| tracing::warn!("{danger}"));
         self.trust.tell_of_dangers(&self.files.ca);
     }
 
@@ -425,18 +449,20 @@ pub(super) fn check_time(path: &Path, info: &CertificateInfo) -> Result<(), TlsE
 
 /// A key that others can use still works: who may is the operator's to say. A group that may read is a common way to give a
 /// service its key; one that may write could put its own there.
-fn tell_if_open(key: &Path) {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        const OTHERS: u32 = 0o037;
-        let mode = std::fs::metadata(key).map(|found| found.permissions().mode()).unwrap_or_default();
-        if mode & OTHERS != 0 {
-            tracing::warn!(key = %key.display(), mode = format!("{:o}", mode & 0o777), "others than its owner can use this key: chmod 600, or 640");
-        }
-    }
-    #[cfg(not(unix))]
-    let _ = key;
+#[cfg(unix)]
+fn open_key(key: &Path) -> Option<String> {
+    use std::os::unix::fs::PermissionsExt;
+    const OTHERS: u32 = 0o037;
+    let mode = std::fs::metadata(key).map(|found| found.permissions().mode()).unwrap_or_default();
+    (mode & OTHERS != 0).then(|| {
+        let (key, mode) = (key.display(), mode & 0o777);
+        format!("others than its owner can use the key {key}, of mode {mode:o}: chmod 600, or 640")
+    })
+}
+
+#[cfg(not(unix))]
+fn open_key(_: &Path) -> Option<String> {
+    None
 }
 
 fn chain_error(files: &TlsFiles, error: &rustls::Error) -> TlsError {

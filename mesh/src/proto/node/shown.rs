@@ -61,7 +61,11 @@ impl Node {
     /// What its readiness is judged by.
     #[must_use]
     pub fn readiness(&self) -> Readiness {
-        Readiness { draining: self.draining, reaches_member: self.links.reaches_member() }
+        Readiness {
+            draining: self.draining,
+            reaches_member: self.links.reaches_member(),
+            certificate_fault: None,
+        }
     }
 
     /// What the node is and does now.
