@@ -104,3 +104,20 @@ fn a_lane_that_is_idle_says_nothing_of_a_destination_that_answers_on_the_other()
         assert_eq!((eu(&mut lab).unreached_destinations, eu(&mut lab).unreached), (0, Vec::new()));
     }
 }
+
+#[test]
+fn one_of_the_senders_own_datacenter_is_not_reached_while_its_link_is_missing() {
+    let nodes = [("leader", "eu", Roles::ORIGIN, None), ("eu-1", "eu", Roles::MEMBER, None)];
+    let mut lab = Lab::new(&nodes, &Settings::default(), Duration::from_millis(1));
+    lab.run_for(Duration::from_secs(1));
+    lab.kill("eu-1");
+    lab.run_for(Duration::from_secs(10));
+    assert_eq!(eu(&mut lab).unreached_destinations, 0, "nobody sends to it");
+    send(&mut lab, &["eu-1"]);
+    let shown = eu(&mut lab).unreached;
+    let [row] = &shown[..] else { panic!("{shown:?}") };
+    assert!(row.failing_ms >= 9_000 && row.pending_messages == 1 && row.last.why == "dial_failed", "{row:?}");
+    lab.restart("eu-1", 2);
+    lab.run_for(Duration::from_secs(3));
+    assert_eq!(eu(&mut lab).unreached_destinations, 0);
+}

@@ -4,14 +4,17 @@ use std::time::Duration;
 
 use super::Client;
 use crate::id::{Datacenter, Lane, NodeId};
-use crate::proto::flow::{Flow, FlowIx};
+use crate::proto::flow::{Flow, FlowIx, Way};
 use crate::proto::links::Links;
-use crate::proto::pause::Failing;
+use crate::proto::pause::{Cause, Failing};
 use crate::proto::time::{Micros, micros};
 use crate::stats::{LastTried, UnreachedDestination};
 
 /// So long one is shown when nothing more is sent to it: nobody knows how it is then.
 const SHOWN_FOR: Duration = Duration::from_secs(60);
+
+/// So long the link to a destination of this node's own datacenter is missing until messages are said not to reach it: it is dialled.
+const DIALLED_FOR: Duration = Duration::from_secs(1);
 
 /// Of a datacenter, at most so many are shown.
 const SHOWN_MAX: usize = 32;
@@ -53,6 +56,24 @@ impl Client {
         &self.flows[first.0..first.0 + Lane::ALL.len()]
     }
 
+    /// Whether nothing reaches a destination. One of this node's own datacenter has a link all the time: while that is dialled,
+    /// nothing is attempted.
+    fn failed(&self, first: FlowIx, links: &Links, now: Micros) -> Option<Failed<'_>> {
+        let lanes = self.lanes(first);
+        let [flow, ..] = lanes else { return None };
+        let pending = lanes.iter().map(Flow::pending).sum();
+        if pending > 0
+            && self.sites[flow.datacenter].local
+            && let Some(down) = links.down(flow.peer, now)
+            && Duration::from_millis(down.down_ms) >= DIALLED_FOR
+        {
+            let since = Micros(now.0.saturating_sub(down.down_ms.saturating_mul(1000)));
+            let failing = Failing { since, at: now, way: Way::Direct, cause: Cause::DialFailed };
+            return Some(Failed { flow, failing, since, pending });
+        }
+        Failed::of(lanes)
+    }
+
     /// How many destinations of a datacenter nothing reaches, and those that fail longest.
     pub(super) fn unreached(
         &self,
@@ -62,7 +83,7 @@ impl Client {
     ) -> (u64, Vec<UnreachedDestination>) {
         let site = &self.sites[datacenter];
         let firsts = site.flows.iter().filter(|ix| self.flows[ix.0].lane.index() == 0);
-        let failed = firsts.filter_map(|first| Failed::of(self.lanes(*first)));
+        let failed = firsts.filter_map(|first| self.failed(*first, links, now));
         let mut failed: Vec<Failed<'_>> = failed.filter(|failed| failed.is_news(now)).collect();
         failed.sort_by_key(|failed| failed.since);
         let count = u64::try_from(failed.len()).unwrap_or(u64::MAX);
@@ -89,13 +110,17 @@ impl Client {
     #[must_use]
     pub fn tried_last(&self, node: &NodeId, links: &Links, now: Micros) -> Option<LastTried> {
         let first = self.destinations.get(node)?;
-        Some(self.last_tried(&Failed::of(self.lanes(*first))?, links, now))
+        Some(self.last_tried(&self.failed(*first, links, now)?, links, now))
     }
 
     /// Every destination, and since when nothing reaches it.
-    pub fn failing(&self) -> impl Iterator<Item = (&Datacenter, &NodeId, Option<Micros>)> {
-        self.destinations.iter().map(|(node, first)| {
-            let since = Failed::of(self.lanes(*first)).map(|failed| failed.since);
+    pub fn failing<'a>(
+        &'a self,
+        links: &'a Links,
+        now: Micros,
+    ) -> impl Iterator<Item = (&'a Datacenter, &'a NodeId, Option<Micros>)> {
+        self.destinations.iter().map(move |(node, first)| {
+            let since = self.failed(*first, links, now).map(|failed| failed.since);
             (&self.sites[self.flows[first.0].datacenter].name, node, since)
         })
     }

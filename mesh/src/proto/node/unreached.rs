@@ -69,7 +69,7 @@ impl Node {
     /// Tells which destinations nothing reaches any more, or again.
     pub(super) fn tell_unreached(&mut self, now: Micros) {
         let Some(client) = self.client.as_ref() else { return };
-        for (datacenter, News { lost, back }) in self.unreached.look(now, client.failing()) {
+        for (datacenter, News { lost, back }) in self.unreached.look(now, client.failing(&self.links, now)) {
             if let Some(last) = lost.first().and_then(|node| client.tried_last(node, &self.links, now)) {
                 tracing::warn!(
                     %datacenter, count = lost.len(), destinations = %Names(&lost), last_tried = %last,
