@@ -650,7 +650,10 @@ fn both_ends_log_a_refused_link_by_the_name_of_its_code() {
     let conn = shell.accept();
     let lines = log::lines_of(|| _ = shell.feed(conn, b"GET"));
     let [line] = &lines[..] else { panic!("{lines:?}") };
-    assert!(line.starts_with("link refused code=malformed detail=the peer does not speak"), "{line}");
+    assert!(
+        line.starts_with("link refused peer=127.0.0.1 code=malformed detail=the peer does not speak"),
+        "{line}"
+    );
     // What a node with certificates says to one without, and the other way round.
     for (record, says) in
         [(b"\x15\x03\x03\0\x02\x02\x0a\0", "wants"), (b"\x16\x03\x01\0\x80\x01\0\0", "speaks")]

@@ -61,7 +61,7 @@ impl Links {
     /// can say: what comes of it is no news of that peer.
     fn proven(&self, id: ConnId) -> Option<PeerIx> {
         let conn = self.conns.get(&id)?;
-        if conn.accepted && conn.certified.is_none() {
+        if conn.from.is_some() && conn.certified.is_none() {
             return None;
         }
         self.peer(self.peer_of(id)?)

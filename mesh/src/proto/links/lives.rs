@@ -1,6 +1,7 @@
 //! How connections and links begin and end: dials with their pauses, pairs, losses, drains.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -97,13 +98,20 @@ impl Links {
         }
     }
 
-    pub(super) fn add_conn(&mut self, stage: Stage, lane: Lane, link: Option<LinkId>, now: Micros) -> ConnId {
+    /// `from` is from where it came in, or `None` where this node dials.
+    pub(super) fn add_conn(
+        &mut self,
+        from: Option<IpAddr>,
+        lane: Lane,
+        link: Option<LinkId>,
+        now: Micros,
+    ) -> ConnId {
         let id = ConnId(self.next_conn);
         self.next_conn += 1;
         let conn = Conn {
-            accepted: matches!(stage, Stage::AwaitHello),
+            from,
             certified: None,
-            stage,
+            stage: if from.is_some() { Stage::AwaitHello } else { Stage::Dialing },
             lane,
             link,
             awaits_body: false,
@@ -146,7 +154,7 @@ impl Links {
 
     pub(super) fn remove_conn(&mut self, id: ConnId, last_words: Option<Bytes>) {
         let Some(conn) = self.conns.remove(&id) else { return };
-        if conn.accepted {
+        if conn.from.is_some() {
             self.accepted -= 1;
             self.places.free(id);
         }
@@ -255,7 +263,7 @@ impl Links {
         let link_id = self.new_link_id();
         let mut link = Link::new(peer, true, nonce, self.settings.frame_bytes_max, now);
         for lane in Lane::ALL {
-            let conn = self.add_conn(Stage::Dialing, lane, Some(link_id), now);
+            let conn = self.add_conn(None, lane, Some(link_id), now);
             link.conns[lane.index()] = Some(conn);
             self.counters.dials += 1;
             self.actions.push_back(Action::Dial { conn, peer: node.clone(), address, lane });

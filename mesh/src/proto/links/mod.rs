@@ -38,7 +38,7 @@ mod output;
 mod shown;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -196,8 +196,8 @@ enum Stage {
 
 struct Conn {
     stage: Stage,
-    /// It came in, rather than being dialled.
-    accepted: bool,
+    /// From where it came in; `None` where this node dialled.
+    from: Option<IpAddr>,
     /// Who its peer is, if it came with a certificate.
     certified: Option<Box<SpiffeId>>,
     lane: Lane,

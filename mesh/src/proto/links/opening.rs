@@ -65,7 +65,7 @@ impl Links {
             return Err(refuse_bytes(Lane::Control, &refusal, true));
         }
         self.accepted += 1;
-        let id = self.add_conn(Stage::AwaitHello, Lane::Control, None, now);
+        let id = self.add_conn(Some(from), Lane::Control, None, now);
         self.places.give(id, Holder::Stranger(from.into()));
         Ok(id)
     }
@@ -102,7 +102,7 @@ impl Links {
     /// The peer of a new connection proved who it is: checked before it says anything, and before it is told anything.
     pub fn handle_certified(&mut self, id: ConnId, certified: SpiffeId, now: Micros) {
         let Some(conn) = self.conns.get(&id) else { return };
-        if conn.accepted {
+        if conn.from.is_some() {
             match check_dialler_certificate(&certified, &self.me, &self.topology) {
                 Ok(()) => {
                     let peer = self.peer(&certified.node);
@@ -461,8 +461,11 @@ impl Links {
     fn refuse_as(&mut self, id: ConnId, peer: Option<NodeId>, refusal: &Refusal, now: Micros) {
         self.count_refusal(refusal.code);
         self.note_refused_on(id, refusal, now);
+        // Who has not said who it is goes by its address.
+        let from = || self.conns.get(&id)?.from.map(|from| from.to_string());
+        let peer = peer.map(|peer| peer.to_string()).or_else(from);
         tracing::warn!(
-            peer = peer.map(display),
+            peer,
             code = refusal.code.label(),
             detail = %Said(&refusal.detail),
             "link refused"
