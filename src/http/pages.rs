@@ -6,6 +6,8 @@ use std::net::IpAddr;
 use hyper::HeaderMap;
 use hyper::header::{HOST, ORIGIN};
 
+const SEC_FETCH_SITE: &str = "sec-fetch-site";
+
 /// Why a plaintext request is not answered, if a page of somebody else made it. On loopback it has to be called by address or
 /// as `localhost`: any other name is one that somebody made lead here.
 pub(super) fn of_a_page(headers: &HeaderMap, loopback: bool) -> Option<&'static str> {
@@ -15,8 +17,13 @@ pub(super) fn of_a_page(headers: &HeaderMap, loopback: bool) -> Option<&'static 
             "an API on loopback is called by its address, or as `localhost`: no other name is answered",
         );
     }
-    let origin = headers.get(ORIGIN)?.as_bytes();
-    let own = origin.strip_prefix(b"http://").is_some_and(|of| Some(of) == host);
+    let origin = headers.get(ORIGIN).map(|origin| origin.as_bytes());
+    let is_own = |origin: &[u8]| origin.strip_prefix(b"http://").is_some_and(|of| Some(of) == host);
+    // A page that loads something, as an image, names no origin; browsers say then whether it is of the same one. What a person
+    // types into one is of none.
+    let site = headers.get(SEC_FETCH_SITE).map(|site| site.as_bytes());
+    let own =
+        origin.is_none_or(is_own) && site.is_none_or(|site| [&b"same-origin"[..], b"none"].contains(&site));
     (!own).then_some("a web page of somewhere else made this request: it is not answered")
 }
 
@@ -62,6 +69,18 @@ mod tests {
         {
             assert!(!is_answered(Some(host), None, true), "{host}");
             assert!(is_answered(Some(host), None, false), "{host}: elsewhere machines have names");
+        }
+    }
+
+    #[test]
+    fn what_a_page_loads_is_answered_to_one_of_the_same_place_alone() {
+        for (site, answered) in
+            [("none", true), ("same-origin", true), ("same-site", false), ("cross-site", false), ("", false)]
+        {
+            let mut headers = HeaderMap::new();
+            headers.insert(HOST, HeaderValue::from_static("127.0.0.1:7480"));
+            headers.insert(SEC_FETCH_SITE, HeaderValue::from_static(site));
+            assert_eq!(of_a_page(&headers, true).is_none(), answered, "{site}");
         }
     }
 
