@@ -1,11 +1,12 @@
-//! One datacenter: groups in, batches out, receipts counted in order.
+//! One datacenter: groups in, batches out, receipts counted as they are decided.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
-use trunkline_mesh::{Batch, Client, Datacenter, Lane, Message, NodeId, Receipt, Settings};
+use trunkline_mesh::{Batch, Client, Datacenter, Lane, Message, NodeId, Outcome, Receipt, Settings};
 
 use super::super::failure::Failure;
 use super::Group;
@@ -33,7 +34,7 @@ const OVERHEAD_BYTES: usize = 512;
 /// Groups larger than this bring nothing.
 const GROUP_BYTES_MAX: usize = 256 * 1024;
 const GROUP_MESSAGES_MAX: usize = 256;
-/// Receipts that wait for each other.
+/// Receipts that are waited for, and those that wait to be.
 const RECEIPTS_MAX: usize = 1024;
 
 impl Plan {
@@ -105,38 +106,44 @@ fn batch(datacenter: &Datacenter, nodes: &[NodeId], manner: Manner, group: &Grou
     batch
 }
 
-async fn count(
-    datacenter: Datacenter,
-    nodes: Vec<NodeId>,
-    mut receipts: mpsc::Receiver<(Receipt, OwnedSemaphorePermit)>,
-) -> Tally {
+async fn count(datacenter: Datacenter, nodes: Vec<NodeId>, mut receipts: mpsc::Receiver<Waiting>) -> Tally {
     let (mut tally, mut silence) = (Tally::of(&datacenter, &nodes), Silence::default());
     let mut looks = interval_at(Instant::now() + FIRST, AGAIN);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let tell = |lines: Vec<String>| lines.iter().for_each(|line| tracing::warn!("{line}"));
-    loop {
-        let received = tokio::select! {
+    let (mut open, mut more) = (FuturesUnordered::new(), true);
+    while more || !open.is_empty() {
+        tokio::select! {
             biased;
-            received = receipts.recv() => received,
-            _ = looks.tick() => {
-                tell(silence.look(&tally, false));
-                continue;
+            Some((decided, waiting)) = open.next(), if !open.is_empty() => {
+                let decided: Vec<(usize, Outcome)> = decided;
+                for (index, outcome) in &decided {
+                    tally.count(&nodes[index % nodes.len()], outcome);
+                }
+                if !decided.is_empty() {
+                    open.push(wait(waiting));
+                }
             }
-        };
-        let Some((mut receipt, permit)) = received else { break };
-        let outcomes = loop {
-            tokio::select! {
-                biased;
-                outcomes = &mut receipt => break outcomes,
-                _ = looks.tick() => tell(silence.look(&tally, true)),
-            }
-        };
-        drop(permit);
-        for (outcome, node) in outcomes.iter().zip(nodes.iter().cycle()) {
-            tally.count(node, outcome);
+            received = receipts.recv(), if more && open.len() < RECEIPTS_MAX => match received {
+                Some(waiting) => open.push(wait(waiting)),
+                None => more = false,
+            },
+            _ = looks.tick() => tell(silence.look(&tally, !open.is_empty())),
         }
     }
     tally
+}
+
+/// A receipt, and the room that its messages take.
+type Waiting = (Receipt, OwnedSemaphorePermit);
+
+/// The messages of a receipt that are decided next; none once all are. One destination that is dead is no reason not to count the others.
+async fn wait((mut receipt, permit): Waiting) -> (Vec<(usize, Outcome)>, Waiting) {
+    let mut decided: Vec<_> = receipt.next().await.into_iter().collect();
+    while let Some(Some(next)) = receipt.next().now_or_never() {
+        decided.push(next);
+    }
+    (decided, (receipt, permit))
 }
 
 #[cfg(test)]
