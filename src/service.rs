@@ -51,6 +51,7 @@ use feed::Feed;
 use snapshot::States;
 
 pub use cursor::Limits;
+pub(crate) use json::status as replica_status;
 
 /// Streams of the log at once.
 const FOLLOWERS_MAX: usize = 10_000;

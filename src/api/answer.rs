@@ -9,10 +9,11 @@ use hyper::body::Body;
 use hyper::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use trunkline_mesh::{NodeId, PingError, Status};
 
 use super::{Facts, members};
+use crate::service::replica_status;
 
 type Answer = Response<Full<Bytes>>;
 
@@ -27,6 +28,9 @@ struct FullStatus {
     ready: bool,
     #[serde(flatten)]
     status: Status,
+    /// As the API for clients tells it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replica: Option<Value>,
 }
 
 /// Longest wait for a round trip.
@@ -143,7 +147,8 @@ fn ready(facts: &Facts) -> Answer {
 
 fn status(facts: &Facts) -> Answer {
     let ready = facts.not_ready().is_empty();
-    let full = FullStatus { version: env!("CARGO_PKG_VERSION"), ready, status: facts.mesh.status() };
+    let replica = facts.replica.as_ref().map(|replica| replica_status(&replica.status()));
+    let full = FullStatus { version: env!("CARGO_PKG_VERSION"), ready, status: facts.mesh.status(), replica };
     json(StatusCode::OK, &full)
 }
 

@@ -37,6 +37,8 @@ pub(super) struct Status {
     pub(super) draining: bool,
     pub(super) links: Vec<Link>,
     #[serde(default)]
+    replica: Option<Replica>,
+    #[serde(default)]
     security: Option<Security>,
     #[serde(default)]
     down: Vec<Down>,
@@ -58,6 +60,25 @@ pub(super) struct Link {
     clock_offset_us: Option<i64>,
     #[serde(default)]
     connections: Vec<Connection>,
+}
+
+/// What a replica is to the others.
+#[derive(Debug, Clone, Deserialize)]
+struct Replica {
+    replica: String,
+    role: String,
+    term: u64,
+    leader: Option<Place>,
+    voters: Vec<Place>,
+    learners: Vec<Place>,
+    last_index: Option<u64>,
+    commit_index: Option<u64>,
+    applied_index: Option<u64>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct Place {
+    node: String,
 }
 
 /// How links are protected.
@@ -214,6 +235,9 @@ impl Status {
 
     fn describe(&self, reasons: &[&str]) -> String {
         let mut text = self.headline() + "\n";
+        if let Some(replica) = &self.replica {
+            let _ = writeln!(text, "{}", replica.line());
+        }
         if let Some(security) = &self.security {
             let _ = writeln!(text, "{}", security.line());
         }
@@ -291,6 +315,27 @@ impl Link {
     }
 }
 
+impl Replica {
+    fn line(&self) -> String {
+        let role = match &self.leader {
+            Some(leader) if self.role != "leader" => format!("{} of {}", self.role, leader.node),
+            _ => self.role.clone(),
+        };
+        let mut line = format!("replica {}: {role}, term {}", self.replica, self.term);
+        for (of, what) in [(&self.voters, "voter"), (&self.learners, "learner")] {
+            if !of.is_empty() {
+                line += &format!(", {}", show_count(of.len() as u64, what));
+            }
+        }
+        for (index, what) in
+            [(self.last_index, "last"), (self.commit_index, "committed"), (self.applied_index, "applied")]
+        {
+            line += &index.map_or_else(|| format!(", nothing {what}"), |index| format!(", {what} {index}"));
+        }
+        line
+    }
+}
+
 impl Security {
     fn line(&self) -> String {
         let Some(own) = &self.certificate else { return format!("tls: off, plaintext ({})", self.links) };
@@ -302,7 +347,8 @@ impl Security {
             }
         }
         if let Some(why) = &self.not_taken {
-            line += &format!("\ncertificate files not taken, those of before are in use: {why}");
+            line +=
+                &format!("\ncertificate files not taken, this node shows the certificate of before: {why}");
         }
         line
     }
@@ -556,6 +602,20 @@ eu          by eu-p1  1.5 KiB  1 message
     }
 
     #[test]
+    fn a_replica_is_told_with_whom_it_follows_and_how_far_its_log_goes() {
+        let place = |node: &str| json!({ "node": node, "datacenter": "us", "replica": "7" });
+        let mut status = json!({
+            "replica": "7", "role": "follower", "term": 3, "leader": place("us-2"), "voters": [place("us-1"), place("us-2")],
+            "learners": [], "last_index": 12, "commit_index": 11, "applied_index": null,
+        });
+        let line = |status: &serde_json::Value| read::<Replica>(status.clone()).unwrap().line();
+        let told = "replica 7: follower of us-2, term 3, 2 voters, last 12, committed 11, nothing applied";
+        assert_eq!(line(&status), told);
+        (status["role"], status["learners"]) = ("leader".into(), json!([place("us-3")]));
+        assert!(line(&status).starts_with("replica 7: leader, term 3, 2 voters, 1 learner, "));
+    }
+
+    #[test]
     fn plaintext_is_told_with_what_keeps_it_in() {
         let security: Security =
             read(json!({ "links": "loopback", "certificate": null, "authorities": [] })).unwrap();
@@ -566,7 +626,7 @@ eu          by eu-p1  1.5 KiB  1 message
         assert_eq!(
             read::<Security>(security).unwrap().line(),
             "tls: on, certificate of spiffe://c/dc/us/node/m expires in 10 d\n\
-             certificate files not taken, those of before are in use: it was revoked"
+             certificate files not taken, this node shows the certificate of before: it was revoked"
         );
     }
 

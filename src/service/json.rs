@@ -98,7 +98,7 @@ pub(super) fn entry(committed: &Committed) -> Value {
     json!({ "index": committed.id.index, "term": committed.id.term, "kind": kind, kind: rest })
 }
 
-pub(super) fn status(status: &Status) -> Value {
+pub(crate) fn status(status: &Status) -> Value {
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "replica": status.replica,
