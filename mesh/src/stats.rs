@@ -333,10 +333,10 @@ pub struct DatacenterStatus {
     /// The least room that any of its destinations and lanes has, by its own word, less what is under way to it, bytes;
     /// `None` while none has said.
     pub least_room_bytes: Option<u64>,
-    /// Destinations that nothing reaches at present: attempts in a row came to nothing, and there is something to send or was in
-    /// the last minute.
+    /// Destinations that nothing reaches at present: messages wait for 2 s or more, nothing was answered meanwhile, and attempts came
+    /// to nothing. One that is full is none of them, for it answers.
     pub unreached_destinations: u64,
-    /// Those of them that fail longest; at most 32.
+    /// Those of them to which messages wait longest; at most 32.
     pub unreached: Vec<UnreachedDestination>,
     /// Its proxies.
     pub routes: Vec<RouteStatus>,
@@ -347,16 +347,16 @@ pub struct DatacenterStatus {
 pub struct UnreachedDestination {
     /// Its name.
     pub node: NodeId,
-    /// Since the first of the attempts in a row, ms.
-    pub failing_ms: u64,
+    /// For how long messages wait and nothing is answered, ms.
+    pub unanswered_ms: u64,
     /// Messages queued or unacknowledged.
     pub pending_messages: u64,
-    /// The last of the attempts.
+    /// The last attempt that came to nothing.
     #[serde(flatten)]
     pub last: LastTried,
 }
 
-/// The last attempt to reach a destination that nothing reaches.
+/// The last attempt to reach a destination, which came to nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct LastTried {
     /// Its way: `proxy`, `direct` or `back`.
@@ -402,6 +402,9 @@ pub enum CertificateFault {
         "its certificate has expired: no new link comes up, and those that are up end a day later; issue a new one"
     )]
     Expired,
+    /// Its time has not come, by the clock of this machine.
+    #[error("its certificate is not valid yet: set the clock of this machine")]
+    NotYetValid,
     /// The revocation list that the node was given names it, or one between it and the CA.
     #[error("its certificate was revoked: peers that have the list end its links; issue a new one")]
     Revoked,

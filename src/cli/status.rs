@@ -136,7 +136,7 @@ pub(super) struct Datacenter {
 #[derive(Debug, Clone, Deserialize)]
 struct Unreached {
     node: String,
-    failing_ms: u64,
+    unanswered_ms: u64,
     pending_messages: u64,
     way: String,
     proxy: Option<String>,
@@ -399,7 +399,7 @@ fn down(peers: &[Down]) -> Table {
     table
 }
 
-/// A row per destination that nothing reaches, of each datacenter those that fail longest: there may be more.
+/// A row per destination that nothing reaches, of each datacenter those to which messages wait longest: there may be more.
 fn not_reached(datacenters: &[Datacenter]) -> Table {
     let mut table = Table::new(&[
         (Align::Left, "destination"),
@@ -415,7 +415,7 @@ fn not_reached(datacenters: &[Datacenter]) -> Table {
             table.row(vec![
                 of.node.clone(),
                 datacenter.name.clone(),
-                uptime(of.failing_ms / 1000),
+                uptime(of.unanswered_ms / 1000),
                 show_count(of.pending_messages, "message"),
                 of.proxy.as_ref().map_or_else(|| of.way.clone(), |proxy| format!("by {proxy}")),
                 of.why.clone(),
@@ -567,7 +567,7 @@ mod tests {
             ],
             "datacenters": [{ "name": "eu", "local": false, "queued_bytes": 1_536, "pending_messages": 1,
                 "unreached_destinations": 1,
-                "unreached": [{ "node": "eu-m3", "failing_ms": 5_200, "pending_messages": 1,
+                "unreached": [{ "node": "eu-m3", "unanswered_ms": 5_200, "pending_messages": 1,
                                 "way": "proxy", "proxy": "eu-p1", "why": "unreachable",
                                 "link_why": "10.0.0.3:7400: Connection refused" }],
                 "routes": [{ "proxy": "eu-p1", "in_use": true, "state": "up", "snoozed_ms": 0,

@@ -172,6 +172,10 @@ pub struct Flow {
     newest: MessageId,
     /// When messages last moved.
     moved_at: Micros,
+    /// Since when there is something to send, without a moment in which there was not.
+    waits_since: Micros,
+    /// When an attempt was answered last.
+    answered_at: Option<Micros>,
     slots: BTreeMap<u32, MessageId>,
     retry: BTreeSet<u64>,
     next: u64,
@@ -266,6 +270,8 @@ impl Flow {
             detached: MessageId(0),
             newest: MessageId(0),
             moved_at: Micros(0),
+            waits_since: Micros(0),
+            answered_at: None,
             slots: BTreeMap::new(),
             retry: BTreeSet::new(),
             next: Seq::FIRST.0,
@@ -303,6 +309,7 @@ impl Flow {
     pub fn push(&mut self, pending: Pending, now: Micros) -> Option<Pending> {
         if self.queue.is_empty() && self.sent.is_empty() {
             self.moved_at = now;
+            self.waits_since = now;
         }
         self.newest = pending.id;
         let replaced = pending.slot.and_then(|slot| self.slots.insert(slot, pending.id));
@@ -504,6 +511,19 @@ impl Flow {
         self.queue.len() + self.sent.len()
     }
 
+    /// When an attempt was answered last, if one ever was.
+    #[must_use]
+    pub fn answered_at(&self) -> Option<Micros> {
+        self.answered_at
+    }
+
+    /// Since when messages wait and nothing is answered; `None` while none waits, or while they wait for room.
+    #[must_use]
+    pub fn unanswered_since(&self, now: Micros) -> Option<Micros> {
+        let waits = self.pending() > 0 && !self.is_starved() && !self.pauses.is_full(now);
+        waits.then(|| self.answered_at.map_or(self.waits_since, |at| at.max(self.waits_since)))
+    }
+
     /// The receiver said that everything in front of the message that goes next is decided. That it was given up here is not
     /// enough: the receiver may hold it and wait for room.
     fn next_is_awaited(&self) -> bool {
@@ -574,6 +594,7 @@ impl Flow {
     /// An attempt answered: the way works and the receiver takes.
     pub fn answered(&mut self, way: Way, now: Micros) {
         self.moved_at = now;
+        self.answered_at = Some(now);
         self.pauses.answered(way);
         self.hearsay.answered();
         if matches!(way, Way::Back(_)) {

@@ -345,7 +345,7 @@ impl Member {
             if let Some(before) = before.filter(|_| !windows.is_empty()) {
                 let shelved = self.shelved.entry(origin.clone()).or_default();
                 if shelved.len() == SHELVED_MAX {
-                    let own = shelved.iter().position(|shelved| shelved.by == of.by);
+                    let own = shelved.iter().rposition(|shelved| shelved.by == of.by);
                     let oldest = || shelved.iter().position(|shelved| shelved.by.is_some());
                     shelved.remove(own.or_else(oldest).unwrap_or(0));
                 }

@@ -525,6 +525,7 @@ impl Node {
         }
         self.settle(now);
         self.tell_outages(now);
+        self.tell_unreached(now);
     }
 
     /// When [`Node::handle_timeout`] has something to do.

@@ -38,12 +38,10 @@ impl Cause {
     }
 }
 
-/// Attempts in a row that came to nothing, for whoever tells people of it. That the receiver is full is none of them: it answers.
+/// An attempt that came to nothing, for whoever tells people of it. That the receiver is full is none: it answers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Failing {
-    /// The first one.
-    pub since: Micros,
-    /// The last one.
+    /// When that was known.
     pub at: Micros,
     /// Its way.
     pub way: Way,
@@ -88,7 +86,7 @@ pub struct Pauses {
     full_until: Micros,
     full_pause: Duration,
     failures: u32,
-    /// Nothing was answered since then.
+    /// The last attempt that came to nothing, while nothing was answered since.
     failing: Option<Failing>,
     /// It was silent alone by a proxy: a direct link, once there is one, says whether it is the proxy or itself.
     probes_directly: bool,
@@ -168,6 +166,7 @@ impl Pauses {
 
     /// The receiver is full: leave it alone, longer each time, and then ask with one message.
     pub fn full(&mut self, now: Micros) {
+        self.failing = None;
         self.failures = self.failures.max(FAILURES_BEFORE_PROBING);
         if self.full_until <= now {
             self.full_until = now + self.full_pause;
@@ -202,10 +201,7 @@ impl Pauses {
             (avoided.cause, avoided.answered_elsewhere) = (cause, false);
             (avoided.until, avoided.pause) = (now + pause, (pause * 2).min(most));
             self.failures = self.failures.saturating_add(1);
-            if !is_full(cause) {
-                let since = self.failing.map_or(now, |failing| failing.since);
-                self.failing = Some(Failing { since, at: now, way, cause });
-            }
+            self.failing = (!is_full(cause)).then_some(Failing { at: now, way, cause });
         }
     }
 
@@ -326,10 +322,10 @@ impl Pauses {
         self.failures >= FAILURES_BEFORE_PROBING
     }
 
-    /// Two attempts in a row or more came to nothing, and what did last.
+    /// The last attempt that came to nothing, while nothing was answered since.
     #[must_use]
     pub fn failing(&self) -> Option<Failing> {
-        self.failing.filter(|failing| failing.at > failing.since)
+        self.failing
     }
 
     /// When the first pause of any kind ends.
@@ -362,21 +358,18 @@ mod tests {
     }
 
     #[test]
-    fn attempts_in_a_row_that_come_to_nothing_are_told_until_one_is_answered() {
-        let (mut pauses, inbox_full) = (Pauses::default(), Cause::Refused(Some(RefusedReason::InboxFull)));
-        let mut now = Micros(0);
-        for _ in 0..3 {
-            pauses.avoid(Way::Direct, inbox_full, now);
-            now = now + AVOID_MAX;
-        }
-        assert_eq!(pauses.failing(), None, "it answers that it is full");
-        let since = now;
-        pauses.avoid(Way::Proxy(0), Cause::TimedOut, now);
-        assert_eq!(pauses.failing(), None, "one attempt says little");
-        pauses.avoid(Way::Direct, Cause::DialFailed, now + AVOID_MIN);
-        let (at, way, cause) = (now + AVOID_MIN, Way::Direct, Cause::DialFailed);
-        assert_eq!(pauses.failing(), Some(Failing { since, at, way, cause }));
-        pauses.answered(Way::Proxy(0));
+    fn the_last_attempt_that_came_to_nothing_is_known_until_something_is_answered() {
+        let mut pauses = Pauses::default();
+        pauses.avoid(Way::Proxy(0), Cause::TimedOut, Micros(0));
+        let (at, way, cause) = (Micros(0) + AVOID_MIN, Way::Direct, Cause::DialFailed);
+        pauses.avoid(way, cause, at);
+        assert_eq!(pauses.failing(), Some(Failing { at, way, cause }));
+        pauses.full(at);
+        assert_eq!(pauses.failing(), None, "who is full answers");
+        pauses.avoid(Way::Proxy(1), Cause::Refused(Some(RefusedReason::InboxFull)), at);
+        assert_eq!(pauses.failing(), None, "and so it is where a way says so");
+        pauses.avoid(Way::Proxy(2), Cause::TimedOut, at);
+        pauses.answered(Way::Direct);
         assert_eq!(pauses.failing(), None);
     }
 

@@ -31,9 +31,16 @@ impl Lab {
         self.cut.extend(pairs.collect::<Vec<_>>());
     }
 
+    /// Nothing passes between two nodes any more, in either direction.
+    pub(crate) fn part(&mut self, a: &str, b: &str) {
+        let (a, b) = (self.index(a), self.index(b));
+        self.parted.extend([(a, b), (b, a)]);
+    }
+
     /// All of it passes again.
     pub(crate) fn mend(&mut self) {
         self.cut.clear();
+        self.parted.clear();
         for event in std::mem::take(&mut self.held) {
             self.at(self.now, event);
         }
@@ -58,7 +65,7 @@ impl Lab {
             }
             _ => return false,
         };
-        !self.cut.is_empty() && self.cut.contains(&self.pair(from, to))
+        self.parted.contains(&(from, to)) || !self.cut.is_empty() && self.cut.contains(&self.pair(from, to))
     }
 
     pub(super) fn pair(&self, from: usize, to: usize) -> Pair {

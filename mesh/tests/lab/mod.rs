@@ -135,6 +135,8 @@ pub(crate) struct Lab {
     pub(crate) received: BTreeMap<(NodeId, NodeId), Traffic>,
     /// Datacenters between which nothing passes. What TCP took in arrives when it does again.
     cut: BTreeSet<Pair>,
+    /// Nodes between which nothing passes.
+    parted: BTreeSet<(usize, usize)>,
     held: Vec<Event>,
     /// Nodes that do nothing any more, as after SIGSTOP: their kernels take in what comes.
     stopped: BTreeSet<usize>,
@@ -233,6 +235,7 @@ impl Lab {
             decided: BTreeMap::new(),
             received: BTreeMap::new(),
             cut: BTreeSet::new(),
+            parted: BTreeSet::new(),
             held: Vec::new(),
             stopped: BTreeSet::new(),
             kernel_bytes: KERNEL_BYTES,

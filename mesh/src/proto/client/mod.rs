@@ -23,6 +23,7 @@ mod kept;
 #[cfg(test)]
 mod stranded;
 mod unreached;
+pub use unreached::Contact;
 
 mod way;
 
@@ -363,7 +364,7 @@ impl Client {
     fn status_of(&self, index: usize, links: &Links, now: Micros) -> DatacenterStatus {
         let site = &self.sites[index];
         let flows = || site.flows.iter().map(|ix| &self.flows[ix.0]);
-        let (unreached_destinations, unreached) = self.unreached(index, links, now);
+        let (unreached_destinations, unreached) = self.all_unreached(index, links, now);
         DatacenterStatus {
             name: site.name.clone(),
             local: site.local,

@@ -10,44 +10,31 @@ use crate::proto::pause::{Cause, Failing};
 use crate::proto::time::{Micros, micros};
 use crate::stats::{LastTried, UnreachedDestination};
 
-/// So long one is shown when nothing more is sent to it: nobody knows how it is then.
-const SHOWN_FOR: Duration = Duration::from_secs(60);
-
-/// So long the link to a destination of this node's own datacenter is missing until messages are said not to reach it: it is dialled.
-const DIALLED_FOR: Duration = Duration::from_secs(1);
+/// So long messages wait without any answer of their destination until they are said not to reach it: a proxy that failed is passed
+/// by sooner.
+const UNANSWERED_FOR: Duration = Duration::from_secs(2);
 
 /// Of a datacenter, at most so many are shown.
 const SHOWN_MAX: usize = 32;
 
-/// One destination that nothing reaches, on one lane or both.
-struct Failed<'a> {
-    /// The lane of the last attempt.
+/// A destination that nothing reaches, on this lane at least.
+struct Unreached<'a> {
     flow: &'a Flow,
-    failing: Failing,
-    /// Of the lane that fails longest.
+    /// Since when messages wait and nothing is answered.
     since: Micros,
-    /// Of both lanes.
-    pending: usize,
+    failing: Failing,
 }
 
-impl Failed<'_> {
-    /// Of the lanes of a destination; `None` where the last attempts of neither came to nothing.
-    fn of(lanes: &[Flow]) -> Option<Failed<'_>> {
-        // One that has nothing to send does not try again: what the other one hears says how it is.
-        let heard_at = lanes.iter().filter_map(|flow| flow.heard).map(|(_, at)| at).max();
-        let is_so =
-            |flow: &Flow, failing: &Failing| flow.pending() > 0 || heard_at.is_none_or(|at| at < failing.at);
-        let failing = lanes.iter().filter_map(|flow| Some((flow.pauses.failing()?, flow)));
-        let failing = failing.filter(|(failing, flow)| is_so(flow, failing));
-        let since = failing.clone().map(|(failing, _)| failing.since).min()?;
-        let (failing, flow) = failing.max_by_key(|(failing, _)| failing.at)?;
-        Some(Failed { flow, failing, since, pending: lanes.iter().map(Flow::pending).sum() })
-    }
-
-    /// Where nothing more is sent to it, nobody knows how it is now.
-    fn is_news(&self, now: Micros) -> bool {
-        self.pending > 0 || now.since(self.failing.at) < SHOWN_FOR
-    }
+/// How a destination is, for who tells people when that changes.
+pub struct Contact<'a> {
+    /// Its datacenter.
+    pub datacenter: &'a Datacenter,
+    /// Its name.
+    pub node: &'a NodeId,
+    /// Since when nothing reaches it.
+    pub unreached_since: Option<Micros>,
+    /// When it answered last.
+    pub answered_at: Option<Micros>,
 }
 
 impl Client {
@@ -56,48 +43,48 @@ impl Client {
         &self.flows[first.0..first.0 + Lane::ALL.len()]
     }
 
-    /// Whether nothing reaches a destination. One of this node's own datacenter has a link all the time: while that is dialled,
-    /// nothing is attempted.
-    fn failed(&self, first: FlowIx, links: &Links, now: Micros) -> Option<Failed<'_>> {
-        let lanes = self.lanes(first);
-        let [flow, ..] = lanes else { return None };
-        let pending = lanes.iter().map(Flow::pending).sum();
-        if pending > 0
-            && self.sites[flow.datacenter].local
-            && let Some(down) = links.down(flow.peer, now)
-            && Duration::from_millis(down.down_ms) >= DIALLED_FOR
-        {
-            let since = Micros(now.0.saturating_sub(down.down_ms.saturating_mul(1000)));
-            let failing = Failing { since, at: now, way: Way::Direct, cause: Cause::DialFailed };
-            return Some(Failed { flow, failing, since, pending });
-        }
-        Failed::of(lanes)
+    /// Whether nothing reaches a destination: messages wait, nothing was answered for a while, and since then an attempt came to nothing.
+    /// In this node's own datacenter silence is enough: there is one way, and while its link is dialled nothing is attempted.
+    fn unreached(&self, first: FlowIx, links: &Links, now: Micros) -> Option<Unreached<'_>> {
+        let of_lane = |flow: &'_ Flow| {
+            let since = flow.unanswered_since(now).filter(|since| now.since(*since) >= UNANSWERED_FOR)?;
+            let failing = flow.pauses.failing().filter(|failing| failing.at >= since);
+            let cause = || if links.is_down(flow.peer) { Cause::DialFailed } else { Cause::TimedOut };
+            let here = || Failing { at: now, way: Way::Direct, cause: cause() };
+            Some((since, failing.or_else(|| self.sites[flow.datacenter].local.then(here))?))
+        };
+        let lanes = self.lanes(first).iter();
+        let unreached =
+            lanes.filter_map(|flow| of_lane(flow).map(|(since, failing)| Unreached { flow, since, failing }));
+        unreached.min_by_key(|unreached| unreached.since)
     }
 
-    /// How many destinations of a datacenter nothing reaches, and those that fail longest.
-    pub(super) fn unreached(
+    /// How many destinations of a datacenter nothing reaches, and those to which messages wait longest.
+    pub(super) fn all_unreached(
         &self,
         datacenter: usize,
         links: &Links,
         now: Micros,
     ) -> (u64, Vec<UnreachedDestination>) {
-        let site = &self.sites[datacenter];
-        let firsts = site.flows.iter().filter(|ix| self.flows[ix.0].lane.index() == 0);
-        let failed = firsts.filter_map(|first| self.failed(*first, links, now));
-        let mut failed: Vec<Failed<'_>> = failed.filter(|failed| failed.is_news(now)).collect();
-        failed.sort_by_key(|failed| failed.since);
-        let count = u64::try_from(failed.len()).unwrap_or(u64::MAX);
-        let shown = failed.into_iter().take(SHOWN_MAX).map(|failed| UnreachedDestination {
-            node: failed.flow.destination.clone(),
-            failing_ms: micros(now.since(failed.since)) / 1000,
-            pending_messages: u64::try_from(failed.pending).unwrap_or(u64::MAX),
-            last: self.last_tried(&failed, links, now),
-        });
+        let firsts = self.sites[datacenter].flows.iter().filter(|ix| self.flows[ix.0].lane == Lane::ALL[0]);
+        let unreached = firsts.filter_map(|first| Some((*first, self.unreached(*first, links, now)?)));
+        let mut unreached: Vec<_> = unreached.collect();
+        unreached.sort_by_key(|(_, unreached)| unreached.since);
+        let count = u64::try_from(unreached.len()).unwrap_or(u64::MAX);
+        let shown =
+            unreached.into_iter().take(SHOWN_MAX).map(|(first, Unreached { flow, since, failing })| {
+                let pending: usize = self.lanes(first).iter().map(Flow::pending).sum();
+                UnreachedDestination {
+                    node: flow.destination.clone(),
+                    unanswered_ms: micros(now.since(since)) / 1000,
+                    pending_messages: u64::try_from(pending).unwrap_or(u64::MAX),
+                    last: self.last_tried(flow, failing, links, now),
+                }
+            });
         (count, shown.collect())
     }
 
-    fn last_tried(&self, failed: &Failed<'_>, links: &Links, now: Micros) -> LastTried {
-        let Failed { flow, failing, .. } = failed;
+    fn last_tried(&self, flow: &Flow, failing: Failing, links: &Links, now: Micros) -> LastTried {
         LastTried {
             way: failing.way.label(),
             proxy: self.proxy_of(&self.sites[flow.datacenter], failing.way).cloned(),
@@ -106,22 +93,22 @@ impl Client {
         }
     }
 
-    /// What was tried last with a destination that nothing reaches.
+    /// The last attempt that came to nothing with a destination, while nothing was answered since.
     #[must_use]
     pub fn tried_last(&self, node: &NodeId, links: &Links, now: Micros) -> Option<LastTried> {
-        let first = self.destinations.get(node)?;
-        Some(self.last_tried(&self.failed(*first, links, now)?, links, now))
+        let lanes = self.lanes(*self.destinations.get(node)?).iter();
+        let failing = lanes.filter_map(|flow| Some((flow, flow.pauses.failing()?)));
+        let (flow, failing) = failing.max_by_key(|(_, failing)| failing.at)?;
+        Some(self.last_tried(flow, failing, links, now))
     }
 
-    /// Every destination, and since when nothing reaches it.
-    pub fn failing<'a>(
-        &'a self,
-        links: &'a Links,
-        now: Micros,
-    ) -> impl Iterator<Item = (&'a Datacenter, &'a NodeId, Option<Micros>)> {
-        self.destinations.iter().map(move |(node, first)| {
-            let since = self.failed(*first, links, now).map(|failed| failed.since);
-            (&self.sites[self.flows[first.0].datacenter].name, node, since)
+    /// How every destination is.
+    pub fn contacts<'a>(&'a self, links: &'a Links, now: Micros) -> impl Iterator<Item = Contact<'a>> {
+        self.destinations.iter().map(move |(node, first)| Contact {
+            datacenter: &self.sites[self.flows[first.0].datacenter].name,
+            node,
+            unreached_since: self.unreached(*first, links, now).map(|unreached| unreached.since),
+            answered_at: self.lanes(*first).iter().filter_map(Flow::answered_at).max(),
         })
     }
 }

@@ -106,9 +106,14 @@ impl Links {
     /// A peer that this node dials all the time, while no such link is up.
     #[must_use]
     pub fn down(&self, peer: PeerIx, now: Micros) -> Option<DownPeer> {
+        self.is_down(peer).then(|| self.down_peer(peer, true, now))
+    }
+
+    /// This node dials it all the time, and no such link is up.
+    #[must_use]
+    pub fn is_down(&self, peer: PeerIx) -> bool {
         let Peer { dialling, present, .. } = &self.peers[peer.0];
-        let is_down = *present && dialling.wanted && !dialling.link.is_some_and(|link| self.is_up(link));
-        is_down.then(|| self.down_peer(peer, true, now))
+        *present && dialling.wanted && !dialling.link.is_some_and(|link| self.is_up(link))
     }
 
     /// All peers that are to be linked all the time and are not: whom this node dials, and who dials it, in the order of the

@@ -91,7 +91,6 @@ impl Node {
                 News::Back(after) => tracing::info!(%datacenter, ?after, "a proxy is usable again"),
             }
         }
-        self.tell_unreached(now);
     }
 }
 
