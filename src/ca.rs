@@ -242,8 +242,8 @@ impl Authority {
         make_directory(directory)?;
         let record = self.record(&pem)?;
         let outcome = write_pair(&certificate, &pem, &key, &pair.serialize_pem(), replace);
-        if outcome.is_err() {
-            // Nobody has its key.
+        if outcome.is_err() && !read(&certificate).is_ok_and(|there| there == pem) {
+            // Nobody has it.
             let _ = fs::remove_file(&record);
         }
         outcome?;
@@ -266,17 +266,21 @@ impl Authority {
         draft.place_as(&directory.join(format!("{serial}.crt")))
     }
 
-    /// The copies of what was issued to a node and is still valid, the oldest first.
+    /// The copies of what was issued to a node and is still valid, but for the certificate in the file `keep`.
     ///
     /// # Errors
-    /// [`CaError::NotRecorded`]: there is none.
-    pub fn issued_to(&self, node: &NodeId) -> Result<Vec<PathBuf>, CaError> {
+    /// [`CaError::NotRecorded`]: there is none, not even that one. A copy, or `keep`, cannot be read.
+    pub fn issued_to(&self, node: &NodeId, keep: Option<&Path>) -> Result<Vec<PathBuf>, CaError> {
         let directory = self.records();
-        let mut found = Vec::new();
+        let keep = match keep {
+            Some(path) => read_certificates(path)?.into_iter().next(),
+            None => None,
+        };
         let entries = match fs::read_dir(&directory) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             entries => Some(entries.map_err(failed("read", &directory))?),
         };
+        let (mut found, mut is_recorded) = (Vec::new(), false);
         for entry in entries.into_iter().flatten() {
             let path = entry.map_err(failed("read", &directory))?.path();
             if path.extension().is_none_or(|extension| extension != "crt") {
@@ -284,17 +288,16 @@ impl Authority {
             }
             let Some(info) = read_certificates(&path)?.into_iter().next() else { continue };
             if info.not_after_s >= now_s() && info.name().is_ok_and(|name| name.node == *node) {
-                // Of two of one second the file that was written later.
-                let written =
-                    fs::metadata(&path).and_then(|of| of.modified()).map_err(failed("read", &path))?;
-                found.push((info.not_before_s, written, path));
+                is_recorded = true;
+                let kept = keep.as_ref().is_some_and(|keep| keep.fingerprint == info.fingerprint);
+                found.extend((!kept).then_some(path));
             }
         }
-        if found.is_empty() {
+        if !is_recorded {
             return Err(CaError::NotRecorded { directory, node: node.clone() });
         }
         found.sort();
-        Ok(found.into_iter().map(|(_, _, path)| path).collect())
+        Ok(found)
     }
 
     /// Takes certificates back, those of these files and those of these serial numbers, beside those that were taken back before: in
@@ -333,6 +336,9 @@ impl Authority {
         }
         for serial in serials {
             let serial = checked_serial(serial)?;
+            if serial == self.info.serial {
+                return Err(CaError::Itself(self.certificate.clone()));
+            }
             match revoked.entry(serial.clone()) {
                 Entry::Occupied(_) => already.push(serial),
                 Entry::Vacant(free) => drop(free.insert(now_s())),

@@ -204,6 +204,9 @@ fn alerts_ask_for_metrics_and_labels_that_there_are() {
         rules.lines().filter_map(|line| line.trim().strip_prefix("expr: ")).collect();
     assert_eq!(expressions.len(), rules.matches("- alert: ").count());
     let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    fn after<'a>(expression: &'a str, what: &str) -> Vec<&'a str> {
+        expression.split(what).skip(1).filter_map(|rest| rest.split(['}', ')']).next()).collect()
+    }
     for expression in expressions {
         let words: Vec<&str> = expression.split(|c| !is_word(c)).filter(|word| !word.is_empty()).collect();
         let asked: Vec<_> = words.iter().filter(|word| word.starts_with("trunkline_")).collect();
@@ -218,11 +221,11 @@ fn alerts_ask_for_metrics_and_labels_that_there_are() {
             let metric = described.iter().find(of).unwrap_or_else(|| panic!("{name}"));
             labels.extend(metric.labels);
         }
-        let after =
-            |what: &str| expression.split(what).skip(1).filter_map(|rest| rest.split(['}', ')']).next());
-        let by = after(" by (").flat_map(|list| list.split(", "));
-        let selected =
-            after("{").flat_map(|list| list.split(',')).filter_map(|one| one.split(['=', '!']).next());
+        let by = after(expression, " by (").into_iter().flat_map(|list| list.split(", "));
+        let selected = after(expression, "{")
+            .into_iter()
+            .flat_map(|list| list.split(','))
+            .filter_map(|one| one.split(['=', '!']).next());
         for label in by.chain(selected) {
             assert!(labels.contains(&label), "{label}: {expression}");
         }

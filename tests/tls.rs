@@ -551,18 +551,22 @@ fn what_was_issued_before_it_was_renewed_can_be_taken_back() {
     let at = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
     let dir = directory.path().to_str().unwrap();
     ca(&["init", "--cluster", "example", "--dir", dir]);
+    let serial_of = |file: &str| {
+        let shown = ca(&["show", &at(file)]);
+        shown.lines().find_map(|line| line.strip_prefix("serial")).unwrap().trim().to_owned()
+    };
     let issue = |node: &str, more: &[&str]| {
         let args = ["issue", "--dir", dir, "--cluster", "example", "--dc", "eu", "--node", node];
         ca(&[&args[..], more].concat());
-        let shown = ca(&["show", &at(&format!("{node}.crt"))]);
-        shown.lines().find_map(|line| line.strip_prefix("serial")).unwrap().trim().to_owned()
+        serial_of(&format!("{node}.crt"))
     };
     let (first, other) = (issue("eu-m1", &[]), issue("eu-m2", &[]));
     let revoke = |args: &[&str]| ca(&[&["revoke", "--dir", dir], args].concat());
-    let alone = revoke(&["--node", "eu-m1", "--keep-latest"]);
-    assert_eq!(alone, "took back nothing: eu-m1 has one certificate that is valid, its latest\n");
+    let in_use = at("eu-m1.crt");
+    let alone = revoke(&["--node", "eu-m1", "--keep", &in_use]);
+    assert_eq!(alone, "took back nothing: eu-m1 has no other certificate that is valid\n");
     let second = issue("eu-m1", &["--replace"]);
-    assert!(revoke(&["--node", "eu-m1", "--keep-latest"]).contains("took back 1 certificate"));
+    assert!(revoke(&["--node", "eu-m1", "--keep", &in_use]).contains("took back 1 certificate"));
     let on_list = || ca(&["show", &at("ca.crl")]);
     assert!(on_list().contains(&first) && !on_list().contains(&second) && !on_list().contains(&other));
     let shown = run(&["ca", "show", &at("ca.crl"), &at("eu-m1.crt"), &at("eu-m2.crt")]);
@@ -575,6 +579,7 @@ fn what_was_issued_before_it_was_renewed_can_be_taken_back() {
     for (args, says) in [
         (["--node", "eu-m9"], "has no certificate of `eu-m9`"),
         (["--serial", "xyz"], "`xyz` is no serial number"),
+        (["--serial", &serial_of("ca.crt")], "is this CA's own certificate"),
     ] {
         let (code, _, stderr) = run(&[&["ca", "revoke", "--dir", dir], &args[..]].concat());
         assert!(code == 1 && stderr.contains(says), "{stderr}");

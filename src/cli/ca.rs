@@ -90,9 +90,9 @@ pub(super) struct RevokeArgs {
     /// All certificates that were issued to this node and are still valid, as DIR/issued has them
     #[arg(long, value_name = "ID")]
     node: Option<NodeId>,
-    /// With --node: but for the one that was issued last
-    #[arg(long, requires = "node")]
-    keep_latest: bool,
+    /// With --node: but for the certificate in this file, which the node has now
+    #[arg(long, value_name = "FILE", requires = "node")]
+    keep: Option<PathBuf>,
     /// Serial numbers, separated by commas, as `ca show` and `status --json` have them
     #[arg(long, value_name = "HEX", value_delimiter = ',')]
     serial: Vec<String>,
@@ -165,14 +165,9 @@ fn revoke(args: &RevokeArgs) -> Result<(), Failure> {
     let authority = Authority::load(&args.dir)?;
     let mut files = args.files.clone();
     if let Some(node) = &args.node {
-        let mut issued = authority.issued_to(node)?;
-        if args.keep_latest {
-            issued.pop();
-        }
+        let issued = authority.issued_to(node, args.keep.as_deref())?;
         if issued.is_empty() && files.is_empty() && args.serial.is_empty() {
-            return print(&format!(
-                "took back nothing: {node} has one certificate that is valid, its latest\n"
-            ));
+            return print(&format!("took back nothing: {node} has no other certificate that is valid\n"));
         }
         files.extend(issued);
     }

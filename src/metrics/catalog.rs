@@ -65,7 +65,7 @@ catalog! {
     PENDING = gauge("pending_messages", ["datacenter"],
         "Messages this sender holds for a datacenter, queued or unacknowledged.");
     UNREACHED = gauge("destinations_unreached", ["datacenter"],
-        "Destinations that nothing reaches at present: attempts in a row came to nothing on every way.");
+        "Destinations that nothing reaches: messages wait, nothing was answered for 2 s, and attempts came to nothing.");
     WITHOUT_ROOM = gauge("flows_without_room", ["datacenter"],
         "Destinations and lanes whose messages wait at this sender because the receiver has no room for them.");
     LEAST_ROOM = gauge("least_room_bytes", ["datacenter"],
@@ -120,7 +120,7 @@ catalog! {
     LINK_UP = gauge("link_up", ["peer", "datacenter"],
         "1 while both connections of the link to a peer are established, else 0.");
     PEER_DOWN = gauge("peer_down_seconds", ["peer", "datacenter"],
-        "How long there has been no link to a peer that is to be linked all the time.");
+        "How long this node has dialled a peer in vain that is to be linked all the time.");
     LINK_RTT = gauge("link_rtt_seconds", ["peer", "datacenter"],
         "Smoothed round trip to a peer.");
     LINK_RTT_MIN = gauge("link_rtt_min_seconds", ["peer", "datacenter"],
@@ -146,6 +146,10 @@ catalog! {
         "Time until the certificate of this node expires; below zero once it has.");
     CA_EXPIRY = gauge("ca_expiry_seconds", [],
         "Time until the first of the CAs that this node trusts expires.");
+    CERTIFICATE_REFUSED = gauge("certificate_refused", [],
+        "1 while peers refuse the certificate of this node: it expired, is not valid yet, was revoked or is of no CA that is trusted; else 0.");
+    CERTIFICATE_FILES_WRONG = gauge("certificate_files_wrong", [],
+        "1 while the files of certificate, key and CA are not taken as they are now, else 0.");
     CERTIFICATE_RELOADS = counter("certificate_reloads_total", ["outcome"],
         "Changed files of certificate, key and CA: taken into use (ok), or not (failed), the old ones staying \
          in use.");

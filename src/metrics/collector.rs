@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
-use trunkline_mesh::stats::{DatacenterStats, DownPeer, LinkStatus};
+use trunkline_mesh::stats::{DatacenterStats, LinkStatus, SecurityStatus};
 use trunkline_mesh::{Datacenter, FailReason, NodeId, Stats, Status};
 
 use super::catalog;
@@ -37,7 +37,7 @@ impl Collector for Node {
         families.extend(proxy(&stats, &status));
         families.extend(member(&stats, &status));
         families.extend(links(&status));
-        families.extend(handshakes(&stats));
+        families.extend(handshakes(&stats, &status.security));
         families
     }
 }
@@ -237,7 +237,9 @@ fn links(status: &Status) -> Vec<MetricFamily> {
         catalog::LINK_UP.family().each(peers(), |f, (labels, link)| f.value(&labels, flag(link.up))).done(),
         catalog::PEER_DOWN
             .family()
-            .each(longest_down(status), |f, (labels, ms)| f.value(&labels, float(ms) / 1e3))
+            .each(status.down.iter().filter(|down| down.dialled), |f, down| {
+                f.value(&[down.peer.as_str(), down.datacenter.as_str()], float(down.down_ms) / 1e3)
+            })
             .done(),
         sampled(&catalog::LINK_RTT, |link| link.rtt_us.map(seconds)),
         sampled(&catalog::LINK_RTT_MIN, |link| link.rtt_min_us.map(seconds)),
@@ -251,17 +253,7 @@ fn until(family: &'static Spec, expires_in_s: Option<i64>) -> MetricFamily {
     family.family().each(expires_in_s, |f, s| f.value(&[], left(s))).done()
 }
 
-/// One row per peer: whoever dials this node and is dialled by it is down by the link that has been missing longest.
-fn longest_down(status: &Status) -> BTreeMap<[&str; 2], u64> {
-    let mut peers = BTreeMap::new();
-    for DownPeer { peer, datacenter, down_ms, .. } in &status.down {
-        let row: &mut u64 = peers.entry([peer.as_str(), datacenter.as_str()]).or_default();
-        *row = (*row).max(*down_ms);
-    }
-    peers
-}
-
-fn handshakes(stats: &Stats) -> Vec<MetricFamily> {
+fn handshakes(stats: &Stats, security: &SecurityStatus) -> Vec<MetricFamily> {
     vec![
         catalog::HANDSHAKES.family().count(&[], stats.handshakes).done(),
         catalog::HANDSHAKES_REFUSED
@@ -285,6 +277,8 @@ fn handshakes(stats: &Stats) -> Vec<MetricFamily> {
             .done(),
         until(&catalog::CERTIFICATE_EXPIRY, stats.tls.expires_in_s),
         until(&catalog::CA_EXPIRY, stats.tls.ca_expires_in_s),
+        catalog::CERTIFICATE_REFUSED.family().value(&[], flag(security.certificate_fault.is_some())).done(),
+        catalog::CERTIFICATE_FILES_WRONG.family().value(&[], flag(security.not_taken.is_some())).done(),
         catalog::CERTIFICATE_RELOADS
             .family()
             .count(&["ok"], stats.tls.reloads)

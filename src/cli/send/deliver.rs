@@ -74,7 +74,7 @@ pub(super) async fn deliver(
         let Ok(permit) = Arc::clone(&window).acquire_many_owned(room).await else { break };
         match client.send(batch(&datacenter, &nodes, manner, &group)).await {
             Ok(receipt) => {
-                if receipts.send((receipt, permit)).await.is_err() {
+                if receipts.send((group.len() as u64, (receipt, permit))).await.is_err() {
                     break;
                 }
             }
@@ -106,7 +106,11 @@ fn batch(datacenter: &Datacenter, nodes: &[NodeId], manner: Manner, group: &Grou
     batch
 }
 
-async fn count(datacenter: Datacenter, nodes: Vec<NodeId>, mut receipts: mpsc::Receiver<Waiting>) -> Tally {
+async fn count(
+    datacenter: Datacenter,
+    nodes: Vec<NodeId>,
+    mut receipts: mpsc::Receiver<(u64, Waiting)>,
+) -> Tally {
     let (mut tally, mut silence) = (Tally::of(&datacenter, &nodes), Silence::default());
     let mut looks = interval_at(Instant::now() + FIRST, AGAIN);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -125,10 +129,13 @@ async fn count(datacenter: Datacenter, nodes: Vec<NodeId>, mut receipts: mpsc::R
                 }
             }
             received = receipts.recv(), if more && open.len() < RECEIPTS_MAX => match received {
-                Some(waiting) => open.push(wait(waiting)),
+                Some((messages, waiting)) => {
+                    tally.sent(messages);
+                    open.push(wait(waiting));
+                }
                 None => more = false,
             },
-            _ = looks.tick() => tell(silence.look(&tally, !open.is_empty())),
+            _ = looks.tick() => tell(silence.look(&tally)),
         }
     }
     tally

@@ -17,14 +17,14 @@ pub(super) const AGAIN: Duration = Duration::from_secs(10);
 pub(super) struct Silence(BTreeMap<NodeId, (u64, u64)>);
 
 impl Silence {
-    /// A line per destination that took nothing since the last look. `waiting`: messages wait for an answer.
-    pub(super) fn look(&mut self, tally: &Tally, waiting: bool) -> Vec<String> {
+    /// A line per destination that took nothing since the last look, while messages wait for its answer or were given up.
+    pub(super) fn look(&mut self, tally: &Tally) -> Vec<String> {
         let mut lines = Vec::new();
         for (node, row) in tally.rows() {
             let (delivered, failed) = (row.delivered(), row.failed());
             let (delivered_before, failed_before) =
                 self.0.insert(node.clone(), (delivered, failed)).unwrap_or_default();
-            if delivered > delivered_before || (!waiting && failed == failed_before) {
+            if delivered > delivered_before || (row.waiting == 0 && failed == failed_before) {
                 continue;
             }
             let said = if delivered == 0 { "no answer yet" } else { "no answer any more" };
@@ -58,19 +58,29 @@ mod tests {
         let nodes = ["eu-m1", "eu-m2"].map(|id| NodeId::new(id).unwrap());
         let mut tally = Tally::of(&Datacenter::new("eu").unwrap(), &nodes);
         let mut silence = Silence::default();
-        assert_eq!(silence.look(&tally, false), Vec::<String>::new(), "nothing was asked of them");
+        assert_eq!(silence.look(&tally), Vec::<String>::new(), "nothing was asked of them");
+        tally.sent(1);
         let delivered = Outcome::Delivered { route: Route::Direct, attempts: 1, rtt: Duration::ZERO };
         let failed = Outcome::Failed { reason: FailReason::Expired, maybe_delivered: false };
         tally.count(&nodes[1], &delivered);
-        assert_eq!(silence.look(&tally, true), ["eu-m1: no answer yet; 0 failed so far"]);
+        assert_eq!(silence.look(&tally), ["eu-m1: no answer yet; 0 failed so far"]);
+        assert_eq!(
+            silence.look(&tally),
+            ["eu-m1: no answer yet; 0 failed so far"],
+            "the other one has answered all"
+        );
+        tally.sent(3_299);
         for _ in 0..3_300 {
             tally.count(&nodes[0], &failed);
         }
-        assert_eq!(silence.look(&tally, false), ["eu-m1: no answer yet; 3,300 failed so far"]);
-        assert_eq!(silence.look(&tally, false), Vec::<String>::new(), "the input is silent too");
-        tally.count(&nodes[0], &delivered);
-        let said = ["eu-m2: no answer any more; 0 failed so far"];
-        assert_eq!(silence.look(&tally, true), said);
+        let said = silence.look(&tally);
+        assert_eq!(said[0], "eu-m1: no answer yet; 3,300 failed so far");
+        assert_eq!(said[1], "eu-m2: no answer any more; 0 failed so far");
+        for _ in 0..3_299 {
+            tally.count(&nodes[1], &delivered);
+        }
+        silence.look(&tally);
+        assert_eq!(silence.look(&tally), Vec::<String>::new(), "the input is silent too");
     }
 
     #[test]

@@ -290,6 +290,9 @@ impl Credentials {
             rustls::Error::InvalidCertificate(Bad::Expired | Bad::ExpiredContext { .. }) => {
                 Some(CertificateFault::Expired)
             }
+            rustls::Error::InvalidCertificate(Bad::NotValidYet | Bad::NotValidYetContext { .. }) => {
+                Some(CertificateFault::NotYetValid)
+            }
             _ => Some(CertificateFault::Untrusted),
         }
     }
