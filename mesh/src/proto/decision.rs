@@ -13,7 +13,7 @@ use crate::stats::decision::{Decision, PassedWay, lane_name};
 pub const DECISIONS_MAX: usize = 128;
 
 /// Ways passed over that one entry names; a datacenter may have any number of proxies.
-const PASSED_MAX: usize = 16;
+pub const PASSED_MAX: usize = 16;
 
 /// Why the chosen way was chosen.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -587,6 +587,18 @@ impl Flow {
         self.pauses.is_probing() && self.awaits_answer()
     }
 
+    /// It leaves no way alone, and prefers none.
+    #[must_use]
+    pub fn is_unbarred(&self, now: Micros) -> bool {
+        self.back.proxy().is_none() && self.pauses.are_over(now)
+    }
+
+    /// The same, and what goes next waits for nothing else: the best way there is will do.
+    #[must_use]
+    pub fn may_take_any(&self, now: Micros) -> bool {
+        !self.audit && self.is_unbarred(now) && !self.is_starved()
+    }
+
     fn window_open(&self) -> bool {
         self.next - self.floor() < WINDOW_SEQS
     }

@@ -294,6 +294,13 @@ impl Pauses {
         self.probes_directly
     }
 
+    /// Nothing is held against any way, no way is asked for, and the receiver is not full.
+    #[must_use]
+    pub fn are_over(&self, now: Micros) -> bool {
+        let nothing = self.avoided.is_empty() && self.distrusted.is_empty() && self.limits.is_empty();
+        nothing && !self.probes_directly && !self.is_full(now)
+    }
+
     /// The way is left alone at present for having failed this flow.
     #[must_use]
     pub fn avoids(&self, way: Way, now: Micros) -> bool {

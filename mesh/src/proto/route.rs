@@ -280,6 +280,12 @@ impl Routes {
         self.order.iter().filter_map(|index| Some((*index, proxies[*index].link?)))
     }
 
+    /// The first of them when they were asked for last.
+    #[must_use]
+    pub fn first(&self) -> Option<usize> {
+        self.order.first().copied()
+    }
+
     /// The same in no order.
     pub fn linked(&self, lane: Lane, links: &Links, now: Micros) -> impl Iterator<Item = (usize, LinkId)> {
         let mut offered = Vec::new();

@@ -27,6 +27,9 @@ pub use unreached::Contact;
 
 mod way;
 
+mod common;
+use common::Common;
+
 mod back;
 
 mod seal;
@@ -258,9 +261,10 @@ impl Client {
         // Each flow once, however many messages came for it: which way it takes is not decided per message.
         flows.sort_unstable();
         flows.dedup();
+        let mut common = Common::default();
         for ix in flows {
             self.set_alarm(ix);
-            self.wake(ix, links, now);
+            self.wake_in(&mut common, ix, links, now);
         }
         Ok(ticket)
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use trunkline_codec::{Payload, Stage};
 
+use super::common::Common;
 use super::{Client, Pick, Timer};
 use crate::id::Lane;
 use crate::proto::attempt::Attempt;
@@ -81,6 +82,7 @@ impl Client {
         let mut left_out = None;
         // Else the one behind the flow that filled it: somebody may come to be ready while it is written.
         let mut filled_by: Option<FlowIx> = None;
+        let mut common = Common::default();
         for ix in order.iter().copied() {
             if frame.runs.len() >= FRAME_RUNS_MAX || frame.unique_bytes >= FRAME_UNIQUE_BYTES {
                 left_out.get_or_insert(ix);
@@ -91,9 +93,10 @@ impl Client {
                 late_waits = true;
                 continue;
             }
-            let way = match self.pick(ix, links, now) {
+            let way = match self.pick_in(&mut common, ix, links, now) {
                 Pick::Link(picked, way) if picked == link => way,
                 Pick::Link(..) | Pick::Wait(_) => {
+                    common.forget();
                     self.wake(ix, links, now);
                     continue;
                 }
@@ -106,6 +109,7 @@ impl Client {
             if frame_bytes_max == 0 || self.flows[ix.0].next_bytes(late_too) > frame_bytes_max {
                 // The peer's limit is below ours, perhaps below what any frame needs: another way may take it.
                 self.flows[ix.0].pauses.avoid(way, Cause::FrameLimit, now);
+                common.forget();
                 self.wake(ix, links, now);
                 continue;
             }
@@ -118,7 +122,7 @@ impl Client {
                 Way::Direct => false,
             };
             let audits = self.flows[ix.0].only_audits();
-            let entries = self.fill(ix, Leg { attempt: id, way, link, now }, links, &mut frame);
+            let entries = self.fill(ix, Leg { attempt: id, way, link, now }, &mut common, links, &mut frame);
             let nothing = entries.is_empty();
             if !nothing {
                 let attempt = attempt.get_or_insert_with(|| Attempt {
@@ -150,6 +154,7 @@ impl Client {
             }
             if frame.single && !nothing {
                 // One message tries the proxy; the others go on by the one that delivers.
+                common.forget();
                 match way {
                     Way::Proxy(index) => {
                         self.sites[site].routes.proxies[index].begin_trial(lane, &self.settings, now);
@@ -208,12 +213,20 @@ impl Client {
     }
 
     /// Puts the runs of one flow into a frame.
-    fn fill(&mut self, ix: FlowIx, leg: Leg, links: &mut Links, frame: &mut Filling) -> Vec<Selected> {
+    fn fill(
+        &mut self,
+        ix: FlowIx,
+        leg: Leg,
+        common: &mut Common,
+        links: &mut Links,
+        frame: &mut Filling,
+    ) -> Vec<Selected> {
         let Leg { way, link, now, .. } = leg;
         let audits = self.flows[ix.0].only_audits();
         let Some(row) = self.row(ix, link, links) else {
             // All rows of this connection are used: it is replaced, and everything on it takes another way.
             links.replace(link, LinkEnd::Replaced, now);
+            common.forget();
             return Vec::new();
         };
         let flow = &mut self.flows[ix.0];
@@ -268,7 +281,7 @@ impl Client {
         frame.attempt = frame.attempt.max(attempt);
         let audits = audits && selected.iter().all(|run| run.count == 0);
         if !selected.is_empty() && !audits {
-            self.note_decision(ix, Some(way), (attempt, first_bytes), links, now);
+            self.note_taken(common, (ix, way), (attempt, first_bytes), links, now);
         }
         selected
     }

@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 
 use super::clock::Ended;
+use super::common::Common;
 use super::{Client, Pick, Timer};
 use crate::id::Lane;
 use crate::message::FailReason;
-use crate::proto::decision::{Obstacle, Passed, Verdict, Why};
+use crate::proto::decision::{Obstacle, PASSED_MAX, Passed, Verdict, Why};
 use crate::proto::flow::{Flow, FlowIx, Undecided, Way};
 use crate::proto::links::{LinkId, Links, PeerIx};
 use crate::proto::pause::Cause;
@@ -101,6 +102,11 @@ impl Client {
 
     /// Has the flow's connection ask for work, if there is any.
     pub(super) fn wake(&mut self, ix: FlowIx, links: &mut Links, now: Micros) {
+        self.wake_in(&mut Common::default(), ix, links, now);
+    }
+
+    /// The same, of one of many flows.
+    pub(super) fn wake_in(&mut self, common: &mut Common, ix: FlowIx, links: &mut Links, now: Micros) {
         let flow = &self.flows[ix.0];
         let (site, lane) = (flow.datacenter, flow.lane);
         if !flow.has_work() {
@@ -108,7 +114,11 @@ impl Client {
             return;
         }
         self.sites[site].ready[lane.index()].insert(ix);
-        match self.pick(ix, links, now) {
+        if common.way(&self.flows[ix.0], now).is_some() {
+            // Its connection was woken when that was found.
+            return;
+        }
+        match self.pick_in(common, ix, links, now) {
             Pick::Link(link, _) => {
                 if let Some(conn) = links.conn_of(link, lane) {
                     links.wake(conn);
@@ -137,9 +147,37 @@ impl Client {
         links: &Links,
         now: Micros,
     ) {
+        let (why, passed) = self.reasons(ix, way, bytes, links, now);
+        self.note(ix, (way, why, attempt), &passed, now);
+    }
+
+    /// Adds a line to the log of decisions.
+    pub(super) fn note(
+        &mut self,
+        ix: FlowIx,
+        (way, why, attempt): (Option<Way>, Why, u32),
+        passed: &[Passed],
+        now: Micros,
+    ) {
         let flow = &mut self.flows[ix.0];
+        let verdict = Verdict { way, why, attempt, probing: flow.pauses.is_probing() };
+        let log = &mut self.sites[flow.datacenter].decisions;
+        let to = (&flow.destination, flow.lane);
+        flow.decision = Some(log.note(flow.decision, to, verdict, passed.iter().copied(), now));
+    }
+
+    /// Why a flow took its way, or has none, and what it passed over.
+    pub(super) fn reasons(
+        &self,
+        ix: FlowIx,
+        way: Option<Way>,
+        bytes: usize,
+        links: &Links,
+        now: Micros,
+    ) -> (Why, Vec<Passed>) {
+        let flow = &self.flows[ix.0];
         let starved = flow.is_starved();
-        let site = &mut self.sites[flow.datacenter];
+        let site = &self.sites[flow.datacenter];
         let (routes, pauses) = (&site.routes, &flow.pauses);
         let why = match way {
             Some(way @ Way::Proxy(_)) if pauses.is_due_for_trial(way, now) => Why::Trial,
@@ -186,9 +224,7 @@ impl Client {
         });
         let back = flow.back.proxy().map(Way::Back).filter(|back| way != Some(*back)).and_then(avoided);
         let passed = back.into_iter().chain(proxies).chain(straight.flatten());
-        let verdict = Verdict { way, why, attempt, probing: pauses.is_probing() };
-        let number = site.decisions.note(flow.decision, (&flow.destination, flow.lane), verdict, passed, now);
-        flow.decision = Some(number);
+        (why, passed.take(PASSED_MAX).collect())
     }
 
     pub(super) fn wake_site(&mut self, site: usize, links: &mut Links, now: Micros) {

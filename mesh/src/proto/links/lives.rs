@@ -71,8 +71,14 @@ impl Link {
     /// A message of so many payload bytes fits into a frame.
     #[must_use]
     pub fn takes(&self, bytes: usize) -> bool {
-        let room = self.frame_bytes_max.saturating_sub(FRAME_OVERHEAD_BYTES);
+        let room = self.room();
         room > 0 && bytes <= room
+    }
+
+    /// The most payload bytes that fit into a frame.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        self.frame_bytes_max.saturating_sub(FRAME_OVERHEAD_BYTES)
     }
 }
 
