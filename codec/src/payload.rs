@@ -46,6 +46,12 @@ impl PartialEq for Payload {
 impl Eq for Payload {}
 
 impl Payload {
+    /// Without any bytes, and room for the handles of so many segments.
+    #[must_use]
+    pub fn with_capacity(segments: usize) -> Self {
+        Self { segments: Vec::with_capacity(segments), bytes: 0 }
+    }
+
     /// The segments in order; none is empty.
     #[must_use]
     pub fn segments(&self) -> &[Bytes] {

@@ -1,9 +1,10 @@
 //! One sealed frame of a sender: which messages fly in it, by which way, and until when it waits for their acks.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use super::flow::{FlowIx, Selected, Way};
 use super::links::LinkId;
+use super::seqs::Seqs;
 use super::time::Micros;
 
 /// A frame under way.
@@ -27,7 +28,9 @@ pub struct Attempt {
     pub flying: usize,
     /// Something inside was answered.
     pub answered: bool,
-    /// The same, and not by the peer of its link for itself: a proxy passed something on.
+    /// Its row of frames under way knows that.
+    pub arrived: bool,
+    /// It was answered, and not by the peer of its link for itself: a proxy passed something on.
     pub passed_on: bool,
     /// This process was late when the timeout rang, and it waits a second time.
     pub graced: bool,
@@ -54,7 +57,7 @@ impl Attempt {
 /// All frames under way.
 #[derive(Debug, Default)]
 pub struct Attempts {
-    by_id: BTreeMap<u64, Attempt>,
+    by_id: Seqs<Attempt>,
     by_link: BTreeSet<(LinkId, u64)>,
     /// Those of them that were not written yet: few, for a connection writes one transmit at a time.
     unwritten: BTreeSet<(LinkId, u64)>,
@@ -72,12 +75,13 @@ impl Attempts {
     pub fn insert(&mut self, id: u64, attempt: Attempt) {
         self.by_link.insert((attempt.link, id));
         self.unwritten.insert((attempt.link, id));
-        self.by_id.insert(id, attempt);
+        let placed = self.by_id.push(id, attempt);
+        debug_assert!(placed.is_ok(), "frames are sealed one after the other");
     }
 
     /// A frame was written. Gives it, if something still waits for it.
     pub fn written(&mut self, id: u64, now: Micros) -> Option<&mut Attempt> {
-        let attempt = self.by_id.get_mut(&id)?;
+        let attempt = self.by_id.get_mut(id)?;
         attempt.written_at = Some(now);
         self.unwritten.remove(&(attempt.link, id));
         Some(attempt)
@@ -85,18 +89,18 @@ impl Attempts {
 
     /// A frame that something still waits for.
     pub fn get_mut(&mut self, id: u64) -> Option<&mut Attempt> {
-        self.by_id.get_mut(&id)
+        self.by_id.get_mut(id)
     }
 
     /// See [`Attempts::get_mut`].
     #[must_use]
     pub fn get(&self, id: u64) -> Option<&Attempt> {
-        self.by_id.get(&id)
+        self.by_id.get(id)
     }
 
     /// Nothing waits for it any more.
     pub fn remove(&mut self, id: u64) -> Option<Attempt> {
-        let attempt = self.by_id.remove(&id)?;
+        let attempt = self.by_id.remove(id)?;
         self.by_link.remove(&(attempt.link, id));
         self.unwritten.remove(&(attempt.link, id));
         Some(attempt)
@@ -123,13 +127,13 @@ impl Attempts {
     /// The frames that took a way.
     #[must_use]
     pub fn by_way(&self, way: Way) -> Vec<u64> {
-        self.by_id.iter().filter(|(_, attempt)| attempt.way == way).map(|(id, _)| *id).collect()
+        self.by_id.iter().filter(|(_, attempt)| attempt.way == way).map(|(id, _)| id).collect()
     }
 
-    /// One message inside waits no more. True when it was the last: remove the frame and its timer.
+    /// One message inside waits no more. True when it was the last, and the frame was written: remove it, and its timer.
     pub fn landed(&mut self, id: u64) -> bool {
-        let Some(attempt) = self.by_id.get_mut(&id) else { return false };
+        let Some(attempt) = self.by_id.get_mut(id) else { return false };
         attempt.flying = attempt.flying.saturating_sub(1);
-        attempt.flying == 0
+        attempt.flying == 0 && attempt.written_at.is_some()
     }
 }

@@ -42,6 +42,9 @@ pub struct BatchCharge {
 /// Segments below this length are copied when their queue stalls; longer ones are charged for what they are.
 const DETACH_BELOW_BYTES: usize = 16 * 1024;
 
+/// To see that a segment is shared is worth a look at this length: a shorter one counts for each message that holds it.
+pub const SHARED_BYTES_MIN: usize = 64;
+
 impl BatchCharge {
     /// What a batch keeps alive.
     #[must_use]
@@ -55,16 +58,21 @@ impl BatchCharge {
             for segment in message.payload.segments().iter().filter(|segment| !segment.is_empty()) {
                 // Equal address and length is the same buffer: reading it is not needed to know that it is shared.
                 let key = (segment.as_ptr().addr(), segment.len());
+                let mut add = || {
+                    segments.push((segment.len(), 0));
+                    bytes = bytes.saturating_add(segment.len());
+                    u32::try_from(segments.len() - 1).unwrap_or(u32::MAX)
+                };
                 // Most often a message shares what it shares with the one in front of it.
                 let at = match latest {
                     Some((same, at)) if same == key => at,
-                    _ => *index.entry(key).or_insert_with(|| {
-                        segments.push((segment.len(), 0));
-                        bytes = bytes.saturating_add(segment.len());
-                        u32::try_from(segments.len() - 1).unwrap_or(u32::MAX)
-                    }),
+                    _ if segment.len() < SHARED_BYTES_MIN => add(),
+                    _ => {
+                        let at = *index.entry(key).or_insert_with(add);
+                        latest = Some((key, at));
+                        at
+                    }
                 };
-                latest = Some((key, at));
                 if let Some((_, holders)) = usize::try_from(at).ok().and_then(|at| segments.get_mut(at)) {
                     *holders += 1;
                     held.push(at);
@@ -204,10 +212,12 @@ impl Budget {
         self.datacenters[datacenter] -= freed;
         self.process -= freed;
         // What another datacenter gives back is no room for one whose own budget is full.
-        if self.short.remove(&datacenter) {
+        if !self.short.is_empty() && self.short.remove(&datacenter) {
             self.room.insert(datacenter);
         }
-        self.room.append(&mut self.short_of_all);
+        if !self.short_of_all.is_empty() {
+            self.room.append(&mut self.short_of_all);
+        }
     }
 
     /// More than half of a datacenter's budget is used: its queue is stalled, or as good as.
@@ -254,7 +264,7 @@ mod tests {
     #[test]
     fn a_small_slice_that_waits_is_copied_once_and_stays_shared() {
         let big = Bytes::from(vec![1; 100_000]);
-        let (small, large) = (big.slice(10..20), big.slice(..DETACH_BELOW_BYTES));
+        let (small, large) = (big.slice(100..200), big.slice(..DETACH_BELOW_BYTES));
         let batch: Vec<Message> =
             (0..2).map(|_| message(vec![small.clone(), Bytes::new(), large.clone()])).collect();
         let mut charge = BatchCharge::of(&batch);

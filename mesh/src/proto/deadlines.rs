@@ -1,7 +1,7 @@
 //! When nobody wants the messages of a flow any more. What came to it in a row with one deadline is a group, so that a message
 //! costs no place of its own in any order of time.
 
-use std::collections::BTreeMap;
+use std::collections::VecDeque;
 use std::ops::RangeInclusive;
 
 use super::flow::MessageId;
@@ -10,15 +10,26 @@ use super::time::Micros;
 /// A row of messages with one deadline.
 #[derive(Debug)]
 struct Group {
+    at: Micros,
+    first: MessageId,
     last: MessageId,
     undecided: usize,
 }
 
+impl Group {
+    fn key(&self) -> (Micros, MessageId) {
+        (self.at, self.first)
+    }
+}
+
+/// Groups that room is kept for whatever there is.
+const KEPT_MAX: usize = 8;
+
 /// The deadlines of one flow.
 #[derive(Debug)]
 pub struct Deadlines {
-    /// By deadline and first message.
-    groups: BTreeMap<(Micros, MessageId), Group>,
+    /// By deadline and first message. Most come behind all others, and leave in front.
+    groups: VecDeque<Group>,
     /// The group that the latest message is of.
     latest: (Micros, MessageId),
     /// When the flow's alarm rings, which is at its earliest deadline or before.
@@ -27,7 +38,7 @@ pub struct Deadlines {
 
 impl Default for Deadlines {
     fn default() -> Self {
-        Self { groups: BTreeMap::new(), latest: (Micros(0), MessageId(0)), alarm: Micros::NEVER }
+        Self { groups: VecDeque::new(), latest: (Micros(0), MessageId(0)), alarm: Micros::NEVER }
     }
 }
 
@@ -35,28 +46,44 @@ impl Deadlines {
     /// Takes a message in, which is later than all before. Gives the first message of its group, which names the group.
     pub fn add(&mut self, at: Micros, id: MessageId) -> MessageId {
         if self.latest.0 == at
-            && let Some(group) = self.groups.get_mut(&self.latest)
+            && let Some(place) = self.find(self.latest)
         {
+            let group = &mut self.groups[place];
             (group.last, group.undecided) = (id, group.undecided + 1);
-            return self.latest.1;
+            return group.first;
         }
         self.latest = (at, id);
-        self.groups.insert(self.latest, Group { last: id, undecided: 1 });
+        let place = match self.groups.back() {
+            Some(last) if at < last.at => self.groups.partition_point(|group| group.at <= at),
+            _ => self.groups.len(),
+        };
+        self.groups.insert(place, Group { at, first: id, last: id, undecided: 1 });
         id
+    }
+
+    /// Where a group is: most often it is the first one.
+    fn find(&self, key: (Micros, MessageId)) -> Option<usize> {
+        if self.groups.front()?.key() == key {
+            return Some(0);
+        }
+        self.groups.binary_search_by_key(&key, Group::key).ok()
     }
 
     /// A message of this group is decided.
     pub fn remove(&mut self, at: Micros, group: MessageId) {
-        let Some(of) = self.groups.get_mut(&(at, group)) else { return };
-        of.undecided -= 1;
-        if of.undecided == 0 {
-            self.groups.remove(&(at, group));
+        let Some(place) = self.find((at, group)) else { return };
+        self.groups[place].undecided -= 1;
+        if self.groups[place].undecided == 0 {
+            self.groups.remove(place);
+            if self.groups.capacity() > KEPT_MAX.max(4 * self.groups.len()) {
+                self.groups.shrink_to(2 * self.groups.len());
+            }
         }
     }
 
     /// When the alarm is to be set, if it would ring too late now.
     pub fn poll_alarm(&mut self) -> Option<Micros> {
-        let earliest = self.groups.first_key_value().map(|((at, _), _)| *at).filter(|at| *at < self.alarm)?;
+        let earliest = self.groups.front().map(|group| group.at).filter(|at| *at < self.alarm)?;
         self.alarm = earliest;
         Some(earliest)
     }
@@ -65,9 +92,8 @@ impl Deadlines {
     /// the next alarm then.
     pub fn pop_due(&mut self, now: Micros) -> Option<RangeInclusive<MessageId>> {
         self.alarm = Micros::NEVER;
-        let ((at, first), _) = self.groups.first_key_value().filter(|((at, _), _)| *at <= now)?;
-        let (at, first) = (*at, *first);
-        self.groups.remove(&(at, first)).map(|group| first..=group.last)
+        let due = self.groups.pop_front_if(|group| group.at <= now)?;
+        Some(due.first..=due.last)
     }
 }
 

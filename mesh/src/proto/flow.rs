@@ -383,6 +383,9 @@ impl Flow {
     /// nothing of a message cannot know; the destination itself does. Looks at what has a seq here, and not at every bit.
     #[must_use]
     pub fn newly_held(&self, entry: &AckFlow, (by, link): (Way, LinkId)) -> Vec<u64> {
+        if entry.held.is_empty() {
+            return Vec::new();
+        }
         let span = 64 * u64::try_from(entry.held.len()).unwrap_or(0);
         let (decided, last) = (entry.decided, entry.decided.saturating_add(span));
         let within = self.sent.range(decided.saturating_add(1), last.saturating_add(1));

@@ -14,6 +14,7 @@ pub mod budget;
 pub mod deadlines;
 pub mod decision;
 pub mod flow;
+pub mod flow_set;
 pub mod hearsay;
 pub mod held;
 pub mod pause;

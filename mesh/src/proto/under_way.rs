@@ -85,12 +85,13 @@ impl UnderWay {
         }
     }
 
-    /// Something of a frame was answered. `way` is the longest that a round trip takes without anything to wait for.
-    pub fn answered(&mut self, line: (LinkId, Lane), id: u64, way: Duration, now: Micros) {
+    /// Something of a frame was answered. `way` is the longest that a round trip takes without anything to wait for. False
+    /// if it is not among those that are waited for: it was not written yet, or is known to have arrived.
+    pub fn answered(&mut self, line: (LinkId, Lane), id: u64, way: Duration, now: Micros) -> bool {
         let link = line.0;
-        let Some(line) = self.lines.get_mut(&line) else { return };
+        let Some(line) = self.lines.get_mut(&line) else { return false };
         // Numbers of frames rise in the order in which they are sealed, which is that in which they are written.
-        let Ok(place) = line.frames.binary_search_by_key(&id, |frame| frame.id) else { return };
+        let Ok(place) = line.frames.binary_search_by_key(&id, |frame| frame.id) else { return false };
         let frame = &line.frames[place];
         let bytes = frame.end.saturating_sub(line.answered);
         // Answers that come apart because frames were written apart say nothing of the line: only what a frame waited beyond the
@@ -112,6 +113,7 @@ impl UnderWay {
         *usual = usual.saturating_sub(*usual / 8).saturating_add(frame.load / 8);
         let arrived: u64 = line.frames.drain(..=place).map(|frame| frame.bytes).sum();
         self.bytes = self.bytes.saturating_sub(arrived);
+        true
     }
 
     /// Nobody waits for the answer to a frame any more. What was written with it goes on draining in front of what is behind it.
@@ -232,11 +234,11 @@ mod tests {
     fn an_answer_says_that_all_before_it_arrived() {
         let mut under_way = UnderWay::default();
         (1..=4).for_each(|id| under_way.wrote(BULK, id, LOADED_BYTES, Micros(0)));
-        under_way.answered(BULK, 3, WAY, Micros(5));
+        assert!(under_way.answered(BULK, 3, WAY, Micros(5)));
         let queued: Vec<u64> = (1..=4).filter(|id| under_way.may_queue(BULK, *id)).collect();
         assert_eq!(queued, [4]);
-        under_way.answered(BULK, 1, WAY, Micros(9));
-        assert_eq!(under_way.answered_at(BULK), Some(Micros(5)), "it was known to have arrived");
+        assert!(!under_way.answered(BULK, 1, WAY, Micros(9)), "it was known to have arrived");
+        assert_eq!(under_way.answered_at(BULK), Some(Micros(5)));
         under_way.ended(BULK, 4);
         assert_eq!((under_way.bytes, under_way.is_idle()), (0, true));
     }
@@ -336,8 +338,9 @@ mod tests {
         let (kept, many) = (FRAMES_MAX as u64, 3 * FRAMES_MAX as u64);
         (0..many).for_each(|id| under_way.wrote(BULK, id, 1000, ms(id)));
         (0..kept).for_each(|id| all.wrote(BULK, id, 1000, ms(id)));
-        let answer =
-            |under_way: &mut UnderWay, id: u64| under_way.answered(BULK, id, WAY, ms(40 + 2 * (id + 1)));
+        let answer = |under_way: &mut UnderWay, id: u64| {
+            under_way.answered(BULK, id, WAY, ms(40 + 2 * (id + 1)));
+        };
         // Nothing but what it remembers is answered of the one, all of the other.
         (0..many - 10).for_each(|id| answer(&mut under_way, id));
         (0..kept - 10).for_each(|id| answer(&mut all, id));

@@ -22,6 +22,31 @@ pub enum Ignored {
     Nonsense,
 }
 
+/// What an ack is the answer to, of runs without messages.
+#[derive(Default)]
+struct Answers {
+    any: bool,
+    /// What is doubted was asked for.
+    of_doubt: bool,
+}
+
+/// Who brings an ack of a flow.
+#[derive(Clone, Copy)]
+pub(super) struct Carrier {
+    link: LinkId,
+    /// The way that the link is. Where the destination is a proxy itself it is two: then an attempt knows which one it took.
+    over: Way,
+    /// It is the destination itself, whatever way what it answers took.
+    own: bool,
+}
+
+impl Carrier {
+    /// Whose word that is: that of the destination where it says so itself, though it be a proxy as well.
+    pub(super) fn word(self) -> Way {
+        if self.own { Way::Direct } else { self.over }
+    }
+}
+
 impl Client {
     /// An ack for a flow of this node's own, in a life of it.
     ///
@@ -38,18 +63,18 @@ impl Client {
         if !self.flows[ix.0].employed || origin_incarnation != links.me.incarnation {
             return Err(Ignored::Late);
         }
-        if self.way_of(link, ix, links).is_none() {
+        let Some(carrier) = self.carrier(link, ix, links) else {
             // A proxy of where the destination stood before, most likely: what it says of it is no word of anybody's.
             return Err(Ignored::Late);
-        }
-        if self.is_distrusted(link, ix, links, now) {
+        };
+        if self.distrusts(ix, carrier.word(), now) {
             return Ok(());
         }
         // What was refused is not answered, whatever else the entry says.
-        let refused = (entry, self.take_empty_refusals(ix, link, entry));
+        let refused = (entry, !entry.refused.is_empty() && self.take_empty_refusals(ix, link, entry));
         let flow = &mut self.flows[ix.0];
         // On a direct link the destination's life is known from the handshake.
-        let direct = links.link(link).filter(|link| link.peer == flow.peer).map(|link| link.incarnation);
+        let direct = links.link(link).filter(|_| carrier.own).map(|link| link.incarnation);
         let life_fits = direct.is_none_or(|life| life == entry.incarnation);
         if entry.incarnation.is_known()
             && !(life_fits && is_plausible(links.me.incarnation, entry.incarnation))
@@ -62,6 +87,8 @@ impl Client {
                 self.take_nonsense(ix, link, direct.is_some(), links, now);
                 return Err(Ignored::Nonsense);
             }
+            // Who brings it may not be believed any more for what it brings, or be gone.
+            let mut carrier = Some(carrier);
             if entry.incarnation > flow.incarnation {
                 if direct.is_none() && flow.hearsay.is_asked() {
                     return Err(Ignored::Late);
@@ -71,14 +98,18 @@ impl Client {
                 self.take_refusals(ix, link, refused, links, now);
                 let by = self.word_over(link, ix, links).filter(|way| *way != Way::Direct);
                 self.learn_life(ix, entry.incarnation, by, links, now);
+                carrier = self.carrier(link, ix, links);
             }
             if !entry.refused.is_empty() {
                 self.take_passed(ix, link, entry, links, now);
-                if self.is_distrusted(link, ix, links, now) {
+                carrier = self.carrier(link, ix, links);
+                if carrier.is_none_or(|carrier| self.distrusts(ix, carrier.word(), now)) {
                     return Ok(());
                 }
             }
-            self.take_state(ix, link, entry, links, now);
+            if let Some(carrier) = carrier {
+                self.take_state(ix, carrier, entry, links, now);
+            }
         }
         if !entry.refused.is_empty() {
             self.take_refusals(ix, link, refused, links, now);
@@ -107,15 +138,8 @@ impl Client {
     }
 
     /// What the destination has: decided and held seqs.
-    pub(super) fn take_state(
-        &mut self,
-        ix: FlowIx,
-        link: LinkId,
-        entry: &AckFlow,
-        links: &mut Links,
-        now: Micros,
-    ) {
-        let Some(over) = self.way_of(link, ix, links) else { return };
+    fn take_state(&mut self, ix: FlowIx, carrier: Carrier, entry: &AckFlow, links: &mut Links, now: Micros) {
+        let Carrier { link, over, .. } = carrier;
         let nothing_flew = !self.flows[ix.0].flies();
         let mut progress = self.flows[ix.0].raise_decided(entry.decided);
         if progress {
@@ -127,22 +151,46 @@ impl Client {
             self.flows[ix.0].sent.first().map(|(seq, _)| seq).filter(|seq| *seq <= entry.decided)
         {
             progress = true;
-            attempt_answered |= self.land(ix, seq, (link, over), links, now);
+            attempt_answered |= self.land(ix, seq, carrier, links, now);
             let Some(sent) = self.flows[ix.0].forget(seq) else { break };
-            self.note_word(ix, seq, link, links, now);
+            self.note_word(ix, seq, carrier.word(), now);
             self.delivered(ix, &sent, now);
         }
         self.flows[ix.0].note_waiting(entry);
-        let said_by = self.word_over(link, ix, links).unwrap_or(over);
-        for seq in self.flows[ix.0].newly_held(entry, (said_by, link)) {
+        for seq in self.flows[ix.0].newly_held(entry, (carrier.word(), link)) {
             progress = true;
-            attempt_answered |= self.land(ix, seq, (link, over), links, now);
-            self.flows[ix.0].hold(seq, said_by);
+            attempt_answered |= self.land(ix, seq, carrier, links, now);
+            self.flows[ix.0].hold(seq, carrier.word());
         }
-        // Runs without messages asked only for this. Their writer may report them when the answer is there already: where nothing else
-        // could be meant, and a round trip fits between, it is theirs.
+        let mut of_doubt = false;
+        if !self.flows[ix.0].asking.is_empty() {
+            let answers = self.take_answers(ix, carrier, (entry, nothing_flew), links, now);
+            (attempt_answered, of_doubt) = (attempt_answered || answers.any, answers.of_doubt);
+        }
+        if progress && !attempt_answered {
+            self.flows[ix.0].answered(over, now);
+        }
+        if let Some(at) = self.flows[ix.0].held.told(link, now) {
+            self.timers.set_earlier(Timer::Held(ix), at);
+        }
+        if of_doubt {
+            self.weigh_held(ix, carrier.word(), entry, links, now);
+        }
+    }
+
+    /// Runs without messages ask only for this.
+    fn take_answers(
+        &mut self,
+        ix: FlowIx,
+        Carrier { link, own, .. }: Carrier,
+        (entry, nothing_flew): (&AckFlow, bool),
+        links: &mut Links,
+        now: Micros,
+    ) -> Answers {
+        let mut answers = Answers::default();
+        // Their writer may report them when the answer is there already: where nothing else could be meant, and a round trip fits
+        // between, it is theirs.
         let soonest = Duration::from_micros(links.link(link).map_or(0, |link| link.rtt.min_us()));
-        let own = self.is_own_word(link, ix, links);
         // Where something is held its destination speaks unasked, too: when its application has taken that.
         let alone = nothing_flew && self.flows[ix.0].sent.is_empty() && self.flows[ix.0].asking.len() == 1;
         // What a proxy refuses it says by itself, with what it knows of its own; a destination says what room it has.
@@ -154,16 +202,15 @@ impl Client {
                     attempt.link == link && (attempt.written_at.is_some() || may_be)
                 })
         };
-        let mut of_doubt = false;
         for id in self.flows[ix.0].asking.iter().copied().filter(answered).collect::<Vec<_>>() {
             self.flows[ix.0].asking.remove(&id);
             self.ping_answered(ix, id, links, now);
             if let Some(attempt) = self.attempts.get_mut(id) {
                 attempt.answered = true;
                 attempt.passed_on |= !own;
-                attempt_answered = true;
+                answers.any = true;
                 let doubt = self.flows[ix.0].held.doubt();
-                of_doubt |= doubt.is_some_and(|doubt| attempt.sealed_at >= doubt.at);
+                answers.of_doubt |= doubt.is_some_and(|doubt| attempt.sealed_at >= doubt.at);
                 let (way, written_at) = (attempt.way, attempt.written_at.or(Some(attempt.sealed_at)));
                 self.flows[ix.0].answered(way, now);
                 self.flows[ix.0].heard = written_at.map(|at| (way, at));
@@ -177,15 +224,13 @@ impl Client {
             }
             self.landed(id);
         }
-        if progress && !attempt_answered {
-            self.flows[ix.0].answered(over, now);
-        }
-        if let Some(at) = self.flows[ix.0].held.told(link, now) {
-            self.timers.set_earlier(Timer::Held(ix), at);
-        }
-        if of_doubt {
-            self.weigh_held(ix, said_by, entry, links, now);
-        }
+        answers
+    }
+
+    /// Who brings what comes over a link; none, where that is nobody whose word counts.
+    fn carrier(&self, link: LinkId, ix: FlowIx, links: &Links) -> Option<Carrier> {
+        let over = self.way_of(link, ix, links)?;
+        Some(Carrier { link, over, own: self.is_own_word(link, ix, links) })
     }
 
     /// The way that a link is for a flow: through a proxy of its datacenter, back, or straight from the destination itself.
@@ -206,34 +251,38 @@ impl Client {
         &mut self,
         ix: FlowIx,
         seq: u64,
-        (link, over): (LinkId, Way),
+        Carrier { link, over, own }: Carrier,
         links: &Links,
         now: Micros,
     ) -> bool {
         let flow = &self.flows[ix.0];
-        let site = flow.datacenter;
+        let (site, lane) = (flow.datacenter, flow.lane);
         let Some(sent) = flow.sent.get(seq) else { return false };
         let (attempts, first_link, first_sealed) = (sent.attempts, sent.first_link, sent.first_sealed);
-        // What a proxy that is the destination takes for itself says nothing of what it passes on.
-        let (last_way, own) = (sent.way, self.is_own_word(link, ix, links));
+        let (last_way, place) = (sent.way, sent.place);
         let mut written = None;
-        if let Place::Flying(id) = sent.place {
+        if let Place::Flying(id) = place {
             // Once per attempt: what is held is named again when it is decided, and what timed out was counted as that.
             self.stats.attempts.acked += 1;
             if let Some(attempt) = self.attempts.get_mut(id).filter(|attempt| attempt.link == link) {
                 attempt.answered = true;
+                // What a proxy that is the destination takes for itself says nothing of what it passes on.
                 attempt.passed_on |= !own;
                 written = Some(attempt.written_at.unwrap_or(attempt.sealed_at));
-                self.under_way.answered((link, self.flows[ix.0].lane), id, longest_way(link, links), now);
-                self.flows[ix.0].answered(attempt.way, now);
-                self.flows[ix.0].heard = written.map(|at| (attempt.way, at));
+                if !attempt.arrived {
+                    attempt.arrived =
+                        self.under_way.answered((link, lane), id, longest_way(link, links), now);
+                }
+                let flow = &mut self.flows[ix.0];
+                flow.answered(attempt.way, now);
+                flow.heard = written.map(|at| (attempt.way, at));
             }
             self.landed(id);
         }
         // An ack after several attempts over one link may answer any of them, so only these say how long the way takes:
         // the one attempt there was, the one over this link, and a late answer to the first one, made over this link alone,
         // whether there is a second one or not. What was held before says how long the application took.
-        let held = self.flows[ix.0].sent.get(seq).is_some_and(|sent| sent.place == Place::Held);
+        let held = place == Place::Held;
         let sample = match (attempts, written.is_some()) {
             (1, true) => written,
             (2, true) if first_link != link => written,
@@ -252,16 +301,13 @@ impl Client {
         if let Way::Proxy(proxy) = over
             && !own
         {
-            let lane = self.flows[ix.0].lane;
             self.sites[site].routes.proxies[proxy].acquit(lane, written);
         }
         written.is_some()
     }
 
     pub(super) fn landed(&mut self, id: u64) {
-        if self.attempts.landed(id)
-            && self.attempts.get(id).is_some_and(|attempt| attempt.written_at.is_some())
-        {
+        if self.attempts.landed(id) {
             self.forget_attempt(id);
             self.timers.clear(Timer::Attempt(id));
         }

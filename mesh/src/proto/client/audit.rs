@@ -22,9 +22,8 @@ use crate::proto::wire::{AckFlow, PASSED};
 const AUDIT_EVERY: Duration = Duration::from_secs(10);
 
 impl Client {
-    /// A message counts as delivered, because of an ack over this link.
-    pub(super) fn note_word(&mut self, ix: FlowIx, seq: u64, link: LinkId, links: &Links, now: Micros) {
-        let Some(way) = self.word_over(link, ix, links) else { return };
+    /// A message counts as delivered, by word of this way.
+    pub(super) fn note_word(&mut self, ix: FlowIx, seq: u64, way: Way, now: Micros) {
         let flow = &mut self.flows[ix.0];
         flow.words.note(seq, way);
         let site = &mut self.sites[flow.datacenter];
@@ -43,17 +42,16 @@ impl Client {
         links.link(link).is_some_and(|link| link.peer == self.flows[ix.0].peer)
     }
 
-    /// Nothing that comes over this link counts for this flow.
-    pub(super) fn is_distrusted(&self, link: LinkId, ix: FlowIx, links: &Links, now: Micros) -> bool {
+    /// Nothing that is said by this way counts for this flow.
+    pub(super) fn distrusts(&self, ix: FlowIx, word: Way, now: Micros) -> bool {
         let flow = &self.flows[ix.0];
-        match self.word_over(link, ix, links) {
-            Some(Way::Proxy(index)) => {
+        match word {
+            Way::Proxy(index) => {
                 self.sites[flow.datacenter].routes.proxies[index].is_ejected(now)
-                    || flow.pauses.distrusts(Way::Proxy(index), now)
+                    || flow.pauses.distrusts(word, now)
             }
-            Some(way @ Way::Back(_)) => flow.pauses.distrusts(way, now),
-            Some(Way::Direct) => false,
-            None => true,
+            Way::Back(_) => flow.pauses.distrusts(word, now),
+            Way::Direct => false,
         }
     }
 

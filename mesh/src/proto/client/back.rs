@@ -61,7 +61,7 @@ impl Client {
         let barred = flow.pauses.avoids(way, now) || over || self.stands(link, ix);
         // What others of the datacenter get as well crosses once by its own proxies; much of it needs no company.
         let site = &self.sites[flow.datacenter];
-        let alone = !site.crowded && site.ready[flow.lane.index()].iter().all(|other| *other == ix);
+        let alone = !site.crowded && site.ready[flow.lane.index()].iter().all(|other| other == ix);
         // What comes back from there in another form is not sent again over a link that echoes: that is worth the way of more.
         // Of the link on which it would come down a member knows nothing; the one to its proxy has to do.
         let echoes = links.link(link).is_some_and(|link| link.features & FEATURE_ECHO != 0);

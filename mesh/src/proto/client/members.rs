@@ -87,7 +87,7 @@ impl Client {
             local: *name == me.datacenter,
             routes: Routes::new(seed(&me.node, name), []),
             flows: Vec::new(),
-            ready: [BTreeSet::new(), BTreeSet::new()],
+            ready: Default::default(),
             crowded: false,
             turn: [FlowIx(0); 2],
             pending_messages: 0,
@@ -139,7 +139,7 @@ impl Client {
                 site.flows.remove(place);
             }
             for ready in &mut site.ready {
-                ready.remove(&ix);
+                ready.remove(ix);
             }
         }
         let id = self.flows[first.0].destination.clone();

@@ -56,6 +56,7 @@ use super::back::Backs;
 use super::budget::{BatchCharge, Budget};
 use super::decision::DecisionLog;
 use super::flow::{Flow, FlowIx, MessageId, Pending, Way};
+use super::flow_set::FlowSet;
 use super::links::{LinkId, Links, PeerIx};
 use super::node::{RejectReason, Rejected};
 use super::route::Routes;
@@ -103,7 +104,7 @@ struct Site {
     /// Its flows' places in the table of flows.
     flows: Vec<FlowIx>,
     /// Flows with something to seal, per lane.
-    ready: [BTreeSet<FlowIx>; 2],
+    ready: [FlowSet; 2],
     /// The frame that is being made is for several destinations.
     crowded: bool,
     /// Where the next frame of a lane begins to look, so that nobody is always last.

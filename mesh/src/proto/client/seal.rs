@@ -10,6 +10,7 @@ use super::common::Common;
 use super::{Client, Pick, Timer};
 use crate::id::Lane;
 use crate::proto::attempt::Attempt;
+use crate::proto::budget::SHARED_BYTES_MIN;
 use crate::proto::coder::second_stage;
 use crate::proto::flow::{FlowIx, Leg, Row, Selected, Way};
 use crate::proto::frame::{FRAME_RUNS_MAX, SealedBatch, Token, Written, direct_frame_bytes};
@@ -46,11 +47,11 @@ impl Client {
             let Some(site) = self.site_of(peer) else { return };
             let turn = self.sites[site].turn[lane.index()];
             let ready = &self.sites[site].ready[lane.index()];
-            let order: Vec<FlowIx> = ready.range(turn..).chain(ready.range(..turn)).copied().collect();
+            let order: Vec<FlowIx> = ready.iter_from(turn).collect();
             return self.seal_for(site, &order, (link, lane), links, now, out);
         }
         for site in self.sites_by(peer) {
-            let ready = self.sites[site].ready[lane.index()].iter().copied();
+            let ready = self.sites[site].ready[lane.index()].iter();
             let back: Vec<FlowIx> = ready.filter(|ix| self.flows[ix.0].back.is_over(link)).collect();
             if !back.is_empty() {
                 self.seal_for(site, &back, (link, lane), links, now, out);
@@ -76,7 +77,7 @@ impl Client {
         let share = self.sites[site].resends.check(now);
         let late_too = local || share.is_ok();
         let mut late_waits = false;
-        let mut frame = Filling { frame_bytes_max, late_too, ..Filling::default() };
+        let mut frame = Filling::new(frame_bytes_max, late_too, order.len().min(FRAME_RUNS_MAX));
         let mut attempt = None;
         // The first flow that this frame has no room for begins the next one.
         let mut left_out = None;
@@ -122,19 +123,20 @@ impl Client {
                 Way::Direct => false,
             };
             let audits = self.flows[ix.0].only_audits();
-            let entries = self.fill(ix, Leg { attempt: id, way, link, now }, &mut common, links, &mut frame);
-            let nothing = entries.is_empty();
+            self.fill(ix, Leg { attempt: id, way, link, now }, &mut common, links, &mut frame);
+            let nothing = frame.selected.is_empty();
             if !nothing {
                 let attempt = attempt.get_or_insert_with(|| Attempt {
                     link,
                     datacenter: site,
                     way,
-                    entries: Vec::new(),
+                    entries: Vec::with_capacity(order.len().min(FRAME_RUNS_MAX)),
                     number: 0,
                     sealed_at: now,
                     written_at: None,
                     flying: 0,
                     answered: false,
+                    arrived: false,
                     passed_on: false,
                     graced: false,
                     audits: true,
@@ -142,11 +144,11 @@ impl Client {
                     late_bytes: 0,
                     reserved_bytes: 0,
                 });
-                attempt.audits &= audits && entries.iter().all(|run| run.count == 0);
-                for run in entries {
+                attempt.audits &= audits && frame.selected.iter().all(|run| run.count == 0);
+                for run in &frame.selected {
                     let messages = usize::try_from(run.count).unwrap_or(usize::MAX);
                     attempt.flying += messages.max(1);
-                    attempt.entries.push((ix, run));
+                    attempt.entries.push((ix, *run));
                 }
                 if frame.unique_bytes >= FRAME_UNIQUE_BYTES {
                     filled_by = Some(ix);
@@ -166,7 +168,7 @@ impl Client {
                 self.wake(ix, links, now);
             }
             if !self.flows[ix.0].has_work() {
-                self.sites[site].ready[lane.index()].remove(&ix);
+                self.sites[site].ready[lane.index()].remove(ix);
             } else if !late_too && self.flows[ix.0].has_late() {
                 // It was passed by and not left out: the next frame does not begin with it.
                 late_waits = true;
@@ -212,32 +214,28 @@ impl Client {
         });
     }
 
-    /// Puts the runs of one flow into a frame.
-    fn fill(
-        &mut self,
-        ix: FlowIx,
-        leg: Leg,
-        common: &mut Common,
-        links: &mut Links,
-        frame: &mut Filling,
-    ) -> Vec<Selected> {
+    /// Puts the runs of one flow into a frame: those that were selected.
+    fn fill(&mut self, ix: FlowIx, leg: Leg, common: &mut Common, links: &mut Links, frame: &mut Filling) {
+        frame.selected.clear();
         let Leg { way, link, now, .. } = leg;
         let audits = self.flows[ix.0].only_audits();
         let Some(row) = self.row(ix, link, links) else {
             // All rows of this connection are used: it is replaced, and everything on it takes another way.
             links.replace(link, LinkEnd::Replaced, now);
             common.forget();
-            return Vec::new();
+            return;
         };
         let flow = &mut self.flows[ix.0];
-        let first_bytes = flow.next_bytes(frame.late_too);
+        let late_too = frame.late_too;
+        let first_bytes = flow.next_bytes(late_too);
         let limit = flow.pauses.limit_of(way, now).unwrap_or(usize::MAX);
         let (mut run_bytes, run_bytes_max) = (0_usize, self.settings.run_bytes_max.min(limit));
         let alone = frame.payloads.is_empty();
         let mut first = true;
         let runs_max = FRAME_RUNS_MAX - frame.runs.len();
         let single = frame.single;
-        let selected = flow.select(runs_max, alone, frame.late_too, now, |payload| {
+        let mut selected = std::mem::take(&mut frame.selected);
+        let fits = |payload: &Payload| {
             let leads = std::mem::take(&mut first);
             if single && !leads {
                 return false;
@@ -246,21 +244,28 @@ impl Client {
             // A message larger than a run is a run of its own, next to the same message for others.
             let run_fits = leads || run_bytes <= run_bytes_max;
             frame.admit(payload, run_fits)
-        });
+        };
+        flow.select(runs_max, (alone, late_too), now, fits, &mut selected);
         let mut attempt = 1;
         for run in &selected {
             // Nothing in an empty run gets old. It has as long as its answer is waited for, or a proxy that keeps it waiting for
             // a moment would have to refuse it.
             let asks = if run.count == 0 { self.settings.attempt_timeout_max } else { Duration::ZERO };
-            let (mut expires_at, mut segments, mut first_time) = (now + asks, Vec::new(), 0_usize);
+            let (mut expires_at, mut payload, mut first_time) = (now + asks, Payload::default(), 0_usize);
             for seq in run.seqs() {
                 let Some(sent) = flow.sent.get(seq) else { continue };
                 let head = frame.head(sent.pending.kind, sent.pending.payload.len());
                 if sent.attempts == 0 {
                     first_time += head.len() + sent.pending.payload.len();
                 }
-                segments.push(head);
-                segments.extend(sent.pending.payload.segments().iter().cloned());
+                let segments = sent.pending.payload.segments();
+                if payload.is_empty() {
+                    // Messages of a run are alike, most often.
+                    let messages = usize::try_from(run.count).unwrap_or(0);
+                    payload = Payload::with_capacity(messages * (1 + segments.len()));
+                }
+                payload.push(head);
+                payload.extend(segments.iter().cloned());
                 if sent.late {
                     frame.late_bytes += sent.pending.payload.len() + MESSAGE_HEAD_BYTES;
                 }
@@ -276,14 +281,14 @@ impl Client {
             let left_ms = micros(expires_at.since(now)).div_ceil(1000).max(1);
             let deadline_ms = u32::try_from(left_ms).unwrap_or(u32::MAX);
             frame.runs.push(flow.fly(*run, leg, row, deadline_ms));
-            frame.payloads.push(segments.into_iter().collect());
+            frame.payloads.push(payload);
         }
         frame.attempt = frame.attempt.max(attempt);
         let audits = audits && selected.iter().all(|run| run.count == 0);
         if !selected.is_empty() && !audits {
             self.note_taken(common, (ix, way), (attempt, first_bytes), links, now);
         }
-        selected
+        frame.selected = selected;
     }
 
     /// The row that stands for a flow, in this life of both ends, on a connection of a link.
@@ -365,6 +370,10 @@ struct Filling {
     late_too: bool,
     /// It tries a proxy that was left alone, with one message.
     single: bool,
+    /// Of the flow that was put in last.
+    selected: Vec<Selected>,
+    /// Segments that may be shared, and the one of them that was seen last.
+    latest: Option<(usize, usize)>,
     seen: BTreeSet<(usize, usize)>,
     heads: BTreeMap<(u8, usize), Bytes>,
     /// Of the message before: most are alike.
@@ -372,10 +381,19 @@ struct Filling {
 }
 
 impl Filling {
+    fn new(frame_bytes_max: usize, late_too: bool, runs: usize) -> Self {
+        let (runs, payloads) = (Vec::with_capacity(runs), Vec::with_capacity(runs));
+        Self { frame_bytes_max, late_too, runs, payloads, ..Self::default() }
+    }
+
     /// Whether a message fits into what is left. The caller may take it all the same if it is the first.
     pub(super) fn admit(&mut self, payload: &Payload, run_fits: bool) -> bool {
         let total = self.total_bytes.saturating_add(payload.len() + MESSAGE_HEAD_BYTES + RECORD_BYTES);
-        let fresh = |segment: &&Bytes| !self.seen.contains(&(segment.as_ptr().addr(), segment.len()));
+        let place = |segment: &Bytes| (segment.as_ptr().addr(), segment.len());
+        let long = |segment: &&Bytes| segment.len() >= SHARED_BYTES_MIN;
+        let known =
+            |segment: &Bytes| self.latest == Some(place(segment)) || self.seen.contains(&place(segment));
+        let fresh = |segment: &&Bytes| !(long(segment) && known(segment));
         let unique: usize = payload.segments().iter().filter(fresh).map(Bytes::len).sum();
         let fits = run_fits
             && total <= self.frame_bytes_max
@@ -384,8 +402,11 @@ impl Filling {
             self.total_bytes = total;
             if unique > 0 {
                 self.unique_bytes += unique;
-                let segments = payload.segments().iter();
-                self.seen.extend(segments.map(|segment| (segment.as_ptr().addr(), segment.len())));
+                for segment in payload.segments().iter().filter(long).map(place) {
+                    if self.latest.replace(segment) != Some(segment) {
+                        self.seen.insert(segment);
+                    }
+                }
             }
         }
         fits

@@ -110,7 +110,7 @@ impl Client {
         let flow = &self.flows[ix.0];
         let (site, lane) = (flow.datacenter, flow.lane);
         if !flow.has_work() {
-            self.sites[site].ready[lane.index()].remove(&ix);
+            self.sites[site].ready[lane.index()].remove(ix);
             return;
         }
         self.sites[site].ready[lane.index()].insert(ix);
@@ -125,7 +125,7 @@ impl Client {
                 }
             }
             Pick::Wait(_) if !self.flows[ix.0].has_work() => {
-                self.sites[site].ready[lane.index()].remove(&ix);
+                self.sites[site].ready[lane.index()].remove(ix);
             }
             Pick::Wait(until) => {
                 let flow = &self.flows[ix.0];
@@ -229,7 +229,7 @@ impl Client {
 
     pub(super) fn wake_site(&mut self, site: usize, links: &mut Links, now: Micros) {
         for lane in Lane::ALL {
-            for ix in self.sites[site].ready[lane.index()].iter().copied().collect::<Vec<_>>() {
+            for ix in self.sites[site].ready[lane.index()].iter().collect::<Vec<_>>() {
                 self.wake(ix, links, now);
             }
         }

@@ -9,19 +9,20 @@ impl Flow {
     /// The seqs to put into the next frame, lowest first, cut into runs of consecutive ones. Unsent messages get their seq
     /// here. At most `runs_max` runs. What was late waits unless `late_too`. `fits` is asked per message and ends the selection with `false`; the first one is
     /// taken whatever it says, if `alone` holds. A single run without messages tells the floor when there is nothing else to carry it.
+    /// They are left in `runs`, in place of what is there.
     pub fn select(
         &mut self,
         runs_max: usize,
-        alone: bool,
-        late_too: bool,
+        (alone, late_too): (bool, bool),
         now: Micros,
         mut fits: impl FnMut(&Payload) -> bool,
-    ) -> Vec<Selected> {
-        let mut runs: Vec<Selected> = Vec::new();
+        runs: &mut Vec<Selected>,
+    ) {
+        runs.clear();
         let runs_max = runs_max.min(RUNS_PER_FRAME);
         let probing = self.pauses.is_probing();
         if self.probe_flies() {
-            return runs;
+            return;
         }
         let mut taken = 0_usize;
         // One message may ask for room after a while without any word, whatever was said before.
@@ -85,7 +86,7 @@ impl Flow {
                 stale: false,
             };
             if let Err(sent) = self.sent.push(self.next, sent) {
-                self.unselect(sent.pending, &mut runs);
+                self.unselect(sent.pending, runs);
                 break;
             }
             self.next += 1;
@@ -96,7 +97,6 @@ impl Flow {
         if runs.is_empty() && (open || starved) && runs_max > 0 && (self.asks() || self.audit) {
             runs.push(Selected { first: self.next, count: 0 });
         }
-        runs
     }
 
     /// The last message that was selected has no place. That cannot be, for seqs are given out in their order; if it were,
@@ -145,12 +145,13 @@ impl Flow {
     /// Payload bytes of the message that [`Flow::select`] would take first; 0 without one.
     #[must_use]
     pub fn next_bytes(&self, late_too: bool) -> usize {
+        let queued = self.queue.first().map_or(0, |pending| pending.payload.len());
+        if self.retry.is_empty() {
+            return queued;
+        }
         let again =
             self.retry.iter().filter_map(|seq| self.sent.get(*seq)).find(|sent| late_too || !sent.late);
-        again
-            .map(|sent| sent.pending.payload.len())
-            .or_else(|| self.queue.first().map(|pending| pending.payload.len()))
-            .unwrap_or(0)
+        again.map_or(queued, |sent| sent.pending.payload.len())
     }
 
     /// A selected run goes into an attempt: its numbers for the wire.

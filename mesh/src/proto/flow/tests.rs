@@ -23,7 +23,8 @@ fn push(flow: &mut Flow, id: u64, slot: Option<u32>) -> Option<u64> {
 }
 
 fn seal(flow: &mut Flow, attempt: u64) -> Vec<Run> {
-    let runs = flow.select(8, true, true, Micros(0), |_| true);
+    let mut runs = Vec::new();
+    flow.select(8, (true, true), Micros(0), |_| true, &mut runs);
     let leg = Leg { attempt, way: Way::Direct, link: LinkId(0), now: Micros(0) };
     runs.into_iter().map(|run| flow.fly(run, leg, 0, 1)).collect()
 }
@@ -178,7 +179,8 @@ fn what_waits_for_its_share_says_nothing_of_what_goes_next() {
     };
     flow.push(pending(2, 1000), Micros(0));
     assert_eq!((flow.next_bytes(true), flow.next_bytes(false)), (10, 1000));
-    let taken = flow.select(8, true, false, Micros(0), |payload| payload.len() == 1000);
+    let mut taken = Vec::new();
+    flow.select(8, (true, false), Micros(0), |payload| payload.len() == 1000, &mut taken);
     assert_eq!(taken, [Selected { first: 2, count: 1 }]);
 }
 
@@ -238,7 +240,8 @@ fn what_the_receiver_waits_for_goes_whatever_room_it_has() {
     flow.hold(1, Way::Direct);
     assert_eq!(flow.waits_for_room(Micros(5)), Some(Micros(5) + STARVED_ASKS_AFTER));
     assert_eq!(flow.waits_for_room(Micros(5) + STARVED_ASKS_AFTER), None, "the word may be lost: one asks");
-    let runs = flow.select(8, true, true, Micros(5) + STARVED_ASKS_AFTER, |_| true);
+    let mut runs = Vec::new();
+    flow.select(8, (true, true), Micros(5) + STARVED_ASKS_AFTER, |_| true, &mut runs);
     assert_eq!(runs, [Selected { first: 2, count: 1 }]);
     // An unknown room says nothing.
     let mut other = Flow::new(PeerIx(0), NodeId::new("m").unwrap(), 0, Lane::Bulk);
