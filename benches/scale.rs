@@ -12,6 +12,10 @@
 //!
 //! # Only work, for callgrind to count: 51,200 messages to 20 members by one proxy, so many for each member in a batch.
 //! valgrind --tool=callgrind target/release/deps/scale-* --count 64
+//!
+//! # The same of a leader of 1,000 members by itself, for so many messages to all of them, with all that it does beside: the
+//! # beginning is in it, too, so take the difference of two.
+//! valgrind --tool=callgrind --toggle-collect='*replay*' target/release/deps/scale-* --leader 50
 //! ```
 
 use std::time::Duration;
@@ -105,6 +109,14 @@ fn main() {
     let mut arguments = std::env::args().skip_while(|argument| argument != "--count").skip(1);
     if let Some(per_member) = arguments.next() {
         return work(per_member.parse().expect("a number of messages"));
+    }
+    let mut arguments = std::env::args().skip_while(|argument| argument != "--leader").skip(1);
+    if let Some(messages) = arguments.next() {
+        let messages = messages.parse().expect("a number of messages");
+        let mut run = Run::new(Way::Proxy, MEMBERS[2]);
+        run.measure(messages);
+        run.replay(messages);
+        return println!("{:.0} µs for each of {messages} messages", run.median().time_us);
     }
     let quick = std::env::args().any(|argument| argument == "--quick");
     let (rounds, messages) = if quick { (3, 20) } else { (7, 50) };
