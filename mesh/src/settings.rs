@@ -16,7 +16,7 @@ pub struct Settings {
     pub run_bytes_max: usize,
     /// Bytes the sender keeps for one destination and lane, queued or unacknowledged. Default 4 MiB.
     pub destination_budget_bytes: usize,
-    /// Bytes the sender keeps for one datacenter; shared segments count once per batch. A sixteenth is kept for batches of
+    /// Bytes the sender keeps for one datacenter; shared segments of 64 B and more count once per batch. A sixteenth is kept for batches of
     /// the control lane. Default 16 MiB.
     pub datacenter_budget_bytes: usize,
     /// Bytes the sender keeps for all datacenters together; a sixteenth for the control lane. Default 64 MiB.
