@@ -107,8 +107,8 @@ struct Host {
     slow: bool,
     /// Its proxy passes nothing on.
     frozen: bool,
-    /// What it refused in this life for want of room of what came out of connections that their other ends had left.
-    refused_unheard: u64,
+    /// What it refused in this life for want of room of what the leader sent over connections that it had not left.
+    refused_to_leader: u64,
     backlog: VecDeque<Event>,
     alarm: Micros,
     tickets: BTreeMap<Ticket, OpenBatch>,
@@ -280,6 +280,8 @@ struct World {
     bad_frames: BTreeMap<&'static str, u64>,
     /// What the leader was told in acks that there was no room for, in time or late.
     refusals_heard: u64,
+    /// What proxies and members refused for want of room of what came out of connections that their other ends had left.
+    refused_unheard: u64,
     effects: Effects,
     /// Through which proxy each sender's last message to a destination was delivered.
     latest_proxy: BTreeMap<(NodeIx, NodeId), NodeId>,
@@ -600,7 +602,7 @@ impl World {
             delivered,
             failed,
             leader,
-            refused_unheard: self.hosts.iter().map(|host| host.refused_unheard).sum(),
+            refused_unheard: self.refused_unheard,
             answers,
             effects: self.effects.by_name(),
             bad_frames: self.bad_frames,

@@ -143,12 +143,14 @@ impl World {
                             ranges.filter(|range| range.count > 0 && is_of_room(range.reason)).count();
                         self.refusals_heard += u64::try_from(heard).unwrap_or(u64::MAX);
                     }
-                    // What is refused of it then, nobody hears of.
-                    let left = self.wire.other(to).is_some_and(|other| self.wire.peer(other).is_none());
-                    let refused = left.then(|| refused_for_room(&node.stats()));
+                    // Who left the connection hears nothing of what is refused then.
+                    let other = self.wire.other(to);
+                    let left = other.is_some_and(|other| self.wire.peer(other).is_none());
+                    let counted = left || other.is_some_and(|other| other.node == LEADER);
+                    let before = counted.then(|| refused_for_room(&node.stats()));
                     let opened = node.handle_frame(to.conn, received, length, now);
-                    host.refused_unheard +=
-                        refused.map_or(0, |before| refused_for_room(&node.stats()) - before);
+                    let refused = before.map_or(0, |before| refused_for_room(&node.stats()) - before);
+                    *if left { &mut self.refused_unheard } else { &mut host.refused_to_leader } += refused;
                     if let Some(mut opened) = opened {
                         let other = self.wire.other(to).filter(|_| to.node == LEADER);
                         if self.planted == Some(Planted::EchoesStale)

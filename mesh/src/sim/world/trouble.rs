@@ -5,7 +5,7 @@ use super::*;
 use crate::proto::wire::RefusedReason;
 use crate::stats::Stats;
 
-/// With so many refusals for want of room for every origin, the leader hears of one.
+/// With so many refusals for want of room of what it sent, the leader hears of one.
 const REFUSALS_MIN: u64 = 20;
 const ROOM_REASONS: [RefusedReason; 2] = [RefusedReason::InboxFull, RefusedReason::QueueFull];
 
@@ -409,20 +409,16 @@ impl World {
         }
     }
 
-    /// Whoever has no room says so. Most of many refusals are for others, or get lost with a link, and never all that are for one, unless
+    /// Whoever has no room for what the leader sent says so. Some of many refusals get lost with a link, and never all of them, unless
     /// all proxies are gone at once. Where lines fall silent all may come after the attempts timed out, and end none; and what a line
     /// held up until its sender had left the connection is refused to nobody.
     pub(super) fn check_refusals(&mut self, leader: &Stats) {
         if self.swarm.faults.contains(&Fault::Exodus) {
             return;
         }
-        let said = |host: &Host| {
-            host.node.as_ref().map_or(0, |node| refused_for_room(&node.stats()) - host.refused_unheard)
-        };
-        let said: u64 = self.hosts.iter().map(said).sum();
-        let enough = REFUSALS_MIN * u64::try_from(self.origins.len()).unwrap_or(u64::MAX);
+        let said: u64 = self.hosts.iter().map(|host| host.refused_to_leader).sum();
         let heard = if self.swarm.is_silent() { self.refusals_heard } else { leader.attempts.refused };
-        if said >= enough && heard == 0 && self.hosts[LEADER].life == 1 {
+        if said >= REFUSALS_MIN && heard == 0 && self.hosts[LEADER].life == 1 {
             self.checker.broken(format!("{said} refusals were said, and the leader heard of none"));
         }
     }
@@ -441,7 +437,7 @@ impl World {
         }
         let host = &mut self.hosts[index];
         host.node = None;
-        host.refused_unheard = 0;
+        host.refused_to_leader = 0;
         host.conns.clear();
         host.tickets.clear();
         if self.origins.contains(&index) {
