@@ -294,11 +294,15 @@ impl Pauses {
         self.probes_directly
     }
 
-    /// Nothing is held against any way, no way is asked for, and the receiver is not full.
+    /// Nothing is held against any way at present, none is to be tried or asked for, and the receiver is not full.
     #[must_use]
     pub fn are_over(&self, now: Micros) -> bool {
-        let nothing = self.avoided.is_empty() && self.distrusted.is_empty() && self.limits.is_empty();
-        nothing && !self.probes_directly && !self.is_full(now)
+        let avoids = self
+            .avoided
+            .iter()
+            .any(|(way, avoided)| avoided.left_until() > now || self.is_due_for_trial(*way, now));
+        let limited = self.limits.values().any(|limit| limit.until > now);
+        !avoids && !limited && !self.distrusts_any(now) && !self.probes_directly && !self.is_full(now)
     }
 
     /// The way is left alone at present for having failed this flow.

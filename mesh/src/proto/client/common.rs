@@ -104,6 +104,8 @@ impl Client {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::id::NodeId;
     use crate::proto::client::Ticket;
@@ -159,7 +161,15 @@ mod tests {
             change(&mut flow);
             assert_eq!(common.way(&flow, NOW), None, "{why}");
         }
+        let mut flow = flow(1, Lane::Bulk, 100);
+        flow.pauses.avoid(Way::Direct, Cause::DialFailed, NOW);
+        flow.pauses.limit(Way::Proxy(2), 200, NOW);
+        let later = NOW + Duration::from_secs(61);
+        assert_eq!(common.way(&flow, later), way, "what was held against a way is over");
+        flow.pauses.avoid(Way::Proxy(3), Cause::TimedOut, NOW);
+        flow.pauses.answered(Way::Proxy(2));
+        assert_eq!(common.way(&flow, later), None, "a way is to be tried");
         common.forget();
-        assert_eq!(common.way(&flow(1, Lane::Bulk, 100), NOW), None);
+        assert_eq!(common.way(&self::flow(1, Lane::Bulk, 100), NOW), None);
     }
 }
