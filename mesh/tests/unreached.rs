@@ -142,3 +142,22 @@ fn a_destination_that_is_a_proxy_too_and_cannot_be_dialled_is_reached_by_another
     }
     assert_eq!((eu(&mut lab).unreached_destinations, eu(&mut lab).pending_messages), (0, 0));
 }
+
+#[test]
+fn messages_that_expire_soon_and_never_wait_together_are_waited_for_all_the_same() {
+    let mut lab = lab();
+    send(&mut lab, &MEMBERS);
+    lab.run_for(Duration::from_secs(20));
+    lab.kill("eu-2");
+    let mut shown = 0;
+    for _ in 0..10 {
+        let mut batch = Batch::to(dc("eu"));
+        batch.push(Message::new(id("eu-2"), vec![7; 100]).deadline(Duration::from_secs(1)));
+        lab.submit("leader", batch).expect("there is room");
+        lab.run_for(Duration::from_millis(900));
+        shown += eu(&mut lab).unreached.first().map_or(0, |row| row.unanswered_ms);
+        lab.run_for(Duration::from_millis(600));
+    }
+    // One second after the other of 2.4 to 14.4 s, and none of the first message.
+    assert!((60_000..90_000).contains(&shown), "{shown}");
+}

@@ -38,6 +38,9 @@ use super::words::Words;
 use crate::id::{Incarnation, Lane, NodeId, Seq};
 use crate::settings::MESSAGE_OVERHEAD_BYTES;
 
+/// So long after its last message came a flow begins to wait anew.
+const IDLE_AFTER: Duration = Duration::from_secs(10);
+
 /// A place in the table of flows.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct FlowIx(pub usize);
@@ -308,8 +311,10 @@ impl Flow {
     /// Takes a message in. Gives back the one of the same slot that it replaces.
     pub fn push(&mut self, pending: Pending, now: Micros) -> Option<Pending> {
         if self.queue.is_empty() && self.sent.is_empty() {
+            // What expired before it was answered was waited for in vain as well.
+            let is_new = self.answered_at >= Some(self.waits_since) || now.since(self.moved_at) > IDLE_AFTER;
+            self.waits_since = if is_new { now } else { self.waits_since };
             self.moved_at = now;
-            self.waits_since = now;
         }
         self.newest = pending.id;
         let replaced = pending.slot.and_then(|slot| self.slots.insert(slot, pending.id));
@@ -615,6 +620,12 @@ impl Flow {
         if matches!(way, Way::Back(_)) {
             self.back.answered();
         }
+    }
+
+    /// The receiver is full, which is an answer.
+    pub fn full(&mut self, now: Micros) {
+        self.answered_at = Some(now);
+        self.pauses.full(now);
     }
 
     /// The attempt of a message ended without a decision; it waits for another one. False when there must be none: the

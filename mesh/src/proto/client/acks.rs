@@ -404,7 +404,7 @@ impl Client {
                     let known = ways.iter().all(|way| flow.pauses.falsely_full(*way));
                     let doubted = (known || flow.stands_since(now) >= FULL_DOUBTED_AFTER) && elsewhere();
                     if !(known && doubted) {
-                        flow.pauses.full(now);
+                        flow.full(now);
                     }
                     let by = ways.into_iter().filter(|way| doubted && *way != Way::Direct);
                     by.for_each(|way| flow.pauses.avoid(way, Cause::Refused(reason), now));
