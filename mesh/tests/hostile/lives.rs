@@ -415,10 +415,10 @@ fn a_false_life_after_a_true_one_has_nothing_delivered_twice() {
     assert!(receiver.shell.node.poll_delivery(receiver.shell.now).is_none(), "it had that");
 }
 
-/// More than are kept. The true one was said by the origin, or by another proxy.
+/// More than are kept. The true one was said by the origin, by another proxy, or by the same one before.
 #[test]
 fn however_many_false_lives_one_proxy_says_nothing_is_delivered_twice() {
-    for (by, linked) in [("o", false), ("p2", false), ("p", true)] {
+    for (by, linked) in [("o", false), ("p2", false), ("p", true), ("p", false)] {
         let mut receiver = Receiver::new();
         let p = receiver.shell.link_in(&Peer::new("p"));
         let true_one = if by == "p" { p } else { receiver.shell.link_in(&Peer::new(by)) };
