@@ -104,6 +104,14 @@ pub enum CaError {
         /// Days asked for.
         days: u32,
     },
+    /// What is to be kept is not the certificate of the node, so that the one it has would be taken back with the others.
+    #[error("{} is no certificate that this CA issued to `{node}`: give the file that the node has", path.display())]
+    NotOf {
+        /// The file.
+        path: PathBuf,
+        /// The node.
+        node: NodeId,
+    },
     /// It is no serial number.
     #[error(
         "`{0}` is no serial number: give it as `trunkline ca show` does, hexadecimal bytes with colons between them"
@@ -266,16 +274,27 @@ impl Authority {
         draft.place_as(&directory.join(format!("{serial}.crt")))
     }
 
+    /// The certificate of a node in a file.
+    ///
+    /// # Errors
+    /// [`CaError::NotOf`]: it is another one's, or not of this CA.
+    fn certificate_of(&self, node: &NodeId, path: &Path) -> Result<CertificateInfo, CaError> {
+        let info = read_certificates(path)?.into_iter().next();
+        let is_its = |info: &CertificateInfo| info.name().is_ok_and(|name| name.node == *node);
+        match info.filter(is_its) {
+            Some(info) if is_issued_by(path, &self.certificate)? => Ok(info),
+            _ => Err(CaError::NotOf { path: path.to_owned(), node: node.clone() }),
+        }
+    }
+
     /// The copies of what was issued to a node and is still valid, but for the certificate in the file `keep`.
     ///
     /// # Errors
-    /// [`CaError::NotRecorded`]: there is none, not even that one. A copy, or `keep`, cannot be read.
+    /// [`CaError::NotRecorded`]: there is none, not even that one. [`CaError::NotOf`]: `keep` is not the node's. A copy, or `keep`,
+    /// cannot be read.
     pub fn issued_to(&self, node: &NodeId, keep: Option<&Path>) -> Result<Vec<PathBuf>, CaError> {
         let directory = self.records();
-        let keep = match keep {
-            Some(path) => read_certificates(path)?.into_iter().next(),
-            None => None,
-        };
+        let keep = keep.map(|path| self.certificate_of(node, path)).transpose()?;
         let entries = match fs::read_dir(&directory) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             entries => Some(entries.map_err(failed("read", &directory))?),

@@ -577,11 +577,16 @@ fn what_was_issued_before_it_was_renewed_can_be_taken_back() {
     assert!(revoke(&["--serial", &other]).contains("took back 1 certificate"));
     assert!(revoke(&["--serial", &other]).contains(&format!("{other} was taken back already")));
     for (args, says) in [
-        (["--node", "eu-m9"], "has no certificate of `eu-m9`"),
-        (["--serial", "xyz"], "`xyz` is no serial number"),
-        (["--serial", &serial_of("ca.crt")], "is this CA's own certificate"),
+        (&["--node", "eu-m9"][..], "has no certificate of `eu-m9`"),
+        (
+            &["--node", "eu-m1", "--keep", &at("eu-m2.crt")],
+            "is no certificate that this CA issued to `eu-m1`",
+        ),
+        (&["--node", "eu-m1", "--keep", &at("ca.crt")], "is no certificate that this CA issued to `eu-m1`"),
+        (&["--serial", "xyz"], "`xyz` is no serial number"),
+        (&["--serial", &serial_of("ca.crt")], "is this CA's own certificate"),
     ] {
-        let (code, _, stderr) = run(&[&["ca", "revoke", "--dir", dir], &args[..]].concat());
+        let (code, _, stderr) = run(&[&["ca", "revoke", "--dir", dir], args].concat());
         assert!(code == 1 && stderr.contains(says), "{stderr}");
     }
 }
