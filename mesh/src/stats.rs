@@ -178,8 +178,6 @@ pub struct MemberStats {
 pub struct TlsStats {
     /// Until this node's certificate expires, s; below zero once it has. `None` without TLS.
     pub expires_in_s: Option<i64>,
-    /// Until the first of the CAs that it trusts expires, s. `None` without TLS.
-    pub ca_expires_in_s: Option<i64>,
     /// Certificates taken into use since the start.
     pub reloads: u64,
     /// Files that were not taken, each counted once for what is wrong with it.

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use trunkline_mesh::stats::{
-    DatacenterStats, DatacenterStatus, DownPeer, LinkStatus, RouteStatus, SecurityStatus, TlsStats,
+    CertificateStatus, DatacenterStats, DatacenterStatus, DownPeer, LinkStatus, RouteStatus, SecurityStatus,
+    TlsStats,
 };
 use trunkline_mesh::{Datacenter, Incarnation, NodeId, Stats, Status};
 
@@ -40,6 +41,11 @@ fn link(peer: &str, up: bool, rtt_us: Option<u64>) -> LinkStatus {
     }
 }
 
+/// A CA, as a status has them: the first to expire first.
+fn authority(expires_in_s: i64) -> CertificateStatus {
+    CertificateStatus { subject: String::new(), serial: String::new(), not_after_unix_s: 0, expires_in_s }
+}
+
 fn down(dialled: bool, down_ms: u64) -> DownPeer {
     let roles = vec!["member"];
     DownPeer { peer: node("us-m1"), datacenter: dc("us"), roles, dialled, down_ms, failures: 0, why: None }
@@ -64,7 +70,10 @@ fn status() -> Status {
             link("eu-m2", false, Some(9_000)),
             link("eu-m2", true, None),
         ],
-        security: SecurityStatus::default(),
+        security: SecurityStatus {
+            authorities: [700, 900].map(authority).into(),
+            ..SecurityStatus::default()
+        },
         down: vec![down(true, 4_000), down(false, 2_500)],
         datacenters: vec![DatacenterStatus {
             name: dc("eu"),
@@ -106,12 +115,7 @@ fn idle() -> Stats {
     stats.proxy.refused = zero();
     stats.member.refused = zero();
     stats.verdicts = BTreeMap::from([("proxy", 0)]);
-    stats.tls = TlsStats {
-        expires_in_s: Some(0),
-        ca_expires_in_s: Some(0),
-        handshakes_failed: zero(),
-        ..TlsStats::default()
-    };
+    stats.tls = TlsStats { expires_in_s: Some(0), handshakes_failed: zero(), ..TlsStats::default() };
     stats
 }
 
@@ -272,11 +276,13 @@ fn a_peer_has_one_row_and_no_round_trip_before_the_first_sample() {
 }
 
 #[test]
-fn who_is_down_and_who_is_not_reached_can_be_asked_for() {
+fn who_is_down_who_is_not_reached_and_when_a_ca_expires_can_be_asked_for() {
     let families = scrape(&idle());
     let down = "trunkline_peer_down_seconds";
     assert_eq!(sample(&families, down, down, &[("peer", "us-m1"), ("datacenter", "us")]), Some(4.0));
     assert_eq!(families[down].samples.len(), 1, "none of who dials this node, and may have nothing to say");
+    let ca = "trunkline_ca_expiry_seconds";
+    assert_eq!(sample(&families, ca, ca, &[]), Some(700.0), "of the first to expire");
     let unreached = "trunkline_destinations_unreached";
     assert_eq!(sample(&families, unreached, unreached, &[("datacenter", "eu")]), Some(3.0));
 }

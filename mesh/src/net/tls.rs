@@ -252,14 +252,11 @@ impl Tls {
 
     /// For the node's stats; `now_s` is the wall clock, seconds since 1970.
     pub(super) fn stats(&self, now_s: i64) -> TlsStats {
-        let current = self.current();
-        let authorities = current.authorities().filter_map(|der| CertificateInfo::of(der).ok());
         let counts = TlsFailure::ALL.iter().zip(&self.failures);
         let failures: BTreeMap<_, _> =
             counts.map(|(failure, count)| (failure.label(), count.load(Ordering::Relaxed))).collect();
         TlsStats {
-            expires_in_s: Some(current.info().not_after_s.saturating_sub(now_s)),
-            ca_expires_in_s: authorities.map(|info| info.not_after_s.saturating_sub(now_s)).min(),
+            expires_in_s: Some(self.current().info().not_after_s.saturating_sub(now_s)),
             reloads: self.reloads.load(Ordering::Relaxed),
             reloads_failed: self.reloads_failed.load(Ordering::Relaxed),
             handshakes_failed: failures,
