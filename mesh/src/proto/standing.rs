@@ -91,3 +91,25 @@ impl Standing {
         changes
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snooze_doubles_from_a_second_to_a_minute_and_what_it_delivers_ends_it() {
+        let (settings, mut standing, mut now) = (Settings::default(), Standing::default(), Micros(0));
+        for seconds in [1, 2, 4, 8, 16, 32, 60, 60] {
+            let until = now + Duration::from_secs(seconds);
+            assert!(standing.convict(&settings, now));
+            assert_eq!(standing.snoozed_until(), until);
+            let last = Micros(until.0 - 1);
+            assert!(!standing.convict(&settings, last), "known already");
+            assert!(!standing.is_on_trial(last) && standing.is_on_trial(until));
+            now = until;
+        }
+        standing.acquit();
+        assert!(!standing.is_on_trial(now));
+        assert!(standing.convict(&settings, now) && standing.snoozed_until() == now + Duration::from_secs(1));
+    }
+}
