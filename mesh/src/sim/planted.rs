@@ -18,6 +18,8 @@ pub enum Planted {
     AcksBeforeHandOver,
     /// Members forget what they have when a connection is reset, and go on under the same incarnation.
     WindowForgotten,
+    /// What destinations hold the leader sends again.
+    HeldRetried,
     /// What is not answered soon is sent again as a new message, with a new seq.
     RetryIsNewMessage,
     /// Senders are told of every failure that the message certainly did not arrive.
@@ -70,10 +72,11 @@ pub enum Planted {
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::RetriesLost,
         Self::AcksBeforeHandOver,
         Self::WindowForgotten,
+        Self::HeldRetried,
         Self::RetryIsNewMessage,
         Self::NeverMaybe,
         Self::GapsSkipped,
@@ -107,6 +110,7 @@ impl Planted {
             Self::RetriesLost | Self::FloorUntold => "sent after healing, but",
             Self::AcksBeforeHandOver | Self::GapsSkipped => "told delivered, ",
             Self::WindowForgotten | Self::RetryIsNewMessage => "got it twice in one life",
+            Self::HeldRetried => "was sent again, though",
             Self::NeverMaybe => "got it after the sender was told it never would",
             Self::NoBudget => "charged to the budget of",
             Self::NoDeadlines => " deadline",
@@ -148,6 +152,7 @@ impl Planted {
                     let held: u32 = entry.held.drain(..).map(u64::count_ones).sum();
                     entry.decided += u64::from(held);
                 }
+                Self::HeldRetried => entry.held.clear(),
                 Self::RefusalsLost => entry.refused.clear(),
                 _ => return,
             }

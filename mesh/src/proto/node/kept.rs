@@ -1,7 +1,12 @@
-//! What a node keeps, for the checker of a simulation.
+//! What a node keeps and means, for the checker of a simulation.
+
+use std::sync::Arc;
 
 use super::Node;
+use crate::id::Lane;
 use crate::proto::kept::Kept;
+use crate::proto::links::ConnId;
+use crate::proto::wire::Flow;
 
 impl Node {
     /// Limit by limit.
@@ -10,6 +15,12 @@ impl Node {
         let member = self.member.iter().flat_map(|member| member.kept());
         let proxy = self.proxy.iter().flat_map(|proxy| proxy.kept(&self.links));
         client.chain(member).chain(proxy)
+    }
+
+    /// Which flow the other end of this connection's link was told that a row of a lane is.
+    pub fn flow_out(&mut self, conn: ConnId, lane: Lane, row: u32) -> Option<Arc<Flow>> {
+        let (link, _) = self.links.link_of(conn)?;
+        self.links.roster_out(link, lane)?.flow(row).cloned()
     }
 
     /// See [`Proxy::refused_beyond`](crate::proto::proxy::Proxy::refused_beyond).

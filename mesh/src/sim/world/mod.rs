@@ -2,6 +2,7 @@
 
 mod application;
 mod clocks;
+mod held;
 mod inspection;
 mod membership;
 mod setup;
@@ -31,7 +32,7 @@ use crate::message::{Batch, Delivery, FailReason, Outcome, Route};
 use crate::proto::client::{Decided, Ticket};
 use crate::proto::coder::BatchEncoder;
 use crate::proto::echo::SharedEcho;
-use crate::proto::frame::{FrameReader, Opened, Written};
+use crate::proto::frame::{FrameReader, Opened, SealedBatch, Written};
 use crate::proto::kept::{Kept, Limit};
 use crate::proto::links::{Action, ConnId};
 use crate::proto::node::{Node, NodeInit, RejectReason, Rejected};
@@ -278,6 +279,8 @@ struct World {
     came: BTreeMap<(NodeIx, Datacenter), usize>,
     /// Frames that ended a connection, by kind.
     bad_frames: BTreeMap<&'static str, u64>,
+    /// What the leader read that its destinations have.
+    had: held::Had,
     /// What the leader was told in acks that there was no room for, in time or late.
     refusals_heard: u64,
     /// What proxies and members refused for want of room of what came out of connections that their other ends had left.

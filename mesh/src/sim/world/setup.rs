@@ -84,6 +84,7 @@ impl World {
             trial: Micros(0),
             touched: BTreeSet::new(),
             desynced: BTreeMap::new(),
+            had: held::Had::default(),
             refusals_heard: 0,
             refused_unheard: 0,
             sent_in_trial: BTreeMap::new(),

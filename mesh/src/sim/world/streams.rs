@@ -104,6 +104,8 @@ impl World {
     pub(super) fn read(&mut self, to: End, bytes: &Bytes) {
         let now = self.clock(to.node);
         let only_member = self.has_only(to.node, Roles::MEMBER);
+        let peer = self.wire.other(to).filter(|_| to.node == LEADER);
+        let peer = peer.map(|end| (end.node, self.hosts[end.node].id.clone()));
         let host = &mut self.hosts[to.node];
         let (Some(node), Some(conn)) = (host.node.as_mut(), host.conns.get_mut(&to.conn)) else { return };
         conn.buffer.extend_from_slice(bytes);
@@ -126,6 +128,9 @@ impl World {
                             let gap = |held: &Vec<u64>| held.first().is_some_and(|word| word & 1 == 0);
                             let gaps = ack.flows.iter().filter(|entry| gap(&entry.held)).count();
                             self.effects.count_many(Effect::Gap, u64::try_from(gaps).unwrap_or(0));
+                            if let Some((by, id)) = &peer {
+                                self.had.read(node, (to.conn, *by, id), &host.topology, ack);
+                            }
                         }
                         Received::Batch(..) if host.frozen => {
                             self.effects.count(Effect::Fault(Fault::Freeze));
@@ -205,6 +210,10 @@ impl World {
             return;
         }
         conn.writing = true;
+        if end.node == LEADER {
+            transmit.batches.iter().for_each(|batch| self.check_had(end, batch));
+        }
+        let Some(conn) = self.hosts[end.node].conns.get_mut(&end.conn) else { return };
         let mut slices = transmit.frames;
         let mut written = Vec::new();
         for batch in &mut transmit.batches {
