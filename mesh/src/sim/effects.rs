@@ -34,6 +34,8 @@ pub(super) enum Effect {
     Back,
     /// After more than one attempt.
     Again,
+    /// It was looked at how long a message took whose datacenter a fault of that time did not touch.
+    Untouched,
 }
 
 impl Effect {
@@ -52,6 +54,7 @@ impl Effect {
             Self::Direct,
             Self::Back,
             Self::Again,
+            Self::Untouched,
         ];
         Fault::ALL.into_iter().map(Self::Fault).chain(others)
     }

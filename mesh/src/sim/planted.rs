@@ -20,6 +20,8 @@ pub enum Planted {
     WindowForgotten,
     /// What destinations hold the leader sends again.
     HeldRetried,
+    /// While anybody anywhere takes nothing, all that the leader sends comes late.
+    OneHoldsUpAll,
     /// What is not answered soon is sent again as a new message, with a new seq.
     RetryIsNewMessage,
     /// Senders are told of every failure that the message certainly did not arrive.
@@ -72,11 +74,12 @@ pub enum Planted {
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::RetriesLost,
         Self::AcksBeforeHandOver,
         Self::WindowForgotten,
         Self::HeldRetried,
+        Self::OneHoldsUpAll,
         Self::RetryIsNewMessage,
         Self::NeverMaybe,
         Self::GapsSkipped,
@@ -111,6 +114,7 @@ impl Planted {
             Self::AcksBeforeHandOver | Self::GapsSkipped => "told delivered, ",
             Self::WindowForgotten | Self::RetryIsNewMessage => "got it twice in one life",
             Self::HeldRetried => "was sent again, though",
+            Self::OneHoldsUpAll => "and nothing was wrong there",
             Self::NeverMaybe => "got it after the sender was told it never would",
             Self::NoBudget => "charged to the budget of",
             Self::NoDeadlines => " deadline",

@@ -116,6 +116,9 @@ impl World {
         for (id, (at, site)) in sent.into_iter().filter(|(_, (_, site))| !touched.contains(site)) {
             let way = self.delays[home][site];
             let Some(took) = arrivals.get(&id).map(|arrived| arrived.since(at)) else { continue };
+            if !touched.is_empty() {
+                self.effects.count(Effect::Untouched);
+            }
             // Behind the one message of a flow that had failed before all was healed: that one's answer comes first.
             if took > way + PROMPT
                 && (took > 3 * way + PROMPT || !self.checker.follows_probe(id, self.healed_at))
