@@ -30,6 +30,8 @@ mod budgets;
 mod certified;
 #[path = "hostile/doors.rs"]
 mod doors;
+#[path = "hostile/fanout.rs"]
+mod fanout;
 #[path = "hostile/floors.rs"]
 mod floors;
 #[path = "hostile/full.rs"]

@@ -415,6 +415,12 @@ impl Shell {
         all
     }
 
+    /// The bytes that the node sent to this peer since the last call.
+    pub(crate) fn outward(&mut self, conn: ConnId) -> Vec<u8> {
+        let wire = self.wires.get_mut(&conn).expect("a connection");
+        std::mem::take(&mut wire.outward).to_vec()
+    }
+
     /// What the node agreed on with this peer, as it has it.
     pub(crate) fn opened(&self, conn: ConnId) -> &Opened {
         self.wires[&conn].opened.as_ref().expect("it is open")
