@@ -87,7 +87,7 @@ pub struct DatacenterStats {
     /// Payload bytes that were not sent because the proxy there had sent them itself: named, each once for all of a
     /// frame's destinations.
     pub echoed: u64,
-    /// Bytes received from there, as on the wire.
+    /// Bytes of the frames received from there, as on the wire.
     pub received_wire: u64,
     /// Messages accepted for sending.
     pub messages: u64,
