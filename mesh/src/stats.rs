@@ -391,7 +391,8 @@ pub struct CertificateStatus {
     pub expires_in_s: i64,
 }
 
-/// Why peers refuse a node's own certificate. Links that are up stay so for a day where only its time is over.
+/// What is wrong with a node's own certificate, as the node judges itself: by its own clock, CAs and revocation list. Peers with the same
+/// refuse it. Links that are up stay so for a day where only its time is over.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, thiserror::Error)]
 #[serde(rename_all = "snake_case")]
 pub enum CertificateFault {
@@ -420,7 +421,7 @@ pub struct SecurityStatus {
     pub links: &'static str,
     /// This node's certificate; `None` without TLS.
     pub certificate: Option<CertificateStatus>,
-    /// Why peers refuse this node's certificate, by its own clock and files; `None` while they do not.
+    /// What is wrong with this node's certificate, by its own clock, CAs and revocation list.
     pub certificate_fault: Option<CertificateFault>,
     /// What is wrong with the certificate files as they are now, while the certificate that was read before is shown; else `None`.
     pub not_taken: Option<String>,
@@ -435,7 +436,7 @@ pub struct Readiness {
     pub draining: bool,
     /// A link to a member of its own datacenter is up.
     pub reaches_member: bool,
-    /// Why peers refuse its certificate. Known to the shell; empty in what the machine says of itself.
+    /// What is wrong with its certificate. Known to the shell; empty in what the machine says of itself.
     pub certificate_fault: Option<CertificateFault>,
 }
 

@@ -27,7 +27,7 @@ pub enum NotReady {
     /// A proxy without any link to a member.
     #[error("no member of this datacenter is linked")]
     NoMember,
-    /// Peers refuse its certificate.
+    /// Its own certificate is no good.
     #[error("{0}")]
     Certificate(CertificateFault),
     /// Its replica serves nobody well.

@@ -146,8 +146,8 @@ catalog! {
         "Time until the certificate of this node expires; below zero once it has.");
     CA_EXPIRY = gauge("ca_expiry_seconds", [],
         "Time until the first of the CAs that this node trusts expires.");
-    CERTIFICATE_REFUSED = gauge("certificate_refused", [],
-        "1 while peers refuse the certificate of this node: it expired, is not valid yet, was revoked or is of no CA that is trusted; else 0.");
+    CERTIFICATE_INVALID = gauge("certificate_invalid", [],
+        "1 while the certificate of this node is no good by its own clock, CAs and list: it expired, is not valid yet, was revoked or is of no CA that is trusted; else 0.");
     CERTIFICATE_FILES_WRONG = gauge("certificate_files_wrong", [],
         "1 while the files of certificate, key and CA are not taken as they are now, else 0.");
     CERTIFICATE_RELOADS = counter("certificate_reloads_total", ["outcome"],

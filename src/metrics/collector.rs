@@ -277,7 +277,7 @@ fn handshakes(stats: &Stats, security: &SecurityStatus) -> Vec<MetricFamily> {
             .done(),
         until(&catalog::CERTIFICATE_EXPIRY, stats.tls.expires_in_s),
         until(&catalog::CA_EXPIRY, security.authorities.first().map(|first| first.expires_in_s)),
-        catalog::CERTIFICATE_REFUSED.family().value(&[], flag(security.certificate_fault.is_some())).done(),
+        catalog::CERTIFICATE_INVALID.family().value(&[], flag(security.certificate_fault.is_some())).done(),
         catalog::CERTIFICATE_FILES_WRONG.family().value(&[], flag(security.not_taken.is_some())).done(),
         catalog::CERTIFICATE_RELOADS
             .family()
