@@ -12,9 +12,9 @@ mod deliver;
 mod destinations;
 mod input;
 mod report;
-mod silence;
 mod tally;
 
+use std::convert::Infallible;
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -23,14 +23,16 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use trunkline_mesh::{Client, Lane, join};
+use tokio::time::{MissedTickBehavior, interval_at};
+use trunkline_mesh::stats::DatacenterStatus;
+use trunkline_mesh::{Client, Lane, Mesh, join};
 
 use super::NodeArgs;
 use super::failure::Failure;
 use super::log::Log;
 use super::run::serve_admin;
 use super::signal::Stop;
-use crate::config::units::parse_duration;
+use crate::config::units::{parse_duration, show_count};
 use crate::config::{Config, Role};
 use deliver::{Manner, Plan, deliver};
 use destinations::Destinations;
@@ -81,6 +83,9 @@ type Group = Arc<[Bytes]>;
 /// Groups that wait for one datacenter.
 const GROUPS_WAITING: usize = 2;
 
+/// So often it is told whom nothing reaches.
+const TOLD_EVERY: Duration = Duration::from_secs(10);
+
 pub(super) async fn send(args: SendArgs, log: &Log) -> Result<(), Failure> {
     let config = Config::load(&args.node.config)?;
     log.follow(config.log_level());
@@ -107,6 +112,7 @@ pub(super) async fn send(args: SendArgs, log: &Log) -> Result<(), Failure> {
     };
     let whole = tokio::select! {
         whole = whole => Some(whole),
+        never = tell_unreached(client.mesh()) => match never {},
         name = stop.signal() => {
             tracing::info!("{name}: draining");
             None
@@ -134,6 +140,26 @@ pub(super) async fn send(args: SendArgs, log: &Log) -> Result<(), Failure> {
         return Err(Failure::Failed(Failure::messages(tally.failed(), "not delivered")));
     }
     Ok(())
+}
+
+/// Tells again and again whom nothing reaches: that one began not to be reached the mesh logs.
+async fn tell_unreached(mesh: &Mesh) -> Infallible {
+    let mut looks = interval_at(tokio::time::Instant::now() + TOLD_EVERY, TOLD_EVERY);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        looks.tick().await;
+        mesh.status().datacenters.iter().flat_map(unreached).for_each(|line| tracing::warn!("{line}"));
+    }
+}
+
+fn unreached(datacenter: &DatacenterStatus) -> Vec<String> {
+    let said = datacenter.unreached.iter().map(|of| {
+        let (seconds, waiting) = (of.unanswered_ms / 1000, show_count(of.pending_messages, "message"));
+        format!("{}: no answer for {seconds} s to {waiting}; last tried {}", of.node, of.last)
+    });
+    let more = datacenter.unreached_destinations.saturating_sub(datacenter.unreached.len() as u64);
+    let more = (more > 0).then(|| format!("datacenter {}: no answer of {more} more", datacenter.name));
+    said.chain(more).collect()
 }
 
 /// One task per datacenter, and the way to them.

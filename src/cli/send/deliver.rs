@@ -5,13 +5,11 @@ use std::time::Duration;
 
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use trunkline_mesh::{Batch, Client, Datacenter, Lane, Message, NodeId, Outcome, Receipt, Settings};
 
 use super::super::failure::Failure;
 use super::Group;
 use super::input::GroupLimits;
-use super::silence::{AGAIN, FIRST, Silence};
 use super::tally::Tally;
 
 /// How messages are sent.
@@ -74,7 +72,7 @@ pub(super) async fn deliver(
         let Ok(permit) = Arc::clone(&window).acquire_many_owned(room).await else { break };
         match client.send(batch(&datacenter, &nodes, manner, &group)).await {
             Ok(receipt) => {
-                if receipts.send((group.len() as u64, (receipt, permit))).await.is_err() {
+                if receipts.send((receipt, permit)).await.is_err() {
                     break;
                 }
             }
@@ -106,15 +104,8 @@ fn batch(datacenter: &Datacenter, nodes: &[NodeId], manner: Manner, group: &Grou
     batch
 }
 
-async fn count(
-    datacenter: Datacenter,
-    nodes: Vec<NodeId>,
-    mut receipts: mpsc::Receiver<(u64, Waiting)>,
-) -> Tally {
-    let (mut tally, mut silence) = (Tally::of(&datacenter, &nodes), Silence::default());
-    let mut looks = interval_at(Instant::now() + FIRST, AGAIN);
-    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let tell = |lines: Vec<String>| lines.iter().for_each(|line| tracing::warn!("{line}"));
+async fn count(datacenter: Datacenter, nodes: Vec<NodeId>, mut receipts: mpsc::Receiver<Waiting>) -> Tally {
+    let mut tally = Tally::of(&datacenter, &nodes);
     let (mut open, mut more) = (FuturesUnordered::new(), true);
     while more || !open.is_empty() {
         tokio::select! {
@@ -129,13 +120,9 @@ async fn count(
                 }
             }
             received = receipts.recv(), if more && open.len() < RECEIPTS_MAX => match received {
-                Some((messages, waiting)) => {
-                    tally.sent(messages);
-                    open.push(wait(waiting));
-                }
+                Some(waiting) => open.push(wait(waiting)),
                 None => more = false,
             },
-            _ = looks.tick() => tell(silence.look(&tally)),
         }
     }
     tally

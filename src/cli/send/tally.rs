@@ -18,8 +18,6 @@ pub(super) struct Row {
     /// Needed more than one attempt.
     pub(super) retried: u64,
     pub(super) failed: BTreeMap<FailReason, Failed>,
-    /// Handed over to the mesh and not decided.
-    pub(super) waiting: u64,
     pub(super) rtt: Quantiles,
 }
 
@@ -40,20 +38,13 @@ impl Tally {
             direct: 0,
             retried: 0,
             failed: BTreeMap::new(),
-            waiting: 0,
             rtt: Quantiles::default(),
         };
         Self(nodes.iter().map(|node| (node.clone(), row())).collect())
     }
 
-    /// So many messages are under way to each.
-    pub(super) fn sent(&mut self, messages: u64) {
-        self.0.values_mut().for_each(|row| row.waiting += messages);
-    }
-
     pub(super) fn count(&mut self, node: &NodeId, outcome: &Outcome) {
         let Some(row) = self.0.get_mut(node) else { return };
-        row.waiting = row.waiting.saturating_sub(1);
         match outcome {
             Outcome::Delivered { route, attempts, rtt } => {
                 match route {
