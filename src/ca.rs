@@ -46,7 +46,7 @@ pub enum CaError {
     /// A file cannot be read or written.
     #[error("cannot {what} {}: {source}", path.display())]
     Io {
-        /// `read`, `write` or `make`.
+        /// `read`, `write`, `make` or `remove`.
         what: &'static str,
         /// The file or directory.
         path: PathBuf,
@@ -154,6 +154,8 @@ pub struct TakenBack {
     pub list: PathBuf,
     /// Certificates on it.
     pub total: usize,
+    /// Certificates that are new on it.
+    pub new: usize,
     /// The files and serial numbers that were on it before.
     pub already: Vec<String>,
 }
@@ -188,6 +190,9 @@ pub fn init(directory: &Path, cluster: &ClusterId, days: u32) -> Result<Made, Ca
     outcome?;
     made(certificate, key)
 }
+
+/// A copy of what was issued, and what it says.
+type Recorded = (PathBuf, Result<CertificateInfo, CaError>);
 
 /// A CA that was read from its files.
 pub struct Authority {
@@ -263,15 +268,40 @@ impl Authority {
         self.certificate.with_file_name("issued")
     }
 
-    /// Keeps a copy, under its serial number.
+    /// Keeps a copy, under its serial number, and those of before that are still valid.
     fn record(&self, pem: &str) -> Result<PathBuf, CaError> {
         let directory = self.records();
         make_directory(&directory)?;
+        // Nobody takes back what has expired. What cannot be read is found out when something is.
+        for (path, read) in self.recorded()? {
+            if read.is_ok_and(|info| info.not_after_s < now_s()) {
+                fs::remove_file(&path).map_err(failed("remove", &path))?;
+            }
+        }
         let draft = directory.join("draft.crt");
         let draft = Draft::write(&draft, pem, 0o644)?;
         let info = read_certificates(&draft.draft)?.into_iter().next();
         let serial = info.map(|info| info.serial.replace(':', "")).unwrap_or_default();
         draft.place_as(&directory.join(format!("{serial}.crt")))
+    }
+
+    /// All copies, and what they say.
+    fn recorded(&self) -> Result<Vec<Recorded>, CaError> {
+        let directory = self.records();
+        let entries = match fs::read_dir(&directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            entries => Some(entries.map_err(failed("read", &directory))?),
+        };
+        let mut all = Vec::new();
+        for entry in entries.into_iter().flatten() {
+            let path = entry.map_err(failed("read", &directory))?.path();
+            if path.extension().is_some_and(|extension| extension == "crt") {
+                let read = first_of(&path);
+                all.push((path, read));
+            }
+        }
+        all.sort_by(|(path, _), (other, _)| path.cmp(other));
+        Ok(all)
     }
 
     /// The certificate of a node in a file.
@@ -287,25 +317,22 @@ impl Authority {
         }
     }
 
-    /// The copies of what was issued to a node and is still valid, but for the certificate in the file `keep`.
+    /// The copies of what was issued to a node and is still valid, but for the certificate in the file `keep`. A copy that cannot be read
+    /// is left out, and logged: it may be the node's.
     ///
     /// # Errors
-    /// [`CaError::NotRecorded`]: there is none, not even that one. [`CaError::NotOf`]: `keep` is not the node's. A copy, or `keep`,
-    /// cannot be read.
+    /// [`CaError::NotRecorded`]: there is none, not even that one. [`CaError::NotOf`]: `keep` is not the node's. `keep` cannot be read.
     pub fn issued_to(&self, node: &NodeId, keep: Option<&Path>) -> Result<Vec<PathBuf>, CaError> {
-        let directory = self.records();
         let keep = keep.map(|path| self.certificate_of(node, path)).transpose()?;
-        let entries = match fs::read_dir(&directory) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            entries => Some(entries.map_err(failed("read", &directory))?),
-        };
         let (mut found, mut is_recorded) = (Vec::new(), false);
-        for entry in entries.into_iter().flatten() {
-            let path = entry.map_err(failed("read", &directory))?.path();
-            if path.extension().is_none_or(|extension| extension != "crt") {
-                continue;
-            }
-            let Some(info) = read_certificates(&path)?.into_iter().next() else { continue };
+        for (path, read) in self.recorded()? {
+            let info = match read {
+                Ok(info) => info,
+                Err(error) => {
+                    tracing::warn!("{error}: if that is of {node}, it is not taken back");
+                    continue;
+                }
+            };
             if info.not_after_s >= now_s() && info.name().is_ok_and(|name| name.node == *node) {
                 is_recorded = true;
                 let kept = keep.as_ref().is_some_and(|keep| keep.fingerprint == info.fingerprint);
@@ -313,9 +340,8 @@ impl Authority {
             }
         }
         if !is_recorded {
-            return Err(CaError::NotRecorded { directory, node: node.clone() });
+            return Err(CaError::NotRecorded { directory: self.records(), node: node.clone() });
         }
-        found.sort();
         Ok(found)
     }
 
@@ -326,7 +352,7 @@ impl Authority {
     /// [`CaError`]: the list stays as it was.
     pub fn revoke(&self, certificates: &[PathBuf], serials: &[String]) -> Result<TakenBack, CaError> {
         let path = self.certificate.with_extension("crl");
-        let (mut revoked, mut already) = (BTreeMap::new(), Vec::new());
+        let (mut revoked, mut asked) = (BTreeMap::new(), BTreeMap::new());
         if path.symlink_metadata().is_ok() {
             let lists = read_revocation_lists(&path)?;
             for Revocation { serial, since_s } in lists.into_iter().flat_map(|list| list.revoked) {
@@ -334,8 +360,7 @@ impl Authority {
             }
         }
         for certificate in certificates {
-            let info = read_certificates(certificate)?.into_iter().next();
-            let info = info.ok_or_else(|| CaError::Make(format!("{} is empty", certificate.display())))?;
+            let info = first_of(certificate)?;
             if info.fingerprint == self.info.fingerprint {
                 return Err(CaError::Itself(certificate.clone()));
             }
@@ -348,24 +373,28 @@ impl Authority {
                     same_name,
                 });
             }
-            match revoked.entry(info.serial) {
-                Entry::Occupied(_) => already.push(certificate.display().to_string()),
-                Entry::Vacant(free) => drop(free.insert(now_s())),
-            }
+            asked.entry(info.serial).or_insert_with(|| certificate.display().to_string());
         }
         for serial in serials {
             let serial = checked_serial(serial)?;
             if serial == self.info.serial {
                 return Err(CaError::Itself(self.certificate.clone()));
             }
-            match revoked.entry(serial.clone()) {
-                Entry::Occupied(_) => already.push(serial),
-                Entry::Vacant(free) => drop(free.insert(now_s())),
+            asked.entry(serial.clone()).or_insert(serial);
+        }
+        let (mut new, mut already) = (0, Vec::new());
+        for (serial, what) in asked {
+            match revoked.entry(serial) {
+                Entry::Occupied(_) => already.push(what),
+                Entry::Vacant(free) => {
+                    free.insert(now_s());
+                    new += 1;
+                }
             }
         }
         let pem = list_pem(&self.issuer, &revoked, at(self.info.not_after_s))?;
         Draft::write(&path, &pem, 0o644)?.place(true)?;
-        Ok(TakenBack { list: path, total: revoked.len(), already })
+        Ok(TakenBack { list: path, total: revoked.len(), new, already })
     }
 
     /// Refuses a node whose files are there already: asked for all of them before the first is made.
@@ -468,9 +497,14 @@ fn bytes(hex: &str) -> Vec<u8> {
 }
 
 fn made(certificate: PathBuf, key: PathBuf) -> Result<Made, CaError> {
-    let info = read_certificates(&certificate)?.into_iter().next();
-    let info = info.ok_or_else(|| CaError::Make(format!("{} is empty", certificate.display())))?;
+    let info = first_of(&certificate)?;
     Ok(Made { certificate, key, info })
+}
+
+/// What the first certificate of a file says.
+fn first_of(path: &Path) -> Result<CertificateInfo, CaError> {
+    let info = read_certificates(path)?.into_iter().next();
+    info.ok_or_else(|| CaError::Make(format!("{} is empty", path.display())))
 }
 
 fn refuse_existing<'p>(

@@ -545,6 +545,13 @@ fn a_full_disk_leaves_no_half_of_a_certificate() {
     assert_eq!(std::fs::read(directory.path().join("ca/eu-m1.crt")).unwrap(), before);
 }
 
+/// A certificate of long ago.
+fn expired() -> String {
+    let mut params = rcgen::CertificateParams::default();
+    params.not_after = rcgen::date_time_ymd(2001, 1, 1);
+    params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().pem()
+}
+
 #[test]
 fn what_was_issued_before_it_was_renewed_can_be_taken_back() {
     let directory = tempfile::tempdir().unwrap();
@@ -560,7 +567,12 @@ fn what_was_issued_before_it_was_renewed_can_be_taken_back() {
         ca(&[&args[..], more].concat());
         serial_of(&format!("{node}.crt"))
     };
+    // Of what has expired no copy is kept.
+    let issued = || std::fs::read_dir(directory.path().join("issued")).unwrap().count();
+    std::fs::create_dir(directory.path().join("issued")).unwrap();
+    write(&directory.path().join("issued/01.crt"), expired());
     let (first, other) = (issue("eu-m1", &[]), issue("eu-m2", &[]));
+    assert_eq!(issued(), 2);
     let revoke = |args: &[&str]| ca(&[&["revoke", "--dir", dir], args].concat());
     let in_use = at("eu-m1.crt");
     let alone = revoke(&["--node", "eu-m1", "--keep", &in_use]);
@@ -571,7 +583,15 @@ fn what_was_issued_before_it_was_renewed_can_be_taken_back() {
     assert!(on_list().contains(&first) && !on_list().contains(&second) && !on_list().contains(&other));
     let shown = run(&["ca", "show", &at("ca.crl"), &at("eu-m1.crt"), &at("eu-m2.crt")]);
     assert_eq!((shown.0, shown.1.contains("\nrevoked")), (0, false), "{shown:?}");
-    assert!(revoke(&["--node", "eu-m1"]).contains("took back 1 certificate"));
+    // A copy that is damaged keeps no other from being taken back, and what is named twice is taken back once.
+    write(&directory.path().join("issued/02.crt"), "no certificate");
+    let args = ["ca", "revoke", "--dir", dir, "--node", "eu-m1", "--serial", &second, &in_use];
+    let (code, taken, stderr) = run(&args);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stderr.contains("02.crt") && stderr.contains("if that is of eu-m1"), "{stderr}");
+    assert!(taken.contains("took back 1 certificate, 2 in all"), "{taken}");
+    let only_once = taken.matches("taken back already").count();
+    assert!(only_once == 1 && taken.contains(&format!("{first}.crt").replace(':', "")), "of before: {taken}");
     let (code, shown, stderr) = run(&["ca", "show", &at("ca.crl"), &at("eu-m1.crt"), &at("eu-m2.crt")]);
     assert!(code == 1 && shown.contains("\nrevoked") && stderr.contains("revoked: "), "{shown}{stderr}");
     assert!(revoke(&["--serial", &other]).contains("took back 1 certificate"));

@@ -173,8 +173,7 @@ fn revoke(args: &RevokeArgs) -> Result<(), Failure> {
     }
     let taken = authority.revoke(&files, &args.serial)?;
     let (path, count) = (taken.list.display(), taken.total);
-    let asked = files.len() + args.serial.len();
-    if asked == 0 {
+    if files.is_empty() && args.serial.is_empty() {
         let taken = show_count(count as u64, "certificate");
         return print(&format!(
             "renewed {path}, which takes back {taken}\n\nGive it to every node, as `crl` in [security].\n"
@@ -183,13 +182,12 @@ fn revoke(args: &RevokeArgs) -> Result<(), Failure> {
     for what in &taken.already {
         print(&format!("{what} was taken back already\n"))?;
     }
-    let new = asked - taken.already.len();
-    if new == 0 {
+    if taken.new == 0 {
         return print(&format!("took back nothing new, {count} in all: {path}\n"));
     }
     print(&format!(
         "took back {}, {count} in all: {path}\n\nGive it to every node, as `crl` in [security]: their links end at the next look.\n",
-        show_count(new as u64, "certificate"),
+        show_count(taken.new as u64, "certificate"),
     ))
 }
 
