@@ -395,6 +395,10 @@ fn units_start_what_the_command_line_knows() {
         for hardened in ["DynamicUser", "NoNewPrivileges", "PrivateDevices", "MemoryDenyWriteExecute"] {
             assert_eq!(value(hardened), "yes");
         }
+        // Each instance is a user of its own, whom all in its directory is given to.
+        if role != "proxy" {
+            assert_eq!(value("StateDirectory"), "trunkline/%i");
+        }
     }
 }
 
