@@ -196,6 +196,57 @@ fn scraped(config: &Config, id: &str) -> BTreeMap<String, exposition::Family> {
     exposition::parse(&String::from_utf8(text).unwrap()).unwrap()
 }
 
+/// The places in a document that a link can lead to.
+fn anchors(document: &str) -> Vec<String> {
+    let headings = document.lines().filter(|line| line.starts_with('#'));
+    let anchor = |heading: &str| {
+        let words = heading.trim_start_matches('#').trim().to_lowercase().replace(' ', "-");
+        words.chars().filter(|c| c.is_alphanumeric() || *c == '-').collect()
+    };
+    headings.map(anchor).collect()
+}
+
+#[test]
+fn every_alert_says_where_to_read_on() {
+    let rules = document("deploy/prometheus/trunkline.rules.yml");
+    for alert in rules.split("- alert: ").skip(1) {
+        let runbook = alert.lines().find_map(|line| line.trim().strip_prefix("runbook: ")).expect(alert);
+        let (path, anchor) = runbook.split_once('#').expect(runbook);
+        assert!(anchors(&document(path)).iter().any(|there| there == anchor), "{runbook}");
+    }
+}
+
+/// What of a query's `metric{label="value"}` there is not.
+fn no_such_values(query: &str) -> Vec<String> {
+    let listed = label_values();
+    let mut wrong = Vec::new();
+    for (at, selected) in query.match_indices('{').map(|(at, _)| (at, &query[at + 1..])) {
+        let metric = query[..at].rsplit(|c: char| !c.is_ascii_alphanumeric() && c != '_').next().unwrap();
+        for one in selected.split('}').next().unwrap().split(',') {
+            let (label, value) = one.split_once('=').expect(query);
+            let (label, value) = (label.trim_end_matches('!'), value.trim_matches('"'));
+            let of = |row: &&Vec<String>| quoted(&row[0]) == [metric] && quoted(&row[1]) == [label];
+            if !listed.iter().find(of).is_some_and(|row| quoted(&row[2]).contains(&value)) {
+                wrong.push(format!("{metric}{{{one}}}"));
+            }
+        }
+    }
+    wrong
+}
+
+#[test]
+fn alerts_and_queries_ask_for_label_values_that_there_are() {
+    let rules = document("deploy/prometheus/trunkline.rules.yml");
+    let rows = tables(&document("docs/operator.md"), "## What to watch");
+    let alerts = rules.lines().filter_map(|line| line.trim().strip_prefix("expr: "));
+    let queries = rows.iter().flat_map(|row| quoted(&row[1])).filter(|word| word.contains("trunkline_"));
+    for query in alerts.chain(queries) {
+        assert_eq!(no_such_values(query), Vec::<String>::new(), "{query}");
+    }
+    let wrong = r#"trunkline_route_state{state="upp"} + trunkline_no_such{state!="up"}"#;
+    assert_eq!(no_such_values(wrong).len(), 2);
+}
+
 #[test]
 fn alerts_ask_for_metrics_and_labels_that_there_are() {
     let rules = document("deploy/prometheus/trunkline.rules.yml");
