@@ -22,10 +22,14 @@ fn lab() -> Lab {
     lab
 }
 
-fn send(lab: &mut Lab, to: &[&str]) {
+fn submit(lab: &mut Lab, to: &[&str]) {
     let mut batch = Batch::to(dc("eu"));
     batch.extend(to.iter().map(|member| Message::new(id(member), vec![7; 100])));
     lab.submit("leader", batch).expect("there is room");
+}
+
+fn send(lab: &mut Lab, to: &[&str]) {
+    submit(lab, to);
     lab.run_for(Duration::from_millis(100));
 }
 
@@ -125,6 +129,17 @@ fn one_of_the_senders_own_datacenter_is_not_reached_while_its_link_is_missing_or
 }
 
 #[test]
+fn who_never_answered_is_reached_until_what_is_sent_waited_for_long_enough() {
+    let nodes = [("leader", "eu", Roles::ORIGIN, None), ("eu-1", "eu", Roles::MEMBER, None)];
+    let mut lab = Lab::new(&nodes, &Settings::default(), Duration::from_millis(1));
+    // Sooner than what came before would be forgotten.
+    lab.run_for(Duration::from_secs(6));
+    submit(&mut lab, &["eu-1"]);
+    let shown = eu(&mut lab);
+    assert_eq!((shown.unreached_destinations, shown.pending_messages), (0, 1));
+}
+
+#[test]
 fn a_destination_that_is_a_proxy_too_and_cannot_be_dialled_is_reached_by_another_one() {
     let both = Roles { proxy: true, ..Roles::MEMBER };
     let nodes = [
@@ -133,12 +148,17 @@ fn a_destination_that_is_a_proxy_too_and_cannot_be_dialled_is_reached_by_another
         ("eu-1", "eu", both, None),
     ];
     let mut lab = Lab::new(&nodes, &Settings::default(), Duration::from_millis(20));
-    lab.run_for(Duration::from_secs(1));
     lab.part("leader", "eu-1");
+    // A dial has come to nothing before the first message.
+    lab.run_for(Duration::from_secs(6));
     for _ in 0..10 {
         lab.run_for(Duration::from_secs(3));
-        assert_eq!(eu(&mut lab).unreached_destinations, 0, "nothing waits");
-        send(&mut lab, &["eu-1"]);
+        submit(&mut lab, &["eu-1"]);
+        // Halfway to the answer.
+        lab.run_for(Duration::from_millis(30));
+        let shown = eu(&mut lab);
+        assert_eq!((shown.unreached_destinations, shown.pending_messages), (0, 1));
+        lab.run_for(Duration::from_millis(70));
     }
     assert_eq!((eu(&mut lab).unreached_destinations, eu(&mut lab).pending_messages), (0, 0));
 }

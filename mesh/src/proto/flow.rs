@@ -38,7 +38,7 @@ use super::words::Words;
 use crate::id::{Incarnation, Lane, NodeId, Seq};
 use crate::settings::MESSAGE_OVERHEAD_BYTES;
 
-/// So long after its last message came a flow begins to wait anew.
+/// So long after the last message came for it a flow begins to wait anew.
 const IDLE_AFTER: Duration = Duration::from_secs(10);
 
 /// A place in the table of flows.
@@ -175,8 +175,10 @@ pub struct Flow {
     newest: MessageId,
     /// When messages last moved.
     moved_at: Micros,
-    /// Since when there is something to send, without a moment in which there was not.
-    waits_since: Micros,
+    /// When the last message came.
+    came_at: Micros,
+    /// Since when messages came and nothing was answered, or since when one waits where all before were answered.
+    waits_since: Option<Micros>,
     /// When an attempt was answered last.
     answered_at: Option<Micros>,
     slots: BTreeMap<u32, MessageId>,
@@ -273,7 +275,8 @@ impl Flow {
             detached: MessageId(0),
             newest: MessageId(0),
             moved_at: Micros(0),
-            waits_since: Micros(0),
+            came_at: Micros(0),
+            waits_since: None,
             answered_at: None,
             slots: BTreeMap::new(),
             retry: BTreeSet::new(),
@@ -312,10 +315,11 @@ impl Flow {
     pub fn push(&mut self, pending: Pending, now: Micros) -> Option<Pending> {
         if self.queue.is_empty() && self.sent.is_empty() {
             // What expired before it was answered was waited for in vain as well.
-            let is_new = self.answered_at >= Some(self.waits_since) || now.since(self.moved_at) > IDLE_AFTER;
-            self.waits_since = if is_new { now } else { self.waits_since };
+            let in_vain = self.waits_since.filter(|since| self.answered_at < Some(*since));
+            self.waits_since = in_vain.filter(|_| now.since(self.came_at) <= IDLE_AFTER).or(Some(now));
             self.moved_at = now;
         }
+        self.came_at = now;
         self.newest = pending.id;
         let replaced = pending.slot.and_then(|slot| self.slots.insert(slot, pending.id));
         self.queue.push(pending);
@@ -529,7 +533,7 @@ impl Flow {
     #[must_use]
     pub fn unanswered_since(&self, now: Micros) -> Option<Micros> {
         let waits = self.pending() > 0 && !self.is_starved() && !self.pauses.is_full(now);
-        waits.then(|| self.answered_at.map_or(self.waits_since, |at| at.max(self.waits_since)))
+        self.answered_at.max(self.waits_since).filter(|_| waits)
     }
 
     /// The receiver said that everything in front of the message that goes next is decided. That it was given up here is not
