@@ -531,8 +531,8 @@ impl Flow {
 
     /// Since when messages wait and nothing is answered; `None` while none waits, or while they wait for room.
     #[must_use]
-    pub fn unanswered_since(&self, now: Micros) -> Option<Micros> {
-        let waits = self.pending() > 0 && !self.is_starved() && !self.pauses.is_full(now);
+    pub fn unanswered_since(&self) -> Option<Micros> {
+        let waits = self.pending() > 0 && !self.is_starved();
         self.answered_at.max(self.waits_since).filter(|_| waits)
     }
 
@@ -626,10 +626,11 @@ impl Flow {
         }
     }
 
-    /// The receiver is full, which is an answer.
-    pub fn full(&mut self, now: Micros) {
-        self.answered_at = Some(now);
-        self.pauses.full(now);
+    /// The receiver is full, which is an answer, or the queue for it at the proxy of a way, which is none: a receiver that takes nothing
+    /// fills it.
+    pub fn full(&mut self, queue_of: Option<Way>, now: Micros) {
+        self.answered_at = if queue_of.is_none() { Some(now) } else { self.answered_at };
+        self.pauses.full(queue_of, now);
     }
 
     /// The attempt of a message ended without a decision; it waits for another one. False when there must be none: the

@@ -38,7 +38,8 @@ impl Cause {
     }
 }
 
-/// An attempt that came to nothing, for whoever tells people of it. That the receiver is full is none: it answers.
+/// An attempt that came to nothing, for whoever tells people of it. That the receiver is full is none: it answers. That a proxy has no
+/// room for it is one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Failing {
     /// When that was known.
@@ -164,9 +165,10 @@ impl Pauses {
         self.full_pause = FULL_MIN;
     }
 
-    /// The receiver is full: leave it alone, longer each time, and then ask with one message.
-    pub fn full(&mut self, now: Micros) {
-        self.failing = None;
+    /// The receiver is full, or the queue for it at the proxy of a way: leave it alone, longer each time, and then ask with one message.
+    pub fn full(&mut self, queue_of: Option<Way>, now: Micros) {
+        let cause = Cause::Refused(Some(RefusedReason::QueueFull));
+        self.failing = queue_of.map(|way| Failing { at: now, way, cause });
         self.failures = self.failures.max(FAILURES_BEFORE_PROBING);
         if self.full_until <= now {
             self.full_until = now + self.full_pause;
@@ -201,7 +203,8 @@ impl Pauses {
             (avoided.cause, avoided.answered_elsewhere) = (cause, false);
             (avoided.until, avoided.pause) = (now + pause, (pause * 2).min(most));
             self.failures = self.failures.saturating_add(1);
-            self.failing = (!is_full(cause)).then_some(Failing { at: now, way, cause });
+            let answers = cause == Cause::Refused(Some(RefusedReason::InboxFull));
+            self.failing = (!answers).then_some(Failing { at: now, way, cause });
         }
     }
 
@@ -375,7 +378,10 @@ mod tests {
         let (at, way, cause) = (Micros(0) + AVOID_MIN, Way::Direct, Cause::DialFailed);
         pauses.avoid(way, cause, at);
         assert_eq!(pauses.failing(), Some(Failing { at, way, cause }));
-        pauses.full(at);
+        let cause = Cause::Refused(Some(RefusedReason::QueueFull));
+        pauses.full(Some(way), at);
+        assert_eq!(pauses.failing(), Some(Failing { at, way, cause }));
+        pauses.full(None, at);
         assert_eq!(pauses.failing(), None, "who is full answers");
         pauses.avoid(Way::Proxy(1), Cause::Refused(Some(RefusedReason::InboxFull)), at);
         assert_eq!(pauses.failing(), None, "and so it is where a way says so");
@@ -465,10 +471,10 @@ mod tests {
     #[test]
     fn a_full_receiver_is_asked_with_one_message_later_each_time() {
         let mut pauses = Pauses::default();
-        pauses.full(Micros(0));
+        pauses.full(None, Micros(0));
         assert!(pauses.is_full(Micros(0)) && pauses.is_probing());
         let again = pauses.next_wake(Micros(0));
-        pauses.full(again);
+        pauses.full(None, again);
         assert_eq!(pauses.next_wake(again), again + FULL_MIN * 2);
         pauses.restart();
         assert!(!pauses.is_full(again), "a new life has an empty inbox");

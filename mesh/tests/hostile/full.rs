@@ -76,3 +76,28 @@ fn a_proxy_that_calls_a_destination_full_costs_nothing_once_another_one_delivere
     // It is doubted after 1 s, at the next try half a second later at most.
     assert!(failed.iter().all(|tick| *tick < 30), "failed at {failed:?}");
 }
+
+/// It says so of its queue, and nothing of the destination: one that takes nothing fills that queue. A destination that is full itself
+/// answers.
+#[test]
+fn a_destination_whose_proxy_has_no_room_for_it_is_not_reached_by_that() {
+    for (reason, unreached) in [(RefusedReason::QueueFull, 1), (RefusedReason::InboxFull, 0)] {
+        let mut sender = Sender::by(&["p"]);
+        sender.deliver();
+        sender.submit();
+        for tick in 0..50 {
+            for (at, row, seq, count) in sender.sent() {
+                let full = vec![refused(seq, count, reason as u8)];
+                sender.say(at, AckFlow { refused: full, ..entry(row, 100, 0) });
+            }
+            sender.pass(100);
+            let now = sender.shell.now;
+            let status = sender.shell.node.status(now);
+            let eu = status.datacenters.iter().find(|of| !of.local).unwrap();
+            // After 2 s, and at all times from then on.
+            let expected = if tick < 19 { 0 } else { unreached };
+            assert_eq!(eu.unreached_destinations, expected, "{reason:?}, {tick}: {:?}", eu.unreached);
+            assert!(eu.unreached.iter().all(|of| of.last.why == "queue_full"), "{:?}", eu.unreached);
+        }
+    }
+}

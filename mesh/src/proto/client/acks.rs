@@ -404,7 +404,8 @@ impl Client {
                     let known = ways.iter().all(|way| flow.pauses.falsely_full(*way));
                     let doubted = (known || flow.stands_since(now) >= FULL_DOUBTED_AFTER) && elsewhere();
                     if !(known && doubted) {
-                        flow.full(now);
+                        let queue = reason == Some(RefusedReason::QueueFull);
+                        flow.full(ways.first().copied().filter(|way| queue && *way != Way::Direct), now);
                     }
                     let by = ways.into_iter().filter(|way| doubted && *way != Way::Direct);
                     by.for_each(|way| flow.pauses.avoid(way, Cause::Refused(reason), now));

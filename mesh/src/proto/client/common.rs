@@ -151,7 +151,7 @@ mod tests {
                 flow.pauses.avoid(Way::Proxy(3), Cause::TimedOut, NOW);
             }),
             ("what is longer may not go by some proxy", |flow| flow.pauses.limit(Way::Proxy(2), 200, NOW)),
-            ("the receiver is full", |flow| flow.pauses.full(NOW)),
+            ("the receiver is full", |flow| flow.pauses.full(None, NOW)),
             ("it is to go directly", |flow| flow.pauses.probe_directly()),
             ("it has a way back", |flow| flow.back.heard(Some((LinkId(3), PeerIx(4))))),
             ("its floor goes by another way", |flow| flow.audit = true),

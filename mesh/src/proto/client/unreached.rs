@@ -47,7 +47,7 @@ impl Client {
     /// In this node's own datacenter silence is enough: there is one way, and while its link is dialled nothing is attempted.
     fn unreached(&self, first: FlowIx, links: &Links, now: Micros) -> Option<Unreached<'_>> {
         let of_lane = |flow: &'_ Flow| {
-            let since = flow.unanswered_since(now).filter(|since| now.since(*since) >= UNANSWERED_FOR)?;
+            let since = flow.unanswered_since().filter(|since| now.since(*since) >= UNANSWERED_FOR)?;
             let failing = flow.pauses.failing().filter(|failing| failing.at >= since);
             let cause = || if links.is_down(flow.peer) { Cause::DialFailed } else { Cause::TimedOut };
             let here = || Failing { at: now, way: Way::Direct, cause: cause() };
