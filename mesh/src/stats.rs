@@ -349,19 +349,20 @@ pub struct UnreachedDestination {
     pub unanswered_ms: u64,
     /// Messages queued or unacknowledged.
     pub pending_messages: u64,
-    /// The last attempt that came to nothing.
+    /// The last attempt that came to nothing, or how its only way is.
     #[serde(flatten)]
     pub last: LastTried,
 }
 
-/// The last attempt to reach a destination, which came to nothing.
+/// The last attempt to reach a destination, which came to nothing. Where there is one way, in the node's own datacenter, an attempt waits
+/// for its answer or for the link as long as that takes: then how that way is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct LastTried {
     /// Its way: `proxy`, `direct` or `back`.
     pub way: &'static str,
     /// Through which proxy, if through one.
     pub proxy: Option<NodeId>,
-    /// What came of it: as [`PassedWay::why`](decision::PassedWay).
+    /// What came of it: as [`PassedWay::why`](decision::PassedWay), or `silent` or `not_linked` of an only way.
     pub why: &'static str,
     /// What went wrong last with a link of this node's own to the destination, for people; `None` while nothing has, or it is up.
     pub link_why: Option<String>,

@@ -122,10 +122,16 @@ fn one_of_the_senders_own_datacenter_is_not_reached_while_its_link_is_missing_or
     let shown = eu(&mut lab).unreached;
     let [row] = &shown[..] else { panic!("{shown:?}") };
     assert!((3_000..4_000).contains(&row.unanswered_ms) && row.pending_messages == 1, "{row:?}");
-    assert_eq!(row.last.why, "dial_failed");
+    assert_eq!((row.last.way, row.last.why), ("direct", "not_linked"), "nothing was attempted");
+    assert!(row.last.link_why.is_some());
     lab.restart("eu-1", 2);
     lab.run_for(Duration::from_secs(3));
     assert_eq!(eu(&mut lab).unreached_destinations, 0);
+    lab.stop("eu-1");
+    send(&mut lab, &["eu-1"]);
+    // A little less than until a silent link is ended.
+    lab.run_for(Duration::from_millis(2_500));
+    assert_eq!(eu(&mut lab).unreached[0].last.why, "silent", "no attempt has ended");
 }
 
 #[test]

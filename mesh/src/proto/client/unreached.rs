@@ -6,7 +6,7 @@ use super::Client;
 use crate::id::{Datacenter, Lane, NodeId};
 use crate::proto::flow::{Flow, FlowIx, Way};
 use crate::proto::links::Links;
-use crate::proto::pause::{Cause, Failing};
+use crate::proto::pause::Failing;
 use crate::proto::time::{Micros, micros};
 use crate::stats::{LastTried, UnreachedDestination};
 
@@ -22,7 +22,8 @@ struct Unreached<'a> {
     flow: &'a Flow,
     /// Since when messages wait and nothing is answered.
     since: Micros,
-    failing: Failing,
+    /// The last attempt that came to nothing since; in this node's own datacenter none may have ended.
+    failing: Option<Failing>,
 }
 
 /// How a destination is, for who tells people when that changes.
@@ -45,17 +46,13 @@ impl Client {
 
     /// Whether nothing reaches a destination: messages wait, nothing was answered for a while, and since then an attempt came to nothing.
     /// In this node's own datacenter silence is enough: there is one way, and while its link is dialled nothing is attempted.
-    fn unreached(&self, first: FlowIx, links: &Links, now: Micros) -> Option<Unreached<'_>> {
-        let of_lane = |flow: &'_ Flow| {
+    fn unreached(&self, first: FlowIx, now: Micros) -> Option<Unreached<'_>> {
+        let unreached = self.lanes(first).iter().filter_map(|flow| {
             let since = flow.unanswered_since().filter(|since| now.since(*since) >= UNANSWERED_FOR)?;
             let failing = flow.pauses.failing().filter(|failing| failing.at >= since);
-            let cause = || if links.is_down(flow.peer) { Cause::DialFailed } else { Cause::TimedOut };
-            let here = || Failing { at: now, way: Way::Direct, cause: cause() };
-            Some((since, failing.or_else(|| self.sites[flow.datacenter].local.then(here))?))
-        };
-        let lanes = self.lanes(first).iter();
-        let unreached =
-            lanes.filter_map(|flow| of_lane(flow).map(|(since, failing)| Unreached { flow, since, failing }));
+            let in_vain = failing.is_some() || self.sites[flow.datacenter].local;
+            in_vain.then_some(Unreached { flow, since, failing })
+        });
         unreached.min_by_key(|unreached| unreached.since)
     }
 
@@ -67,7 +64,7 @@ impl Client {
         now: Micros,
     ) -> (u64, Vec<UnreachedDestination>) {
         let firsts = self.sites[datacenter].flows.iter().filter(|ix| self.flows[ix.0].lane == Lane::ALL[0]);
-        let unreached = firsts.filter_map(|first| Some((*first, self.unreached(*first, links, now)?)));
+        let unreached = firsts.filter_map(|first| Some((*first, self.unreached(*first, now)?)));
         let mut unreached: Vec<_> = unreached.collect();
         unreached.sort_by_key(|(_, unreached)| unreached.since);
         let count = u64::try_from(unreached.len()).unwrap_or(u64::MAX);
@@ -84,11 +81,15 @@ impl Client {
         (count, shown.collect())
     }
 
-    fn last_tried(&self, flow: &Flow, failing: Failing, links: &Links, now: Micros) -> LastTried {
+    fn last_tried(&self, flow: &Flow, failing: Option<Failing>, links: &Links, now: Micros) -> LastTried {
+        let (way, why) = match failing {
+            Some(failing) => (failing.way, failing.cause.label()),
+            None => (Way::Direct, if links.is_down(flow.peer) { "not_linked" } else { "silent" }),
+        };
         LastTried {
-            way: failing.way.label(),
-            proxy: self.proxy_of(&self.sites[flow.datacenter], failing.way).cloned(),
-            why: failing.cause.label(),
+            way: way.label(),
+            proxy: self.proxy_of(&self.sites[flow.datacenter], way).cloned(),
+            why,
             link_why: links.trouble(flow.peer, now),
         }
     }
@@ -99,15 +100,15 @@ impl Client {
         let lanes = self.lanes(*self.destinations.get(node)?).iter();
         let failing = lanes.filter_map(|flow| Some((flow, flow.pauses.failing()?)));
         let (flow, failing) = failing.max_by_key(|(_, failing)| failing.at)?;
-        Some(self.last_tried(flow, failing, links, now))
+        Some(self.last_tried(flow, Some(failing), links, now))
     }
 
     /// How every destination is.
-    pub fn contacts<'a>(&'a self, links: &'a Links, now: Micros) -> impl Iterator<Item = Contact<'a>> {
+    pub fn contacts(&self, now: Micros) -> impl Iterator<Item = Contact<'_>> {
         self.destinations.iter().map(move |(node, first)| Contact {
             datacenter: &self.sites[self.flows[first.0].datacenter].name,
             node,
-            unreached_since: self.unreached(*first, links, now).map(|unreached| unreached.since),
+            unreached_since: self.unreached(*first, now).map(|unreached| unreached.since),
             answered_at: self.lanes(*first).iter().filter_map(Flow::answered_at).max(),
         })
     }

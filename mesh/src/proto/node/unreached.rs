@@ -80,7 +80,7 @@ impl Node {
             return;
         };
         self.unreached.look_at = now + LOOK_EVERY;
-        for (datacenter, News { lost, back }) in self.unreached.look(now, client.contacts(&self.links, now)) {
+        for (datacenter, News { lost, back }) in self.unreached.look(now, client.contacts(now)) {
             if let Some(first) = lost.first() {
                 let last_tried = client.tried_last(first, &self.links, now).map(tracing::field::display);
                 tracing::warn!(
