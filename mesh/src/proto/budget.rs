@@ -1,5 +1,5 @@
 //! How many bytes wait for an outcome: per destination, per datacenter, per process. What is charged is what is kept
-//! alive: a segment that several messages of one batch share counts once, until the last of them is decided.
+//! alive: a segment of 64 bytes or more that several messages of one batch share counts once, until the last of them is decided.
 
 use std::collections::{BTreeMap, BTreeSet};
 
