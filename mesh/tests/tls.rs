@@ -6,7 +6,6 @@
 mod callers;
 #[path = "tls/leaving.rs"]
 mod leaving;
-#[expect(dead_code, reason = "what is logged meanwhile is listened to here")]
 #[path = "hostile/log.rs"]
 mod log;
 #[path = "tls/rogue.rs"]

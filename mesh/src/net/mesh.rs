@@ -96,7 +96,7 @@ impl Mesh {
     /// What its readiness is judged by: a small part of [`Mesh::status`], for who asks often.
     #[must_use]
     pub fn readiness(&self) -> Readiness {
-        let certificate_fault = self.shared().tls.as_ref().and_then(|tls| tls.fault());
+        let certificate_fault = self.shared().tls.as_ref().and_then(|tls| tls.fault(wall_s()));
         Readiness { certificate_fault, ..self.shared().look(|core, _| core.node.readiness()) }
     }
 

@@ -279,13 +279,13 @@ impl Tls {
         let certificate = Some(status(current.name().to_string(), current.info()));
         let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
         let not_taken = refused.as_ref().filter(|refused| refused.told).map(|refused| refused.text.clone());
-        let certificate_fault = current.fault();
+        let certificate_fault = current.fault(now_s);
         SecurityStatus { links: "tls", certificate, certificate_fault, not_taken, authorities }
     }
 
-    /// Why peers refuse this node's certificate, if they do.
-    pub(super) fn fault(&self) -> Option<CertificateFault> {
-        self.current().fault()
+    /// What is wrong with this node's own certificate.
+    pub(super) fn fault(&self, now_s: i64) -> Option<CertificateFault> {
+        self.current().fault(now_s)
     }
 
     /// Of a node without TLS: every row, at zero.

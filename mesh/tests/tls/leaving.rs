@@ -1,11 +1,12 @@
 //! Who is trusted no more: nodes out of the topology, CAs whose time is over.
 
 use trunkline_mesh::proto::wire::{Hello, RefuseCode};
+use trunkline_mesh::stats::CertificateFault;
 use trunkline_mesh::{Lane, NodeSpec, Reloaded, Roles};
 
 use super::support::pki::{Pki, Special};
 use super::support::{dc, eventually, id};
-use super::{Stranger, cluster, failed, pki, refused, send_some};
+use super::{Stranger, cluster, failed, log, pki, refused, send_some};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_is_linked_within_tls_while_the_topology_lists_it_and_no_longer() {
@@ -151,6 +152,13 @@ async fn a_node_whose_own_certificate_is_refused_takes_new_lists_all_the_same() 
     pki(&cluster).revoke(&[&own, &leaders]);
     let told = member.mesh().reload().await.unwrap_err().to_string();
     assert!(told.contains("eu-m.crt was revoked"), "{told}");
+    // Whoever asks how it is hears so, and the log says nothing each time.
+    let fault = Some(CertificateFault::Revoked);
+    let said = log::lines_of(|| {
+        assert_eq!(member.mesh().readiness().certificate_fault, fault);
+        assert_eq!(member.mesh().status().security.certificate_fault, fault);
+    });
+    assert_eq!(said, Vec::<String>::new());
     let before = failed(&member, "revoked");
     if let Ok(mut raw) = Stranger::of(&cluster, "leader").dial(cluster.address("eu-m")).await {
         assert!(!raw.gets_an_answer(&Hello { link: 78, ..hello }).await);

@@ -153,6 +153,8 @@ struct Own {
     identity: Arc<SingleCertAndKey>,
     /// When it was read, and all of the chain was in its time.
     read_at: UnixTime,
+    /// That time, seconds since 1970: the first and the last second.
+    valid: (i64, i64),
 }
 
 impl Own {
@@ -173,8 +175,18 @@ impl Own {
                 }
                 error => TlsError::Key { path: files.key.clone(), detail: error.to_string() },
             })?;
-        Ok(Self { info, name, chain, identity: Arc::new(certified.into()), read_at: UnixTime::now() })
+        let identity = Arc::new(certified.into());
+        let valid = time_of(&chain);
+        Ok(Self { info, name, chain, identity, read_at: UnixTime::now(), valid })
     }
+}
+
+/// When all of a chain is valid.
+fn time_of(chain: &[CertificateDer<'_>]) -> (i64, i64) {
+    let infos = chain.iter().filter_map(|der| CertificateInfo::of(der).ok());
+    infos.fold((i64::MIN, i64::MAX), |(from, until), info| {
+        (from.max(info.not_before_s), until.min(info.not_after_s))
+    })
 }
 
 /// Credentials that passed every check.
@@ -182,6 +194,8 @@ pub struct Credentials {
     files: TlsFiles,
     own: Arc<Own>,
     trust: Arc<Trust>,
+    /// What stands against the node's own certificate but for its time.
+    fault: Option<CertificateFault>,
     server: Arc<ServerConfig>,
     client: Arc<ClientConfig>,
 }
@@ -211,7 +225,7 @@ impl Credentials {
     fn of(files: &TlsFiles, own: Own, trust: Arc<Trust>) -> Result<Self, TlsError> {
         // As a peer would see it, in both roles.
         trust.judge_both(&own.chain, own.read_at).map_err(|error| chain_error(files, &error))?;
-        Self::build(files, Arc::new(own), trust)
+        Self::build(files, Arc::new(own), trust, None)
     }
 
     /// The node's own certificate as it is, and others that are trusted: for where the files say nothing sound of that certificate, and
@@ -228,10 +242,19 @@ impl Credentials {
         if let Err(error) = trust.has_issued(&self.own.chain, self.own.read_at) {
             return Err(chain_error(&self.files, &error));
         }
-        Self::build(&self.files, Arc::clone(&self.own), trust).map(Some)
+        let fault = trust.judge_both(&self.own.chain, self.own.read_at).err().map(|error| match error {
+            rustls::Error::InvalidCertificate(Bad::Revoked) => CertificateFault::Revoked,
+            _ => CertificateFault::Untrusted,
+        });
+        Self::build(&self.files, Arc::clone(&self.own), trust, fault).map(Some)
     }
 
-    fn build(files: &TlsFiles, own: Arc<Own>, trust: Arc<Trust>) -> Result<Self, TlsError> {
+    fn build(
+        files: &TlsFiles,
+        own: Arc<Own>,
+        trust: Arc<Trust>,
+        fault: Option<CertificateFault>,
+    ) -> Result<Self, TlsError> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let setup = |error: rustls::Error| TlsError::Setup(error.to_string());
         let mut server = ServerConfig::builder_with_provider(Arc::clone(&provider))
@@ -253,7 +276,7 @@ impl Credentials {
         client.enable_early_data = false;
         client.enable_sni = false;
         let (server, client) = (Arc::new(server), Arc::new(client));
-        Ok(Self { files: files.clone(), own, trust, server, client })
+        Ok(Self { files: files.clone(), own, trust, fault, server, client })
     }
 
     /// Which node they are of.
@@ -283,17 +306,13 @@ impl Credentials {
         })
     }
 
-    /// Why peers who trust the same refuse the node's own certificate now, if they do.
-    pub(super) fn fault(&self) -> Option<CertificateFault> {
-        match self.trust.judge_both(&self.own.chain, UnixTime::now()).err()? {
-            rustls::Error::InvalidCertificate(Bad::Revoked) => Some(CertificateFault::Revoked),
-            rustls::Error::InvalidCertificate(Bad::Expired | Bad::ExpiredContext { .. }) => {
-                Some(CertificateFault::Expired)
-            }
-            rustls::Error::InvalidCertificate(Bad::NotValidYet | Bad::NotValidYetContext { .. }) => {
-                Some(CertificateFault::NotYetValid)
-            }
-            _ => Some(CertificateFault::Untrusted),
+    /// What is wrong with the node's own certificate now. Asked for at every probe: nothing is verified again.
+    pub(super) fn fault(&self, now_s: i64) -> Option<CertificateFault> {
+        let (from, until) = self.own.valid;
+        match () {
+            () if now_s > until => Some(CertificateFault::Expired),
+            () if now_s < from => Some(CertificateFault::NotYetValid),
+            () => self.fault,
         }
     }
 
@@ -556,15 +575,19 @@ mod tests {
         let between =
             CertifiedIssuer::signed_by(authority("between", true), KeyPair::generate().unwrap(), &current)
                 .unwrap();
-        let cases: [(&str, &Issuer, &[&Issuer], &Issuer); 2] =
-            [("one between", &between, &[&between], &current), ("its CA", &old, &[], &old)];
-        for (what, issuer, chain, ca) in cases {
+        type Case<'a> = (&'a str, &'a Issuer, &'a [&'a Issuer], &'a Issuer, CertificateFault);
+        let cases: [Case<'_>; 2] = [
+            ("one between", &between, &[&between], &current, CertificateFault::Expired),
+            ("its CA", &old, &[], &old, CertificateFault::Untrusted),
+        ];
+        for (what, issuer, chain, ca, fault) in cases {
             let files = Files(tempfile::tempdir().unwrap());
             let own = Arc::new(files.own(issuer, chain));
-            let used = Credentials::build(&files.paths(), own, files.trust(&[&current])).unwrap();
+            let used = Credentials::build(&files.paths(), own, files.trust(&[&current]), None).unwrap();
             let next = files.trust(&[ca, &other]);
             assert!(used.judge(Side::Dials, &used.own.chain, UnixTime::now()).is_err(), "{what}: over");
-            assert!(used.with_trust(next).unwrap().is_some(), "{what}");
+            let next = used.with_trust(next).unwrap().unwrap();
+            assert_eq!(next.fault(wall_s()), Some(fault), "{what}");
             let refused = used.with_trust(files.trust(&[&other])).unwrap_err().to_string();
             assert!(refused.contains("another CA issued it"), "{what}: {refused}");
         }

@@ -90,25 +90,29 @@ impl Revoked {
             return Ok(());
         }
         for der in chain {
-            let Ok((_, certificate)) = x509_parser::parse_x509_certificate(der) else {
-                return Err(CertificateError::BadEncoding.into());
-            };
-            let key = (certificate.issuer().as_raw().to_vec(), plain(certificate.raw_serial()));
-            if self.0.contains(&key) {
-                tell_whose(der);
+            if self.has(der)? {
                 return Err(CertificateError::Revoked.into());
             }
         }
         Ok(())
     }
-}
 
-/// The error that the library takes has no room for it, and without it nobody knows whom to ask.
-fn tell_whose(der: &CertificateDer<'_>) {
-    let Ok(info) = CertificateInfo::of(der) else { return };
-    let (certificate, serial) =
-        (if info.uris.is_empty() { info.subject } else { info.uris.join(", ") }, info.serial);
-    tracing::warn!(certificate, serial, "a certificate that was revoked is refused");
+    fn has(&self, der: &CertificateDer<'_>) -> Result<bool, rustls::Error> {
+        let Ok((_, certificate)) = x509_parser::parse_x509_certificate(der) else {
+            return Err(CertificateError::BadEncoding.into());
+        };
+        Ok(self.0.contains(&(certificate.issuer().as_raw().to_vec(), plain(certificate.raw_serial()))))
+    }
+
+    /// Which certificate of a peer's chain was taken back: the error that the library takes has no room for it, and without it nobody
+    /// knows whom to ask.
+    pub(super) fn tell_whose(&self, chain: &[&CertificateDer<'_>]) {
+        let Some(der) = chain.iter().find(|der| self.has(der) == Ok(true)) else { return };
+        let Ok(info) = CertificateInfo::of(der) else { return };
+        let (certificate, serial) =
+            (if info.uris.is_empty() { info.subject } else { info.uris.join(", ") }, info.serial);
+        tracing::warn!(certificate, serial, "a certificate that was revoked is refused");
+    }
 }
 
 /// What the lists of a PEM file say, in its order. No signature is looked at.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rustls::RootCertStore;
 use rustls::client::danger::ServerCertVerifier;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
 
@@ -68,12 +68,8 @@ impl Trust {
     ) -> Result<(), rustls::Error> {
         let [leaf, between @ ..] = chain else { return Err(rustls::Error::NoCertificatesPresented) };
         match side {
-            Side::Accepts => self.diallers.verify_client_cert(leaf, between, at).map(|_| ()),
-            Side::Dials => {
-                // No name is compared.
-                let anybody = ServerName::IpAddress(std::net::Ipv4Addr::LOCALHOST.into());
-                self.acceptors.verify_server_cert(leaf, between, &anybody, &[], at).map(|_| ())
-            }
+            Side::Accepts => self.diallers.verify(leaf, between, at).map(|_| ()),
+            Side::Dials => self.acceptors.verify(leaf, between, at),
         }
     }
 

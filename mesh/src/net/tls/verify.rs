@@ -84,7 +84,8 @@ impl ServerCertVerifier for Acceptors {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        self.verify(end_entity, intermediates, now)?;
+        let outcome = self.verify(end_entity, intermediates, now);
+        told(outcome, &self.revoked, &all(end_entity, intermediates))?;
         Ok(ServerCertVerified::assertion())
     }
 
@@ -118,6 +119,28 @@ pub(super) struct Diallers {
     pub(super) revoked: Arc<Revoked>,
 }
 
+impl Diallers {
+    pub(super) fn verify(
+        &self,
+        leaf: &CertificateDer<'_>,
+        between: &[CertificateDer<'_>],
+        at: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        check_chain(between)?;
+        let verified = self.library.verify_client_cert(leaf, between, at)?;
+        self.revoked.check(&all(leaf, between))?;
+        Ok(verified)
+    }
+}
+
+/// What was judged of a peer in a handshake.
+fn told<T>(outcome: Result<T, Error>, revoked: &Revoked, chain: &[&CertificateDer<'_>]) -> Result<T, Error> {
+    if matches!(outcome, Err(Error::InvalidCertificate(CertificateError::Revoked))) {
+        revoked.tell_whose(chain);
+    }
+    outcome
+}
+
 fn all<'c>(leaf: &'c CertificateDer<'c>, between: &'c [CertificateDer<'c>]) -> Vec<&'c CertificateDer<'c>> {
     std::iter::once(leaf).chain(between).collect()
 }
@@ -133,10 +156,8 @@ impl ClientCertVerifier for Diallers {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        check_chain(intermediates)?;
-        let verified = self.library.verify_client_cert(end_entity, intermediates, now)?;
-        self.revoked.check(&all(end_entity, intermediates))?;
-        Ok(verified)
+        let outcome = self.verify(end_entity, intermediates, now);
+        told(outcome, &self.revoked, &all(end_entity, intermediates))
     }
 
     fn verify_tls12_signature(
