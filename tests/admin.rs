@@ -245,7 +245,13 @@ fn plaintext_off_loopback_is_asked_for_and_tls_on_loopback_may_be() {
     assert!(stdout.contains("admin API in plaintext on every address (insecure = true)"), "{stdout}");
     let _node = start(&insecure, "eu-m1");
     assert_eq!(http::get(admin(&insecure, "eu-m1"), "/livez").map(|answer| answer.code), Some(200));
-    assert!(insecure.log("eu-m1").contains("the admin API is plaintext and unauthenticated"));
+    let told = |cluster: &Cluster, what| cluster.log("eu-m1").matches(what).count();
+    let [links, api] = ["links are plaintext", "the admin API is plaintext and unauthenticated"];
+    assert_eq!((told(&insecure, links), told(&insecure, api)), (0, 1));
+    let plain = Cluster::new(&[("insecure = false", "insecure = true")]);
+    let _plain = start(&plain, "eu-m1");
+    assert_eq!(http::get(plain.admin("eu-m1"), "/livez").map(|answer| answer.code), Some(200));
+    assert_eq!((told(&plain, links), told(&plain, api)), (1, 1), "{}", plain.log("eu-m1"));
 
     let cluster = Cluster::new(&[("insecure = false", &format!("admin_tls = true\n{SECURITY}"))]);
     let tls = cluster.path("tls").to_str().unwrap().to_owned();

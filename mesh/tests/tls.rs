@@ -631,8 +631,12 @@ async fn plaintext_stays_on_loopback_unless_it_is_asked_for() {
     let open =
         Config { listen, security: Security::Loopback, ..Config::new(cluster.topology.clone(), id("eu-p")) };
     assert!(matches!(join(open.clone()).await, Err(JoinError::Unprotected(_))));
+    let log = log::Listening::new();
+    let told = || log.lines().iter().filter(|line| line.starts_with("links are plaintext and unaut")).count();
     assert!(join(Config { security: Security::Insecure, ..open }).await.is_ok());
+    assert_eq!(told(), 1, "{:?}", log.lines());
     assert!(join(Config { security: Security::Insecure, ..config }).await.is_ok());
+    assert_eq!(told(), 2, "{:?}", log.lines());
 }
 
 #[tokio::test]

@@ -135,14 +135,9 @@ fn announce(config: &Config, node: &NodeSpec, mesh: &Mesh, api: Option<&Api>) ->
         config.topology().cluster(),
     );
     tracing::info!("{line}");
-    match (config.insecure(), config.tls()) {
-        (true, false) => {
-            tracing::warn!("insecure = true: links and admin API are plaintext and unauthenticated")
-        }
-        (true, true) if protection == Protection::Plaintext => {
-            tracing::warn!("insecure = true: the admin API is plaintext and unauthenticated")
-        }
-        _ => {}
+    // Of the links the mesh says it.
+    if config.insecure() && protection == Protection::Plaintext {
+        tracing::warn!("insecure = true: the admin API is plaintext and unauthenticated");
     }
     line
 }

@@ -218,7 +218,12 @@ fn protect(
 ) -> Result<Option<Tls>, JoinError> {
     match security {
         Security::Tls(files) => Ok(Some(Tls::load(files.clone(), topology.name(spec))?)),
-        Security::Insecure => Ok(None),
+        Security::Insecure => {
+            tracing::warn!(
+                "links are plaintext and unauthenticated: whoever reaches this network can be any node"
+            );
+            Ok(None)
+        }
         Security::Loopback => match listens.filter(is_open).or_else(|| first_open(topology)) {
             Some(address) => Err(JoinError::Unprotected(address)),
             None => Ok(None),
