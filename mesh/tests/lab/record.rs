@@ -105,8 +105,13 @@ struct Alone {
 }
 
 /// Does to a new node what was done to the recorded one, and tells for each stretch that ends at one of these times, the last one
-/// now, what that took. It must take the same course to the byte.
-pub(crate) fn replay(lab: &Lab, record: &Record, ends: &[Micros]) -> Vec<Replayed> {
+/// now, what that took. It must take the same course to the byte. Each stretch is run by `run`, which may look at it from outside.
+pub(crate) fn replay(
+    lab: &Lab,
+    record: &Record,
+    ends: &[Micros],
+    mut run: impl FnMut(&mut dyn FnMut()),
+) -> Vec<Replayed> {
     let name = lab.hosts[record.host].id.as_str();
     let seed = u64::try_from(record.host).unwrap() + 1;
     let mut now = Micros(1_000_000);
@@ -117,15 +122,18 @@ pub(crate) fn replay(lab: &Lab, record: &Record, ends: &[Micros]) -> Vec<Replaye
     for end in ends {
         alone.seen = Replayed::default();
         let until = record.calls.partition_point(|(at, _)| at <= end);
-        // To copy it is not the node's work.
-        let calls = record.calls[from..until].to_vec();
+        run(&mut || {
+            for (at, call) in &record.calls[from..until] {
+                now = *at;
+                // Copied right before, for then it is in the caches, as what a caller has just made or a socket has just brought.
+                // To copy it is not the node's work.
+                let call = call.clone();
+                let began = Instant::now();
+                alone.handle(call, now);
+                alone.seen.took += began.elapsed();
+            }
+        });
         from = until;
-        let began = Instant::now();
-        for (at, call) in calls {
-            now = at;
-            alone.handle(call, now);
-        }
-        alone.seen.took = began.elapsed();
         stretches.push(alone.seen);
     }
     assert_eq!(stretches.iter().map(|stretch| stretch.written).sum::<u64>(), record.written);
