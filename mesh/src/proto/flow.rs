@@ -352,6 +352,12 @@ impl Flow {
         if self.queue.is_empty() && self.sent.is_empty() { Duration::ZERO } else { now.since(self.moved_at) }
     }
 
+    /// Some message that waits was not copied out of the application's buffers.
+    #[must_use]
+    pub fn is_attached(&self) -> bool {
+        self.pending() > 0 && self.detached <= self.newest
+    }
+
     /// All messages that wait and were not copied out of the application's buffers. They count as copied.
     pub fn attached_mut(&mut self) -> impl Iterator<Item = &mut Pending> {
         let from = std::mem::replace(&mut self.detached, MessageId(self.newest.0 + 1));

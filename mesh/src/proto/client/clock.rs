@@ -61,6 +61,7 @@ impl Client {
                 Some(Timer::Audit(site)) => self.audit(site, links, now),
                 Some(Timer::Held(ix)) => self.ask_of_held(ix, links, now),
                 Some(Timer::Room) => self.make_room(now),
+                Some(Timer::Stalled(site)) => self.detach_stalled(site, now),
                 None => break,
             }
         }

@@ -2,39 +2,61 @@
 
 use std::time::Duration;
 
-use super::{Client, Ticket};
-use crate::message::Message;
+use trunkline_codec::Payload;
+
+use super::{Client, Ticket, Timer};
 use crate::proto::flow::FlowIx;
 use crate::proto::time::Micros;
 
 /// Time without any progress after which what waits is taken to wait for long.
 pub(super) const STALLED_AFTER: Duration = Duration::from_secs(1);
 
+/// Flows are looked through at most this often.
+const PAUSE: Duration = Duration::from_millis(100);
+
 impl Client {
-    /// Copies small segments out of the buffers they are slices of: what waits in a stalled queue must not keep more alive
-    /// than it is charged. Every message once: all that wait when that is noticed, then each as it comes, which is message
-    /// `index` of a batch that was charged. True if that was copied.
-    pub(super) fn detach(
-        &mut self,
-        ix: FlowIx,
-        ticket: Ticket,
-        index: usize,
-        message: &mut Message,
-        now: Micros,
-    ) -> bool {
-        let flow = &mut self.flows[ix.0];
-        if !self.budget.is_stalled(flow.datacenter) && flow.stands_since(now) < STALLED_AFTER {
-            return false;
+    /// What waits for this destination is taken to wait for long. Its small segments are copied out of the buffers they are slices
+    /// of, for it must not keep more alive than it is charged: every message once, all that wait when that is noticed, then each
+    /// as it comes.
+    pub(super) fn stalls(&self, ix: FlowIx, now: Micros) -> bool {
+        let flow = &self.flows[ix.0];
+        self.budget.is_stalled(flow.datacenter) || flow.stands_since(now) >= STALLED_AFTER
+    }
+
+    /// Message `index` of a batch that was charged lets go of what it is a slice of.
+    pub(super) fn detach(&mut self, ticket: Ticket, index: usize, payload: &mut Payload) {
+        if let Some(open) = self.batches.get_mut(&ticket) {
+            open.charge.detach(index, payload);
         }
-        for pending in flow.attached_mut() {
+    }
+
+    /// The same for all messages of a flow.
+    pub(super) fn detach_waiting(&mut self, ix: FlowIx) {
+        for pending in self.flows[ix.0].attached_mut() {
             if let Some(open) = self.batches.get_mut(&pending.ticket) {
                 open.charge.detach(pending.index, &mut pending.payload);
             }
         }
-        if let Some(open) = self.batches.get_mut(&ticket) {
-            open.charge.detach(index, &mut message.payload);
+    }
+
+    /// Looks whose messages wait for long now, also where no more come, and when it is to look again.
+    pub(super) fn detach_stalled(&mut self, site: usize, now: Micros) {
+        let mut soonest = None;
+        for at in 0..self.sites[site].flows.len() {
+            let ix = self.sites[site].flows[at];
+            if !self.flows[ix.0].is_attached() {
+                continue;
+            }
+            if self.stalls(ix, now) {
+                self.detach_waiting(ix);
+                continue;
+            }
+            let left = STALLED_AFTER.saturating_sub(self.flows[ix.0].stands_since(now)).max(PAUSE);
+            soonest = Some(soonest.map_or(left, |soonest: Duration| soonest.min(left)));
         }
-        true
+        if let Some(left) = soonest {
+            self.timers.set_earlier(Timer::Stalled(site), now + left);
+        }
     }
 }
 
@@ -55,6 +77,26 @@ mod tests {
         let addresses = sender.addresses();
         assert_eq!(addresses[0][0], addresses[1][0], "still one buffer");
         assert_ne!(addresses[0][0], entry.as_ptr().addr(), "but not that of the caller");
+    }
+
+    #[test]
+    fn what_waits_long_is_copied_though_nothing_more_is_sent() {
+        let mut sender = Stranded::new(Settings::default());
+        let large = Bytes::from(vec![1; 1 << 20]);
+        sender.send(&["m1"], &large.slice(..100), Micros(0));
+        let before = sender.addresses();
+        assert!(!sender.ring(Micros(999_999)));
+        assert_eq!(sender.addresses(), before, "it may go at any moment");
+        assert!(sender.ring(Micros(1_000_000)));
+        assert_ne!(sender.addresses(), before, "the large one is not kept alive for it");
+        drop(before);
+        assert!(large.is_unique());
+        // A message that came later waits for a second of its own, and what was copied is no reason to look.
+        let rings = (0..100).filter(|at| sender.ring(Micros(1_000_000 + at * 10_000))).count();
+        assert_eq!(rings, 0);
+        sender.send(&["m2"], &large.slice(..100), Micros(2_000_000));
+        assert!(sender.ring(Micros(3_000_000)));
+        assert!(large.is_unique());
     }
 
     /// A budget that is more than half used is what a sender that waits for room has all the time.

@@ -12,6 +12,7 @@ mod outage;
 
 // In the order a message meets them.
 mod detach;
+use detach::STALLED_AFTER;
 
 mod share;
 pub use acks::Ignored;
@@ -138,6 +139,7 @@ enum Timer {
     Audit(usize),
     Held(FlowIx),
     Room,
+    Stalled(usize),
 }
 
 /// What a flow is to do next.
@@ -252,12 +254,19 @@ impl Client {
                 self.turn_down(ticket, index, site, FailReason::UnknownNode);
                 continue;
             };
-            let detached = self.detach(ix, ticket, index, &mut message, now);
+            let stalls = self.stalls(ix, now);
+            if stalls {
+                self.detach_waiting(ix);
+                self.detach(ticket, index, &mut message.payload);
+            }
             self.enqueue(ticket, index, message, ix, now);
-            if detached {
+            if stalls {
                 self.flows[ix.0].detached = MessageId(self.next_message);
             }
             flows.push(ix);
+        }
+        if count > 0 {
+            self.timers.set_earlier(Timer::Stalled(site), now + STALLED_AFTER);
         }
         // Each flow once, however many messages came for it: which way it takes is not decided per message.
         flows.sort_unstable();
