@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::ops::RangeInclusive;
 
 use super::flow::MessageId;
+use super::spare::give_back;
 use super::time::Micros;
 
 /// A row of messages with one deadline.
@@ -75,9 +76,7 @@ impl Deadlines {
         self.groups[place].undecided -= 1;
         if self.groups[place].undecided == 0 {
             self.groups.remove(place);
-            if self.groups.capacity() > KEPT_MAX.max(4 * self.groups.len()) {
-                self.groups.shrink_to(2 * self.groups.len());
-            }
+            give_back(&mut self.groups, KEPT_MAX);
         }
     }
 
@@ -93,12 +92,15 @@ impl Deadlines {
     pub fn pop_due(&mut self, now: Micros) -> Option<RangeInclusive<MessageId>> {
         self.alarm = Micros::NEVER;
         let due = self.groups.pop_front_if(|group| group.at <= now)?;
+        give_back(&mut self.groups, KEPT_MAX);
         Some(due.first..=due.last)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     const LATER: Micros = Micros(2_000);
@@ -122,6 +124,59 @@ mod tests {
         assert_eq!(deadlines.pop_due(LATER), Some(MessageId(1)..=MessageId(2)), "one of it is left");
         assert_eq!(deadlines.pop_due(LATER), Some(MessageId(5)..=MessageId(6)));
         assert_eq!((deadlines.pop_due(LATER), deadlines.poll_alarm()), (None, None));
+    }
+
+    #[test]
+    fn a_backlog_gives_back_its_room_whether_it_is_decided_or_expires() {
+        let backlog = || {
+            let mut deadlines = Deadlines::default();
+            let groups: Vec<MessageId> =
+                (0..1_000).map(|id| deadlines.add(Micros(id), MessageId(id))).collect();
+            (deadlines, groups)
+        };
+        let (mut decided, groups) = backlog();
+        for (id, group) in groups.into_iter().enumerate() {
+            decided.remove(Micros(u64::try_from(id).unwrap()), group);
+        }
+        let (mut expired, _) = backlog();
+        while expired.pop_due(Micros(1_000)).is_some() {}
+        for left in [decided, expired] {
+            assert!(left.groups.is_empty() && left.groups.capacity() <= KEPT_MAX);
+        }
+    }
+
+    /// Beside an ordered map, with deadlines that come in any order.
+    #[test]
+    fn it_knows_what_a_map_of_all_messages_knows() {
+        let mut rng = fastrand::Rng::with_seed(1);
+        let (mut deadlines, mut map) = (Deadlines::default(), BTreeMap::new());
+        let (mut now, mut id) = (0, 0);
+        for _ in 0..20_000 {
+            match rng.u8(..4) {
+                0 | 1 => {
+                    id += 1;
+                    let at = Micros(now + if rng.bool() { 500 } else { rng.u64(1..1_000) });
+                    map.insert(MessageId(id), (at, deadlines.add(at, MessageId(id))));
+                }
+                2 => {
+                    let decided = map.keys().nth(rng.usize(..map.len().max(1))).copied();
+                    if let Some((at, group)) = decided.and_then(|id| map.remove(&id)) {
+                        deadlines.remove(at, group);
+                    }
+                }
+                _ => {
+                    now += rng.u64(..60);
+                    while let Some(ids) = deadlines.pop_due(Micros(now)) {
+                        let due: Vec<MessageId> = map.range(ids).map(|(id, _)| *id).collect();
+                        assert!(due.iter().all(|id| map[id].0 <= Micros(now)), "none too early");
+                        map.retain(|id, _| !due.contains(id));
+                    }
+                    assert!(map.values().all(|(at, _)| *at > Micros(now)), "none too late");
+                }
+            }
+            let held: usize = deadlines.groups.iter().map(|group| group.undecided).sum();
+            assert_eq!(held, map.len());
+        }
     }
 
     #[test]

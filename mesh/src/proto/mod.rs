@@ -21,6 +21,7 @@ pub mod pause;
 pub mod reports;
 pub mod route;
 pub mod seqs;
+pub mod spare;
 pub mod standing;
 pub mod under_way;
 pub mod verdict;

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::ops::RangeInclusive;
 
 use super::{MessageId, Pending};
+use crate::proto::spare::give_back;
 
 /// Places that a queue keeps whatever is in it, and gaps that are not worth closing.
 const KEPT_MAX: usize = 16;
@@ -105,9 +106,7 @@ impl Queued {
     fn trim(&mut self) {
         while self.places.pop_front_if(|(_, pending)| pending.is_none()).is_some() {}
         while self.places.pop_back_if(|(_, pending)| pending.is_none()).is_some() {}
-        if self.places.capacity() > KEPT_MAX.max(4 * self.places.len()) {
-            self.places.shrink_to(2 * self.places.len());
-        }
+        give_back(&mut self.places, KEPT_MAX);
     }
 }
 
