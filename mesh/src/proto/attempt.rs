@@ -61,18 +61,20 @@ pub struct Attempts {
     by_link: BTreeSet<(LinkId, u64)>,
     /// Those of them that were not written yet: few, for a connection writes one transmit at a time.
     unwritten: BTreeSet<(LinkId, u64)>,
-    next: u64,
+    latest: u64,
 }
 
 impl Attempts {
     /// The number of the next frame.
-    pub fn reserve(&mut self) -> u64 {
-        self.next += 1;
-        self.next
+    #[must_use]
+    pub fn next_id(&self) -> u64 {
+        self.latest + 1
     }
 
-    /// A frame was sealed.
-    pub fn insert(&mut self, id: u64, attempt: Attempt) {
+    /// A frame was sealed: that of [`Attempts::next_id`].
+    pub fn insert(&mut self, attempt: Attempt) {
+        let id = self.next_id();
+        self.latest = id;
         self.by_link.insert((attempt.link, id));
         self.unwritten.insert((attempt.link, id));
         let placed = self.by_id.push(id, attempt);

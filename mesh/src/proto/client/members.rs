@@ -106,7 +106,7 @@ impl Client {
             self.flows.extend(Lane::ALL.map(|lane| Flow::new(peer, id.clone(), site, lane)));
             self.destination_bytes.resize(self.flows.len(), 0);
         }
-        for ix in Lane::ALL.map(|lane| FlowIx(first.0 + lane.index())) {
+        for ix in self.lanes_of(first) {
             let flow = &mut self.flows[ix.0];
             if flow.datacenter != site {
                 // It is elsewhere, as far as ever.
@@ -127,7 +127,7 @@ impl Client {
 
     /// A member is no destination any more: all that is under way to it ends here.
     fn retire(&mut self, first: FlowIx) {
-        for ix in Lane::ALL.map(|lane| FlowIx(first.0 + lane.index())) {
+        for ix in self.lanes_of(first) {
             self.end_all(ix, FailReason::Removed);
             for id in std::mem::take(&mut self.flows[ix.0].asking) {
                 self.landed(id);

@@ -72,7 +72,7 @@ impl Client {
         let frame_bytes_max =
             links.link(link).map_or(0, |link| link.frame_bytes_max).saturating_sub(FRAME_OVERHEAD_BYTES);
         self.sites[site].crowded = self.sites[site].ready[lane.index()].len() > 1;
-        let id = self.attempts.reserve();
+        let id = self.attempts.next_id();
         let local = self.sites[site].local;
         let share = self.sites[site].resends.check(now);
         let late_too = local || share.is_ok();
@@ -196,7 +196,7 @@ impl Client {
         row.frames += 1;
         row.sent.logical += frame.logical_bytes;
         let way = attempt.way;
-        self.attempts.insert(id, attempt);
+        self.attempts.insert(attempt);
         out.push(SealedBatch {
             lane,
             envelope: Envelope { batch: id, attempt: frame.attempt, runs: frame.runs },

@@ -309,7 +309,7 @@ impl Client {
             self.flows[ix.0].hearsay.ask(false);
         }
         let Some(first) = reach.flows.filter(|_| !self.sites[reach.site].local) else { return };
-        for ix in Lane::ALL.map(|lane| FlowIx(first.0 + lane.index())) {
+        for ix in self.lanes_of(first) {
             self.flows[ix.0].pauses.avoid(Way::Direct, Cause::DialFailed, now);
             self.wake(ix, links, now);
         }
@@ -336,7 +336,7 @@ impl Client {
             flows.extend(&self.sites[site].flows);
         }
         let own = self.reaches.get(&peer).and_then(|reach| reach.flows).filter(|_| flows.is_empty());
-        flows.extend(own.into_iter().flat_map(|first| Lane::ALL.map(|lane| FlowIx(first.0 + lane.index()))));
+        flows.extend(own.into_iter().flat_map(|first| self.lanes_of(first)));
         flows
     }
 
