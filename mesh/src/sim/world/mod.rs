@@ -552,10 +552,9 @@ impl World {
 
     /// The application is told what became of a message.
     fn tell(&mut self, index: NodeIx, id: u64, outcome: Outcome) {
-        let text = format!("told {id} {outcome:?}");
-        self.trace_text(&text);
+        self.trace_outcome(id, &outcome);
         if self.spoken {
-            eprintln!("{:>10} µs  {index} {text}", self.now.0);
+            eprintln!("{:>10} µs  {index} told {id} {outcome:?}", self.now.0);
         }
         if let Outcome::Delivered { route, attempts, .. } = &outcome {
             self.effects.count(Effect::of_route(route));

@@ -76,7 +76,10 @@ impl World {
                 {
                     self.at(self.now, Event::Room { end: sender });
                 }
-                self.note(&format!("bytes {to:?} {}", bytes.len()));
+                // They are in the trace as an event.
+                if self.spoken {
+                    eprintln!("{:>10} µs  bytes {to:?} {}", self.now.0, bytes.len());
+                }
                 self.read(to, &bytes);
                 // Nothing else makes a queue longer but what is submitted.
                 self.check_queues(to.node);

@@ -60,6 +60,27 @@ impl World {
         self.mix(more);
     }
 
+    /// What an application is told of its message.
+    pub(super) fn trace_outcome(&mut self, id: u64, outcome: &Outcome) {
+        let (what, more, rest) = match outcome {
+            Outcome::Delivered { route, attempts, rtt } => {
+                let route = match route {
+                    Route::Proxy(proxy) => name_of(proxy) << 8 ^ 1,
+                    Route::Back(proxy) => name_of(proxy) << 8 ^ 2,
+                    Route::Direct => 3,
+                };
+                (route, u64::from(*attempts), micros(*rtt))
+            }
+            Outcome::Failed { reason, maybe_delivered } => {
+                (4, u64::from(crc32c(reason.label().as_bytes())), u64::from(*maybe_delivered))
+            }
+        };
+        self.mix(id);
+        self.mix(what);
+        self.mix(more);
+        self.mix(rest);
+    }
+
     /// A message that an application hands over.
     pub(super) fn trace_message(&mut self, sender: NodeIx, message: &DrawnMessage) {
         let DrawnMessage { id, destination, deadline, lane, kind, slot, bytes, .. } = message;
