@@ -226,8 +226,16 @@ fn submit_to_three(lab: &mut Lab, lane: Lane, payload: &[u8]) {
 /// takes is a matter of what stands before it, and not of its proxy.
 #[test]
 fn a_line_that_others_fill_now_and_then_convicts_nobody() {
+    // With the first three a sender that turns from one proxy to the other has less of the line for what is on its way by the
+    // former, and large messages among that.
+    for seed in [5, 6, 9, 7] {
+        fill_now_and_then(seed);
+    }
+}
+
+fn fill_now_and_then(seed: u64) {
     let mut lab = three_over_a_line();
-    let mut rng = fastrand::Rng::with_seed(7);
+    let mut rng = fastrand::Rng::with_seed(seed);
     for beat in 0..8000 {
         // Now and then somebody else has a part of the line.
         let rate = if beat % 500 < 200 { RATE / 5 * 3 } else { RATE };
@@ -241,7 +249,8 @@ fn a_line_that_others_fill_now_and_then_convicts_nobody() {
     lab.run_for(Duration::from_secs(5));
     let stats = lab.stats(LEADER);
     let blamed: u64 = stats.verdicts.values().sum();
-    assert_eq!((stats.attempts.timed_out, stats.fallbacks.direct, blamed), (0, 0, 0), "{:?}", stats.verdicts);
+    let told = (stats.attempts.timed_out, stats.fallbacks.direct, blamed);
+    assert_eq!(told, (0, 0, 0), "seed {seed}: {:?}", stats.verdicts);
 }
 
 /// What comes at once after a quiet time fills a line before anybody knows how fast it is: all of it is later than anything was

@@ -194,14 +194,15 @@ impl Client {
         // A silent death is to cost 300 ms, or three round trips: one is in what is due, one is the next way's. Where hardly
         // anything drains, the line is no reason to wait. What it was taken to be able to carry may have been what it was given, so
         // however slow it seems, it is silent once nothing was answered for as long as a silent death may cost.
-        let drained = self
-            .under_way
-            .answer_due(line, id, way)
-            .map(|(due, drains)| (due + drains.min(margin)).min(heard_at + limits.unknown));
+        let silent_at = heard_at + limits.unknown;
+        let due = self.under_way.answer_due(line, id, way);
+        let drained = due.map(|(due, drains)| (due + drains.min(margin)).min(silent_at));
         // What is written to a connection arrives in that order. Where what stood before this frame was answered after it was
         // written, it is next, and not silent yet. What was on its way when a proxy died comes for half a round trip, so that this
-        // ends with the time of what was written just before.
-        let next = self.under_way.went_on_at(line, id).map(|at| at + margin);
+        // ends with the time of what was written just before. It drains first; the line may be slower now, and this sender's other
+        // connections may have a part of it that they did not have.
+        let drains = due.map_or(Duration::ZERO, |(_, drains)| drains);
+        let next = self.under_way.went_on_at(line, id).map(|at| (at + drains + margin).min(silent_at));
         // Nobody knows how fast a line is before it is full. What was under way before a death is answered for one more round trip.
         let full = self.under_way.may_queue(line, id);
         let queued = full.then(|| (written_at + limits.unknown).max(heard_at + limits.known));
