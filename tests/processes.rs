@@ -230,6 +230,66 @@ fn sigterm_and_sigint_end_a_node_in_good_order() {
     expect_received(&cluster, &["eu-m1", "eu-m2"], &lines(100));
 }
 
+/// Sends without end, until the sender takes no more; `stop` is told to stop in the middle of it. The table of the sender then.
+fn stop_in_mid_stream(cluster: &Cluster, stop: impl FnOnce(&Child)) -> String {
+    let (sender, mut stdin) = start_send(cluster, "dc:eu");
+    let flood = std::thread::spawn(move || {
+        for line in 1.. {
+            if stdin.write_all(format!("line {line} of very many\n").as_bytes()).is_err() {
+                return;
+            }
+        }
+    });
+    poll("lines flow", SOON, || (cluster.received("eu-m1").len() > 10_000).then_some(()));
+    stop(&sender);
+    let (_, table, _) = finished(sender.wait_with_output().unwrap());
+    flood.join().unwrap();
+    table
+}
+
+/// What a member wrote are the first lines, each once. How many.
+fn first_lines(cluster: &Cluster, member: &str) -> u64 {
+    let received = cluster.received(member);
+    for (at, line) in received.lines().enumerate() {
+        assert_eq!(line, format!("line {} of very many", at + 1), "{member}");
+    }
+    u64::try_from(received.lines().count()).unwrap()
+}
+
+#[test]
+fn a_sender_that_is_told_to_stop_in_mid_stream_loses_nothing() {
+    const MEMBERS: [&str; 3] = ["eu-m1", "eu-m2", "eu-m3"];
+    let cluster = Cluster::new(&[]);
+    let _nodes = cluster.start_all(&["eu-m1", "eu-m2", "eu-m3", "eu-p1", "eu-p2"]);
+    let table = stop_in_mid_stream(&cluster, |sender| signal(sender, "TERM"));
+    for member in MEMBERS {
+        let (delivered, failed, _) = counts(&table, member);
+        assert_eq!((first_lines(&cluster, member), failed), (delivered, 0), "{member}\n{table}");
+    }
+}
+
+#[test]
+fn a_member_that_is_told_to_stop_in_mid_stream_writes_all_that_it_acked() {
+    let cluster = Cluster::new(&[("# message_deadline = \"10 s\"", "message_deadline = \"1 s\"")]);
+    let mut nodes = cluster.start_all(&["eu-m1", "eu-m2", "eu-m3", "eu-p1", "eu-p2"]);
+    let table = stop_in_mid_stream(&cluster, |sender| {
+        signal(&nodes[0].child, "TERM");
+        assert_eq!(exit_code(&mut nodes[0].child, STOPPED_WITHIN), 0, "{}", cluster.log("eu-m1"));
+        // The others go on.
+        let before = cluster.received("eu-m2").len();
+        poll("lines flow", SOON, || (cluster.received("eu-m2").len() > before).then_some(()));
+        signal(sender, "TERM");
+    });
+    let (delivered, failed, _) = counts(&table, "eu-m1");
+    assert!(delivered > 0 && failed > 0, "{table}");
+    // Of what it wrote last, the sender may not have heard.
+    assert!(first_lines(&cluster, "eu-m1") >= delivered, "{table}");
+    for member in ["eu-m2", "eu-m3"] {
+        let (delivered, failed, _) = counts(&table, member);
+        assert_eq!((first_lines(&cluster, member), failed), (delivered, 0), "{member}\n{table}");
+    }
+}
+
 #[test]
 fn a_second_signal_ends_a_node_at_once() {
     let cluster = Cluster::new(&[("# drain_timeout = \"2 s\"", "drain_timeout = \"1 min\"")]);
