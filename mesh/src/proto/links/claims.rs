@@ -19,16 +19,23 @@ impl Links {
     /// All links end by moving past that. An honest peer may be the only one that still knows, but needs it only once in a
     /// life of this process: after that it has heard of the present life itself. So each is believed once; from then on more
     /// peers have to say so than have links up, for those took the present life for true.
+    ///
+    /// After the first time a peer has to say the same twice in a row. What it has by a proxy alone, which may tell all members of a
+    /// datacenter so, it says once, and believes this node then.
     pub(super) fn take_claim(&mut self, by: PeerIx, claimed: Incarnation, now: Micros) {
         if claimed < self.me.incarnation || !is_claimable(self.born, claimed) {
             return;
         }
+        let moved = self.peers.iter().any(|peer| peer.moved_us_at.is_some());
         let peer = &mut self.peers[by.0];
         let moved_us_at = peer.moved_us_at;
         if moved_us_at.is_some_and(|at| now.since(at) < ADOPTION_PAUSE) {
             return;
         }
-        peer.claim = Some(claimed);
+        let again = peer.claim.replace(claimed) == Some(claimed);
+        if moved && !again {
+            return;
+        }
         let standing = || self.peers.iter().filter(|peer| peer.present).filter_map(|peer| peer.claim);
         let content: BTreeSet<PeerIx> =
             self.links.values().filter(|link| link.up).map(|link| link.peer).collect();
