@@ -121,13 +121,6 @@ fn links_that_wait_for_the_share_of_resends_do_not_wake_each_other() {
     });
 }
 
-/// How fast a connection was when it was last busy was once taken for how fast it was after that. No more is known than that this seed
-/// broke the contract then: nothing that is counted shows which connection is waited for.
-#[test]
-fn a_connection_that_was_slow_when_it_was_last_busy_is_not_waited_for() {
-    assert_eq!(run(400_499).violations, Vec::<String>::new());
-}
-
 /// A member whose clock had gone back when it started lives a lower life, of which its sender heard when it dialled it.
 #[test]
 fn a_lower_life_that_nobody_knew_of_is_a_restart_as_any_other() {
@@ -186,14 +179,6 @@ fn a_flow_that_had_failed_sends_one_message_first_whenever_that_is() {
     kept_for(1_796_034_591_642, "messages that expire while lines are cut", |report| {
         failed(report, FailReason::Expired) > 0 && times(report, "Fault(Cut)") > 0
     });
-}
-
-/// What two members had said before they held anything was held up by a line, and taken for the answer to what was asked meanwhile. Each
-/// time that costs a message sent twice; it was once said that nobody can have heard so without a lie. Since a second question is about no more than
-/// the first, and who was not given a message says nothing of it, hundreds of seeds have none of these: it is kept for the lines.
-#[test]
-fn a_word_that_a_line_held_up_is_no_lie() {
-    kept_for(1_796_010_336_872, "lines that fall silent", |report| times(report, "Fault(Part)") > 0);
 }
 
 /// What a member held behind a gap that had been given up, and did not hear of, was said to have been refused by it.
