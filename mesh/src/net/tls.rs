@@ -135,9 +135,11 @@ impl Tls {
     fn take_files(&self) -> Result<Reloaded, TlsError> {
         let _one_at_a_time = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         let trust = Trust::load(&self.files).map(Arc::new);
-        let loaded = match &trust {
-            Ok(trust) => Credentials::load_with(&self.files, trust),
-            Err(_) => Credentials::load(&self.files),
+        let lists = trust.as_ref().map_or(Ok(()), |trust| self.current().check_lists(trust));
+        let loaded = match (&trust, lists) {
+            (_, Err(error)) => Err(error),
+            (Ok(trust), Ok(())) => Credentials::load_with(&self.files, trust),
+            (Err(_), Ok(())) => Credentials::load(&self.files),
         };
         let outcome = loaded.and_then(|credentials| {
             credentials.check_name(&self.name)?;
@@ -174,11 +176,13 @@ impl Tls {
                 // Two files that are replaced one after the other do not fit for a moment: the next look tells.
                 let between = before.is_none() && matches!(error, TlsError::KeyMismatch { .. });
                 if !between && before.is_none_or(|before| !before.told) {
-                    tracing::error!(%error, "certificate not reloaded: this node shows the one that it read before");
+                    tracing::error!(%error, "certificate files are not taken: what was read before stays in use");
                     self.reloads_failed.fetch_add(1, Ordering::Relaxed);
                 }
                 *refused = Some(Refused { text, told: !between });
-                if let Ok(trust) = trust {
+                if let Ok(trust) = trust
+                    && !matches!(error, TlsError::OlderList { .. })
+                {
                     self.take_trust(trust);
                 }
                 Err(error)

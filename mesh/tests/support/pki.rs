@@ -105,6 +105,11 @@ impl Pki {
 
     /// A list of certificates that are taken back.
     pub(crate) fn list(&self, certificates: &[&str]) -> String {
+        self.list_of(Duration::ZERO, certificates)
+    }
+
+    /// The same, made that long ago.
+    pub(crate) fn list_of(&self, ago: Duration, certificates: &[&str]) -> String {
         let serial = |pem: &&str| {
             let der = CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
             x509_parser::parse_x509_certificate(&der).unwrap().1.raw_serial().to_vec()
@@ -117,7 +122,7 @@ impl Pki {
         };
         let day = Duration::from_secs(24 * 3600);
         let list = CertificateRevocationListParams {
-            this_update: Time::now().into(),
+            this_update: (Time::now() - ago).into(),
             next_update: (Time::now() + day).into(),
             crl_number: SerialNumber::from(1),
             issuing_distribution_point: None,

@@ -1,5 +1,7 @@
 //! Who is trusted no more: nodes out of the topology, CAs whose time is over.
 
+use std::time::Duration;
+
 use trunkline_mesh::proto::wire::{Hello, RefuseCode};
 use trunkline_mesh::stats::CertificateFault;
 use trunkline_mesh::{Lane, NodeSpec, Reloaded, Roles};
@@ -116,6 +118,28 @@ async fn a_list_that_takes_nothing_back_is_refused_and_the_last_one_holds() {
         assert!(!raw.gets_an_answer(&cluster.hello("leader", Lane::Control)).await);
     }
     eventually("counted", || failed(&proxy, "revoked") == 1).await;
+}
+
+/// A copy from a backup, or by who has the key that was stolen.
+#[tokio::test]
+async fn a_list_that_is_older_than_the_one_in_use_gives_nothing_back() {
+    let cluster = cluster();
+    let stolen = pki(&cluster).make("leader", "us", &Special::default());
+    pki(&cluster).revoke(&[&stolen.0]);
+    let proxy = cluster.start("eu-p").await;
+    pki(&cluster).write("ca.crl", &pki(&cluster).list_of(Duration::from_secs(3600), &[]));
+    for _ in 0..2 {
+        let told = proxy.mesh().reload().await.unwrap_err().to_string();
+        assert!(told.contains("ca.crl was made on ") && told.contains("before the list in use"), "{told}");
+    }
+    let thief = Stranger { certificate: Some(stolen), ..Stranger::of(&cluster, "leader") };
+    if let Ok(mut raw) = thief.dial(cluster.address("eu-p")).await {
+        assert!(!raw.gets_an_answer(&cluster.hello("leader", Lane::Control)).await);
+    }
+    eventually("counted", || failed(&proxy, "revoked") == 1).await;
+    // The one in use, or a later one, is sound again.
+    pki(&cluster).revoke(&[]);
+    assert_eq!(proxy.mesh().reload().await.unwrap(), Reloaded::Changed);
 }
 
 /// Else a stolen key would be good for as long as nobody mended a node that was not stolen from.

@@ -69,6 +69,16 @@ pub enum TlsError {
         /// What stands against it; never a part of the file.
         detail: String,
     },
+    /// A list of revoked certificates that is older than the one in use.
+    #[error("{} was made on {found}, before the list in use, of {in_use}, which may take back more: give the latest list", path.display())]
+    OlderList {
+        /// The file.
+        path: PathBuf,
+        /// When it was made, as a date.
+        found: String,
+        /// The same of the list in use.
+        in_use: String,
+    },
     /// A certificate that cannot be read, or that names no node.
     #[error("{}: {source}: issue one with `trunkline ca issue`", path.display())]
     Certificate {
@@ -306,6 +316,16 @@ impl Credentials {
         })
     }
 
+    /// A list of the other ones is older than that of these.
+    pub(super) fn check_lists(&self, other: &Trust) -> Result<(), TlsError> {
+        match (self.trust.revoked().is_newer_than(other.revoked()), &self.files.crl) {
+            (Some((in_use, found)), Some(path)) => {
+                Err(TlsError::OlderList { path: path.clone(), found, in_use })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// What is wrong with the node's own certificate now. Asked for at every probe: nothing is verified again.
     pub(super) fn fault(&self, now_s: i64) -> Option<CertificateFault> {
         let (from, until) = self.own.valid;
@@ -332,7 +352,7 @@ impl Credentials {
         Difference {
             certificate: self.own.chain != other.own.chain,
             ca: self.trust.cas() != other.trust.cas(),
-            revoked: self.trust.revoked() != other.trust.revoked(),
+            revoked: (self.trust.revoked() != other.trust.revoked()).then(|| other.trust.revoked().len()),
         }
     }
 
@@ -371,7 +391,8 @@ impl Credentials {
 pub(super) struct Difference {
     pub(super) certificate: bool,
     pub(super) ca: bool,
-    pub(super) revoked: bool,
+    /// How many certificates are taken back now, if that changed, or the list was made anew.
+    pub(super) revoked: Option<usize>,
 }
 
 impl Difference {
@@ -379,8 +400,11 @@ impl Difference {
         if self.ca {
             tracing::info!("CA reloaded: links end whose peer it did not certify");
         }
-        if self.revoked {
-            tracing::info!("revocation list reloaded: links end whose peer's certificate it takes back");
+        if let Some(certificates) = self.revoked {
+            tracing::info!(
+                certificates,
+                "revocation list reloaded: links end whose peer's certificate is among those that it takes back"
+            );
         }
     }
 }

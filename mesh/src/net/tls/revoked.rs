@@ -1,6 +1,6 @@
 //! Certificates that were taken back: revocation lists in PEM, each signed by a CA of the node's own file.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use rustls::CertificateError;
@@ -61,13 +61,17 @@ type Key = (Vec<u8>, Vec<u8>);
 
 /// All that a node's file takes back.
 #[derive(Default, PartialEq, Eq, Debug)]
-pub(super) struct Revoked(BTreeSet<Key>);
+pub(super) struct Revoked {
+    certificates: BTreeSet<Key>,
+    /// When the list of each CA was made, the latest one, seconds since 1970.
+    made_s: BTreeMap<Vec<u8>, i64>,
+}
 
 impl Revoked {
     /// Reads a file of lists. A list that no CA of the node signed is refused: it would take nothing back, and nobody would
     /// notice. One that is out of date still says what it says.
     pub(super) fn load(path: &Path, cas: &[CertificateDer<'_>]) -> Result<Self, TlsError> {
-        let mut revoked = BTreeSet::new();
+        let mut revoked = Self::default();
         for der in lists(path)? {
             let list = parse(path, &der)?;
             if !cas.iter().any(|ca| is_signed_by(&list, ca)) {
@@ -79,14 +83,30 @@ impl Revoked {
             }
             let issuer = list.issuer().as_raw();
             let serials = list.iter_revoked_certificates().map(|entry| plain(entry.raw_serial()));
-            revoked.extend(serials.map(|serial| (issuer.to_vec(), serial)));
+            revoked.certificates.extend(serials.map(|serial| (issuer.to_vec(), serial)));
+            let made_s = revoked.made_s.entry(issuer.to_vec()).or_insert(i64::MIN);
+            *made_s = list.last_update().timestamp().max(*made_s);
         }
-        Ok(Self(revoked))
+        Ok(revoked)
+    }
+
+    /// How many certificates it takes back.
+    pub(super) fn len(&self) -> usize {
+        self.certificates.len()
+    }
+
+    /// When the list of a CA was made here, and there, where there is the older one, as dates: it may not know what was taken back since.
+    pub(super) fn is_newer_than(&self, other: &Self) -> Option<(String, String)> {
+        let older = |(issuer, here): (&Vec<u8>, &i64)| {
+            let there = other.made_s.get(issuer).filter(|there| *there < here)?;
+            Some((date(*here), date(*there)))
+        };
+        self.made_s.iter().find_map(older)
     }
 
     /// Refuses a chain of which any certificate was taken back.
     pub(super) fn check(&self, chain: &[&CertificateDer<'_>]) -> Result<(), rustls::Error> {
-        if self.0.is_empty() {
+        if self.certificates.is_empty() {
             return Ok(());
         }
         for der in chain {
@@ -101,7 +121,9 @@ impl Revoked {
         let Ok((_, certificate)) = x509_parser::parse_x509_certificate(der) else {
             return Err(CertificateError::BadEncoding.into());
         };
-        Ok(self.0.contains(&(certificate.issuer().as_raw().to_vec(), plain(certificate.raw_serial()))))
+        Ok(self
+            .certificates
+            .contains(&(certificate.issuer().as_raw().to_vec(), plain(certificate.raw_serial()))))
     }
 
     /// Which certificate of a peer's chain was taken back: the error that the library takes has no room for it, and without it nobody
