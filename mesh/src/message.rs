@@ -184,7 +184,7 @@ pub enum FailReason {
     #[error("a newer message of the same slot took its place")]
     Superseded,
     /// The destination (or this node's own identity) restarted in between.
-    #[error("the destination restarted")]
+    #[error("the destination or the sender restarted")]
     PeerRestarted,
     /// The destination is no member of the batch's datacenter.
     #[error("the destination is no member of that datacenter")]
