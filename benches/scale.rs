@@ -8,8 +8,8 @@
 //! of messages, and not their bytes, which are the caller's. Both ways are measured in one run.
 //!
 //! ```text
-//! cargo bench --bench scale               # about 40 s
-//! cargo bench --bench scale -- --quick    # about 10 s
+//! cargo bench --bench scale               # some minutes
+//! cargo bench --bench scale -- --quick    # about a minute
 //!
 //! # Only work, for callgrind to count: 51,200 messages to 20 members by one proxy, so many for each member in a batch.
 //! valgrind --tool=callgrind target/release/deps/scale-* --count 64
