@@ -135,11 +135,11 @@ impl Tls {
     fn take_files(&self) -> Result<Reloaded, TlsError> {
         let _one_at_a_time = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         let trust = Trust::load(&self.files).map(Arc::new);
-        let lists = trust.as_ref().map_or(Ok(()), |trust| self.current().check_lists(trust));
-        let loaded = match (&trust, lists) {
-            (_, Err(error)) => Err(error),
-            (Ok(trust), Ok(())) => Credentials::load_with(&self.files, trust),
-            (Err(_), Ok(())) => Credentials::load(&self.files),
+        let loaded = match &trust {
+            Ok(trust) => {
+                self.current().check_lists(trust).and_then(|()| Credentials::load_with(&self.files, trust))
+            }
+            Err(_) => Credentials::load(&self.files),
         };
         let outcome = loaded.and_then(|credentials| {
             credentials.check_name(&self.name)?;
@@ -180,9 +180,7 @@ impl Tls {
                     self.reloads_failed.fetch_add(1, Ordering::Relaxed);
                 }
                 *refused = Some(Refused { text, told: !between });
-                if let Ok(trust) = trust
-                    && !matches!(error, TlsError::OlderList { .. })
-                {
+                if let Ok(trust) = trust {
                     self.take_trust(trust);
                 }
                 Err(error)

@@ -244,11 +244,12 @@ impl Credentials {
     /// # Errors
     /// No CA of the file issued the certificate in use, so that the file may be another cluster's: it would end every link. That the
     /// time of the certificate is over, or of one between it and the CA, or of that CA, or that it was revoked, says nothing against
-    /// the file.
+    /// the file. Or a list is older than the one in use.
     pub(super) fn with_trust(&self, trust: Arc<Trust>) -> Result<Option<Self>, TlsError> {
         if *self.trust == *trust {
             return Ok(None);
         }
+        self.check_lists(&trust)?;
         if let Err(error) = trust.has_issued(&self.own.chain, self.own.read_at) {
             return Err(chain_error(&self.files, &error));
         }
@@ -316,7 +317,10 @@ impl Credentials {
         })
     }
 
-    /// A list of the other ones is older than that of these.
+    /// Whether no list of the other ones is older than that of these.
+    ///
+    /// # Errors
+    /// [`TlsError::OlderList`]: one is.
     pub(super) fn check_lists(&self, other: &Trust) -> Result<(), TlsError> {
         match (self.trust.revoked().is_newer_than(other.revoked()), &self.files.crl) {
             (Some((in_use, found)), Some(path)) => {

@@ -12,7 +12,7 @@ use crate::proto::time::Micros;
 pub(super) const STALLED_AFTER: Duration = Duration::from_secs(1);
 
 /// Flows are looked through at most this often.
-const PAUSE: Duration = Duration::from_millis(100);
+pub(super) const PAUSE: Duration = Duration::from_millis(100);
 
 impl Client {
     /// What waits for this destination is taken to wait for long. Its small segments are copied out of the buffers they are slices

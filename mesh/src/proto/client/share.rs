@@ -7,14 +7,12 @@
 
 use std::time::Duration;
 
-use super::detach::STALLED_AFTER;
+use super::detach::{PAUSE, STALLED_AFTER};
 use super::{Client, Timer};
 use crate::message::FailReason;
 use crate::proto::flow::{FlowIx, Undecided};
 use crate::proto::time::Micros;
 
-/// Flows are looked through at most this often.
-const PAUSE: Duration = Duration::from_millis(100);
 /// For so long after somebody was turned away, whoever takes nothing is given no more than its share. Otherwise it would
 /// fill up again what it gave back.
 const PRESSED_FOR: Duration = Duration::from_secs(10);
