@@ -9,6 +9,7 @@
 //! assert_eq!(report.violations, Vec::<String>::new());
 //! ```
 
+mod agenda;
 mod app;
 mod checker;
 mod effects;

@@ -159,6 +159,9 @@ impl Wire {
 
     /// Nothing reaches this end now.
     pub(super) fn is_cut_off(&self, to: End) -> bool {
+        if self.holes.is_empty() {
+            return false;
+        }
         let between = self.other(to).map(|from| Hole::Between(from.node, to.node));
         self.is_cut(Hole::Stream(to)) || between.is_some_and(|hole| self.is_cut(hole))
     }

@@ -57,6 +57,9 @@ pub(super) fn with_held(mut entry: AckFlow, seqs: RangeInclusive<u64>) -> AckFlo
 
 /// What waits behind the first run of its flow.
 fn bytes_behind(lane: &VecDeque<Entry>) -> usize {
+    if lane.len() < 2 {
+        return 0;
+    }
     let mut flows = BTreeSet::new();
     lane.iter().filter(|entry| !flows.insert(&entry.flow)).map(|entry| entry.charge).sum()
 }

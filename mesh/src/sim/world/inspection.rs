@@ -27,13 +27,12 @@ impl World {
         self.check_queues(index);
         let now = self.clock(index);
         let host = &self.hosts[index];
-        let Some(status) = host.node.as_ref().map(|node| node.status(now)) else { return };
         let mut over = Vec::new();
-        for row in status.datacenters {
-            let snoozed = row.routes.iter().filter(|route| route.state == "snoozed").count();
+        for (name, routes) in host.node.iter().flat_map(|node| node.routes_kept(now)) {
+            let snoozed = routes.iter().filter(|route| route.state == "snoozed").count();
             // Where proxies leave, those that are left alone may be more than half of the rest.
-            if 2 * snoozed > row.routes.len() && !self.swarm.faults.contains(&Fault::Leave) {
-                over.push(format!("{snoozed} proxies of {} are left alone, over half", row.name));
+            if 2 * snoozed > routes.len() && !self.swarm.faults.contains(&Fault::Leave) {
+                over.push(format!("{snoozed} proxies of {name} are left alone, over half"));
             }
         }
         for text in over {
@@ -55,7 +54,7 @@ impl World {
         let mut beyond = 0;
         let mut over = None;
         let roomy = self.swarm.is_roomy();
-        for Kept { limit, of, bytes } in node.kept() {
+        node.kept().for_each(|Kept { limit, of, bytes }| {
             let max = match limit {
                 Limit::Inbox => limits.inbox_bytes_max.max(message),
                 // Beside what it may hold the one that is next.
@@ -63,7 +62,7 @@ impl World {
                 Limit::Member => limits.member_queue_bytes_max.max(run),
                 Limit::Proxy => {
                     beyond += bytes.saturating_sub(part);
-                    continue;
+                    return;
                 }
                 Limit::Destination => limits.destination_budget_bytes.max(message),
                 Limit::Datacenter => limits.datacenter_budget_bytes,
@@ -77,7 +76,7 @@ impl World {
             if bytes > max {
                 over = Some(format!("{}: {bytes} bytes {}, at most {max}", host.id, place(limit, of)));
             }
-        }
+        });
         // What came while there was room in all of them is within the limit, and what came after that within its part.
         let max = limits.proxy_queue_bytes_max;
         if beyond > max {

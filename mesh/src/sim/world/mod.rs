@@ -1,4 +1,4 @@
-//! The driver: one queue of events in virtual time, machines as hosts, faults as events.
+//! The driver: one agenda of events in virtual time, machines as hosts, faults as events.
 
 mod application;
 mod clocks;
@@ -21,6 +21,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use trunkline_codec::Options;
 
+use super::agenda::Agenda;
 use super::app::{App, Drawn, DrawnMessage, MESSAGE_BYTES_MAX, Mood, read_body, shared_len};
 use super::checker::{Arrival, Checker, Promise};
 use super::effects::{Effect, Effects};
@@ -242,8 +243,7 @@ struct World {
     /// Those that answer whom they hear.
     answering: Vec<NodeIx>,
     wire: Wire,
-    queue: BTreeMap<(Micros, u64), Event>,
-    next_event: u64,
+    agenda: Agenda<Event>,
     /// What writers hold that their kernels have no room for.
     blocked: BTreeMap<End, Blocked>,
     now: Micros,
@@ -348,7 +348,7 @@ pub fn run_planted(seed: u64, planted: Planted) -> Report {
 impl World {
     fn run(mut self) -> Report {
         let mut steps = 0;
-        while let Some(((at, _), event)) = self.queue.pop_first() {
+        while let Some((at, event)) = self.agenda.pop() {
             if at > self.over_at {
                 break;
             }
@@ -370,8 +370,7 @@ impl World {
     }
 
     fn at(&mut self, at: Micros, event: Event) {
-        self.next_event += 1;
-        self.queue.insert((at.max(self.now), self.next_event), event);
+        self.agenda.add(at.max(self.now), event);
     }
 
     fn note(&mut self, text: &str) {

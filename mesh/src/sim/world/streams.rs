@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::trouble::{is_of_room, refused_for_room};
+use super::trouble::{ROOM_REASONS, is_of_room};
 use super::*;
 use crate::proto::frame::{Received, Token};
 
@@ -80,9 +80,10 @@ impl World {
                 if self.spoken {
                     eprintln!("{:>10} µs  bytes {to:?} {}", self.now.0, bytes.len());
                 }
-                self.read(to, &bytes);
                 // Nothing else makes a queue longer but what is submitted.
-                self.check_queues(to.node);
+                if self.read(to, &bytes) {
+                    self.check_queues(to.node);
+                }
             }
             Cargo::Fin => {
                 self.note(&format!("fin {to:?}"));
@@ -107,15 +108,23 @@ impl World {
         }
     }
 
-    pub(super) fn read(&mut self, to: End, bytes: &Bytes) {
+    /// The machine gets the frames that end in these bytes. Gives whether there was one.
+    fn read(&mut self, to: End, bytes: &Bytes) -> bool {
         let now = self.clock(to.node);
-        let only_member = self.has_only(to.node, Roles::MEMBER);
-        let peer = self.wire.other(to).filter(|_| to.node == LEADER);
+        let only_member = self.planted.is_some() && self.has_only(to.node, Roles::MEMBER);
+        let other = self.wire.other(to);
+        let peer = other.filter(|_| to.node == LEADER);
         let peer = peer.map(|end| (end.node, self.hosts[end.node].id.clone()));
+        // Who left the connection hears nothing of what is refused then.
+        let left = other.is_some_and(|other| self.wire.peer(other).is_none());
+        let counted = left || other.is_some_and(|other| other.node == LEADER);
         let host = &mut self.hosts[to.node];
-        let (Some(node), Some(conn)) = (host.node.as_mut(), host.conns.get_mut(&to.conn)) else { return };
+        let (Some(node), Some(conn)) = (host.node.as_mut(), host.conns.get_mut(&to.conn)) else {
+            return false;
+        };
         conn.buffer.extend_from_slice(bytes);
         conn.partial.came(bytes.len());
+        let mut some = false;
         loop {
             match conn.reader.read(&mut conn.buffer) {
                 Ok(None) => {
@@ -125,9 +134,10 @@ impl World {
                     if let Some(came) = conn.partial.tell(body.is_some(), control, every, now) {
                         node.handle_partial(to.conn, body, came, now);
                     }
-                    return;
+                    return some;
                 }
                 Ok(Some((mut received, length))) => {
+                    some = true;
                     conn.partial.frames(now);
                     match &received {
                         Received::Ack(ack) => {
@@ -154,20 +164,15 @@ impl World {
                             ranges.filter(|range| range.count > 0 && is_of_room(range.reason)).count();
                         self.refusals_heard += u64::try_from(heard).unwrap_or(u64::MAX);
                     }
-                    // Who left the connection hears nothing of what is refused then.
-                    let other = self.wire.other(to);
-                    let left = other.is_some_and(|other| self.wire.peer(other).is_none());
-                    let counted = left || other.is_some_and(|other| other.node == LEADER);
-                    let before = counted.then(|| refused_for_room(&node.stats()));
+                    let before = counted.then(|| node.refused_for(&ROOM_REASONS));
                     let opened = node.handle_frame(to.conn, received, length, now);
-                    let refused = before.map_or(0, |before| refused_for_room(&node.stats()) - before);
+                    let refused = before.map_or(0, |before| node.refused_for(&ROOM_REASONS) - before);
                     *if left { &mut self.refused_unheard } else { &mut host.refused_to_leader } += refused;
                     if let Some(mut opened) = opened {
-                        let other = self.wire.other(to).filter(|_| to.node == LEADER);
                         if self.planted == Some(Planted::EchoesStale)
-                            && let (Some(other), Some(echo)) = (other, opened.echo.as_mut())
+                            && let (Some((other, _)), Some(echo)) = (&peer, opened.echo.as_mut())
                         {
-                            *echo = self.stale.entry((to.node, other.node)).or_insert(echo.clone()).clone();
+                            *echo = self.stale.entry((to.node, *other)).or_insert(echo.clone()).clone();
                         }
                         conn.reader.open(&opened);
                         conn.encoder = encoder(Some(&opened));
@@ -183,7 +188,8 @@ impl World {
                         "checksum" => self.effects.count(Effect::Damaged),
                         _ => {}
                     }
-                    return self.note(&format!("bad bytes {to:?}: {error}"));
+                    self.note(&format!("bad bytes {to:?}: {error}"));
+                    return some;
                 }
             }
         }

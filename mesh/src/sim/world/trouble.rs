@@ -7,19 +7,11 @@ use crate::stats::Stats;
 
 /// With so many refusals for want of room of what it sent, the leader hears of one.
 const REFUSALS_MIN: u64 = 20;
-const ROOM_REASONS: [RefusedReason; 2] = [RefusedReason::InboxFull, RefusedReason::QueueFull];
+pub(super) const ROOM_REASONS: [RefusedReason; 2] = [RefusedReason::InboxFull, RefusedReason::QueueFull];
 
 /// Of the reasons of a refusal on the wire.
 pub(super) fn is_of_room(reason: u8) -> bool {
     RefusedReason::from_wire(reason).is_some_and(|reason| ROOM_REASONS.contains(&reason))
-}
-
-/// What a node refused for want of room, as a proxy and as a member.
-pub(super) fn refused_for_room(stats: &Stats) -> u64 {
-    let of_room = |refused: &BTreeMap<&'static str, u64>| -> u64 {
-        ROOM_REASONS.iter().filter_map(|reason| refused.get(reason.label())).sum()
-    };
-    of_room(&stats.proxy.refused) + of_room(&stats.member.refused)
 }
 
 impl World {
@@ -265,10 +257,10 @@ impl World {
     /// One bit of what is under way.
     fn corrupt(&mut self) {
         let travels = |event: &Event| matches!(event, Event::Arrive { cargo: Cargo::Bytes(bytes), .. } if !bytes.is_empty());
-        let keys: Vec<_> =
-            self.queue.iter().filter(|(_, event)| travels(event)).map(|(key, _)| *key).collect();
+        let places: Vec<_> =
+            self.agenda.all().filter(|(_, event)| travels(event)).map(|(place, _)| place).collect();
         let Some(Event::Arrive { to, cargo: Cargo::Bytes(bytes) }) =
-            self.rng.choice(keys).and_then(|key| self.queue.get_mut(&key))
+            self.rng.choice(places).and_then(|place| self.agenda.get_mut(place))
         else {
             return;
         };
@@ -335,7 +327,7 @@ impl World {
             let at = self.now + self.delay(from.node, to.node);
             self.at(at, Event::Arrive { to, cargo: Cargo::Fin });
         }
-        self.queue.retain(|_, event| match event {
+        self.agenda.retain(|event| match event {
             Event::Arrive { to, cargo: Cargo::Bytes(_) } => *to != end && *to != peer,
             _ => true,
         });
