@@ -200,3 +200,48 @@ fn a_control_body_that_never_ends_ends_its_connection_though_bytes_flow() {
     assert_eq!(passed, Duration::from_secs(4), "silence timeout, and a second for 64 KiB");
     assert_eq!((shell.errors("stalled"), shell.errors("checksum")), (1, 0));
 }
+
+/// The codes of what it says last.
+fn farewells(shell: &mut Shell, conn: ConnId) -> Vec<u16> {
+    let codes = shell.sent(conn).into_iter().filter_map(|received| match received {
+        Received::Close(close) => Some(close.code),
+        _ => None,
+    });
+    codes.collect()
+}
+
+/// The dialler has the link up with the second Welcome, the acceptor with the second Confirm: what is not up here may be up there.
+#[test]
+fn who_leaves_says_so_on_every_connection_whose_other_end_may_have_the_link_up() {
+    let (draining, closing) = (CloseCode::Draining as u16, CloseCode::Closing as u16);
+    for confirmed in Lane::ALL {
+        let (mut shell, peer) = (Shell::new("m"), Peer::new("o"));
+        let conns = Lane::ALL.map(|lane| {
+            if lane == confirmed {
+                return shell.connect_in(&peer, lane, 1);
+            }
+            let (conn, hello) = (shell.accept(), encode(&peer.hello(lane, 1)));
+            shell.feed(conn, &[&PREAMBLE[..], &frame_around(FrameType::Hello, lane, &hello)].concat());
+            assert!(matches!(shell.sent(conn)[..], [Received::Welcome(..)]));
+            shell.open_peer(conn, lane);
+            conn
+        });
+        shell.node.drain(shell.now);
+        shell.node.close(shell.now);
+        shell.drain();
+        let said = conns.map(|conn| farewells(&mut shell, conn));
+        assert_eq!(said, [vec![draining, closing], vec![draining]], "{confirmed} alone was confirmed");
+    }
+    // A dial that is welcomed meanwhile.
+    let mut shell = Shell::new("o");
+    let conns = Lane::ALL.map(|lane| shell.dialed("p", lane));
+    shell.node.drain(shell.now);
+    shell.drain();
+    for (conn, lane) in conns.into_iter().zip(Lane::ALL) {
+        assert_eq!(farewells(&mut shell, conn), [], "nothing that could not be read yet");
+        shell.open_peer(conn, lane);
+        let welcome = frame_around(FrameType::Welcome, lane, &encode(&Peer::new("p").welcome()));
+        shell.feed(conn, &[&PREAMBLE[..], &welcome].concat());
+        assert_eq!(farewells(&mut shell, conn), [draining], "{lane}");
+    }
+}

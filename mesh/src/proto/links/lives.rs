@@ -82,6 +82,14 @@ impl Link {
     }
 }
 
+impl Conn {
+    /// Its other end takes a Close. Not by whether the link is up here: the dialler has it up with the second Welcome, and this end
+    /// with the second Confirm, which may be under way.
+    fn hears_close(&self) -> bool {
+        matches!(self.stage, Stage::AwaitConfirm { .. } | Stage::Open)
+    }
+}
+
 impl Links {
     /// Asks for a link to a peer, now and after every loss.
     pub fn want(&mut self, peer: PeerIx, now: Micros) {
@@ -170,8 +178,10 @@ impl Links {
         if matches!(conn.stage, Stage::Ended) {
             return;
         }
+        // That this node drains may be among what was not written yet.
+        let unsaid = self.draining && conn.hears_close() && !conn.out.is_empty();
         // What was not written yet goes in front, or the peer could not read the last words.
-        let last_words = last_words.map(|words| {
+        let last_words = last_words.or_else(|| unsaid.then(Bytes::new)).map(|words| {
             let unsent = conn.out.iter().flat_map(|frame| frame.iter().copied());
             unsent.chain(words.iter().copied()).collect::<Bytes>()
         });
@@ -278,24 +288,20 @@ impl Links {
         self.links.insert(link_id, link);
     }
 
-    /// Tells all peers that this node is going away; opens no more links.
+    /// Tells all peers that this node is going away; opens no more links. Over both connections of a link: whichever the peer
+    /// sees end first, it was told before.
     pub fn drain(&mut self) {
         self.draining = true;
-        for link in self.links.iter().filter(|(_, link)| link.up).map(|(id, _)| *id).collect::<Vec<_>>() {
-            self.say_draining(link);
+        for conn in self.conns.keys().copied().collect::<Vec<_>>() {
+            self.say_draining(conn);
         }
     }
 
-    /// Over both connections: whichever the peer sees end first, it was told before.
-    pub(super) fn say_draining(&mut self, link: LinkId) {
+    pub(super) fn say_draining(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.get_mut(&id).filter(|conn| conn.hears_close()) else { return };
         let close = Close { code: CloseCode::Draining as u16 };
-        for lane in Lane::ALL {
-            let Some(id) = self.conn_of(link, lane) else { continue };
-            if let Some(conn) = self.conns.get_mut(&id) {
-                conn.out.push_back(control_frame(FrameType::Close, lane, &close));
-                self.ready.insert(id);
-            }
-        }
+        conn.out.push_back(control_frame(FrameType::Close, conn.lane, &close));
+        self.ready.insert(id);
     }
 
     /// Closes everything, saying so.
@@ -309,14 +315,14 @@ impl Links {
         }
     }
 
-    /// Ends a link, saying so if it is up.
+    /// Ends a link, saying so where its peer may have it up.
     pub(super) fn say_closing(&mut self, id: LinkId, why: LinkEnd, now: Micros) {
-        let words = self.conn_of(id, Lane::Control).map(|conn| {
-            let close = Close { code: CloseCode::Closing as u16 };
-            (conn, control_frame(FrameType::Close, Lane::Control, &close))
-        });
-        let up = self.links.get(&id).is_some_and(|link| link.up);
-        self.drop_link(id, words.filter(|_| up), why, now);
+        let control = self.conn_of(id, Lane::Control);
+        let hears = |id: &ConnId| self.conns.get(id).is_some_and(Conn::hears_close);
+        let close = Close { code: CloseCode::Closing as u16 };
+        let words =
+            control.filter(hears).map(|id| (id, control_frame(FrameType::Close, Lane::Control, &close)));
+        self.drop_link(id, words, why, now);
     }
 
     /// A peer was heard of in this life by way of others. A link to a lower one is most likely to a process that is gone: it ends, and

@@ -342,6 +342,9 @@ impl Links {
             link.rtt.sample(rtt, now);
         }
         self.ready.insert(id);
+        if self.draining {
+            self.say_draining(id);
+        }
         self.conn_opened(id, link_id, now);
         Arrived::Opened(opened)
     }
@@ -408,9 +411,6 @@ impl Links {
         if let Some(link) = self.links.get_mut(&link_id) {
             (link.up, link.up_at, link.heard, link.used_at) = (true, now, Heard::now(now), now);
             self.ready.extend(link.conns.iter().flatten());
-        }
-        if self.draining {
-            self.say_draining(link_id);
         }
         self.events.push_back(LinkEvent::Up(link_id));
     }
