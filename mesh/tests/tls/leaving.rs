@@ -142,6 +142,42 @@ async fn a_list_that_is_older_than_the_one_in_use_gives_nothing_back() {
     assert_eq!(proxy.mesh().reload().await.unwrap(), Reloaded::Changed);
 }
 
+/// All CAs of a cluster go by one name.
+#[tokio::test]
+async fn the_age_of_a_list_is_compared_with_that_of_its_own_ca() {
+    let cluster = cluster();
+    let (old, next) = (pki(&cluster), Pki::new());
+    let (hour, both_cas) = (Duration::from_secs(3600), [old.ca_pem(), next.ca_pem()].concat());
+    let stolen = old.make("leader", "us", &Special::default());
+    old.write("ca.crt", &both_cas);
+    old.write("ca.crl", &[old.list(&[&stolen.0]), next.list_of(hour, &[])].concat());
+    let proxy = cluster.start("eu-p").await;
+    for (lists, says) in [
+        (next.list(&[]), "has no list of a CA"),
+        ([old.list_of(hour, &[]), next.list(&[])].concat(), "before the list in use"),
+    ] {
+        old.write("ca.crl", &lists);
+        let told = proxy.mesh().reload().await.unwrap_err().to_string();
+        assert!(told.contains(says) && told.contains("ca.crl"), "{told}");
+        let certificate = Some((stolen.0.clone(), stolen.1.clone()));
+        let thief = Stranger { certificate, ..Stranger::of(&cluster, "leader") };
+        if let Ok(mut raw) = thief.dial(cluster.address("eu-p")).await {
+            assert!(!raw.gets_an_answer(&cluster.hello("leader", Lane::Control)).await, "{told}");
+        }
+    }
+    // With the new CA alone the list of the old one is gone for good, though it was the later one.
+    let (certificate, key) = next.make("eu-p", "eu", &Special::default());
+    for (name, text) in [
+        ("eu-p.crt", certificate),
+        ("eu-p.key", key),
+        ("ca.crt", next.ca_pem()),
+        ("ca.crl", next.list_of(hour, &[])),
+    ] {
+        old.write(name, &text);
+    }
+    assert_eq!(proxy.mesh().reload().await.unwrap(), Reloaded::Changed);
+}
+
 /// Else a stolen key would be good for as long as nobody mended a node that was not stolen from.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_whose_own_certificate_is_refused_takes_new_lists_all_the_same() {

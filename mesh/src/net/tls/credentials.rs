@@ -15,6 +15,7 @@ use rustls::{CertificateError as Bad, ClientConfig, ServerConfig};
 
 use super::super::secure::Side;
 use super::certificate::{CertificateError, CertificateInfo, wall_s};
+use super::revoked::Older;
 use super::trust::Trust;
 use crate::id::SpiffeId;
 use crate::stats::CertificateFault;
@@ -77,6 +78,14 @@ pub enum TlsError {
         /// When it was made, as a date.
         found: String,
         /// The same of the list in use.
+        in_use: String,
+    },
+    /// The list in use of a CA that is trusted still, of which there is none any more.
+    #[error("{} has no list of a CA of the `ca` file whose list in use, of {in_use}, may take something back: give the lists of all CAs", path.display())]
+    NoList {
+        /// The file.
+        path: PathBuf,
+        /// When the list in use was made, as a date.
         in_use: String,
     },
     /// A certificate that cannot be read, or that names no node.
@@ -317,17 +326,18 @@ impl Credentials {
         })
     }
 
-    /// Whether no list of the other ones is older than that of these.
+    /// Whether no list of the next ones is older than that of these.
     ///
     /// # Errors
-    /// [`TlsError::OlderList`]: one is.
-    pub(super) fn check_lists(&self, other: &Trust) -> Result<(), TlsError> {
-        match (self.trust.revoked().is_newer_than(other.revoked()), &self.files.crl) {
-            (Some((in_use, found)), Some(path)) => {
-                Err(TlsError::OlderList { path: path.clone(), found, in_use })
-            }
-            _ => Ok(()),
-        }
+    /// [`TlsError::OlderList`]: one is. [`TlsError::NoList`]: one is gone.
+    pub(super) fn check_lists(&self, next: &Trust) -> Result<(), TlsError> {
+        let (Some(older), Some(path)) = (self.trust.older_list_in(next), self.files.crl.clone()) else {
+            return Ok(());
+        };
+        Err(match older {
+            Older { in_use, found: Some(found) } => TlsError::OlderList { path, found, in_use },
+            Older { in_use, found: None } => TlsError::NoList { path, in_use },
+        })
     }
 
     /// What is wrong with the node's own certificate now. Asked for at every probe: nothing is verified again.

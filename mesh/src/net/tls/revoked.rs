@@ -63,8 +63,15 @@ type Key = (Vec<u8>, Vec<u8>);
 #[derive(Default, PartialEq, Eq, Debug)]
 pub(super) struct Revoked {
     certificates: BTreeSet<Key>,
-    /// When the list of each CA was made, the latest one, seconds since 1970.
+    /// When the list of each CA was made, the latest one, seconds since 1970. By the CA's public key: the one that takes its place
+    /// goes by the same name.
     made_s: BTreeMap<Vec<u8>, i64>,
+}
+
+/// When a list was made that is in use, and the one that is found instead, as dates. `None`: there is none.
+pub(super) struct Older {
+    pub(super) in_use: String,
+    pub(super) found: Option<String>,
 }
 
 impl Revoked {
@@ -74,17 +81,17 @@ impl Revoked {
         let mut revoked = Self::default();
         for der in lists(path)? {
             let list = parse(path, &der)?;
-            if !cas.iter().any(|ca| is_signed_by(&list, ca)) {
+            let Some(key) = cas.iter().find_map(|ca| key_of_signer(&list, ca)) else {
                 let detail = format!("no CA of the `ca` file signed the list of {}", list.issuer());
                 return Err(wrong(path, detail));
-            }
+            };
             if list.next_update().is_some_and(|next| next.timestamp() < wall_s()) {
                 tracing::warn!(crl = %path.display(), "a revocation list is out of date: make a new one");
             }
             let issuer = list.issuer().as_raw();
             let serials = list.iter_revoked_certificates().map(|entry| plain(entry.raw_serial()));
             revoked.certificates.extend(serials.map(|serial| (issuer.to_vec(), serial)));
-            let made_s = revoked.made_s.entry(issuer.to_vec()).or_insert(i64::MIN);
+            let made_s = revoked.made_s.entry(key).or_insert(i64::MIN);
             *made_s = list.last_update().timestamp().max(*made_s);
         }
         Ok(revoked)
@@ -95,13 +102,15 @@ impl Revoked {
         self.certificates.len()
     }
 
-    /// When the list of a CA was made here, and there, where there is the older one, as dates: it may not know what was taken back since.
-    pub(super) fn is_newer_than(&self, other: &Self) -> Option<(String, String)> {
-        let older = |(issuer, here): (&Vec<u8>, &i64)| {
-            let there = other.made_s.get(issuer).filter(|there| *there < here)?;
-            Some((date(*here), date(*there)))
+    /// The list of a CA that is older in the other ones, or gone from there though that CA is trusted still: they may not know what was
+    /// taken back since.
+    pub(super) fn older_in(&self, other: &Self, is_trusted: impl Fn(&[u8]) -> bool) -> Option<Older> {
+        let is_older = |(key, here): &(&Vec<u8>, &i64)| match other.made_s.get(*key) {
+            Some(there) => there < *here,
+            None => is_trusted(key),
         };
-        self.made_s.iter().find_map(older)
+        let (key, here) = self.made_s.iter().find(is_older)?;
+        Some(Older { in_use: date(*here), found: other.made_s.get(key).map(|there| date(*there)) })
     }
 
     /// Refuses a chain of which any certificate was taken back.
@@ -178,10 +187,12 @@ fn parse<'der>(
     }
 }
 
-fn is_signed_by(list: &CertificateRevocationList<'_>, ca: &CertificateDer<'_>) -> bool {
-    x509_parser::parse_x509_certificate(ca).is_ok_and(|(_, ca)| {
-        ca.subject().as_raw() == list.issuer().as_raw() && list.verify_signature(ca.public_key()).is_ok()
-    })
+/// The public key of a CA, if that signed the list.
+fn key_of_signer(list: &CertificateRevocationList<'_>, ca: &CertificateDer<'_>) -> Option<Vec<u8>> {
+    let (_, ca) = x509_parser::parse_x509_certificate(ca).ok()?;
+    let signed =
+        ca.subject().as_raw() == list.issuer().as_raw() && list.verify_signature(ca.public_key()).is_ok();
+    signed.then(|| ca.public_key().raw.to_vec())
 }
 
 fn wrong(path: &Path, detail: String) -> TlsError {

@@ -10,8 +10,9 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
 
 use super::super::secure::Side;
+use super::certificate::CertificateInfo;
 use super::credentials::{TlsError, TlsFiles, certificates, check_time, info_of};
-use super::revoked::Revoked;
+use super::revoked::{Older, Revoked};
 use super::verify::{Acceptors, Diallers};
 
 /// As its two files say.
@@ -105,6 +106,12 @@ impl Trust {
 
     pub(super) fn revoked(&self) -> &Revoked {
         &self.revoked
+    }
+
+    /// A list of these that is older in the next ones, or gone from there while its CA is in that file, in its time or not.
+    pub(super) fn older_list_in(&self, next: &Self) -> Option<Older> {
+        let all = || next.ca.iter().chain(&next.outside).filter_map(|ca| CertificateInfo::of(ca).ok());
+        self.revoked.older_in(&next.revoked, |key| all().any(|ca| ca.public_key == key))
     }
 
     /// What does not keep these from being used and should not be so.
