@@ -134,15 +134,19 @@ impl Tls {
 
     fn take_files(&self) -> Result<Reloaded, TlsError> {
         let _one_at_a_time = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
-        let trust = Trust::load(&self.files).map(Arc::new);
+        self.take(Trust::load(&self.files).map(Arc::new))
+    }
+
+    /// Takes the node's own files in with whom it trusts, as just read.
+    fn take(&self, trust: Result<Arc<Trust>, TlsError>) -> Result<Reloaded, TlsError> {
         let loaded = match &trust {
-            Ok(trust) => {
-                self.current().check_lists(trust).and_then(|()| Credentials::load_with(&self.files, trust))
-            }
+            Ok(trust) => Credentials::load_with(&self.files, trust),
+            // All of it again: what is wrong first is told, and nothing may be by now.
             Err(_) => Credentials::load(&self.files),
         };
         let outcome = loaded.and_then(|credentials| {
             credentials.check_name(&self.name)?;
+            self.current().check_lists(&credentials)?;
             Ok(credentials)
         });
         let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);

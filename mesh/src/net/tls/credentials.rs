@@ -258,7 +258,6 @@ impl Credentials {
         if *self.trust == *trust {
             return Ok(None);
         }
-        self.check_lists(&trust)?;
         if let Err(error) = trust.has_issued(&self.own.chain, self.own.read_at) {
             return Err(chain_error(&self.files, &error));
         }
@@ -266,7 +265,8 @@ impl Credentials {
             rustls::Error::InvalidCertificate(Bad::Revoked) => CertificateFault::Revoked,
             _ => CertificateFault::Untrusted,
         });
-        Self::build(&self.files, Arc::clone(&self.own), trust, fault).map(Some)
+        let next = Self::build(&self.files, Arc::clone(&self.own), trust, fault)?;
+        self.check_lists(&next).map(|()| Some(next))
     }
 
     fn build(
@@ -330,8 +330,9 @@ impl Credentials {
     ///
     /// # Errors
     /// [`TlsError::OlderList`]: one is. [`TlsError::NoList`]: one is gone.
-    pub(super) fn check_lists(&self, next: &Trust) -> Result<(), TlsError> {
-        let (Some(older), Some(path)) = (self.trust.older_list_in(next), self.files.crl.clone()) else {
+    pub(super) fn check_lists(&self, next: &Self) -> Result<(), TlsError> {
+        let (Some(older), Some(path)) = (self.trust.older_list_in(&next.trust), self.files.crl.clone())
+        else {
             return Ok(());
         };
         Err(match older {
@@ -552,10 +553,11 @@ fn explain(error: &rustls::Error) -> String {
 #[cfg(test)]
 mod tests {
     use rcgen::{
-        BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
-        SanType, date_time_ymd,
+        BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType,
+        ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, SanType, SerialNumber, date_time_ymd,
     };
 
+    use super::super::Tls;
     use super::*;
 
     type Issuer = CertifiedIssuer<'static, KeyPair>;
@@ -604,6 +606,33 @@ mod tests {
         fn trust(&self, cas: &[&Issuer]) -> Arc<Trust> {
             std::fs::write(self.paths().ca, cas.iter().map(|ca| ca.pem()).collect::<String>()).unwrap();
             Arc::new(Trust::load(&self.paths()).unwrap())
+        }
+    }
+
+    /// A copy that is written in place is damaged at the first look of a reload, and whole at the second.
+    #[test]
+    fn an_older_list_is_refused_whenever_it_is_read() {
+        let (files, ca) = (Files(tempfile::tempdir().unwrap()), root("ca", false));
+        let crl = files.0.path().join("crl");
+        let write_list = |year| {
+            let list = CertificateRevocationListParams {
+                this_update: date_time_ymd(year, 1, 1),
+                next_update: date_time_ymd(2200, 1, 1),
+                crl_number: SerialNumber::from(1),
+                issuing_distribution_point: None,
+                revoked_certs: Vec::new(),
+                key_identifier_method: KeyIdMethod::Sha256,
+            };
+            std::fs::write(&crl, list.signed_by(&ca).unwrap().pem().unwrap()).unwrap();
+        };
+        let name = files.own(&ca, &[]).name;
+        files.trust(&[&ca]);
+        write_list(2004);
+        let tls = Tls::load(TlsFiles { crl: Some(crl.clone()), ..files.paths() }, name).unwrap();
+        for (year, is_older) in [(2003, true), (2005, false)] {
+            write_list(year);
+            let outcome = tls.take(Err(TlsError::Setup("damaged".to_owned())));
+            assert_eq!(matches!(outcome, Err(TlsError::OlderList { .. })), is_older, "{year}: {outcome:?}");
         }
     }
 
