@@ -5,6 +5,9 @@
 //! Any other authority that does the same is as good. It keeps a copy of every certificate that it issued, beside its own: of one that was
 //! renewed there is no other file, and it can still be taken back.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::fs::{self, OpenOptions};
@@ -30,6 +33,8 @@ pub const NODE_DAYS: u32 = 365;
 /// Clocks of machines differ: a certificate is valid from a little before its making.
 const BACKDATED: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
+/// Lists that are made one after the other are a second apart: one that is further ahead of the clock is worth a word.
+const LIST_AHEAD_S: i64 = 60;
 
 /// A certificate that was not made. No file was changed, unless it says so.
 #[derive(Debug, thiserror::Error)]
@@ -178,8 +183,8 @@ pub fn init(directory: &Path, cluster: &ClusterId, days: u32) -> Result<Made, Ca
     let pair = KeyPair::generate()?;
     let pem = params.self_signed(&pair)?.pem();
     let key_pem = pair.serialize_pem();
-    let nothing =
-        list_pem(&Issuer::from_ca_cert_pem(&pem, pair)?, &BTreeMap::new(), params.not_after.into())?;
+    let issuer = Issuer::from_ca_cert_pem(&pem, pair)?;
+    let nothing = list_pem(&issuer, &BTreeMap::new(), now_s(), params.not_after.into())?;
     make_directory(directory)?;
     let placed = Draft::write(&list, &nothing, 0o644)?.place(false)?;
     let outcome = write_pair(&certificate, &pem, &key, &key_pem, false);
@@ -346,18 +351,26 @@ impl Authority {
     }
 
     /// Takes certificates back, those of these files and those of these serial numbers, beside those that were taken back before: in
-    /// `ca.crl` beside the CA, which is replaced whole, and renewed where there is nothing new.
+    /// `ca.crl` beside the CA, which is replaced whole, and renewed where there is nothing new. It is later than the one before, whatever
+    /// the clock shows: nodes take no other.
     ///
     /// # Errors
     /// [`CaError`]: the list stays as it was.
     pub fn revoke(&self, certificates: &[PathBuf], serials: &[String]) -> Result<TakenBack, CaError> {
         let path = self.certificate.with_extension("crl");
-        let (mut revoked, mut asked) = (BTreeMap::new(), BTreeMap::new());
+        let (mut revoked, mut asked, mut made_s) = (BTreeMap::new(), BTreeMap::new(), now_s());
         if path.symlink_metadata().is_ok() {
-            let lists = read_revocation_lists(&path)?;
-            for Revocation { serial, since_s } in lists.into_iter().flat_map(|list| list.revoked) {
-                revoked.insert(serial, since_s);
+            for list in read_revocation_lists(&path)? {
+                made_s = made_s.max(list.made_s.saturating_add(1));
+                revoked
+                    .extend(list.revoked.into_iter().map(|Revocation { serial, since_s }| (serial, since_s)));
             }
+        }
+        if made_s > now_s() + LIST_AHEAD_S {
+            let list = path.display();
+            tracing::warn!(
+                "{list} is of a time that has not come, and so is the one that replaces it: set the clock"
+            );
         }
         for certificate in certificates {
             let info = first_of(certificate)?;
@@ -392,7 +405,7 @@ impl Authority {
                 }
             }
         }
-        let pem = list_pem(&self.issuer, &revoked, at(self.info.not_after_s))?;
+        let pem = list_pem(&self.issuer, &revoked, made_s, at(self.info.not_after_s))?;
         Draft::write(&path, &pem, 0o644)?.place(true)?;
         Ok(TakenBack { list: path, total: revoked.len(), new, already })
     }
@@ -436,6 +449,7 @@ impl Authority {
 fn list_pem(
     issuer: &Issuer<'_, KeyPair>,
     revoked: &BTreeMap<String, i64>,
+    made_s: i64,
     until: SystemTime,
 ) -> Result<String, CaError> {
     let entry = |(serial, since_s): (&String, &i64)| RevokedCertParams {
@@ -445,10 +459,10 @@ fn list_pem(
         invalidity_date: None,
     };
     let list = CertificateRevocationListParams {
-        this_update: at(now_s()),
+        this_update: at(made_s),
         next_update: until.into(),
         // Later lists have higher numbers.
-        crl_number: SerialNumber::from(u64::try_from(now_s()).unwrap_or_default()),
+        crl_number: SerialNumber::from(u64::try_from(made_s).unwrap_or_default()),
         issuing_distribution_point: None,
         revoked_certs: revoked.iter().map(entry).collect(),
         key_identifier_method: KeyIdMethod::Sha256,
