@@ -22,8 +22,8 @@ use rcgen::{
     SerialNumber,
 };
 use trunkline_mesh::{
-    CertificateInfo, ClusterId, NodeId, Revocation, SpiffeId, TlsError, is_issued_by, read_certificates,
-    read_revocation_lists,
+    CertificateInfo, ClusterId, EXPIRED_SPAN_S, NodeId, Revocation, SpiffeId, TlsError, is_issued_by,
+    read_certificates, read_revocation_lists,
 };
 
 /// Days a CA is valid unless something else is asked for.
@@ -273,14 +273,18 @@ impl Authority {
         self.certificate.with_file_name("issued")
     }
 
-    /// Keeps a copy, under its serial number, and those of before that are still valid.
+    /// Keeps a copy, under its serial number, and those of before that a link may still have.
     fn record(&self, pem: &str) -> Result<PathBuf, CaError> {
         let directory = self.records();
         make_directory(&directory)?;
-        // Nobody takes back what has expired. What cannot be read is found out when something is.
+        // Nobody takes back what is of no use. What cannot be read is found out when something is.
         for (path, read) in self.recorded()? {
-            if read.is_ok_and(|info| info.not_after_s < now_s()) {
-                fs::remove_file(&path).map_err(failed("remove", &path))?;
+            if read.is_ok_and(|info| is_over(&info)) {
+                match fs::remove_file(&path) {
+                    // By another one at the same time.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    removed => removed.map_err(failed("remove", &path))?,
+                }
             }
         }
         let draft = directory.join("draft.crt");
@@ -322,7 +326,7 @@ impl Authority {
         }
     }
 
-    /// The copies of what was issued to a node and is still valid, but for the certificate in the file `keep`. A copy that cannot be read
+    /// The copies of what was issued to a node and that a link may still have, but for the certificate in the file `keep`. A copy that cannot be read
     /// is left out, and logged: it may be the node's.
     ///
     /// # Errors
@@ -338,7 +342,7 @@ impl Authority {
                     continue;
                 }
             };
-            if info.not_after_s >= now_s() && info.name().is_ok_and(|name| name.node == *node) {
+            if !is_over(&info) && info.name().is_ok_and(|name| name.node == *node) {
                 is_recorded = true;
                 let kept = keep.as_ref().is_some_and(|keep| keep.fingerprint == info.fingerprint);
                 found.extend((!kept).then_some(path));
@@ -482,6 +486,11 @@ fn uri(text: &str) -> Result<SanType, CaError> {
 fn validity<T: From<SystemTime>>(days: u32) -> (T, T) {
     let now = SystemTime::now();
     (T::from(now - BACKDATED), T::from(now + DAY * days))
+}
+
+/// No link is left that began with it, nor begins with it.
+fn is_over(info: &CertificateInfo) -> bool {
+    now_s() > info.not_after_s.saturating_add(EXPIRED_SPAN_S)
 }
 
 fn now_s() -> i64 {

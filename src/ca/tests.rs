@@ -24,3 +24,21 @@ fn every_list_is_later_than_the_one_that_it_replaces() {
         assert_eq!(made_s(), before + 1);
     }
 }
+
+/// A link outlives its certificate by a day, and a thief's as well.
+#[test]
+fn what_expired_within_a_day_can_still_be_taken_back() {
+    let (_directory, authority) = authority();
+    let node = NodeId::new("eu-m").unwrap();
+    let pem = |expired_s: i64| {
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = vec![uri("spiffe://test/dc/eu/node/eu-m").unwrap()];
+        params.not_before = at(now_s() - 3 * 24 * 3600);
+        params.not_after = at(now_s() - expired_s);
+        params.signed_by(&KeyPair::generate().unwrap(), &authority.issuer).unwrap().pem()
+    };
+    let old = authority.record(&pem(EXPIRED_SPAN_S + 60)).unwrap();
+    let recent = authority.record(&pem(EXPIRED_SPAN_S - 3600)).unwrap();
+    assert!(!old.exists() && recent.exists(), "a copy goes with the last link");
+    assert_eq!(authority.issued_to(&node, None).unwrap(), [recent]);
+}

@@ -46,8 +46,9 @@ pub use inbox::Inbox;
 pub use mesh::Mesh;
 pub use receipt::Receipt;
 pub use tls::{
-    CHECK_INTERVAL, CertificateError, CertificateInfo, Credentials, Reloaded, Revocation, RevocationList,
-    Secured, Standing, TlsError, TlsFiles, is_issued_by, read_certificates, read_revocation_lists,
+    CHECK_INTERVAL, CertificateError, CertificateInfo, Credentials, EXPIRED_SPAN_S, Reloaded, Revocation,
+    RevocationList, Secured, Standing, TlsError, TlsFiles, is_issued_by, read_certificates,
+    read_revocation_lists,
 };
 
 use crate::id::{Incarnation, NodeId};

@@ -39,6 +39,7 @@ pub(super) use gate::Gate;
 pub use revoked::{Revocation, RevocationList, read_revocation_lists};
 pub(super) use secured::accept as accept_caller;
 pub use secured::{Secured, Standing};
+pub use shown::EXPIRED_SPAN_S;
 pub(super) use shown::Shown;
 use trust::Trust;
 pub(super) use watch::start as start_watch;

@@ -8,9 +8,9 @@ use super::super::secure::Side;
 use super::certificate::{CertificateInfo, wall_s, within};
 use super::credentials::Credentials;
 
-/// A link outlives the certificate that it began with by so long: who renewed its certificate in time begins a new link
+/// A link outlives the certificate that it began with by so long, seconds: who renewed its certificate in time begins a new link
 /// with the new one whenever there is a reason, and a stolen one is of no use for longer.
-const EXPIRED_SPAN_S: i64 = 24 * 3600;
+pub const EXPIRED_SPAN_S: i64 = 24 * 3600;
 
 /// What the peer of a connection showed.
 #[derive(Debug)]
