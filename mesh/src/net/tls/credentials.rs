@@ -213,7 +213,7 @@ pub struct Credentials {
     files: TlsFiles,
     own: Arc<Own>,
     trust: Arc<Trust>,
-    /// What stands against the node's own certificate but for its time.
+    /// What stood against the node's own certificate when it was read.
     fault: Option<CertificateFault>,
     server: Arc<ServerConfig>,
     client: Arc<ClientConfig>,
@@ -261,10 +261,7 @@ impl Credentials {
         if let Err(error) = trust.has_issued(&self.own.chain, self.own.read_at) {
             return Err(chain_error(&self.files, &error));
         }
-        let fault = trust.judge_both(&self.own.chain, self.own.read_at).err().map(|error| match error {
-            rustls::Error::InvalidCertificate(Bad::Revoked) => CertificateFault::Revoked,
-            _ => CertificateFault::Untrusted,
-        });
+        let fault = trust.judge_both(&self.own.chain, self.own.read_at).err().map(|error| fault_of(&error));
         let next = Self::build(&self.files, Arc::clone(&self.own), trust, fault)?;
         self.check_lists(&next).map(|()| Some(next))
     }
@@ -341,14 +338,16 @@ impl Credentials {
         })
     }
 
-    /// What is wrong with the node's own certificate now. Asked for at every probe: nothing is verified again.
+    /// What is wrong with the node's own certificate now. Asked for at every probe: while all of the chain is in its time, nothing is
+    /// verified again.
     pub(super) fn fault(&self, now_s: i64) -> Option<CertificateFault> {
         let (from, until) = self.own.valid;
-        match () {
-            () if now_s > until => Some(CertificateFault::Expired),
-            () if now_s < from => Some(CertificateFault::NotYetValid),
-            () => self.fault,
+        if (from..=until).contains(&now_s) {
+            return self.fault;
         }
+        // It may have one that no peer needs, as of a CA of before.
+        let at = UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(now_s).unwrap_or_default()));
+        self.trust.judge_both(&self.own.chain, at).err().map(|error| fault_of(&error))
     }
 
     /// What does not keep these from being used and should not be so, for people: the key is open to others.
@@ -539,6 +538,19 @@ fn chain_error(files: &TlsFiles, error: &rustls::Error) -> TlsError {
     }
 }
 
+fn fault_of(error: &rustls::Error) -> CertificateFault {
+    match error {
+        rustls::Error::InvalidCertificate(Bad::Revoked) => CertificateFault::Revoked,
+        rustls::Error::InvalidCertificate(Bad::Expired | Bad::ExpiredContext { .. }) => {
+            CertificateFault::Expired
+        }
+        rustls::Error::InvalidCertificate(Bad::NotValidYet | Bad::NotValidYetContext { .. }) => {
+            CertificateFault::NotYetValid
+        }
+        _ => CertificateFault::Untrusted,
+    }
+}
+
 fn explain(error: &rustls::Error) -> String {
     match error {
         // The latter if both go by one name.
@@ -634,6 +646,19 @@ mod tests {
             let outcome = tls.take(Err(TlsError::Setup("damaged".to_owned())));
             assert_eq!(matches!(outcome, Err(TlsError::OlderList { .. })), is_older, "{year}: {outcome:?}");
         }
+    }
+
+    /// As of a CA that another one took the place of.
+    #[test]
+    fn a_certificate_that_no_peer_needs_may_be_over() {
+        let (files, old, current) =
+            (Files(tempfile::tempdir().unwrap()), root("old", true), root("current", false));
+        files.own(&current, &[&old]);
+        files.trust(&[&current]);
+        let used = Credentials::load(&files.paths()).unwrap();
+        assert_eq!(used.fault(wall_s()), None);
+        let late = date_time_ymd(2201, 1, 1).unix_timestamp();
+        assert_eq!(used.fault(late), Some(CertificateFault::Expired));
     }
 
     #[test]
