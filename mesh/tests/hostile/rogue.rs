@@ -11,12 +11,13 @@ use trunkline_mesh::proto::frame::{FrameType, Received, control_frame};
 use trunkline_mesh::proto::node::ConnId;
 use trunkline_mesh::proto::wire::{AckFlow, Close, Flow, PREAMBLE, Ping, Refuse, RefusedReason, Run};
 use trunkline_mesh::settings::Settings;
+use trunkline_mesh::topology::Roles;
 
 use super::honest::{Origin, Server, text};
 use super::log::lines_of;
 use super::shell::{
-    Peer, Shell, ack_frame, batch_around, batch_frame, entry, every_frame, flow, frame_of, id, refused,
-    roster_frame, run,
+    Peer, Shell, ack_frame, batch_around, batch_frame, cluster, entry, every_frame, flow, frame_of, id,
+    refused, roster_frame, run,
 };
 
 /// What a node does about it.
@@ -627,4 +628,33 @@ fn a_peer_that_tells_of_ever_later_lives_ends_the_links_of_others_once() {
         refuse_life(&mut shell, conn, Incarnation(life.0 + 5));
     }
     assert!(shell.node.incarnation().0 > life.0 + 5, "two know better than one");
+}
+
+/// A proxy that lies can have all members of its datacenter say so once.
+#[test]
+fn what_was_said_once_is_no_word_beside_that_of_who_moved_a_node_before() {
+    const SAID_ONCE: [&str; 5] = ["e1", "e2", "e3", "e4", "e5"];
+    let mut nodes = vec![("o", "us", Roles::ORIGIN)];
+    nodes.extend(["p", "p2", "p3"].into_iter().chain(SAID_ONCE).map(|name| (name, "eu", Roles::PROXY)));
+    // Nobody pings here.
+    let settings = Settings { silence_timeout: Duration::from_secs(600), ..Settings::default() };
+    let mut shell = Shell::among(cluster(&nodes), "o", settings, 1);
+    let born = shell.node.incarnation();
+    let conn = shell.dialed("p", Lane::Control);
+    refuse_life(&mut shell, conn, Incarnation(born.0 + 1));
+    let life = shell.node.incarnation();
+    assert!(life > born);
+    shell.dials.clear();
+    for name in ["p2", "p3"] {
+        shell.link_out(&Peer::new(name));
+    }
+    shell.advance(Duration::from_secs(31));
+    for name in SAID_ONCE.into_iter().chain(["p"; 2]) {
+        // Those that were not taken are given up by now, or will be.
+        shell.dials.clear();
+        let conn = shell.dialed(name, Lane::Control);
+        refuse_life(&mut shell, conn, Incarnation(life.0 + 5));
+        assert_eq!(shell.node.incarnation(), life, "{name}");
+    }
+    assert_eq!(shell.node.status(shell.now).links.iter().filter(|link| link.up).count(), 2);
 }

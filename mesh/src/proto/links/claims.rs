@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::{LinkEnd, LinkEvent, Links, PeerIx};
+use super::{LinkEnd, LinkEvent, Links, Peer, PeerIx};
 use crate::id::Incarnation;
 use crate::proto::handshake::{adopt, is_claimable};
 use crate::proto::time::Micros;
@@ -12,6 +12,12 @@ use crate::proto::time::Micros;
 /// So long a peer that moved this node past its life is not believed again, whatever others say: all handshakes end by it, and
 /// one that says so time and again would keep this node from everybody.
 const ADOPTION_PAUSE: Duration = Duration::from_secs(30);
+
+impl Peer {
+    pub(super) fn forget_claim(&mut self) {
+        (self.told_us, self.claim) = (None, None);
+    }
+}
 
 impl Links {
     /// A peer refused a link because it knows a later life of this node.
@@ -21,7 +27,7 @@ impl Links {
     /// peers have to say so than have links up, for those took the present life for true.
     ///
     /// After the first time a peer has to say the same twice in a row. What it has by a proxy alone, which may tell all members of a
-    /// datacenter so, it says once, and believes this node then.
+    /// datacenter so, it says once, and believes this node then: that counts neither for itself nor beside others.
     pub(super) fn take_claim(&mut self, by: PeerIx, claimed: Incarnation, now: Micros) {
         if claimed < self.me.incarnation || !is_claimable(self.born, claimed) {
             return;
@@ -32,10 +38,11 @@ impl Links {
         if moved_us_at.is_some_and(|at| now.since(at) < ADOPTION_PAUSE) {
             return;
         }
-        let again = peer.claim.replace(claimed) == Some(claimed);
+        let again = peer.told_us.replace(claimed) == Some(claimed);
         if moved && !again {
             return;
         }
+        peer.claim = Some(claimed);
         let standing = || self.peers.iter().filter(|peer| peer.present).filter_map(|peer| peer.claim);
         let content: BTreeSet<PeerIx> =
             self.links.values().filter(|link| link.up).map(|link| link.peer).collect();
@@ -53,9 +60,7 @@ impl Links {
         let Some(incarnation) = adopt(self.born, self.me.incarnation, highest, self.rng.u64(..)) else {
             return;
         };
-        for peer in &mut self.peers {
-            peer.claim = None;
-        }
+        self.peers.iter_mut().for_each(Peer::forget_claim);
         self.peers[by.0].moved_us_at = Some(now);
         self.me.incarnation = incarnation;
         for link in self.links.keys().copied().collect::<Vec<_>>() {

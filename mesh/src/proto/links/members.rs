@@ -97,7 +97,8 @@ impl Links {
 
     fn remove_peer(&mut self, peer: PeerIx, links: &[LinkId], now: Micros) {
         let entry = &mut self.peers[peer.0];
-        (entry.present, entry.dialling.wanted, entry.claim, entry.told) = (false, false, None, 0);
+        (entry.present, entry.dialling.wanted, entry.told) = (false, false, 0);
+        entry.forget_claim();
         for link in links {
             self.say_closing(*link, LinkEnd::Topology, now);
         }

@@ -266,7 +266,9 @@ struct Peer {
     said: Incarnation,
     /// How often it was told of one since it last linked.
     told: u32,
-    /// The later life of this node that it said it knows, when it refused this one. A link that comes up ends it.
+    /// The later life of this node that it said last it knows, when it refused this one. A link that comes up ends it.
+    told_us: Option<Incarnation>,
+    /// The same, as far as it counts.
     claim: Option<Incarnation>,
     /// When it last moved this node past its life.
     moved_us_at: Option<Micros>,
@@ -285,6 +287,7 @@ impl Peer {
             highest: Incarnation::UNKNOWN,
             said: Incarnation::UNKNOWN,
             told: 0,
+            told_us: None,
             claim: None,
             moved_us_at: None,
         }

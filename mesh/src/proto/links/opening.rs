@@ -391,7 +391,8 @@ impl Links {
             return;
         }
         let (peer, dialled) = (link.peer, link.dialled);
-        (self.peers[peer.0].claim, self.peers[peer.0].told) = (None, 0);
+        self.peers[peer.0].told = 0;
+        self.peers[peer.0].forget_claim();
         if !dialled {
             link.conns.iter().flatten().for_each(|conn| self.places.free(*conn));
         }
