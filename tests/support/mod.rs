@@ -6,6 +6,7 @@ pub(crate) mod cluster;
 pub(crate) mod exposition;
 pub(crate) mod http;
 pub(crate) mod replica;
+pub(crate) mod wan;
 
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
