@@ -131,7 +131,12 @@ fn one_of_the_senders_own_datacenter_is_not_reached_while_its_link_is_missing_or
     send(&mut lab, &["eu-1"]);
     // A little less than until a silent link is ended.
     lab.run_for(Duration::from_millis(2_500));
-    assert_eq!(eu(&mut lab).unreached[0].last.why, "silent", "no attempt has ended");
+    let row = eu(&mut lab).unreached.remove(0);
+    assert_eq!(row.last.why, "silent", "no attempt has ended");
+    // As who asks for a round trip is told.
+    let now = lab.now;
+    let told = lab.node("leader").unanswered(&id("eu-1"), Duration::from_secs(1), now);
+    assert!(matches!(&told, PingError::TimedOut { last: Some(last), .. } if *last == row.last), "{told}");
 }
 
 #[test]

@@ -75,13 +75,13 @@ impl Client {
                     node: flow.destination.clone(),
                     unanswered_ms: micros(now.since(since)) / 1000,
                     pending_messages: u64::try_from(pending).unwrap_or(u64::MAX),
-                    last: self.last_tried(flow, failing, links, now),
+                    last: self.tried(flow, failing, links, now),
                 }
             });
         (count, shown.collect())
     }
 
-    fn last_tried(&self, flow: &Flow, failing: Option<Failing>, links: &Links, now: Micros) -> LastTried {
+    fn tried(&self, flow: &Flow, failing: Option<Failing>, links: &Links, now: Micros) -> LastTried {
         let (way, why) = match failing {
             Some(failing) => (failing.way, failing.cause.label()),
             None => (Way::Direct, if links.is_down(flow.peer) { "not_linked" } else { "silent" }),
@@ -94,13 +94,16 @@ impl Client {
         }
     }
 
-    /// The last attempt that came to nothing with a destination, while nothing was answered since.
+    /// The last attempt that came to nothing with a destination, while nothing was answered since. In this node's own datacenter, where
+    /// none may have ended, how its one way is.
     #[must_use]
-    pub fn tried_last(&self, node: &NodeId, links: &Links, now: Micros) -> Option<LastTried> {
-        let lanes = self.lanes(*self.destinations.get(node)?).iter();
-        let failing = lanes.filter_map(|flow| Some((flow, flow.pauses.failing()?)));
-        let (flow, failing) = failing.max_by_key(|(_, failing)| failing.at)?;
-        Some(self.last_tried(flow, Some(failing), links, now))
+    pub fn last_tried(&self, node: &NodeId, links: &Links, now: Micros) -> Option<LastTried> {
+        let lanes = self.lanes(*self.destinations.get(node)?);
+        let failing = |flow: &&Flow| flow.pauses.failing().map(|failing| failing.at);
+        let flow = lanes.iter().max_by_key(failing)?;
+        let failing = flow.pauses.failing();
+        (failing.is_some() || self.sites[flow.datacenter].local)
+            .then(|| self.tried(flow, failing, links, now))
     }
 
     /// How every destination is.

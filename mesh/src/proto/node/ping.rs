@@ -92,7 +92,7 @@ impl Node {
             self.topology().node(node).is_some_and(|spec| spec.datacenter != self.links.me.datacenter);
         let down = self.down(node, now).filter(|_| client.is_none() || !is_elsewhere);
         down.unwrap_or_else(|| {
-            let last = client.and_then(|client| client.tried_last(node, &self.links, now));
+            let last = client.and_then(|client| client.last_tried(node, &self.links, now));
             PingError::TimedOut { patience, last }
         })
     }

@@ -82,7 +82,7 @@ impl Node {
         self.unreached.look_at = now + LOOK_EVERY;
         for (datacenter, News { lost, back }) in self.unreached.look(now, client.contacts(now)) {
             if let Some(first) = lost.first() {
-                let last_tried = client.tried_last(first, &self.links, now).map(tracing::field::display);
+                let last_tried = client.last_tried(first, &self.links, now).map(tracing::field::display);
                 tracing::warn!(
                     %datacenter, count = lost.len(), destinations = %Names(&lost), last_tried,
                     "messages wait for {} s, and nothing reaches their destinations: `trunkline status` says why of each",
