@@ -157,7 +157,14 @@ fn a_proxy_that_sees_half_of_its_datacenter_costs_that_half_a_timeout_and_the_ot
     let mut run = Run::new();
     run.load(LOAD);
     let calm = run.took();
+    let mut rounds = Vec::new();
     for proxy in proxies("eu") {
+        let before = run.lab.stats(LEADER).attempts;
+        let others = |run: &Run| {
+            let other = proxies("eu").into_iter().find(|other| *other != proxy).unwrap();
+            run.lab.received.get(&(id(&other), id(LEADER))).map_or(0, |of| of.batches)
+        };
+        let others_before = others(&run);
         // Each sees another half, one after the other: so the one that is in use is among them.
         let unseen = if proxy == "eu-p0" { 0..MEMBERS / 2 } else { MEMBERS / 2..MEMBERS };
         members("eu")[unseen].iter().for_each(|member| run.lab.part(&proxy, member));
@@ -167,10 +174,17 @@ fn a_proxy_that_sees_half_of_its_datacenter_costs_that_half_a_timeout_and_the_ot
         assert!(took["eu"] <= UNSEEN_AT_MOST, "{took:?}");
         assert!(["ap", "sa"].iter().all(|site| took[site] == calm[site]), "{took:?} and {calm:?} before");
         run.load(LOAD);
+        let after = run.lab.stats(LEADER).attempts;
+        let in_vain = after.timed_out + after.refused - before.timed_out - before.refused;
+        rounds.push((in_vain, others(&run) - others_before));
         run.lab.mend();
         run.took();
         run.lab.run_for(Duration::from_secs(5));
     }
+    // One of them was in use: what it was given for those that it did not see came to nothing, and the other one had most of it after.
+    let batches = u64::try_from(2 * LOAD.as_millis() / EVERY.as_millis()).unwrap();
+    let most = |(in_vain, by_other): &(u64, u64)| *in_vain > 0 && *by_other > batches / 2;
+    assert!(rounds.iter().any(most), "in vain, and by the other one: {rounds:?} of {batches}");
     let verdicts = run.lab.stats(LEADER).verdicts;
     assert_eq!((verdicts["datacenter"], verdicts["ejected"]), (0, 0), "{verdicts:?}");
 }
