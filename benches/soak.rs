@@ -1,13 +1,17 @@
 //! Real processes for minutes, one datacenter of three gone without a word: what does each process hold?
 //!
-//! A leader sends 1 MB/s to each of three datacenters, by the binary's own proxies and members on loopback. After a minute of
-//! calm all processes of `eu` are stopped: their kernel still takes connections and some megabytes, and nobody answers. Every
-//! half minute it prints, per process, resident memory, open descriptors and bytes in queues. At the end they go on. It fails
+//! A leader sends 1 MB/s to each of three datacenters, by the binary's own proxies and members, each datacenter in a network namespace of
+//! its own. After a minute of calm `eu` is behind a black hole: what goes there and what comes from there vanishes, and nobody is told. Every
+//! half minute it prints, per process, resident memory, open descriptors and bytes in queues. At the end packets pass again. It fails
 //! when what a process holds grows from the third minute on, or when `ap` lost a message, or when `eu` does not come back.
 //!
+//! Where no namespaces can be made, and with `--stop`, all is on loopback, and all processes of `eu` are stopped: their kernel still takes
+//! connections and some megabytes, and nobody answers.
+//!
 //! ```text
-//! cargo bench --bench soak                    # about 12 minutes
-//! cargo bench --bench soak -- --minutes 3     # fewer of the stop
+//! cargo bench --bench soak                    # about 12 minutes, as root
+//! cargo bench --bench soak -- --minutes 3     # fewer of them without `eu`
+//! cargo bench --bench soak -- --stop
 //! ```
 //!
 //! Linux only: it reads `/proc`.
@@ -23,8 +27,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use support::cluster::{Cluster, Node};
-use support::{http, poll, signal, trunkline};
+use support::cluster::{Cluster, Node, SOON};
+use support::wan::Wan;
+use support::{poll, signal};
 use trunkline::config::{Config, Role};
 use trunkline_mesh::{Batch, Datacenter, Lane, Message, NodeId, Outcome, join};
 
@@ -41,7 +46,10 @@ const FILLING: usize = 4;
 const SLACK_KIB: u64 = 2 * 1024;
 /// Dials of nobody come and go.
 const SLACK_DESCRIPTORS: u64 = 16;
+const BINARY: &str = env!("CARGO_BIN_EXE_trunkline");
+const SITES: [&str; 3] = ["us", "eu", "ap"];
 const GONE: &str = "eu";
+const OTHER: &str = "ap";
 const LEADER: &str = "us-leader";
 
 fn main() -> ExitCode {
@@ -60,7 +68,8 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let minutes: usize = value("--minutes").map_or(10, |text| text.parse().expect("a number of minutes"));
-    let wrong = soak(minutes);
+    let wan = if arguments.iter().any(|argument| argument == "--stop") { None } else { Wan::new(&SITES) };
+    let wrong = Soak::new(wan).run(minutes);
     for what in &wrong {
         println!("FAILED: {what}");
     }
@@ -76,133 +85,208 @@ struct Held {
     queued: Option<u64>,
 }
 
-fn soak(minutes: usize) -> Vec<String> {
-    let cluster = Cluster::new(&[]);
-    let nodes: Vec<Node> = cluster
-        .config
-        .topology()
-        .nodes()
-        .filter(|node| node.id.as_str() != LEADER)
-        .map(|node| start(&cluster, node.id.as_str(), node.roles.proxy))
-        .collect();
-    for node in &nodes {
-        cluster.await_ready(&node.id);
-    }
-    let (leader, told) = start_leader(&cluster);
-    let mut all = vec![leader];
-    all.extend(nodes);
-    let is_gone = |node: &Node| node.id.starts_with(GONE);
-    let gone =
-        |name: &str| all.iter().filter(|node| is_gone(node)).for_each(|node| signal(&node.child, name));
+/// Where it runs.
+struct Soak {
+    cluster: Cluster,
+    /// Nothing on loopback.
+    wan: Option<Wan>,
+}
 
-    let mut samples: BTreeMap<&str, Vec<Held>> = BTreeMap::new();
-    let stopped = CALM..CALM + minutes * 2;
-    println!("process    at s    resident KiB  descriptors      queued B");
-    let mut wrong = Vec::new();
-    let began = Instant::now();
-    for index in 0..stopped.end + AFTER {
-        if index == stopped.start {
-            gone("STOP");
+impl Soak {
+    fn new(wan: Option<Wan>) -> Self {
+        let cluster = wan.as_ref().map_or_else(|| Cluster::new(&[]), Cluster::within);
+        println!("eu is {}\n", if wan.is_some() { "behind a black hole" } else { "stopped" });
+        Self { cluster, wan }
+    }
+
+    /// A program in the datacenter of a node.
+    fn command(&self, node: &str, program: &str) -> Command {
+        let site = |wan: &Wan| {
+            let id = NodeId::new(node).expect("a name");
+            let site = self.cluster.config.topology().node(&id).expect("a node").datacenter.clone();
+            wan.command(site.as_str(), program)
+        };
+        self.wan.as_ref().map_or_else(|| Command::new(program), site)
+    }
+
+    /// What it shows of itself.
+    fn status(&self, node: &str, arguments: &[&str]) -> Option<String> {
+        let mut command = self.command(node, BINARY);
+        let output = command
+            .args(["status", "--config", self.cluster.file(), "--node", node])
+            .args(arguments)
+            .output();
+        output
+            .ok()
+            .filter(|output| output.status.success())
+            .map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// `eu` is gone, or back.
+    fn set_gone(&self, nodes: &[Node], gone: bool) {
+        let Some(wan) = &self.wan else {
+            let of = nodes.iter().filter(|node| is_gone(node));
+            return of.for_each(|node| signal(&node.child, if gone { "STOP" } else { "CONT" }));
+        };
+        if gone {
+            wan.cut_from(GONE);
+            wan.cut_to(GONE);
+        } else {
+            wan.mend();
         }
-        if index == stopped.end {
-            gone("CONT");
+    }
+
+    fn run(&self, minutes: usize) -> Vec<String> {
+        let nodes: Vec<Node> = self
+            .cluster
+            .config
+            .topology()
+            .nodes()
+            .filter(|node| node.id.as_str() != LEADER)
+            .map(|node| self.start(node.id.as_str(), node.roles.proxy))
+            .collect();
+        for node in &nodes {
+            poll(&node.id, SOON, || self.status(&node.id, &["--ready"]));
         }
-        let line = told.recv_timeout(SAMPLE * 2).expect("the leader tells every half minute");
-        for node in &all {
-            let answers = !(stopped.contains(&index) && is_gone(node));
-            let held = held(&cluster, node, answers);
-            let queued = held.queued.map_or("stopped".to_owned(), |bytes| bytes.to_string());
-            let at = began.elapsed().as_secs();
-            println!("{:10} {at:4} {:15} {:12} {queued:>13}", node.id, held.memory_kib, held.descriptors);
-            samples.entry(&node.id).or_default().push(held);
-        }
-        println!("{line}");
-        for site in ["ap", "us"] {
-            if number(&line, site, "failed") != Some(0) {
-                wrong.push(format!("half minute {index}: {site} lost messages"));
+        let (leader, told) = self.start_leader();
+        let mut all = vec![leader];
+        all.extend(nodes);
+
+        let mut samples: BTreeMap<&str, Vec<Held>> = BTreeMap::new();
+        let stopped = CALM..CALM + minutes * 2;
+        println!("process    at s    resident KiB  descriptors      queued B");
+        let (mut wrong, mut late) = (Vec::new(), Vec::new());
+        let began = Instant::now();
+        for index in 0..stopped.end + AFTER {
+            if index == stopped.start || index == stopped.end {
+                self.set_gone(&all, index == stopped.start);
+            }
+            let line = told.recv_timeout(SAMPLE * 2).expect("the leader tells every half minute");
+            for node in &all {
+                let answers = self.wan.is_some() || !(stopped.contains(&index) && is_gone(node));
+                let held = self.held(node, answers);
+                let queued = held.queued.map_or("stopped".to_owned(), |bytes| bytes.to_string());
+                let at = began.elapsed().as_secs();
+                println!("{:10} {at:4} {:15} {:12} {queued:>13}", node.id, held.memory_kib, held.descriptors);
+                samples.entry(&node.id).or_default().push(held);
+            }
+            println!("{line}");
+            late.push(p99(&line, OTHER).unwrap_or(f64::INFINITY));
+            for site in [OTHER, "us"] {
+                if number(&line, site, "failed") != Some(0) {
+                    wrong.push(format!("half minute {index}: {site} lost messages"));
+                }
+            }
+            if index + 1 == stopped.end + AFTER
+                && number(&line, GONE, "delivered").is_none_or(|count| count == 0)
+            {
+                wrong.push(format!("{GONE} goes on and gets nothing"));
             }
         }
-        if index + 1 == stopped.end + AFTER && number(&line, GONE, "delivered").is_none_or(|count| count == 0)
-        {
-            wrong.push(format!("{GONE} goes on and gets nothing"));
-        }
-    }
-    println!(
-        "\nprocess    resident KiB: calm  full   most   last   descriptors: full  most   queued B: most"
-    );
-    for (id, held) in &samples {
-        let (full, later) = (held[stopped.start + FILLING - 1], &held[stopped.start + FILLING..stopped.end]);
-        let most = |of: fn(&Held) -> u64| later.iter().map(of).max().unwrap_or_default();
-        let (memory, descriptors) = (most(|held| held.memory_kib), most(|held| held.descriptors));
-        let (calm, last) = (held[stopped.start - 1].memory_kib, later.last().copied().unwrap_or_default());
+        let [calm, without] = [&late[..stopped.start], &late[stopped.clone()]].map(median);
         println!(
-            "{id:10} {calm:18} {:6} {memory:6} {:6} {:18} {descriptors:5} {:16}",
-            full.memory_kib,
-            last.memory_kib,
-            full.descriptors,
-            most(|held| held.queued.unwrap_or_default()),
+            "\np99 to {OTHER}: {calm:.1} ms in calm, {without:.1} ms without {GONE}; medians of half minutes"
         );
-        if memory > full.memory_kib + full.memory_kib / 20 + SLACK_KIB {
-            wrong.push(format!("{id}: {} KiB once full, {memory} KiB later", full.memory_kib));
-        }
-        if descriptors > full.descriptors + SLACK_DESCRIPTORS {
-            wrong.push(format!("{id}: {} descriptors once full, {descriptors} later", full.descriptors));
-        }
-    }
-    wrong
-}
-
-fn start(cluster: &Cluster, node: &str, proxy: bool) -> Node {
-    let mut command = trunkline();
-    command.args([if proxy { "proxy" } else { "member" }, "--config", cluster.file(), "--node", node]);
-    if !proxy {
-        command.args(["--output", "/dev/null"]);
-    }
-    let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts");
-    Node { id: node.to_owned(), child }
-}
-
-/// This program again, as the leader; and what it says, line by line.
-fn start_leader(cluster: &Cluster) -> (Node, Receiver<String>) {
-    let program = std::env::current_exe().expect("this program");
-    let mut command = Command::new(program);
-    command.args(["--leader", cluster.file()]).stdin(Stdio::null()).stdout(Stdio::piped());
-    let mut child: Child = command.stderr(Stdio::null()).spawn().expect("it starts");
-    let stdout = BufReader::new(child.stdout.take().expect("a pipe"));
-    let (sender, receiver) = channel();
-    std::thread::spawn(move || {
-        for line in stdout.lines().map_while(Result::ok) {
-            if sender.send(line).is_err() {
-                break;
+        println!(
+            "\nprocess    resident KiB: calm  full   most   last   descriptors: full  most   queued B: most"
+        );
+        for (id, held) in &samples {
+            let (full, later) =
+                (held[stopped.start + FILLING - 1], &held[stopped.start + FILLING..stopped.end]);
+            let most = |of: fn(&Held) -> u64| later.iter().map(of).max().unwrap_or_default();
+            let (memory, descriptors) = (most(|held| held.memory_kib), most(|held| held.descriptors));
+            let (calm, last) =
+                (held[stopped.start - 1].memory_kib, later.last().copied().unwrap_or_default());
+            println!(
+                "{id:10} {calm:18} {:6} {memory:6} {:6} {:18} {descriptors:5} {:16}",
+                full.memory_kib,
+                last.memory_kib,
+                full.descriptors,
+                most(|held| held.queued.unwrap_or_default()),
+            );
+            if memory > full.memory_kib + full.memory_kib / 20 + SLACK_KIB {
+                wrong.push(format!("{id}: {} KiB once full, {memory} KiB later", full.memory_kib));
+            }
+            if descriptors > full.descriptors + SLACK_DESCRIPTORS {
+                wrong.push(format!("{id}: {} descriptors once full, {descriptors} later", full.descriptors));
             }
         }
-    });
-    (Node { id: LEADER.to_owned(), child }, receiver)
+        wrong
+    }
+
+    fn start(&self, node: &str, proxy: bool) -> Node {
+        let mut command = self.command(node, BINARY);
+        command.args([
+            if proxy { "proxy" } else { "member" },
+            "--config",
+            self.cluster.file(),
+            "--node",
+            node,
+        ]);
+        if !proxy {
+            command.args(["--output", "/dev/null"]);
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        Node { id: node.to_owned(), child: command.spawn().expect("it starts") }
+    }
+
+    /// This program again, as the leader; and what it says, line by line.
+    fn start_leader(&self) -> (Node, Receiver<String>) {
+        let program = std::env::current_exe().expect("this program");
+        let mut command = self.command(LEADER, program.to_str().expect("a path in UTF-8"));
+        command.args(["--leader", self.cluster.file()]).stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut child: Child = command.stderr(Stdio::null()).spawn().expect("it starts");
+        let stdout = BufReader::new(child.stdout.take().expect("a pipe"));
+        let (sender, receiver) = channel();
+        std::thread::spawn(move || {
+            for line in stdout.lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    break;
+                }
+            }
+        });
+        (Node { id: LEADER.to_owned(), child }, receiver)
+    }
+
+    fn held(&self, node: &Node, answers: bool) -> Held {
+        let proc = format!("/proc/{}", node.child.id());
+        let status = std::fs::read_to_string(format!("{proc}/status")).expect("it runs");
+        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory");
+        let memory_kib = resident.trim().trim_end_matches(" kB").parse().expect("a number");
+        let descriptors = std::fs::read_dir(format!("{proc}/fd")).expect("its descriptors").count();
+        let queued = answers.then(|| poll("a status", Duration::from_secs(10), || self.queued(&node.id)));
+        Held { memory_kib, descriptors: descriptors.try_into().unwrap_or(u64::MAX), queued }
+    }
+
+    /// What it says that its queues hold.
+    fn queued(&self, node: &str) -> Option<u64> {
+        let status: serde_json::Value = serde_json::from_str(&self.status(node, &["--json"])?).ok()?;
+        let own = ["proxy_queue_bytes", "inbox_bytes", "held_bytes"].map(|key| status[key].as_u64());
+        let sites = status["datacenters"].as_array()?.iter().map(|site| site["queued_bytes"].as_u64());
+        own.into_iter().chain(sites).sum()
+    }
 }
 
-fn held(cluster: &Cluster, node: &Node, answers: bool) -> Held {
-    let proc = format!("/proc/{}", node.child.id());
-    let status = std::fs::read_to_string(format!("{proc}/status")).expect("it runs");
-    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory");
-    let memory_kib = resident.trim().trim_end_matches(" kB").parse().expect("a number");
-    let descriptors = std::fs::read_dir(format!("{proc}/fd")).expect("its descriptors").count();
-    let queued = answers.then(|| poll("a status", Duration::from_secs(10), || queued(cluster, &node.id)));
-    Held { memory_kib, descriptors: descriptors.try_into().unwrap_or(u64::MAX), queued }
-}
-
-/// What it says that its queues hold.
-fn queued(cluster: &Cluster, node: &str) -> Option<u64> {
-    let status: serde_json::Value =
-        serde_json::from_str(&http::get(cluster.admin(node), "/v1/status")?.body).ok()?;
-    let own = ["proxy_queue_bytes", "inbox_bytes", "held_bytes"].map(|key| status[key].as_u64());
-    let sites = status["datacenters"].as_array()?.iter().map(|site| site["queued_bytes"].as_u64());
-    own.into_iter().chain(sites).sum()
+fn is_gone(node: &Node) -> bool {
+    node.id.starts_with(GONE)
 }
 
 /// What the leader says of a datacenter: ` eu 5 delivered, 0 failed, …;`
 fn number(line: &str, site: &str, what: &str) -> Option<u64> {
     let said = line.split(';').find_map(|part| part.trim().strip_prefix(site))?;
     said.split(',').find_map(|part| part.trim().strip_suffix(what))?.trim().parse().ok()
+}
+
+/// The same of its p99, ms.
+fn p99(line: &str, site: &str) -> Option<f64> {
+    let said = line.split(';').find_map(|part| part.trim().strip_prefix(site))?;
+    said.split(',').find_map(|part| part.trim().strip_prefix("p99 "))?.trim_end_matches(" ms").parse().ok()
+}
+
+fn median(of: &[f64]) -> f64 {
+    let mut sorted = of.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted[sorted.len() / 2]
 }
 
 /// What became of messages to one datacenter within half a minute.

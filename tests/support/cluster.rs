@@ -9,6 +9,7 @@ use trunkline::config::Config;
 use trunkline_mesh::NodeId;
 
 use super::addresses::own;
+use super::wan::Wan;
 use super::{http, poll_for, trunkline};
 
 /// Time for anything that should happen at once, on a busy machine.
@@ -36,12 +37,33 @@ impl Drop for Node {
 impl Cluster {
     /// The example on addresses of its own, with `changes` made to its text.
     pub(crate) fn new(changes: &[(&str, &str)]) -> Self {
+        Self::addressed(changes, own_address)
+    }
+
+    /// The example in namespaces: a node has the address of its datacenter, and its admin API is asked from there.
+    pub(crate) fn within(wan: &Wan) -> Self {
+        let (mut site, mut port) = (String::new(), 7400);
+        Self::addressed(&[("insecure = false", "insecure = true")], |line| match line.split_once(" = \"") {
+            Some(("dc", name)) => {
+                site = name.trim_end_matches('"').to_owned();
+                line.to_owned()
+            }
+            Some((key @ ("address" | "admin" | "api"), _)) => {
+                port += 1;
+                let host = if key == "address" { wan.address(&site) } else { "127.0.0.1".to_owned() };
+                format!("{key} = \"{host}:{port}\"")
+            }
+            _ => line.to_owned(),
+        })
+    }
+
+    fn addressed(changes: &[(&str, &str)], mut address: impl FnMut(&str) -> String) -> Self {
         let mut text = std::fs::read_to_string("deploy/config/example.toml").unwrap();
         for (from, to) in changes {
             assert!(text.contains(from), "{from}");
             text = text.replace(from, to);
         }
-        let text: String = text.lines().map(|line| own_address(line) + "\n").collect();
+        let text: String = text.lines().map(|line| address(line) + "\n").collect();
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("cluster.toml");
         std::fs::write(&path, &text).unwrap();
