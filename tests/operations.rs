@@ -9,7 +9,7 @@ use std::process::{Child, ChildStdin, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
-use support::cluster::{Cluster, Node, SOON, lines};
+use support::cluster::{Cluster, Node, SOON, lines, write};
 use support::{exit_code, http, poll, run, signal, trunkline};
 
 fn start_send(cluster: &Cluster, to: &str) -> (Node, ChildStdin) {
@@ -223,6 +223,44 @@ fn links_that_come_and_go_and_the_loss_of_the_last_proxy_are_logged() {
     sender_says("link down: the peer took its leave peer=eu-p1 datacenter=eu");
     drop(sender.child.stdin.take());
     assert_eq!(exit_code(&mut sender.child, SOON), 0);
+}
+
+/// Its standard output is a pipe that nobody reads, and its inbox has room for a third of what is sent.
+#[test]
+fn a_member_whose_output_takes_nothing_says_so_and_its_sender_names_it() {
+    let cluster = Cluster::new(&[("# inbox_bytes_max = \"16 MiB\"", "inbox_bytes_max = \"4 MiB\"")]);
+    let _nodes = cluster.start_all(&["eu-p1", "eu-m2"]);
+    let mut command = trunkline();
+    command.args(["member", "--config", cluster.file(), "--node", "eu-m1"]);
+    command.stderr(std::fs::File::create(cluster.path("eu-m1.log")).unwrap());
+    let _member = Node { id: "eu-m1".to_owned(), child: command.spawn().unwrap() };
+    cluster.await_ready("eu-m1");
+    let input = write(&cluster.path("input"), lines(40_000));
+    let mut command = trunkline();
+    command.args(["send", "--config", cluster.file(), "--to", "eu-m1,eu-m2", "--input", &input]);
+    command.args(["--deadline", "60 s"]).stdout(Stdio::null());
+    command.stderr(std::fs::File::create(cluster.path("us-leader.log")).unwrap());
+    let _sender = Node { id: "us-leader".to_owned(), child: command.spawn().unwrap() };
+
+    let status = |node: &str| run(&["status", "--config", cluster.file(), "--node", node]).1;
+    let table = cluster.poll("us-leader", "names who takes nothing", || {
+        Some(status("us-leader")).filter(|table| table.contains("destination full, taking nothing"))
+    });
+    assert!(table.contains("1 destination full, taking nothing\ndestination "), "{table}");
+    let row = table.lines().find(|line| line.starts_with("eu-m1 ")).unwrap_or_else(|| panic!("{table}"));
+    assert!(row.ends_with(" messages"), "{row}");
+    await_log(&cluster, "us-leader", "eu-m1: full, and its application has taken nothing for ");
+    await_log(&cluster, "eu-m1", "the application has taken nothing of what arrived");
+    let own = status("eu-m1");
+    assert!(own.contains(" of 4 MiB, of which the application has taken nothing for "), "{own}");
+    let metric = |node: &str, name: &str| -> f64 {
+        let text = http::get(cluster.admin(node), "/metrics").unwrap().body;
+        let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("{text}"));
+        line.trim().parse().unwrap()
+    };
+    assert!(metric("us-leader", "trunkline_destinations_stalled{datacenter=\"eu\"}") > 0.0);
+    assert!(metric("eu-m1", "trunkline_inbox_untaken_seconds ") >= 10.0);
+    assert!(metric("eu-m2", "trunkline_inbox_untaken_seconds ") < 1.0);
 }
 
 #[test]

@@ -336,6 +336,11 @@ pub struct DatacenterStatus {
     pub unreached_destinations: u64,
     /// Those of them to which messages wait longest; at most 32.
     pub unreached: Vec<UnreachedDestination>,
+    /// Destinations that are full and have taken nothing for 10 s or more of what this node sent, on one lane at least: their
+    /// applications stand. One that is slow and takes something is none of them.
+    pub stalled_destinations: u64,
+    /// Those of them that have taken nothing for longest; at most 32.
+    pub stalled: Vec<StalledDestination>,
     /// Its proxies.
     pub routes: Vec<RouteStatus>,
 }
@@ -352,6 +357,17 @@ pub struct UnreachedDestination {
     /// The last attempt that came to nothing, or how its only way is.
     #[serde(flatten)]
     pub last: LastTried,
+}
+
+/// A destination whose application takes nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct StalledDestination {
+    /// Its name.
+    pub node: NodeId,
+    /// For how long it has had what is next and taken nothing of it, ms.
+    pub untaken_ms: u64,
+    /// Messages queued or unacknowledged, those that it holds among them.
+    pub pending_messages: u64,
 }
 
 /// The last attempt to reach a destination, which came to nothing. Where there is one way, in the node's own datacenter, an attempt waits
@@ -471,7 +487,11 @@ pub struct Status {
     pub proxy_queue_bytes: u64,
     /// Members only: bytes in the inbox.
     pub inbox_bytes: u64,
-    /// Members only: bytes held behind gaps.
+    /// Members only: what the inbox has room for, bytes.
+    pub inbox_bytes_max: u64,
+    /// Members only: for how long the application has taken nothing of what is in the inbox, ms; 0 while nothing is.
+    pub inbox_untaken_ms: u64,
+    /// Members only: bytes held behind gaps, or because the inbox has no room.
     pub held_bytes: u64,
 }
 

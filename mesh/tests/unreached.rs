@@ -1,4 +1,4 @@
-//! Destinations that nothing reaches: what their sender says of them.
+//! Destinations that nothing reaches, or whose applications take nothing: what their sender says of them, and they themselves.
 
 mod lab;
 
@@ -14,10 +14,14 @@ use trunkline_mesh::topology::Roles;
 const MEMBERS: [&str; 3] = ["eu-1", "eu-2", "eu-3"];
 
 fn lab() -> Lab {
+    lab_with(&Settings::default())
+}
+
+fn lab_with(settings: &Settings) -> Lab {
     let mut nodes = vec![("leader", "us", Roles::ORIGIN, None)];
     nodes.extend(["eu-pa", "eu-pb"].map(|name| (name, "eu", Roles::PROXY, None)));
     nodes.extend(MEMBERS.map(|name| (name, "eu", Roles::MEMBER, None)));
-    let mut lab = Lab::new(&nodes, &Settings::default(), Duration::from_millis(20));
+    let mut lab = Lab::new(&nodes, settings, Duration::from_millis(20));
     lab.run_for(Duration::from_secs(1));
     lab
 }
@@ -191,4 +195,92 @@ fn messages_that_expire_soon_and_never_wait_together_are_waited_for_all_the_same
     }
     // One second after the other of 2.4 to 14.4 s, and none of the first message.
     assert!((60_000..90_000).contains(&shown), "{shown}");
+}
+
+/// A member whose inbox has room for six messages of [`send_long`], and which holds as many more.
+fn small() -> Lab {
+    lab_with(&Settings { inbox_bytes_max: 64 << 10, reorder_bytes_max: 64 << 10, ..Settings::default() })
+}
+
+/// Two long messages to every member in a second.
+fn send_long(lab: &mut Lab) {
+    let mut batch = Batch::to(dc("eu"));
+    batch.extend(MEMBERS.map(|member| Message::new(id(member), vec![7; 10_000])));
+    lab.submit("leader", batch).expect("there is room");
+    lab.run_for(Duration::from_millis(500));
+}
+
+/// What is in its inbox, and for how long nothing was taken of that, ms.
+fn inbox(lab: &mut Lab, member: &str) -> (u64, u64) {
+    let now = lab.now;
+    let status = lab.node(member).status(now);
+    assert_eq!(status.inbox_bytes_max, 64 << 10);
+    (status.inbox_bytes, status.inbox_untaken_ms)
+}
+
+#[test]
+fn a_destination_whose_application_stands_is_shown_there_at_once_and_at_its_sender_once_it_is_full() {
+    let mut lab = small();
+    lab.set_deaf("eu-2", true);
+    for tick in 1..=60 {
+        send_long(&mut lab);
+        let (bytes, untaken_ms) = inbox(&mut lab, "eu-2");
+        assert_eq!(bytes / 10_000, tick.min(6), "messages in the inbox");
+        assert!((400..500).contains(&(untaken_ms - 500 * (tick - 1))), "{untaken_ms} after {tick}");
+        assert_eq!(inbox(&mut lab, "eu-1"), (0, 0));
+        let shown = eu(&mut lab);
+        assert_eq!(shown.unreached_destinations, 0, "it answers");
+        // The seventh is held, from 3.02 s on; what expires from 13 s on changes nothing.
+        let stands = tick >= 27;
+        assert_eq!(
+            (shown.stalled_destinations, shown.stalled.len()),
+            (stands.into(), stands.into()),
+            "{tick}"
+        );
+        for row in shown.stalled {
+            assert!(row.node == id("eu-2") && row.pending_messages >= 19, "{row:?}");
+            assert!((3_000..3_500).contains(&(500 * tick - row.untaken_ms)), "{row:?} after {tick}");
+        }
+    }
+    lab.set_deaf("eu-2", false);
+    lab.run_for(Duration::from_secs(1));
+    assert_eq!((inbox(&mut lab, "eu-2"), eu(&mut lab).stalled_destinations), ((0, 0), 0));
+}
+
+/// It is full all the time, and its messages expire.
+#[test]
+fn a_destination_whose_application_is_slow_does_not_stand() {
+    let mut lab = small();
+    lab.set_deaf("eu-2", true);
+    let mut full = 0;
+    for tick in 1..=120 {
+        send_long(&mut lab);
+        if tick % 8 == 0 {
+            lab.take_one("eu-2");
+        }
+        let (bytes, untaken_ms) = inbox(&mut lab, "eu-2");
+        full += u64::from(bytes > 60_000);
+        assert!(untaken_ms <= 4_000, "{untaken_ms} after {tick}");
+        let shown = eu(&mut lab);
+        assert_eq!((shown.stalled_destinations, shown.unreached_destinations), (0, 0), "{tick}: {shown:?}");
+    }
+    assert!(full > 90, "{full} of 120");
+    assert!(lab.stats("leader").datacenters[&dc("eu")].failed["refused"] > 60);
+}
+
+#[test]
+fn one_whose_application_stood_and_that_nothing_reaches_since_is_said_not_to_be_reached() {
+    let mut lab = small();
+    lab.set_deaf("eu-2", true);
+    (0..30).for_each(|_| send_long(&mut lab));
+    let shown = eu(&mut lab);
+    assert_eq!((shown.stalled_destinations, shown.unreached_destinations), (1, 0));
+    lab.kill("eu-2");
+    (0..6).for_each(|_| send_long(&mut lab));
+    let shown = eu(&mut lab);
+    assert_eq!((shown.stalled_destinations, shown.unreached_destinations), (0, 1));
+    lab.restart("eu-2", 2);
+    (0..6).for_each(|_| send_long(&mut lab));
+    let shown = eu(&mut lab);
+    assert_eq!((shown.stalled_destinations, shown.unreached_destinations), (0, 0), "it has an empty inbox");
 }

@@ -83,7 +83,7 @@ type Group = Arc<[Bytes]>;
 /// Groups that wait for one datacenter.
 const GROUPS_WAITING: usize = 2;
 
-/// So often it is told whom nothing reaches.
+/// So often it is told whom nothing reaches, and who takes nothing.
 const TOLD_EVERY: Duration = Duration::from_secs(10);
 
 pub(super) async fn send(args: SendArgs, log: &Log) -> Result<(), Failure> {
@@ -112,7 +112,7 @@ pub(super) async fn send(args: SendArgs, log: &Log) -> Result<(), Failure> {
     };
     let whole = tokio::select! {
         whole = whole => Some(whole),
-        never = tell_unreached(client.mesh()) => match never {},
+        never = tell_who_is_in_the_way(client.mesh()) => match never {},
         name = stop.signal() => {
             tracing::info!("{name}: draining");
             None
@@ -142,13 +142,15 @@ pub(super) async fn send(args: SendArgs, log: &Log) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Tells again and again whom nothing reaches: that one began not to be reached the mesh logs.
-async fn tell_unreached(mesh: &Mesh) -> Infallible {
+/// Tells again and again whom nothing reaches, which the mesh logs when it begins, and who takes nothing: all others wait for them.
+async fn tell_who_is_in_the_way(mesh: &Mesh) -> Infallible {
     let mut looks = interval_at(tokio::time::Instant::now() + TOLD_EVERY, TOLD_EVERY);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         looks.tick().await;
-        mesh.status().datacenters.iter().flat_map(unreached).for_each(|line| tracing::warn!("{line}"));
+        let datacenters = mesh.status().datacenters;
+        let lines = datacenters.iter().flat_map(|of| unreached(of).into_iter().chain(stalled(of)));
+        lines.for_each(|line| tracing::warn!("{line}"));
     }
 }
 
@@ -159,6 +161,19 @@ fn unreached(datacenter: &DatacenterStatus) -> Vec<String> {
     });
     let more = datacenter.unreached_destinations.saturating_sub(datacenter.unreached.len() as u64);
     let more = (more > 0).then(|| format!("datacenter {}: no answer of {more} more", datacenter.name));
+    said.chain(more).collect()
+}
+
+fn stalled(datacenter: &DatacenterStatus) -> Vec<String> {
+    let said = datacenter.stalled.iter().map(|of| {
+        let (seconds, waiting) = (of.untaken_ms / 1000, show_count(of.pending_messages, "message"));
+        format!(
+            "{}: full, and its application has taken nothing for {seconds} s: {waiting} wait for it",
+            of.node
+        )
+    });
+    let more = datacenter.stalled_destinations.saturating_sub(datacenter.stalled.len() as u64);
+    let more = (more > 0).then(|| format!("datacenter {}: {more} more take nothing", datacenter.name));
     said.chain(more).collect()
 }
 

@@ -45,6 +45,11 @@ pub(super) struct Status {
     pub(super) datacenters: Vec<Datacenter>,
     pub(super) proxy_queue_bytes: u64,
     pub(super) inbox_bytes: u64,
+    /// An older node does not say.
+    #[serde(default)]
+    inbox_bytes_max: u64,
+    #[serde(default)]
+    pub(super) inbox_untaken_ms: u64,
     pub(super) held_bytes: u64,
 }
 
@@ -129,6 +134,10 @@ pub(super) struct Datacenter {
     pub(super) unreached_destinations: u64,
     #[serde(default)]
     unreached: Vec<Unreached>,
+    #[serde(default)]
+    pub(super) stalled_destinations: u64,
+    #[serde(default)]
+    stalled: Vec<Stalled>,
     pub(super) routes: Vec<Route>,
 }
 
@@ -142,6 +151,14 @@ struct Unreached {
     proxy: Option<String>,
     why: String,
     link_why: Option<String>,
+}
+
+/// A destination that takes nothing.
+#[derive(Debug, Clone, Deserialize)]
+struct Stalled {
+    node: String,
+    untaken_ms: u64,
+    pending_messages: u64,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -233,6 +250,17 @@ impl Status {
         self.datacenters.iter().map(|datacenter| datacenter.unreached_destinations).sum()
     }
 
+    /// What waits for the application, and what there is room for.
+    pub(super) fn inbox(&self) -> String {
+        let (bytes, max) = (show_bytes(self.inbox_bytes), show_bytes(self.inbox_bytes_max));
+        if self.inbox_bytes_max > 0 { format!("{bytes} of {max}") } else { bytes }
+    }
+
+    /// How long the application has taken nothing of that, from a second on.
+    pub(super) fn untaken(&self) -> Option<String> {
+        (self.inbox_untaken_ms >= 1_000).then(|| uptime(self.inbox_untaken_ms / 1_000))
+    }
+
     fn describe(&self, reasons: &[&str]) -> String {
         let mut text = self.headline() + "\n";
         if let Some(replica) = &self.replica {
@@ -244,13 +272,15 @@ impl Status {
         for reason in reasons {
             let _ = writeln!(text, "not ready: {reason}");
         }
-        for (what, bytes) in [
-            ("queued for members", self.proxy_queue_bytes),
-            ("in the inbox", self.inbox_bytes),
-            ("held behind gaps", self.held_bytes),
+        let untaken =
+            self.untaken().map(|long| format!(", of which the application has taken nothing for {long}"));
+        for (what, bytes, shown) in [
+            ("queued for members", self.proxy_queue_bytes, show_bytes(self.proxy_queue_bytes)),
+            ("in the inbox", self.inbox_bytes, self.inbox() + &untaken.unwrap_or_default()),
+            ("held behind gaps or for room", self.held_bytes, show_bytes(self.held_bytes)),
         ] {
             if bytes > 0 {
-                let _ = writeln!(text, "{what}: {}", show_bytes(bytes));
+                let _ = writeln!(text, "{what}: {shown}");
             }
         }
         if !self.down.is_empty() {
@@ -260,6 +290,11 @@ impl Status {
         if unreached > 0 {
             let what = show_count(unreached, "destination");
             let _ = write!(text, "\n{what} not reached\n{}", not_reached(&self.datacenters));
+        }
+        let stalled = self.datacenters.iter().map(|datacenter| datacenter.stalled_destinations).sum();
+        if stalled > 0 {
+            let what = show_count(stalled, "destination");
+            let _ = write!(text, "\n{what} full, taking nothing\n{}", taking_nothing(&self.datacenters));
         }
         let mut links = Table::new(&[
             (Align::Left, "peer"),
@@ -426,6 +461,27 @@ fn not_reached(datacenters: &[Datacenter]) -> Table {
     table
 }
 
+/// A row per destination that takes nothing, of each datacenter those that have for longest: there may be more.
+fn taking_nothing(datacenters: &[Datacenter]) -> Table {
+    let mut table = Table::new(&[
+        (Align::Left, "destination"),
+        (Align::Left, "datacenter"),
+        (Align::Right, "for"),
+        (Align::Right, "pending"),
+    ]);
+    for datacenter in datacenters {
+        for of in &datacenter.stalled {
+            table.row(vec![
+                of.node.clone(),
+                datacenter.name.clone(),
+                uptime(of.untaken_ms / 1000),
+                show_count(of.pending_messages, "message"),
+            ]);
+        }
+    }
+    table
+}
+
 /// A row per datacenter, as a sender sees it.
 fn datacenters(datacenters: &[Datacenter]) -> Table {
     let mut table = Table::new(&[
@@ -537,7 +593,7 @@ mod tests {
         let status: Status = read(json!({
             "version": "0.1.0", "ready": false, "node": "us-leader", "datacenter": "us", "cluster": "c",
             "roles": ["origin"], "uptime_s": 3_700, "draining": false, "proxy_queue_bytes": 0,
-            "inbox_bytes": 2_048, "held_bytes": 0, "later": "is ignored",
+            "inbox_bytes": 2_048, "inbox_bytes_max": 4_096, "inbox_untaken_ms": 61_999, "held_bytes": 0, "later": "is ignored",
             "security": {
                 "links": "tls",
                 "certificate": { "subject": "spiffe://c/dc/us/node/us-leader", "expires_in_s": 2_500_000, "not_after_unix_s": 1 },
@@ -570,6 +626,8 @@ mod tests {
                 "unreached": [{ "node": "eu-m3", "unanswered_ms": 5_200, "pending_messages": 1,
                                 "way": "proxy", "proxy": "eu-p1", "why": "unreachable",
                                 "link_why": "10.0.0.3:7400: Connection refused" }],
+                "stalled_destinations": 1,
+                "stalled": [{ "node": "eu-m4", "untaken_ms": 12_345, "pending_messages": 7 }],
                 "routes": [{ "proxy": "eu-p1", "in_use": true, "state": "up", "snoozed_ms": 0,
                              "attempt_timeout_ms": 90 }] }],
         }))
@@ -578,7 +636,7 @@ mod tests {
 us-leader: origin of datacenter us, cluster c, version 0.1.0, not ready, up 1 h 1 min
 tls: on, certificate of spiffe://c/dc/us/node/us-leader expires in 29 d, CA CN=c expired 2 h ago
 not ready: the node is draining
-in the inbox: 2 KiB
+in the inbox: 2 KiB of 4 KiB, of which the application has taken nothing for 1 min 1 s
 
 2 peers down
 peer   datacenter  roles         link                        for  failed dials  last error
@@ -589,6 +647,10 @@ us-p1  us          proxy+member  down, the peer dials        0 s             -  
 1 destination not reached
 destination  datacenter  for    pending  last tried  came to      last error of its link
 eu-m3        eu          5 s  1 message  by eu-p1    unreachable  10.0.0.3:7400: Connection refused
+
+1 destination full, taking nothing
+destination  datacenter   for     pending
+eu-m4        eu          12 s  7 messages
 
 2 links
 peer   datacenter  opened by  link     round trip  least  clock offset  congestion  unsent limit

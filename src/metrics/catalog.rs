@@ -66,6 +66,8 @@ catalog! {
         "Messages this sender holds for a datacenter, queued or unacknowledged.");
     UNREACHED = gauge("destinations_unreached", ["datacenter"],
         "Destinations that nothing reaches: messages wait, nothing was answered for 2 s, and attempts came to nothing.");
+    STALLED = gauge("destinations_stalled", ["datacenter"],
+        "Destinations that are full and have taken nothing for 10 s of what this sender sent: their applications stand.");
     WITHOUT_ROOM = gauge("flows_without_room", ["datacenter"],
         "Destinations and lanes whose messages wait at this sender because the receiver has no room for them.");
     LEAST_ROOM = gauge("least_room_bytes", ["datacenter"],
@@ -114,8 +116,10 @@ catalog! {
         "Messages this member refused, by reason.");
     INBOX_BYTES = gauge("inbox_bytes", [],
         "Bytes the application of this member has not taken yet.");
+    INBOX_UNTAKEN = gauge("inbox_untaken_seconds", [],
+        "How long the application of this member has taken nothing of what is in its inbox; 0 while nothing is.");
     HELD_BYTES = gauge("held_bytes", [],
-        "Bytes this member holds behind a gap.");
+        "Bytes this member holds behind a gap, or because its inbox has no room.");
 
     LINK_UP = gauge("link_up", ["peer", "datacenter"],
         "1 while both connections of the link to a peer are established, else 0.");

@@ -148,6 +148,10 @@ fn routes(status: &Status) -> Vec<MetricFamily> {
             .family()
             .each(datacenters(), |f, (dc, row)| f.value(&[dc], float(row.unreached_destinations)))
             .done(),
+        catalog::STALLED
+            .family()
+            .each(datacenters(), |f, (dc, row)| f.value(&[dc], float(row.stalled_destinations)))
+            .done(),
         catalog::WITHOUT_ROOM
             .family()
             .each(datacenters(), |f, (dc, row)| f.value(&[dc], float(row.flows_without_room)))
@@ -212,6 +216,7 @@ fn member(stats: &Stats, status: &Status) -> Vec<MetricFamily> {
             .each(&member.refused, |f, (reason, count)| f.count(&[reason], *count))
             .done(),
         catalog::INBOX_BYTES.family().value(&[], float(status.inbox_bytes)).done(),
+        catalog::INBOX_UNTAKEN.family().value(&[], float(status.inbox_untaken_ms) / 1e3).done(),
         catalog::HELD_BYTES.family().value(&[], float(status.held_bytes)).done(),
     ]
 }

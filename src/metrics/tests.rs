@@ -83,6 +83,8 @@ fn status() -> Status {
             flows_without_room: 1,
             unreached_destinations: 3,
             unreached: Vec::new(),
+            stalled_destinations: 2,
+            stalled: Vec::new(),
             least_room_bytes: Some(4096),
             routes: vec![RouteStatus {
                 proxy: node("eu-p1"),
@@ -99,7 +101,9 @@ fn status() -> Status {
             }],
         }],
         proxy_queue_bytes: 0,
-        inbox_bytes: 0,
+        inbox_bytes: 700,
+        inbox_bytes_max: 4096,
+        inbox_untaken_ms: 12_500,
         held_bytes: 0,
     }
 }
@@ -285,6 +289,14 @@ fn who_is_down_who_is_not_reached_and_when_a_ca_expires_can_be_asked_for() {
     assert_eq!(sample(&families, ca, ca, &[]), Some(700.0), "of the first to expire");
     let unreached = "trunkline_destinations_unreached";
     assert_eq!(sample(&families, unreached, unreached, &[("datacenter", "eu")]), Some(3.0));
+}
+
+#[test]
+fn who_takes_nothing_can_be_asked_for_at_the_sender_and_at_the_member() {
+    let families = scrape(&idle());
+    let value = |name, labels: &[_]| sample(&families, name, name, labels);
+    assert_eq!(value("trunkline_destinations_stalled", &[("datacenter", "eu")]), Some(2.0));
+    assert_eq!(value("trunkline_inbox_untaken_seconds", &[]), Some(12.5));
 }
 
 #[test]

@@ -10,6 +10,7 @@
 //! ```
 
 mod queued;
+mod room;
 mod select;
 pub use queued::Queued;
 pub use select::{Leg, Selected};
@@ -32,7 +33,6 @@ use super::rtt::Rtt;
 use super::seqs::Seqs;
 use super::time::Micros;
 use super::window::WINDOW_SEQS;
-use super::wire::ROOM_UNKNOWN;
 use super::wire::{AckFlow, Run};
 use super::words::Words;
 use crate::id::{Incarnation, Lane, NodeId, Seq};
@@ -195,6 +195,8 @@ pub struct Flow {
     room: Option<usize>,
     /// Up to here the receiver had what comes behind all that it decided on, without a gap.
     waits_to: u64,
+    /// Since when the receiver has something of which its application takes nothing.
+    untaken_since: Option<Micros>,
     /// Since when nothing is under way for want of room.
     starves_since: Option<Micros>,
     /// Ways and times to leave alone.
@@ -244,10 +246,6 @@ pub enum Undecided {
     Sent(u64),
 }
 
-/// A receiver without room says so when it has some again, and that word may be lost with a link: after so long without any,
-/// one message asks.
-const STARVED_ASKS_AFTER: Duration = Duration::from_millis(500);
-
 /// What a message counts for, here and at its receiver.
 fn charge(payload: &Payload) -> usize {
     payload.len() + MESSAGE_OVERHEAD_BYTES
@@ -288,6 +286,7 @@ impl Flow {
             flying_bytes: 0,
             room: None,
             waits_to: 0,
+            untaken_since: None,
             starves_since: None,
             pauses: Pauses::default(),
             decision: None,
@@ -475,13 +474,25 @@ impl Flow {
     /// The highest decided seq, as acked.
     pub fn raise_decided(&mut self, decided: u64) -> bool {
         let progress = decided > self.decided;
-        self.decided = self.decided.max(decided);
+        if progress {
+            (self.decided, self.untaken_since) = (decided, None);
+        }
         progress
     }
 
     /// An ack says what the receiver holds. What it holds in turn waits for room with it, and for nothing else.
-    pub fn note_waiting(&mut self, entry: &AckFlow) {
+    pub fn note_waiting(&mut self, entry: &AckFlow, now: Micros) {
         self.waits_to = self.waits_to.max(entry.decided.saturating_add(entry.held_in_turn()));
+        if self.waits_to > self.decided {
+            self.untaken_since.get_or_insert(now);
+        }
+    }
+
+    /// Since when the receiver has what is next and its application takes nothing of it, though it may take others' messages; `None` while
+    /// nothing waits here.
+    #[must_use]
+    pub fn untaken_since(&self) -> Option<Micros> {
+        self.untaken_since.filter(|_| self.pending() > 0)
     }
 
     /// The receiver said that it holds this message, and all in front of it that it has not decided on: its application is what that
@@ -489,38 +500,6 @@ impl Flow {
     #[must_use]
     pub fn waits_for_application(&self, seq: u64) -> bool {
         seq <= self.waits_to && self.sent.get(seq).is_some_and(|sent| sent.place == Place::Held)
-    }
-
-    /// What the receiver can take beside what an ack says it has; `decided` is that ack's. An older one than was seen before
-    /// says nothing.
-    pub fn set_room(&mut self, room_kib: u32, decided: u64) {
-        if room_kib == ROOM_UNKNOWN || decided < self.decided {
-            return;
-        }
-        self.room = usize::try_from(u64::from(room_kib) * 1024).ok();
-        if !self.is_starved() {
-            self.starves_since = None;
-        }
-    }
-
-    /// What the receiver has room for beside what is under way, bytes; `None` while it has not said.
-    #[must_use]
-    pub fn room_left(&self) -> Option<u64> {
-        self.room.map(|room| u64::try_from(room.saturating_sub(self.flying_bytes)).unwrap_or(u64::MAX))
-    }
-
-    /// A message that is under way was given up. It comes to the receiver all the same, which has not said so yet.
-    pub fn spend_room(&mut self, payload: &Payload) {
-        self.room = self.room.map(|room| room.saturating_sub(charge(payload)));
-    }
-
-    /// The message that goes next is more than the receiver can take beside what is under way. The one that it waits for it
-    /// takes in any case.
-    #[must_use]
-    pub fn is_starved(&self) -> bool {
-        let some = !self.retry.is_empty() || !self.queue.is_empty();
-        some && !self.next_is_awaited()
-            && self.room.is_some_and(|room| self.flying_bytes + self.next_charge() > room)
     }
 
     /// Messages queued or unacknowledged.
@@ -535,34 +514,11 @@ impl Flow {
         self.answered_at
     }
 
-    /// Since when messages wait and nothing is answered; `None` while none waits, or while they wait for room.
+    /// Since when messages wait and nothing is answered; `None` while none waits. While they wait for room one of them, or what is held,
+    /// asks all the same.
     #[must_use]
     pub fn unanswered_since(&self) -> Option<Micros> {
-        let waits = self.pending() > 0 && !self.is_starved();
-        self.answered_at.max(self.waits_since).filter(|_| waits)
-    }
-
-    /// The receiver said that everything in front of the message that goes next is decided. That it was given up here is not
-    /// enough: the receiver may hold it and wait for room.
-    fn next_is_awaited(&self) -> bool {
-        self.retry.first().copied().unwrap_or(self.next) == self.decided + 1
-    }
-
-    /// Until when this flow waits for room, with nothing else to do: for the ack of what is under way, or for one that says
-    /// there is room. That one may be lost with its link, so one message asks now and then.
-    pub fn waits_for_room(&mut self, now: Micros) -> Option<Micros> {
-        if !self.is_starved() || self.asks() {
-            return None;
-        }
-        if self.flying > 0 {
-            return Some(Micros::NEVER);
-        }
-        let until = *self.starves_since.get_or_insert(now) + STARVED_ASKS_AFTER;
-        (now < until).then_some(until)
-    }
-
-    fn next_charge(&self) -> usize {
-        self.next_bytes(true) + MESSAGE_OVERHEAD_BYTES
+        self.answered_at.max(self.waits_since).filter(|_| self.pending() > 0)
     }
 
     /// There is something to seal now.
@@ -680,7 +636,7 @@ impl Flow {
         self.incarnation = incarnation;
         self.words.clear();
         self.decided = 0;
-        (self.floor_told, self.waits_to) = (0, 0);
+        (self.floor_told, self.waits_to, self.untaken_since) = (0, 0, None);
         (self.room, self.starves_since) = (None, None);
         self.pauses.restart();
     }

@@ -39,6 +39,8 @@ pub struct Member {
     left: BTreeMap<(NodeId, NodeId), Ejection>,
     inbox: VecDeque<Delivery>,
     inbox_bytes: usize,
+    /// Since when the application has taken nothing of what is in there.
+    untaken_since: Option<Micros>,
     draining: bool,
     /// Messages handed over when a checker looked last.
     #[cfg(feature = "sim")]
@@ -107,6 +109,7 @@ impl Member {
             left: BTreeMap::new(),
             inbox: VecDeque::new(),
             inbox_bytes: 0,
+            untaken_since: None,
             draining: false,
             #[cfg(feature = "sim")]
             seen: 0,
@@ -184,7 +187,7 @@ impl Member {
                 By::Itself(_) => None,
             };
             let (life, since) = (flow.origin_incarnation, links.next_link());
-            self.begin_life(&flow.origin, OriginLife { life, since, by: brought_by, ..known });
+            self.begin_life(&flow.origin, OriginLife { life, since, by: brought_by, ..known }, now);
         }
         let key = (flow.origin.clone(), arrived.lane);
         if self.draining && arrived.run.count > 0 {
@@ -245,6 +248,9 @@ impl Member {
             &mut self.stats,
             &self.settings,
         );
+        if !self.inbox.is_empty() {
+            self.untaken_since.get_or_insert(now);
+        }
         refused.extend(window.take_passed());
         #[cfg(feature = "sim")]
         if self.slanders
@@ -322,10 +328,8 @@ impl Member {
             );
         }
         if false_life || known.by_itself && known.life != life {
-            self.begin_life(
-                &origin,
-                OriginLife { life, since: links.next_link(), by_itself: true, by: None },
-            );
+            let of = OriginLife { life, since: links.next_link(), by_itself: true, by: None };
+            self.begin_life(&origin, of, now);
         } else {
             self.shelved.remove(&origin);
             if let Some(known) = self.lives.get_mut(&origin).filter(|known| known.life == life) {
@@ -336,7 +340,7 @@ impl Member {
 
     /// An origin lives another life. What the old one left behind a gap can never be completed. Where only a proxy says so all of
     /// it is kept until the origin says which one it lives, or what it sends again would be taken for new.
-    fn begin_life(&mut self, origin: &NodeId, of: OriginLife) {
+    fn begin_life(&mut self, origin: &NodeId, of: OriginLife, now: Micros) {
         let before = self.lives.insert(origin.clone(), of);
         self.waiting.retain(|(_, waits)| waits != origin);
         let keys = Lane::ALL.map(|lane| (origin.clone(), lane));
@@ -370,6 +374,9 @@ impl Member {
                 self.waiting.insert((key.1, key.0.clone()));
             }
             self.windows.insert(key, window);
+        }
+        if !self.inbox.is_empty() {
+            self.untaken_since.get_or_insert(now);
         }
     }
 
@@ -495,6 +502,7 @@ impl Member {
                 break;
             }
         }
+        self.untaken_since = (!self.inbox.is_empty()).then_some(now);
         for key in moved {
             let Some(window) = self.windows.get_mut(&key) else { continue };
             let refused = window.take_passed();
@@ -503,6 +511,18 @@ impl Member {
             links.queue_ack(window.upstream.link, entry, now + self.settings.ack_delay, now);
         }
         Some(delivery)
+    }
+
+    /// Since when the application has taken nothing of what is in the inbox; `None` while nothing is.
+    #[must_use]
+    pub fn untaken_since(&self) -> Option<Micros> {
+        self.untaken_since
+    }
+
+    /// Bytes in the inbox, and what it has room for.
+    #[must_use]
+    pub fn inbox_bytes(&self) -> (usize, usize) {
+        (self.inbox_bytes, self.settings.inbox_bytes_max)
     }
 
     /// What it keeps, limit by limit.
@@ -518,12 +538,12 @@ impl Member {
         windows.chain([Kept { limit: Limit::Inbox, of: None, bytes: self.inbox_bytes }])
     }
 
-    /// Bytes in the inbox, and bytes held behind gaps.
+    /// Bytes held behind gaps, or because the inbox has no room.
     #[must_use]
-    pub fn bytes(&self) -> (usize, usize) {
+    pub fn held_bytes(&self) -> usize {
         let shelved = self.shelved.values().flatten().flat_map(|shelved| &shelved.windows);
         let windows = self.windows.values().chain(shelved.map(|(_, window)| window));
-        (self.inbox_bytes, windows.map(Window::held_bytes).sum())
+        windows.map(Window::held_bytes).sum()
     }
 }
 

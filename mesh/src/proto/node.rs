@@ -13,6 +13,7 @@ mod outages;
 mod ping;
 mod shown;
 mod unreached;
+mod untaken;
 mod writing;
 
 use std::collections::VecDeque;
@@ -24,6 +25,7 @@ use bytes::Bytes;
 use self::outages::Outages;
 pub use self::ping::PingError;
 use self::unreached::Unreached;
+use self::untaken::Untaken;
 use super::client::{Client, Decided, Ignored, Ticket};
 pub use super::frame::Opened;
 use super::frame::{FrameError, Received, SealedBatch, Token};
@@ -131,6 +133,7 @@ pub struct Node {
     pinged: VecDeque<Pinged>,
     outages: Outages,
     unreached: Unreached,
+    untaken: Untaken,
 }
 
 impl Node {
@@ -175,6 +178,7 @@ impl Node {
             pinged: VecDeque::new(),
             outages: Outages::default(),
             unreached: Unreached::default(),
+            untaken: Untaken::default(),
         })
     }
 
@@ -526,6 +530,7 @@ impl Node {
         self.settle(now);
         self.tell_outages(now);
         self.tell_unreached(now);
+        self.tell_untaken(now);
     }
 
     /// When [`Node::handle_timeout`] has something to do.

@@ -135,7 +135,7 @@ impl Rates {
         if width.is_none_or(|width| whole.width() <= width) {
             return whole.to_string();
         }
-        const DISPENSABLE: [&str; 9] = [
+        const DISPENSABLE: [&str; 10] = [
             "by proxy/s",
             "direct/s",
             "ack p50",
@@ -144,6 +144,7 @@ impl Rates {
             "wire",
             "failed/s",
             "queued",
+            "stalled",
             "not reached",
         ];
         self.sending_by(datacenters, Datacenter::short_way).within(width, &DISPENSABLE)
@@ -164,6 +165,7 @@ impl Rates {
             (Align::Right, "queued"),
             (Align::Right, "pending"),
             (Align::Right, "not reached"),
+            (Align::Right, "stalled"),
         ]);
         let idle = Sending::default();
         for datacenter in datacenters {
@@ -185,6 +187,7 @@ impl Rates {
                 show_bytes(datacenter.queued_bytes),
                 datacenter.pending_messages.to_string(),
                 datacenter.unreached_destinations.to_string(),
+                datacenter.stalled_destinations.to_string(),
             ]);
         }
         table
@@ -209,8 +212,9 @@ impl Rates {
             row("member", "payload handed over", bytes_per_second(self.handed_over_bytes));
             row("member", "duplicates dropped", per_second(self.duplicates) + "/s");
             row("member", "messages refused", per_second(self.member_refused) + "/s");
-            row("member", "in the inbox", show_bytes(status.inbox_bytes));
-            row("member", "held behind gaps", show_bytes(status.held_bytes));
+            row("member", "in the inbox", status.inbox());
+            row("member", "nothing taken of it for", status.untaken().unwrap_or_else(|| "-".to_owned()));
+            row("member", "held behind gaps or for room", show_bytes(status.held_bytes));
         }
         row("node", "links up", status.links_up().to_string());
         row("node", "peers down", status.peers_down().to_string());
@@ -237,6 +241,7 @@ impl Rates {
                 "queued_bytes": datacenter.queued_bytes,
                 "pending_messages": datacenter.pending_messages,
                 "unreached_destinations": datacenter.unreached_destinations,
+                "stalled_destinations": datacenter.stalled_destinations,
             })
         });
         json!({
@@ -262,6 +267,7 @@ impl Rates {
                 "duplicates_per_s": self.duplicates,
                 "refused_per_s": self.member_refused,
                 "inbox_bytes": status.inbox_bytes,
+                "inbox_untaken_ms": status.inbox_untaken_ms,
                 "held_bytes": status.held_bytes,
             },
         })

@@ -156,7 +156,7 @@ impl Client {
             self.note_word(ix, seq, carrier.word(), now);
             self.delivered(ix, &sent, now);
         }
-        self.flows[ix.0].note_waiting(entry);
+        self.flows[ix.0].note_waiting(entry, now);
         for seq in self.flows[ix.0].newly_held(entry, (carrier.word(), link)) {
             progress = true;
             attempt_answered |= self.land(ix, seq, carrier, links, now);

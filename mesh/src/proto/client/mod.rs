@@ -379,6 +379,7 @@ impl Client {
         let site = &self.sites[index];
         let flows = || site.flows.iter().map(|ix| &self.flows[ix.0]);
         let (unreached_destinations, unreached) = self.all_unreached(index, links, now);
+        let (stalled_destinations, stalled) = self.all_stalled(index, now);
         DatacenterStatus {
             name: site.name.clone(),
             local: site.local,
@@ -388,6 +389,8 @@ impl Client {
             least_room_bytes: flows().filter_map(Flow::room_left).min(),
             unreached_destinations,
             unreached,
+            stalled_destinations,
+            stalled,
             routes: site.routes.status(links, &self.settings, now),
         }
     }

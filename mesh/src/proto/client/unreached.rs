@@ -1,14 +1,15 @@
-//! Destinations that nothing reaches at present, for people. Nothing is decided by it.
+//! Destinations that nothing reaches at present, and those that take nothing of what they have, for people. Nothing is decided by it.
 
 use std::time::Duration;
 
 use super::Client;
 use crate::id::{Datacenter, Lane, NodeId};
 use crate::proto::flow::{Flow, FlowIx, Way};
+use crate::proto::held::UNTAKEN_FOR;
 use crate::proto::links::Links;
 use crate::proto::pause::Failing;
 use crate::proto::time::{Micros, micros};
-use crate::stats::{LastTried, UnreachedDestination};
+use crate::stats::{LastTried, StalledDestination, UnreachedDestination};
 
 /// So long messages wait without any answer of their destination until they are said not to reach it: a proxy that failed is passed
 /// by sooner.
@@ -70,15 +71,39 @@ impl Client {
         let count = u64::try_from(unreached.len()).unwrap_or(u64::MAX);
         let shown =
             unreached.into_iter().take(SHOWN_MAX).map(|(first, Unreached { flow, since, failing })| {
-                let pending: usize = self.lanes(first).iter().map(Flow::pending).sum();
                 UnreachedDestination {
                     node: flow.destination.clone(),
                     unanswered_ms: micros(now.since(since)) / 1000,
-                    pending_messages: u64::try_from(pending).unwrap_or(u64::MAX),
+                    pending_messages: self.pending_to(first),
                     last: self.tried(flow, failing, links, now),
                 }
             });
         (count, shown.collect())
+    }
+
+    /// How many destinations of a datacenter have taken nothing for long of what they have, and those that have for longest. One that
+    /// nothing reaches is none of them: nobody knows what it does now.
+    pub(super) fn all_stalled(&self, datacenter: usize, now: Micros) -> (u64, Vec<StalledDestination>) {
+        let firsts = self.sites[datacenter].flows.iter().filter(|ix| self.flows[ix.0].lane == Lane::ALL[0]);
+        let stalled = firsts.filter_map(|first| {
+            let since = self.lanes(*first).iter().filter_map(Flow::untaken_since).min()?;
+            (now.since(since) >= UNTAKEN_FOR && self.unreached(*first, now).is_none())
+                .then_some((*first, since))
+        });
+        let mut stalled: Vec<_> = stalled.collect();
+        stalled.sort_by_key(|(_, since)| *since);
+        let count = u64::try_from(stalled.len()).unwrap_or(u64::MAX);
+        let shown = stalled.into_iter().take(SHOWN_MAX).map(|(first, since)| StalledDestination {
+            node: self.flows[first.0].destination.clone(),
+            untaken_ms: micros(now.since(since)) / 1000,
+            pending_messages: self.pending_to(first),
+        });
+        (count, shown.collect())
+    }
+
+    /// Messages of a destination that wait or are not acknowledged.
+    fn pending_to(&self, first: FlowIx) -> u64 {
+        self.lanes(first).iter().map(|flow| u64::try_from(flow.pending()).unwrap_or(u64::MAX)).sum()
     }
 
     fn tried(&self, flow: &Flow, failing: Option<Failing>, links: &Links, now: Micros) -> LastTried {

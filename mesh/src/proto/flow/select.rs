@@ -1,5 +1,6 @@
 //! What of a flow goes into the next frame: which seqs, in which runs, and their numbers for the wire.
 
+use super::room::STARVED_ASKS_AFTER;
 use super::*;
 
 /// Most runs of one flow in a frame: a flow with more gaps than that goes on in the next frame.

@@ -1,8 +1,9 @@
 //! The books of one flow: what goes next, what is told, what is given up.
 
+use super::room::STARVED_ASKS_AFTER;
 use super::*;
 use crate::proto::pause::Cause;
-use crate::proto::wire::LOOKED_AT;
+use crate::proto::wire::{LOOKED_AT, ROOM_UNKNOWN};
 
 fn flow() -> Flow {
     Flow::new(PeerIx(0), NodeId::new("m").unwrap(), 0, Lane::Bulk)
@@ -82,7 +83,7 @@ fn what_the_receiver_has_behind_a_gap_does_not_wait_for_its_application() {
     };
     let hear = |flow: &mut Flow, entry: &AckFlow| {
         flow.raise_decided(entry.decided);
-        flow.note_waiting(entry);
+        flow.note_waiting(entry, Micros(0));
         flow.newly_held(entry, (Way::Direct, LinkId(1)))
             .into_iter()
             .for_each(|seq| flow.hold(seq, Way::Direct));

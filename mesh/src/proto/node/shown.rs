@@ -73,7 +73,8 @@ impl Node {
     pub fn status(&self, now: Micros) -> Status {
         let me = &self.links.me;
         let bytes = |bytes: usize| u64::try_from(bytes).unwrap_or(u64::MAX);
-        let (inbox, held) = self.member.as_ref().map_or((0, 0), Member::bytes);
+        let (inbox, inbox_max) = self.member.as_ref().map_or((0, 0), Member::inbox_bytes);
+        let untaken_since = self.member.as_ref().and_then(Member::untaken_since);
         Status {
             node: me.node.clone(),
             datacenter: me.datacenter.clone(),
@@ -88,7 +89,9 @@ impl Node {
             datacenters: self.client.as_ref().map_or_else(Vec::new, |client| client.status(&self.links, now)),
             proxy_queue_bytes: self.proxy.as_ref().map_or(0, |proxy| bytes(proxy.queue_bytes())),
             inbox_bytes: bytes(inbox),
-            held_bytes: bytes(held),
+            inbox_bytes_max: bytes(inbox_max),
+            inbox_untaken_ms: untaken_since.map_or(0, |since| micros(now.since(since)) / 1000),
+            held_bytes: bytes(self.member.as_ref().map_or(0, Member::held_bytes)),
         }
     }
 }
