@@ -24,6 +24,7 @@
 mod answer;
 mod members;
 mod ready;
+mod refusal;
 mod server;
 
 use std::net::SocketAddr;
@@ -37,6 +38,7 @@ use crate::consensus::Replica;
 use crate::consensus::key_value::KeyValue;
 use crate::metrics::{MembersHeard, Metrics};
 pub use ready::{NotReady, Ready};
+pub(crate) use refusal::Refusal;
 pub use server::{Api, ServeError};
 
 /// What the answers are made from.
@@ -45,6 +47,7 @@ struct Facts {
     metrics: Metrics,
     ready: Ready,
     replica: Option<Replica<KeyValue>>,
+    refusal: Option<Refusal>,
     /// Callers are on this machine.
     local: bool,
     /// One answer is made at a time. What it takes to make those of all callers would stand in the way of the mesh, which runs
@@ -97,6 +100,8 @@ pub(crate) struct Beside {
     pub(crate) replica: Option<Replica<KeyValue>>,
     /// What it heard of the members, as a proxy that asks for them.
     pub(crate) heard: Option<Box<dyn Fn() -> Option<MembersHeard> + Send + Sync>>,
+    /// What stands against its file as that was read last, if it follows one.
+    pub(crate) refusal: Option<Refusal>,
 }
 
 /// The same, of a node that has more than its mesh.
@@ -105,7 +110,7 @@ pub(crate) fn serve_with(
     protection: Protection,
     mesh: Mesh,
     node: &NodeSpec,
-    Beside { replica, heard }: Beside,
+    Beside { replica, heard, refusal }: Beside,
 ) -> Result<Api, ServeError> {
     let mut metrics = Metrics::of(mesh.clone());
     if let Some(replica) = replica.clone() {
@@ -114,8 +119,11 @@ pub(crate) fn serve_with(
     if let Some(heard) = heard {
         metrics = metrics.with_members(heard);
     }
+    if let Some(refusal) = refusal.clone() {
+        metrics = metrics.with_file(move || refusal.why().is_some());
+    }
     let ready = Ready::new(node);
     let local = address.ip().to_canonical().is_loopback();
-    let facts = Arc::new(Facts { mesh, metrics, ready, replica, local, turn: Semaphore::new(1) });
+    let facts = Arc::new(Facts { mesh, metrics, ready, replica, refusal, local, turn: Semaphore::new(1) });
     Api::bind(address, protection, facts)
 }

@@ -7,6 +7,7 @@
 mod catalog;
 mod collector;
 mod family;
+mod file;
 mod members;
 mod replica;
 #[cfg(test)]
@@ -76,6 +77,13 @@ impl Metrics {
         self
     }
 
+    /// Whether the configuration file was refused too, of a node that follows one.
+    #[must_use]
+    pub(crate) fn with_file(self, refused: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        self.registry.register(Box::new(file::File::new(Box::new(refused)))).expect(UNIQUE);
+        self
+    }
+
     fn from_source(source: impl Fn() -> (Stats, Status) + Send + Sync + 'static) -> Self {
         let registry = Registry::new();
         registry.register(Box::new(Node::new(Box::new(source)))).expect(UNIQUE);
@@ -97,6 +105,7 @@ impl Metrics {
     pub fn described() -> Vec<Described> {
         let mut all: Vec<Described> = catalog::ALL
             .iter()
+            .chain(file::ALL)
             .chain(members::ALL)
             .chain(replica::ALL)
             .map(|spec| spec.described())

@@ -297,7 +297,8 @@ fn metrics_that_only_some_nodes_have_are_said_to_be_such() {
          [[node]]\nid = \"proxy\"\ndc = \"d\"\nroles = [\"proxy\"]\naddress = \"127.0.0.1:2\"\n",
     )
     .unwrap();
-    let elsewhere = ["with certificates", "at a replica", "where members are asked for"];
+    let elsewhere =
+        ["with certificates", "at a replica", "where members are asked for", "where a file is followed"];
     for (id, own) in [("origin", "at an origin"), ("proxy", "at a proxy"), ("m", "at a member")] {
         let mut found = scraped(&config, id);
         // Those of every process are the library's to describe.

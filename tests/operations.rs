@@ -315,6 +315,7 @@ fn sighup_takes_a_changed_file_on_and_refuses_a_wrong_one_whole() {
     poll("a link to the new member", SOON, linked);
 
     // Twice the same is no change; what is wrong is refused whole.
+    let as_it_was = write(&cluster.path("as_it_was.toml"), &changed);
     hangup(&nodes);
     await_log(&cluster, "eu-p1", "reload: the file says what it said");
     std::fs::write(cluster.file(), changed.replace("dials_per_second = 100", "dials_per_second = 0\nx = 1"))
@@ -322,6 +323,11 @@ fn sighup_takes_a_changed_file_on_and_refuses_a_wrong_one_whole() {
     hangup(&nodes);
     await_log(&cluster, "eu-p1", "reload refused, the old configuration stays");
     await_log(&cluster, "eu-p1", "limits.x");
+    let status = || shown(&["status", "--config", &as_it_was, "--node", "eu-p1"]);
+    let refused = || http::get(cluster.admin("eu-p1"), "/metrics").unwrap().body;
+    let table = status();
+    assert!(table.contains("\nconfiguration file refused, that of before stays in use: "), "{table}");
+    assert!(table.contains("limits.x") && refused().contains("\ntrunkline_config_refused 1\n"), "{table}");
     std::fs::write(cluster.file(), changed.replace("\"eu-p1\"", "\"eu-p9\"")).unwrap();
     hangup(&nodes);
     await_log(
@@ -348,6 +354,10 @@ fn sighup_takes_a_changed_file_on_and_refuses_a_wrong_one_whole() {
     hangup(&nodes);
     await_log(&cluster, "eu-p1", "reload: node eu-m2 removed, was member of datacenter eu");
     poll("the link ends", SOON, || linked().is_none().then_some(()));
+    assert!(
+        !status().contains("configuration file refused")
+            && refused().contains("\ntrunkline_config_refused 0\n")
+    );
     signal(&nodes[1].child, "TERM");
     assert_eq!(exit_code(&mut nodes[1].child, Duration::from_secs(3)), 0);
 }
@@ -409,7 +419,14 @@ fn a_service_manager_is_told_what_happens() {
     let (reloading, _) = told("RELOADING=1\n");
     let at = reloading.lines().find_map(|line| line.strip_prefix("MONOTONIC_USEC=")).unwrap();
     assert!(at.parse::<u64>().unwrap() > 0);
-    told("READY=1\n");
+    let (again, _) = told("READY=1\n");
+    assert_eq!(again, ready);
+    rewrite(&cluster, |text| text + "[limits]\nx = 1\ny = 2\n");
+    signal(&node.child, "HUP");
+    told("RELOADING=1\n");
+    let (refused, _) = told("READY=1\nSTATUS=reload refused, the old configuration stays: ");
+    let line = ready.strip_prefix("READY=1\nSTATUS=").unwrap();
+    assert!(refused.ends_with(&format!("; {line}")) && refused.lines().count() == 2, "{refused}");
     signal(&node.child, "TERM");
     told("STOPPING=1\n");
     assert_eq!(exit_code(&mut node.child, Duration::from_secs(3)), 0);

@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use trunkline_mesh::{NodeId, PingError, Status};
 
-use super::{Facts, members};
+use super::{Facts, Refusal, members};
 use crate::service::replica_status;
 
 type Answer = Response<Full<Bytes>>;
@@ -28,6 +28,9 @@ struct FullStatus {
     ready: bool,
     #[serde(flatten)]
     status: Status,
+    /// Why the configuration file, as it was read last, is not in use.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    config_refused: Option<String>,
     /// As the API for clients tells it.
     #[serde(skip_serializing_if = "Option::is_none")]
     replica: Option<Value>,
@@ -148,7 +151,13 @@ fn ready(facts: &Facts) -> Answer {
 fn status(facts: &Facts) -> Answer {
     let ready = facts.not_ready().is_empty();
     let replica = facts.replica.as_ref().map(|replica| replica_status(&replica.status()));
-    let full = FullStatus { version: env!("CARGO_PKG_VERSION"), ready, status: facts.mesh.status(), replica };
+    let full = FullStatus {
+        version: env!("CARGO_PKG_VERSION"),
+        ready,
+        status: facts.mesh.status(),
+        config_refused: facts.refusal.as_ref().and_then(Refusal::why),
+        replica,
+    };
     json(StatusCode::OK, &full)
 }
 

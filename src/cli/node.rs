@@ -14,7 +14,7 @@ use super::notify::Notifier;
 use super::reload::Following;
 use super::run::serve_admin_with;
 use super::signal::{Hangup, Stop};
-use crate::api::Beside;
+use crate::api::{Beside, Refusal};
 use crate::config::{Config, Protection, Role, held};
 use crate::consensus::key_value::KeyValue;
 use crate::consensus::{OPERATION_BYTES_MAX, Replica, ReplicaConfig, ReplicaId, StartError, Timing};
@@ -85,9 +85,11 @@ pub(super) async fn node(args: NodeCommand, log: &Log) -> Result<(), Failure> {
     let mesh = client.mesh().clone();
     let config_of_replica = ReplicaConfig { data: plan.data, founders: plan.founders, timing: plan.timing };
     let replica = start(config_of_replica, client, inbox, &name).await?;
+    let refusal = Refusal::default();
     let admin = match (&file, &spec) {
         (Some((_, _, config)), Some(spec)) => {
-            let beside = Beside { replica: Some(replica.clone()), ..Beside::default() };
+            let (replica, refusal) = (Some(replica.clone()), Some(refusal.clone()));
+            let beside = Beside { replica, refusal, ..Beside::default() };
             serve_admin_with(config, spec, &mesh, beside)?
         }
         _ => None,
@@ -113,7 +115,8 @@ pub(super) async fn node(args: NodeCommand, log: &Log) -> Result<(), Failure> {
     notifier.watch(&mesh);
 
     let mut following = file.take().map(|(hangup, path, config)| {
-        Following::new(hangup, path, config, name, mesh.clone(), log).with_replica(replica.clone())
+        let following = Following::new(hangup, path, config, name, mesh.clone(), log);
+        following.with_replica(replica.clone()).with_refusal(refusal)
     });
     let outcome = loop {
         tokio::select! {

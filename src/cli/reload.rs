@@ -11,6 +11,7 @@ use super::members::Members;
 use super::node::check_limits;
 use super::notify::Notifier;
 use super::signal::Hangup;
+use crate::api::Refusal;
 use crate::config::{Config, ConfigError};
 use crate::consensus::Replica;
 use crate::consensus::key_value::KeyValue;
@@ -25,6 +26,7 @@ pub(super) struct Following<'a> {
     mesh: Mesh,
     replica: Option<Replica<KeyValue>>,
     members: Option<Members>,
+    refusal: Refusal,
     log: &'a Log,
 }
 
@@ -38,8 +40,8 @@ impl<'a> Following<'a> {
         mesh: Mesh,
         log: &'a Log,
     ) -> Self {
-        let reading = Reading::default();
-        Self { hangup, reading, file, config, node, mesh, replica: None, members: None, log }
+        let (reading, refusal) = (Reading::default(), Refusal::default());
+        Self { hangup, reading, file, config, node, mesh, replica: None, members: None, refusal, log }
     }
 
     /// The node has a replica, whose members the mesh knows beside the file's.
@@ -52,7 +54,12 @@ impl<'a> Following<'a> {
         Self { members, ..self }
     }
 
-    /// Goes on by one step; waits until there is one. `line` is what a service manager is told again. Cancel-safe.
+    /// What stands against the file as it was read last is told by others too.
+    pub(super) fn with_refusal(self, refusal: Refusal) -> Self {
+        Self { refusal, ..self }
+    }
+
+    /// Goes on by one step; waits until there is one. `line` is what a service manager is told again, behind what was refused. Cancel-safe.
     pub(super) async fn step(&mut self, notifier: &Notifier, line: &str) {
         let read = tokio::select! {
             () = self.hangup.signal() => {
@@ -67,11 +74,18 @@ impl<'a> Following<'a> {
                 self.reading.begin_certificates(&self.mesh);
             }
             Read::Certificates(read) => {
-                tell_of_certificates(read);
+                let certificates = refused_certificates(read);
                 if self.reading.take_again() {
                     self.reading.begin(self.file.clone());
                 } else {
-                    notifier.ready(line);
+                    let config = self.refusal.why();
+                    let config =
+                        config.map(|why| format!("reload refused, the old configuration stays: {why}"));
+                    let refused = config.into_iter().chain(certificates);
+                    // A file may have many faults: the log has all of them.
+                    let first_lines =
+                        refused.map(|why| why.lines().take(1).chain(["; "]).collect::<String>());
+                    notifier.ready(&(first_lines.collect::<String>() + line));
                 }
             }
         }
@@ -79,7 +93,9 @@ impl<'a> Following<'a> {
 
     /// Goes on with the configuration that was read, if that can be.
     fn reload(&mut self, read: Result<Result<Config, ConfigError>, JoinError>) {
-        match self.take(read) {
+        let taken = self.take(read);
+        self.refusal.set(taken.as_ref().err().map(ToString::to_string));
+        match taken {
             Ok(lines) if lines.is_empty() => tracing::info!("reload: the file says what it said"),
             Ok(lines) => {
                 for line in &lines {
@@ -190,12 +206,14 @@ impl Reading {
     }
 }
 
-/// Says so if the certificates were not taken; that they were says the mesh. It looks by itself as well, only later, and then
-/// keeps the first refusal to itself: two files may be half replaced.
-fn tell_of_certificates(read: Result<Result<Reloaded, TlsError>, JoinError>) {
-    match read {
-        Ok(Ok(_)) => {}
-        Ok(Err(error)) => tracing::error!("certificates refused, the old ones stay: {error}"),
-        Err(error) => tracing::error!("certificates could not be read, the old ones stay: {error}"),
-    }
+/// Says so if the certificates were not taken, and gives what it said; that they were says the mesh. It looks by itself as well, only later,
+/// and then keeps the first refusal to itself: two files may be half replaced.
+fn refused_certificates(read: Result<Result<Reloaded, TlsError>, JoinError>) -> Option<String> {
+    let why = match read {
+        Ok(Ok(_)) => return None,
+        Ok(Err(error)) => format!("certificates refused, the old ones stay: {error}"),
+        Err(error) => format!("certificates could not be read, the old ones stay: {error}"),
+    };
+    tracing::error!("{why}");
+    Some(why)
 }

@@ -15,7 +15,7 @@ use super::notify::Notifier;
 use super::output::{Format, Output};
 use super::reload::Following;
 use super::signal::{Hangup, Stop};
-use crate::api::{self, Api, Beside};
+use crate::api::{self, Api, Beside, Refusal};
 use crate::config::{Config, Protection, Role};
 
 #[derive(Debug, clap::Args)]
@@ -45,7 +45,9 @@ pub(super) async fn run(args: RunArgs, role: Role, log: &Log) -> Result<(), Fail
     // A member that is no proxy serves nobody but itself.
     let members = node.roles.proxy.then(|| Members::of(&config, node, mesh.clone()));
     let heard = members.clone().map(|members| Box::new(move || members.heard()) as _);
-    let api = serve_admin_with(&config, node, &mesh, Beside { heard, ..Beside::default() })?;
+    let refusal = Refusal::default();
+    let beside = Beside { heard, refusal: Some(refusal.clone()), ..Beside::default() };
+    let api = serve_admin_with(&config, node, &mesh, beside)?;
     let line = announce(&config, node, &mesh, api.as_ref());
     let notifier = Notifier::from_environment();
     let mut writer = Writer::start(output, inbox);
@@ -54,7 +56,8 @@ pub(super) async fn run(args: RunArgs, role: Role, log: &Log) -> Result<(), Fail
 
     let (file, id) = (args.node.config.clone(), node.id.clone());
     let asking = members.as_ref().map(Members::ask);
-    let mut following = Following::new(hangup, file, config, id, mesh.clone(), log).with_members(members);
+    let following = Following::new(hangup, file, config, id, mesh.clone(), log);
+    let mut following = following.with_members(members).with_refusal(refusal);
     let outcome = loop {
         tokio::select! {
             name = stop.signal() => {

@@ -1,5 +1,7 @@
 //! `trunkline status`: what a running node is and does.
 
+mod trouble;
+
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io::Write;
@@ -11,6 +13,7 @@ use super::failure::Failure;
 use super::fetch::{At, Process};
 use super::table::{Align, Table};
 use crate::config::units::{show_bytes, show_count, show_duration};
+use trouble::{down, not_reached, taking_nothing};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct StatusArgs {
@@ -36,6 +39,8 @@ pub(super) struct Status {
     pub(super) uptime_s: u64,
     pub(super) draining: bool,
     pub(super) links: Vec<Link>,
+    #[serde(default)]
+    config_refused: Option<String>,
     #[serde(default)]
     replica: Option<Replica>,
     #[serde(default)]
@@ -269,6 +274,9 @@ impl Status {
         if let Some(security) = &self.security {
             let _ = writeln!(text, "{}", security.line());
         }
+        if let Some(why) = &self.config_refused {
+            let _ = writeln!(text, "configuration file refused, that of before stays in use: {why}");
+        }
         for reason in reasons {
             let _ = writeln!(text, "not ready: {reason}");
         }
@@ -407,79 +415,6 @@ impl Down {
     fn is_of(&self, link: &Link) -> bool {
         self.peer == link.peer && self.dialled == link.dialled
     }
-}
-
-/// A row per peer that is to be linked and is not.
-fn down(peers: &[Down]) -> Table {
-    let mut table = Table::new(&[
-        (Align::Left, "peer"),
-        (Align::Left, "datacenter"),
-        (Align::Left, "roles"),
-        (Align::Left, "link"),
-        (Align::Right, "for"),
-        (Align::Right, "failed dials"),
-        (Align::Left, "last error"),
-    ]);
-    for of in peers {
-        table.row(vec![
-            of.peer.clone(),
-            of.datacenter.clone(),
-            of.roles.join("+"),
-            if of.dialled { "down, dialling" } else { "down, the peer dials" }.to_owned(),
-            uptime(of.down_ms / 1000),
-            if of.dialled { of.failures.to_string() } else { "-".to_owned() },
-            of.why.clone().unwrap_or_else(|| "-".to_owned()),
-        ]);
-    }
-    table
-}
-
-/// A row per destination that nothing reaches, of each datacenter those to which messages wait longest: there may be more.
-fn not_reached(datacenters: &[Datacenter]) -> Table {
-    let mut table = Table::new(&[
-        (Align::Left, "destination"),
-        (Align::Left, "datacenter"),
-        (Align::Right, "for"),
-        (Align::Right, "pending"),
-        (Align::Left, "last tried"),
-        (Align::Left, "came to"),
-        (Align::Left, "last error of its link"),
-    ]);
-    for datacenter in datacenters {
-        for of in &datacenter.unreached {
-            table.row(vec![
-                of.node.clone(),
-                datacenter.name.clone(),
-                uptime(of.unanswered_ms / 1000),
-                show_count(of.pending_messages, "message"),
-                of.proxy.as_ref().map_or_else(|| of.way.clone(), |proxy| format!("by {proxy}")),
-                of.why.clone(),
-                of.link_why.clone().unwrap_or_else(|| "-".to_owned()),
-            ]);
-        }
-    }
-    table
-}
-
-/// A row per destination that takes nothing, of each datacenter those that have for longest: there may be more.
-fn taking_nothing(datacenters: &[Datacenter]) -> Table {
-    let mut table = Table::new(&[
-        (Align::Left, "destination"),
-        (Align::Left, "datacenter"),
-        (Align::Right, "for"),
-        (Align::Right, "pending"),
-    ]);
-    for datacenter in datacenters {
-        for of in &datacenter.stalled {
-            table.row(vec![
-                of.node.clone(),
-                datacenter.name.clone(),
-                uptime(of.untaken_ms / 1000),
-                show_count(of.pending_messages, "message"),
-            ]);
-        }
-    }
-    table
 }
 
 /// A row per datacenter, as a sender sees it.

@@ -154,7 +154,7 @@ fn every_family_exists_before_anything_is_counted() {
     let families = scrape(&idle());
     let described = Metrics::described();
     let expected: Vec<&str> = described.iter().map(|described| described.name).collect();
-    let others = ["trunkline_replica_", "trunkline_proxy_members_"];
+    let others = ["trunkline_replica_", "trunkline_proxy_members_", "trunkline_config_"];
     let own = |name: &&str| others.iter().all(|of| !name.starts_with(of));
     let expected: Vec<&str> = expected.into_iter().filter(own).collect();
     assert_eq!(families.keys().map(String::as_str).collect::<Vec<_>>(), expected);
@@ -207,7 +207,7 @@ fn a_replica_and_what_a_proxy_heard_are_scraped_with_their_node() {
     let stats = idle();
     let heard = MembersHeard { age: Duration::from_millis(2_500), index: 9, joined: 1, failed: 3 };
     let metrics = Metrics::from_source(move || (stats.clone(), status())).with_replica(status_of);
-    let metrics = metrics.with_members(move || Some(heard));
+    let metrics = metrics.with_members(move || Some(heard)).with_file(|| true);
     let text = String::from_utf8(metrics.scrape().unwrap()).unwrap();
     let families = parse(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
     let described = Metrics::described();
@@ -219,6 +219,8 @@ fn a_replica_and_what_a_proxy_heard_are_scraped_with_their_node() {
     };
     let read = ["age_seconds", "index", "joined", "failed_total"].map(of_members);
     assert_eq!(read, [Some(2.5), Some(9.0), Some(1.0), Some(3.0)]);
+    let refused = "trunkline_config_refused";
+    assert_eq!(sample(&families, refused, refused, &[]), Some(1.0));
     let value = |family: &str, labels: &[(&str, &str)]| {
         let name = format!("trunkline_replica_{family}");
         sample(&families, &name, &name, labels)
