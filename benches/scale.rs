@@ -15,7 +15,7 @@
 //!
 //! # The same of a leader of 1,000 members by itself, for so many batches, of one or more messages for each of them, with all that it
 //! # does beside: the beginning is in it, too, so take the difference of two.
-//! valgrind --tool=callgrind --toggle-collect='*replay*' target/release/deps/scale-* --leader 50 16
+//! valgrind --tool=callgrind --toggle-collect='*lab::record::replay*' target/release/deps/scale-* --leader 50 16
 //! ```
 
 use std::time::Duration;

@@ -179,6 +179,7 @@ mod in_step;
 mod past;
 
 mod records;
+mod rows;
 
 mod columns;
 

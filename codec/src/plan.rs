@@ -17,8 +17,9 @@ use crate::in_step::{CLASSES_MAX, InStep};
 use crate::index::BlockIndex;
 use crate::openings::{Opening, Openings};
 use crate::records::Records;
+use crate::rows::Rows;
 use crate::steady::Steady;
-use crate::sweep::{Runs, Sweep};
+use crate::sweep::{Runs, Sweep, is_worth};
 use crate::texts::{Item, Span, Texts};
 
 /// Rounds of comparing addresses.
@@ -35,6 +36,9 @@ const HEAD_OF_OUTSIZED: usize = 2;
 const BYTE_ROUNDS: usize = 3;
 /// Gaps in which no part is longer go to the columns without another round.
 const SHORT_BYTES: usize = 64;
+/// The same at once where all are as long: what is equal at the same place columns see as well, and eight equal bytes at another
+/// one, which a search needs, are half of it.
+const UNSEARCHED_BYTES: usize = 16;
 
 /// Memory that a planner needs and that outlives it.
 pub(crate) struct Scratch<const W: usize> {
@@ -49,6 +53,7 @@ pub(crate) struct Scratch<const W: usize> {
         reason = "it is taken out and put back for every round: moving it takes 4 % of short frames"
     )]
     cuts: Vec<Box<Cuts<W>>>,
+    rows: Vec<Rows>,
     /// Empty lists, for whoever needs one.
     items: Vec<Vec<Item<'static>>>,
     spans: Vec<Vec<Span>>,
@@ -71,6 +76,7 @@ impl<const W: usize> Scratch<W> {
             copies: Copies::default(),
             joined: Vec::new(),
             cuts: Vec::new(),
+            rows: Vec::new(),
             items: Vec::new(),
             spans: Vec::new(),
             order: Vec::new(),
@@ -255,12 +261,51 @@ impl<const W: usize> Planner<'_, W> {
             spans.iter().for_each(|span| set.insert(span.message));
             return self.out.shared(&set, spans[0]);
         }
+        if self.by_rows(spans, round) {
+            return;
+        }
         let mut cuts = self.scratch.cuts.pop().unwrap_or_default();
         match self.runs_by_address(spans, &mut cuts.runs) {
             Some(reference) => self.along(&mut cuts, spans, reference, round),
             None => self.by_bytes_joined(spans),
         }
         self.scratch.cuts.push(cuts);
+    }
+
+    /// Plans messages that are cut alike as [`along`](Self::along) does. False if these are not.
+    fn by_rows(&mut self, spans: &[Span], round: usize) -> bool {
+        let mut rows = self.scratch.rows.pop().unwrap_or_default();
+        let found = rows.find(self.texts, spans, &mut self.out.work.address_lookups);
+        if found {
+            let mut set = DestinationSet::EMPTY;
+            spans.iter().for_each(|span| set.insert(span.message));
+            let table = self.out.table();
+            if rows.keep(|len| is_worth(spans.len(), len, &set, table)) {
+                self.between_rows(&rows, &set, spans, round);
+            } else {
+                self.by_bytes_joined(spans);
+            }
+        }
+        self.scratch.rows.push(rows);
+        found
+    }
+
+    fn between_rows(&mut self, rows: &Rows, set: &DestinationSet<W>, spans: &[Span], round: usize) {
+        let (mut at, mut done) = (0, 0);
+        let mut gap = self.scratch.take_spans();
+        for (len, shared) in rows.stretches().chain(std::iter::once((0, true))) {
+            if shared && done < at {
+                gap.clear();
+                gap.extend(spans.iter().map(|span| span.part(done, at)));
+                self.by_address(&gap, round + 1);
+            }
+            if shared && len > 0 {
+                self.out.shared(set, spans[0].part(at, at + len));
+            }
+            at += len;
+            done = if shared { at } else { done };
+        }
+        self.scratch.give_spans(gap);
     }
 
     /// Plans what is shared by address, and between it the next round.
@@ -370,7 +415,7 @@ impl<const W: usize> Planner<'_, W> {
         };
         let len = first.bytes.len();
         if items.iter().all(|item| item.bytes.len() == len) {
-            let must = round == BYTE_ROUNDS || (round > 0 && len <= SHORT_BYTES);
+            let must = round == BYTE_ROUNDS || len <= if round > 0 { SHORT_BYTES } else { UNSEARCHED_BYTES };
             let done = match len {
                 ..=COLUMN_BYTES_MAX => {
                     columns::try_put_whole(items, must, &mut self.out, &mut self.scratch.order)

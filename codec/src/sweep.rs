@@ -193,12 +193,7 @@ impl<const W: usize> Walk<'_, W> {
         if self.sharers < 2 || len == 0 {
             return;
         }
-        // What a record saves, and what it costs at least, exactly, and at most: the exact cost takes a while to find.
-        let saved = (self.sharers - 1) * len;
-        if saved <= 2 + SPLIT_BYTES
-            || (saved <= table.cost_max() + 1 + SPLIT_BYTES
-                && saved <= table.cost(&self.members) + 1 + SPLIT_BYTES)
-        {
+        if !is_worth(self.sharers, len, &self.members, table) {
             return;
         }
         if self.out.steps.is_empty() {
@@ -244,6 +239,19 @@ impl<const W: usize> Walk<'_, W> {
         }
         self.out.steps.push(Step { parts_end: self.out.parts.len(), shared: None });
     }
+}
+
+/// Whether a record of `len` bytes for so many `sharers`, the members of `set`, saves more than it costs: at least, at most, and exactly,
+/// for the exact cost takes a while to find.
+pub(crate) fn is_worth<const W: usize>(
+    sharers: usize,
+    len: usize,
+    set: &DestinationSet<W>,
+    table: &SetTable<W>,
+) -> bool {
+    let saved = (sharers - 1) * len;
+    saved > 2 + SPLIT_BYTES
+        && (saved > table.cost_max() + 1 + SPLIT_BYTES || saved > table.cost(set) + 1 + SPLIT_BYTES)
 }
 
 /// Sorts by place, ends before beginnings, in linear time for long lists.

@@ -49,6 +49,9 @@ pub struct FlowIx(pub usize);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct MessageId(pub u64);
 
+/// The number of the first one of all: a flow to which none came has a lower one.
+pub const FIRST_MESSAGE: MessageId = MessageId(1);
+
 /// A message that was accepted.
 #[derive(Debug)]
 pub struct Pending {
@@ -323,6 +326,12 @@ impl Flow {
         let replaced = pending.slot.and_then(|slot| self.slots.insert(slot, pending.id));
         self.queue.push(pending);
         replaced.and_then(|old| self.queue.remove(old))
+    }
+
+    /// A message with this number or a later one came to it.
+    #[must_use]
+    pub fn came_since(&self, id: MessageId) -> bool {
+        self.newest >= id
     }
 
     /// Takes a message out of the queue.

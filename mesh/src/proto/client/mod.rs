@@ -56,7 +56,7 @@ use super::attempt::Attempts;
 use super::back::Backs;
 use super::budget::{BatchCharge, Budget};
 use super::decision::DecisionLog;
-use super::flow::{Flow, FlowIx, MessageId, Pending, Way};
+use super::flow::{FIRST_MESSAGE, Flow, FlowIx, MessageId, Pending, Way};
 use super::flow_set::FlowSet;
 use super::links::{LinkId, Links, PeerIx};
 use super::node::{RejectReason, Rejected};
@@ -206,7 +206,7 @@ impl Client {
             writers: Writers::default(),
             timers: Timers::default(),
             next_ticket: 0,
-            next_message: 0,
+            next_message: FIRST_MESSAGE.0,
             stats: Stats::default(),
             #[cfg(feature = "sim")]
             leaks: 0,
@@ -248,7 +248,7 @@ impl Client {
         }
         self.sites[site].pending_messages += u64::try_from(count).unwrap_or(0);
         self.sites[site].stats.messages += u64::try_from(count).unwrap_or(0);
-        let (mut flows, mut guess) = (Vec::with_capacity(count), 0);
+        let (mut flows, mut guess, first) = (Vec::new(), 0, MessageId(self.next_message));
         for (index, mut message) in batch.messages.into_iter().enumerate() {
             let Some(ix) = self.guess_flow_of(site, &message, &mut guess) else {
                 self.turn_down(ticket, index, site, FailReason::UnknownNode);
@@ -259,17 +259,20 @@ impl Client {
                 self.detach_waiting(ix);
                 self.detach(ticket, index, &mut message.payload);
             }
+            // Each flow once, however many messages come for it: which way it takes is not decided per message.
+            if !self.flows[ix.0].came_since(first) {
+                flows.push(ix);
+            }
             self.enqueue(ticket, index, message, ix, now);
             if stalls {
                 self.flows[ix.0].detached = MessageId(self.next_message);
             }
-            flows.push(ix);
         }
         if count > 0 {
             self.timers.set_earlier(Timer::Stalled(site), now + STALLED_AFTER);
         }
-        // Each flow once, however many messages came for it: which way it takes is not decided per message.
         flows.sort_unstable();
+        // What was turned down did not come: there may be more of it for one flow.
         flows.dedup();
         let mut common = Common::default();
         for ix in flows {

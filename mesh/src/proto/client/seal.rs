@@ -1,6 +1,6 @@
 //! Frames: what goes into the next one of a connection that can write.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -372,12 +372,43 @@ struct Filling {
     single: bool,
     /// Of the flow that was put in last.
     selected: Vec<Selected>,
-    /// Segments that may be shared, and the one of them that was seen last.
-    latest: Option<(usize, usize)>,
-    seen: BTreeSet<(usize, usize)>,
+    /// Segments that may be shared.
+    seen: Seen,
     heads: BTreeMap<(u8, usize), Bytes>,
     /// Of the message before: most are alike.
     latest_head: Option<((u8, usize), Bytes)>,
+}
+
+/// Segments of a frame, by address and length. Flows have the same ones in the same order, most often: after one of them the next one is
+/// looked at before the table.
+#[derive(Default)]
+struct Seen {
+    places: Vec<(usize, usize)>,
+    numbers: BTreeMap<(usize, usize), usize>,
+    next: usize,
+}
+
+impl Seen {
+    fn place(segment: &Bytes) -> (usize, usize) {
+        (segment.as_ptr().addr(), segment.len())
+    }
+
+    fn holds(&mut self, segment: &Bytes) -> bool {
+        let place = Self::place(segment);
+        let next = if self.next < self.places.len() { self.next } else { 0 };
+        let expected = self.places.get(next).filter(|expected| **expected == place).map(|_| next);
+        let number = expected.or_else(|| self.numbers.get(&place).copied());
+        self.next = number.map_or(self.next, |number| number + 1);
+        number.is_some()
+    }
+
+    fn add(&mut self, segment: &Bytes) {
+        if !self.holds(segment) {
+            self.next = self.places.len() + 1;
+            self.numbers.insert(Self::place(segment), self.places.len());
+            self.places.push(Self::place(segment));
+        }
+    }
 }
 
 impl Filling {
@@ -389,24 +420,18 @@ impl Filling {
     /// Whether a message fits into what is left. The caller may take it all the same if it is the first.
     pub(super) fn admit(&mut self, payload: &Payload, run_fits: bool) -> bool {
         let total = self.total_bytes.saturating_add(payload.len() + MESSAGE_HEAD_BYTES + RECORD_BYTES);
-        let place = |segment: &Bytes| (segment.as_ptr().addr(), segment.len());
-        let long = |segment: &&Bytes| segment.len() >= SHARED_BYTES_MIN;
-        let known =
-            |segment: &Bytes| self.latest == Some(place(segment)) || self.seen.contains(&place(segment));
-        let fresh = |segment: &&Bytes| !(long(segment) && known(segment));
-        let unique: usize = payload.segments().iter().filter(fresh).map(Bytes::len).sum();
+        let seen = &mut self.seen;
+        let mut fresh = |segment: &&Bytes| segment.len() < SHARED_BYTES_MIN || !seen.holds(segment);
+        let unique: usize = payload.segments().iter().filter(|of| fresh(of)).map(Bytes::len).sum();
         let fits = run_fits
             && total <= self.frame_bytes_max
             && (unique == 0 || self.unique_bytes + unique <= FRAME_UNIQUE_BYTES);
         if fits || self.total_bytes == 0 {
             self.total_bytes = total;
+            self.unique_bytes += unique;
             if unique > 0 {
-                self.unique_bytes += unique;
-                for segment in payload.segments().iter().filter(long).map(place) {
-                    if self.latest.replace(segment) != Some(segment) {
-                        self.seen.insert(segment);
-                    }
-                }
+                let long = payload.segments().iter().filter(|segment| segment.len() >= SHARED_BYTES_MIN);
+                long.for_each(|segment| self.seen.add(segment));
             }
         }
         fits
