@@ -258,7 +258,7 @@ fn a_member_whose_output_takes_nothing_says_so_and_its_sender_names_it() {
         let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("{text}"));
         line.trim().parse().unwrap()
     };
-    assert!(metric("us-leader", "trunkline_destinations_stalled{datacenter=\"eu\"}") > 0.0);
+    assert!(metric("us-leader", "trunkline_destinations_untaken{datacenter=\"eu\"}") > 0.0);
     assert!(metric("eu-m1", "trunkline_inbox_untaken_seconds ") >= 10.0);
     assert!(metric("eu-m2", "trunkline_inbox_untaken_seconds ") < 1.0);
 }

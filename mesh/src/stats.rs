@@ -337,10 +337,10 @@ pub struct DatacenterStatus {
     /// Those of them to which messages wait longest; at most 32.
     pub unreached: Vec<UnreachedDestination>,
     /// Destinations that are full and have taken nothing for 10 s or more of what this node sent, on one lane at least: their
-    /// applications stand. One that is slow and takes something is none of them.
-    pub stalled_destinations: u64,
+    /// applications take nothing. One that is slow and takes something is none of them.
+    pub untaken_destinations: u64,
     /// Those of them that have taken nothing for longest; at most 32.
-    pub stalled: Vec<StalledDestination>,
+    pub untaken: Vec<UntakenDestination>,
     /// Its proxies.
     pub routes: Vec<RouteStatus>,
 }
@@ -361,7 +361,7 @@ pub struct UnreachedDestination {
 
 /// A destination whose application takes nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct StalledDestination {
+pub struct UntakenDestination {
     /// Its name.
     pub node: NodeId,
     /// For how long it has had what is next and taken nothing of it, ms.

@@ -233,18 +233,18 @@ fn a_destination_whose_application_stands_is_shown_there_at_once_and_at_its_send
         // The seventh is held, from 3.02 s on; what expires from 13 s on changes nothing.
         let stands = tick >= 27;
         assert_eq!(
-            (shown.stalled_destinations, shown.stalled.len()),
+            (shown.untaken_destinations, shown.untaken.len()),
             (stands.into(), stands.into()),
             "{tick}"
         );
-        for row in shown.stalled {
+        for row in shown.untaken {
             assert!(row.node == id("eu-2") && row.pending_messages >= 19, "{row:?}");
             assert!((3_000..3_500).contains(&(500 * tick - row.untaken_ms)), "{row:?} after {tick}");
         }
     }
     lab.set_deaf("eu-2", false);
     lab.run_for(Duration::from_secs(1));
-    assert_eq!((inbox(&mut lab, "eu-2"), eu(&mut lab).stalled_destinations), ((0, 0), 0));
+    assert_eq!((inbox(&mut lab, "eu-2"), eu(&mut lab).untaken_destinations), ((0, 0), 0));
 }
 
 /// It is full all the time, and its messages expire.
@@ -262,7 +262,7 @@ fn a_destination_whose_application_is_slow_does_not_stand() {
         full += u64::from(bytes > 60_000);
         assert!(untaken_ms <= 4_000, "{untaken_ms} after {tick}");
         let shown = eu(&mut lab);
-        assert_eq!((shown.stalled_destinations, shown.unreached_destinations), (0, 0), "{tick}: {shown:?}");
+        assert_eq!((shown.untaken_destinations, shown.unreached_destinations), (0, 0), "{tick}: {shown:?}");
     }
     assert!(full > 90, "{full} of 120");
     assert!(lab.stats("leader").datacenters[&dc("eu")].failed["refused"] > 60);
@@ -274,13 +274,13 @@ fn one_whose_application_stood_and_that_nothing_reaches_since_is_said_not_to_be_
     lab.set_deaf("eu-2", true);
     (0..30).for_each(|_| send_long(&mut lab));
     let shown = eu(&mut lab);
-    assert_eq!((shown.stalled_destinations, shown.unreached_destinations), (1, 0));
+    assert_eq!((shown.untaken_destinations, shown.unreached_destinations), (1, 0));
     lab.kill("eu-2");
     (0..6).for_each(|_| send_long(&mut lab));
     let shown = eu(&mut lab);
-    assert_eq!((shown.stalled_destinations, shown.unreached_destinations), (0, 1));
+    assert_eq!((shown.untaken_destinations, shown.unreached_destinations), (0, 1));
     lab.restart("eu-2", 2);
     (0..6).for_each(|_| send_long(&mut lab));
     let shown = eu(&mut lab);
-    assert_eq!((shown.stalled_destinations, shown.unreached_destinations), (0, 0), "it has an empty inbox");
+    assert_eq!((shown.untaken_destinations, shown.unreached_destinations), (0, 0), "it has an empty inbox");
 }

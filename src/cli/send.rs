@@ -149,7 +149,7 @@ async fn tell_who_is_in_the_way(mesh: &Mesh) -> Infallible {
     loop {
         looks.tick().await;
         let datacenters = mesh.status().datacenters;
-        let lines = datacenters.iter().flat_map(|of| unreached(of).into_iter().chain(stalled(of)));
+        let lines = datacenters.iter().flat_map(|of| unreached(of).into_iter().chain(untaken(of)));
         lines.for_each(|line| tracing::warn!("{line}"));
     }
 }
@@ -164,15 +164,15 @@ fn unreached(datacenter: &DatacenterStatus) -> Vec<String> {
     said.chain(more).collect()
 }
 
-fn stalled(datacenter: &DatacenterStatus) -> Vec<String> {
-    let said = datacenter.stalled.iter().map(|of| {
+fn untaken(datacenter: &DatacenterStatus) -> Vec<String> {
+    let said = datacenter.untaken.iter().map(|of| {
         let (seconds, waiting) = (of.untaken_ms / 1000, show_count(of.pending_messages, "message"));
         format!(
             "{}: full, and its application has taken nothing for {seconds} s: {waiting} wait for it",
             of.node
         )
     });
-    let more = datacenter.stalled_destinations.saturating_sub(datacenter.stalled.len() as u64);
+    let more = datacenter.untaken_destinations.saturating_sub(datacenter.untaken.len() as u64);
     let more = (more > 0).then(|| format!("datacenter {}: {more} more take nothing", datacenter.name));
     said.chain(more).collect()
 }

@@ -140,9 +140,9 @@ pub(super) struct Datacenter {
     #[serde(default)]
     unreached: Vec<Unreached>,
     #[serde(default)]
-    pub(super) stalled_destinations: u64,
+    pub(super) untaken_destinations: u64,
     #[serde(default)]
-    stalled: Vec<Stalled>,
+    untaken: Vec<Untaken>,
     pub(super) routes: Vec<Route>,
 }
 
@@ -160,7 +160,7 @@ struct Unreached {
 
 /// A destination that takes nothing.
 #[derive(Debug, Clone, Deserialize)]
-struct Stalled {
+struct Untaken {
     node: String,
     untaken_ms: u64,
     pending_messages: u64,
@@ -299,9 +299,9 @@ impl Status {
             let what = show_count(unreached, "destination");
             let _ = write!(text, "\n{what} not reached\n{}", not_reached(&self.datacenters));
         }
-        let stalled = self.datacenters.iter().map(|datacenter| datacenter.stalled_destinations).sum();
-        if stalled > 0 {
-            let what = show_count(stalled, "destination");
+        let untaken = self.datacenters.iter().map(|datacenter| datacenter.untaken_destinations).sum();
+        if untaken > 0 {
+            let what = show_count(untaken, "destination");
             let _ = write!(text, "\n{what} full, taking nothing\n{}", taking_nothing(&self.datacenters));
         }
         let mut links = Table::new(&[
@@ -561,8 +561,8 @@ mod tests {
                 "unreached": [{ "node": "eu-m3", "unanswered_ms": 5_200, "pending_messages": 1,
                                 "way": "proxy", "proxy": "eu-p1", "why": "unreachable",
                                 "link_why": "10.0.0.3:7400: Connection refused" }],
-                "stalled_destinations": 1,
-                "stalled": [{ "node": "eu-m4", "untaken_ms": 12_345, "pending_messages": 7 }],
+                "untaken_destinations": 1,
+                "untaken": [{ "node": "eu-m4", "untaken_ms": 12_345, "pending_messages": 7 }],
                 "routes": [{ "proxy": "eu-p1", "in_use": true, "state": "up", "snoozed_ms": 0,
                              "attempt_timeout_ms": 90 }] }],
         }))

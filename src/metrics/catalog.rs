@@ -66,8 +66,8 @@ catalog! {
         "Messages this sender holds for a datacenter, queued or unacknowledged.");
     UNREACHED = gauge("destinations_unreached", ["datacenter"],
         "Destinations that nothing reaches: messages wait, nothing was answered for 2 s, and attempts came to nothing.");
-    STALLED = gauge("destinations_stalled", ["datacenter"],
-        "Destinations that are full and have taken nothing for 10 s of what this sender sent: their applications stand.");
+    UNTAKEN = gauge("destinations_untaken", ["datacenter"],
+        "Destinations that are full and have taken nothing for 10 s of what this sender sent: their applications take nothing.");
     WITHOUT_ROOM = gauge("flows_without_room", ["datacenter"],
         "Destinations and lanes whose messages wait at this sender because the receiver has no room for them.");
     LEAST_ROOM = gauge("least_room_bytes", ["datacenter"],

@@ -148,9 +148,9 @@ fn routes(status: &Status) -> Vec<MetricFamily> {
             .family()
             .each(datacenters(), |f, (dc, row)| f.value(&[dc], float(row.unreached_destinations)))
             .done(),
-        catalog::STALLED
+        catalog::UNTAKEN
             .family()
-            .each(datacenters(), |f, (dc, row)| f.value(&[dc], float(row.stalled_destinations)))
+            .each(datacenters(), |f, (dc, row)| f.value(&[dc], float(row.untaken_destinations)))
             .done(),
         catalog::WITHOUT_ROOM
             .family()

@@ -83,8 +83,8 @@ fn status() -> Status {
             flows_without_room: 1,
             unreached_destinations: 3,
             unreached: Vec::new(),
-            stalled_destinations: 2,
-            stalled: Vec::new(),
+            untaken_destinations: 2,
+            untaken: Vec::new(),
             least_room_bytes: Some(4096),
             routes: vec![RouteStatus {
                 proxy: node("eu-p1"),
@@ -297,7 +297,7 @@ fn who_is_down_who_is_not_reached_and_when_a_ca_expires_can_be_asked_for() {
 fn who_takes_nothing_can_be_asked_for_at_the_sender_and_at_the_member() {
     let families = scrape(&idle());
     let value = |name, labels: &[_]| sample(&families, name, name, labels);
-    assert_eq!(value("trunkline_destinations_stalled", &[("datacenter", "eu")]), Some(2.0));
+    assert_eq!(value("trunkline_destinations_untaken", &[("datacenter", "eu")]), Some(2.0));
     assert_eq!(value("trunkline_inbox_untaken_seconds", &[]), Some(12.5));
 }
 

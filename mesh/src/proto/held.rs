@@ -17,10 +17,6 @@ pub const HELD_DOUBTED_AFTER: Duration = Duration::from_secs(1);
 /// See [`HELD_DOUBTED_AFTER`].
 pub const HELD_DOUBTED_MAX: Duration = Duration::from_secs(8);
 
-/// So long an application takes nothing of what is there until people are told: as long as messages have by default. A shorter stop, as for
-/// a snapshot or a slow disk, fails none.
-pub const UNTAKEN_FOR: Duration = Duration::from_secs(10);
-
 /// Stretches of seqs that are doubted at once: the lowest ones, which are to be decided first.
 const DOUBTED_MAX: usize = 32;
 

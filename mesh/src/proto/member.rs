@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
+use std::time::Duration;
 
 use super::floors::By;
 use super::handshake::is_plausible;
@@ -20,6 +21,10 @@ use crate::message::Delivery;
 use crate::settings::{MESSAGE_OVERHEAD_BYTES, Settings};
 use crate::stats::MemberStats;
 use crate::topology::Topology;
+
+/// So long an application takes nothing of what is there until people are told: as long as messages have by default. A shorter stop, as for
+/// a snapshot or a slow disk, fails none.
+pub const UNTAKEN_FOR: Duration = Duration::from_secs(10);
 
 /// The member machine.
 #[derive(Debug)]

@@ -65,7 +65,7 @@ pub(super) fn taking_nothing(datacenters: &[Datacenter]) -> Table {
         (Align::Right, "pending"),
     ]);
     for datacenter in datacenters {
-        for of in &datacenter.stalled {
+        for of in &datacenter.untaken {
             table.row(vec![
                 of.node.clone(),
                 datacenter.name.clone(),

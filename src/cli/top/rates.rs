@@ -144,7 +144,7 @@ impl Rates {
             "wire",
             "failed/s",
             "queued",
-            "stalled",
+            "untaken",
             "not reached",
         ];
         self.sending_by(datacenters, Datacenter::short_way).within(width, &DISPENSABLE)
@@ -165,7 +165,7 @@ impl Rates {
             (Align::Right, "queued"),
             (Align::Right, "pending"),
             (Align::Right, "not reached"),
-            (Align::Right, "stalled"),
+            (Align::Right, "untaken"),
         ]);
         let idle = Sending::default();
         for datacenter in datacenters {
@@ -187,7 +187,7 @@ impl Rates {
                 show_bytes(datacenter.queued_bytes),
                 datacenter.pending_messages.to_string(),
                 datacenter.unreached_destinations.to_string(),
-                datacenter.stalled_destinations.to_string(),
+                datacenter.untaken_destinations.to_string(),
             ]);
         }
         table
@@ -213,7 +213,7 @@ impl Rates {
             row("member", "duplicates dropped", per_second(self.duplicates) + "/s");
             row("member", "messages refused", per_second(self.member_refused) + "/s");
             row("member", "in the inbox", status.inbox());
-            row("member", "nothing taken of it for", status.untaken().unwrap_or_else(|| "-".to_owned()));
+            row("member", "untaken for", status.untaken().unwrap_or_else(|| "-".to_owned()));
             row("member", "held behind gaps or for room", show_bytes(status.held_bytes));
         }
         row("node", "links up", status.links_up().to_string());
@@ -241,7 +241,7 @@ impl Rates {
                 "queued_bytes": datacenter.queued_bytes,
                 "pending_messages": datacenter.pending_messages,
                 "unreached_destinations": datacenter.unreached_destinations,
-                "stalled_destinations": datacenter.stalled_destinations,
+                "untaken_destinations": datacenter.untaken_destinations,
             })
         });
         json!({

@@ -382,7 +382,7 @@ impl Client {
         let site = &self.sites[index];
         let flows = || site.flows.iter().map(|ix| &self.flows[ix.0]);
         let (unreached_destinations, unreached) = self.all_unreached(index, links, now);
-        let (stalled_destinations, stalled) = self.all_stalled(index, now);
+        let (untaken_destinations, untaken) = self.all_untaken(index, now);
         DatacenterStatus {
             name: site.name.clone(),
             local: site.local,
@@ -392,8 +392,8 @@ impl Client {
             least_room_bytes: flows().filter_map(Flow::room_left).min(),
             unreached_destinations,
             unreached,
-            stalled_destinations,
-            stalled,
+            untaken_destinations,
+            untaken,
             routes: site.routes.status(links, &self.settings, now),
         }
     }

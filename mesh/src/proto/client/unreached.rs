@@ -5,11 +5,11 @@ use std::time::Duration;
 use super::Client;
 use crate::id::{Datacenter, Lane, NodeId};
 use crate::proto::flow::{Flow, FlowIx, Way};
-use crate::proto::held::UNTAKEN_FOR;
 use crate::proto::links::Links;
+use crate::proto::member::UNTAKEN_FOR;
 use crate::proto::pause::Failing;
 use crate::proto::time::{Micros, micros};
-use crate::stats::{LastTried, StalledDestination, UnreachedDestination};
+use crate::stats::{LastTried, UnreachedDestination, UntakenDestination};
 
 /// So long messages wait without any answer of their destination until they are said not to reach it: a proxy that failed is passed
 /// by sooner.
@@ -83,17 +83,17 @@ impl Client {
 
     /// How many destinations of a datacenter have taken nothing for long of what they have, and those that have for longest. One that
     /// nothing reaches is none of them: nobody knows what it does now.
-    pub(super) fn all_stalled(&self, datacenter: usize, now: Micros) -> (u64, Vec<StalledDestination>) {
+    pub(super) fn all_untaken(&self, datacenter: usize, now: Micros) -> (u64, Vec<UntakenDestination>) {
         let firsts = self.sites[datacenter].flows.iter().filter(|ix| self.flows[ix.0].lane == Lane::ALL[0]);
-        let stalled = firsts.filter_map(|first| {
+        let untaken = firsts.filter_map(|first| {
             let since = self.lanes(*first).iter().filter_map(Flow::untaken_since).min()?;
             (now.since(since) >= UNTAKEN_FOR && self.unreached(*first, now).is_none())
                 .then_some((*first, since))
         });
-        let mut stalled: Vec<_> = stalled.collect();
-        stalled.sort_by_key(|(_, since)| *since);
-        let count = u64::try_from(stalled.len()).unwrap_or(u64::MAX);
-        let shown = stalled.into_iter().take(SHOWN_MAX).map(|(first, since)| StalledDestination {
+        let mut untaken: Vec<_> = untaken.collect();
+        untaken.sort_by_key(|(_, since)| *since);
+        let count = u64::try_from(untaken.len()).unwrap_or(u64::MAX);
+        let shown = untaken.into_iter().take(SHOWN_MAX).map(|(first, since)| UntakenDestination {
             node: self.flows[first.0].destination.clone(),
             untaken_ms: micros(now.since(since)) / 1000,
             pending_messages: self.pending_to(first),

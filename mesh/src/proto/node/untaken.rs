@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Node;
-use crate::proto::held::UNTAKEN_FOR;
+use crate::proto::member::UNTAKEN_FOR;
 use crate::proto::time::Micros;
 
 /// Between two warnings: of one that takes a message now and then each stop would be news.
@@ -20,7 +20,7 @@ pub(super) struct Untaken {
 /// What is to be told.
 #[derive(Debug, PartialEq, Eq)]
 enum News {
-    Stands(Duration),
+    Stopped(Duration),
     Takes(Duration),
 }
 
@@ -36,7 +36,7 @@ impl Untaken {
         self.told = untaken_since.filter(long);
         let since = self.told?;
         self.quiet_until = now + QUIET_FOR;
-        Some(News::Stands(now.since(since)))
+        Some(News::Stopped(now.since(since)))
     }
 }
 
@@ -46,7 +46,7 @@ impl Node {
         let Some(member) = self.member.as_ref().filter(|_| !self.draining) else { return };
         let (inbox_bytes, inbox_bytes_max) = member.inbox_bytes();
         match self.untaken.look(member.untaken_since(), now) {
-            Some(News::Stands(after)) => tracing::warn!(
+            Some(News::Stopped(after)) => tracing::warn!(
                 inbox_bytes,
                 inbox_bytes_max,
                 held_bytes = member.held_bytes(),
@@ -65,16 +65,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_application_that_stands_is_told_once_and_when_it_takes_again_and_no_more_than_once_a_minute() {
+    fn an_application_that_takes_nothing_is_told_once_and_when_it_takes_again_and_no_more_than_once_a_minute()
+    {
         let s = |s: u64| Micros(s * 1_000_000);
         let mut untaken = Untaken::default();
         let mut look = |at, since: Option<u64>| untaken.look(since.map(s), s(at));
         let news = |of: fn(Duration) -> News, seconds| Some(of(Duration::from_secs(seconds)));
         assert_eq!((look(8, None), look(9, Some(0))), (None, None), "not yet");
-        assert_eq!((look(10, Some(0)), look(19, Some(0))), (news(News::Stands, 10), None), "told once");
+        assert_eq!((look(10, Some(0)), look(19, Some(0))), (news(News::Stopped, 10), None), "told once");
         assert_eq!(look(20, Some(19)), news(News::Takes, 20), "one message");
         assert_eq!((look(40, Some(19)), look(69, Some(19))), (None, None), "it is slow, and that is known");
-        assert_eq!(look(70, Some(19)), news(News::Stands, 51));
+        assert_eq!(look(70, Some(19)), news(News::Stopped, 51));
         assert_eq!((look(71, None), look(72, None)), (news(News::Takes, 52), None), "all of it");
     }
 }
