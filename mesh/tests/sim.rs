@@ -6,8 +6,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Instant;
 
+use mimalloc::MiMalloc;
 use trunkline_mesh::message::FailReason;
 use trunkline_mesh::sim::{Planted, Report, Swarm, run, run_planted, run_with};
+
+/// A tenth of the time of a seed is making and giving up small things.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
