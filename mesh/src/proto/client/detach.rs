@@ -14,6 +14,11 @@ pub(super) const STALLED_AFTER: Duration = Duration::from_secs(1);
 /// Flows are looked through at most this often.
 pub(super) const PAUSE: Duration = Duration::from_millis(100);
 
+/// Once so many messages were copied the next flow waits for `BREATH`: nothing else of this node goes on meanwhile. They take a
+/// millisecond or two; the backlog of a datacenter would take ten times that.
+const COPIED_AT_ONCE: usize = 4_096;
+const BREATH: Duration = Duration::from_millis(1);
+
 impl Client {
     /// What waits for this destination is taken to wait for long. Its small segments are copied out of the buffers they are slices
     /// of, for it must not keep more alive than it is charged: every message once, all that wait when that is noticed, then each
@@ -30,25 +35,32 @@ impl Client {
         }
     }
 
-    /// The same for all messages of a flow.
-    pub(super) fn detach_waiting(&mut self, ix: FlowIx) {
+    /// The same for all messages of a flow. Gives how many there were.
+    pub(super) fn detach_waiting(&mut self, ix: FlowIx) -> usize {
+        let mut count = 0;
         for pending in self.flows[ix.0].attached_mut() {
+            count += 1;
             if let Some(open) = self.batches.get_mut(&pending.ticket) {
                 open.charge.detach(pending.index, &mut pending.payload);
             }
         }
+        count
     }
 
     /// Looks whose messages wait for long now, also where no more come, and when it is to look again.
     pub(super) fn detach_stalled(&mut self, site: usize, now: Micros) {
-        let mut soonest = None;
+        let (mut soonest, mut copied) = (None, 0);
         for at in 0..self.sites[site].flows.len() {
             let ix = self.sites[site].flows[at];
             if !self.flows[ix.0].is_attached() {
                 continue;
             }
+            if copied >= COPIED_AT_ONCE {
+                soonest = Some(BREATH);
+                break;
+            }
             if self.stalls(ix, now) {
-                self.detach_waiting(ix);
+                copied += self.detach_waiting(ix);
                 continue;
             }
             let left = STALLED_AFTER.saturating_sub(self.flows[ix.0].stands_since(now)).max(PAUSE);
@@ -96,6 +108,28 @@ mod tests {
         assert_eq!(rings, 0);
         sender.send(&["m2"], &large.slice(..100), Micros(2_000_000));
         assert!(sender.ring(Micros(3_000_000)));
+        assert!(large.is_unique());
+    }
+
+    /// A whole backlog at once would keep heartbeats waiting.
+    #[test]
+    fn of_a_long_backlog_one_flow_is_copied_at_a_time() {
+        let settings = Settings { datacenter_budget_bytes: 1 << 30, ..Settings::default() };
+        let mut sender = Stranded::new(settings);
+        let large = Bytes::from(vec![1; 1 << 20]);
+        for at in 0..COPIED_AT_ONCE {
+            sender.send(&["m1", "m2", "m3"], &large.slice(at..at + 100), Micros(0));
+        }
+        let attached = |sender: &Stranded| {
+            let within = large.as_ptr().addr()..large.as_ptr().addr() + large.len();
+            let own = |of: &Vec<usize>| of.iter().all(|at| !within.contains(at));
+            sender.addresses().iter().filter(|of| !own(of)).count()
+        };
+        assert_eq!(attached(&sender), 3);
+        for (at, left) in [(1_000_000, 2), (1_000_999, 2), (1_001_000, 1), (1_002_000, 0)] {
+            sender.ring(Micros(at));
+            assert_eq!(attached(&sender), left, "at {at} us");
+        }
         assert!(large.is_unique());
     }
 
