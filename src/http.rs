@@ -31,7 +31,7 @@ use front::Front;
 pub(crate) use front::WITHIN_TLS;
 use patient::Patient;
 
-/// TLS handshakes at one time, of each at most 24 KiB are read; for a further one the oldest is given up: whoever stays half open keeps
+/// TLS handshakes at one time, of each at most 10 KiB are read; for a further one the oldest is given up: whoever stays half open keeps
 /// nobody out.
 const HANDSHAKES_MAX: usize = 128;
 /// Time for one TLS handshake.

@@ -1,12 +1,22 @@
-//! What a connection makes the node that accepts it hold while it says who it is: 64 KiB at most.
+//! What a connection makes a node hold before the other end has shown who it is: 64 KiB at most at one that accepts it; at one that dialled,
+//! which chose whom, 160 KiB, where the chain is made of nothing but empty certificates.
 
 mod support;
 
-use std::io::Write;
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use allocation_counter::measure;
+use rustls::crypto::ring::default_provider;
+use rustls::pki_types::CertificateDer;
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::{CertifiedKey, Signer, SigningKey};
+use rustls::{Error, ServerConfig, ServerConnection, SignatureAlgorithm, SignatureScheme};
 use support::addresses::own;
 use support::run;
 use trunkline::config::Config;
@@ -18,7 +28,7 @@ use trunkline_mesh::{NodeId, join};
 const STRANGERS: u64 = 40;
 const BYTES_MAX: u64 = 64 * 1024;
 /// What is read at most within TLS: mesh/PROTOCOL.md.
-const READ_MAX: usize = 24 * 1024;
+const READ_MAX: usize = 10 * 1024;
 const SOON: Duration = Duration::from_secs(10);
 
 /// The beginning of a ClientHello as long as one can be said to be, in records of TLS as long as they can be: as much of it as is
@@ -49,63 +59,196 @@ fn stranger(address: SocketAddr, says: &[u8]) -> TcpStream {
     stream
 }
 
-/// What a node holds for each of many that say this, and nothing more.
-fn held_for_each(security: &str, says: &[u8]) -> u64 {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("cluster.toml");
-    let address = own(1)[0];
-    let text = format!(
-        "[cluster]\nid = \"half-open\"\n[security]\n{security}\n[[node]]\nid = \"p\"\ndc = \"eu\"\nroles = [\"proxy\"]\naddress = \"{address}\"\n"
-    );
-    std::fs::write(&file, text).unwrap();
-    let [file, tls] = [file, dir.path().join("tls")].map(|path| path.to_str().unwrap().to_owned());
+const TLS: &str = "certificate = \"tls/{node}.crt\"\nkey = \"tls/{node}.key\"\nca = \"tls/ca.crt\"";
+
+/// The file of a cluster with these nodes, and certificates for all of them.
+fn file_of(dir: &tempfile::TempDir, security: &str, nodes: &str) -> PathBuf {
+    let (file, tls) = (dir.path().join("cluster.toml"), dir.path().join("tls"));
+    std::fs::write(&file, format!("[cluster]\nid = \"half-open\"\n[security]\n{security}\n{nodes}")).unwrap();
+    let [path, tls] = [&file, &tls].map(|path| path.to_str().unwrap());
     for arguments in [
-        &["ca", "init", "--cluster", "half-open", "--dir", &tls][..],
-        &["ca", "issue", "--dir", &tls, "--config", &file, "--all"],
+        &["ca", "init", "--cluster", "half-open", "--dir", tls][..],
+        &["ca", "issue", "--dir", tls, "--config", path, "--all"],
     ] {
         let (code, stdout, stderr) = run(arguments);
         assert_eq!(code, 0, "{stdout}{stderr}");
     }
-    let config = Config::load(file.as_ref()).unwrap();
+    file
+}
+
+fn node(name: &str, datacenter: &str, role: &str, address: Option<SocketAddr>) -> String {
+    let address = address.map(|address| format!("address = \"{address}\"\n")).unwrap_or_default();
+    format!("[[node]]\nid = \"{name}\"\ndc = \"{datacenter}\"\nroles = [\"{role}\"]\n{address}")
+}
+
+/// What a node holds for each of many that say this, and nothing more.
+fn held_for_each(security: &str, says: &[u8]) -> u64 {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let address = own(1)[0];
+    let file = file_of(&dir, security, &node("p", "eu", "proxy", Some(address)));
+    let config = Config::load(&file).unwrap();
     let node = config.topology().node(&NodeId::new("p").unwrap()).unwrap();
     let (client, _inbox) = runtime.block_on(join(config.mesh(node))).unwrap();
     let mut strangers = Vec::new();
     let held = measure(|| {
         strangers.extend((0..STRANGERS).map(|_| stranger(address, says)));
-        runtime.block_on(read_all(address));
+        runtime.block_on(read_all(STRANGERS, Local(address)));
     });
     drop(client);
     // Not the most that there was: to look at the kernel's table of connections takes memory, too, and is over by then.
     u64::try_from(held.bytes_current).unwrap() / STRANGERS
 }
 
-/// Runs the node until all of them are accepted and nothing of what they said is left in the kernel.
-async fn read_all(address: SocketAddr) {
+/// Whom a node dials, and who shows it a chain without a word of who signed for it.
+const PROXIES: usize = 8;
+
+/// A key that signs with zeros: so many that the last record of a flight holds nothing of the chain.
+#[derive(Debug)]
+struct Zeros;
+
+impl SigningKey for Zeros {
+    fn choose_scheme(&self, _: &[SignatureScheme]) -> Option<Box<dyn Signer>> {
+        Some(Box::new(Self))
+    }
+
+    fn algorithm(&self) -> SignatureAlgorithm {
+        SignatureAlgorithm::ECDSA
+    }
+}
+
+impl Signer for Zeros {
+    fn sign(&self, _: &[u8]) -> Result<Vec<u8>, Error> {
+        Ok(vec![0; 1_100])
+    }
+
+    fn scheme(&self) -> SignatureScheme {
+        SignatureScheme::ECDSA_NISTP256_SHA256
+    }
+}
+
+#[derive(Debug)]
+struct Chain(Arc<CertifiedKey>);
+
+impl ResolvesServerCert for Chain {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.0))
+    }
+}
+
+fn shows(chain: Vec<CertificateDer<'static>>) -> Arc<ServerConfig> {
+    let mut config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(Chain(Arc::new(CertifiedKey::new(chain, Arc::new(Zeros))))));
+    config.max_fragment_size = Some(1_024);
+    Arc::new(config)
+}
+
+/// A server's first flight but for its last record.
+fn unfinished_flight(stream: &mut TcpStream, config: &Arc<ServerConfig>) -> Vec<u8> {
+    let mut server = ServerConnection::new(Arc::clone(config)).unwrap();
+    let mut bytes = [0; 16 * 1024];
+    while !server.wants_write() {
+        let count = stream.read(&mut bytes).unwrap();
+        server.read_tls(&mut &bytes[..count]).unwrap();
+        server.process_new_packets().unwrap();
+    }
+    let mut flight = Vec::new();
+    while server.wants_write() {
+        server.write_tls(&mut flight).unwrap();
+    }
+    let (mut at, mut last) = (0, 0);
+    while at < flight.len() {
+        last = at;
+        at += 5 + usize::from(u16::from_be_bytes([flight[at + 3], flight[at + 4]]));
+    }
+    flight.truncate(last);
+    flight
+}
+
+/// What a node holds for each connection that it dialled, and the bytes that came over it.
+fn held_by_a_dialler(chain: Vec<CertificateDer<'static>>) -> (u64, usize) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let addresses = own(PROXIES);
+    let proxies = addresses.iter().enumerate();
+    let proxies = proxies.map(|(at, address)| node(&format!("p{at}"), "eu", "proxy", Some(*address)));
+    let file = file_of(&dir, TLS, &(node("o", "us", "origin", None) + &proxies.collect::<String>()));
+    let (config, said) = (shows(chain), Arc::new(AtomicUsize::new(0)));
+    for address in &addresses {
+        let (listener, config, said) =
+            (TcpListener::bind(address).unwrap(), Arc::clone(&config), Arc::clone(&said));
+        thread::spawn(move || {
+            let mut kept = Vec::new();
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let flight = unfinished_flight(&mut stream, &config);
+                stream.write_all(&flight).unwrap();
+                said.fetch_add(flight.len(), Ordering::SeqCst);
+                kept.push(stream);
+            }
+        });
+    }
+    let config = Config::load(&file).unwrap();
+    let node = config.topology().node(&NodeId::new("o").unwrap()).unwrap();
+    let connections = 2 * u64::try_from(PROXIES).unwrap();
+    let mut client = None;
+    let held = measure(|| {
+        client = Some(runtime.block_on(join(config.mesh(node))).unwrap());
+        runtime.block_on(read_all(connections, Peers(&addresses)));
+    });
+    drop(client);
+    let said = said.load(Ordering::SeqCst) / usize::try_from(connections).unwrap();
+    (u64::try_from(held.bytes_current).unwrap() / connections, said)
+}
+
+/// Which connections of the kernel's table.
+#[derive(Clone, Copy)]
+enum Which<'a> {
+    Local(SocketAddr),
+    Peers(&'a [SocketAddr]),
+}
+use Which::{Local, Peers};
+
+impl Which<'_> {
+    fn has(self, row: &[&str]) -> bool {
+        match self {
+            Local(address) => row[1] == as_shown(address),
+            Peers(addresses) => addresses.iter().any(|address| row[2] == as_shown(*address)),
+        }
+    }
+}
+
+fn as_shown(address: SocketAddr) -> String {
+    let IpAddr::V4(ip) = address.ip() else { return String::new() };
+    format!("{:08X}:{:04X}", u32::from_le_bytes(ip.octets()), address.port())
+}
+
+/// Runs the node until all of them are there and nothing of what they said is left in the kernel.
+async fn read_all(connections: u64, which: Which<'_>) {
     let read = async {
-        while unread(address).is_none_or(|unread| unread > 0) {
+        while unread(connections, which).is_none_or(|unread| unread > 0) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
     tokio::time::timeout(SOON, read).await.expect("all of it is read");
 }
 
-/// Bytes that connections to this address wait with; `None` while there are fewer connections than strangers.
-fn unread(address: SocketAddr) -> Option<u64> {
-    let IpAddr::V4(ip) = address.ip() else { return None };
-    let local = format!("{:08X}:{:04X}", u32::from_le_bytes(ip.octets()), address.port());
+/// Bytes that these connections wait with; `None` while there are fewer, or some of them brought nothing yet.
+fn unread(connections: u64, which: Which<'_>) -> Option<u64> {
     let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
     let rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
     // Connections that are open, and how much of what came nobody has taken.
-    let open = rows.filter(|row| row[1] == local && row[3] == "01");
+    let open = rows.filter(|row| which.has(row) && row[3] == "01");
     let unread: Vec<u64> =
         open.map(|row| u64::from_str_radix(row[4].split(':').nth(1)?, 16).ok()).collect::<Option<_>>()?;
-    (unread.len() as u64 == STRANGERS).then(|| unread.iter().sum())
+    (unread.len() as u64 == connections).then(|| unread.iter().sum())
 }
 
 #[test]
 fn a_connection_that_has_not_said_who_it_is_holds_64_kib_at_most() {
-    const TLS: &str = "certificate = \"tls/{node}.crt\"\nkey = \"tls/{node}.key\"\nca = \"tls/ca.crt\"";
     for (how, security, says) in
         [("within TLS", TLS, beginning_within_tls()), ("in plaintext", "", beginning_in_plaintext())]
     {
@@ -113,5 +256,20 @@ fn a_connection_that_has_not_said_who_it_is_holds_64_kib_at_most() {
         println!("{how}: {held} B for each that said {} B", says.len());
         // What was said is among it.
         assert!((says.len() as u64..=BYTES_MAX).contains(&held), "{how}: {held} B");
+    }
+}
+
+#[test]
+fn a_chain_that_nobody_has_signed_for_holds_160_kib_at_most() {
+    let empty = |count: usize| vec![CertificateDer::from(Vec::new()); count];
+    for (what, chain) in [
+        ("one large certificate", vec![CertificateDer::from(vec![0; 9_000])]),
+        ("empty ones", empty(1_800)),
+        ("two bytes in each", vec![CertificateDer::from(vec![0; 2]); 1_250]),
+    ] {
+        let (held, said) = held_by_a_dialler(chain);
+        println!("{what}: {held} B for each that said {said} B");
+        assert!((9_000..=READ_MAX).contains(&said), "{what}: as much as is read, {said} B");
+        assert!(held <= 160 * 1024, "{what}: {held} B");
     }
 }

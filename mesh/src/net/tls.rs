@@ -11,6 +11,7 @@
 
 mod certificate;
 mod credentials;
+mod error;
 mod failure;
 mod gate;
 mod revoked;
@@ -33,7 +34,8 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
 pub(super) use certificate::wall_s;
 pub use certificate::{CertificateError, CertificateInfo};
-pub use credentials::{CHECK_INTERVAL, Credentials, TlsError, TlsFiles, is_issued_by, read_certificates};
+pub use credentials::{CHECK_INTERVAL, Credentials, TlsFiles, is_issued_by, read_certificates};
+pub use error::TlsError;
 use failure::TlsFailure;
 pub(super) use gate::Gate;
 pub use revoked::{Revocation, RevocationList, read_revocation_lists};

@@ -7,10 +7,14 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// What is read of a peer before it is authenticated, bytes: a chain of several large certificates, and no more. A read that
-/// passes it is the last one. From 28 KiB of one message on rustls has a buffer of 64 KiB. A dialler holds the chain of whom it chose
-/// to dial until that has signed for it, 48 bytes of memory for each certificate beside its own.
-pub(super) const HANDSHAKE_INPUT_BYTES_MAX: usize = 24 * 1024;
+/// What is read of a peer before it is authenticated, bytes: the longest chain that a node shows, what else is said, and no more. A
+/// read that passes it is the last one. A dialler holds a chain until whoever showed it has signed for it, and an empty certificate is 5
+/// bytes of it and more than 48 of memory: twice as many bytes would be four times as much.
+pub(super) const HANDSHAKE_INPUT_BYTES_MAX: usize = 10 * 1024;
+
+/// The longest chain that a node shows, bytes of its certificates: five with keys of 4,096 bits. The rest is for what else a handshake
+/// says.
+pub(super) const CHAIN_BYTES_MAX: usize = 8 * 1024;
 
 /// More was sent than an honest peer has to say.
 #[derive(Debug, thiserror::Error)]

@@ -10,7 +10,8 @@ use x509_parser::prelude::FromDer;
 use x509_parser::revocation_list::CertificateRevocationList;
 
 use super::certificate::{CertificateInfo, date, hex, plain as shown, wall_s};
-use super::credentials::{TlsError, read};
+use super::credentials::read;
+use super::error::TlsError;
 
 /// One certificate that was taken back.
 #[derive(Clone, PartialEq, Eq, Debug)]

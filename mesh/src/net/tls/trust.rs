@@ -11,7 +11,8 @@ use rustls::server::danger::ClientCertVerifier;
 
 use super::super::secure::Side;
 use super::certificate::CertificateInfo;
-use super::credentials::{TlsError, TlsFiles, certificates, check_time, info_of};
+use super::credentials::{TlsFiles, certificates, check_time, info_of};
+use super::error::TlsError;
 use super::revoked::{Older, Revoked};
 use super::verify::{Acceptors, Diallers};
 
