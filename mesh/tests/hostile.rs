@@ -16,7 +16,6 @@ use trunkline_mesh::proto::wire::{
     Ack, AckFlow, Envelope, Hello, PREAMBLE, Ping, Pong, Refuse, RefuseCode, Refused, RefusedReason, Roster,
     Welcome, decode,
 };
-use trunkline_mesh::settings::Settings;
 
 #[path = "hostile/acks.rs"]
 mod acks;
@@ -32,6 +31,8 @@ mod certified;
 mod doors;
 #[path = "hostile/fanout.rs"]
 mod fanout;
+#[path = "hostile/flood.rs"]
+mod flood;
 #[path = "hostile/floors.rs"]
 mod floors;
 #[path = "hostile/full.rs"]
@@ -75,7 +76,7 @@ mod upstream;
 
 use shell::{
     Peer, Shell, ack_frame, batch_around, batch_frame, entry, every_frame, flow, id, refused, roster_frame,
-    run, sum_again, topology,
+    run, sum_again,
 };
 
 // ---- the frame reader ------------------------------------------------------------------------------------------------
@@ -599,21 +600,6 @@ fn a_life_of_all_ones_does_not_end_the_origin() {
     assert_eq!(shell.node.incarnation(), Incarnation(50), "no clock shows that");
     let again = shell.link_out(&Peer::new("p"));
     assert!(!shell.closed.contains_key(&again[0]));
-}
-
-/// The second one may be told by a peer that never heard of the first.
-#[test]
-fn two_starts_that_are_told_of_the_same_life_take_different_ones() {
-    let adopted = [1, 2].map(|seed| {
-        let mut shell = Shell::among(topology(0), "o", Settings::default(), seed);
-        let control = shell.dialed("p", Lane::Control);
-        let refuse = Refuse { code: 8, detail: String::new(), highest_incarnation: Incarnation(1000) };
-        let refuse = control_frame(FrameType::Refuse, Lane::Control, &refuse);
-        shell.feed(control, &[&PREAMBLE[..], &refuse].concat());
-        shell.node.incarnation()
-    });
-    assert!(adopted.iter().all(|life| life.0 > 1000), "{adopted:?}");
-    assert_ne!(adopted[0], adopted[1]);
 }
 
 /// Whoever reads the log of either end sees why by name, and with whom.

@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use support::{Cluster, Raw, dc, eventually, id, soon};
@@ -559,4 +561,33 @@ async fn a_frame_that_takes_long_is_heard_part_by_part() {
     assert!(linked(), "after three times as long");
     assert!(matches!(control.read().await, Some(Received::Ack(ack)) if ack.flows.is_empty()));
     eventually("its end, once no more comes", || !linked()).await;
+}
+
+/// A replica has its timers on the thread that takes messages.
+#[tokio::test]
+async fn who_takes_message_after_message_leaves_their_turn_to_other_tasks() {
+    const MESSAGES: usize = 2_000;
+    let cluster = small();
+    let (leader, member) = (cluster.start("leader").await, cluster.start("eu-m").await);
+    let mut batch = Batch::to(dc("eu"));
+    batch.extend((0..MESSAGES).map(|_| Message::new(id("eu-m"), b"vote".to_vec())));
+    let outcomes = soon("the receipt", leader.client.send(batch).await.unwrap()).await;
+    assert!(outcomes.iter().all(trunkline_mesh::Outcome::is_delivered), "all of them are in the inbox");
+    let taken = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&taken);
+    let mut inbox = member.inbox;
+    let application = tokio::spawn(async move {
+        while inbox.recv().await.is_some() && count.fetch_add(1, Ordering::SeqCst) + 1 < MESSAGES {}
+    });
+    let turns = async {
+        let mut turns = 0;
+        while taken.load(Ordering::SeqCst) < MESSAGES {
+            turns += 1;
+            tokio::task::yield_now().await;
+        }
+        turns
+    };
+    let turns = soon("all of them", turns).await;
+    application.await.unwrap();
+    assert!(turns > 5, "{turns} turns while {MESSAGES} messages were taken");
 }

@@ -18,8 +18,11 @@ impl Inbox {
     }
 
     /// The next message. `None` once the node is closed and everything was taken; on a node that is no member it waits
-    /// for the close. Cancel-safe: a message is taken only by a call that returns it.
+    /// for the close. Cancel-safe: a message is taken only by a call that returns it. However many there are, other tasks of the runtime
+    /// have their turn between.
     pub async fn recv(&mut self) -> Option<Delivery> {
+        // A task that takes them in a loop, on a runtime of one thread, would else be all that runs while somebody sends fast.
+        tokio::task::coop::consume_budget().await;
         let shared = self.mesh.shared();
         loop {
             let (delivery, closed) = shared

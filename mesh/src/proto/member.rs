@@ -1,9 +1,10 @@
 //! The receiving end: drops duplicates, keeps order, hands over to the application's inbox, says so in acks.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::time::Duration;
 
+use super::deliveries::{Deliveries, Turns};
 use super::floors::By;
 use super::handshake::is_plausible;
 #[cfg(feature = "sim")]
@@ -33,23 +34,18 @@ pub struct Member {
     pub stats: MemberStats,
     settings: Settings,
     windows: BTreeMap<(NodeId, Lane), Window>,
-    /// Windows that hold the next message in turn and wait for room in the inbox. While there are any, the inbox is not empty.
-    waiting: BTreeSet<(Lane, NodeId)>,
-    /// Of each lane the origin that had its turn last.
-    served: [Option<NodeId>; 2],
+    /// Per lane, the origins of windows that hold the next message in turn and wait for room in the inbox. While there are any, the inbox is not empty.
+    waiting: [BTreeSet<NodeId>; 2],
+    turns: Turns,
     lives: BTreeMap<NodeId, OriginLife>,
     /// Of origins of which proxies say that they live a later life: what came of the one before.
     shelved: BTreeMap<NodeId, Vec<Shelved>>,
     /// Of an origin what a proxy brings of it: that one told floors of it that were none.
     left: BTreeMap<(NodeId, NodeId), Ejection>,
-    inbox: VecDeque<Delivery>,
-    inbox_bytes: usize,
+    inbox: Deliveries,
     /// Since when the application has taken nothing of what is in there.
     untaken_since: Option<Micros>,
     draining: bool,
-    /// Messages handed over when a checker looked last.
-    #[cfg(feature = "sim")]
-    seen: u64,
     /// It reports as lost whatever it has.
     #[cfg(feature = "sim")]
     slanders: bool,
@@ -107,17 +103,14 @@ impl Member {
             stats,
             settings,
             windows: BTreeMap::new(),
-            waiting: BTreeSet::new(),
-            served: [None, None],
+            waiting: Default::default(),
+            turns: Turns::default(),
             lives: BTreeMap::new(),
             shelved: BTreeMap::new(),
             left: BTreeMap::new(),
-            inbox: VecDeque::new(),
-            inbox_bytes: 0,
+            inbox: Deliveries::default(),
             untaken_since: None,
             draining: false,
-            #[cfg(feature = "sim")]
-            seen: 0,
             #[cfg(feature = "sim")]
             slanders: false,
         }
@@ -132,7 +125,7 @@ impl Member {
     /// origin's deadline should it come back in the same life.
     pub fn set_topology(&mut self, topology: &Topology) {
         let left = |origin: &NodeId| topology.node(origin).is_none_or(|spec| !spec.roles.origin);
-        self.waiting.retain(|(_, origin)| !left(origin));
+        self.waiting.iter_mut().for_each(|waiting| waiting.retain(|origin| !left(origin)));
         self.left.retain(|(origin, proxy), _| !left(origin) && topology.node(proxy).is_some());
         let shelved = self.shelved.values_mut().flatten().flat_map(|shelved| &mut shelved.windows);
         let windows = self.windows.iter_mut().chain(shelved.map(|(key, window)| (&*key, window)));
@@ -206,15 +199,7 @@ impl Member {
         window.upstream = arrived.upstream;
         let (liars, asks_anew) = window.raise_floor(floor, by);
         // What is given up is skipped before anything is measured against the window.
-        hand_over(
-            &key,
-            window,
-            most,
-            &mut self.inbox,
-            &mut self.inbox_bytes,
-            &mut self.stats,
-            &self.settings,
-        );
+        hand_over(&key, window, most, &mut self.inbox, &mut self.stats, &self.settings);
 
         let mut refused: Vec<Refused> = Vec::new();
         for (seq, message) in (arrived.run.first.0..=u64::MAX).zip(messages) {
@@ -234,25 +219,9 @@ impl Member {
                     }
                 }
             }
-            hand_over(
-                &key,
-                window,
-                most,
-                &mut self.inbox,
-                &mut self.inbox_bytes,
-                &mut self.stats,
-                &self.settings,
-            );
+            hand_over(&key, window, most, &mut self.inbox, &mut self.stats, &self.settings);
         }
-        let next = hand_over(
-            &key,
-            window,
-            most,
-            &mut self.inbox,
-            &mut self.inbox_bytes,
-            &mut self.stats,
-            &self.settings,
-        );
+        let next = hand_over(&key, window, most, &mut self.inbox, &mut self.stats, &self.settings);
         if !self.inbox.is_empty() {
             self.untaken_since.get_or_insert(now);
         }
@@ -263,14 +232,14 @@ impl Member {
         {
             refused.push(Refused { first: Seq::FIRST, count, reason: PASSED });
         }
-        let room = room(window, self.inbox_bytes, &self.settings);
+        let room = room(window, self.inbox.bytes(), &self.settings);
         let entry = AckFlow { refused, ..window.ack(arrived.lane, me, room) };
         links.queue_ack(arrived.upstream.link, entry, now, now);
         let (origin, lane) = key;
         if next == Next::None {
-            self.waiting.remove(&(lane, origin));
+            self.waiting[lane.index()].remove(&origin);
         } else {
-            self.waiting.insert((lane, origin));
+            self.waiting[lane.index()].insert(origin);
         }
         for proxy in liars {
             self.leave(proxy, &flow.origin, links, now);
@@ -347,7 +316,7 @@ impl Member {
     /// it is kept until the origin says which one it lives, or what it sends again would be taken for new.
     fn begin_life(&mut self, origin: &NodeId, of: OriginLife, now: Micros) {
         let before = self.lives.insert(origin.clone(), of);
-        self.waiting.retain(|(_, waits)| waits != origin);
+        self.waiting.iter_mut().for_each(|waiting| _ = waiting.remove(origin));
         let keys = Lane::ALL.map(|lane| (origin.clone(), lane));
         let windows: Vec<_> = keys.iter().filter_map(|key| self.windows.remove_entry(key)).collect();
         if of.by.is_some() {
@@ -366,17 +335,9 @@ impl Member {
         let lives_on = shelved.filter(|shelved| shelved.life == of.life).flat_map(|shelved| shelved.windows);
         for (key, mut window) in lives_on {
             let most = self.may_hand_over(key.1);
-            let next = hand_over(
-                &key,
-                &mut window,
-                most,
-                &mut self.inbox,
-                &mut self.inbox_bytes,
-                &mut self.stats,
-                &self.settings,
-            );
+            let next = hand_over(&key, &mut window, most, &mut self.inbox, &mut self.stats, &self.settings);
             if next != Next::None {
-                self.waiting.insert((key.1, key.0.clone()));
+                self.waiting[key.1.index()].insert(key.0.clone());
             }
             self.windows.insert(key, window);
         }
@@ -393,19 +354,16 @@ impl Member {
     /// How many messages of a run that comes in may go to the inbox past those that wait for room there: none of bulk while
     /// anything waits, and none of control while control does.
     fn may_hand_over(&self, lane: Lane) -> usize {
-        let before = self.waiting.first().is_some_and(|(first, _)| *first <= lane);
+        let before = self.waiting[..=lane.index()].iter().any(|waiting| !waiting.is_empty());
         if before { 0 } else { usize::MAX }
     }
 
-    /// The window whose turn it is of those that wait for room: of control before bulk, and within a lane one after the other.
-    fn next_waiting(&self) -> Option<(Lane, NodeId)> {
-        let lane = self.waiting.first()?.0;
-        let of_lane = |(of, _): &&(Lane, NodeId)| *of == lane;
-        let behind = self.served[lane.index()].clone().and_then(|origin| {
-            let from = (Bound::Excluded((lane, origin)), Bound::Unbounded);
-            self.waiting.range(from).next().filter(of_lane)
-        });
-        behind.or_else(|| self.waiting.first()).cloned()
+    /// The window whose turn it is of those that wait for room: their turns are those of the inbox.
+    fn next_waiting(&self) -> Option<(NodeId, Lane)> {
+        let first = |lane: Lane, from: Bound<&NodeId>| {
+            self.waiting[lane.index()].range::<NodeId, _>((from, Bound::Unbounded)).next()
+        };
+        self.turns.next(first).map(|(lane, origin)| (origin.clone(), lane))
     }
 
     /// A run for another node was refused, at one that passes nothing on.
@@ -429,7 +387,7 @@ impl Member {
             .get(&(arrived.flow.origin.clone(), arrived.lane))
             .filter(|window| window.origin_incarnation == arrived.flow.origin_incarnation)
             .filter(|_| reason != RefusedReason::StaleDestination)
-            .map(|window| window.ack(arrived.lane, me, room(window, self.inbox_bytes, &self.settings)));
+            .map(|window| window.ack(arrived.lane, me, room(window, self.inbox.bytes(), &self.settings)));
         let entry = AckFlow {
             flow: arrived.upstream.row,
             refused: vec![Refused {
@@ -460,11 +418,7 @@ impl Member {
     /// What was handed over since this was asked last.
     #[cfg(feature = "sim")]
     pub fn peek_new(&mut self) -> Vec<Delivery> {
-        let new = usize::try_from(
-            self.stats.handed_over - std::mem::replace(&mut self.seen, self.stats.handed_over),
-        );
-        let skip = self.inbox.len().saturating_sub(new.unwrap_or(0));
-        self.inbox.iter().skip(skip).cloned().collect()
+        self.inbox.peek_new()
     }
 
     /// [`Member::poll_delivery`] has something.
@@ -475,32 +429,23 @@ impl Member {
 
     /// The next message for the application. Taking it makes room for what is held.
     pub fn poll_delivery(&mut self, links: &mut Links, now: Micros) -> Option<Delivery> {
-        let delivery = self.inbox.pop_front()?;
-        self.inbox_bytes -= delivery.payload.len() + MESSAGE_OVERHEAD_BYTES;
+        let delivery = self.inbox.pop()?;
         // One message of each that waits, in turn. The first that has no room keeps its turn: were smaller ones let past it, it
         // would wait for ever.
         let mut moved = BTreeSet::new();
-        while let Some((lane, origin)) = self.next_waiting() {
-            let key = (origin, lane);
+        while let Some(key) = self.next_waiting() {
+            let waiting = &mut self.waiting[key.1.index()];
             let Some(window) = self.windows.get_mut(&key) else {
-                self.waiting.remove(&(lane, key.0));
+                waiting.remove(&key.0);
                 continue;
             };
             let before = self.stats.handed_over;
-            let next = hand_over(
-                &key,
-                window,
-                1,
-                &mut self.inbox,
-                &mut self.inbox_bytes,
-                &mut self.stats,
-                &self.settings,
-            );
+            let next = hand_over(&key, window, 1, &mut self.inbox, &mut self.stats, &self.settings);
             if next == Next::None {
-                self.waiting.remove(&(lane, key.0.clone()));
+                waiting.remove(&key.0);
             }
             if self.stats.handed_over != before {
-                self.served[lane.index()] = Some(key.0.clone());
+                self.turns.took(key.1, key.0.clone());
                 moved.insert(key);
             }
             if next == Next::WaitsForRoom {
@@ -511,7 +456,7 @@ impl Member {
         for key in moved {
             let Some(window) = self.windows.get_mut(&key) else { continue };
             let refused = window.take_passed();
-            let room = room(window, self.inbox_bytes, &self.settings);
+            let room = room(window, self.inbox.bytes(), &self.settings);
             let entry = AckFlow { refused, ..window.ack(key.1, links.me.incarnation, room) };
             links.queue_ack(window.upstream.link, entry, now + self.settings.ack_delay, now);
         }
@@ -527,7 +472,7 @@ impl Member {
     /// Bytes in the inbox, and what it has room for.
     #[must_use]
     pub fn inbox_bytes(&self) -> (usize, usize) {
-        (self.inbox_bytes, self.settings.inbox_bytes_max)
+        (self.inbox.bytes(), self.settings.inbox_bytes_max)
     }
 
     /// What it keeps, limit by limit.
@@ -540,7 +485,7 @@ impl Member {
             of: Some((origin, *lane)),
             bytes: window.held_bytes(),
         });
-        windows.chain([Kept { limit: Limit::Inbox, of: None, bytes: self.inbox_bytes }])
+        windows.chain([Kept { limit: Limit::Inbox, of: None, bytes: self.inbox.bytes() }])
     }
 
     /// Bytes held behind gaps, or because the inbox has no room.
@@ -595,14 +540,13 @@ fn hand_over(
     key: &(NodeId, Lane),
     window: &mut Window,
     most: usize,
-    inbox: &mut VecDeque<Delivery>,
-    inbox_bytes: &mut usize,
+    inbox: &mut Deliveries,
     stats: &mut MemberStats,
     settings: &Settings,
 ) -> Next {
     let mut handed = 0;
     while let Some(bytes) = window.peek_bytes(&mut stats.skipped) {
-        if *inbox_bytes + bytes + MESSAGE_OVERHEAD_BYTES > settings.inbox_bytes_max && !inbox.is_empty() {
+        if inbox.bytes() + bytes + MESSAGE_OVERHEAD_BYTES > settings.inbox_bytes_max && !inbox.is_empty() {
             return Next::WaitsForRoom;
         }
         if handed >= most {
@@ -610,10 +554,9 @@ fn hand_over(
         }
         let Some((seq, message)) = window.pop(&mut stats.skipped) else { return Next::None };
         handed += 1;
-        *inbox_bytes += bytes + MESSAGE_OVERHEAD_BYTES;
         stats.handed_over += 1;
         stats.handed_over_bytes += u64::try_from(bytes).unwrap_or(0);
-        inbox.push_back(Delivery {
+        inbox.push(Delivery {
             origin: key.0.clone(),
             origin_incarnation: window.origin_incarnation,
             lane: key.1,

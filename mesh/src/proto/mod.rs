@@ -47,7 +47,8 @@ mod queue;
 pub mod answers;
 
 pub mod member;
-// What a member cuts, and keeps per origin and lane.
+// What a member cuts, keeps per origin and lane, and hands over.
+pub mod deliveries;
 pub mod floors;
 pub mod run;
 pub mod wall;

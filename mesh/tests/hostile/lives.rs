@@ -3,19 +3,19 @@
 
 use std::time::Duration;
 
-use trunkline_mesh::id::Lane;
+use trunkline_mesh::id::{Incarnation, Lane};
 use trunkline_mesh::message::Outcome;
 use trunkline_mesh::proto::frame::{FrameType, Received, control_frame, frame_around};
 use trunkline_mesh::proto::handshake::transcript;
 use trunkline_mesh::proto::node::ConnId;
 use trunkline_mesh::proto::wire::{
-    AckFlow, Confirm, PREAMBLE, Ping, RefuseCode, RefusedReason, WIRE_VERSION, encode,
+    AckFlow, Confirm, PREAMBLE, Ping, Refuse, RefuseCode, RefusedReason, WIRE_VERSION, encode,
 };
 use trunkline_mesh::settings::Settings;
 use trunkline_mesh::topology::Roles;
 
 use super::shell::{
-    Peer, Shell, ack_frame, batch_frame, cluster, entry, flow, id, refused, roster_frame, run,
+    Peer, Shell, ack_frame, batch_frame, cluster, entry, flow, id, refused, roster_frame, run, topology,
 };
 
 /// Later than what the member lives, and no nonsense.
@@ -566,4 +566,19 @@ fn a_proxy_that_names_a_later_life_for_all_that_it_is_sent_is_passed_by() {
     sender.pass(100);
     let dials = sender.shell.dials.iter().filter(|(_, peer, _)| *peer == id("m")).count();
     assert_eq!(dials, Lane::ALL.len(), "the member is to say itself");
+}
+
+/// The second one may be told by a peer that never heard of the first.
+#[test]
+fn two_starts_that_are_told_of_the_same_life_take_different_ones() {
+    let adopted = [1, 2].map(|seed| {
+        let mut shell = Shell::among(topology(0), "o", Settings::default(), seed);
+        let control = shell.dialed("p", Lane::Control);
+        let refuse = Refuse { code: 8, detail: String::new(), highest_incarnation: Incarnation(1000) };
+        let refuse = control_frame(FrameType::Refuse, Lane::Control, &refuse);
+        shell.feed(control, &[&PREAMBLE[..], &refuse].concat());
+        shell.node.incarnation()
+    });
+    assert!(adopted.iter().all(|life| life.0 > 1000), "{adopted:?}");
+    assert_ne!(adopted[0], adopted[1]);
 }

@@ -1,0 +1,198 @@
+//! What was handed over and not taken yet: the inbox of an application. It takes control before bulk, and of a lane one message of
+//! every origin in turn, so that whoever sends much stands in front of nobody else.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
+
+use super::spare::give_back;
+use crate::id::{Lane, NodeId};
+use crate::message::Delivery;
+use crate::settings::MESSAGE_OVERHEAD_BYTES;
+
+/// After so many messages of control in a row one of bulk is next, if there is any: it goes on however much control comes.
+const CONTROL_IN_A_ROW: u32 = 16;
+
+/// Places that a queue keeps whatever is in it.
+const KEPT_MAX: usize = 16;
+
+/// Whose turn it is.
+#[derive(Debug, Default)]
+pub struct Turns {
+    /// Of each lane the origin that had its turn last.
+    served: [Option<NodeId>; 2],
+    control_in_a_row: u32,
+}
+
+impl Turns {
+    /// Who is next: `first` gives the first origin with something in a lane, from one on.
+    pub fn next<'a>(
+        &self,
+        first: impl Fn(Lane, Bound<&NodeId>) -> Option<&'a NodeId>,
+    ) -> Option<(Lane, &'a NodeId)> {
+        let control = self.control_in_a_row < CONTROL_IN_A_ROW;
+        let lanes = if control { [Lane::Control, Lane::Bulk] } else { [Lane::Bulk, Lane::Control] };
+        lanes.into_iter().find_map(|lane| {
+            let served = self.served[lane.index()].as_ref();
+            let behind = served.and_then(|served| first(lane, Bound::Excluded(served)));
+            Some((lane, behind.or_else(|| first(lane, Bound::Unbounded))?))
+        })
+    }
+
+    /// It had its turn.
+    pub fn took(&mut self, lane: Lane, origin: NodeId) {
+        self.control_in_a_row =
+            if lane == Lane::Control { self.control_in_a_row.saturating_add(1) } else { 0 };
+        self.served[lane.index()] = Some(origin);
+    }
+}
+
+/// Messages for the application.
+#[derive(Debug, Default)]
+pub struct Deliveries {
+    /// Per lane, of each origin that has any, in the order in which they were handed over.
+    queues: [BTreeMap<NodeId, Queue>; 2],
+    turns: Turns,
+    bytes: usize,
+    /// The queue that ran empty last: where little is waiting, the next one is made of it.
+    spare: Queue,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    messages: VecDeque<Delivery>,
+    /// How many at its end no checker has looked at.
+    #[cfg(feature = "sim")]
+    unseen: usize,
+}
+
+/// What a message is charged.
+fn charge(delivery: &Delivery) -> usize {
+    delivery.payload.len() + MESSAGE_OVERHEAD_BYTES
+}
+
+impl Deliveries {
+    /// There are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.queues.iter().all(BTreeMap::is_empty)
+    }
+
+    /// Bytes that they are charged.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Hands a message over.
+    pub fn push(&mut self, delivery: Delivery) {
+        self.bytes += charge(&delivery);
+        let queues = &mut self.queues[delivery.lane.index()];
+        if !queues.contains_key(&delivery.origin) {
+            queues.insert(delivery.origin.clone(), std::mem::take(&mut self.spare));
+        }
+        let Some(queue) = queues.get_mut(&delivery.origin) else { return };
+        queue.messages.push_back(delivery);
+        #[cfg(feature = "sim")]
+        {
+            queue.unseen += 1;
+        }
+    }
+
+    /// Takes the next one.
+    pub fn pop(&mut self) -> Option<Delivery> {
+        let queues = &self.queues;
+        let first = |lane: Lane, from: Bound<&NodeId>| {
+            queues[lane.index()].range::<NodeId, _>((from, Bound::Unbounded)).next().map(|(origin, _)| origin)
+        };
+        let (lane, origin) = self.turns.next(first).map(|(lane, origin)| (lane, origin.clone()))?;
+        let queues = &mut self.queues[lane.index()];
+        let queue = queues.get_mut(&origin)?;
+        let delivery = queue.messages.pop_front()?;
+        give_back(&mut queue.messages, KEPT_MAX);
+        #[cfg(feature = "sim")]
+        {
+            queue.unseen = queue.unseen.min(queue.messages.len());
+        }
+        if queue.messages.is_empty() {
+            self.spare = queues.remove(&origin).unwrap_or_default();
+        }
+        self.turns.took(lane, origin);
+        self.bytes -= charge(&delivery);
+        Some(delivery)
+    }
+
+    /// What was handed over since this was asked last, as far as it is there.
+    #[cfg(feature = "sim")]
+    pub fn peek_new(&mut self) -> Vec<Delivery> {
+        let mut new = Vec::new();
+        for queue in self.queues.iter_mut().flat_map(BTreeMap::values_mut) {
+            let seen = queue.messages.len() - std::mem::take(&mut queue.unseen);
+            new.extend(queue.messages.iter().skip(seen).cloned());
+        }
+        new
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::{Incarnation, Seq};
+
+    fn delivery(origin: &str, lane: Lane, seq: u64) -> Delivery {
+        Delivery {
+            origin: NodeId::new(origin).unwrap(),
+            origin_incarnation: Incarnation(1),
+            lane,
+            seq: Seq(seq),
+            kind: 0,
+            payload: bytes::Bytes::from_static(b"abcd").into(),
+        }
+    }
+
+    /// Takes so many; a letter for the lane, the origin, the seq.
+    fn take(deliveries: &mut Deliveries, count: usize) -> Vec<String> {
+        let name = |of: Delivery| format!("{}{}{}", &of.lane.to_string()[..1], of.origin, of.seq.0);
+        (0..count).map_while(|_| deliveries.pop().map(name)).collect()
+    }
+
+    #[test]
+    fn of_a_lane_every_origin_has_its_turn_and_keeps_its_order() {
+        let mut deliveries = Deliveries::default();
+        for seq in 1..=4 {
+            deliveries.push(delivery("a", Lane::Bulk, seq));
+        }
+        deliveries.push(delivery("c", Lane::Bulk, 1));
+        assert_eq!(take(&mut deliveries, 1), ["ba1"]);
+        deliveries.push(delivery("b", Lane::Bulk, 1));
+        deliveries.push(delivery("b", Lane::Bulk, 2));
+        assert_eq!(take(&mut deliveries, 9), ["bb1", "bc1", "ba2", "bb2", "ba3", "ba4"]);
+        assert!(deliveries.is_empty() && deliveries.bytes() == 0 && deliveries.pop().is_none());
+    }
+
+    #[test]
+    fn control_is_taken_before_bulk_and_does_not_keep_it_for_ever() {
+        let mut deliveries = Deliveries::default();
+        deliveries.push(delivery("a", Lane::Bulk, 1));
+        deliveries.push(delivery("b", Lane::Bulk, 1));
+        (1..=100).for_each(|seq| deliveries.push(delivery("a", Lane::Control, seq)));
+        let taken = take(&mut deliveries, 102);
+        let bulk: Vec<usize> = (0..102).filter(|at| taken[*at].starts_with('b')).collect();
+        let row = usize::try_from(CONTROL_IN_A_ROW).unwrap();
+        assert_eq!(bulk, [row, 2 * row + 1]);
+        // While there is no bulk nothing is owed to it but the next turn.
+        (1..=50).for_each(|seq| deliveries.push(delivery("a", Lane::Control, seq)));
+        assert_eq!(take(&mut deliveries, 40).len(), 40);
+        deliveries.push(delivery("b", Lane::Bulk, 2));
+        deliveries.push(delivery("b", Lane::Bulk, 3));
+        assert_eq!(take(&mut deliveries, 3), ["bb2", "ca41", "ca42"]);
+    }
+
+    #[test]
+    fn places_of_many_are_given_back() {
+        let mut deliveries = Deliveries::default();
+        (0..10_000).for_each(|seq| deliveries.push(delivery("a", Lane::Bulk, seq)));
+        assert_eq!(deliveries.bytes(), 10_000 * (4 + MESSAGE_OVERHEAD_BYTES));
+        assert_eq!(take(&mut deliveries, 10_000).len(), 10_000);
+        assert!(deliveries.spare.messages.capacity() <= KEPT_MAX);
+    }
+}
