@@ -537,6 +537,10 @@ pub enum CloseCode {
     Draining = 1,
     /// The node closes now.
     Closing = 2,
+    /// The same: its topology has the peer no more, or as something else.
+    Unlisted = 3,
+    /// The same: it trusts the peer's certificate no more.
+    Untrusted = 4,
 }
 
 /// Bytes that are not the control body they claim to be.

@@ -90,6 +90,8 @@ fn codes_are_the_ones_of_protocol_md() {
     let close = [
         (CloseCode::Draining as u64, "Draining".to_owned()),
         (CloseCode::Closing as u64, "Closing".to_owned()),
+        (CloseCode::Unlisted as u64, "Unlisted".to_owned()),
+        (CloseCode::Untrusted as u64, "Untrusted".to_owned()),
     ];
     assert_eq!(numbers("### Close codes"), close);
     for code in 0..=u16::MAX {

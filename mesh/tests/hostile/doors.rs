@@ -12,7 +12,7 @@ use trunkline_mesh::proto::node::ConnId;
 use trunkline_mesh::proto::wire::{Close, CloseCode, Confirm, PREAMBLE, Ping, Refuse, WIRE_VERSION, encode};
 use trunkline_mesh::settings::Settings;
 
-use super::shell::{Peer, Shell, batch_frame, flow, roster_frame, run};
+use super::shell::{Peer, Shell, batch_frame, flow, id, roster_frame, run, topology};
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -244,4 +244,38 @@ fn who_leaves_says_so_on_every_connection_whose_other_end_may_have_the_link_up()
         shell.feed(conn, &[&PREAMBLE[..], &welcome].concat());
         assert_eq!(farewells(&mut shell, conn), [draining], "{lane}");
     }
+}
+
+/// Whoever is cut off reads why in its own status and log, and not that its peers drain.
+#[test]
+fn a_link_that_ends_for_what_the_peer_knows_of_this_node_ends_with_that_word() {
+    let ended = |shell: &Shell, why: &str| shell.stats().links_ended[why];
+    for (code, why) in [(1, "left"), (2, "left"), (3, "unlisted"), (4, "untrusted"), (999, "left")] {
+        let mut shell = Shell::new("m");
+        let [control, _] = shell.link_in(&Peer::new("o"));
+        shell.feed(control, &control_frame(FrameType::Close, Lane::Control, &Close { code }));
+        if code == 1 {
+            shell.node.handle_closed(control, shell.now);
+            shell.drain();
+        }
+        assert_eq!(ended(&shell, why), 1, "{code}");
+    }
+    let said = |end: fn(&mut Shell, ConnId)| {
+        let mut shell = Shell::new("m");
+        let [control, _] = shell.link_in(&Peer::new("o"));
+        shell.sent(control);
+        end(&mut shell, control);
+        let code = |received| if let Received::Close(close) = received { Some(close.code) } else { None };
+        shell.sent(control).into_iter().filter_map(code).collect::<Vec<_>>()
+    };
+    let unlisted = said(|shell, _| {
+        let without = topology(0).without(|known| known.id == id("o"));
+        shell.node.set_topology(without.into(), shell.now).expect("it is in it itself");
+        shell.drain();
+    });
+    let untrusted = said(|shell, control| {
+        shell.node.handle_distrusted(control, "revoked", shell.now);
+        shell.drain();
+    });
+    assert_eq!((unlisted, untrusted), (vec![3], vec![4]));
 }

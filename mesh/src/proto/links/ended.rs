@@ -1,5 +1,7 @@
 //! Why links end that were up.
 
+use crate::proto::wire::CloseCode;
+
 /// Why a link ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LinkEnd {
@@ -7,6 +9,10 @@ pub enum LinkEnd {
     Lost,
     /// The peer said so before: it drains or closes, or wants this link no more.
     Left,
+    /// The peer said that its topology has this node no more, or as something else.
+    Unlisted,
+    /// The peer said that it trusts this node's certificate no more.
+    Untrusted,
     /// The peer broke the protocol on it, or a frame for it could not be made.
     Protocol,
     /// Nothing was heard of the peer for `silence_timeout`.
@@ -28,10 +34,30 @@ pub enum LinkEnd {
 }
 
 impl LinkEnd {
+    /// What the other end is told.
+    pub(super) fn close_code(self) -> CloseCode {
+        match self {
+            Self::Topology => CloseCode::Unlisted,
+            Self::Distrusted => CloseCode::Untrusted,
+            _ => CloseCode::Closing,
+        }
+    }
+
+    /// What it is where the other end said this.
+    pub(super) fn of_close(code: u16) -> Self {
+        match code {
+            code if code == CloseCode::Unlisted as u16 => Self::Unlisted,
+            code if code == CloseCode::Untrusted as u16 => Self::Untrusted,
+            _ => Self::Left,
+        }
+    }
+
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::Lost,
         Self::Left,
+        Self::Unlisted,
+        Self::Untrusted,
         Self::Protocol,
         Self::Silent,
         Self::Distrusted,
@@ -49,6 +75,8 @@ impl LinkEnd {
         match self {
             Self::Lost => "a connection of it ended",
             Self::Left => "the peer took its leave",
+            Self::Unlisted => "the peer's topology has this node no more, or as something else",
+            Self::Untrusted => "the peer trusts this node's certificate no more",
             Self::Protocol => "the peer broke the protocol",
             Self::Silent => "nothing was heard of the peer",
             Self::Distrusted => "the peer's certificate is no longer valid",
@@ -67,6 +95,8 @@ impl LinkEnd {
         match self {
             Self::Lost => "lost",
             Self::Left => "left",
+            Self::Unlisted => "unlisted",
+            Self::Untrusted => "untrusted",
             Self::Protocol => "protocol",
             Self::Silent => "silent",
             Self::Distrusted => "distrusted",

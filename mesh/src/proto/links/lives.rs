@@ -38,7 +38,7 @@ impl Link {
             dialled,
             up: false,
             draining: false,
-            left: false,
+            left: None,
             incarnation: Incarnation::UNKNOWN,
             frame_bytes_max,
             features: 0,
@@ -197,7 +197,7 @@ impl Links {
     ) {
         let Some(link) = self.links.get(&link_id) else { return };
         let (peer, up, dialled, conns, up_at) = (link.peer, link.up, link.dialled, link.conns, link.up_at);
-        let why = if why == LinkEnd::Lost && link.left { LinkEnd::Left } else { why };
+        let why = link.left.filter(|_| why == LinkEnd::Lost).unwrap_or(why);
         for conn in conns.into_iter().flatten() {
             let words = last_words.take_if(|(id, _)| *id == conn).map(|(_, words)| words);
             self.remove_conn(conn, words);
@@ -319,7 +319,7 @@ impl Links {
     pub(super) fn say_closing(&mut self, id: LinkId, why: LinkEnd, now: Micros) {
         let control = self.conn_of(id, Lane::Control);
         let hears = |id: &ConnId| self.conns.get(id).is_some_and(Conn::hears_close);
-        let close = Close { code: CloseCode::Closing as u16 };
+        let close = Close { code: why.close_code() as u16 };
         let words =
             control.filter(hears).map(|id| (id, control_frame(FrameType::Close, Lane::Control, &close)));
         self.drop_link(id, words, why, now);

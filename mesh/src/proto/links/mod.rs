@@ -225,8 +225,8 @@ pub struct Link {
     pub up: bool,
     /// The peer is going away.
     pub draining: bool,
-    /// The peer took its leave.
-    pub left: bool,
+    /// The peer took its leave, or said why it ends the link.
+    pub left: Option<LinkEnd>,
     /// The peer's life at the other end.
     pub incarnation: Incarnation,
     /// Longest frame that may be sent or received, bytes.
@@ -623,7 +623,7 @@ impl Links {
                 Arrived::Nothing
             }
             (Received::Close(close), _) => {
-                link.left = true;
+                link.left = Some(LinkEnd::of_close(close.code));
                 if close.code == CloseCode::Draining as u16 {
                     if !link.draining {
                         link.draining = true;
