@@ -257,7 +257,12 @@ pub(super) fn read<T: DeserializeOwned>(value: Value) -> Result<T, serde_json::E
 fn harmless(value: Value) -> Value {
     match value {
         Value::String(text) => {
-            Value::String(text.chars().map(|c| if c.is_control() { '?' } else { c }).collect())
+            let plain = |c: char| match c {
+                '\n' => ' ',
+                c if c.is_control() => '?',
+                c => c,
+            };
+            Value::String(text.chars().map(plain).collect())
         }
         Value::Array(items) => Value::Array(items.into_iter().map(harmless).collect()),
         Value::Object(fields) => {

@@ -123,13 +123,17 @@ fn output(args: &RunArgs, node: &NodeSpec) -> Result<Option<Output>, Failure> {
     Output::open(&path, args.format.unwrap_or(Format::Plain)).map(Some)
 }
 
+/// Where callers find a node's admin API.
+pub(super) fn admin_url(config: &Config, node: &NodeSpec, api: &Api) -> String {
+    let within_tls = config.admin_protection(&node.id) == Protection::Tls;
+    format!("{}://{}", if within_tls { "https" } else { "http" }, api.address())
+}
+
 /// One line: what, where it listens, where it is watched.
 fn announce(config: &Config, node: &NodeSpec, mesh: &Mesh, api: Option<&Api>) -> String {
     let listens = mesh.local_addr().map_or("nowhere".to_owned(), |address| address.to_string());
-    let protection = config.admin_protection(&node.id);
-    let scheme = if protection == Protection::Tls { "https" } else { "http" };
     let admin =
-        api.map_or("no admin API".to_owned(), |api| format!("admin API on {scheme}://{}", api.address()));
+        api.map_or("no admin API".to_owned(), |api| format!("admin API on {}", admin_url(config, node, api)));
     let line = format!(
         "{} {} of datacenter {}, cluster {}, listens on {listens}, {admin}",
         node.roles,
@@ -139,7 +143,7 @@ fn announce(config: &Config, node: &NodeSpec, mesh: &Mesh, api: Option<&Api>) ->
     );
     tracing::info!("{line}");
     // Of the links the mesh says it.
-    if config.insecure() && protection == Protection::Plaintext {
+    if config.insecure() && config.admin_protection(&node.id) == Protection::Plaintext {
         tracing::warn!("insecure = true: the admin API is plaintext and unauthenticated");
     }
     line

@@ -30,7 +30,7 @@ use trunkline_mesh::{Client, Lane, Mesh, join};
 use super::NodeArgs;
 use super::failure::Failure;
 use super::log::Log;
-use super::run::serve_admin;
+use super::run::{admin_url, serve_admin};
 use super::signal::Stop;
 use crate::config::units::{parse_duration, show_count};
 use crate::config::{Config, Role};
@@ -99,7 +99,7 @@ pub(super) async fn send(args: SendArgs, log: &Log) -> Result<(), Failure> {
     let (client, _inbox) = join(config.mesh(node)).await?;
     let api = serve_admin(&config, node, client.mesh())?;
     if let Some(api) = &api {
-        tracing::info!("admin API on http://{}", api.address());
+        tracing::info!("admin API on {}", admin_url(&config, node, api));
     }
 
     let lane = if args.lane == LaneArg::Control { Lane::Control } else { Lane::Bulk };

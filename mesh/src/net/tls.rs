@@ -74,6 +74,8 @@ pub(super) struct Tls {
     reading: Mutex<()>,
     /// What was refused last.
     refused: Mutex<Option<Refused>>,
+    /// What should not be so with the files in use, as it was told last.
+    dangers: Mutex<Vec<String>>,
     reloads: AtomicU64,
     reloads_failed: AtomicU64,
     /// The files were looked at: who is trusted may be others.
@@ -113,6 +115,7 @@ impl Tls {
         Ok(Self {
             files,
             name,
+            dangers: Mutex::new(credentials.dangers()),
             current: Mutex::new(Arc::new(credentials)),
             reading: Mutex::new(()),
             refused: Mutex::new(None),
@@ -161,6 +164,7 @@ impl Tls {
                     if mended {
                         tracing::info!("certificate files are sound again: they are those in use");
                     }
+                    self.tell_of_new_dangers(&credentials);
                     return Ok(Reloaded::Unchanged);
                 }
                 let differs = current.difference(&credentials);
@@ -173,6 +177,7 @@ impl Tls {
                 }
                 differs.tell_of_trust();
                 credentials.tell_of_dangers();
+                *self.dangers.lock().unwrap_or_else(PoisonError::into_inner) = credentials.dangers();
                 *current = Arc::new(credentials);
                 self.reloads.fetch_add(1, Ordering::Relaxed);
                 Ok(Reloaded::Changed)
@@ -192,6 +197,16 @@ impl Tls {
                 }
                 Err(error)
             }
+        }
+    }
+
+    /// A key may come to be open to others while all files say what they said.
+    fn tell_of_new_dangers(&self, credentials: &Credentials) {
+        let dangers = credentials.dangers();
+        let mut told = self.dangers.lock().unwrap_or_else(PoisonError::into_inner);
+        if *told != dangers {
+            dangers.iter().for_each(|danger| tracing::warn!("{danger}"));
+            *told = dangers;
         }
     }
 

@@ -453,7 +453,7 @@ mod tests {
         ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, SanType, SerialNumber, date_time_ymd,
     };
 
-    use super::super::Tls;
+    use super::super::{Reloaded, Tls};
     use super::*;
 
     type Issuer = CertifiedIssuer<'static, KeyPair>;
@@ -545,6 +545,24 @@ mod tests {
             write_list(year);
             let outcome = tls.take(Err(TlsError::Setup("damaged".to_owned())));
             assert_eq!(matches!(outcome, Err(TlsError::OlderList { .. })), is_older, "{year}: {outcome:?}");
+        }
+    }
+
+    /// Its certificate says what it said.
+    #[cfg(unix)]
+    #[test]
+    fn a_key_that_comes_to_be_open_to_others_is_told_at_the_next_look() {
+        use std::os::unix::fs::PermissionsExt;
+        let (files, ca) = (Files(tempfile::tempdir().unwrap()), root("ca", false));
+        let name = files.own(&ca, &[]).name;
+        files.trust(&[&ca]);
+        let mode = std::fs::Permissions::from_mode;
+        std::fs::set_permissions(files.paths().key, mode(0o600)).unwrap();
+        let tls = Tls::load(files.paths(), name).unwrap();
+        for (bits, told) in [(0o600, 0), (0o644, 1), (0o600, 0)] {
+            std::fs::set_permissions(files.paths().key, mode(bits)).unwrap();
+            assert_eq!(tls.reload().unwrap(), Reloaded::Unchanged);
+            assert_eq!(tls.dangers.lock().unwrap().len(), told, "{bits:o}");
         }
     }
 
