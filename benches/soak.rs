@@ -21,13 +21,13 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::{Child, ExitCode, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use support::cluster::{Cluster, Node, SOON};
+use support::cluster::{Cluster, Node};
 use support::wan::Wan;
 use support::{poll, signal};
 use trunkline::config::{Config, Role};
@@ -46,7 +46,6 @@ const FILLING: usize = 4;
 const SLACK_KIB: u64 = 2 * 1024;
 /// Dials of nobody come and go.
 const SLACK_DESCRIPTORS: u64 = 16;
-const BINARY: &str = env!("CARGO_BIN_EXE_trunkline");
 const SITES: [&str; 3] = ["us", "eu", "ap"];
 const GONE: &str = "eu";
 const OTHER: &str = "ap";
@@ -69,7 +68,10 @@ fn main() -> ExitCode {
     }
     let minutes: usize = value("--minutes").map_or(10, |text| text.parse().expect("a number of minutes"));
     let wan = if arguments.iter().any(|argument| argument == "--stop") { None } else { Wan::new(&SITES) };
-    let wrong = Soak::new(wan).run(minutes);
+    println!("eu is {}\n", if wan.is_some() { "behind a black hole" } else { "stopped" });
+    let plaintext = [("insecure = false", "insecure = true")];
+    let wrong =
+        Soak(wan.map_or_else(|| Cluster::new(&[]), |wan| Cluster::within(wan, &plaintext))).run(minutes);
     for what in &wrong {
         println!("FAILED: {what}");
     }
@@ -85,46 +87,12 @@ struct Held {
     queued: Option<u64>,
 }
 
-/// Where it runs.
-struct Soak {
-    cluster: Cluster,
-    /// Nothing on loopback.
-    wan: Option<Wan>,
-}
+struct Soak(Cluster);
 
 impl Soak {
-    fn new(wan: Option<Wan>) -> Self {
-        let cluster = wan.as_ref().map_or_else(|| Cluster::new(&[]), Cluster::within);
-        println!("eu is {}\n", if wan.is_some() { "behind a black hole" } else { "stopped" });
-        Self { cluster, wan }
-    }
-
-    /// A program in the datacenter of a node.
-    fn command(&self, node: &str, program: &str) -> Command {
-        let site = |wan: &Wan| {
-            let id = NodeId::new(node).expect("a name");
-            let site = self.cluster.config.topology().node(&id).expect("a node").datacenter.clone();
-            wan.command(site.as_str(), program)
-        };
-        self.wan.as_ref().map_or_else(|| Command::new(program), site)
-    }
-
-    /// What it shows of itself.
-    fn status(&self, node: &str, arguments: &[&str]) -> Option<String> {
-        let mut command = self.command(node, BINARY);
-        let output = command
-            .args(["status", "--config", self.cluster.file(), "--node", node])
-            .args(arguments)
-            .output();
-        output
-            .ok()
-            .filter(|output| output.status.success())
-            .map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
-    }
-
     /// `eu` is gone, or back.
     fn set_gone(&self, nodes: &[Node], gone: bool) {
-        let Some(wan) = &self.wan else {
+        let Some(wan) = &self.0.wan else {
             let of = nodes.iter().filter(|node| is_gone(node));
             return of.for_each(|node| signal(&node.child, if gone { "STOP" } else { "CONT" }));
         };
@@ -137,16 +105,10 @@ impl Soak {
     }
 
     fn run(&self, minutes: usize) -> Vec<String> {
-        let nodes: Vec<Node> = self
-            .cluster
-            .config
-            .topology()
-            .nodes()
-            .filter(|node| node.id.as_str() != LEADER)
-            .map(|node| self.start(node.id.as_str(), node.roles.proxy))
-            .collect();
+        let ids = self.0.config.topology().nodes().map(|node| node.id.as_str()).filter(|id| *id != LEADER);
+        let nodes: Vec<Node> = ids.map(|id| self.0.start_for_nobody(id)).collect();
         for node in &nodes {
-            poll(&node.id, SOON, || self.status(&node.id, &["--ready"]));
+            self.0.await_ready(&node.id);
         }
         let (leader, told) = self.start_leader();
         let mut all = vec![leader];
@@ -163,7 +125,7 @@ impl Soak {
             }
             let line = told.recv_timeout(SAMPLE * 2).expect("the leader tells every half minute");
             for node in &all {
-                let answers = self.wan.is_some() || !(stopped.contains(&index) && is_gone(node));
+                let answers = self.0.wan.is_some() || !(stopped.contains(&index) && is_gone(node));
                 let held = self.held(node, answers);
                 let queued = held.queued.map_or("stopped".to_owned(), |bytes| bytes.to_string());
                 let at = began.elapsed().as_secs();
@@ -214,27 +176,11 @@ impl Soak {
         wrong
     }
 
-    fn start(&self, node: &str, proxy: bool) -> Node {
-        let mut command = self.command(node, BINARY);
-        command.args([
-            if proxy { "proxy" } else { "member" },
-            "--config",
-            self.cluster.file(),
-            "--node",
-            node,
-        ]);
-        if !proxy {
-            command.args(["--output", "/dev/null"]);
-        }
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        Node { id: node.to_owned(), child: command.spawn().expect("it starts") }
-    }
-
     /// This program again, as the leader; and what it says, line by line.
     fn start_leader(&self) -> (Node, Receiver<String>) {
         let program = std::env::current_exe().expect("this program");
-        let mut command = self.command(LEADER, program.to_str().expect("a path in UTF-8"));
-        command.args(["--leader", self.cluster.file()]).stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut command = self.0.command(LEADER, program.to_str().expect("a path in UTF-8"));
+        command.args(["--leader", self.0.file()]).stdin(Stdio::null()).stdout(Stdio::piped());
         let mut child: Child = command.stderr(Stdio::null()).spawn().expect("it starts");
         let stdout = BufReader::new(child.stdout.take().expect("a pipe"));
         let (sender, receiver) = channel();
@@ -260,7 +206,7 @@ impl Soak {
 
     /// What it says that its queues hold.
     fn queued(&self, node: &str) -> Option<u64> {
-        let status: serde_json::Value = serde_json::from_str(&self.status(node, &["--json"])?).ok()?;
+        let status: serde_json::Value = serde_json::from_str(&self.0.status(node, &["--json"])?).ok()?;
         let own = ["proxy_queue_bytes", "inbox_bytes", "held_bytes"].map(|key| status[key].as_u64());
         let sites = status["datacenters"].as_array()?.iter().map(|site| site["queued_bytes"].as_u64());
         own.into_iter().chain(sites).sum()

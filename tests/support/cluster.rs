@@ -1,22 +1,24 @@
-//! The example cluster on addresses of its own, and processes that end with the test.
+//! The example cluster on addresses of its own or in network namespaces, and processes that end with the test.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use trunkline::config::Config;
-use trunkline_mesh::NodeId;
+use trunkline_mesh::{NodeId, NodeSpec};
 
 use super::addresses::own;
 use super::wan::Wan;
-use super::{http, poll_for, trunkline};
+use super::{BINARY, finished, poll_for, unattended};
 
 /// Time for anything that should happen at once, on a busy machine.
 pub(crate) const SOON: Duration = Duration::from_secs(30);
 
-/// A configuration file in a directory of its own.
+/// A configuration file in a directory of its own, and where its nodes run.
 pub(crate) struct Cluster {
+    /// Nothing on loopback. Ends whoever runs there before their files are removed.
+    pub(crate) wan: Option<Wan>,
     dir: tempfile::TempDir,
     pub(crate) config: Config,
 }
@@ -40,10 +42,10 @@ impl Cluster {
         Self::addressed(changes, own_address)
     }
 
-    /// The example in namespaces: a node has the address of its datacenter, and its admin API is asked from there.
-    pub(crate) fn within(wan: &Wan) -> Self {
+    /// The same in namespaces: a node has the address of its datacenter, and its admin API is asked from there.
+    pub(crate) fn within(wan: Wan, changes: &[(&str, &str)]) -> Self {
         let (mut site, mut port) = (String::new(), 7400);
-        Self::addressed(&[("insecure = false", "insecure = true")], |line| match line.split_once(" = \"") {
+        let cluster = Self::addressed(changes, |line| match line.split_once(" = \"") {
             Some(("dc", name)) => {
                 site = name.trim_end_matches('"').to_owned();
                 line.to_owned()
@@ -54,7 +56,8 @@ impl Cluster {
                 format!("{key} = \"{host}:{port}\"")
             }
             _ => line.to_owned(),
-        })
+        });
+        Self { wan: Some(wan), ..cluster }
     }
 
     fn addressed(changes: &[(&str, &str)], mut address: impl FnMut(&str) -> String) -> Self {
@@ -68,7 +71,7 @@ impl Cluster {
         let path = dir.path().join("cluster.toml");
         std::fs::write(&path, &text).unwrap();
         let config = Config::load(&path).unwrap_or_else(|error| panic!("{error}"));
-        Self { dir, config }
+        Self { wan: None, dir, config }
     }
 
     /// The path of the configuration file.
@@ -90,7 +93,30 @@ impl Cluster {
     }
 
     pub(crate) fn mesh(&self, node: &str) -> SocketAddr {
-        self.config.topology().node(&NodeId::new(node).unwrap()).unwrap().address.unwrap()
+        self.node(node).address.unwrap()
+    }
+
+    fn node(&self, node: &str) -> &NodeSpec {
+        self.config.topology().node(&NodeId::new(node).unwrap()).unwrap()
+    }
+
+    /// A program where a node is.
+    pub(crate) fn command(&self, node: &str, program: &str) -> Command {
+        let within = |wan: &Wan| wan.command(self.node(node).datacenter.as_str(), program);
+        self.wan.as_ref().map_or_else(|| Command::new(program), within)
+    }
+
+    fn trunkline(&self, node: &str, command: &str, file: &str) -> Command {
+        let mut trunkline = unattended(self.command(node, BINARY));
+        trunkline.args([command, "--config", file, "--node", node]);
+        trunkline
+    }
+
+    /// What a node shows, if it runs and all is well with what it is asked.
+    pub(crate) fn status(&self, node: &str, arguments: &[&str]) -> Option<String> {
+        let mut status = self.trunkline(node, "status", self.file());
+        let (code, stdout, _) = finished(status.args(arguments).output().unwrap());
+        (code == 0).then_some(stdout)
     }
 
     /// Starts a node; members write to a file of their name.
@@ -100,11 +126,19 @@ impl Cluster {
 
     /// The same by another file of the same nodes.
     pub(crate) fn start_from(&self, file: &str, node: &str) -> Node {
-        let proxy = self.config.topology().node(&NodeId::new(node).unwrap()).unwrap().roles.proxy;
-        let mut command = trunkline();
-        command.args([if proxy { "proxy" } else { "member" }, "--config", file, "--node", node]);
+        self.spawn(file, node, &self.path(node))
+    }
+
+    /// The same, and what members get is kept nowhere.
+    pub(crate) fn start_for_nobody(&self, node: &str) -> Node {
+        self.spawn(self.file(), node, Path::new("/dev/null"))
+    }
+
+    fn spawn(&self, file: &str, node: &str, output: &Path) -> Node {
+        let proxy = self.node(node).roles.proxy;
+        let mut command = self.trunkline(node, if proxy { "proxy" } else { "member" }, file);
         if !proxy {
-            command.arg("--output").arg(self.path(node));
+            command.arg("--output").arg(output);
         }
         let log =
             std::fs::OpenOptions::new().create(true).append(true).open(self.path(&format!("{node}.log")));
@@ -122,8 +156,7 @@ impl Cluster {
     }
 
     pub(crate) fn await_ready(&self, node: &str) {
-        let ready = || http::get(self.admin(node), "/readyz").filter(|answer| answer.code == 200);
-        self.poll(node, "ready", ready);
+        self.poll(node, "ready", || self.status(node, &["--ready"]));
     }
 
     /// Looks until there is something; when there is nothing in time, the node's log says why.

@@ -12,9 +12,15 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_trunkline");
+
 /// The binary under test.
 pub(crate) fn trunkline() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_trunkline"));
+    unattended(Command::new(BINARY))
+}
+
+/// A command that nobody types into, and that is told nothing but by its arguments.
+fn unattended(mut command: Command) -> Command {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     // The caller's environment must not decide.
     command.env_remove("TRUNKLINE_NODE").env_remove("TRUNKLINE_LOG");
