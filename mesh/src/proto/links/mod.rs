@@ -20,7 +20,7 @@ use line::{DialLine, Rank};
 mod lives;
 use lives::Dialling;
 
-mod places;
+pub mod places;
 use places::{Holder, Places};
 
 mod claims;

@@ -1,4 +1,5 @@
-//! Places of accepted connections whose link is not up: who has them, and who gives one up for whom.
+//! Places of accepted connections whose link is not up: who has them, and who gives one up for whom. A listener for something else
+//! than links may go by the same rule.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,7 +16,7 @@ const TELL_EVERY: Duration = Duration::from_secs(10);
 
 /// Where a stranger is: its address, or the 64 bits of it that a host with IPv6 does not choose itself.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) struct Network(IpAddr);
+pub struct Network(IpAddr);
 
 impl From<IpAddr> for Network {
     fn from(address: IpAddr) -> Self {
@@ -28,7 +29,7 @@ impl From<IpAddr> for Network {
 
 /// Who has a place.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) enum Holder {
+pub enum Holder {
     /// Nobody knows who that is: it has shown no certificate and, where none is asked for, said no Hello.
     Stranger(Network),
     /// A node of the topology.
@@ -37,7 +38,7 @@ pub(super) enum Holder {
 
 /// The places. Connections have rising numbers, so the lowest is the oldest.
 #[derive(Debug, Default)]
-pub(super) struct Places {
+pub struct Places {
     holders: BTreeMap<ConnId, Holder>,
     of: BTreeMap<Holder, BTreeSet<ConnId>>,
     /// Networks of strangers by how many places they have; of those with as many, the one with the oldest comes last.
@@ -52,7 +53,7 @@ impl Places {
     }
 
     /// A connection has a place, or its holder becomes known.
-    pub(super) fn give(&mut self, conn: ConnId, holder: Holder) {
+    pub fn give(&mut self, conn: ConnId, holder: Holder) {
         self.free(conn);
         self.holders.insert(conn, holder);
         self.change(holder, |conns| {
@@ -61,7 +62,7 @@ impl Places {
     }
 
     /// A connection needs none any more. Nothing if it has none.
-    pub(super) fn free(&mut self, conn: ConnId) {
+    pub fn free(&mut self, conn: ConnId) {
         if let Some(holder) = self.holders.remove(&conn) {
             self.change(holder, |conns| {
                 conns.remove(&conn);
@@ -71,7 +72,8 @@ impl Places {
 
     /// Which stranger gives up its place: the oldest of the network that has most of them, so that whoever takes very many
     /// takes them from itself.
-    pub(super) fn stranger(&self) -> Option<ConnId> {
+    #[must_use]
+    pub fn stranger(&self) -> Option<ConnId> {
         self.networks.last().map(|(_, oldest, _)| oldest.0)
     }
 
