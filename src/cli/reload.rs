@@ -74,18 +74,17 @@ impl<'a> Following<'a> {
                 self.reading.begin_certificates(&self.mesh);
             }
             Read::Certificates(read) => {
-                let certificates = refused_certificates(read);
+                tell_of_certificates(read);
                 if self.reading.take_again() {
                     self.reading.begin(self.file.clone());
                 } else {
-                    let config = self.refusal.why();
-                    let config =
-                        config.map(|why| format!("reload refused, the old configuration stays: {why}"));
-                    let refused = config.into_iter().chain(certificates);
-                    // A file may have many faults: the log has all of them.
-                    let first_lines =
-                        refused.map(|why| why.lines().take(1).chain(["; "]).collect::<String>());
-                    notifier.ready(&(first_lines.collect::<String>() + line));
+                    // Not of certificates: the mesh looks at them by itself, and nobody would take the word back. And a file may have
+                    // many faults: the log has all of them.
+                    let why = self.refusal.why();
+                    let why = why.as_deref().and_then(|why| why.lines().next());
+                    let refused =
+                        why.map(|why| format!("reload refused, the old configuration stays: {why}; "));
+                    notifier.ready(&(refused.unwrap_or_default() + line));
                 }
             }
         }
@@ -206,14 +205,12 @@ impl Reading {
     }
 }
 
-/// Says so if the certificates were not taken, and gives what it said; that they were says the mesh. It looks by itself as well, only later,
+/// Says so if the certificates were not taken; that they were says the mesh. It looks by itself as well, only later,
 /// and then keeps the first refusal to itself: two files may be half replaced.
-fn refused_certificates(read: Result<Result<Reloaded, TlsError>, JoinError>) -> Option<String> {
-    let why = match read {
-        Ok(Ok(_)) => return None,
-        Ok(Err(error)) => format!("certificates refused, the old ones stay: {error}"),
-        Err(error) => format!("certificates could not be read, the old ones stay: {error}"),
-    };
-    tracing::error!("{why}");
-    Some(why)
+fn tell_of_certificates(read: Result<Result<Reloaded, TlsError>, JoinError>) {
+    match read {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => tracing::error!("certificates refused, the old ones stay: {error}"),
+        Err(error) => tracing::error!("certificates could not be read, the old ones stay: {error}"),
+    }
 }
