@@ -23,7 +23,7 @@ use rcgen::{
 };
 use trunkline_mesh::{
     CertificateInfo, ClusterId, EXPIRED_SPAN_S, NodeId, Revocation, SpiffeId, TlsError, is_issued_by,
-    read_certificates, read_revocation_lists,
+    list_of_another, read_certificates, read_revocation_lists,
 };
 
 /// Days a CA is valid unless something else is asked for.
@@ -95,6 +95,22 @@ pub enum CaError {
         issuer: String,
         /// It goes by the name of this one, and is not it.
         same_name: bool,
+    },
+    /// A list beside the CA is another one's.
+    #[error("{} has a list of `{issuer}` that this CA did not sign, and keeps its own there: leave only that; a file of the lists of several CAs, as nodes are given, belongs elsewhere", path.display())]
+    OtherList {
+        /// The list's file.
+        path: PathBuf,
+        /// Who made it.
+        issuer: String,
+    },
+    /// The next list would be of a time at which there is no CA any more.
+    #[error("{} is valid until {until}, and the list after the last one would be later: make a new CA; if this machine's clock is ahead, set it first", path.display())]
+    NoLaterList {
+        /// The CA's file.
+        path: PathBuf,
+        /// Until when, as a date.
+        until: String,
     },
     /// It is the CA itself.
     #[error("{} is this CA's own certificate, which no list of its own takes back: make a new CA, and give every node its `ca.crt`", .0.display())]
@@ -364,11 +380,18 @@ impl Authority {
         let path = self.certificate.with_extension("crl");
         let (mut revoked, mut asked, mut made_s) = (BTreeMap::new(), BTreeMap::new(), now_s());
         if path.symlink_metadata().is_ok() {
+            if let Some(issuer) = list_of_another(&path, &self.certificate)? {
+                return Err(CaError::OtherList { path, issuer });
+            }
             for list in read_revocation_lists(&path)? {
                 made_s = made_s.max(list.made_s.saturating_add(1));
                 revoked
                     .extend(list.revoked.into_iter().map(|Revocation { serial, since_s }| (serial, since_s)));
             }
+        }
+        if made_s >= self.info.not_after_s {
+            let until = self.info.not_after_text();
+            return Err(CaError::NoLaterList { path: self.certificate.clone(), until });
         }
         if made_s > now_s() + LIST_AHEAD_S {
             let list = path.display();
@@ -396,6 +419,11 @@ impl Authority {
             let serial = checked_serial(serial)?;
             if serial == self.info.serial {
                 return Err(CaError::Itself(self.certificate.clone()));
+            }
+            let copy = self.records().join(format!("{}.crt", serial.replace(':', "")));
+            if !copy.exists() && !revoked.contains_key(&serial) {
+                let kept = self.records();
+                tracing::warn!("{serial} is taken back, and no certificate in {} has it", kept.display());
             }
             asked.entry(serial.clone()).or_insert(serial);
         }

@@ -596,6 +596,10 @@ fn what_was_issued_before_it_was_renewed_can_be_taken_back() {
     assert!(code == 1 && shown.contains("\nrevoked") && stderr.contains("revoked: "), "{shown}{stderr}");
     assert!(revoke(&["--serial", &other]).contains("took back 1 certificate"));
     assert!(revoke(&["--serial", &other]).contains(&format!("{other} was taken back already")));
+    let never = "01:02";
+    let (code, taken, stderr) = run(&["ca", "revoke", "--dir", dir, "--serial", never]);
+    assert!(code == 0 && taken.contains("took back 1 certificate"), "{taken}{stderr}");
+    assert!(stderr.contains("01:02 is taken back, and no certificate in "), "{stderr}");
     for (args, says) in [
         (&["--node", "eu-m9"][..], "has no certificate of `eu-m9`"),
         (

@@ -94,8 +94,8 @@ pub use message::{Batch, Delivery, FailReason, Message, Outcome, Route};
 pub use net::why_not_bound;
 pub use net::{
     CHECK_INTERVAL, CertificateError, CertificateInfo, Credentials, EXPIRED_SPAN_S, Reloaded, Revocation,
-    RevocationList, Secured, Security, Standing, TlsError, TlsFiles, is_issued_by, read_certificates,
-    read_revocation_lists,
+    RevocationList, Secured, Security, Standing, TlsError, TlsFiles, is_issued_by, list_of_another,
+    read_certificates, read_revocation_lists,
 };
 pub use net::{Client, Config, Inbox, JoinError, Mesh, Receipt, SendError, TrySendError, join};
 pub use proto::node::PingError;

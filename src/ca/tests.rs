@@ -25,6 +25,37 @@ fn every_list_is_later_than_the_one_that_it_replaces() {
     }
 }
 
+/// What another CA took back, and when it did, is none of this one's: nodes are given a file of both, and here its own belongs.
+#[test]
+fn a_list_of_another_ca_is_not_taken_on() {
+    let ((directory, ours), (_other, theirs)) = (authority(), authority());
+    let path = directory.path().join("ca.crl");
+    let own = read(&path).unwrap();
+    let until = at(theirs.info.not_after_s);
+    let another = list_pem(&theirs.issuer, &BTreeMap::from([("07".to_owned(), 0)]), now_s(), until).unwrap();
+    for lists in [another.clone(), own.clone() + &another, another + &own] {
+        fs::write(&path, &lists).unwrap();
+        let refused = ours.revoke(&[], &["01".to_owned()]).unwrap_err();
+        assert!(matches!(refused, CaError::OtherList { .. }), "{refused}");
+        assert_eq!(read(&path).unwrap(), lists);
+    }
+}
+
+/// Whoever wrote it, with whichever clock.
+#[test]
+fn no_list_follows_one_of_the_end_of_a_ca_or_later() {
+    const YEAR_9999_S: i64 = 253_402_300_799;
+    let (directory, authority) = authority();
+    let path = directory.path().join("ca.crl");
+    let end = authority.info.not_after_s;
+    for (made_s, is_last) in [(end - 2, false), (end - 1, true), (end, true), (YEAR_9999_S - 1, true)] {
+        let list = list_pem(&authority.issuer, &BTreeMap::new(), made_s, at(YEAR_9999_S));
+        fs::write(&path, list.unwrap()).unwrap();
+        let taken = authority.revoke(&[], &["01".to_owned()]);
+        assert_eq!(matches!(taken, Err(CaError::NoLaterList { .. })), is_last, "{made_s}: {taken:?}");
+    }
+}
+
 /// A link outlives its certificate by a day, and a thief's as well.
 #[test]
 fn what_expired_within_a_day_can_still_be_taken_back() {

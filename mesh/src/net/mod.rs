@@ -47,7 +47,7 @@ pub use mesh::Mesh;
 pub use receipt::Receipt;
 pub use tls::{
     CHECK_INTERVAL, CertificateError, CertificateInfo, Credentials, EXPIRED_SPAN_S, Reloaded, Revocation,
-    RevocationList, Secured, Standing, TlsError, TlsFiles, is_issued_by, read_certificates,
+    RevocationList, Secured, Standing, TlsError, TlsFiles, is_issued_by, list_of_another, read_certificates,
     read_revocation_lists,
 };
 

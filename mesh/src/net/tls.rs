@@ -38,7 +38,7 @@ pub use credentials::{CHECK_INTERVAL, Credentials, TlsFiles, is_issued_by, read_
 pub use error::TlsError;
 use failure::TlsFailure;
 pub(super) use gate::Gate;
-pub use revoked::{Revocation, RevocationList, read_revocation_lists};
+pub use revoked::{Revocation, RevocationList, list_of_another, read_revocation_lists};
 pub(super) use secured::accept as accept_caller;
 pub use secured::{Secured, Standing};
 pub use shown::EXPIRED_SPAN_S;

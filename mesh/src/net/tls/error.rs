@@ -34,6 +34,14 @@ pub enum TlsError {
         /// What stands against it; never a part of the file.
         detail: String,
     },
+    /// A list of revoked certificates of a CA that the node does not trust: it would take nothing back, and nobody would notice.
+    #[error("{} has a revocation list of `{issuer}` that no CA of the `ca` file signed: leave that list out, or give its CA beside the others", path.display())]
+    OtherList {
+        /// The file.
+        path: PathBuf,
+        /// Who made it, as it says.
+        issuer: String,
+    },
     /// A list of revoked certificates that is older than the one in use.
     #[error("{} was made on {found}, before the list in use, of {in_use}, which may take back more: give the latest list", path.display())]
     OlderList {

@@ -10,7 +10,7 @@ use x509_parser::prelude::FromDer;
 use x509_parser::revocation_list::CertificateRevocationList;
 
 use super::certificate::{CertificateInfo, date, hex, plain as shown, wall_s};
-use super::credentials::read;
+use super::credentials::{certificates, read};
 use super::error::TlsError;
 
 /// One certificate that was taken back.
@@ -83,8 +83,8 @@ impl Revoked {
         for der in lists(path)? {
             let list = parse(path, &der)?;
             let Some(key) = cas.iter().find_map(|ca| key_of_signer(&list, ca)) else {
-                let detail = format!("no CA of the `ca` file signed the list of {}", list.issuer());
-                return Err(wrong(path, detail));
+                let issuer = shown(&list.issuer().to_string());
+                return Err(TlsError::OtherList { path: path.to_owned(), issuer });
             };
             if list.next_update().is_some_and(|next| next.timestamp() < wall_s()) {
                 tracing::warn!(crl = %path.display(), "a revocation list is out of date: make a new one");
@@ -167,6 +167,18 @@ pub fn read_revocation_lists(path: &Path) -> Result<Vec<RevocationList>, TlsErro
         });
     }
     Ok(all)
+}
+
+/// Who made the first revocation list of a file that the first CA of another one did not sign, as it says; `None` if that signed all.
+///
+/// # Errors
+/// [`TlsError`]: one of the two files is not to be read, or has none.
+pub fn list_of_another(path: &Path, ca: &Path) -> Result<Option<String>, TlsError> {
+    match Revoked::load(path, certificates(ca)?.get(..1).unwrap_or_default()) {
+        Ok(_) => Ok(None),
+        Err(TlsError::OtherList { issuer, .. }) => Ok(Some(issuer)),
+        Err(error) => Err(error),
+    }
 }
 
 fn lists(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsError> {
