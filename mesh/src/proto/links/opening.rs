@@ -513,8 +513,13 @@ impl Links {
         link.breaches |= breach as u8;
         let peer = &self.peers[link.peer.0].spec.id;
         let error = match breach {
+            // As it should be while one of the two has a step of a change that the other one has not.
             Breach::NotServed => {
-                "a run that this node does not take from this peer, refused; where topologies differ that is why"
+                return tracing::warn!(
+                    %peer,
+                    error = "a run that this node does not take from this peer",
+                    "runs refused: where topologies differ, as while a change is rolled out, that is why; more of this kind is only counted"
+                );
             }
             Breach::Malformed => "a run that makes no sense, refused",
             Breach::Ack => "an ack of what was not sent over this link, ignored",
