@@ -23,6 +23,7 @@ mod silences;
 #[cfg(test)]
 mod simulation;
 mod stopping;
+mod strangers;
 #[cfg(test)]
 mod tests;
 mod timing;

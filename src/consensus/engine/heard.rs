@@ -22,6 +22,8 @@ pub(super) struct Heard {
     within: Duration,
     quorum: Arc<Quorum>,
     last: Mutex<Option<Word>>,
+    /// When it was sure last of somebody who leads, whom it knows and whom a majority backs; at first when it was started.
+    led_at: Mutex<Instant>,
     /// Set once the engine is there.
     metrics: OnceLock<WatchReceiverOf<Types, Metrics>>,
 }
@@ -37,7 +39,8 @@ struct Word {
 
 impl Heard {
     pub(super) fn new(own: ReplicaId, within: Duration, quorum: Arc<Quorum>) -> Self {
-        Self { own, within, quorum, last: Mutex::new(None), metrics: OnceLock::new() }
+        let led_at = Mutex::new(Instant::now());
+        Self { own, within, quorum, last: Mutex::new(None), led_at, metrics: OnceLock::new() }
     }
 
     /// The engine's, from which a leader takes who votes.
@@ -56,12 +59,36 @@ impl Heard {
         ago < self.within
     }
 
-    /// Word of one that leads came, or this node was elected. One of an earlier term leads no longer.
+    /// Word of one that leads came, and the engine is told of it, or this node was elected. One of an earlier term leads no longer; where
+    /// nothing more comes of the later term, nobody leads in that.
     pub(super) fn of(&self, leader: LeaderId, backed: bool) {
+        let is_here = |metrics: &WatchReceiverOf<Types, Metrics>| {
+            let metrics = metrics.borrow_watched();
+            metrics.membership_config.membership().get_node(&leader.voted_for).is_some()
+        };
+        if backed && self.metrics.get().is_some_and(is_here) {
+            self.is_led();
+        }
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if last.is_none_or(|before| before.leader.term <= leader.term) {
+        let over = |before: Word| before.leader.term <= leader.term || before.at.elapsed() >= self.within;
+        if last.is_none_or(over) {
             *last = Some(Word { leader, at: Instant::now(), backed });
         }
+    }
+
+    fn is_led(&self) {
+        *self.led_at.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// For so many election timeouts it has been sure of nobody who leads, whom it knows and whom a majority backs.
+    pub(super) fn is_leaderless_for(&self, elections: u32) -> bool {
+        let leads = |metrics: &WatchReceiverOf<Types, Metrics>| {
+            metrics.borrow_watched().current_leader == Some(self.own)
+        };
+        if self.metrics.get().is_some_and(leads) {
+            self.is_backed();
+        }
+        self.led_at.lock().unwrap_or_else(PoisonError::into_inner).elapsed() >= self.within * elections
     }
 
     fn word(&self, leader: LeaderId) -> Option<Word> {
@@ -71,7 +98,11 @@ impl Heard {
 
     /// For those that this node leads: a majority answered or elected it lately.
     pub(super) fn is_backed(&self) -> bool {
-        self.metrics.get().is_none_or(|metrics| self.backs(&metrics.borrow_watched()))
+        let backed = self.metrics.get().is_none_or(|metrics| self.backs(&metrics.borrow_watched()));
+        if backed {
+            self.is_led();
+        }
+        backed
     }
 
     fn backs(&self, metrics: &Metrics) -> bool {
@@ -102,5 +133,23 @@ impl Heard {
         // Whoever has none at all lacks all there is, however few, and may not have been told of them.
         let lacks_all = applied.is_none();
         (lacks_all || lacks > NEAR_ENTRIES).then_some(NotReady::Behind { lacks: lacks.max(1) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_later_term_of_which_nothing_more_comes_hides_no_leader() {
+        let (own, within) = (ReplicaId(1), Duration::from_secs(2));
+        let heard = Heard::new(own, within, Arc::new(Quorum::new(own)));
+        let leader = |term| LeaderId { term, voted_for: ReplicaId(2) };
+        heard.of(leader(9), true);
+        heard.of(leader(3), true);
+        assert!(heard.word(leader(9)).is_some() && heard.word(leader(3)).is_none());
+        tokio::time::sleep(within).await;
+        heard.of(leader(3), true);
+        assert!(heard.word(leader(3)).is_some());
     }
 }

@@ -13,7 +13,7 @@
 //!
 //! Integers are little-endian, fields have fixed widths, and what several receivers get alike comes as segments of its own:
 //! the codec recognises both. `vote` is term 8, replica 8, committed 1, zeros 7. `id` is term 8, and index + 1 in 8, where 0
-//! is none. `text` is length 8 and bytes.
+//! is none. `text` is length 8 and bytes. No term is above 2^48.
 //!
 //! | what | name     | body |
 //! | ---- | -------- | ---- |
@@ -51,6 +51,9 @@ const VERSION: u8 = 1;
 /// Entries of one append: more is refused.
 pub(super) const ENTRIES_MAX: u64 = 65_536;
 const MEMBERSHIP_BYTES_MAX: u64 = 1 << 20;
+/// Terms of which no cluster sees the end: with a thousand elections a second there are enough for 8,900 years. Above it is a lie, and behind
+/// the last one there would be no election any longer.
+pub(super) const TERM_MAX: u64 = 1 << 48;
 
 /// A message, and between whom.
 #[derive(Clone, Debug, PartialEq)]
@@ -401,7 +404,7 @@ fn read_body(tag: u8, from: &mut Reader<'_>) -> Result<Body, MessageError> {
             let [kind, term, index, seq] = from.numbers()?;
             let (vote, last) = (from.vote()?, from.id()?);
             let committed = last.map(|last| (vote, last));
-            let id = EntryId { term, index };
+            let id = EntryId { term: term_of(term)?, index };
             let result = match kind {
                 0 => Proposed::Applied { id, answer: from.rest()? },
                 1 => Proposed::SessionExpired { id },
@@ -465,7 +468,7 @@ fn read_append(from: &mut Reader<'_>) -> Result<Append, MessageError> {
         if index > INDEX_MAX {
             return Err(MessageError("an index is too high"));
         }
-        heads.push((EntryId { term, index }, bytes));
+        heads.push((EntryId { term: term_of(term)?, index }, bytes));
     }
     let mut next = previous.map_or(0, |previous| previous.index + 1);
     let mut term = previous.map_or(0, |previous| previous.term);
@@ -479,6 +482,13 @@ fn read_append(from: &mut Reader<'_>) -> Result<Append, MessageError> {
         entries.push(Entry { id, payload: from.take(bytes)? });
     }
     Ok(Append { vote, previous, committed, backed: flags == 0, entries })
+}
+
+fn term_of(term: u64) -> Result<u64, MessageError> {
+    if term > TERM_MAX {
+        return Err(MessageError("a term is too high"));
+    }
+    Ok(term)
 }
 
 impl Body {
@@ -637,11 +647,13 @@ impl Reader<'_> {
     fn vote(&mut self) -> Result<EngineVote, MessageError> {
         let bytes = self.take(VOTE_BYTES + 7)?;
         let zeros = bytes[VOTE_BYTES..] == [0; 7];
-        vote_of(&bytes[..VOTE_BYTES]).filter(|_| zeros).ok_or(MessageError("its vote is none"))
+        let vote = vote_of(&bytes[..VOTE_BYTES]).filter(|_| zeros).ok_or(MessageError("its vote is none"))?;
+        term_of(vote.leader_id.term).map(|_| vote)
     }
 
     fn id(&mut self) -> Result<Option<EntryId>, MessageError> {
         let [term, after] = self.numbers()?;
+        let term = term_of(term)?;
         match after.checked_sub(1) {
             None if term == 0 => Ok(None),
             Some(index) if index <= INDEX_MAX => Ok(Some(EntryId { term, index })),

@@ -23,6 +23,7 @@ use super::message::{Append, Appended, Body, Envelope, Got, Part};
 use super::network::{STREAM_APPENDS_MAX, Wire};
 use super::parts::INSTALLED_WITHIN;
 use super::requests::Requests;
+use super::strangers::Strangers;
 use super::types::*;
 use crate::storage::{Disk, Received, Snapshots};
 
@@ -35,6 +36,7 @@ pub(super) struct Receiver<D: Disk> {
     snapshots: Arc<Snapshots<D>>,
     requests: Arc<Requests<D>>,
     lender: Arc<Lender<D>>,
+    strangers: Strangers<D>,
     /// One of each node and lane: there are as many as the topology has, whatever replicas a peer makes up.
     streams: BTreeMap<(NodeId, Lane), Incoming>,
     /// One of each node.
@@ -58,12 +60,14 @@ impl<D: Disk> Receiver<D> {
         requests: Arc<Requests<D>>,
         lender: Lender<D>,
     ) -> Self {
+        let strangers = Strangers::new(Arc::clone(&requests), Arc::clone(&wire));
         Self {
             raft,
             wire,
             snapshots,
             requests,
             lender: Arc::new(lender),
+            strangers,
             streams: BTreeMap::new(),
             parts: BTreeMap::new(),
             questions: Arc::new(Semaphore::new(QUESTIONS_MAX)),
@@ -78,7 +82,7 @@ impl<D: Disk> Receiver<D> {
     }
 
     fn take(&mut self, delivery: &Delivery) {
-        let envelope = match Envelope::decode(&delivery.payload) {
+        let mut envelope = match Envelope::decode(&delivery.payload) {
             Ok(envelope) => envelope,
             Err(error) => return tracing::warn!(origin = %delivery.origin, %error, "dropped"),
         };
@@ -94,6 +98,9 @@ impl<D: Disk> Receiver<D> {
         let Some(place) = self.wire.outbox.carrier().place(&delivery.origin) else {
             return tracing::debug!(origin = %delivery.origin, "dropped: it is in the topology no longer");
         };
+        if let Err(why) = self.strangers.hears(&mut envelope) {
+            return self.strangers.tell(&delivery.origin, &envelope, why);
+        }
         self.wire.calls.heard(&delivery.origin, envelope.from, delivery.origin_incarnation);
         match envelope.body {
             Body::Append(append) => {
@@ -130,7 +137,6 @@ impl<D: Disk> Receiver<D> {
         (from, call, seq): (ReplicaId, u64, u64),
         append: Append,
     ) {
-        self.wire.heard.of(append.vote.leader_id, append.backed);
         let key = (place.node.clone(), lane);
         if seq == 0 {
             let (requests, waiting) = mpsc::channel(2 * STREAM_APPENDS_MAX);
@@ -154,7 +160,9 @@ impl<D: Disk> Receiver<D> {
             stream.next += 1;
             readable && stream.requests.try_send(request).is_ok()
         });
-        if !taken {
+        if taken {
+            self.wire.heard.of(append.vote.leader_id, append.backed);
+        } else {
             if !readable {
                 tracing::error!(%place, "an entry of the leader cannot be read: is it of a later version? upgrade this node");
             }

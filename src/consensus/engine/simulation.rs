@@ -15,6 +15,7 @@ mod lent;
 mod marked;
 mod net;
 mod node;
+mod outsider;
 mod planted;
 mod readiness;
 mod runtime;

@@ -102,3 +102,34 @@ fn no_bytes_are_taken_for_what_they_are_not() {
         }
     }
 }
+
+/// Behind the last term there is no election any longer.
+#[test]
+fn a_term_that_no_cluster_comes_to_is_no_message() {
+    let id = |term| EntryId { term, index: 4 };
+    for (term, read) in [(TERM_MAX, true), (TERM_MAX + 1, false), (u64::MAX, false)] {
+        let vote = EngineVote::new(term, ReplicaId(1));
+        let append = |vote, previous, of| {
+            let entries = vec![Entry { id: EntryId { term: of, index: 5 }, payload: Bytes::new() }];
+            Body::Append(Append {
+                vote,
+                previous: Some(id(previous)),
+                committed: None,
+                backed: true,
+                entries,
+            })
+        };
+        let now = EngineVote::new(7, ReplicaId(1));
+        let transfer = false;
+        for body in [
+            Body::Vote { vote, last: None, only_asked: true, transfer },
+            Body::Vote { vote: now, last: Some(id(term)), only_asked: true, transfer },
+            Body::Voted { vote, last: None, granted: false },
+            append(vote, 7, 7),
+            append(now, 7, term),
+            Body::Appended(Appended::HigherVote(vote)),
+        ] {
+            assert_eq!(Envelope::decode(&envelope(body.clone()).encode()).is_ok(), read, "{body} {term}");
+        }
+    }
+}

@@ -14,7 +14,7 @@ use trunkline_mesh::{Datacenter, Delivery, FailReason, Incarnation, Lane, NodeId
 use super::super::super::carrier::{Carrier, Incoming, Outgoing, TurnedDown};
 use super::super::super::replica_id::Place;
 use super::super::super::tasks::scope::Scope;
-use super::super::message::{Append, Appended, Body, Envelope, Lent};
+use super::super::message::{Append, Appended, Body, Envelope, Lent, TERM_MAX};
 use super::checker::Checker;
 use super::faults::{Counts, Fault};
 use super::planted::Planted;
@@ -57,6 +57,8 @@ struct State {
     full: BTreeMap<usize, Strikes>,
     /// Appends without entries, which tell what is committed, do not arrive there.
     untold: BTreeSet<(usize, usize)>,
+    /// What these say is no part of what is checked: they are no replicas.
+    outsiders: BTreeSet<usize>,
     /// Nothing takes longer than it is far.
     exact: bool,
     /// Whose proxies are gone: what goes there waits.
@@ -119,6 +121,7 @@ impl Net {
             cut: BTreeMap::new(),
             full: BTreeMap::new(),
             untold: BTreeSet::new(),
+            outsiders: BTreeSet::new(),
             stalled: BTreeMap::new(),
             ends: BTreeMap::new(),
             flows: BTreeMap::new(),
@@ -152,6 +155,12 @@ impl Net {
             arrived.recv().await.map(|delivery| (delivery, arrived))
         });
         (Arc::new(Port { net: self.clone(), node, life, scope: scope.clone() }), Box::pin(incoming))
+    }
+
+    /// A node joins that is no replica, and may say anything.
+    pub(super) fn join_as_outsider(&self, node: usize, scope: &Scope) -> Arc<dyn Carrier> {
+        self.lock().outsiders.insert(node);
+        self.join(node, 1, scope).0
     }
 
     /// It is gone.
@@ -389,14 +398,16 @@ impl Net {
             payload: flight.payload,
         };
         let inbox = end.inbox.clone();
-        let killed = end.scope.is_killed();
+        let (killed, outsider) = (end.scope.is_killed(), state.outsiders.contains(&from));
         drop(state);
         if killed {
             return;
         }
         let sum = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, &delivery.payload.to_vec());
         self.0.trace.note(format_args!("{from} to {to} on {}: {sum:x}", lane.index()));
-        self.0.checker.arrived(to, &delivery.payload);
+        if !outsider {
+            self.0.checker.arrived(to, &delivery.payload);
+        }
         let _ = inbox.send(delivery);
     }
 }
@@ -406,7 +417,7 @@ fn lend_older(payload: &mut Payload) {
     let Ok(mut envelope) = Envelope::decode(payload) else { return };
     match &mut envelope.body {
         Body::Lend(lend) => lend.last = EntryId { term: 0, index: 0 },
-        Body::Lent(Lent::Installed { last, .. }) => last.term = u64::MAX,
+        Body::Lent(Lent::Installed { last, .. }) => last.term = TERM_MAX,
         _ => return,
     }
     *payload = envelope.encode();
@@ -432,7 +443,9 @@ impl Carrier for Port {
                 if self.net.0.planted == Some(Planted::TwoVotes) {
                     self.net.vote_again(self.node, &mut outgoing.payload);
                 }
-                self.net.0.checker.leaves(self.node, lane, &outgoing.payload);
+                if !self.net.lock().outsiders.contains(&self.node) {
+                    self.net.0.checker.leaves(self.node, lane, &outgoing.payload);
+                }
                 self.net.send((self.node, self.life), lane, outgoing);
             }
         }
