@@ -159,6 +159,7 @@ async fn a_ping_takes_the_way_of_messages_and_delivers_nothing() {
     assert!(matches!(none, Err(PingError::TimedOut { .. })), "{none:?}");
     assert_eq!(leader.mesh().ping(&id("x"), patience).await, Err(PingError::UnknownNode(id("x"))));
     assert_eq!(member.mesh().ping(&id("eu-pb"), patience).await, Err(PingError::NotLinked(id("eu-pb"))));
+    assert_eq!(member.mesh().ping(&id("eu-pa"), patience).await, Err(PingError::NotDialled(id("eu-pa"))));
     leader.mesh().close();
     assert_eq!(leader.mesh().ping(&node, patience).await, Err(PingError::Closed));
 }

@@ -88,9 +88,10 @@ async fn ping(node: &str, facts: &Facts) -> Answer {
         Ok(pinged) => json(StatusCode::OK, &pinged),
         Err(error) => {
             let code = match error {
-                PingError::UnknownNode(_) | PingError::Itself(_) | PingError::NotLinked(_) => {
-                    StatusCode::BAD_REQUEST
-                }
+                PingError::UnknownNode(_)
+                | PingError::Itself(_)
+                | PingError::NotLinked(_)
+                | PingError::NotDialled(_) => StatusCode::BAD_REQUEST,
                 PingError::TimedOut { .. } | PingError::Down { .. } => StatusCode::GATEWAY_TIMEOUT,
                 _ => StatusCode::SERVICE_UNAVAILABLE,
             };

@@ -116,6 +116,12 @@ impl Links {
         *present && dialling.wanted && !dialling.link.is_some_and(|link| self.is_up(link))
     }
 
+    /// A link that the peer dialled is up.
+    #[must_use]
+    pub fn is_accepted(&self, peer: PeerIx) -> bool {
+        self.peers[peer.0].accepted.is_some_and(|link| self.is_up(link))
+    }
+
     /// All peers that are to be linked all the time and are not: whom this node dials, and who dials it, in the order of the
     /// topology.
     #[must_use]

@@ -30,6 +30,11 @@ pub enum PingError {
     /// It is no destination of this node, and this node holds no link to it. Ask a node that sends to it.
     #[error("this node neither sends to `{0}` nor holds a link to it: ask one that does")]
     NotLinked(NodeId),
+    /// It dialled the link between it and this node: who dials measures round trips. Ask that one.
+    #[error(
+        "`{0}` dialled the link between it and this node, and only who dials measures round trips: ask `{0}` for one to this node"
+    )]
+    NotDialled(NodeId),
     /// Nobody answered in time, on any way.
     #[error("no answer within {}{}", long(*patience), last.as_ref().map(|last| format!("; last tried {last}")).unwrap_or_default())]
     TimedOut {
@@ -70,7 +75,11 @@ impl Node {
         if way || self.links.ping(peer, now) {
             return Ok(());
         }
-        Err(self.down(node, now).unwrap_or_else(|| PingError::NotLinked(node.clone())))
+        let not_linked = || match self.links.is_accepted(peer) {
+            true => PingError::NotDialled(node.clone()),
+            false => PingError::NotLinked(node.clone()),
+        };
+        Err(self.down(node, now).unwrap_or_else(not_linked))
     }
 
     /// A peer that this node is to be linked with, and is not, as who asks for a round trip is told it.
