@@ -1,11 +1,11 @@
 //! What was handed over and not taken yet: the inbox of an application. It takes control before bulk, and of a lane one message of
 //! every origin in turn, so that whoever sends much stands in front of nobody else.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
 
 use super::spare::give_back;
-use crate::id::{Lane, NodeId};
+use crate::id::{Incarnation, Lane, NodeId};
 use crate::message::Delivery;
 use crate::settings::MESSAGE_OVERHEAD_BYTES;
 
@@ -17,7 +17,7 @@ const KEPT_MAX: usize = 16;
 
 /// Whose turn it is.
 #[derive(Debug, Default)]
-pub struct Turns {
+struct Turns {
     /// Of each lane the origin that had its turn last.
     served: [Option<NodeId>; 2],
     control_in_a_row: u32,
@@ -25,7 +25,7 @@ pub struct Turns {
 
 impl Turns {
     /// Who is next: `first` gives the first origin with something in a lane, from one on.
-    pub fn next<'a>(
+    fn next<'a>(
         &self,
         first: impl Fn(Lane, Bound<&NodeId>) -> Option<&'a NodeId>,
     ) -> Option<(Lane, &'a NodeId)> {
@@ -39,7 +39,7 @@ impl Turns {
     }
 
     /// It had its turn.
-    pub fn took(&mut self, lane: Lane, origin: NodeId) {
+    fn took(&mut self, lane: Lane, origin: NodeId) {
         self.control_in_a_row =
             if lane == Lane::Control { self.control_in_a_row.saturating_add(1) } else { 0 };
         self.served[lane.index()] = Some(origin);
@@ -49,12 +49,20 @@ impl Turns {
 /// Messages for the application.
 #[derive(Debug, Default)]
 pub struct Deliveries {
-    /// Per lane, of each origin that has any, in the order in which they were handed over.
-    queues: [BTreeMap<NodeId, Queue>; 2],
+    origins: BTreeMap<NodeId, VecDeque<Life>>,
+    /// Per lane, the origins that have something in their turn.
+    ready: [BTreeSet<NodeId>; 2],
     turns: Turns,
     bytes: usize,
-    /// The queue that ran empty last: where little is waiting, the next one is made of it.
-    spare: Queue,
+}
+
+/// What there is of one life of an origin. That of an earlier one is taken first, whatever its lane: after the first message of a life
+/// none of an earlier one comes.
+#[derive(Debug)]
+struct Life {
+    incarnation: Incarnation,
+    /// Per lane, in the order in which they were handed over.
+    queues: [Queue; 2],
 }
 
 #[derive(Debug, Default)]
@@ -74,7 +82,7 @@ impl Deliveries {
     /// There are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.queues.iter().all(BTreeMap::is_empty)
+        self.origins.is_empty()
     }
 
     /// Bytes that they are charged.
@@ -85,28 +93,37 @@ impl Deliveries {
 
     /// Hands a message over.
     pub fn push(&mut self, delivery: Delivery) {
+        let Delivery { origin, origin_incarnation: incarnation, lane, .. } = &delivery;
+        let (lane, incarnation) = (lane.index(), *incarnation);
         self.bytes += charge(&delivery);
-        let queues = &mut self.queues[delivery.lane.index()];
-        if !queues.contains_key(&delivery.origin) {
-            queues.insert(delivery.origin.clone(), std::mem::take(&mut self.spare));
+        if !self.origins.contains_key(origin) {
+            self.origins.insert(origin.clone(), VecDeque::new());
         }
-        let Some(queue) = queues.get_mut(&delivery.origin) else { return };
-        queue.messages.push_back(delivery);
+        let Some(lives) = self.origins.get_mut(origin) else { return };
+        if lives.back().is_none_or(|life| life.incarnation != incarnation) {
+            lives.push_back(Life { incarnation, queues: Default::default() });
+        }
+        if lives.len() == 1 {
+            self.ready[lane].insert(origin.clone());
+        }
+        let Some(life) = lives.back_mut() else { return };
+        life.queues[lane].messages.push_back(delivery);
         #[cfg(feature = "sim")]
         {
-            queue.unseen += 1;
+            life.queues[lane].unseen += 1;
         }
     }
 
     /// Takes the next one.
     pub fn pop(&mut self) -> Option<Delivery> {
-        let queues = &self.queues;
+        let ready = &self.ready;
         let first = |lane: Lane, from: Bound<&NodeId>| {
-            queues[lane.index()].range::<NodeId, _>((from, Bound::Unbounded)).next().map(|(origin, _)| origin)
+            ready[lane.index()].range::<NodeId, _>((from, Bound::Unbounded)).next()
         };
         let (lane, origin) = self.turns.next(first).map(|(lane, origin)| (lane, origin.clone()))?;
-        let queues = &mut self.queues[lane.index()];
-        let queue = queues.get_mut(&origin)?;
+        let lives = self.origins.get_mut(&origin)?;
+        let life = lives.front_mut()?;
+        let queue = &mut life.queues[lane.index()];
         let delivery = queue.messages.pop_front()?;
         give_back(&mut queue.messages, KEPT_MAX);
         #[cfg(feature = "sim")]
@@ -114,7 +131,20 @@ impl Deliveries {
             queue.unseen = queue.unseen.min(queue.messages.len());
         }
         if queue.messages.is_empty() {
-            self.spare = queues.remove(&origin).unwrap_or_default();
+            self.ready[lane.index()].remove(&origin);
+        }
+        if life.queues.iter().all(|queue| queue.messages.is_empty()) {
+            lives.pop_front();
+            for (ready, queue) in
+                self.ready.iter_mut().zip(lives.front().iter().flat_map(|life| &life.queues))
+            {
+                if !queue.messages.is_empty() {
+                    ready.insert(origin.clone());
+                }
+            }
+            if lives.is_empty() {
+                self.origins.remove(&origin);
+            }
         }
         self.turns.took(lane, origin);
         self.bytes -= charge(&delivery);
@@ -125,7 +155,8 @@ impl Deliveries {
     #[cfg(feature = "sim")]
     pub fn peek_new(&mut self) -> Vec<Delivery> {
         let mut new = Vec::new();
-        for queue in self.queues.iter_mut().flat_map(BTreeMap::values_mut) {
+        let lives = self.origins.values_mut().flatten();
+        for queue in lives.flat_map(|life| &mut life.queues) {
             let seen = queue.messages.len() - std::mem::take(&mut queue.unseen);
             new.extend(queue.messages.iter().skip(seen).cloned());
         }
@@ -136,7 +167,7 @@ impl Deliveries {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::id::{Incarnation, Seq};
+    use crate::id::Seq;
 
     fn delivery(origin: &str, lane: Lane, seq: u64) -> Delivery {
         Delivery {
@@ -188,11 +219,32 @@ mod tests {
     }
 
     #[test]
-    fn places_of_many_are_given_back() {
+    fn nothing_of_an_earlier_life_comes_after_a_later_one() {
+        let mut deliveries = Deliveries::default();
+        let of_life =
+            |life, lane, seq| Delivery { origin_incarnation: Incarnation(life), ..delivery("a", lane, seq) };
+        for (life, lane, seq) in [
+            (1, Lane::Bulk, 1),
+            (1, Lane::Bulk, 2),
+            (2, Lane::Control, 3),
+            (2, Lane::Bulk, 4),
+            (3, Lane::Bulk, 5),
+        ] {
+            deliveries.push(of_life(life, lane, seq));
+        }
+        deliveries.push(delivery("b", Lane::Control, 1));
+        assert_eq!(take(&mut deliveries, 9), ["cb1", "ba1", "ba2", "ca3", "ba4", "ba5"]);
+        assert!(deliveries.is_empty() && deliveries.bytes() == 0);
+    }
+
+    #[test]
+    fn a_backlog_takes_no_room_when_it_is_gone() {
         let mut deliveries = Deliveries::default();
         (0..10_000).for_each(|seq| deliveries.push(delivery("a", Lane::Bulk, seq)));
         assert_eq!(deliveries.bytes(), 10_000 * (4 + MESSAGE_OVERHEAD_BYTES));
-        assert_eq!(take(&mut deliveries, 10_000).len(), 10_000);
-        assert!(deliveries.spare.messages.capacity() <= KEPT_MAX);
+        assert_eq!(take(&mut deliveries, 9_999).len(), 9_999);
+        let places = |life: &Life| life.queues[1].messages.capacity();
+        assert!(deliveries.origins.values().flatten().all(|life| places(life) <= KEPT_MAX));
+        assert_eq!((take(&mut deliveries, 2).len(), deliveries.origins.len()), (1, 0));
     }
 }

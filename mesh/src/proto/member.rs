@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::time::Duration;
 
-use super::deliveries::{Deliveries, Turns};
+use super::deliveries::Deliveries;
 use super::floors::By;
 use super::handshake::is_plausible;
 #[cfg(feature = "sim")]
@@ -36,7 +36,12 @@ pub struct Member {
     windows: BTreeMap<(NodeId, Lane), Window>,
     /// Per lane, the origins of windows that hold the next message in turn and wait for room in the inbox. While there are any, the inbox is not empty.
     waiting: [BTreeSet<NodeId>; 2],
-    turns: Turns,
+    /// Of each lane the origin whose message went in last of those.
+    served: [Option<NodeId>; 2],
+    /// What the message of bulk needs whose turn it is to go in; 0 without one.
+    needed: usize,
+    /// What is set aside for it, of half of all that was read since: control goes into the rest, so that neither waits for the other.
+    aside: usize,
     lives: BTreeMap<NodeId, OriginLife>,
     /// Of origins of which proxies say that they live a later life: what came of the one before.
     shelved: BTreeMap<NodeId, Vec<Shelved>>,
@@ -104,7 +109,9 @@ impl Member {
             settings,
             windows: BTreeMap::new(),
             waiting: Default::default(),
-            turns: Turns::default(),
+            served: [None, None],
+            needed: 0,
+            aside: 0,
             lives: BTreeMap::new(),
             shelved: BTreeMap::new(),
             left: BTreeMap::new(),
@@ -192,6 +199,7 @@ impl Member {
             return self.refuse(arrived, RefusedReason::Draining, links, now);
         }
         let most = self.may_hand_over(arrived.lane);
+        let aside = self.aside;
         let window = self
             .windows
             .entry(key.clone())
@@ -199,7 +207,7 @@ impl Member {
         window.upstream = arrived.upstream;
         let (liars, asks_anew) = window.raise_floor(floor, by);
         // What is given up is skipped before anything is measured against the window.
-        hand_over(&key, window, most, &mut self.inbox, &mut self.stats, &self.settings);
+        hand_over(&key, window, (most, aside), &mut self.inbox, &mut self.stats, &self.settings);
 
         let mut refused: Vec<Refused> = Vec::new();
         for (seq, message) in (arrived.run.first.0..=u64::MAX).zip(messages) {
@@ -219,9 +227,9 @@ impl Member {
                     }
                 }
             }
-            hand_over(&key, window, most, &mut self.inbox, &mut self.stats, &self.settings);
+            hand_over(&key, window, (most, aside), &mut self.inbox, &mut self.stats, &self.settings);
         }
-        let next = hand_over(&key, window, most, &mut self.inbox, &mut self.stats, &self.settings);
+        let next = hand_over(&key, window, (most, aside), &mut self.inbox, &mut self.stats, &self.settings);
         if !self.inbox.is_empty() {
             self.untaken_since.get_or_insert(now);
         }
@@ -236,6 +244,7 @@ impl Member {
         let entry = AckFlow { refused, ..window.ack(arrived.lane, me, room) };
         links.queue_ack(arrived.upstream.link, entry, now, now);
         let (origin, lane) = key;
+        self.note_needed(lane, next);
         if next == Next::None {
             self.waiting[lane.index()].remove(&origin);
         } else {
@@ -335,7 +344,15 @@ impl Member {
         let lives_on = shelved.filter(|shelved| shelved.life == of.life).flat_map(|shelved| shelved.windows);
         for (key, mut window) in lives_on {
             let most = self.may_hand_over(key.1);
-            let next = hand_over(&key, &mut window, most, &mut self.inbox, &mut self.stats, &self.settings);
+            let next = hand_over(
+                &key,
+                &mut window,
+                (most, self.aside),
+                &mut self.inbox,
+                &mut self.stats,
+                &self.settings,
+            );
+            self.note_needed(key.1, next);
             if next != Next::None {
                 self.waiting[key.1.index()].insert(key.0.clone());
             }
@@ -358,12 +375,22 @@ impl Member {
         if before { 0 } else { usize::MAX }
     }
 
-    /// The window whose turn it is of those that wait for room: their turns are those of the inbox.
-    fn next_waiting(&self) -> Option<(NodeId, Lane)> {
-        let first = |lane: Lane, from: Bound<&NodeId>| {
-            self.waiting[lane.index()].range::<NodeId, _>((from, Bound::Unbounded)).next()
-        };
-        self.turns.next(first).map(|(lane, origin)| (origin.clone(), lane))
+    /// The window of a lane whose turn it is of those that wait for room.
+    fn next_waiting(&self, lane: Lane) -> Option<NodeId> {
+        let waiting = &self.waiting[lane.index()];
+        let behind = self.served[lane.index()].as_ref().and_then(|served| {
+            waiting.range::<NodeId, _>((Bound::Excluded(served), Bound::Unbounded)).next()
+        });
+        behind.or_else(|| waiting.first()).cloned()
+    }
+
+    /// A message of bulk has no room: that is set aside for it from now on, if none waits in front of it.
+    fn note_needed(&mut self, lane: Lane, next: Next) {
+        if let (Lane::Bulk, Next::WaitsForRoom(bytes)) = (lane, next)
+            && self.needed == 0
+        {
+            self.needed = bytes;
+        }
     }
 
     /// A run for another node was refused, at one that passes nothing on.
@@ -430,27 +457,40 @@ impl Member {
     /// The next message for the application. Taking it makes room for what is held.
     pub fn poll_delivery(&mut self, links: &mut Links, now: Micros) -> Option<Delivery> {
         let delivery = self.inbox.pop()?;
-        // One message of each that waits, in turn. The first that has no room keeps its turn: were smaller ones let past it, it
-        // would wait for ever.
+        let freed = delivery.payload.len() + MESSAGE_OVERHEAD_BYTES;
+        self.aside = (self.aside + freed.div_ceil(2)).min(self.needed);
+        // One message of each that waits, in turn. The first of a lane that has no room keeps its turn: were smaller ones let past
+        // it, it would wait for ever.
         let mut moved = BTreeSet::new();
-        while let Some(key) = self.next_waiting() {
-            let waiting = &mut self.waiting[key.1.index()];
-            let Some(window) = self.windows.get_mut(&key) else {
-                waiting.remove(&key.0);
-                continue;
-            };
-            let before = self.stats.handed_over;
-            let next = hand_over(&key, window, 1, &mut self.inbox, &mut self.stats, &self.settings);
-            if next == Next::None {
-                waiting.remove(&key.0);
+        for lane in Lane::ALL {
+            while let Some(origin) = self.next_waiting(lane) {
+                let key = (origin, lane);
+                let waiting = &mut self.waiting[lane.index()];
+                let Some(window) = self.windows.get_mut(&key) else {
+                    waiting.remove(&key.0);
+                    continue;
+                };
+                let before = self.stats.handed_over;
+                let room = (1, self.aside);
+                let next = hand_over(&key, window, room, &mut self.inbox, &mut self.stats, &self.settings);
+                if next == Next::None {
+                    waiting.remove(&key.0);
+                }
+                if self.stats.handed_over != before {
+                    self.served[lane.index()] = Some(key.0.clone());
+                    moved.insert(key);
+                    if lane == Lane::Bulk {
+                        (self.needed, self.aside) = (0, 0);
+                    }
+                }
+                if matches!(next, Next::WaitsForRoom(_)) {
+                    self.note_needed(lane, next);
+                    break;
+                }
             }
-            if self.stats.handed_over != before {
-                self.turns.took(key.1, key.0.clone());
-                moved.insert(key);
-            }
-            if next == Next::WaitsForRoom {
-                break;
-            }
+        }
+        if self.waiting[Lane::Bulk.index()].is_empty() {
+            (self.needed, self.aside) = (0, 0);
         }
         self.untaken_since = (!self.inbox.is_empty()).then_some(now);
         for key in moved {
@@ -531,23 +571,25 @@ enum Next {
     None,
     /// A message in turn, which may go when its window has its turn.
     Waits,
-    /// A message in turn, for which the inbox has no room.
-    WaitsForRoom,
+    /// A message in turn, for which the inbox has no room: the bytes that it takes there.
+    WaitsForRoom(usize),
 }
 
-/// Moves what is in turn into the inbox, at most so many messages.
+/// Moves what is in turn into the inbox, at most so many messages; control leaves free there what is set aside.
 fn hand_over(
     key: &(NodeId, Lane),
     window: &mut Window,
-    most: usize,
+    (most, aside): (usize, usize),
     inbox: &mut Deliveries,
     stats: &mut MemberStats,
     settings: &Settings,
 ) -> Next {
     let mut handed = 0;
     while let Some(bytes) = window.peek_bytes(&mut stats.skipped) {
-        if inbox.bytes() + bytes + MESSAGE_OVERHEAD_BYTES > settings.inbox_bytes_max && !inbox.is_empty() {
-            return Next::WaitsForRoom;
+        let needed = bytes + MESSAGE_OVERHEAD_BYTES;
+        let aside = if key.1 == Lane::Control { aside } else { 0 };
+        if inbox.bytes() + needed + aside > settings.inbox_bytes_max && !inbox.is_empty() {
+            return Next::WaitsForRoom(needed);
         }
         if handed >= most {
             return Next::Waits;
