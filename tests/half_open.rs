@@ -176,17 +176,19 @@ fn held_by_a_dialler(chain: Vec<CertificateDer<'static>>) -> (u64, usize) {
     let proxies = addresses.iter().enumerate();
     let proxies = proxies.map(|(at, address)| node(&format!("p{at}"), "eu", "proxy", Some(*address)));
     let file = file_of(&dir, TLS, &(node("o", "us", "origin", None) + &proxies.collect::<String>()));
-    let (config, said) = (shows(chain), Arc::new(AtomicUsize::new(0)));
+    let (config, said, flights) =
+        (shows(chain), Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     for address in &addresses {
-        let (listener, config, said) =
-            (TcpListener::bind(address).unwrap(), Arc::clone(&config), Arc::clone(&said));
+        let listener = TcpListener::bind(address).unwrap();
+        let (config, said, flights) = (Arc::clone(&config), Arc::clone(&said), Arc::clone(&flights));
         thread::spawn(move || {
             let mut kept = Vec::new();
             for stream in listener.incoming() {
                 let mut stream = stream.unwrap();
                 let flight = unfinished_flight(&mut stream, &config);
                 stream.write_all(&flight).unwrap();
-                said.fetch_add(flight.len(), Ordering::SeqCst);
+                said.store(flight.len(), Ordering::SeqCst);
+                flights.fetch_add(1, Ordering::SeqCst);
                 kept.push(stream);
             }
         });
@@ -197,11 +199,19 @@ fn held_by_a_dialler(chain: Vec<CertificateDer<'static>>) -> (u64, usize) {
     let mut client = None;
     let held = measure(|| {
         client = Some(runtime.block_on(join(config.mesh(node))).unwrap());
-        runtime.block_on(read_all(connections, Peers(&addresses)));
+        runtime.block_on(async {
+            let all = usize::try_from(connections).unwrap();
+            let shown = async {
+                while flights.load(Ordering::SeqCst) < all {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            tokio::time::timeout(SOON, shown).await.expect("all of them show their chains");
+            read_all(connections, Peers(&addresses)).await;
+        });
     });
     drop(client);
-    let said = said.load(Ordering::SeqCst) / usize::try_from(connections).unwrap();
-    (u64::try_from(held.bytes_current).unwrap() / connections, said)
+    (u64::try_from(held.bytes_current).unwrap() / connections, said.load(Ordering::SeqCst))
 }
 
 /// Which connections of the kernel's table.
@@ -236,7 +246,7 @@ async fn read_all(connections: u64, which: Which<'_>) {
     tokio::time::timeout(SOON, read).await.expect("all of it is read");
 }
 
-/// Bytes that these connections wait with; `None` while there are fewer, or some of them brought nothing yet.
+/// Bytes that these connections wait with; `None` while there are fewer.
 fn unread(connections: u64, which: Which<'_>) -> Option<u64> {
     let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
     let rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());

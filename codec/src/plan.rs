@@ -36,8 +36,8 @@ const HEAD_OF_OUTSIZED: usize = 2;
 const BYTE_ROUNDS: usize = 3;
 /// Gaps in which no part is longer go to the columns without another round.
 const SHORT_BYTES: usize = 64;
-/// The same at once where all are as long: what is equal at the same place columns see as well, and eight equal bytes at another
-/// one, which a search needs, are half of it.
+/// The same at once where all are as long: what is equal in all of them columns see as well. What only some share of so few bytes is given
+/// up: a search for it takes a quarter of the time of a frame of short headers in front of entries for all.
 const UNSEARCHED_BYTES: usize = 16;
 
 /// Memory that a planner needs and that outlives it.

@@ -15,7 +15,7 @@ pub(crate) struct Wan {
 /// The number of a way that packets are dropped on, in the router's list of rules: before all others.
 const CUT: &str = "10";
 /// Namespaces are named by this, the id of the process that made them, and more.
-const PREFIX: &str = "trunkline-";
+const PREFIX: &str = "trunkline-test-";
 
 /// What it printed, or why it failed.
 fn ip(arguments: &[&str]) -> Result<String, String> {
@@ -36,11 +36,17 @@ fn remove(netns: &str) {
     let _ = ip(&["netns", "del", netns]);
 }
 
+/// The process that made a namespace, if it has a name as this file gives them: another one is not ours to remove.
+fn maker(netns: &str) -> Option<u32> {
+    let (process, number_and_site) = netns.strip_prefix(PREFIX)?.split_once('-')?;
+    number_and_site.split_once('-')?.0.parse::<u16>().ok()?;
+    process.parse().ok()
+}
+
 /// Removes what a test left that was killed: nobody knows of it but its name.
 fn remove_leftovers(names: &str) {
     for netns in names.lines().filter_map(|line| line.split(' ').next()) {
-        let maker = netns.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next());
-        if maker.is_some_and(|process| !Path::new("/proc").join(process).exists()) {
+        if maker(netns).is_some_and(|process| !Path::new("/proc").join(process.to_string()).exists()) {
             remove(netns);
         }
     }

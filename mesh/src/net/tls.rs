@@ -111,12 +111,12 @@ impl Tls {
     pub(super) fn load(files: TlsFiles, name: SpiffeId) -> Result<Self, TlsError> {
         let credentials = Credentials::load(&files)?;
         credentials.check_name(&name)?;
-        credentials.tell_of_dangers();
-        Ok(Self {
+        let credentials = Arc::new(credentials);
+        let tls = Self {
             files,
             name,
-            dangers: Mutex::new(credentials.dangers()),
-            current: Mutex::new(Arc::new(credentials)),
+            dangers: Mutex::default(),
+            current: Mutex::new(Arc::clone(&credentials)),
             reading: Mutex::new(()),
             refused: Mutex::new(None),
             reloads: AtomicU64::new(0),
@@ -124,7 +124,9 @@ impl Tls {
             looks: watch_channel::Sender::new(()),
             failures: std::array::from_fn(|_| AtomicU64::new(0)),
             strangers: Mutex::default(),
-        })
+        };
+        tls.tell_of_dangers(&credentials);
+        Ok(tls)
     }
 
     fn current(&self) -> Arc<Credentials> {
@@ -164,7 +166,7 @@ impl Tls {
                     if mended {
                         tracing::info!("certificate files are sound again: they are those in use");
                     }
-                    self.tell_of_new_dangers(&credentials);
+                    self.tell_of_dangers(&credentials);
                     return Ok(Reloaded::Unchanged);
                 }
                 let differs = current.difference(&credentials);
@@ -176,8 +178,7 @@ impl Tls {
                     );
                 }
                 differs.tell_of_trust();
-                credentials.tell_of_dangers();
-                *self.dangers.lock().unwrap_or_else(PoisonError::into_inner) = credentials.dangers();
+                self.tell_of_dangers(&credentials);
                 *current = Arc::new(credentials);
                 self.reloads.fetch_add(1, Ordering::Relaxed);
                 Ok(Reloaded::Changed)
@@ -200,14 +201,15 @@ impl Tls {
         }
     }
 
-    /// A key may come to be open to others while all files say what they said.
-    fn tell_of_new_dangers(&self, credentials: &Credentials) {
+    /// Tells what should not be so with files that are in use and was not told before: a key may come to be open to others while all files
+    /// say what they said. Gives how much that was.
+    fn tell_of_dangers(&self, credentials: &Credentials) -> usize {
         let dangers = credentials.dangers();
         let mut told = self.dangers.lock().unwrap_or_else(PoisonError::into_inner);
-        if *told != dangers {
-            dangers.iter().for_each(|danger| tracing::warn!("{danger}"));
-            *told = dangers;
-        }
+        let new = dangers.iter().filter(|danger| !told.contains(danger));
+        let count = new.inspect(|danger| tracing::warn!("{danger}")).count();
+        *told = dangers;
+        count
     }
 
     /// What the files say of others holds also where a node's own certificate is refused: else a list would take nothing back at a node
@@ -217,7 +219,7 @@ impl Tls {
         // What stands against it was told with the rest.
         if let Ok(Some(credentials)) = current.with_trust(trust) {
             current.difference(&credentials).tell_of_trust();
-            credentials.tell_of_dangers();
+            self.tell_of_dangers(&credentials);
             *current = Arc::new(credentials);
         }
     }

@@ -234,10 +234,10 @@ impl Credentials {
         self.trust.judge_both(&self.own.chain, at).err().map(|error| fault_of(&error))
     }
 
-    /// What does not keep these from being used and should not be so, for people: the key is open to others.
+    /// What does not keep these from being used and should not be so, for people: the key is open to others, or CAs are out of their time.
     #[must_use]
     pub fn dangers(&self) -> Vec<String> {
-        open_key(&self.files.key).into_iter().collect()
+        open_key(&self.files.key).into_iter().chain(self.trust.danger(&self.files.ca)).collect()
     }
 
     /// Nothing that a peer sees or that decides over peers differs. A key never changes without its certificate.
@@ -262,12 +262,6 @@ impl Credentials {
         at: UnixTime,
     ) -> Result<(), rustls::Error> {
         self.trust.judge(side, chain, at)
-    }
-
-    /// What does not keep these from being used and should not be so.
-    pub(super) fn tell_of_dangers(&self) {
-        self.dangers().iter().for_each(|danger| tracing::warn!("{danger}"));
-        self.trust.tell_of_dangers(&self.files.ca);
     }
 
     /// The CAs that are trusted.
@@ -559,11 +553,13 @@ mod tests {
         let mode = std::fs::Permissions::from_mode;
         std::fs::set_permissions(files.paths().key, mode(0o600)).unwrap();
         let tls = Tls::load(files.paths(), name).unwrap();
-        for (bits, told) in [(0o600, 0), (0o644, 1), (0o600, 0)] {
+        for (bits, told) in [(0o600, 0), (0o644, 1), (0o644, 0), (0o640, 0), (0o604, 1)] {
             std::fs::set_permissions(files.paths().key, mode(bits)).unwrap();
-            assert_eq!(tls.reload().unwrap(), Reloaded::Unchanged);
-            assert_eq!(tls.dangers.lock().unwrap().len(), told, "{bits:o}");
+            assert_eq!(tls.tell_of_dangers(&tls.current()), told, "{bits:o}");
         }
+        std::fs::set_permissions(files.paths().key, mode(0o666)).unwrap();
+        assert_eq!(tls.reload().unwrap(), Reloaded::Unchanged);
+        assert_eq!(tls.tell_of_dangers(&tls.current()), 0, "a look told it");
     }
 
     /// As of a CA that another one took the place of.

@@ -53,7 +53,10 @@ impl Trust {
             })?;
         }
         let roots = Arc::new(roots);
+        // A node has one certificate and needs no hint which one to show. The names of many CAs would be longer than what is read of a
+        // handshake, and nobody's to read.
         let library = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider))
+            .clear_root_hint_subjects()
             .build()
             .map_err(|error| TlsError::Setup(error.to_string()))?;
         let diallers = Arc::new(Diallers { library, revoked: Arc::clone(&revoked) });
@@ -116,14 +119,14 @@ impl Trust {
     }
 
     /// What does not keep these from being used and should not be so.
-    pub(super) fn tell_of_dangers(&self, ca: &Path) {
-        if !self.outside.is_empty() {
-            tracing::warn!(
-                ca = %ca.display(),
-                left_out = self.outside.len(),
-                "CAs whose time is over, or has not come, are not trusted: take them out of the file"
-            );
-        }
+    pub(super) fn danger(&self, ca: &Path) -> Option<String> {
+        let left_out = self.outside.len();
+        (left_out > 0).then(|| {
+            format!(
+                "{}: {left_out} CAs whose time is over, or has not come, are not trusted: take them out of the file",
+                ca.display()
+            )
+        })
     }
 }
 

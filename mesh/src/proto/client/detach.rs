@@ -11,13 +11,13 @@ use crate::proto::time::Micros;
 /// Time without any progress after which what waits is taken to wait for long.
 pub(super) const STALLED_AFTER: Duration = Duration::from_secs(1);
 
-/// Flows are looked through at most this often.
+/// Flows of which nothing is to be copied yet are looked through at most this often.
 pub(super) const PAUSE: Duration = Duration::from_millis(100);
 
 /// Once so many messages were copied the next flow waits for `BREATH`: nothing else of this node goes on meanwhile. They take a
 /// millisecond or two; the backlog of a datacenter would take ten times that.
-const COPIED_AT_ONCE: usize = 4_096;
-const BREATH: Duration = Duration::from_millis(1);
+pub(super) const COPIED_AT_ONCE: usize = 4_096;
+pub(super) const BREATH: Duration = Duration::from_millis(1);
 
 impl Client {
     /// What waits for this destination is taken to wait for long. Its small segments are copied out of the buffers they are slices
@@ -131,6 +131,25 @@ mod tests {
             assert_eq!(attached(&sender), left, "at {at} us");
         }
         assert!(large.is_unique());
+    }
+
+    /// The batch that passes half of the budget finds all flows of its datacenter stalled at once.
+    #[test]
+    fn nor_does_a_batch_copy_the_backlog_of_all_that_it_is_for() {
+        let settings = Settings { datacenter_budget_bytes: 8 << 20, ..Settings::default() };
+        let mut sender = Stranded::new(settings);
+        let large = Bytes::from(vec![1; 1 << 20]);
+        for at in 0..COPIED_AT_ONCE {
+            sender.send(&["m1", "m2", "m3"], &large.slice(at..at + 100), Micros(0));
+        }
+        let before = sender.addresses();
+        sender.send(&["m1", "m2", "m3"], &Bytes::from(vec![2; 2 << 20]), Micros(1));
+        let after = sender.addresses();
+        let copied = |(before, after): &(&Vec<usize>, &Vec<usize>)| before[0] != after[0];
+        assert_eq!(before.iter().zip(&after).filter(copied).count(), 1);
+        sender.ring(Micros(1_001));
+        sender.ring(Micros(2_001));
+        assert!(large.is_unique(), "the timer comes to the others soon");
     }
 
     /// A budget that is more than half used is what a sender that waits for room has all the time.

@@ -12,7 +12,7 @@ mod outage;
 
 // In the order a message meets them.
 mod detach;
-use detach::STALLED_AFTER;
+use detach::{BREATH, COPIED_AT_ONCE, STALLED_AFTER};
 
 mod share;
 pub use acks::Ignored;
@@ -249,14 +249,16 @@ impl Client {
         self.sites[site].pending_messages += u64::try_from(count).unwrap_or(0);
         self.sites[site].stats.messages += u64::try_from(count).unwrap_or(0);
         let (mut flows, mut guess, first) = (Vec::new(), 0, MessageId(self.next_message));
+        let mut copied = 0;
         for (index, mut message) in batch.messages.into_iter().enumerate() {
             let Some(ix) = self.guess_flow_of(site, &message, &mut guess) else {
                 self.turn_down(ticket, index, site, FailReason::UnknownNode);
                 continue;
             };
-            let stalls = self.stalls(ix, now);
+            // What is not copied here the timer comes to in a moment.
+            let stalls = copied < COPIED_AT_ONCE && self.stalls(ix, now);
             if stalls {
-                self.detach_waiting(ix);
+                copied += 1 + self.detach_waiting(ix);
                 self.detach(ticket, index, &mut message.payload);
             }
             // Each flow once, however many messages come for it: which way it takes is not decided per message.
@@ -269,7 +271,8 @@ impl Client {
             }
         }
         if count > 0 {
-            self.timers.set_earlier(Timer::Stalled(site), now + STALLED_AFTER);
+            let soon = if copied < COPIED_AT_ONCE { STALLED_AFTER } else { BREATH };
+            self.timers.set_earlier(Timer::Stalled(site), now + soon);
         }
         flows.sort_unstable();
         // What was turned down did not come: there may be more of it for one flow.

@@ -29,6 +29,8 @@ pub enum LinkEnd {
     Idle,
     /// The topology has the peer no more, or as something else.
     Topology,
+    /// The topology has the peer at another address.
+    Moved,
     /// This node closed.
     Closed,
 }
@@ -53,7 +55,7 @@ impl LinkEnd {
     }
 
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Lost,
         Self::Left,
         Self::Unlisted,
@@ -66,6 +68,7 @@ impl LinkEnd {
         Self::Replaced,
         Self::Idle,
         Self::Topology,
+        Self::Moved,
         Self::Closed,
     ];
 
@@ -85,6 +88,7 @@ impl LinkEnd {
             Self::Replaced => "another link takes its place",
             Self::Idle => "it was not used",
             Self::Topology => "the topology has the peer no more, or as something else",
+            Self::Moved => "the topology has the peer at another address",
             Self::Closed => "this node closed",
         }
     }
@@ -105,6 +109,7 @@ impl LinkEnd {
             Self::Replaced => "replaced",
             Self::Idle => "idle",
             Self::Topology => "topology",
+            Self::Moved => "moved",
             Self::Closed => "closed",
         }
     }

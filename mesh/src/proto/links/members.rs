@@ -125,8 +125,10 @@ impl Links {
             || lost(before.roles.proxy, spec.roles.proxy);
         let moved = before.address != spec.address;
         for link in links {
-            if wrong || (moved && self.links.get(link).is_some_and(|link| link.dialled)) {
+            if wrong {
                 self.say_closing(*link, LinkEnd::Topology, now);
+            } else if moved && self.links.get(link).is_some_and(|link| link.dialled) {
+                self.say_closing(*link, LinkEnd::Moved, now);
             }
         }
         if moved && self.peers[peer.0].dialling.wanted {
