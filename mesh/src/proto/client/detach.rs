@@ -111,15 +111,20 @@ mod tests {
         assert!(large.is_unique());
     }
 
-    /// A whole backlog at once would keep heartbeats waiting.
-    #[test]
-    fn of_a_long_backlog_one_flow_is_copied_at_a_time() {
-        let settings = Settings { datacenter_budget_bytes: 1 << 30, ..Settings::default() };
-        let mut sender = Stranded::new(settings);
+    /// As many slices of one buffer for each of three members as are copied at once, within this budget.
+    fn with_backlog(datacenter_budget_bytes: usize) -> (Stranded, Bytes) {
+        let mut sender = Stranded::new(Settings { datacenter_budget_bytes, ..Settings::default() });
         let large = Bytes::from(vec![1; 1 << 20]);
         for at in 0..COPIED_AT_ONCE {
             sender.send(&["m1", "m2", "m3"], &large.slice(at..at + 100), Micros(0));
         }
+        (sender, large)
+    }
+
+    /// A whole backlog at once would keep heartbeats waiting.
+    #[test]
+    fn of_a_long_backlog_one_flow_is_copied_at_a_time() {
+        let (mut sender, large) = with_backlog(1 << 30);
         let attached = |sender: &Stranded| {
             let within = large.as_ptr().addr()..large.as_ptr().addr() + large.len();
             let own = |of: &Vec<usize>| of.iter().all(|at| !within.contains(at));
@@ -136,12 +141,7 @@ mod tests {
     /// The batch that passes half of the budget finds all flows of its datacenter stalled at once.
     #[test]
     fn nor_does_a_batch_copy_the_backlog_of_all_that_it_is_for() {
-        let settings = Settings { datacenter_budget_bytes: 8 << 20, ..Settings::default() };
-        let mut sender = Stranded::new(settings);
-        let large = Bytes::from(vec![1; 1 << 20]);
-        for at in 0..COPIED_AT_ONCE {
-            sender.send(&["m1", "m2", "m3"], &large.slice(at..at + 100), Micros(0));
-        }
+        let (mut sender, large) = with_backlog(8 << 20);
         let before = sender.addresses();
         sender.send(&["m1", "m2", "m3"], &Bytes::from(vec![2; 2 << 20]), Micros(1));
         let after = sender.addresses();
